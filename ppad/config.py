@@ -1,0 +1,235 @@
+"""Presets: every number of a run in one place, each with where it comes from.
+
+A preset is a dataclass. `Paper` holds every field, at the paper's value where the paper gives one
+(Sec. 3-5); `Photo` and `Toy` override what a smaller world needs. Any field can be set on the command
+line of `ppad.reproduce` as `--field value`; a field that does not exist is an error.
+
+The comment behind a field names its source: a section of the paper, a component's original source
+(`SphereFace`: the authors' training file), or `ours` with the reason.
+"""
+import argparse
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the field and the mend."""
+
+
+@dataclass
+class Paper:
+    """Full size: CASIA-WebFace for F, DALY or JHMDB for V, LFW for the test pairs (Sec. 5.1)."""
+    # ---- data
+    faces: str = "data/casia"                  # Sec. 5.1: prepared folder of F (train/ and test/ inside)
+    actions: str = "data/daly"                 # Sec. 5.1: prepared folder of V
+    drawn: bool = False                        # ours: True draws the toy world instead of reading folders
+    train_identities: int = 0                  # ours: people read for training; 0 = all of them
+    pictures_each: int = 0                     # ours: pictures of each person at most; 0 = all of them
+    test_identities: int = 0                   # ours: people the test pairs are drawn from (toy world only)
+    test_pictures_each: int = 0                # ours: likewise
+    train_frames: int = 0                      # ours: action frames read for training; 0 = all of them
+    test_frames: int = 0                       # ours: action frames read for the test; 0 = all of them
+    test_pairs: int = 0                        # ours: pairs drawn (toy world); 0 = all of the pairs file
+    frame_height: int = 600                    # Sec. 4: 600x800 for DALY
+    frame_width: int = 800                     # Sec. 4
+    # ---- M, the face modifier
+    face_size: int = 256                       # Sec. 4: faces are resampled to 256x256
+    modifier_width: int = 64                   # Sec. 4, after Johnson et al. and CycleGAN: c7s1-64
+    modifier_blocks: int = 9                   # Sec. 4: the 9 residual blocks network
+    modifier_upsample: str = "transposed"      # Sec. 4, after CycleGAN; small presets: "resize"
+    # ---- D, the recogniser
+    recognizer_depth: int = 20                 # Sec. 4: SphereFace-20
+    recognizer_width: int = 64                 # SphereFace: first stage's channels
+    embedding: int = 512                       # SphereFace: fc5
+    recognizer_height: int = 112               # SphereFace: aligned crop 112x96
+    recognizer_breadth: int = 96               # SphereFace
+    other_width: int = 64                      # ours: first width of the other-architecture attacker
+    margin: int = 4                            # SphereFace: m
+    lambda_base: float = 1000.0                # SphereFace: lambda(t) = max(floor, base / (1 + gamma t))
+    lambda_gamma: float = 0.12                 # SphereFace
+    lambda_floor: float = 5.0                  # SphereFace
+    # ---- A, the action detector
+    detector_body: str = "resnet101"           # Sec. 4: Faster R-CNN on ResNet-101
+    detector_weights: str = ""                 # ours: ImageNet file of torchvision for the body; "" = from scratch
+    # ---- before the game
+    pretrain_recognizer_steps: int = 28000     # SphereFace: 28k iterations
+    pretrain_recognizer_lr: float = 0.1        # SphereFace: SGD, x0.1 at 4/7 and 6/7 of the way
+    pretrain_recognizer_batch: int = 256       # SphereFace: 256 to 512
+    pretrain_modifier_steps: int = 0           # ours: L1-only steps that teach M to copy before it must hide
+    pretrain_detector_steps: int = 12000       # ours: the paper does not say how A is started
+    landmark_jitter: float = 0.0               # ours: px at 112x96, alignment noise while training recognisers
+    colour_jitter: float = 0.0                 # ours: brightness and contrast noise while training recognisers
+    # ---- the game, Algorithm 1
+    T1: int = 60000                            # ours: 12 epochs of about 5,000 steps (Sec. 4 gives epochs only)
+    T2: int = 10000                            # ours: the paper gives no number
+    lr_detector: float = 1e-3                  # Sec. 4
+    lr_modifier: float = 3e-4                  # Sec. 4
+    lr_recognizer: float = 3e-4                # Sec. 4
+    adam_beta1: float = 0.5                    # Sec. 4
+    adam_beta2: float = 0.999                  # Sec. 4
+    lr_drop_at: float = 7 / 12                 # Sec. 4: x0.1 after the seventh of twelve epochs
+    batch_faces: int = 16                      # ours: the paper gives no batch size
+    batch_frames: int = 2                      # ours: likewise
+    recognizer_updates: int = 1                # Algorithm 1, line 3: one update of D a step
+    adversarial_weight: float = 1.0            # eq. 4: no weight
+    l1_weight: float = 5.0                     # eq. 3: "relatively small"; the value is ours
+    detection_weight: float = 1.0              # eq. 4: no weight
+    adversarial_cap: float = 1.0               # ours: cap on L_D in M's term, in units of log N (see ppad.losses)
+    adversarial_target: str = "ascent"         # Sec. 5.6: "ascent" (the paper's) or "random" (its ablation)
+    # ---- the judges
+    attack_steps: int = 28000                  # ours: as long as D's own pretraining
+    landmark_steps: int = 5000                 # ours: until the landmark reader stops improving
+    folds: int = 10                            # LFW protocol
+    # ---- the machine
+    device: str = "auto"                       # ours: cuda if there is one, else cpu
+    eval_batch: int = 32                       # ours: pictures at a time where nothing is learnt
+    log_every: int = 20                        # ours: steps between log lines
+    sample_every: int = 1000                   # ours: steps between the held-out pictures
+    checkpoint_seconds: int = 120              # ours: at most two minutes are ever lost
+
+
+@dataclass
+class Photo(Paper):
+    """Real photographs on one GPU in about an hour; the same fields, smaller, run on two CPU cores."""
+    faces: str = "data/photo_pack/faces"       # ours: person/picture folders (train/, test/) with landmarks.csv
+    actions: str = "data/photo_pack/actions"   # ours: stills with annotations.csv and faces.csv
+    frame_height: int = 320                    # ours: the stills' longest side
+    frame_width: int = 320                     # ours
+    face_size: int = 128                       # ours: the crops are 160x160
+    modifier_upsample: str = "resize"          # ours: no checkerboard after a short training
+    modifier_width: int = 32                   # ours: an hour, not days
+    modifier_blocks: int = 6                   # ours: CycleGAN's choice at 128x128
+    recognizer_depth: int = 10                 # ours: 254 people do not fill SphereFace-20
+    recognizer_width: int = 32                 # ours
+    embedding: int = 256                       # ours
+    other_width: int = 32                      # ours
+    lambda_gamma: float = 0.12                 # SphereFace
+    detector_body: str = "resnet18"            # ours
+    pretrain_recognizer_steps: int = 6000      # ours
+    pretrain_recognizer_batch: int = 128       # ours
+    pretrain_modifier_steps: int = 200         # ours
+    pretrain_detector_steps: int = 3000        # ours
+    landmark_jitter: float = 1.5               # ours: 254 people overfit without it
+    colour_jitter: float = 0.2                 # ours
+    T1: int = 3000                             # ours
+    T2: int = 600                              # ours
+    batch_faces: int = 32                      # ours
+    batch_frames: int = 8                      # ours
+    recognizer_updates: int = 2                # ours: D must keep up for the figure to mean anything
+    attack_steps: int = 3000                   # ours
+    landmark_steps: int = 1500                 # ours
+    folds: int = 2                             # the pack holds LFW folds 9 and 10
+    sample_every: int = 250                    # ours
+
+
+@dataclass
+class Toy(Paper):
+    """The drawn world on two CPU cores: all rows within half an hour (see ppad.toyworld)."""
+    faces: str = ""                            # ours: nothing to read
+    actions: str = ""                          # ours
+    drawn: bool = True                         # ours
+    train_identities: int = 300                # ours: enough that D generalises to new people
+    pictures_each: int = 20                    # ours
+    test_identities: int = 80                  # ours: none of them in training
+    test_pictures_each: int = 10               # ours
+    train_frames: int = 2400                   # ours
+    test_frames: int = 400                     # ours
+    test_pairs: int = 2000                     # ours: a standard error of about 1 % at 30 % error
+    frame_height: int = 160                    # ours
+    frame_width: int = 160                     # ours
+    face_size: int = 64                        # ours
+    modifier_width: int = 16                   # ours
+    modifier_blocks: int = 3                   # ours
+    modifier_upsample: str = "resize"          # ours: no checkerboard after a short training
+    recognizer_depth: int = 10                 # ours
+    recognizer_width: int = 16                 # ours
+    embedding: int = 128                       # ours
+    recognizer_height: int = 56                # ours: half of 112x96, as the faces are
+    recognizer_breadth: int = 48               # ours
+    other_width: int = 16                      # ours
+    lambda_gamma: float = 0.6                  # ours: reaches the floor at step 330 instead of 1,660
+    detector_body: str = "toy"                 # ours
+    pretrain_recognizer_steps: int = 800       # ours
+    pretrain_recognizer_lr: float = 0.05       # ours
+    pretrain_recognizer_batch: int = 64        # ours
+    pretrain_modifier_steps: int = 100         # ours
+    pretrain_detector_steps: int = 1000        # ours
+    T1: int = 400                              # ours
+    T2: int = 100                              # ours
+    batch_faces: int = 24                      # ours
+    batch_frames: int = 4                      # ours
+    recognizer_updates: int = 2                # ours: D must keep up for the figure to mean anything
+    attack_steps: int = 400                    # ours
+    landmark_steps: int = 400                  # ours
+    eval_batch: int = 64                       # ours
+    sample_every: int = 100                    # ours
+    checkpoint_seconds: int = 30               # ours
+
+
+MACHINE = ("device", "log_every", "sample_every", "checkpoint_seconds", "eval_batch")   # fields that change no result
+PRESETS = {"toy": Toy, "photo": Photo, "paper": Paper}
+
+
+def add_fields(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` one `--field` for every field of a preset. Unset ones stay None."""
+    group = parser.add_argument_group("any field of the preset (see ppad/config.py)")
+    for field in dataclasses.fields(Paper):
+        kind = _truth if field.type in (bool, "bool") else type(field.default)
+        group.add_argument(f"--{field.name}", type=kind, default=None, metavar=kind.__name__.strip("_").upper(),
+                           help=argparse.SUPPRESS)
+
+
+def build(preset: str, **overrides) -> Paper:
+    """The preset `preset` with `overrides` (None = leave as it is), checked.
+
+    Raises ConfigError for an unknown preset or field, or a value that cannot work.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset '{preset}' is unknown: choose one of {', '.join(PRESETS)}")
+    known = {field.name for field in dataclasses.fields(Paper)}
+    for name in overrides:
+        if name not in known:
+            raise ConfigError(f"field '{name}' is unknown: the fields are listed in ppad/config.py")
+    config = PRESETS[preset](**{name: value for name, value in overrides.items() if value is not None})
+    check(config)
+    return config
+
+
+def check(config: Paper) -> None:
+    """Raise ConfigError naming the first field whose value cannot work."""
+    counts = ["batch_faces", "batch_frames", "pretrain_recognizer_batch", "face_size", "frame_height", "frame_width",
+              "modifier_width", "recognizer_width", "embedding", "recognizer_updates", "folds", "eval_batch", "log_every",
+              "sample_every", "other_width", "recognizer_height", "recognizer_breadth"]
+    for name in counts:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}: it must be at least 1")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, (int, float)) and not value >= 0:
+            raise ConfigError(f"{field.name} is {value}: it must not be negative")
+    if config.face_size % 4:
+        raise ConfigError(f"face_size is {config.face_size}: M halves it twice, so it must be a multiple of 4")
+    if config.adversarial_target not in ("ascent", "random"):
+        raise ConfigError(f"adversarial_target is '{config.adversarial_target}': it must be 'ascent' or 'random'")
+    if config.folds < 2:
+        raise ConfigError("folds is 1: the threshold is fitted on the other folds, so there must be at least 2")
+
+
+def as_json(config: Paper, preset: str) -> str:
+    """The preset's name and every field, as config.json holds them."""
+    return json.dumps({"preset": preset, **dataclasses.asdict(config)}, indent=1) + "\n"
+
+
+def differences(config: Paper, preset: str, path: Path) -> list[str]:
+    """Sentences 'field: there, here' for every field in which config.json at `path` differs from `config`."""
+    there, here = json.loads(path.read_text()), {"preset": preset, **dataclasses.asdict(config)}
+    return [f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in sorted(set(there) | set(here))
+            if name not in MACHINE and there.get(name) != here.get(name)]
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+    return text.lower() == "true"

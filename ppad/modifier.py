@@ -1,0 +1,206 @@
+"""The face modifier M: a picture of a face goes in, a picture of another face comes out.
+
+Paper: Ren, Lee, Ryoo, ECCV 2018, section 4, "Face Modification": the image-to-image network of
+Johnson et al. (ECCV 2016, the paper's [20]) in the form Zhu et al. (ICCV 2017, [60]) gave it,
+with nine residual blocks and instance normalisation, on 256 x 256 pictures. Names such as
+`c7s1-64` below are theirs.
+
+    layer        what it does                                               out (default)
+    c7s1-64      reflect-pad 3, conv 7, IN, ReLU                            64 x 256 x 256
+    d128, d256   conv 3 stride 2, IN, ReLU                                  256 x 64 x 64
+    R256 x 9     x + (reflect-pad 1, conv 3, IN, ReLU, the same, no ReLU)   256 x 64 x 64
+    u128, u64    upsample x2 with a 3 x 3 kernel, IN, ReLU                  64 x 256 x 256
+    c7s1-3       reflect-pad 3, conv 7, tanh                                3 x 256 x 256
+
+How to read it. The first third shrinks the picture so that one 3 x 3 kernel spans much of a
+face; the residual blocks do the changing, each as a correction to what it was given, so that
+changing nothing is easy to learn; the last third paints the result at full size. Note what is
+missing: no shortcut carries the picture's pixels from the first layers to the last (as in a
+U-Net). Every pixel is painted anew, and what is to be kept of the original must be kept on
+purpose, because the losses ask for it.
+
+M is an *anonymizer* in the sense of this package: any callable
+(B, 3, S, S) in [-1, 1] -> (B, 3, S, S) in [-1, 1], RGB. The baselines are others.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+# Johnson's and Zhu's networks halve the picture twice, whatever its size.
+HALVINGS = 2
+# Standard deviation of every conv weight at the start; biases start at 0 (Zhu et al.).
+INIT_STD = 0.02
+# The smallest picture the padding allows: after two halvings a side of 2 is left, and a
+# reflect-pad of 1 needs 2 pixels to mirror.
+SMALLEST_SIZE = 8
+
+UPSAMPLERS = ("transposed", "resize")
+
+
+@dataclass(frozen=True)
+class ModifierConfig:
+    """The size of M. The defaults are the paper's network: 11,378,179 parameters.
+
+    width     channels after the first layer; 64 in Zhu et al.
+    blocks    residual blocks; 9 in the paper, section 4.
+    size      side S of the square pictures, pixels; 256 in the paper, section 4.
+              A multiple of 4, at least 8.
+    upsample  "transposed": transposed conv, the original network. "resize" (ours, for the
+              small presets): nearest-neighbour x2, then a conv of the same kernel size. Both
+              have the same number of parameters. A stride-2 transposed conv with a 3 x 3
+              kernel touches neighbouring output pixels an unequal number of times (1, 2, 2
+              or 4), which shows as a checkerboard until training has evened it out; a short
+              training never gets there, and "resize" has no such pattern to begin with.
+    """
+
+    width: int = 64
+    blocks: int = 9
+    size: int = 256
+    upsample: str = "transposed"
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, but is {self.width}; 64 is the paper's.")
+        if self.blocks < 0:
+            raise ValueError(f"blocks must be 0 or more, but is {self.blocks}; 9 is the paper's.")
+        if self.size < SMALLEST_SIZE or self.size % 2**HALVINGS != 0:
+            raise ValueError(
+                f"size must be a multiple of {2**HALVINGS} and at least {SMALLEST_SIZE}, "
+                f"but is {self.size}; 256 is the paper's, 64 the toy preset's."
+            )
+        if self.upsample not in UPSAMPLERS:
+            raise ValueError(f"upsample must be one of {UPSAMPLERS}, but is {self.upsample!r}.")
+
+
+def instance_norm(channels: int) -> nn.Module:
+    """Instance normalisation (Ulyanov et al., the paper's [48]): each channel of each picture
+    is brought to mean 0 and variance 1 over its own pixels.
+
+    No learned scale or shift, and no running averages: a picture is normalised by its own
+    statistics in testing as in training. So `M.eval()` changes nothing, and a face comes out
+    the same whatever shares its batch.
+
+    channels: C of the (B, C, H, W) that will come in. Source: Zhu et al. (eps 1e-5).
+    """
+    return nn.InstanceNorm2d(channels, eps=1e-5, affine=False, track_running_stats=False)
+
+
+class ResidualBlock(nn.Module):
+    """R256: a correction added to the input, (B, C, h, w) -> (B, C, h, w), both sides >= 2.
+
+    No ReLU after the sum, so that a correction may be negative and a block that has learned
+    to output 0 is exactly the identity. Source: Johnson et al. and Zhu et al., after
+    Gross and Wilber, who first left that last ReLU out.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.correction = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, kernel_size=3),
+            instance_norm(channels),
+            nn.ReLU(inplace=True),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, kernel_size=3),
+            instance_norm(channels),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features + self.correction(features)
+
+
+def _full_size_layer(channels_in: int, channels_out: int) -> list[nn.Module]:
+    """c7s1-k without what follows it. Mirrored borders: zeros would paint a dark frame."""
+    return [nn.ReflectionPad2d(3), nn.Conv2d(channels_in, channels_out, kernel_size=7)]
+
+
+def _halve(channels_in: int) -> list[nn.Module]:
+    """dk: half the side, twice the channels."""
+    return [
+        nn.Conv2d(channels_in, 2 * channels_in, kernel_size=3, stride=2, padding=1),
+        instance_norm(2 * channels_in),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def _double(channels_in: int, upsample: str) -> list[nn.Module]:
+    """uk: twice the side, half the channels."""
+    channels_out = channels_in // 2
+    if upsample == "transposed":
+        # output_padding 1 makes the output exactly 2h; without it, it would be 2h - 1.
+        grow = [
+            nn.ConvTranspose2d(
+                channels_in, channels_out, kernel_size=3, stride=2, padding=1, output_padding=1
+            )
+        ]
+    else:
+        grow = [
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1),
+        ]
+    return [*grow, instance_norm(channels_out), nn.ReLU(inplace=True)]
+
+
+class Modifier(nn.Module):
+    """M of the paper (sections 3 and 4, Fig. 2).
+
+    `size` (also an attribute) is the side S the network takes and gives back. Raises
+    ValueError through ModifierConfig for settings that no such network can have.
+
+    >>> modifier = Modifier(ModifierConfig(width=8, blocks=2, size=64, upsample="resize"))
+    >>> modifier(torch.zeros(5, 3, 64, 64)).shape
+    torch.Size([5, 3, 64, 64])
+    """
+
+    def __init__(self, config: ModifierConfig = ModifierConfig()):
+        super().__init__()
+        self.config = config
+        self.size = config.size
+        width = config.width
+        deepest = width * 2**HALVINGS
+
+        self.shrink = nn.Sequential(
+            *_full_size_layer(3, width),
+            instance_norm(width),
+            nn.ReLU(inplace=True),
+            *_halve(width),
+            *_halve(2 * width),
+        )
+        self.change = nn.Sequential(*(ResidualBlock(deepest) for _ in range(config.blocks)))
+        self.paint = nn.Sequential(
+            *_double(deepest, config.upsample),
+            *_double(deepest // 2, config.upsample),
+            *_full_size_layer(width, 3),
+            nn.Tanh(),  # the range of a picture in this package, [-1, 1]
+        )
+        self.apply(_initialise)
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        """Modify a batch of face pictures.
+
+        faces: (B, 3, S, S), RGB in [-1, 1], S = self.size; B may be 0 (a batch of frames in
+        which no face was found). Returns the modified pictures, same shape, in [-1, 1].
+        Raises ValueError for any other shape.
+        """
+        self._check(faces)
+        if faces.shape[0] == 0:
+            return faces  # instance norm has no statistics of nothing; nothing is unchanged
+        features = self.shrink(faces)  # (B, 4 * width, S / 4, S / 4)
+        features = self.change(features)
+        return self.paint(features)  # (B, 3, S, S)
+
+    def _check(self, faces: torch.Tensor) -> None:
+        wanted = (3, self.size, self.size)
+        if faces.ndim != 4 or tuple(faces.shape[1:]) != wanted:
+            raise ValueError(
+                f"faces must be (B, 3, {self.size}, {self.size}), but is {tuple(faces.shape)}; "
+                f"resize the crops to {self.size} x {self.size} or build M with another size."
+            )
+
+
+def _initialise(layer: nn.Module) -> None:
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.normal_(layer.weight, mean=0.0, std=INIT_STD)
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,259 @@
+"""The main job: every player, every row of Table 1, every figure, in order, resumable.
+
+    python -m ppad.reproduce [--preset toy|photo|paper] [--out runs/toy] [--rows Ours Masked ...] [--seed 0 1 2]
+
+What is done is skipped: run the same command again after any stop, or with more rows or seeds. The run
+folder holds `config.json`, a folder for each seed with one for each row in it (log, checkpoints, pictures),
+and at the end `results.json`, `table1.md` and the figures.
+"""
+import argparse
+import copy
+import dataclasses
+import json
+import os
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+from ppad import config as presets
+from ppad import datasets, evaluate, figures, trainer
+from ppad.attacks import train_recognizer
+from ppad.baselines import BASELINES, make_baseline
+from ppad.loop import Interrupted, Loop, LoopError, clock, read_checkpoint, read_log, write_text
+
+ROWS = [*BASELINES, "Ours"]
+
+
+def parse(argv):
+    """Command line to (namespace, config). An unknown flag or value ends with one sentence and status 2."""
+    parser = argparse.ArgumentParser(prog="python -m ppad.reproduce", description=__doc__.split("\n")[0],
+                                     epilog="Any field of the preset can be set too: --T1 800 --l1_weight 3 (see ppad/config.py).")
+    parser.add_argument("--preset", default="toy", choices=sorted(presets.PRESETS))
+    parser.add_argument("--out", type=Path, default=None, help="run folder (default runs/PRESET)")
+    parser.add_argument("--rows", nargs="+", default=ROWS, metavar="ROW", choices=ROWS, help=f"any of: {', '.join(ROWS)}")
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one or more seeds; figures show their mean and std")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's choice)")
+    presets.add_fields(parser)
+    args = parser.parse_args(argv)
+    fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
+    args.out = args.out or Path("runs") / args.preset
+    return args, presets.build(args.preset, **fields)
+
+
+def load_data(config, seed: int) -> evaluate.Data:
+    """F, V and their test halves, drawn or read. Raises DataError naming what is missing."""
+    if config.drawn:
+        train, test = config.train_identities, config.test_identities
+        faces = datasets.toy_faces(seed, range(train), config.pictures_each, config.face_size)
+        test_faces = datasets.toy_faces(seed, range(train, train + test), config.test_pictures_each, config.face_size)
+        pairs = datasets.toy_pairs(test_faces, config.folds, config.test_pairs // (2 * config.folds), seed)
+        actions = datasets.toy_actions(seed, config.train_frames, config.frame_height, range(train))
+        test_actions = datasets.toy_actions(seed, config.test_frames, config.frame_height, range(train, train + test),
+                                            start=config.train_frames)
+        return evaluate.Data(faces, actions, test_faces, test_actions, pairs)
+    root, stills, frame = Path(config.faces), Path(config.actions), (config.frame_height, config.frame_width)
+    for path in (root / "train", root / "test", root / "landmarks.csv", root / "pairs_test.txt",
+                 stills / "annotations.csv", stills / "faces.csv"):
+        if not path.exists():
+            raise datasets.DataError(f"{path} does not exist: give --faces and --actions prepared folders (see the README)")
+    faces = datasets.read_faces(root / "train", root / "landmarks.csv", config.face_size, config.train_identities,
+                                config.pictures_each, on_bad="skip")
+    test_faces = datasets.read_faces(root / "test", root / "landmarks.csv", config.face_size)
+    tables = stills / "annotations.csv", stills / "faces.csv"
+    actions = datasets.read_actions(stills, *tables, "train", frame, config.train_frames, on_bad="skip")
+    test_actions = datasets.read_actions(stills, *tables, "test", frame, config.test_frames)
+    for line in faces.skipped + actions.skipped:
+        print(f"skipped: {line}", file=sys.stderr)
+    return evaluate.Data(faces, actions, test_faces, test_actions, datasets.read_pairs(root / "pairs_test.txt", test_faces))
+
+
+class SeedRun:
+    """Everything of one seed: the pretrained start, the judges, the rows, each in its own folder and done once."""
+
+    def __init__(self, config, folder: Path, seed: int, device):
+        self.config, self.folder, self.seed, self.device = config, folder, seed, device
+        self.settings = {"seed": seed, **{key: value for key, value in dataclasses.asdict(config).items() if key not in presets.MACHINE}}
+        self.data = load_data(config, seed)
+        self.people, self.classes = int(self.data.faces.identities.max()) + 1, len(self.data.actions.classes)
+
+    def loop(self, *names, title) -> Loop:
+        return Loop(self.folder.joinpath(*names), title, self.seed, self.settings, self.config.log_every,
+                    self.config.checkpoint_seconds)
+
+    def start(self) -> None:
+        """D and A trained on originals, where every row starts, and the judges all rows share."""
+        config, device, began = self.config, self.device, time.monotonic()
+        torch.manual_seed(self.seed)
+        self.recognizer = trainer.make_recognizer(config, self.people).to(device)
+        self.detector = trainer.make_detector(config, self.classes).to(device)
+        batches = datasets.Batches(len(self.data.faces), config.pretrain_recognizer_batch, seed=self.seed)
+        train_recognizer(self.recognizer, self.data.faces, batches, config, config.pretrain_recognizer_steps,
+                         self.loop("start", "recognizer", title="start: D"), device=device)
+        trainer.pretrain_detector(self.detector, self.data.actions, config, self.loop("start", "detector", title="start: A"), device)
+        self.judges = evaluate.train_judges(copy.deepcopy(self.recognizer), self.data, config, self.folder / "judges",
+                                            self.seed, self.settings, device)
+        path = self.folder / "start.json"
+        if not path.exists():
+            report = evaluate.controls(self.judges, self.data, config, device)
+            write_text(path, json.dumps({"minutes": (time.monotonic() - began) / 60, "controls": report,
+                                         "counts": self.counts()}, indent=1))
+
+    def counts(self) -> dict:
+        data = self.data
+        return {"train_faces": len(data.faces), "train_people": self.people, "test_faces": len(data.test_faces),
+                "test_people": len(set(data.test_faces.identities.tolist())), "pairs": len(data.pairs),
+                "pairs_dropped": len(data.pairs.dropped), "train_frames": len(data.actions), "test_frames": len(data.test_actions),
+                "skipped": len(data.faces.skipped) + len(data.actions.skipped)}
+
+    def row(self, name: str) -> dict:
+        """Train and judge one row, or read it where it is done."""
+        folder = self.folder / file_name(name)
+        path = folder / "row.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        began = time.monotonic()
+        torch.manual_seed(self.seed)
+        anonymizer = trainer.make_modifier(self.config) if name == "Ours" else make_baseline(name, seed=self.seed)
+        game = trainer.Game(self.config, copy.deepcopy(self.recognizer), copy.deepcopy(self.detector), anonymizer, self.device)
+        trainer.play(game, self.data.faces, self.data.actions, self.config, self.loop(file_name(name), title=name))
+        if name == "Ours":
+            game.anonymizer.eval().requires_grad_(False)
+        attacker = evaluate.train_attacker(self.recognizer, game.anonymizer, self.data, self.config, folder, self.seed,
+                                           self.settings, name, self.device)
+        row = evaluate.judge_row(name, game, attacker, self.judges, self.data, self.config, self.seed, self.device)
+        row["minutes"] = (time.monotonic() - began) / 60
+        write_text(path, json.dumps(row, indent=1))
+        return row
+
+    def anonymizer(self, name: str):
+        """A finished row's anonymizer, for the figures."""
+        if name != "Ours":
+            return make_baseline(name, seed=self.seed)
+        modifier = trainer.make_modifier(self.config)
+        modifier.load_state_dict(read_checkpoint(self.folder / file_name(name) / "checkpoint.pt")["parts"]["anonymizer"])
+        return modifier.to(self.device).eval().requires_grad_(False)
+
+
+def file_name(row: str) -> str:
+    """A row's printed name as a folder name that every system accepts."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in row).strip("_")
+
+
+def hardware(device) -> dict:
+    """What the run ran on, for results.json."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                    if line.startswith("model name")), cpu)
+    report = {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
+    if torch.device(device).type == "cuda":
+        report |= {"gpu": torch.cuda.get_device_name(), "gpu_peak_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
+    if sys.platform != "win32":
+        import resource                                           # not there on Windows
+        unit = 1 if sys.platform == "darwin" else 1024            # ru_maxrss: bytes on macOS, KiB on Linux
+        report["peak_memory_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
+    return report
+
+
+def collect(out: Path, preset: str, config, seeds: list[int], rows: list[str], device) -> dict:
+    """results.json from the rows on disk: of the seeds asked for, every row that is done in each."""
+    seed_folders = [out / f"seed{seed}" for seed in seeds]
+    starts = [json.loads((folder / "start.json").read_text()) for folder in seed_folders]
+    found = {name: [json.loads((folder / file_name(name) / "row.json").read_text()) for folder in seed_folders] for name in rows}
+    every = [row for per_seed in found.values() for row in per_seed]
+    return {"preset": preset, "hardware": hardware(device),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                         "torchvision": torchvision.__version__, "numpy": np.__version__},
+            "minutes": round(sum(start["minutes"] for start in starts) + sum(row["minutes"] for row in every), 2),
+            "minutes_by_row": {name: round(float(np.mean([row["minutes"] for row in per_seed])), 2) for name, per_seed in found.items()},
+            "seeds": seeds, "budget": budget(config), "counts": starts[0]["counts"],
+            "rows": [evaluate.summarise(per_seed) for per_seed in found.values()],
+            "controls": [start["controls"] for start in starts], "config": dataclasses.asdict(config)}
+
+
+def budget(config) -> dict:
+    """Updates that every row's players get, the same for all, from the same pretrained start."""
+    return {"A": config.T1 + config.T2, "D": config.T1 * config.recognizer_updates, "retrained_attacker": config.attack_steps,
+            "before_all_rows": {"D": config.pretrain_recognizer_steps, "A": config.pretrain_detector_steps,
+                                "other_architecture": config.attack_steps}}
+
+
+def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
+    """The figures of a finished run, from test pictures of its first seed."""
+    faces, per_person = run.data.test_faces, {}
+    for index, person in enumerate(run.data.test_faces.identities.tolist()):
+        per_person.setdefault(person, []).append(index)
+    people = random.Random(0).sample(sorted(per_person), min(8, len(per_person)))
+    shown, _, _ = faces.batch(torch.tensor([per_person[person][0] for person in people]))   # (n, 3, S, S)
+
+    def through(name, pictures):
+        with torch.no_grad():
+            return run.anonymizer(name)(pictures.to(run.device)).cpu()
+
+    figures.fig3({name: through(name, shown[:4]) for name in rows}, out / "fig3.png")
+    figures.fig4(results, out / "fig4.png")
+    best = "Ours" if "Ours" in rows else rows[-1]
+    figures.fig5(shown, through(best, shown), out / "fig5.png")
+    groups = [per_person[person][:6] for person in people if len(per_person[person]) >= 4][:4]
+    if groups:
+        figures.fig6([through(best, faces.batch(torch.tensor(group))[0]) for group in groups], out / "fig6.png")
+    figures.training_curves(read_log(run.folder / file_name(best) / "log.jsonl"), out / "curves.png")
+
+
+def main(argv=None) -> int:
+    """Run the main job; returns the exit status (0, 2 for a mistake that can be mended, 130 after Ctrl-C)."""
+    try:
+        args, config = parse(argv)
+        return run(args, config)
+    except (ValueError, OSError, LoopError) as error:        # every room raises ValueError for what it cannot use
+        print(f"ppad.reproduce: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"\nppad.reproduce: {stop if isinstance(stop, Interrupted) else 'stopped; the same command goes on from the last checkpoint'}",
+              file=sys.stderr)
+        return 130
+
+
+def run(args, config) -> int:
+    """All seeds and rows, then table and figures."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    rows = [name for name in ROWS if name in args.rows]                                     # the paper's order
+    out, settings = args.out, args.out / "config.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoopError(f"cannot make {out} ({error.strerror}): choose another --out") from error
+    if settings.exists():
+        different = presets.differences(config, args.preset, settings)
+        if different:
+            raise LoopError(f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out")
+    else:
+        write_text(settings, presets.as_json(config, args.preset))
+    first = None
+    for seed in args.seed:
+        one = SeedRun(config, out / f"seed{seed}", seed, device)
+        first = first or one
+        one.start()
+        for number, name in enumerate(rows, 1):
+            row = one.row(name)
+            print(f"seed {seed}  row {number}/{len(rows)}  {name}: mAP {row['mAP']:.3f}, strongest attacker's error "
+                  f"{row['verification_error']['strongest']:.3f}  ({clock(60 * row['minutes'])})", flush=True)
+    results = collect(out, args.preset, config, args.seed, rows, device)
+    draw(first, out, results, rows)
+    table = figures.table1_markdown(results)
+    write_text(out / "table1.md", table)
+    write_text(out / "results.json", json.dumps(results, indent=1))
+    print(f"\n{table}\n{out / 'results.json'}, table1.md, fig3.png, fig4.png, fig5.png, fig6.png and curves.png are in {out}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

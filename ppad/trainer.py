@@ -1,0 +1,257 @@
+"""Algorithm 1: three players, three updates (paper Sec. 3, Alg. 1, eqs. 1-5).
+
+`Game` holds one row of Table 1: an anonymizer (M, or any fixed one), the recogniser D and the action
+detector A, and their optimizers. A step of the game is
+
+    line 2      M(f) -> f'                               `anonymize`
+    line 3      arg max_D L_adv                          `update_recognizer`
+    lines 4-8   M(r_v) -> r_v', (v - r_v) + r_v' -> v'   `repaint`, inside
+    line 9      arg min_{M,A} L_det + L_adv + lambda L1  `update_modifier_and_detector`
+    line 11     arg min_A L_det, M and D frozen          `finetune_detector`
+
+Each update moves only its own player's weights and buffers. A fixed anonymizer has nothing to learn, so in
+its game line 9 reduces to A's part: "the only difference being the modification procedure" (Sec. 3.1) is
+the constructor's argument.
+"""
+import math
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ppad import figures, losses
+from ppad.attacks import AngularRecognizer, aligned_crops, jittered, recoloured
+from ppad.crop_sampler import repaint
+from ppad.datasets import Batches
+from ppad.detector import ActionDetector, DetectorConfig
+from ppad.loop import Loop
+from ppad.losses import ASoftmaxLoss
+from ppad.modifier import Modifier, ModifierConfig
+from ppad.sphereface import AngularMarginHead, SphereFace, SphereFaceConfig
+
+
+def unchanged(pictures: torch.Tensor) -> torch.Tensor:
+    """The anonymizer that does nothing: A and D meet originals through it before the game."""
+    return pictures
+
+
+def make_modifier(config) -> Modifier:
+    """M as the preset sizes it."""
+    return Modifier(ModifierConfig(width=config.modifier_width, blocks=config.modifier_blocks, size=config.face_size,
+                                   upsample=config.modifier_upsample))
+
+
+def make_recognizer(config, identities: int) -> AngularRecognizer:
+    """D as the preset sizes it: SphereFace, angular-margin head, A-Softmax."""
+    network = SphereFace(SphereFaceConfig(depth=config.recognizer_depth, width=config.recognizer_width,
+                                          embedding=config.embedding,
+                                          input_size=(config.recognizer_height, config.recognizer_breadth)))
+    margin = ASoftmaxLoss(m=config.margin, base=config.lambda_base, gamma=config.lambda_gamma, floor=config.lambda_floor)
+    return AngularRecognizer(network, AngularMarginHead(config.embedding, identities), margin)
+
+
+def make_detector(config, classes: int) -> ActionDetector:
+    """A as the preset sizes it."""
+    return ActionDetector(DetectorConfig(body=config.detector_body, classes=classes, weights=config.detector_weights or None,
+                                         min_size=min(config.frame_height, config.frame_width),
+                                         max_size=max(config.frame_height, config.frame_width)))
+
+
+class Game:
+    """One row's three players and their three updates.
+
+    Args:
+        config: a preset. device: where everything lives.
+        recognizer: D, an `AngularRecognizer` (trained on originals before the game). detector: A, likewise.
+        anonymizer: M or any callable (B, 3, S, S) in [-1, 1] -> same.
+    """
+
+    def __init__(self, config, recognizer: AngularRecognizer, detector: ActionDetector, anonymizer, device="cpu"):
+        self.config, self.device = config, device
+        self.recognizer, self.detector = recognizer.to(device), detector.to(device)
+        self.anonymizer = anonymizer.to(device) if isinstance(anonymizer, nn.Module) else anonymizer
+        self.modifier_weights = list(anonymizer.parameters()) if isinstance(anonymizer, nn.Module) else []
+        self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])     # see losses.modifier_adversarial
+        betas = (config.adam_beta1, config.adam_beta2)
+        self.optimizers = {
+            "recognizer": torch.optim.Adam(self.recognizer.parameters(), config.lr_recognizer, betas),
+            "detector": torch.optim.Adam([p for p in self.detector.parameters() if p.requires_grad], config.lr_detector, betas)}
+        if self.modifier_weights:
+            self.optimizers["modifier"] = torch.optim.Adam(self.modifier_weights, config.lr_modifier, betas)
+
+    def parts(self) -> dict:
+        """Everything a checkpoint must hold, by name."""
+        parts = {"recognizer": self.recognizer, "detector": self.detector,
+                 **{f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}}
+        if hasattr(self.anonymizer, "state_dict"):
+            parts["anonymizer"] = self.anonymizer
+        return parts
+
+    def set_rates(self, number: int, steps: int) -> None:
+        """The paper's schedule (Sec. 4): x0.1 once `lr_drop_at` of a stage's `steps` are done."""
+        factor = 0.1 if number > self.config.lr_drop_at * steps else 1.0
+        for name, optimizer in self.optimizers.items():
+            optimizer.param_groups[0]["lr"] = factor * getattr(self.config, f"lr_{name}")
+
+    def anonymize(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Line 2: f -> f' (B, 3, S, S), with the graph back to M when M can learn."""
+        if self.modifier_weights:
+            return self.anonymizer(pictures)
+        with torch.no_grad():
+            return self.anonymizer(pictures)
+
+    def _crops(self, pictures, landmarks):
+        size = (self.config.recognizer_height, self.config.recognizer_breadth)
+        return aligned_crops(pictures, landmarks, size)                                     # (B, 3, h, w)
+
+    def update_recognizer(self, pictures, modified, landmarks, identities) -> dict:
+        """Line 3: D learns to name both f' and f (eq. 2; D maximises L_adv, that is, minimises both its losses).
+
+        Args: pictures, modified (B, 3, S, S); landmarks (B, 5, 2); identities (B,).
+        Moves D, its head and the margin's step; `modified` is cut from M's graph, so M cannot move.
+        """
+        self.recognizer.train()
+        points = jittered(landmarks, self.config.landmark_jitter)
+        crops = torch.cat([self._crops(modified.detach(), points), self._crops(pictures, points)])   # (2B, 3, h, w)
+        each = self.recognizer.loss(recoloured(crops, self.config.colour_jitter), identities.repeat(2), reduction="none")
+        on_modified, on_original = each.chunk(2)                                            # (B,), (B,)
+        loss = -losses.loss_adv(on_modified.mean(), on_original.mean())
+        self._apply("recognizer", loss)
+        self.recognizer.margin.advance()
+        return {"D_modified": on_modified.mean(), "D_original": on_original.mean()}
+
+    def update_modifier_and_detector(self, pictures, modified, landmarks, identities, frames, targets, boxes) -> dict:
+        """Line 9: M and A together minimise L_det + L_adv + lambda L1 (eq. 4); D is read, not moved.
+
+        Args: as `update_recognizer`, `modified` with M's graph; frames (B', 3, H, W), targets and enlarged face
+        boxes a frame. A fixed anonymizer leaves only L_det, for A.
+        """
+        self.detector.train()
+        with torch.set_grad_enabled(bool(self.modifier_weights)):
+            repainted = repaint(frames, boxes, self.anonymizer, self.config.face_size)      # v' (B', 3, H, W)
+        detection = losses.loss_det(self.detector.losses(repainted, targets))
+        if not self.modifier_weights:
+            self._apply("detector", detection)
+            return {"L_det": detection}
+        with _frozen(self.recognizer):
+            adversarial = self.modifier_objective(modified, landmarks, identities)
+            structure = losses.loss_l1(modified, pictures, self.config.l1_weight)
+            total = losses.full_objective(self.config.detection_weight * detection,
+                                          self.config.adversarial_weight * adversarial, structure)
+            self._apply(("modifier", "detector"), total)
+        return {"L_det": detection, "L_adv": adversarial, "L_l1": structure}
+
+    def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
+        """M's adversarial term: gradient ascent on L_D, capped (eq. 2), or the random-label ablation (Sec. 5.6)."""
+        crops = self._crops(modified, landmarks)
+        if self.config.adversarial_target == "random":
+            people = self.recognizer.head.weight.shape[0]
+            return self.recognizer.loss(crops, losses.random_label_targets(identities, people))
+        return losses.modifier_adversarial(self.recognizer.loss(crops, identities, reduction="none"), self.cap)
+
+    def finetune_detector(self, frames, targets, boxes) -> dict:
+        """Line 11: A alone learns on repainted frames; M and D are frozen."""
+        self.detector.train()
+        with torch.no_grad():
+            repainted = repaint(frames, boxes, self.anonymizer, self.config.face_size)
+        detection = losses.loss_det(self.detector.losses(repainted, targets))
+        self._apply("detector", detection)
+        return {"L_det": detection}
+
+    def copy_faces(self, pictures) -> dict:
+        """Before the game: M learns to copy (eq. 3 alone), so that line 3 first meets faces rather than noise (ours)."""
+        loss = losses.loss_l1(self.anonymizer(pictures), pictures, 1.0)
+        self._apply("modifier", loss)
+        return {"L_l1": loss}
+
+    def _apply(self, names, loss: torch.Tensor) -> None:
+        chosen = [self.optimizers[name] for name in ([names] if isinstance(names, str) else names)]
+        for optimizer in chosen:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in chosen:
+            # ours: an unlucky batch of a young Faster R-CNN can throw weights far away
+            nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 10.0)
+            optimizer.step()
+
+
+@contextmanager
+def _frozen(player: nn.Module):
+    """`player` passes gradients on to its input and keeps its own weights and buffers as they are."""
+    wanted, training = [p.requires_grad for p in player.parameters()], player.training
+    player.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, want in zip(player.parameters(), wanted):
+            parameter.requires_grad_(want)
+        player.train(training)
+
+
+def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
+    """A on original frames, before the game: the same update as line 11, with nothing repainted."""
+    game = Game(config, make_recognizer(config, 2), detector, unchanged, device)
+    batches = Batches(len(actions), config.batch_frames, seed=loop.seed)
+
+    def step(number: int) -> dict:
+        game.set_rates(number, config.pretrain_detector_steps)
+        return game.finetune_detector(*_to(device, actions.batch(*batches.next())))
+
+    loop.start(detector=detector, optimizer=game.optimizers["detector"], batches=batches)
+    loop.stage("detector", config.pretrain_detector_steps, step)
+    return detector.eval()
+
+
+def play(game: Game, faces, actions, config, loop: Loop) -> None:
+    """One row from the pretrained start to the end of Algorithm 1: (copy,) T1 adversarial steps, T2 for A alone.
+
+    Args: faces: `datasets.FaceSet` F; actions: `datasets.ActionSet` V; loop: where the row lives.
+    The order of F and V depends on the seed alone, so every row of a table sees the same data.
+    """
+    device, learns = game.device, bool(game.modifier_weights)
+    face_batches = Batches(len(faces), config.batch_faces, seed=loop.seed)
+    frame_batches = Batches(len(actions), config.batch_frames, seed=loop.seed)
+    copy_batches = Batches(len(faces), config.batch_faces, seed=loop.seed + 1)              # leaves the game's order alone
+    loop.start(**game.parts(), faces=face_batches, frames=frame_batches, copies=copy_batches)
+    shown, _, _ = faces.batch(torch.arange(0, len(faces), max(1, len(faces) // 8))[:8])       # fixed, held for pictures
+
+    def copy(number: int) -> dict:
+        game.set_rates(0, 1)
+        return game.copy_faces(_to(device, faces.batch(*copy_batches.next()))[0])
+
+    def adversarial(number: int) -> dict:
+        game.set_rates(number, config.T1)
+        terms = {}
+        for turn in range(config.recognizer_updates):
+            pictures, landmarks, identities = _to(device, faces.batch(*face_batches.next()))
+            last = turn == config.recognizer_updates - 1                                    # M answers D's last batch
+            with torch.set_grad_enabled(last):
+                modified = game.anonymize(pictures)
+            terms.update(game.update_recognizer(pictures, modified, landmarks, identities))
+        frames = _to(device, actions.batch(*frame_batches.next()))
+        terms.update(game.update_modifier_and_detector(pictures, modified, landmarks, identities, *frames))
+        return terms
+
+    def finetune(number: int) -> dict:
+        game.set_rates(number, config.T2)
+        return game.finetune_detector(*_to(device, actions.batch(*frame_batches.next())))
+
+    def picture(number: int) -> None:
+        if learns and number % config.sample_every == 0:
+            after = game.anonymizer(shown.to(device)).cpu()
+            figures.contact_sheet(torch.cat([shown, after]), Path(loop.folder) / f"sample_{number:06d}.png", columns=len(shown))
+
+    if learns:
+        loop.stage("copy", config.pretrain_modifier_steps, copy)
+    loop.stage("game", config.T1, adversarial, after=picture)
+    loop.stage("finetune", config.T2, finetune)
+
+
+def _to(device, batch):
+    """A batch of tensors, of lists of tensors and of dicts of tensors, on `device`."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: _to(device, value) for key, value in batch.items()}
+    return [_to(device, value) for value in batch]

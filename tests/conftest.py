@@ -1,0 +1,65 @@
+"""What several test files share: the package on the path, one thread, a tiny preset, tiny drawn sets, real data if any.
+
+The tiny preset is the toy preset with every size and count as small as the networks accept, so that the whole main
+job (all its stages, judges, attackers and figures) takes seconds. Its numbers mean nothing; its bookkeeping does.
+"""
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))                       # `pytest` alone, unlike `python -m pytest`, leaves the root out
+
+from ppad import config, datasets  # noqa: E402
+
+TINY = {"face_size": 32, "modifier_width": 4, "modifier_blocks": 1, "recognizer_depth": 4, "recognizer_width": 4,
+        "other_width": 4, "embedding": 16, "recognizer_height": 28, "recognizer_breadth": 24, "frame_height": 96,
+        "frame_width": 96, "batch_faces": 4, "batch_frames": 2, "train_identities": 6, "pictures_each": 4,
+        "test_identities": 6, "test_pictures_each": 4, "train_frames": 10, "test_frames": 10, "test_pairs": 16, "folds": 2,
+        "pretrain_recognizer_steps": 3, "pretrain_recognizer_batch": 4, "pretrain_modifier_steps": 2,
+        "pretrain_detector_steps": 2, "T1": 3, "T2": 2, "attack_steps": 3, "landmark_steps": 2, "log_every": 1,
+        "sample_every": 2}
+
+
+def pytest_configure():
+    torch.set_num_threads(1)                        # sums in one order: "bit for bit" must not depend on the machine
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """tiny(field=value, ...) -> the tiny preset with these fields changed."""
+    return lambda **fields: config.build("toy", **{**TINY, **fields})
+
+
+@pytest.fixture(scope="session")
+def tiny_args():
+    """The tiny preset as command line words."""
+    return ["--threads", "1", *(word for name, value in TINY.items() for word in (f"--{name}", str(value)))]
+
+
+@pytest.fixture(scope="session")
+def tiny_faces():
+    """Six drawn people, four pictures each, 32 px."""
+    return datasets.toy_faces(0, range(6), 4, 32)
+
+
+@pytest.fixture(scope="session")
+def tiny_actions():
+    """Ten drawn frames, 96 px, one of each action, each with a face."""
+    actions = datasets.toy_actions(0, 10, 96, range(6))
+    assert all(len(boxes) == 1 for boxes in actions.face_boxes)
+    return actions
+
+
+@pytest.fixture(scope="session")
+def ppad_data():
+    """The folder of real pictures that PPAD_DATA names; skips where there is none."""
+    folder = os.environ.get("PPAD_DATA")
+    if not folder:
+        pytest.skip("PPAD_DATA is not set: it names the folder with photo_pack/ in it (real pictures)")
+    if not (Path(folder) / "photo_pack").is_dir():
+        pytest.skip(f"PPAD_DATA is {folder}, which has no photo_pack folder")
+    return Path(folder)

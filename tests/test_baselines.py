@@ -1,0 +1,298 @@
+"""baselines against closed forms, numpy loops and pictures whose answer is known by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from ppad.baselines import BASELINES, Blur, Edge, Masked, Noise, SuperPixel, identity, make_baseline
+
+PAPER_ORDER = [
+    "Un-anonymized", "Blur(8x8)", "Blur(16x16)", "Blur(24x24)", "Noise(0.1)", "Noise(0.3)", "Noise(0.5)", "Masked",
+    "Edge", "Super-Pixel",
+]  # fmt: skip
+
+
+def rand(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def smooth(batch=3, size=64, seed=0):
+    """Blobby pictures with outlines, more like faces than white noise is."""
+    return torch.nn.functional.interpolate(rand(batch, 3, 6, 6, seed=seed), (size, size), mode="bicubic").clamp(-1, 1)
+
+
+# ---- what all share ----
+
+
+def test_names_are_the_papers_in_its_order():
+    assert list(BASELINES) == PAPER_ORDER
+
+
+@pytest.mark.parametrize("name", PAPER_ORDER)
+def test_each_is_an_anonymizer(name):
+    crops = smooth()
+    before = crops.clone()
+    out = make_baseline(name)(crops)
+    assert out.shape == crops.shape and out.dtype == crops.dtype
+    assert out.isfinite().all() and out.min() >= -1 and out.max() <= 1
+    assert torch.equal(crops, before)
+    if name != "Un-anonymized":
+        assert not torch.equal(out, crops)
+
+
+@pytest.mark.parametrize("name", [n for n in PAPER_ORDER if not n.startswith("Noise")])
+def test_a_picture_never_sees_its_neighbours_in_the_batch(name):
+    crops = torch.cat([smooth(2), rand(2, 3, 64, 64)])
+    together = make_baseline(name)(crops)
+    for i in range(4):
+        assert torch.allclose(together[i : i + 1], make_baseline(name)(crops[i : i + 1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in PAPER_ORDER if n != "Un-anonymized"])
+def test_crops_that_are_not_square_rgb_are_refused(name):
+    for shape in [(1, 3, 64, 48), (1, 1, 64, 64), (3, 64, 64)]:
+        with pytest.raises(ValueError, match="crops"):
+            make_baseline(name)(torch.zeros(shape))
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="Super-Pixel"):
+        make_baseline("blur")
+
+
+@pytest.mark.parametrize("name", PAPER_ORDER)
+def test_no_crops_at_all_are_fine(name):
+    assert make_baseline(name)(torch.zeros(0, 3, 64, 64)).shape == (0, 3, 64, 64)
+
+
+# ---- identity, mask, blur, noise ----
+
+
+def test_identity_and_mask():
+    crops = rand(2, 3, 8, 8)
+    assert torch.equal(identity(crops), crops)
+    assert torch.equal(Masked()(crops), torch.full_like(crops, -1.0))
+
+
+@pytest.mark.parametrize("cells, size", [(8, 64), (16, 64), (24, 72)])
+def test_blur_is_block_means_interpolated(cells, size):
+    crops = rand(2, 3, size, size)
+    out = Blur(cells)(crops).numpy()
+    step = size // cells
+    means = crops.view(2, 3, cells, step, cells, step).mean((3, 5)).numpy()  # (2, 3, cells, cells)
+    for i, j in [(0, 0), (size // 2, size // 3), (size - 1, 5), (step + 1, 2 * step)]:
+        y, x = ((p + 0.5) / step - 0.5 for p in (i, j))  # in units of cells, between their centres
+        y, x = (min(max(p, 0), cells - 1) for p in (y, x))
+        y0, x0 = int(y), int(x)
+        y1, x1 = min(y0 + 1, cells - 1), min(x0 + 1, cells - 1)
+        top = means[:, :, y0, x0] * (1 - x + x0) + means[:, :, y0, x1] * (x - x0)
+        low = means[:, :, y1, x0] * (1 - x + x0) + means[:, :, y1, x1] * (x - x0)
+        assert np.allclose(out[:, :, i, j], top * (1 - y + y0) + low * (y - y0), atol=1e-5)
+
+
+def test_blur_depends_on_nothing_but_the_block_means():
+    crops = rand(1, 3, 64, 64)
+    shuffled = crops.view(1, 3, 8, 8, 8, 8).flip(3, 5).reshape(1, 3, 64, 64)  # each block mirrored in itself
+    assert torch.allclose(Blur(8)(crops), Blur(8)(shuffled), atol=1e-5)
+
+
+def test_blur_refuses_to_enlarge():
+    with pytest.raises(ValueError, match="24"):
+        Blur(24)(torch.zeros(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize("variance", [0.1, 0.3, 0.5])
+def test_noise_has_the_clipped_gaussians_moments(variance):
+    # In 0...1 pictures mid grey is 0.5 and noise has this variance; clipping leaves tails outside P(|n| > 0.5).
+    out = (Noise(variance)(torch.zeros(8, 3, 64, 64)) + 1) / 2
+    sigma = variance**0.5
+    normal = torch.distributions.Normal(0.0, 1.0)
+    tail = 1 - normal.cdf(torch.tensor(0.5 / sigma))
+    assert abs((out == 1).float().mean() - tail) < 0.01 and abs((out == 0).float().mean() - tail) < 0.01
+    inner = out[(out > 0) & (out < 1)] - 0.5  # a normal truncated at +-0.5: variance in closed form
+    cut = torch.tensor(0.5 / sigma)
+    expect = variance * (1 - 2 * cut * normal.log_prob(cut).exp() / (1 - 2 * tail))
+    assert abs(inner.mean()) < 0.01 and abs(inner.var() / expect - 1) < 0.05
+
+
+def test_noise_before_clipping_has_the_named_variance():
+    out = (Noise(0.0004)(torch.zeros(8, 3, 64, 64)) + 1) / 2  # sigma 0.02: nothing reaches the ends
+    assert abs(out.var() / 0.0004 - 1) < 0.02
+
+
+def test_noise_is_fresh_each_call_reproducible_and_resumable():
+    crops = torch.zeros(2, 3, 16, 16)
+    noise = Noise(0.1, seed=3)
+    first, second = noise(crops), noise(crops)
+    assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
+    again = Noise(0.1, seed=3)
+    again.load_state_dict({"calls": 1})
+    assert torch.equal(again(crops), second) and again.state_dict() == {"calls": 2} == noise.state_dict()
+    assert not torch.equal(make_baseline("Noise(0.1)", seed=4)(crops), first)
+    assert torch.equal(make_baseline("Noise(0.1)", seed=3)(crops), first)
+
+
+def test_noise_leaves_torchs_global_generator_alone():
+    torch.manual_seed(0)
+    expect = torch.rand(3)
+    torch.manual_seed(0)
+    Noise(0.1)(torch.zeros(1, 3, 8, 8))
+    assert torch.equal(torch.rand(3), expect)
+
+
+def test_noise_without_variance_is_refused():
+    with pytest.raises(ValueError, match="variance"):
+        Noise(0.0)
+
+
+# ---- edge ----
+
+
+def step_picture(column, size=64):
+    crops = torch.full((1, 3, size, size), -0.5)
+    crops[..., column:] = 0.5
+    return crops
+
+
+@pytest.mark.parametrize("column", [20, 32, 47])
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+def test_a_step_gives_one_thin_straight_line(column, turn):
+    edges = Edge()(step_picture(column).rot90(turn, (2, 3))).rot90(-turn, (2, 3))[0, 0] > 0
+    assert torch.equal(edges.sum(1), torch.ones(64, dtype=torch.long))  # one pixel in each row
+    columns = edges.float().argmax(1)
+    assert (columns == columns[0]).all() and columns[0] in (column - 1, column)
+
+
+def test_a_diagonal_step_gives_a_line_along_it():
+    i, j = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    crops = torch.where(i + j >= 64, 0.5, -0.5).expand(1, 3, 64, 64)
+    edges = Edge()(crops)[0, 0] > 0
+    # Only the pixels that touch the step, on either side: along 45 degrees they are not each other's neighbours, so
+    # both sides stay and make a staircase.
+    assert torch.equal(edges[8:-8], ((i + j - 63.5).abs() < 1)[8:-8])
+
+
+def test_flat_crops_have_no_edges_and_maps_are_black_or_white():
+    assert torch.equal(Edge()(torch.full((1, 3, 32, 32), 0.3)), torch.full((1, 3, 32, 32), -1.0))
+    out = Edge()(smooth())
+    assert set(out.unique().tolist()) == {-1.0, 1.0}
+    assert torch.equal(out[:, 0], out[:, 1]) and torch.equal(out[:, 0], out[:, 2])
+
+
+def contrast_step(levels):
+    """A vertical step at column 32 whose contrast in row i is levels[i] grey levels (0 to 1)."""
+    crops = torch.zeros(1, 3, 64, 64)
+    crops[..., 32:] = (2 * levels)[:, None]
+    return crops
+
+
+def test_linking_keeps_weak_edges_only_where_they_touch_strong_ones():
+    # A step of contrast c has a slope of 0.36 c after smoothing with sigma 1 and the central difference: 0.09 is
+    # about 0.032 (weak, between 0.025 and 0.05), 0.3 about 0.11 (strong).
+    weak = torch.full((64,), 0.09)
+    assert (Edge()(contrast_step(weak)) < 0).all()
+    fading = torch.cat([torch.full((8,), 0.3), torch.linspace(0.3, 0.09, 24), torch.full((32,), 0.09)])
+    line = Edge()(contrast_step(fading))[0, 0, :, 31:33] > 0
+    assert torch.equal(line.sum(1), torch.ones(64, dtype=torch.long))  # linked down to the last row, 32 weak rows away
+    # Linked or not, what is below the low threshold stays out.
+    vanishing = torch.cat([torch.full((8,), 0.3), torch.linspace(0.3, 0.04, 24), torch.full((32,), 0.04)])
+    line = Edge()(contrast_step(vanishing))[0, 0, :, 31:33] > 0
+    assert line[:20].any(1).all() and not line[34:].any()
+
+
+def test_edges_do_not_depend_on_the_crops_size():
+    # A soft step, its width fixed relative to the face: in pixels its slope halves from 64 to 128, the answer must not.
+    for level in (0.2, 0.4):
+        for size in (64, 128):
+            x = (torch.arange(size) + 0.5) / size
+            soft = torch.sigmoid((x - 0.5) * 60) * level * 2
+            assert (Edge()(soft.expand(1, 3, size, size)) > 0).any() == (level == 0.4)
+
+
+# ---- super-pixel ----
+
+
+def test_each_pixel_is_the_mean_of_its_super_pixel():
+    crops = smooth()
+    sp = SuperPixel()
+    label, out = sp.segment(crops).numpy(), sp(crops).numpy()
+    assert label.shape == (3, 64, 64) and label.min() >= 0 and label.max() < 64
+    for b in range(3):
+        for k in np.unique(label[b]):
+            member = label[b] == k
+            assert np.allclose(out[b][:, member], crops[b].numpy()[:, member].mean(1, keepdims=True), atol=1e-5)
+
+
+def slic_loop(lab, grid, compactness, iterations):
+    """SLIC by plain loops over clusters, in float64, on a Lab picture (3, S, S)."""
+    size = lab.shape[-1]
+    step = size // grid
+    i, j = np.mgrid[:size, :size] + 0.5
+    home = [(y, x) for y in range(grid) for x in range(grid)]
+    centres = []
+    for y, x in home:
+        rows, cols = (slice(c * step + (step - 1) // 2, c * step + step // 2 + 1) for c in (y, x))
+        centres.append([*lab[:, rows, cols].mean((1, 2)), (y + 0.5) * step, (x + 0.5) * step])
+    for round_ in range(iterations + 1):
+        best = np.full((size, size), np.inf)
+        label = np.zeros((size, size), int)
+        for k, (y, x) in enumerate(home):
+            rows = slice(max(y - 1, 0) * step, (y + 2) * step)
+            cols = slice(max(x - 1, 0) * step, (x + 2) * step)
+            L, a, b, ci, cj = centres[k]
+            colour = (lab[0] - L) ** 2 + (lab[1] - a) ** 2 + (lab[2] - b) ** 2
+            d = (colour + (compactness / step) ** 2 * ((i - ci) ** 2 + (j - cj) ** 2))[rows, cols]
+            closer = d < best[rows, cols]
+            best[rows, cols][closer] = d[closer]
+            label[rows, cols][closer] = k
+        if round_ < iterations:
+            for k in range(grid * grid):
+                m = label == k
+                if m.any():
+                    centres[k] = [*lab[:, m].mean(1), i[m].mean(), j[m].mean()]
+    return label
+
+
+def lab_of(crop):
+    """sRGB (3, S, S) in [-1, 1] to Lab by the textbook, in numpy."""
+    s = (crop.double().numpy() + 1) / 2
+    linear = np.where(s > 0.04045, ((s + 0.055) / 1.055) ** 2.4, s / 12.92)
+    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.tensordot(matrix, linear, 1) / np.array([0.9505, 1.0, 1.089])[:, None, None]
+    f = [np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116) for t in (x, y, z)]
+    return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("size", [32, 40])
+def test_segments_match_slic_by_plain_loops(size):
+    crop = smooth(1, size, seed=5) + 0.1 * rand(1, 3, size, size, seed=6)
+    crop = crop.clamp(-1, 1)
+    got = SuperPixel(grid=4).segment(crop)[0].numpy()
+    expect = slic_loop(lab_of(crop[0]), 4, 10.0, 5)
+    assert (got == expect).mean() > 0.99  # all but ties within rounding
+
+
+def test_flat_crops_stay_flat_and_keep_the_grid():
+    flat = torch.full((1, 3, 64, 64), 0.37)
+    assert torch.allclose(SuperPixel()(flat), flat, atol=1e-6)
+    cell = torch.arange(64) // 8
+    assert torch.equal(SuperPixel().segment(flat)[0], cell[:, None] * 8 + cell)
+
+
+def test_a_two_tone_outline_is_kept_where_blur_loses_it():
+    i, j = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    inside = (i - 31) ** 2 + (j - 33) ** 2 < 20**2  # a disc; no cell border follows it
+    crops = torch.where(inside, 0.8, -0.6).expand(1, 3, 64, 64)
+    assert (SuperPixel()(crops) - crops).abs().max() < 1e-5
+    assert (Blur(8)(crops) - crops).abs().max() > 0.5
+
+
+def test_super_pixel_refuses_sizes_its_grid_does_not_divide():
+    with pytest.raises(ValueError, match="multiple of 8"):
+        SuperPixel()(torch.zeros(1, 3, 60, 60))
+
+
+@pytest.mark.parametrize("name", ["Edge", "Super-Pixel", "Blur(8x8)"])
+def test_repeats_to_the_last_bit(name):
+    crops = rand(4, 3, 64, 64)
+    assert torch.equal(make_baseline(name)(crops), make_baseline(name)(crops))

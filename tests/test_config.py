@@ -1,0 +1,120 @@
+"""Presets: the paper's numbers are the paper's, every field says where it comes from, wrong values are named."""
+import argparse
+import dataclasses
+import inspect
+import json
+import re
+
+import pytest
+
+from ppad import config as presets
+
+NAMES = [field.name for field in dataclasses.fields(presets.Paper)]
+
+
+# ------------------------------------------------------------------ where numbers come from
+
+@pytest.mark.parametrize("preset", presets.PRESETS.values(), ids=lambda preset: preset.__name__)
+def test_every_field_names_its_source(preset):
+    lines = [line for line in inspect.getsource(preset).splitlines() if re.match(r"    \w+: \w+ = ", line)]
+    assert len(lines) > 20
+    for line in lines:
+        comment = line.partition("  # ")[2]
+        assert re.search(r"\b(Sec\. \d|eq\. \d|Algorithm 1|SphereFace|LFW|ours)\b", comment), line
+
+
+def test_paper_preset_is_the_paper():
+    """Sec. 4, Sec. 5 and SphereFace's public training file, by hand from the texts."""
+    paper = presets.build("paper")
+    assert (paper.adam_beta1, paper.adam_beta2) == (0.5, 0.999)
+    assert (paper.lr_detector, paper.lr_modifier, paper.lr_recognizer) == (1e-3, 3e-4, 3e-4)
+    assert paper.lr_drop_at == 7 / 12
+    assert (paper.face_size, paper.modifier_blocks, paper.modifier_width, paper.modifier_upsample) == (256, 9, 64, "transposed")
+    assert (paper.recognizer_depth, paper.recognizer_width, paper.embedding) == (20, 64, 512)
+    assert (paper.recognizer_height, paper.recognizer_breadth, paper.margin) == (112, 96, 4)
+    assert (paper.lambda_base, paper.lambda_gamma, paper.lambda_floor) == (1000, 0.12, 5)
+    assert paper.detector_body == "resnet101"
+    assert (paper.frame_height, paper.frame_width) == (600, 800)
+    assert (paper.recognizer_updates, paper.adversarial_weight, paper.detection_weight) == (1, 1, 1)
+    assert (paper.adversarial_target, paper.folds, paper.drawn) == ("ascent", 10, False)
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_smaller_presets_keep_the_papers_game(name):
+    """What makes it the paper's method is not a matter of size."""
+    small, paper = presets.build(name), presets.build("paper")
+    for field in ("adam_beta1", "adam_beta2", "lr_drop_at", "margin", "lambda_floor", "adversarial_target"):
+        assert getattr(small, field) == getattr(paper, field)
+
+
+def test_presets_have_one_set_of_fields():
+    for preset in presets.PRESETS.values():
+        assert [field.name for field in dataclasses.fields(preset)] == NAMES
+    assert set(presets.MACHINE) < set(NAMES)
+
+
+# ------------------------------------------------------------------ setting fields
+
+def parsed(*words):
+    parser = argparse.ArgumentParser()
+    presets.add_fields(parser)
+    return vars(parser.parse_args(words))
+
+
+def test_every_field_can_be_set_on_the_command_line():
+    assert set(parsed()) == set(NAMES) and set(parsed().values()) == {None}
+    for field in dataclasses.fields(presets.Paper):
+        text = {bool: "true", int: "3", float: "0.5", str: "word"}[type(field.default)]
+        value = parsed(f"--{field.name}", text)[field.name]
+        assert value == {bool: True, int: 3, float: 0.5, str: "word"}[type(field.default)] and type(value) is type(field.default)
+    assert parsed("--drawn", "False")["drawn"] is False
+
+
+@pytest.mark.parametrize("words", [("--T1", "many"), ("--T1", "1.5"), ("--drawn", "maybe"), ("--nosuch", "1"), ("--l1_weight",)])
+def test_wrong_command_line_values_exit_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parsed(*words)
+    assert stop.value.code == 2 and words[0] in capsys.readouterr().err
+
+
+def test_build_overrides_and_leaves_none_alone():
+    config = presets.build("toy", T1=7, T2=None, l1_weight=0.0)
+    assert (config.T1, config.T2, config.l1_weight) == (7, presets.Toy.T2, 0.0)
+    assert presets.build("toy").T1 == presets.Toy.T1            # the preset itself is untouched
+
+
+@pytest.mark.parametrize("preset, fields, sentence", [
+    ("tiny", {}, "preset 'tiny' is unknown: choose one of toy, photo, paper"),
+    ("toy", {"epochs": 3}, "field 'epochs' is unknown"),
+    ("toy", {"batch_faces": 0}, "batch_faces is 0: it must be at least 1"),
+    ("toy", {"recognizer_updates": 0}, "recognizer_updates is 0"),
+    ("toy", {"log_every": 0}, "log_every is 0"),
+    ("toy", {"T1": -1}, "T1 is -1: it must not be negative"),
+    ("toy", {"lr_modifier": -1e-4}, "lr_modifier is -0.0001"),
+    ("toy", {"l1_weight": float("nan")}, "l1_weight is nan"),
+    ("toy", {"face_size": 66}, "face_size is 66: .*multiple of 4"),
+    ("toy", {"adversarial_target": "descent"}, "adversarial_target is 'descent': it must be 'ascent' or 'random'"),
+    ("toy", {"folds": 1}, "folds is 1: "),
+])
+def test_wrong_settings_are_named(preset, fields, sentence):
+    with pytest.raises(presets.ConfigError, match=sentence):
+        presets.build(preset, **fields)
+
+
+# ------------------------------------------------------------------ config.json
+
+def test_config_file_is_complete_and_compares(tmp_path):
+    path, config = tmp_path / "config.json", presets.build("toy", T1=7)
+    path.write_text(presets.as_json(config, "toy"))
+    assert json.loads(path.read_text()) == {"preset": "toy", **dataclasses.asdict(config)}
+    assert presets.differences(config, "toy", path) == []
+    assert presets.differences(presets.build("toy", T1=8, l1_weight=1.0), "toy", path) == [
+        "T1: 7 there, 8 here", f"l1_weight: {presets.Toy.l1_weight} there, 1.0 here"]
+    assert "preset: 'toy' there, 'photo' here" in presets.differences(presets.build("photo"), "photo", path)
+
+
+def test_fields_of_the_machine_may_differ(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(presets.as_json(presets.build("toy"), "toy"))
+    other = presets.build("toy", device="cpu", log_every=1, sample_every=1, checkpoint_seconds=0, eval_batch=3)
+    assert presets.differences(other, "toy", path) == []

@@ -1,0 +1,377 @@
+"""crop_sampler against numpy's least squares, per-pixel loops, torch's own resize and numeric gradients."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ppad.crop_sampler import (
+    TEMPLATE_96x112,
+    align_faces,
+    crop_faces,
+    enlarge_boxes,
+    paste_faces,
+    recognizer_input,
+    repaint,
+    similarity,
+    template,
+)
+
+NO_FACE = torch.zeros(0, 4)
+
+
+def rand(*shape, seed=0, dtype=torch.float32):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
+
+
+def turned(points, scale, degrees, shift):
+    """Points (5, 2) under a known similarity."""
+    angle = math.radians(degrees)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=points.dtype)
+    return scale * points @ turn.T + torch.tensor(shift, dtype=points.dtype)
+
+
+def ramp(height, width, dtype=torch.float64):
+    """A picture whose red is its own x coordinate and green its y (continuous, scaled to [-1, 1]), blue 0."""
+    x = (torch.arange(width, dtype=dtype) + 0.5) / width * 2 - 1
+    y = (torch.arange(height, dtype=dtype) + 0.5) / height * 2 - 1
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.zeros(height, width)])[None]
+
+
+# ---- template and similarity ----
+
+
+def test_template_is_the_published_one_and_scales_with_the_frame():
+    assert torch.equal(template(), torch.tensor(TEMPLATE_96x112))
+    assert TEMPLATE_96x112[0] == (30.2946, 51.6963) and TEMPLATE_96x112[4] == (62.7299, 92.2041)
+    assert torch.allclose(template((56, 48)), template() / 2)
+    assert torch.allclose(template((224, 96)), template() * torch.tensor([1.0, 2.0]))
+    assert abs(template()[:, 0].mean() - 48) < 0.05  # the half-pixel choice: symmetric about the frame's middle
+
+
+def test_similarity_matches_numpy_least_squares():
+    landmarks = 60 + 30 * rand(4, 5, 2, dtype=torch.float64)
+    target = template().double()
+    got = similarity(landmarks, target).numpy()
+    for points, matrix in zip(landmarks.numpy(), got):
+        rows, values = [], []
+        for (x, y), (u, v) in zip(points, target.numpy()):
+            rows += [[x, -y, 1, 0], [y, x, 0, 1]]
+            values += [u, v]
+        a, b, tx, ty = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
+        assert np.allclose(matrix, [[a, -b, tx], [b, a, ty]], atol=1e-9)
+
+
+def test_similarity_recovers_a_known_transform():
+    target = template().double()
+    landmarks = turned(target, 2.5, 35, [40.0, -7.0])
+    matrix = similarity(landmarks[None], target)[0]
+    assert torch.allclose(landmarks @ matrix[:, :2].T + matrix[:, 2], target, atol=1e-9)
+    assert torch.allclose(matrix[0, 0], torch.tensor(math.cos(math.radians(35)) / 2.5).double())
+    assert torch.allclose(matrix[1, 0], torch.tensor(-math.sin(math.radians(35)) / 2.5).double())
+
+
+def test_similarity_is_differentiable():
+    landmarks = (50 + 20 * rand(2, 5, 2, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: similarity(p, template()), landmarks)
+
+
+@pytest.mark.parametrize("bad", ["same point", "nan"])
+def test_similarity_names_the_degenerate_row(bad):
+    landmarks = template().repeat(3, 1, 1)
+    landmarks[1] = 7.0 if bad == "same point" else float("nan")
+    with pytest.raises(ValueError, match="landmarks row 1"):
+        similarity(landmarks, template())
+
+
+def test_wrong_landmark_shapes_are_refused():
+    with pytest.raises(ValueError, match="landmarks"):
+        similarity(torch.zeros(2, 4, 2), template())
+    with pytest.raises(ValueError, match="landmarks"):
+        align_faces(torch.zeros(2, 3, 8, 8), template()[None])
+
+
+# ---- align_faces ----
+
+
+def test_landmarks_on_the_template_leave_the_picture_as_it_is():
+    # A half-pixel slip (align_corners the wrong way, or pixel-index coordinates) would resample and blur it.
+    picture = rand(1, 3, 112, 96)
+    assert torch.allclose(align_faces(picture, template()[None]), picture, atol=1e-4)
+
+
+def test_a_whole_pixel_shift_is_exact_and_black_beyond_the_picture():
+    picture = rand(1, 3, 112, 96, dtype=torch.float64)
+    out = align_faces(picture, template()[None].double() + torch.tensor([3.0, -2.0]))  # crop pixel = picture + (3, -2)
+    assert torch.allclose(out[:, :, 2:, :-3], picture[:, :, :-2, 3:], atol=1e-5)
+    assert torch.allclose(out[:, :, :2], torch.tensor(-1.0).double(), atol=1e-4)
+    assert torch.allclose(out[:, :, :, -3:], torch.tensor(-1.0).double(), atol=1e-4)
+
+
+@pytest.mark.parametrize("scale, degrees", [(1.0, 0), (1.7, 25), (0.8, -140)])
+def test_a_turned_scaled_face_aligns_onto_the_template(scale, degrees):
+    # Each crop pixel of a coordinate ramp tells where in the picture it was taken; compare with the known transform.
+    height, width = 400, 360
+    target = template().double()
+    middle = torch.tensor([48.0, 56.0]).double()
+    shift = [180.3, 200.6]
+    landmarks = turned(target - middle, scale, degrees, shift)
+    out = align_faces(ramp(height, width), landmarks[None])[0]
+    where_x = (out[0] + 1) / 2 * width  # (112, 96)
+    where_y = (out[1] + 1) / 2 * height
+    for i, j in [(0, 0), (51, 30), (111, 95), (70, 5)]:
+        expect = turned(torch.tensor([[j + 0.5, i + 0.5]]).double() - middle, scale, degrees, shift)[0]
+        assert abs(where_x[i, j] - expect[0]) < 1e-3 and abs(where_y[i, j] - expect[1]) < 1e-3
+
+
+def test_each_row_is_aligned_by_its_own_landmarks_at_any_size():
+    pictures = rand(2, 3, 60, 50, seed=1)
+    landmarks = template((60, 50)) + rand(2, 5, 2, seed=2)
+    both = align_faces(pictures, landmarks, (28, 24))
+    assert both.shape == (2, 3, 28, 24)
+    for i in range(2):
+        assert torch.allclose(both[i : i + 1], align_faces(pictures[i : i + 1], landmarks[i : i + 1], (28, 24)))
+    assert both.min() >= -1 - 1e-6 and both.max() <= 1 + 1e-6
+
+
+def test_align_gradient_is_exact():
+    pictures = rand(2, 3, 9, 8, dtype=torch.float64).requires_grad_()
+    landmarks = template((9, 8)).double() + 0.5 * rand(2, 5, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda p: align_faces(p, landmarks, (7, 6)), pictures)
+
+
+def test_recognizer_input_matches_the_byte_arithmetic():
+    levels = torch.tensor([[255.0, 100.0, 0.0]]).view(1, 3, 1, 1)  # R, G, B
+    out = recognizer_input(levels / 127.5 - 1).flatten()
+    assert torch.allclose(out, torch.tensor([(0 - 127.5) / 128, (100 - 127.5) / 128, (255 - 127.5) / 128]))
+
+
+# ---- enlarge_boxes ----
+
+
+def test_enlarge_scales_about_the_centre_and_clips():
+    boxes = torch.tensor([[40, 30, 60, 40], [0, 0, 10, 20]])
+    out = enlarge_boxes(boxes, (100, 200))
+    assert torch.allclose(out, torch.tensor([[34.0, 27.0, 66.0, 43.0], [0.0, 0.0, 13.0, 26.0]]))
+    assert torch.allclose(enlarge_boxes(boxes, (35, 62), 1.6)[0], torch.tensor([34.0, 27.0, 62.0, 35.0]))
+    assert enlarge_boxes(NO_FACE, (10, 10)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("bad", [[5, 5, 5, 9], [9, 5, 5, 9], [-30, -30, -20, -20], [0, 0, float("nan"), 4]])
+def test_boxes_without_area_are_refused(bad):
+    with pytest.raises(ValueError, match="boxes row 1"):
+        enlarge_boxes(torch.tensor([[1.0, 1.0, 5.0, 5.0], bad]), (20, 20))
+
+
+# ---- crop_faces ----
+
+
+def bilinear_at(picture, x, y):
+    """picture (3, H, W) numpy, at continuous (x, y); the rim repeats."""
+    _, high, wide = picture.shape
+    px, py = min(max(x - 0.5, 0), wide - 1), min(max(y - 0.5, 0), high - 1)
+    x0, y0 = int(px), int(py)
+    x1, y1 = min(x0 + 1, wide - 1), min(y0 + 1, high - 1)
+    fx, fy = px - x0, py - y0
+    top = picture[:, y0, x0] * (1 - fx) + picture[:, y0, x1] * fx
+    bottom = picture[:, y1, x0] * (1 - fx) + picture[:, y1, x1] * fx
+    return top * (1 - fy) + bottom * fy
+
+
+def loop_crop(picture, box, size):
+    x1, y1, x2, y2 = box
+    nx, ny = math.ceil((x2 - x1) / size), math.ceil((y2 - y1) / size)
+    out = np.zeros((3, size, size))
+    for i in range(size):
+        for j in range(size):
+            for sy in range(ny):
+                for sx in range(nx):
+                    x = x1 + (j + (sx + 0.5) / nx) * (x2 - x1) / size
+                    y = y1 + (i + (sy + 0.5) / ny) * (y2 - y1) / size
+                    out[:, i, j] += bilinear_at(picture, x, y) / (nx * ny)
+    return out
+
+
+BOXES = [
+    torch.tensor([[1.0, 2.0, 21.0, 17.0], [3.3, 1.2, 7.9, 9.4]]).double(),
+    NO_FACE.double(),
+    torch.tensor([[0.0, 0.0, 24.0, 20.0]]).double(),
+]
+
+
+def test_crop_matches_a_per_pixel_loop():
+    frames = rand(3, 3, 20, 24, dtype=torch.float64)
+    crops = crop_faces(frames, BOXES, 6)
+    assert crops.shape == (3, 3, 6, 6)
+    expect = [(0, BOXES[0][0]), (0, BOXES[0][1]), (2, BOXES[2][0])]
+    for crop, (frame, box) in zip(crops, expect):
+        assert np.allclose(crop, loop_crop(frames[frame].numpy(), box.tolist(), 6), atol=1e-9)
+
+
+def test_strong_down_scaling_averages():
+    # One-pixel stripes, 64 wide to 4: picking single pixels would give -1 or +1, the mean is 0.
+    stripes = (torch.arange(64) % 2 * 2.0 - 1).expand(1, 3, 64, 64)
+    crop = crop_faces(stripes, [torch.tensor([[0.0, 0.0, 64.0, 64.0]])], 4)
+    assert crop.abs().max() < 0.05
+
+
+def test_no_face_gives_no_crops():
+    assert crop_faces(rand(2, 3, 8, 8), [NO_FACE, NO_FACE], 5).shape == (0, 3, 5, 5)
+
+
+def test_crop_gradient_is_exact():
+    frames = rand(2, 3, 7, 8, dtype=torch.float64).requires_grad_()
+    boxes = [torch.tensor([[0.5, 1.0, 7.7, 6.2]]).double(), torch.tensor([[2.0, 2.0, 4.0, 5.0]]).double()]
+    assert torch.autograd.gradcheck(lambda f: crop_faces(f, boxes, 3), frames)
+
+
+@pytest.mark.parametrize("box", [[4, 4, 4, 8], [-2, 0, 5, 5], [3, 3, 8.5, 6], [-0.009, 1, -0.001, 5]])
+def test_bad_boxes_are_refused(box):
+    with pytest.raises(ValueError, match="boxes"):
+        crop_faces(rand(1, 3, 8, 8), [torch.tensor([box]).float()], 4)
+
+
+def test_wrong_counts_are_refused():
+    box = torch.tensor([[1.0, 1.0, 5.0, 5.0]])
+    with pytest.raises(ValueError, match="boxes"):
+        crop_faces(rand(2, 3, 8, 8), [box], 4)
+    with pytest.raises(ValueError, match="boxes"):
+        crop_faces(rand(1, 3, 8, 8), box, 4)
+    with pytest.raises(ValueError, match="crops"):
+        paste_faces(rand(1, 3, 8, 8), rand(2, 3, 4, 4), [box])
+    with pytest.raises(ValueError, match="crops"):
+        paste_faces(rand(1, 3, 8, 8), rand(1, 3, 4, 5), [box])
+    with pytest.raises(ValueError, match="boxes"):
+        repaint(rand(2, 3, 8, 8), [], lambda crops: crops)
+
+
+# ---- paste_faces ----
+
+
+def loop_paste(frames, crops, boxes):
+    """v' by one loop over boxes and pixels: tent filter as wide as the larger of the two pixel sizes."""
+    out, k, size = frames.copy(), 0, crops.shape[-1]
+    for b, of_frame in enumerate(boxes):
+        for x1, y1, x2, y2 in of_frame.tolist():
+            for i in range(frames.shape[2]):
+                for j in range(frames.shape[3]):
+                    if not (x1 <= j + 0.5 < x2 and y1 <= i + 0.5 < y2):
+                        continue
+                    weights = []
+                    for centre, low, high in ((i + 0.5, y1, y2), (j + 0.5, x1, x2)):
+                        ratio = size / (high - low)
+                        at = min(max((centre - low) * ratio, 0.5), size - 0.5)
+                        w = np.array([max(0.0, 1 - abs(at - s - 0.5) / max(ratio, 1)) for s in range(size)])
+                        weights.append(w / w.sum())
+                    out[b, :, i, j] = np.einsum("h,chw,w->c", weights[0], crops[k], weights[1])
+            k += 1
+    return out
+
+
+def test_paste_matches_a_per_pixel_loop_with_overlaps():
+    frames = rand(3, 3, 20, 24, dtype=torch.float64)
+    crops = rand(3, 3, 6, 6, seed=1, dtype=torch.float64)  # larger than one of the boxes, smaller than the others
+    got = paste_faces(frames, crops, BOXES)
+    assert np.allclose(got, loop_paste(frames.numpy(), crops.numpy(), BOXES), atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [5, 12, 40])
+def test_paste_of_a_whole_pixel_box_is_torchs_antialiased_resize(size):
+    frames, crops = rand(1, 3, 20, 24), rand(1, 3, size, size, seed=1)
+    got = paste_faces(frames, crops, [torch.tensor([[3.0, 4.0, 15.0, 16.0]])])
+    expect = F.interpolate(crops, (12, 12), mode="bilinear", antialias=True, align_corners=False)
+    assert torch.allclose(got[:, :, 4:16, 3:15], expect, atol=1e-5)
+
+
+def test_crop_then_paste_of_a_whole_pixel_box_is_the_identity():
+    frames = rand(2, 3, 20, 24)
+    boxes = [torch.tensor([[3.0, 2.0, 11.0, 10.0], [16.0, 12.0, 24.0, 20.0]]), torch.tensor([[0.0, 0.0, 8.0, 8.0]])]
+    crops = crop_faces(frames, boxes, 8)
+    assert (crops[0] - frames[0, :, 2:10, 3:11]).abs().max() < 1e-6
+    assert (paste_faces(frames, crops, boxes) - frames).abs().max() < 1e-6
+
+
+def test_only_pixels_whose_centre_is_in_the_box_change():
+    frames = rand(1, 3, 9, 9)
+    out = paste_faces(frames, torch.full((1, 3, 4, 4), 5.0), [torch.tensor([[2.5, 2.6, 5.5, 6.4]])])
+    changed = torch.zeros(9, 9, dtype=torch.bool)
+    changed[3:6, 2:5] = True  # x: 2.5 <= centre < 5.5 is pixels 2, 3, 4; y: 2.6 ... 6.4 is pixels 3, 4, 5
+    assert torch.allclose(out[0, :, changed], torch.tensor(5.0))
+    assert torch.equal(out[0, :, ~changed], frames[0, :, ~changed])
+
+
+def test_a_box_between_pixel_centres_changes_nothing():
+    frames = rand(1, 3, 9, 9)
+    boxes = [torch.tensor([[2.6, 2.6, 3.4, 3.4]])]
+    assert torch.equal(paste_faces(frames, torch.ones(1, 3, 4, 4), boxes), frames)
+
+
+def test_the_later_box_is_on_top():
+    boxes = [torch.tensor([[0.0, 0.0, 6.0, 6.0], [3.0, 3.0, 9.0, 9.0]])]
+    crops = torch.stack([torch.full((3, 4, 4), 0.25), torch.full((3, 4, 4), 0.75)])
+    out = paste_faces(torch.zeros(1, 3, 9, 9), crops, boxes)
+    assert torch.allclose(out[0, 0, 3:, 3:], torch.tensor(0.75))
+    assert torch.allclose(out[0, 0, :3, :6], torch.tensor(0.25))
+    swapped = paste_faces(torch.zeros(1, 3, 9, 9), crops.flip(0), [boxes[0].flip(0)])
+    assert torch.allclose(swapped[0, 0, :6, :6], torch.tensor(0.25))
+
+
+def test_paste_gradient_is_exact_in_crops_and_frames():
+    frames = rand(2, 3, 7, 8, dtype=torch.float64).requires_grad_()
+    crops = rand(3, 3, 4, 4, seed=1, dtype=torch.float64).requires_grad_()
+    boxes = [
+        torch.tensor([[0.4, 1.0, 5.0, 6.2], [3.0, 3.0, 5.5, 5.0]]).double(),
+        torch.tensor([[1.0, 1.0, 8.0, 7.0]]).double(),
+    ]
+    assert torch.autograd.gradcheck(lambda f, c: paste_faces(f, c, boxes), (frames, crops))
+
+
+def test_every_crop_pixel_gets_gradient_even_in_a_small_box():
+    crops = torch.zeros(1, 3, 64, 64, requires_grad=True)
+    paste_faces(torch.zeros(1, 3, 9, 9), crops, [torch.tensor([[2.0, 2.0, 7.0, 7.0]])]).sum().backward()
+    assert (crops.grad > 0).all()
+    assert torch.allclose(crops.grad.sum(), torch.tensor(75.0))  # 25 pixels x 3 channels, weights sum to 1
+
+
+# ---- repaint ----
+
+
+def test_repaint_goes_through_the_anonymizer_and_spares_frames_without_a_face():
+    frames = rand(2, 3, 12, 12)
+    seen = []
+
+    def anonymizer(crops):
+        seen.append(crops.shape)
+        return -crops
+
+    out = repaint(frames, [torch.tensor([[2.0, 2.0, 10.0, 10.0]]), NO_FACE], anonymizer, size=8)
+    assert seen == [(1, 3, 8, 8)]
+    assert torch.allclose(out[0, :, 2:10, 2:10], -frames[0, :, 2:10, 2:10], atol=1e-6)
+    assert torch.equal(out[1], frames[1])
+    assert torch.equal(out[0, :, :2], frames[0, :, :2])
+
+
+def test_repaint_without_any_face_never_calls_the_anonymizer():
+    frames = rand(2, 3, 12, 12)
+    out = repaint(frames, [NO_FACE, NO_FACE], lambda crops: pytest.fail("called"))
+    assert torch.equal(out, frames)
+    assert torch.equal(paste_faces(frames, torch.zeros(0, 3, 8, 8), [NO_FACE, NO_FACE]), frames)
+
+
+def test_half_precision_around_the_sampler_does_not_move_pixels():
+    pictures = rand(1, 3, 140, 120)
+    landmarks, boxes = template()[None] + 11.3, [torch.tensor([[20.2, 30.7, 101.4, 121.9]])]
+    aligned, pasted = align_faces(pictures, landmarks), paste_faces(pictures, pictures[:, :, :64, :64], boxes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(align_faces(pictures, landmarks), aligned)
+        assert torch.equal(paste_faces(pictures, pictures[:, :, :64, :64], boxes), pasted)
+    assert (align_faces(pictures.bfloat16(), landmarks) - aligned).abs().max() < 0.01  # rounded colours, same places
+
+
+def test_repaint_sends_gradient_to_the_anonymizers_weights():
+    gain = torch.tensor(0.5, requires_grad=True)
+    frames = torch.ones(1, 3, 12, 12)
+    repaint(frames, [torch.tensor([[2.0, 2.0, 6.0, 6.0]])], lambda crops: gain * crops, size=8).sum().backward()
+    assert torch.allclose(gain.grad, torch.tensor(48.0))  # 16 pixels x 3 channels of value 1

@@ -1,0 +1,279 @@
+"""Losses: psi from its angles, A-Softmax from scalar arithmetic, gradients from differences."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ppad.losses import (
+    DETECTION_LOSSES,
+    PYTORCH_PORT_SCHEDULE,
+    ASoftmaxLoss,
+    full_objective,
+    lambda_schedule,
+    logit_chance_cap,
+    loss_adv,
+    loss_det,
+    loss_l1,
+    modifier_adversarial,
+    psi,
+    random_label_targets,
+)
+
+# Degrees and psi for m = 4, worked out by hand from the definition.
+VECTOR = [
+    (0, 1.0), (10, 0.766044), (30, -0.5), (45, -1.0), (60, -1.5),
+    (90, -3.0), (120, -4.5), (135, -5.0), (150, -5.5), (180, -7.0),
+]  # fmt: skip
+
+
+def psi_of_angle(theta, m):
+    k = min(int(m * theta / math.pi), m - 1)
+    return (-1) ** k * math.cos(m * theta) - 2 * k
+
+
+def batch(size=6, identities=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    cosines = torch.rand(size, identities, generator=generator, dtype=torch.float64) * 1.9 - 0.95
+    norms = torch.rand(size, 1, generator=generator, dtype=torch.float64) * 10 + 1
+    labels = torch.randint(0, identities, (size,), generator=generator)
+    return cosines, norms, labels
+
+
+# ------------------------------------------------------------------ psi
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_psi_test_vector(dtype):
+    cosines = torch.tensor([math.cos(math.radians(d)) for d, _ in VECTOR], dtype=dtype)
+    wanted = torch.tensor([value for _, value in VECTOR], dtype=dtype)
+    torch.testing.assert_close(psi(cosines), wanted, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_psi_is_its_definition_and_never_rises(m):
+    angles = torch.linspace(0, math.pi, 2001, dtype=torch.float64)
+    values = psi(angles.cos(), m)
+    wanted = torch.tensor([psi_of_angle(t, m) for t in angles.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(values, wanted, atol=1e-9, rtol=0)
+    assert (values.diff() <= 1e-12).all()
+    assert (values - angles.cos() <= 1e-12).all()  # never easier than the plain cosine
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+def test_psi_at_its_borders(m):
+    """Exactly there and a hair to either side: one value, slope 0, no jump."""
+    for j in range(1, m):
+        border = math.cos(j * math.pi / m) if 2 * j != m else 0.0
+        c = torch.tensor([border - 1e-7, border, border + 1e-7], dtype=torch.float64)
+        c.requires_grad_()
+        values = psi(c, m)
+        torch.testing.assert_close(values, torch.full_like(values, 1 - 2 * j), atol=1e-5, rtol=0)
+        values.sum().backward()
+        torch.testing.assert_close(c.grad, torch.zeros(3).double(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_psi_gradient(m):
+    c = torch.linspace(-0.999, 0.999, 41, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda c: psi(c, m), c)
+    # And exactly at the ends, where acos would give infinity: d cos(m t) / d cos t = m^2.
+    ends = torch.tensor([1.0, -1.0], dtype=torch.float64, requires_grad=True)
+    psi(ends, m).sum().backward()
+    torch.testing.assert_close(ends.grad, torch.full((2,), float(m * m), dtype=torch.float64))
+
+
+def test_psi_refuses_other_margins():
+    with pytest.raises(ValueError, match="m must be"):
+        psi(torch.zeros(1), 5)
+
+
+# ------------------------------------------------------------------ lambda
+
+
+def test_both_published_schedules():
+    assert lambda_schedule(0) == 1000
+    assert lambda_schedule(100) == pytest.approx(1000 / 13)
+    assert lambda_schedule(1658) > 5 and lambda_schedule(1659) == 5
+    port = PYTORCH_PORT_SCHEDULE
+    assert lambda_schedule(0, **port) == 1500
+    assert lambda_schedule(2989, **port) > 5 and lambda_schedule(2991, **port) == 5
+    assert lambda_schedule(10, base=100, gamma=1, floor=0, power=2) == pytest.approx(100 / 121)
+    with pytest.raises(ValueError, match="step"):
+        lambda_schedule(-1)
+
+
+def test_the_count_survives_saving_and_only_advance_moves_it():
+    loss = ASoftmaxLoss()
+    cosines, norms, labels = batch()
+    first = loss(cosines, norms, labels)
+    assert loss(cosines, norms, labels) == first and loss.margin_lambda == 1000
+    for _ in range(2000):
+        loss.advance()
+    assert loss.margin_lambda == 5
+    assert loss(cosines, norms, labels) > first
+    resumed = ASoftmaxLoss()
+    resumed.load_state_dict(loss.state_dict())
+    assert int(resumed.step) == 2000 and resumed.step.dtype == torch.int64
+    assert resumed(cosines, norms, labels) == loss(cosines, norms, labels)
+    assert list(loss.parameters()) == []  # a clock, not something to train
+
+
+def test_a_pretrained_d_can_stay_at_the_floor():
+    loss = ASoftmaxLoss(base=5, floor=5)
+    assert loss.margin_lambda == 5
+    loss.advance()
+    assert loss.margin_lambda == 5
+
+
+# ------------------------------------------------------------------ A-Softmax
+
+
+@pytest.mark.parametrize("steps", [0, 3000])
+def test_a_softmax_by_scalar_arithmetic(steps):
+    cosines, norms, labels = batch()
+    loss = ASoftmaxLoss()
+    for _ in range(steps):
+        loss.advance()
+    lam = 5 if steps else 1000
+    wanted = []
+    for row, norm, y in zip(cosines.tolist(), norms.flatten().tolist(), labels.tolist()):
+        logits = [norm * c for c in row]
+        logits[y] = norm * (lam * row[y] + psi_of_angle(math.acos(row[y]), 4)) / (1 + lam)
+        wanted.append(math.log(sum(map(math.exp, logits))) - logits[y])
+    wanted = torch.tensor(wanted, dtype=torch.float64)
+    each = loss(cosines, norms, labels, reduction="none")
+    torch.testing.assert_close(each, wanted)
+    torch.testing.assert_close(loss(cosines, norms, labels), wanted.mean())
+
+
+def test_without_margin_it_is_plain_softmax():
+    cosines, norms, labels = batch()
+    plain = F.cross_entropy(norms * cosines, labels)
+    for loss in (ASoftmaxLoss(floor=1e12), ASoftmaxLoss(floor=math.inf), ASoftmaxLoss(m=1)):
+        torch.testing.assert_close(loss(cosines, norms, labels), plain, rtol=1e-9, atol=0)
+    assert ASoftmaxLoss(base=5)(cosines, norms, labels) > plain + 0.1
+
+
+@pytest.mark.parametrize("settings", [{}, {"base": 5.0}, {"base": 0.0, "floor": 0.0}, {"m": 3}])
+def test_a_softmax_gradient(settings):
+    cosines, norms, labels = batch()
+    loss = ASoftmaxLoss(**settings)
+    inputs = (cosines.requires_grad_(), norms.requires_grad_())
+    assert torch.autograd.gradcheck(lambda c, n: loss(c, n, labels, reduction="none"), inputs)
+
+
+def test_inputs_are_left_as_they_were():
+    cosines, norms, labels = batch()
+    kept = cosines.clone()
+    ASoftmaxLoss(base=5)(cosines, norms, labels)
+    assert torch.equal(cosines, kept)
+
+
+def test_a_softmax_refuses_bad_input():
+    cosines, norms, labels = batch()
+    loss = ASoftmaxLoss()
+    with pytest.raises(ValueError, match="norms"):
+        loss(cosines, norms[:, 0], labels)
+    with pytest.raises(ValueError, match="cosines"):
+        loss(cosines[0], norms, labels)
+    for bad in (labels + 5, labels - 100, labels.int(), labels[:, None], labels[:-1]):
+        with pytest.raises(ValueError, match="labels"):
+            loss(cosines, norms, bad)
+    with pytest.raises(ValueError, match="reduction"):
+        loss(cosines, norms, labels, reduction="sum")
+    with pytest.raises(ValueError, match="m must be"):
+        ASoftmaxLoss(m=0)
+    with pytest.raises(ValueError, match="gamma"):
+        ASoftmaxLoss(gamma=-0.1)
+
+
+# ------------------------------------------------------------------ equations 1 to 4
+
+
+def test_equation_1():
+    losses = {name: torch.tensor(10.0**i) for i, name in enumerate(DETECTION_LOSSES)}
+    assert loss_det(losses) == 1111
+    assert set(DETECTION_LOSSES) == {
+        "loss_rpn_box_reg", "loss_objectness", "loss_classifier", "loss_box_reg"
+    }  # fmt: skip
+    without = {name: losses[name] for name in DETECTION_LOSSES[1:]}
+    with pytest.raises(ValueError, match=f"missing .'{DETECTION_LOSSES[0]}'"):
+        loss_det(without)
+    with pytest.raises(ValueError, match="unknown .'loss_mask'"):
+        loss_det(losses | {"loss_mask": torch.tensor(1.0)})
+
+
+def test_equations_2_and_4_and_their_signs():
+    modified = torch.tensor(3.0, requires_grad=True)
+    original = torch.tensor(0.5, requires_grad=True)
+    adv = loss_adv(modified, original)
+    assert adv == -3.5
+    adv.backward()  # M lowers L_adv by raising L_D(M(f)); D raises it by lowering both
+    assert modified.grad == -1 and original.grad == -1
+    assert full_objective(torch.tensor(2.0), torch.tensor(-3.5), torch.tensor(0.25)) == -1.25
+
+
+def test_equation_3():
+    original = torch.zeros(2, 3, 4, 4)
+    modified = original.clone()
+    modified[0] = 0.5
+    assert loss_l1(modified, original, weight=8.0) == 2.0
+    big = [F.interpolate(x, scale_factor=2) for x in (modified, original)]
+    assert loss_l1(*big, weight=8.0) == 2.0  # lambda means the same at every size
+    with pytest.raises(ValueError, match="one shape"):
+        loss_l1(modified, original[:1], weight=1.0)
+
+
+# ------------------------------------------------------------------ M's side
+
+
+def test_the_cap_is_per_face_and_stops_its_gradient():
+    per_face = torch.tensor([0.5, 2.0, 9.0], requires_grad=True)
+    loss = modifier_adversarial(per_face, cap=3.0)
+    assert loss.item() == pytest.approx(-(0.5 + 2.0 + 3.0) / 3)
+    loss.backward()
+    torch.testing.assert_close(per_face.grad, torch.tensor([-1 / 3, -1 / 3, 0.0]))
+    # Without a cap: the first term of equation 2.
+    assert modifier_adversarial(per_face, math.inf) == loss_adv(per_face.mean(), torch.tensor(0.0))
+    with pytest.raises(ValueError, match="cap"):
+        modifier_adversarial(per_face, 0.0)
+    for bad in (per_face.mean(), per_face[:0]):
+        with pytest.raises(ValueError, match="per_sample_loss_D"):
+            modifier_adversarial(bad, 3.0)
+
+
+def test_log_n_is_what_an_ignorant_d_pays():
+    cosines, norms, labels = torch.zeros(4, 7), torch.full((4, 1), 12.0), torch.arange(4)
+    plain = ASoftmaxLoss(m=1)(cosines, norms, labels)
+    assert plain.item() == pytest.approx(logit_chance_cap(7), rel=1e-6)
+    # With the margin at its floor the true logit is 12 * -3 / 6 = -6 and the others 0.
+    margin = ASoftmaxLoss(base=5)(cosines, norms, labels)
+    assert margin.item() == pytest.approx(math.log(6 + math.exp(-6)) + 6, rel=1e-6)
+    # The docstring's example: D is right, and yet above log N because of the margin alone.
+    cosines = torch.tensor([[0.3] + 19 * [0.0]])
+    norms, labels = torch.tensor([[10.0]]), torch.tensor([0])
+    assert ASoftmaxLoss(m=1)(cosines, norms, labels).item() == pytest.approx(0.67, abs=0.01)
+    assert ASoftmaxLoss(base=5)(cosines, norms, labels).item() == pytest.approx(4.36, abs=0.01)
+    assert logit_chance_cap(20) == pytest.approx(3.00, abs=0.01)
+    with pytest.raises(ValueError, match="identities"):
+        logit_chance_cap(1)
+
+
+def test_random_targets_are_uniform_over_the_others():
+    labels = torch.arange(5).repeat(4000)
+    targets = random_label_targets(labels, 5, torch.Generator().manual_seed(0))
+    assert targets.dtype == torch.int64 and targets.shape == labels.shape
+    counts = torch.zeros(5, 5)
+    counts.index_put_((labels, targets), torch.ones(len(labels)), accumulate=True)
+    assert counts.diagonal().eq(0).all()
+    others = counts[~torch.eye(5, dtype=torch.bool)]
+    assert (others - 1000).abs().max() < 5 * math.sqrt(4000 * 0.25 * 0.75)  # 5 sigma
+    again = random_label_targets(labels, 5, torch.Generator().manual_seed(0))
+    assert torch.equal(targets, again)
+    assert torch.equal(random_label_targets(torch.tensor([0, 1]), 2), torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match="identities"):
+        random_label_targets(labels * 0, 1)
+    with pytest.raises(ValueError, match="labels"):
+        random_label_targets(labels, 4)

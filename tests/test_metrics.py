@@ -1,0 +1,319 @@
+"""Metrics against hand computation, brute force and closed forms."""
+
+import numpy as np
+import pytest
+import torch
+
+from ppad.metrics import (
+    auc,
+    best_threshold,
+    bootstrap_identities,
+    cosine_scores,
+    eer,
+    fold_accuracy,
+    frame_ap,
+    frame_map,
+    rank1,
+    tar_at_far,
+)
+
+BOX = [0.0, 0.0, 10.0, 10.0]
+FAR = [50.0, 50.0, 60.0, 60.0]
+
+
+def truth(*boxes, labels=None):
+    return {
+        "boxes": torch.tensor(boxes).reshape(-1, 4),
+        "labels": torch.tensor(labels or [1] * len(boxes), dtype=torch.long),
+    }
+
+
+def found(*boxes_scores, labels=None):
+    """Detections of one frame from (box, score) pairs."""
+    result = truth(*[box for box, _ in boxes_scores], labels=labels)
+    return result | {"scores": torch.tensor([score for _, score in boxes_scores])}
+
+
+# ------------------------------------------------------------------------------------------------ frame-mAP
+
+
+def test_ap_by_hand_in_both_conventions():
+    # Four truths; by falling score: hit, miss, hit, miss, hit. Recall 1/4, 1/4, 2/4, 2/4, 3/4;
+    # precision 1, 1/2, 2/3, 1/2, 3/5.
+    truths = [truth(BOX), truth(BOX), truth(BOX), truth(BOX)]
+    detections = [
+        found((BOX, 0.9), (FAR, 0.8)),
+        found((BOX, 0.7), (FAR, 0.6)),
+        found((BOX, 0.5)),
+        found(),
+    ]
+    assert frame_ap(detections, truths, 1) == pytest.approx((1 + 2 / 3 + 3 / 5) / 4)
+    by_trapezoid = ((1 + 1) / 2 + (1 / 2 + 2 / 3) / 2 + (1 / 2 + 3 / 5) / 2) / 4
+    assert frame_ap(detections, truths, 1, convention="act") == pytest.approx(by_trapezoid)
+
+
+def test_envelope_lifts_an_early_mistake():
+    # miss, hit, hit on two truths: raw precision 0, 1/2, 2/3; the envelope is 2/3 throughout.
+    truths = [truth(BOX), truth(BOX)]
+    detections = [found((FAR, 0.9), (BOX, 0.8)), found((BOX, 0.7))]
+    assert frame_ap(detections, truths, 1) == pytest.approx(2 / 3)
+    assert frame_ap(detections, truths, 1, convention="act") == pytest.approx((0 + 1 / 2) / 4 + (1 / 2 + 2 / 3) / 4)
+
+
+def test_truth_is_matched_once():
+    # One truth hit twice, a second truth in another frame found last: hit, false positive, hit.
+    truths = [truth(BOX), truth(BOX)]
+    detections = [found((BOX, 0.9), (BOX, 0.8)), found((BOX, 0.7))]
+    assert frame_ap(detections, truths, 1) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_best_score_takes_the_truth_whatever_the_order():
+    # Given worst first: the 0.9 detection must take the truth, so precision is 1 up to full recall.
+    assert frame_ap([found((BOX, 0.1), (BOX, 0.9))], [truth(BOX)], 1) == pytest.approx(1)
+
+
+def test_two_neighbours_each_take_their_own_truth():
+    beside = [4.0, 0.0, 14.0, 10.0]
+    detections = [found((BOX, 0.9), (beside, 0.8))]
+    assert frame_ap(detections, [truth(beside, BOX)], 1) == pytest.approx(1)
+
+
+def test_second_choice_counts_when_the_first_is_taken():
+    # The second detection overlaps BOX most (IoU 9.5 / 10.5), which is taken, but also its neighbour (8.5 / 11.5).
+    near, neighbour = [0.5, 0.0, 10.5, 10.0], [2.0, 0.0, 12.0, 10.0]
+    assert frame_ap([found((BOX, 0.9), (near, 0.8))], [truth(BOX, neighbour)], 1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("width, expected", [(5.0, 1.0), (4.99, 0.0)])
+def test_iou_of_exactly_one_half_counts(width, expected):
+    # A box of the same height inside a 10 px wide truth has IoU width / 10.
+    assert frame_ap([found(([0.0, 0.0, width, 10.0], 0.9))], [truth(BOX)], 1) == expected
+
+
+def test_detection_in_another_frame_or_class_is_false():
+    assert frame_ap([found(), found((BOX, 0.9))], [truth(BOX), truth()], 1) == 0
+    assert frame_ap([found((BOX, 0.9), labels=[2])], [truth(BOX)], 1) == 0
+
+
+def test_ties_across_frames_keep_the_order_given():
+    hit_first = frame_ap([found((BOX, 0.5)), found((FAR, 0.5))], [truth(BOX), truth()], 1)
+    miss_first = frame_ap([found((FAR, 0.5)), found((BOX, 0.5))], [truth(), truth(BOX)], 1)
+    assert (hit_first, miss_first) == (1.0, 0.5)
+
+
+def test_class_without_truth_is_left_out_of_the_mean():
+    truths = [truth(BOX, FAR, labels=[1, 2])]
+    detections = [found((BOX, 0.9), (BOX, 0.8), labels=[1, 3])]
+    mean, ap = frame_map(detections, truths, classes=3)
+    np.testing.assert_array_equal(ap, [1.0, 0.0, np.nan])
+    assert mean == 0.5
+    assert np.isnan(frame_map([found()], [truth()], classes=2)[0])
+
+
+def test_frame_ap_rejects_bad_input():
+    with pytest.raises(ValueError, match="frames"):
+        frame_ap([found()], [truth(), truth()], 1)
+    with pytest.raises(ValueError, match="convention"):
+        frame_ap([found()], [truth(BOX)], 1, convention="coco")
+
+
+# ------------------------------------------------------------------------------------------------ thresholds
+
+
+def test_cosine_scores():
+    a = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    b = np.array([[0.5, 0.0], [-3.0, 3.0], [1.0, 0.0]])
+    np.testing.assert_allclose(cosine_scores(a, b), [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(cosine_scores(a[:1], b[:1], mean=np.array([1.0, 0.0])), [-1])
+    with pytest.raises(ValueError, match="features_a"):
+        cosine_scores(a, b[:2])
+
+
+def test_best_threshold_by_hand():
+    assert best_threshold([0.1, 0.3, 0.7, 0.9], [False, False, True, True]) == pytest.approx(0.5)
+    # Splits at 0.2 and at 0.6 are both right three times out of four; 0.4 is wrong twice. Their mean, 0.4, is the
+    # worse split, so one of the ties is returned instead.
+    assert best_threshold([0.1, 0.3, 0.5, 0.7], [False, True, False, True]) in (pytest.approx(0.2), pytest.approx(0.6))
+    # All pairs alike: accept everything, or nothing.
+    assert best_threshold([0.1, 0.2], [True, True]) < 0.1
+    assert best_threshold([0.1, 0.2], [False, False]) > 0.2
+
+
+def test_best_threshold_equals_exhaustive_search():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        same = rng.random(30) < 0.5
+        scores = np.round(rng.normal(same * 0.7), 1)  # rounded, so that scores tie
+        cuts = np.r_[scores.min() - 1, np.unique(scores)]
+        best = max(np.mean((scores > cut) == same) for cut in cuts)
+        assert np.mean((scores > best_threshold(scores, same)) == same) == best
+
+
+def angles(degrees):
+    """Unit vectors whose cosine with (1, 0) is that of the angle."""
+    radians = np.deg2rad(degrees)
+    return np.stack([np.cos(radians), np.sin(radians)], 1)
+
+
+def test_threshold_is_not_fitted_on_the_test_fold():
+    # Fold 0 separates at about 20 degrees, fold 1 at about 70; each is tested with the other's threshold, so one of
+    # its two pairs fails. Fitted on the test fold itself, every fold would be perfect. Each pair is entered with its
+    # mirror image (b = -a side) so that the mean feature of any fold is exactly zero.
+    degrees = np.array([10.0, 30.0, 60.0, 80.0])
+    same = np.array([True, False, True, False])
+    folds = np.array([0, 0, 1, 1])
+    first, second = np.tile([[1.0, 0.0]], (4, 1)), angles(degrees)
+    result = fold_accuracy(
+        np.concatenate([first, -first]), np.concatenate([second, -second]), np.tile(same, 2), np.tile(folds, 2)
+    )
+    np.testing.assert_allclose(result.accuracies, [0.5, 0.5])
+    cosine = np.cos(np.deg2rad(degrees))
+    np.testing.assert_allclose(result.thresholds, [cosine[2:].mean(), cosine[:2].mean()])
+    assert (result.mean, result.std) == (0.5, 0.0)
+
+
+def cosine(u, v):
+    return u @ v / np.sqrt((u @ u) * (v @ v))
+
+
+def test_mean_is_that_of_the_other_folds():
+    # The subtracted mean, recomputed here pair by pair.
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(3, 1, (12, 5)), rng.normal(3, 1, (12, 5))
+    b[::2] = a[::2] + rng.normal(0, 0.3, (6, 5))
+    same, folds = np.arange(12) % 2 == 0, np.repeat([0, 1, 2], 4)
+    result = fold_accuracy(a, b, same, folds, threshold=0.4)
+    fitted = fold_accuracy(a, b, same, folds)
+    for fold in range(3):
+        rows = [i for i in range(12) if folds[i] != fold]
+        mean = sum(a[i] + b[i] for i in rows) / (2 * len(rows))
+        assert fitted.thresholds[fold] == pytest.approx(
+            best_threshold([cosine(a[i] - mean, b[i] - mean) for i in rows], same[rows])
+        )
+        right = 0
+        for i in np.flatnonzero(folds == fold):
+            correct = (cosine(a[i] - mean, b[i] - mean) > 0.4) == same[i]
+            assert result.correct[i] == correct
+            right += correct
+        assert result.accuracies[fold] == right / 4
+    assert (result.thresholds == 0.4).all()
+    assert result.mean == pytest.approx(result.accuracies.mean()) and result.std == pytest.approx(result.accuracies.std())
+
+
+def test_fixed_threshold_shows_what_refitting_hides():
+    # A recogniser whose similarities all dropped is useless at the old threshold and perfect at a new one.
+    first = np.tile([[1.0, 0.0]], (8, 1))
+    second = angles(np.tile([50.0, 80.0], 4))
+    a, b = np.concatenate([first, -first]), np.concatenate([second, -second])
+    same, folds = np.tile([True, False], 8), np.tile(np.repeat([0, 1], 4), 2)
+    assert fold_accuracy(a, b, same, folds).mean == 1.0
+    assert fold_accuracy(a, b, same, folds, threshold=0.9).mean == 0.5
+
+
+def test_fold_accuracy_rejects_bad_input():
+    a = np.ones((4, 2))
+    with pytest.raises(ValueError, match="folds"):
+        fold_accuracy(a, a, np.ones(4), np.zeros(4))
+    with pytest.raises(ValueError, match="length"):
+        fold_accuracy(a, a, np.ones(3), np.arange(4))
+
+
+# ------------------------------------------------------------------------------------------------ curves
+
+
+def test_auc_equals_counting_pairs_with_ties():
+    rng = np.random.default_rng(2)
+    same = rng.random(60) < 0.4
+    scores = np.round(rng.normal(same * 1.0), 1)
+    positive, negative = scores[same], scores[~same]
+    wins = sum((p > q) + 0.5 * (p == q) for p in positive for q in negative)
+    assert auc(scores, same) == pytest.approx(wins / (len(positive) * len(negative)))
+    assert auc(np.zeros(60), same) == pytest.approx(0.5)
+
+
+def test_eer_of_known_distributions():
+    # Uniform on [0, 1] against uniform on [1 - o, 2 - o]: at the middle of the overlap both errors are o / 2.
+    grid = (np.arange(1000) + 0.5) / 1000
+    for overlap in (0.0, 0.2, 0.6, 1.0):
+        scores = np.r_[grid, grid + 1 - overlap]
+        assert eer(scores, np.repeat([False, True], 1000)) == pytest.approx(overlap / 2, abs=2e-3)
+    # Same scores turned round.
+    assert eer(np.r_[grid, grid - 1], np.repeat([False, True], 1000)) == pytest.approx(1, abs=2e-3)
+    # One tie of everything: the ROC curve is the diagonal.
+    assert eer(np.zeros(10), np.arange(10) < 3) == pytest.approx(0.5)
+
+
+def test_tar_at_far_by_hand():
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    same = [True, False, True, True, False, True]
+    assert tar_at_far(scores, same, far=0.0) == 0.25  # only 0.9 lies above the best different pair
+    assert tar_at_far(scores, same, far=0.49) == 0.25
+    assert tar_at_far(scores, same, far=0.5) == 0.75
+    assert tar_at_far(scores, same, far=1.0) == 1.0
+    # A tie between a same and a different pair cannot be split.
+    assert tar_at_far([0.5, 0.5], [True, False], far=0.0) == 0.0
+
+
+def test_curves_reject_bad_input():
+    for measure in (auc, eer, tar_at_far):
+        with pytest.raises(ValueError, match="one kind"):
+            measure([0.1, 0.2], [True, True])
+        with pytest.raises(ValueError, match="nan"):
+            measure([0.1, np.nan], [True, False])
+    with pytest.raises(ValueError, match="far"):
+        tar_at_far([0.1, 0.2], [True, False], far=2)
+
+
+def test_rank1_by_hand():
+    gallery = np.array([[10.0, 0.0], [0.0, 1.0]])  # lengths must not matter
+    probe = np.array([[1.0, 0.5], [0.4, 0.5], [-1.0, 0.1], [5.0, 0.0]])
+    assert rank1(gallery, ["ann", "bob"], probe, ["ann", "bob", "bob", "bob"]) == 0.75
+    with pytest.raises(ValueError, match="gallery"):
+        rank1(gallery, ["ann"], probe, ["ann"] * 4)
+
+
+# ------------------------------------------------------------------------------------------------ bootstrap
+
+
+def test_bootstrap_weights_are_products_of_draws():
+    # With people 0 and 1, a draw is (2, 0), (1, 1) or (0, 2) times. The pair (0, 1) counts only in the second,
+    # where each single-person pair counts once.
+    seen = set()
+
+    def record(index):
+        seen.add(tuple(np.bincount(index, minlength=3)))
+        return 0.0
+
+    bootstrap_identities(record, np.array([[0, 0], [1, 1], [0, 1]]), n=100)
+    assert seen == {(2, 0, 0), (1, 1, 1), (0, 2, 0)}
+
+
+def test_bootstrap_interval_of_a_mean():
+    # One sample a person: the ordinary bootstrap, whose interval nears mean +- 1.96 s / sqrt(n).
+    values = np.random.default_rng(3).normal(5, 2, 400)
+    low, high = bootstrap_identities(lambda index: values[index].mean(), np.arange(400), n=2000, seed=1)
+    half = 1.96 * values.std() / 20
+    assert (low, high) == (pytest.approx(values.mean() - half, abs=0.04), pytest.approx(values.mean() + half, abs=0.04))
+
+
+def test_bootstrap_resamples_people_not_rows():
+    # Twenty copies of each row add no information: the interval must not shrink.
+    values = np.random.default_rng(4).normal(size=50)
+    once = bootstrap_identities(lambda index: values[index].mean(), np.arange(50), n=300)
+    copies, people = np.repeat(values, 20), np.repeat(np.arange(50), 20)
+    assert bootstrap_identities(lambda index: copies[index].mean(), people, n=300) == pytest.approx(once)
+
+
+def test_bootstrap_seed_and_undefined_draws():
+    scores = np.array([0.9, 0.2, 0.8, 0.4, 0.1, 0.7])
+    people = np.array([["a", "a"], ["a", "b"], ["b", "b"], ["b", "c"], ["a", "c"], ["c", "c"]])
+    same = people[:, 0] == people[:, 1]
+    statistic = lambda index: auc(scores[index], same[index])  # undefined when one person is drawn three times
+    assert bootstrap_identities(statistic, people, n=200, seed=5) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="statistic"):
+        bootstrap_identities(lambda index: float("nan"), people, n=5)
+    with pytest.raises(ValueError, match="level"):
+        bootstrap_identities(statistic, people, level=95)
+    values = np.random.default_rng(6).normal(size=40)
+    intervals = [bootstrap_identities(lambda index: values[index].mean(), np.arange(40), seed=s) for s in (1, 1, 2)]
+    assert intervals[0] == intervals[1] != intervals[2]

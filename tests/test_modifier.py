@@ -1,0 +1,171 @@
+"""M: parameter count and shapes by arithmetic, layers against hand-written tensor code."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ppad.modifier import Modifier, ModifierConfig, ResidualBlock, instance_norm
+
+SMALL = ModifierConfig(width=4, blocks=2, size=16)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def faces(batch, size=16, seed=0):
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def by_hand_count(width, blocks):
+    conv = lambda c_in, c_out, k: c_in * c_out * k * k + c_out
+    w = width
+    return (
+        conv(3, w, 7) + conv(w, 2 * w, 3) + conv(2 * w, 4 * w, 3)
+        + blocks * 2 * conv(4 * w, 4 * w, 3)
+        + conv(4 * w, 2 * w, 3) + conv(2 * w, w, 3) + conv(w, 3, 7)
+    )  # fmt: skip
+
+
+def test_paper_network_has_the_known_parameter_count():
+    assert by_hand_count(64, 9) == 11_378_179
+    with torch.device("meta"):
+        assert count(Modifier()) == 11_378_179
+        assert count(Modifier(ModifierConfig(upsample="resize"))) == 11_378_179
+
+
+@pytest.mark.parametrize("upsample", ["transposed", "resize"])
+@pytest.mark.parametrize("width, blocks, size", [(4, 0, 8), (4, 2, 20), (8, 3, 32)])
+def test_shape_range_and_count_at_other_sizes(upsample, width, blocks, size):
+    modifier = Modifier(ModifierConfig(width, blocks, size, upsample))
+    out = modifier(faces(2, size))
+    assert out.shape == (2, 3, size, size)
+    assert out.abs().max() <= 1
+    assert count(modifier) == by_hand_count(width, blocks)
+    assert modifier.size == size
+
+
+def test_every_layer_of_the_paper_network_has_the_shape_in_the_table():
+    with torch.device("meta"):
+        modifier = Modifier()
+        x = torch.empty(1, 3, 256, 256)
+        shapes = []
+        for layer in (*modifier.shrink, modifier.change, *modifier.paint):
+            x = layer(x)
+            shapes.append(tuple(x.shape[1:]))
+    for wanted in [(64, 256, 256), (128, 128, 128), (256, 64, 64)]:
+        assert wanted in shapes
+    assert shapes[-1] == (3, 256, 256)
+    kinds = [type(layer) for layer in (*modifier.shrink, *modifier.paint)]
+    assert kinds.count(nn.ConvTranspose2d) == 2
+    assert kinds[-1] is nn.Tanh
+    assert len(modifier.change) == 9
+
+
+@pytest.mark.parametrize("upsample", ["transposed", "resize"])
+def test_forward_equals_the_network_written_out_by_hand(upsample):
+    torch.manual_seed(1)
+    modifier = Modifier(ModifierConfig(width=4, blocks=1, size=16, upsample=upsample)).double()
+    for parameter in modifier.parameters():  # biases too, which start at 0
+        nn.init.normal_(parameter, std=0.3)
+    weights = list(modifier.parameters())
+
+    def norm(x):
+        mean = x.mean(dim=(2, 3), keepdim=True)
+        variance = ((x - mean) ** 2).mean(dim=(2, 3), keepdim=True)
+        return (x - mean) / torch.sqrt(variance + 1e-5)
+
+    def mirrored(x, pad, w, b):
+        rows = [*range(pad, 0, -1), *range(x.shape[2]), *range(-2, -2 - pad, -1)]
+        return F.conv2d(x[:, :, rows][:, :, :, rows], w, b)
+
+    def up(x, w, b):
+        if upsample == "transposed":
+            # A stride-2 transposed conv is a plain conv, kernel turned, over spread-out pixels.
+            spread = torch.zeros(*x.shape[:2], 2 * x.shape[2] + 2, 2 * x.shape[3] + 2).double()
+            spread[:, :, 1:-1:2, 1:-1:2] = x
+            return F.conv2d(spread, w.flip(2, 3).transpose(0, 1), b)
+        return F.conv2d(x.repeat_interleave(2, 2).repeat_interleave(2, 3), w, b, padding=1)
+
+    x = faces(2).double()
+    h = norm(mirrored(x, 3, *weights[0:2])).relu()
+    h = norm(F.conv2d(h, *weights[2:4], stride=2, padding=1)).relu()
+    h = norm(F.conv2d(h, *weights[4:6], stride=2, padding=1)).relu()
+    inner = norm(mirrored(h, 1, *weights[6:8])).relu()
+    h = h + norm(mirrored(inner, 1, *weights[8:10]))
+    h = norm(up(h, *weights[10:12])).relu()
+    h = norm(up(h, *weights[12:14])).relu()
+    wanted = torch.tanh(mirrored(h, 3, *weights[14:16]))
+    torch.testing.assert_close(modifier(x), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_residual_block_may_lower_its_input():
+    torch.manual_seed(0)
+    x = torch.zeros(1, 4, 8, 8) + torch.randn(1, 4, 8, 8) * 0.01
+    assert (ResidualBlock(4)(x) < 0).any()  # a ReLU after the sum would forbid it
+
+
+def test_instance_norm_has_no_state_and_is_per_picture():
+    assert not list(instance_norm(4).parameters()) and not list(instance_norm(4).buffers())
+    modifier = Modifier(SMALL)
+    x = faces(3)
+    together = modifier.train()(x)
+    torch.testing.assert_close(modifier.eval()(x), together, rtol=0, atol=0)
+    alone = torch.cat([modifier(one[None]) for one in x])
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
+
+
+def test_initialisation():
+    torch.manual_seed(0)
+    modifier = Modifier(ModifierConfig(width=32, blocks=2, size=16))
+    for name, parameter in modifier.named_parameters():
+        if name.endswith("bias"):
+            assert parameter.eq(0).all(), name
+        else:
+            sigmas = 5 * 0.02 / math.sqrt(2 * parameter.numel())  # 5 standard errors
+            assert abs(parameter.std().item() - 0.02) < sigmas, name
+            assert abs(parameter.mean().item()) < 5 * 0.02 / math.sqrt(parameter.numel()), name
+
+
+def test_resize_has_no_checkerboard_from_flat_features():
+    """Flat features give a flat inside under "resize", a pattern of period 2 under transposed."""
+    torch.manual_seed(0)
+    flat = torch.ones(1, 16, 8, 8)
+    for upsample, flat_out in [("resize", True), ("transposed", False)]:
+        paint = Modifier(ModifierConfig(width=4, blocks=0, size=32, upsample=upsample)).paint
+        grow = paint[:2] if upsample == "resize" else paint[:1]
+        inside = grow(flat)[:, :, 2:-2, 2:-2]
+        assert (inside.std(dim=(2, 3)) < 1e-6).all().item() is flat_out
+
+
+def test_every_parameter_but_the_biases_before_a_norm_gets_gradient():
+    modifier = Modifier(SMALL)
+    x = faces(2).requires_grad_()
+    # Against a fixed random picture, so that no symmetry cancels the gradient.
+    (modifier(x) - faces(2, seed=9)).pow(2).sum().backward()
+    for name, parameter in modifier.named_parameters():
+        if name.endswith("weight"):
+            assert parameter.grad.abs().sum() > 0, name
+    assert x.grad.abs().sum() > 0
+
+
+def test_an_empty_batch_passes():
+    assert Modifier(SMALL)(torch.zeros(0, 3, 16, 16)).shape == (0, 3, 16, 16)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 1, 16, 16), (1, 3, 16, 20), (1, 3, 32, 32)])
+def test_wrong_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="faces must be .B, 3, 16, 16."):
+        Modifier(SMALL)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("width", 0), ("blocks", -1), ("size", 30), ("size", 4), ("upsample", "bicubic")],
+)
+def test_wrong_settings_are_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        ModifierConfig(**{field: value})
