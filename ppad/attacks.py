@@ -68,9 +68,9 @@ class AngularRecognizer(nn.Module):
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         return self.network(crops)                      # (B, E)
 
-    def loss(self, crops: torch.Tensor, identities: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    def loss(self, crops: torch.Tensor, identities: torch.Tensor, reduction: str = "mean", margin: bool = True) -> torch.Tensor:
         cosines, norms = self.head(self.network(crops))  # (B, N), (B, 1)
-        return self.margin(cosines, norms, identities, reduction=reduction)
+        return self.margin(cosines, norms, identities, reduction=reduction, margin=margin)
 
 
 def aligned_crops(pictures: torch.Tensor, landmarks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

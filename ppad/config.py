@@ -39,6 +39,7 @@ class Paper:
     modifier_width: int = 64                   # Sec. 4, after Johnson et al. and CycleGAN: c7s1-64
     modifier_blocks: int = 9                   # Sec. 4: the 9 residual blocks network
     modifier_upsample: str = "transposed"      # Sec. 4, after CycleGAN; small presets: "resize"
+    modifier_light: bool = False               # Sec. 4 has none; small presets: True (see modifier.ModifierConfig)
     # ---- D, the recogniser
     recognizer_depth: int = 20                 # Sec. 4: SphereFace-20
     recognizer_width: int = 64                 # SphereFace: first stage's channels
@@ -50,14 +51,15 @@ class Paper:
     lambda_base: float = 1000.0                # SphereFace: lambda(t) = max(floor, base / (1 + gamma t))
     lambda_gamma: float = 0.12                 # SphereFace
     lambda_floor: float = 5.0                  # SphereFace
+    recognizer_scale: float = 0.0              # SphereFace: 0 = the feature's own norm (see losses.ASoftmaxLoss)
     # ---- A, the action detector
     detector_body: str = "resnet101"           # Sec. 4: Faster R-CNN on ResNet-101
     detector_weights: str = ""                 # ours: ImageNet file of torchvision for the body; "" = from scratch
     # ---- before the game
     pretrain_recognizer_steps: int = 28000     # SphereFace: 28k iterations
-    pretrain_recognizer_lr: float = 0.1        # SphereFace: SGD, x0.1 at 4/7 and 6/7 of the way
     pretrain_recognizer_batch: int = 256       # SphereFace: 256 to 512
     pretrain_modifier_steps: int = 0           # ours: L1-only steps that teach M to copy before it must hide
+    practice_steps: int = 0                    # ours: M against a copy of D that is thrown away, before the game
     pretrain_detector_steps: int = 12000       # ours: the paper does not say how A is started
     landmark_jitter: float = 0.0               # ours: px at 112x96, alignment noise while training recognisers
     colour_jitter: float = 0.0                 # ours: brightness and contrast noise while training recognisers
@@ -99,11 +101,13 @@ class Photo(Paper):
     frame_width: int = 320                     # ours
     face_size: int = 128                       # ours: the crops are 160x160
     modifier_upsample: str = "resize"          # ours: no checkerboard after a short training
+    modifier_light: bool = True                # ours: the picture's own light after a short training
     modifier_width: int = 32                   # ours: an hour, not days
     modifier_blocks: int = 6                   # ours: CycleGAN's choice at 128x128
     recognizer_depth: int = 10                 # ours: 254 people do not fill SphereFace-20
     recognizer_width: int = 32                 # ours
     embedding: int = 256                       # ours
+    recognizer_scale: float = 16.0             # ours: a free norm shrinks to nothing when M wins (losses.ASoftmaxLoss)
     other_width: int = 32                      # ours
     lambda_gamma: float = 0.12                 # SphereFace
     detector_body: str = "resnet18"            # ours
@@ -143,29 +147,35 @@ class Toy(Paper):
     modifier_width: int = 16                   # ours
     modifier_blocks: int = 3                   # ours
     modifier_upsample: str = "resize"          # ours: no checkerboard after a short training
+    modifier_light: bool = True                # ours: the picture's own light after a short training
     recognizer_depth: int = 10                 # ours
     recognizer_width: int = 16                 # ours
     embedding: int = 128                       # ours
+    recognizer_scale: float = 16.0             # ours: a free norm shrinks to nothing when M wins (losses.ASoftmaxLoss)
     recognizer_height: int = 56                # ours: half of 112x96, as the faces are
     recognizer_breadth: int = 48               # ours
     other_width: int = 16                      # ours
     lambda_gamma: float = 0.6                  # ours: reaches the floor at step 330 instead of 1,660
     detector_body: str = "toy"                 # ours
-    pretrain_recognizer_steps: int = 800       # ours
-    pretrain_recognizer_lr: float = 0.05       # ours
+    pretrain_recognizer_steps: int = 500       # ours
     pretrain_recognizer_batch: int = 64        # ours
-    pretrain_modifier_steps: int = 100         # ours
-    pretrain_detector_steps: int = 1000        # ours
-    T1: int = 400                              # ours
-    T2: int = 100                              # ours
-    batch_faces: int = 24                      # ours
-    batch_frames: int = 4                      # ours
+    pretrain_modifier_steps: int = 250         # ours
+    pretrain_detector_steps: int = 700         # ours
+    T1: int = 300                              # ours
+    T2: int = 150                              # ours
+    batch_faces: int = 16                      # ours
+    batch_frames: int = 8                      # ours
     recognizer_updates: int = 2                # ours: D must keep up for the figure to mean anything
-    attack_steps: int = 400                    # ours
+    attack_steps: int = 300                    # ours
     landmark_steps: int = 400                  # ours
     eval_batch: int = 64                       # ours
     sample_every: int = 100                    # ours
     checkpoint_seconds: int = 30               # ours
+    practice_steps: int = 700                  # ours: about four minutes on one core
+    lr_detector: float = 2e-3                  # ours: twice the paper's; a small A from scratch has little time
+    lr_modifier: float = 1e-3                  # ours: three times the paper's, for the same reason
+    lr_recognizer: float = 5e-4                # ours: D must follow a quicker M
+    adversarial_weight: float = 0.25           # ours: at 1, M destroys the whole face before it learns to redraw one
 
 
 MACHINE = ("device", "log_every", "sample_every", "checkpoint_seconds", "eval_batch")   # fields that change no result
@@ -209,8 +219,11 @@ def check(config: Paper) -> None:
         value = getattr(config, field.name)
         if isinstance(value, (int, float)) and not value >= 0:
             raise ConfigError(f"{field.name} is {value}: it must not be negative")
-    if config.face_size % 4:
-        raise ConfigError(f"face_size is {config.face_size}: M halves it twice, so it must be a multiple of 4")
+    if config.face_size % 8:
+        raise ConfigError(f"face_size is {config.face_size}: super-pixels start on an 8x8 grid and M halves it twice, "
+                          "so it must be a multiple of 8")
+    if config.drawn and config.test_pairs < 2 * config.folds:
+        raise ConfigError(f"test_pairs is {config.test_pairs}: each of the {config.folds} folds needs a pair of each kind")
     if config.adversarial_target not in ("ascent", "random"):
         raise ConfigError(f"adversarial_target is '{config.adversarial_target}': it must be 'ascent' or 'random'")
     if config.folds < 2:

@@ -23,6 +23,9 @@ from pathlib import Path
 import torch
 
 
+SECONDS_BETWEEN_LINES = 5      # ours: progress a person can follow, also when two rows report
+
+
 class LoopError(RuntimeError):
     """A run that cannot go on; the message is one sentence that says why and what to do."""
 
@@ -71,7 +74,7 @@ class Loop:
         """
         if self.done.get(name, 0) >= steps:
             return
-        first, began, saved, unchecked = self.done.get(name, 0), time.monotonic(), time.monotonic(), []
+        first, began, saved, told, unchecked = self.done.get(name, 0), time.monotonic(), time.monotonic(), 0.0, []
         with _patient_interrupt() as pressed:
             for number in range(first + 1, steps + 1):
                 terms = step(number)
@@ -87,7 +90,8 @@ class Loop:
                     unchecked = []
                     if last or number % self.log_every == 0:
                         self._log({"stage": name, "step": number, **shown})
-                        left = (now - began) / (number - first) * (steps - number)
+                    if last or now - told > SECONDS_BETWEEN_LINES:
+                        told, left = now, (now - began) / (number - first) * (steps - number)
                         _say(f"{self.title} {name} {number}/{steps}  "
                              + "  ".join(f"{key} {value:.3f}" for key, value in shown.items())
                              + f"  {clock(left)} left", end=last)
@@ -97,6 +101,10 @@ class Loop:
                     self.save()
                 if pressed:
                     raise Interrupted(f"stopped at {self.title} {name} step {number}; the same command goes on from here")
+
+    def finished_minutes(self) -> float:
+        """Minutes of training that the checkpoint in this folder holds; 0.0 without one."""
+        return read_checkpoint(self.path)["seconds"] / 60 if self.path.exists() else 0.0
 
     def save(self) -> None:
         """Write the checkpoint; the one before stays as `checkpoint.prev.pt`. Raises LoopError when it cannot."""

@@ -272,7 +272,7 @@ def logit_chance_cap(identities: int) -> float:
     is about log N + |x| / 2 at lambda = 5. Capped at log N, M would stop too early: with N = 20,
     |x| = 10, a cosine of 0.3 to the true identity and 0 to the rest, D is right (plain loss
     0.67), yet its A-Softmax loss is 4.36, above log 20 = 3.00. For log N to mean chance, give M
-    the loss without margin, `ASoftmaxLoss(m=1)`. Ours. Raises ValueError below 2 identities.
+    the loss without margin, `margin=False`. Ours. Raises ValueError below 2 identities.
     """
     if identities < 2:
         raise ValueError(f"identities must be at least 2, but is {identities}.")

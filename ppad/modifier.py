@@ -53,12 +53,17 @@ class ModifierConfig:
               kernel touches neighbouring output pixels an unequal number of times (1, 2, 2
               or 4), which shows as a checkerboard until training has evened it out; a short
               training never gets there, and "resize" has no such pattern to begin with.
+    light     False: the paper's network. True (ours, for the small presets): before tanh, each
+              colour of what was painted is moved and stretched by that colour's mean and spread
+              in the input. M's layers normalise brightness and contrast away, and L1 brings them
+              back only slowly; with this a short training starts in the picture's own light.
     """
 
     width: int = 64
     blocks: int = 9
     size: int = 256
     upsample: str = "transposed"
+    light: bool = False
 
     def __post_init__(self):
         if self.width < 1:
@@ -173,7 +178,6 @@ class Modifier(nn.Module):
             *_double(deepest, config.upsample),
             *_double(deepest // 2, config.upsample),
             *_full_size_layer(width, 3),
-            nn.Tanh(),  # the range of a picture in this package, [-1, 1]
         )
         self.apply(_initialise)
 
@@ -189,7 +193,18 @@ class Modifier(nn.Module):
             return faces  # instance norm has no statistics of nothing; nothing is unchanged
         features = self.shrink(faces)  # (B, 4 * width, S / 4, S / 4)
         features = self.change(features)
-        return self.paint(features)  # (B, 3, S, S)
+        painted = self.paint(features)  # (B, 3, S, S)
+        if self.config.light:
+            painted = self._relit(painted, faces)
+        return torch.tanh(painted)  # the range of a picture in this package, [-1, 1]
+
+    @staticmethod
+    def _relit(painted: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        """`painted` (B, 3, S, S), before tanh, moved and stretched to the light of `faces`."""
+        mean = faces.mean(dim=(2, 3), keepdim=True)  # (B, 3, 1, 1)
+        spread = faces.std(dim=(2, 3), keepdim=True)  # (B, 3, 1, 1)
+        # 0.95: atanh needs room at pure black and white. 2: tanh flattens, so spreads shrink.
+        return torch.atanh(0.95 * mean) + 2 * spread * painted
 
     def _check(self, faces: torch.Tensor) -> None:
         wanted = (3, self.size, self.size)

@@ -9,11 +9,15 @@ and at the end `results.json`, `table1.md` and the figures.
 import argparse
 import copy
 import dataclasses
+import functools
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import platform
 import random
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,7 +29,7 @@ from ppad import config as presets
 from ppad import datasets, evaluate, figures, trainer
 from ppad.attacks import train_recognizer
 from ppad.baselines import BASELINES, make_baseline
-from ppad.loop import Interrupted, Loop, LoopError, clock, read_checkpoint, read_log, write_text
+from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log, write_text
 
 ROWS = [*BASELINES, "Ours"]
 
@@ -33,12 +37,13 @@ ROWS = [*BASELINES, "Ours"]
 def parse(argv):
     """Command line to (namespace, config). An unknown flag or value ends with one sentence and status 2."""
     parser = argparse.ArgumentParser(prog="python -m ppad.reproduce", description=__doc__.split("\n")[0],
-                                     epilog="Any field of the preset can be set too: --T1 800 --l1_weight 3 (see ppad/config.py).")
+                                     allow_abbrev=False, epilog="Any field of the preset can be set too: --T1 800 --l1_weight 3 (see ppad/config.py).")
     parser.add_argument("--preset", default="toy", choices=sorted(presets.PRESETS))
     parser.add_argument("--out", type=Path, default=None, help="run folder (default runs/PRESET)")
     parser.add_argument("--rows", nargs="+", default=ROWS, metavar="ROW", choices=ROWS, help=f"any of: {', '.join(ROWS)}")
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one or more seeds; figures show their mean and std")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--jobs", type=int, default=None, help="rows trained side by side, one CPU thread each "
+                        "(default: one a core on a CPU, 1 on a GPU; 1 = here, with torch's own threads)")
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
@@ -86,23 +91,42 @@ class SeedRun:
         return Loop(self.folder.joinpath(*names), title, self.seed, self.settings, self.config.log_every,
                     self.config.checkpoint_seconds)
 
-    def start(self) -> None:
-        """D and A trained on originals, where every row starts, and the judges all rows share."""
-        config, device, began = self.config, self.device, time.monotonic()
+    def recognizer(self):
+        """D trained on originals, where every row starts."""
         torch.manual_seed(self.seed)
-        self.recognizer = trainer.make_recognizer(config, self.people).to(device)
-        self.detector = trainer.make_detector(config, self.classes).to(device)
-        batches = datasets.Batches(len(self.data.faces), config.pretrain_recognizer_batch, seed=self.seed)
-        train_recognizer(self.recognizer, self.data.faces, batches, config, config.pretrain_recognizer_steps,
-                         self.loop("start", "recognizer", title="start: D"), device=device)
-        trainer.pretrain_detector(self.detector, self.data.actions, config, self.loop("start", "detector", title="start: A"), device)
-        self.judges = evaluate.train_judges(copy.deepcopy(self.recognizer), self.data, config, self.folder / "judges",
-                                            self.seed, self.settings, device)
+        recognizer = trainer.make_recognizer(self.config, self.people).to(self.device)
+        batches = datasets.Batches(len(self.data.faces), self.config.pretrain_recognizer_batch, seed=self.seed)
+        return train_recognizer(recognizer, self.data.faces, batches, self.config, self.config.pretrain_recognizer_steps,
+                                self.loop("start", "recognizer", title="start: D"), device=self.device)
+
+    def detector(self):
+        """A trained on originals, where every row starts."""
+        torch.manual_seed(self.seed)
+        detector = trainer.make_detector(self.config, self.classes).to(self.device)
+        return trainer.pretrain_detector(detector, self.data.actions, self.config,
+                                         self.loop("start", "detector", title="start: A"), self.device)
+
+    def other(self):
+        """The judge of another architecture."""
+        return evaluate.train_other(self.data, self.config, self.loop("judges", "other_architecture", title="judge: other"), self.device)
+
+    def reader(self):
+        """The judge of structure."""
+        return evaluate.train_landmark_reader(self.data, self.config, self.loop("judges", "landmark_reader", title="judge: landmarks"),
+                                              self.device)
+
+    def judges(self) -> evaluate.Judges:
+        """The judges all rows share; each is trained once and read from its checkpoint afterwards."""
+        return evaluate.Judges(self.recognizer(), self.other(), self.reader())
+
+    def controls(self) -> None:
+        """What the judges make of originals, once."""
         path = self.folder / "start.json"
         if not path.exists():
-            report = evaluate.controls(self.judges, self.data, config, device)
-            write_text(path, json.dumps({"minutes": (time.monotonic() - began) / 60, "controls": report,
-                                         "counts": self.counts()}, indent=1))
+            minutes = sum(self.loop(*names, title="").finished_minutes() for names in (
+                ("start", "recognizer"), ("start", "detector"), ("judges", "other_architecture"), ("judges", "landmark_reader")))
+            report = evaluate.controls(self.judges(), self.data, self.config, self.device)
+            write_text(path, json.dumps({"minutes": minutes, "controls": report, "counts": self.counts()}, indent=1))
 
     def counts(self) -> dict:
         data = self.data
@@ -117,17 +141,19 @@ class SeedRun:
         path = folder / "row.json"
         if path.exists():
             return json.loads(path.read_text())
-        began = time.monotonic()
+        began, judges = time.monotonic(), self.judges()
         torch.manual_seed(self.seed)
         anonymizer = trainer.make_modifier(self.config) if name == "Ours" else make_baseline(name, seed=self.seed)
-        game = trainer.Game(self.config, copy.deepcopy(self.recognizer), copy.deepcopy(self.detector), anonymizer, self.device)
-        trainer.play(game, self.data.faces, self.data.actions, self.config, self.loop(file_name(name), title=name))
+        game = trainer.Game(self.config, copy.deepcopy(judges.never_saw), self.detector(), anonymizer, self.device)
+        played = self.loop(file_name(name), title=name)
+        trainer.play(game, self.data.faces, self.data.actions, self.config, played)
         if name == "Ours":
             game.anonymizer.eval().requires_grad_(False)
-        attacker = evaluate.train_attacker(self.recognizer, game.anonymizer, self.data, self.config, folder, self.seed,
-                                           self.settings, name, self.device)
-        row = evaluate.judge_row(name, game, attacker, self.judges, self.data, self.config, self.seed, self.device)
-        row["minutes"] = (time.monotonic() - began) / 60
+        attack = self.loop(file_name(name), "retrained", title=f"{name}: attacker")
+        attacker = evaluate.train_attacker(judges.never_saw, game.anonymizer, self.data, self.config, attack, self.device)
+        row = evaluate.judge_row(name, game, attacker, judges, self.data, self.config, self.seed, self.device)
+        row["minutes"] = max((time.monotonic() - began) / 60, (played.seconds + attack.seconds) / 60)
+        row["peak_memory_gb"] = peak_memory()
         write_text(path, json.dumps(row, indent=1))
         return row
 
@@ -154,23 +180,76 @@ def hardware(device) -> dict:
     report = {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
     if torch.device(device).type == "cuda":
         report |= {"gpu": torch.cuda.get_device_name(), "gpu_peak_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
-    if sys.platform != "win32":
-        import resource                                           # not there on Windows
-        unit = 1 if sys.platform == "darwin" else 1024            # ru_maxrss: bytes on macOS, KiB on Linux
-        report["peak_memory_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
     return report
 
 
-def collect(out: Path, preset: str, config, seeds: list[int], rows: list[str], device) -> dict:
+def peak_memory() -> float | None:
+    """This process's peak resident memory in GiB; None on Windows, which does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource                                               # not there on Windows
+    unit = 1 if sys.platform == "darwin" else 1024                # ru_maxrss: bytes on macOS, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
+
+
+def together(tasks: dict, jobs: int) -> None:
+    """Run the tasks (name -> function), `jobs` at a time, each in a forked process with one thread.
+
+    Two single-threaded rows side by side use two cores better than one row on two threads, and the forks share
+    the data in memory. Each task leaves its result on disk. Where there is no fork (Windows), or with one job,
+    the tasks run here, in turn. Raises LoopError when a task failed, Interrupted when one was stopped.
+    """
+    if jobs < 2 or not hasattr(os, "fork"):
+        for task in tasks.values():
+            task()
+        return
+    context, waiting, running, failed = multiprocessing.get_context("fork"), list(tasks.items()), {}, []
+
+    def alone(task, parent=os.getpid()):
+        def follow():                                            # a parent killed outright must not leave us writing
+            while os.getppid() == parent:
+                time.sleep(1)
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+        torch.set_num_threads(1)
+        sys.exit(in_one_sentence(lambda: task() and 0))
+
+    while waiting or running:
+        while waiting and len(running) < jobs and not failed:
+            name, task = waiting.pop(0)
+            running[name] = context.Process(target=alone, args=(task,))
+            running[name].start()
+        try:
+            multiprocessing.connection.wait([process.sentinel for process in running.values()])
+        except KeyboardInterrupt:                                # the forks got it too: let them save
+            failed.append(("this run", 130))
+            continue
+        for name in [name for name, process in running.items() if not process.is_alive()]:
+            process = running.pop(name)
+            process.join()
+            if process.exitcode:
+                failed.append((name, process.exitcode))
+        if failed and not running:
+            break
+    if any(code == 130 for _, code in failed):
+        raise Interrupted("stopped; the same command goes on from the last checkpoints")
+    if failed:
+        raise LoopError(f"{', '.join(f'{name} ended with status {code}' for name, code in failed)}: see above; "
+                        "the same command goes on from the last checkpoints")
+
+
+def collect(out: Path, preset: str, config, seeds: list[int], rows: list[str], device, jobs: int) -> dict:
     """results.json from the rows on disk: of the seeds asked for, every row that is done in each."""
     seed_folders = [out / f"seed{seed}" for seed in seeds]
     starts = [json.loads((folder / "start.json").read_text()) for folder in seed_folders]
     found = {name: [json.loads((folder / file_name(name) / "row.json").read_text()) for folder in seed_folders] for name in rows}
     every = [row for per_seed in found.values() for row in per_seed]
-    return {"preset": preset, "hardware": hardware(device),
+    memory = [row["peak_memory_gb"] for row in every if row["peak_memory_gb"]]              # shared pages count in each
+    return {"preset": preset, "hardware": hardware(device) | {"jobs": jobs, "peak_memory_gb": round(jobs * max(memory, default=0), 2)},
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
                          "torchvision": torchvision.__version__, "numpy": np.__version__},
-            "minutes": round(sum(start["minutes"] for start in starts) + sum(row["minutes"] for row in every), 2),
+            "minutes": None, "core_minutes": round(sum(one["minutes"] for one in starts + every), 2),
             "minutes_by_row": {name: round(float(np.mean([row["minutes"] for row in per_seed])), 2) for name, per_seed in found.items()},
             "seeds": seeds, "budget": budget(config), "counts": starts[0]["counts"],
             "rows": [evaluate.summarise(per_seed) for per_seed in found.values()],
@@ -208,9 +287,13 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
 
 def main(argv=None) -> int:
     """Run the main job; returns the exit status (0, 2 for a mistake that can be mended, 130 after Ctrl-C)."""
+    return in_one_sentence(lambda: run(*parse(argv)))
+
+
+def in_one_sentence(work) -> int:
+    """Call `work`; what a user can mend, or has stopped, becomes one sentence and a status instead of a traceback."""
     try:
-        args, config = parse(argv)
-        return run(args, config)
+        return work()
     except (ValueError, OSError, LoopError) as error:        # every room raises ValueError for what it cannot use
         print(f"ppad.reproduce: {error}", file=sys.stderr)
         return 2
@@ -222,9 +305,14 @@ def main(argv=None) -> int:
 
 def run(args, config) -> int:
     """All seeds and rows, then table and figures."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    began, jobs = time.monotonic(), args.jobs
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if jobs is None:
+        jobs = 1 if device != "cpu" else min(4, os.cpu_count() or 1)                       # ours: 4 forks of 1 GB each at most
+    if jobs < 1 or (jobs > 1 and device != "cpu"):
+        raise ValueError(f"--jobs is {jobs}: it must be at least 1, and 1 on a GPU, which a forked process cannot use")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
     rows = [name for name in ROWS if name in args.rows]                                     # the paper's order
     out, settings = args.out, args.out / "config.json"
     try:
@@ -237,22 +325,30 @@ def run(args, config) -> int:
             raise LoopError(f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out")
     else:
         write_text(settings, presets.as_json(config, args.preset))
-    first = None
+    runs = []
     for seed in args.seed:
         one = SeedRun(config, out / f"seed{seed}", seed, device)
-        first = first or one
-        one.start()
-        for number, name in enumerate(rows, 1):
-            row = one.row(name)
-            print(f"seed {seed}  row {number}/{len(rows)}  {name}: mAP {row['mAP']:.3f}, strongest attacker's error "
-                  f"{row['verification_error']['strongest']:.3f}  ({clock(60 * row['minutes'])})", flush=True)
-    results = collect(out, args.preset, config, args.seed, rows, device)
-    draw(first, out, results, rows)
+        runs.append(one)
+        together({"A's start": one.detector, "D's start": one.recognizer, "other judge": one.other, "landmark judge": one.reader}, jobs)
+        together({"controls": one.controls}, jobs)
+        # Ours first: it takes longest, so the others fill the second core meanwhile
+        together({name: functools.partial(one.row, name) for name in sorted(rows, key="Ours".__ne__)}, jobs)
+    results = collect(out, args.preset, config, args.seed, rows, device, jobs)
+    together({"figures": functools.partial(draw, runs[0], out, results, rows)}, jobs)
+    results["minutes"] = round(wall_minutes(out, (time.monotonic() - began) / 60), 2)
     table = figures.table1_markdown(results)
     write_text(out / "table1.md", table)
     write_text(out / "results.json", json.dumps(results, indent=1))
     print(f"\n{table}\n{out / 'results.json'}, table1.md, fig3.png, fig4.png, fig5.png, fig6.png and curves.png are in {out}.")
     return 0
+
+
+def wall_minutes(out: Path, now: float) -> float:
+    """Wall-clock minutes of all calls that worked on this folder and came to their end, this one (`now`) included."""
+    path = out / "minutes.json"
+    total = now + (json.loads(path.read_text())["minutes"] if path.exists() else 0.0)
+    write_text(path, json.dumps({"minutes": total}))
+    return total
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ People are drawn in *head units*: origin at the middle of the face, 1 unit = hal
 point is the complex number u + iv, so turning and scaling a head is one multiplication.  The face box is the square of
 half-side 1 around the origin, the enlarged box (paper, section 4) that of half-side 1.6.
 
-Every number here is ours unless it names its source.  Sizes were tuned on a small classifier of the six held things
-(18 px long, with details of 2 px, in a 160 px frame): plain to see, doubtful after a 24 or 16 blur, lost after 8.
+Every number here is ours unless it names its source.  The six held things (19 px long, details of 2 to 3 px, in a 160 px
+frame) were tuned on a small classifier: plain in clean crops, doubtful when blurred to 24 or 16, mostly lost at 8.
+Coarse traits (colours, the hair's outline) were kept weak, so that a blur hides people, too.
 """
 
 import cmath
@@ -33,8 +34,8 @@ BODY_ACTIONS = ("Floor", "Window", "Fold", "Iron")  # told apart outside it only
 ENLARGE = 1.6  # paper, section 4: face boxes are enlarged 1.6 times
 _FINE = 2  # everything is drawn twice as large and averaged down, which smooths the edges
 _CIRCLE = tuple(cmath.rect(1.0, 2 * math.pi * i / 20) for i in range(20))  # from image-right, clockwise as v is down
-_SKIN = ((244, 208, 180), (232, 188, 156), (214, 164, 128), (192, 140, 104), (160, 112, 82), (128, 88, 64))
-_HAIR = ((32, 26, 26), (62, 42, 32), (96, 62, 38), (150, 100, 56), (206, 168, 104), (150, 70, 40), (150, 146, 142))
+_SKIN = ((236, 196, 166), (222, 176, 142), (204, 154, 120), (184, 132, 98), (162, 114, 84), (140, 96, 70))
+_HAIR = ((44, 34, 32), (70, 48, 36), (98, 64, 42), (132, 88, 52), (122, 64, 40), (116, 108, 102))
 _EYES = ((70, 46, 30), (104, 72, 40), (80, 110, 70), (70, 104, 150), (104, 112, 120))
 _LIPS = ((178, 88, 84), (160, 70, 74), (196, 108, 104), (140, 74, 66), (190, 60, 76))
 _CLOTH = ((180, 60, 60), (60, 90, 160), (70, 140, 90), (220, 200, 120), (120, 80, 150), (70, 70, 80), (225, 225, 225))
@@ -72,14 +73,14 @@ def _bar(a0, b0, a1, b1):
 
 
 _PROPS = {  # what tells the held things apart: polygons of (along, across), from the far end, in half-lengths
-    "Lip": [((0, -.2), (.5, -.2), (.2, .2), (0, .2))],  # a slanted stick
-    "Brush": [_bar(a, -.55, a + .1, -.1) for a in (-.09, -.32, -.55, -.78)],  # bristles
-    "Drink": [_bar(-.14, -.38, 0, .38), ((0, .05), (0, .17), (.45, -.14), (.45, -.26))],  # a rim and a straw
-    "Phone": [_bar(0, .1, .4, .2)] + [_bar(a, b, a + .17, b + .17) for a in (-1.4, -1.08, -.76, -.44)
-                                      for b in (-.215, .045)],  # an aerial and two rows of keys
-    "Harmonica": [_bar(a, -.15, a + .17, .15) for a in (-1.48, -1.18, -.88, -.58, -.28)],  # one row of holes
-    "Photo": [_bar(-.35, -.44, -.08, -.26), [(r * c.real - .75, r * c.imag) for r, way in ((.31, 1), (.2, -1))
-                                             for c in (_CIRCLE + _CIRCLE[:1])[::way]]],  # a finder and a lens's ring
+    "Lip": [((0, -.3), (.6, -.3), (.2, .3), (0, .3))],  # a slanted stick
+    "Brush": [_bar(a, -.75, a + .17, -.1) for a in (-.17, -.52, -.87)],  # bristles
+    "Drink": [_bar(-.2, -.42, 0, .42), ((0, .0), (0, .22), (.6, -.2), (.6, -.42))],  # a rim and a straw
+    "Phone": [_bar(0, .06, .6, .24)] + [_bar(a, b, a + .24, b + .22) for a in (-1.2, -.75, -.3)
+                                        for b in (-.27, .05)],  # an aerial and two rows of keys
+    "Harmonica": [_bar(a, -.2, a + .26, .2) for a in (-1.5, -1.08, -.66, -.24)],  # one row of holes
+    "Photo": [_bar(-.35, -.5, -.08, -.26), [(r * c.real - .75, r * c.imag) for r, way in ((.42, 1), (.2, -1))
+                                            for c in (_CIRCLE + _CIRCLE[:1])[::way]]],  # a finder and a lens's ring
 }
 
 
@@ -108,32 +109,32 @@ def _person(rng):
     front, spot = pick(tuple(_HAIRLINES)), complex(pick((-1, 1)) * u(.25, .5), u(.12, .5))  # spot: a mole or a scar
     freckles = [complex(s * u(.15, .5), u(.1, .3)) for s in (-1, 1) for _ in range(4)]
     return SimpleNamespace(
-        skin=_blend(pick(_SKIN), pick(_SKIN), u(0, .4)), hair=_blend(pick(_HAIR), _INK, u(0, .3)), front=front,
-        back="none" if front in ("bald", "receding") else pick(tuple(_BACKS)), flip=pick((-1, 1)), ears=u(.1, .19),
+        skin=_blend(pick(_SKIN), pick(_SKIN), u(.2, .5)), hair=_blend(pick(_HAIR), pick(_HAIR), u(.2, .5)), front=front,
+        back=pick(tuple(_BACKS)), flip=pick((-1, 1)), ears=u(.1, .19),
         width=u(.64, .82), top=u(.92, 1.0), chin=u(.86, 1.02), jaw=u(.5, 1.15), eye_gap=u(.29, .39),
         eye_v=u(-.16, -.06), eye_size=u(.115, .175), eye_open=u(.5, .9), eye_tilt=u(-.04, .04), eye_colour=pick(_EYES),
-        brow_v=u(.2, .3), brow_width=u(.04, .12), brow_tilt=u(-.07, .07), brow_arch=u(0, .09), brow_length=u(.15, .24),
+        brow_v=u(.2, .3), brow_width=u(.05, .12), brow_tilt=u(-.07, .07), brow_arch=u(0, .09), brow_length=u(.15, .24),
         nose=pick(("side", "round", "long")), nose_v=u(.18, .34), nose_width=u(.08, .18), mouth_v=u(.52, .64),
         mouth_width=u(.2, .36), lips=pick(_LIPS), lip_width=u(.03, .1), frame=pick(_THING),
         glasses=pick(("none", "none", "none", "round", "square", "half")),
-        beard=pick(("none", "none", "none", "moustache", "goatee", "full", "stubble")),
+        beard=pick(("none", "none", "none", "moustache", "goatee", "stubble")),
         marks=pick(([], [spot], [spot], [spot + t * (.1 + .14j) for t in (-1, -.5, 0, .5, 1)], freckles)))
 
 
 def _moment(rng):
-    """Draw what differs from picture to picture. It must not see the action, so that nothing here gives it away."""
+    """Draw what differs from picture to picture (`back`: hair worn differently). It must not see the action."""
     u, pick = rng.uniform, rng.choice
     return SimpleNamespace(
         roll=u(-15, 15), yaw=u(-.2, .2), pitch=u(-.07, .07), scale=u(-1, 1), dx=u(-1, 1), dy=u(-1, 1),
         smile=u(-.05, .1), open=max(0, u(-.15, .13)), brows=max(0, u(-.08, .08)), blink=u(0, 1) < .06,
-        gaze=complex(u(-.03, .03), u(-.02, .02)), away=u(0, 1) < .2, side=pick((-1, 1)),
-        hand=complex(u(.55, .75), u(.6, .85)), elbow=complex(u(1.75, 2.0), u(2.4, 2.8)), tilt=u(-25, 25),
+        gaze=complex(u(-.03, .03), u(-.02, .02)), away=u(0, 1) < .2, side=pick((-1, 1)), tilt=u(-10, 10),
+        back=pick((None, pick(tuple(_BACKS)))), hand=complex(u(.55, .75), u(.6, .85)),
         shirt=_blend(pick(_CLOTH), pick(_CLOTH), u(0, .5)), trousers=_blend(pick(_CLOTH), _INK, .4),
-        collar=u(0, 1) < .4, sleeves=u(0, 1) < .5, floor=u(.72, .85),
+        elbow=complex(u(1.75, 2.0), u(2.4, 2.8)), collar=u(0, 1) < .4, sleeves=u(0, 1) < .5, floor=u(.72, .85),
         walls=[_blend(pick(_CLOTH), pick(_CLOTH), .4) for _ in range(2)],
         clutter=[(u(0, 1), u(0, .7), u(.06, .2), u(.06, .25), pick(_CLOTH), u(0, 1) < .3) for _ in range(6)],
-        gain=u(.7, 1.2), cast=(u(-.1, .1), u(-.1, .1), u(-.1, .1)), shade=cmath.rect(u(0, .35), u(0, 2 * math.pi)),
-        noise=u(2, 7), noise_seed=rng.getrandbits(32))
+        gain=u(.7, 1.2), cast=[u(-.12, .12) for _ in range(3)], shade=cmath.rect(u(0, .35), u(0, 2 * math.pi)),
+        noise=u(2, 5), noise_seed=rng.getrandbits(32))
 
 
 class _Pen:
@@ -186,9 +187,9 @@ def _paint_head(pen, p, m):
     for side in (-1, 1):
         pen.blob(complex(side * w, p.eye_v + .16), p.ears, .2, _blend(p.skin, _INK, .12))
     pen.shape(outline, p.skin)
-    if p.beard in ("full", "stubble"):
+    if p.beard == "stubble":
         cheek = [mouth + complex(a * mw, b) for a, b in ((-1.7, -.08), (-.9, -.2), (.9, -.2), (1.7, -.08))]
-        pen.shape(outline[1:10] + cheek, _blend(p.skin, p.hair, .9 if p.beard == "full" else .35))
+        pen.shape(outline[1:10] + cheek, _blend(p.skin, p.hair, .35))
     elif p.beard == "goatee":
         pen.blob(mouth + .22j, .13, .12, _blend(p.skin, p.hair, .8))
     for spot in p.marks:
@@ -248,16 +249,14 @@ def _paint_body(pen, p, m, lean):
 
 
 def _paint_prop(pen, name, rng, hand, side, tilt):
-    """The thing held at the face: all six of one size and palette; what it is shows in details of about 2 px."""
+    """The thing held at the face: all six alike in size and palette; what it is shows in details of 2 to 3 px."""
     at = hand - complex(.3 * side, .2)
-    turn = cmath.rect(rng.uniform(.62, .7), cmath.phase(complex(-side, -.35)) + math.radians(tilt))  # to the mouth
-    colour, other = rng.sample(_THING, 2)
-    end, wide, way, sleeve = rng.uniform(.5, .75), rng.uniform(.24, .32), rng.choice((-1, 1)), rng.uniform(-.9, -.5)
-    foot, rim = {"Brush": (.7, .7), "Drink": (.8, 1.1)}.get(name, (1, 1))  # a brush is slim, a glass widens upwards
-    detail = _INK if sum(colour) > 330 else _PALE  # stands out from the colour
-    shapes = [(((-1, -wide * foot), (end, -wide * rim), (end, wide * rim), (-1, wide * foot)), colour),
-              (_bar(-1, -wide * foot, sleeve, wide * foot), other)]  # the second is a sleeve that says nothing
-    shapes += [([(end + a, b) for a, b in points], other if name == "Lip" else detail) for points in _PROPS[name]]
+    turn = cmath.rect(rng.uniform(.72, .8), cmath.phase(complex(-side, -.35)) + math.radians(tilt))  # to the mouth
+    colour = _blend(rng.choice(_THING), _PALE, .6)  # pale, so that the details always stand out from it
+    end, wide, way = rng.uniform(.55, .65), rng.uniform(.26, .3), side
+    foot, rim = {"Brush": (.6, .6), "Drink": (.8, 1.3), "Photo": (1.3, 1.3)}.get(name, (1, 1))  # a glass widens upwards
+    shapes = [(((-1, -wide * foot), (end, -wide * rim), (end, wide * rim), (-1, wide * foot)), colour)]
+    shapes += [([(end + a, b) for a, b in points], _INK) for points in _PROPS[name]]
     for points, fill in shapes:
         pen.shape([at + turn * complex(a, way * b) for a, b in points], fill)
 
@@ -292,7 +291,7 @@ def _paint_person(draw, p, m, centre, unit, action, rng, away=False):
     Returns the landmarks, (5, 2) float32 px, and the points that the body reaches (x + iy px, no tools and props).
     """
     body, head, things = _Pen(draw, centre, unit), _Pen(draw, centre, unit, m.roll), _Pen(draw, centre, unit)
-    for u, v, ru, rv in _BACKS[p.back]:
+    for u, v, ru, rv in _BACKS["none" if p.front in ("bald", "receding") else m.back or p.back]:
         head.blob(complex(u * p.width * p.flip, v), ru * p.width, rv, p.hair)
     _paint_body(body, p, m, -.9 * m.side if action == "Floor" else 0.0)
     if away:

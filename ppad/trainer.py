@@ -13,8 +13,11 @@ Each update moves only its own player's weights and buffers. A fixed anonymizer 
 its game line 9 reduces to A's part: "the only difference being the modification procedure" (Sec. 3.1) is
 the constructor's argument.
 """
+import copy
 import math
 from contextlib import contextmanager
+from functools import partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +25,7 @@ from torch import nn
 
 from ppad import figures, losses
 from ppad.attacks import AngularRecognizer, aligned_crops, jittered, recoloured
+from ppad.baselines import identity
 from ppad.crop_sampler import repaint
 from ppad.datasets import Batches
 from ppad.detector import ActionDetector, DetectorConfig
@@ -31,15 +35,15 @@ from ppad.modifier import Modifier, ModifierConfig
 from ppad.sphereface import AngularMarginHead, SphereFace, SphereFaceConfig
 
 
-def unchanged(pictures: torch.Tensor) -> torch.Tensor:
-    """The anonymizer that does nothing: A and D meet originals through it before the game."""
-    return pictures
+def repainted_frames(frames, boxes, anonymizer, size: int) -> torch.Tensor:
+    """v' (B, 3, H, W) of v. Un-anonymized frames are v itself: a crop pasted back would be a slight blur."""
+    return frames if anonymizer is identity else repaint(frames, boxes, anonymizer, size)
 
 
 def make_modifier(config) -> Modifier:
     """M as the preset sizes it."""
     return Modifier(ModifierConfig(width=config.modifier_width, blocks=config.modifier_blocks, size=config.face_size,
-                                   upsample=config.modifier_upsample))
+                                   upsample=config.modifier_upsample, light=config.modifier_light))
 
 
 def make_recognizer(config, identities: int) -> AngularRecognizer:
@@ -47,7 +51,8 @@ def make_recognizer(config, identities: int) -> AngularRecognizer:
     network = SphereFace(SphereFaceConfig(depth=config.recognizer_depth, width=config.recognizer_width,
                                           embedding=config.embedding,
                                           input_size=(config.recognizer_height, config.recognizer_breadth)))
-    margin = ASoftmaxLoss(m=config.margin, base=config.lambda_base, gamma=config.lambda_gamma, floor=config.lambda_floor)
+    margin = ASoftmaxLoss(m=config.margin, base=config.lambda_base, gamma=config.lambda_gamma, floor=config.lambda_floor,
+                          scale=config.recognizer_scale)
     return AngularRecognizer(network, AngularMarginHead(config.embedding, identities), margin)
 
 
@@ -63,26 +68,28 @@ class Game:
 
     Args:
         config: a preset. device: where everything lives.
-        recognizer: D, an `AngularRecognizer` (trained on originals before the game). detector: A, likewise.
+        recognizer: D, an `AngularRecognizer` (trained on originals before the game). detector: A, likewise; None when
+            only M and D play.
         anonymizer: M or any callable (B, 3, S, S) in [-1, 1] -> same.
     """
 
-    def __init__(self, config, recognizer: AngularRecognizer, detector: ActionDetector, anonymizer, device="cpu"):
+    def __init__(self, config, recognizer: AngularRecognizer, detector: ActionDetector | None, anonymizer, device="cpu"):
         self.config, self.device = config, device
-        self.recognizer, self.detector = recognizer.to(device), detector.to(device)
+        self.recognizer, self.detector = recognizer.to(device), detector and detector.to(device)
         self.anonymizer = anonymizer.to(device) if isinstance(anonymizer, nn.Module) else anonymizer
         self.modifier_weights = list(anonymizer.parameters()) if isinstance(anonymizer, nn.Module) else []
         self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])     # see losses.modifier_adversarial
         betas = (config.adam_beta1, config.adam_beta2)
-        self.optimizers = {
-            "recognizer": torch.optim.Adam(self.recognizer.parameters(), config.lr_recognizer, betas),
-            "detector": torch.optim.Adam([p for p in self.detector.parameters() if p.requires_grad], config.lr_detector, betas)}
+        self.optimizers = {"recognizer": torch.optim.Adam(self.recognizer.parameters(), config.lr_recognizer, betas)}
+        if detector is not None:
+            learning = [p for p in self.detector.parameters() if p.requires_grad]
+            self.optimizers["detector"] = torch.optim.Adam(learning, config.lr_detector, betas)
         if self.modifier_weights:
             self.optimizers["modifier"] = torch.optim.Adam(self.modifier_weights, config.lr_modifier, betas)
 
     def parts(self) -> dict:
         """Everything a checkpoint must hold, by name."""
-        parts = {"recognizer": self.recognizer, "detector": self.detector,
+        parts = {"recognizer": self.recognizer, **({} if self.detector is None else {"detector": self.detector}),
                  **{f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}}
         if hasattr(self.anonymizer, "state_dict"):
             parts["anonymizer"] = self.anonymizer
@@ -129,7 +136,7 @@ class Game:
         """
         self.detector.train()
         with torch.set_grad_enabled(bool(self.modifier_weights)):
-            repainted = repaint(frames, boxes, self.anonymizer, self.config.face_size)      # v' (B', 3, H, W)
+            repainted = repainted_frames(frames, boxes, self.anonymizer, self.config.face_size)   # v' (B', 3, H, W)
         detection = losses.loss_det(self.detector.losses(repainted, targets))
         if not self.modifier_weights:
             self._apply("detector", detection)
@@ -142,19 +149,31 @@ class Game:
             self._apply(("modifier", "detector"), total)
         return {"L_det": detection, "L_adv": adversarial, "L_l1": structure}
 
+    def update_modifier(self, pictures, modified, landmarks, identities) -> dict:
+        """Line 9 without A, for M's practice before the game: L_adv + lambda L1; D is read, not moved."""
+        with _frozen(self.recognizer):
+            adversarial = self.modifier_objective(modified, landmarks, identities)
+            structure = losses.loss_l1(modified, pictures, self.config.l1_weight)
+            self._apply("modifier", self.config.adversarial_weight * adversarial + structure)
+        return {"L_adv": adversarial, "L_l1": structure}
+
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
-        """M's adversarial term: gradient ascent on L_D, capped (eq. 2), or the random-label ablation (Sec. 5.6)."""
+        """M's adversarial term: gradient ascent on L_D, capped (eq. 2), or the random-label ablation (Sec. 5.6).
+
+        L_D is read without its margin, which makes D's lesson harder and is no part of D's answer: only so does a D
+        that knows nothing pay log N, the cap's unit.
+        """
         crops = self._crops(modified, landmarks)
         if self.config.adversarial_target == "random":
             people = self.recognizer.head.weight.shape[0]
-            return self.recognizer.loss(crops, losses.random_label_targets(identities, people))
-        return losses.modifier_adversarial(self.recognizer.loss(crops, identities, reduction="none"), self.cap)
+            return self.recognizer.loss(crops, losses.random_label_targets(identities, people), margin=False)
+        return losses.modifier_adversarial(self.recognizer.loss(crops, identities, reduction="none", margin=False), self.cap)
 
     def finetune_detector(self, frames, targets, boxes) -> dict:
         """Line 11: A alone learns on repainted frames; M and D are frozen."""
         self.detector.train()
         with torch.no_grad():
-            repainted = repaint(frames, boxes, self.anonymizer, self.config.face_size)
+            repainted = repainted_frames(frames, boxes, self.anonymizer, self.config.face_size)
         detection = losses.loss_det(self.detector.losses(repainted, targets))
         self._apply("detector", detection)
         return {"L_det": detection}
@@ -191,7 +210,7 @@ def _frozen(player: nn.Module):
 
 def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
     """A on original frames, before the game: the same update as line 11, with nothing repainted."""
-    game = Game(config, make_recognizer(config, 2), detector, unchanged, device)
+    game = Game(config, make_recognizer(config, 2), detector, identity, device)
     batches = Batches(len(actions), config.batch_frames, seed=loop.seed)
 
     def step(number: int) -> dict:
@@ -204,7 +223,11 @@ def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
 
 
 def play(game: Game, faces, actions, config, loop: Loop) -> None:
-    """One row from the pretrained start to the end of Algorithm 1: (copy,) T1 adversarial steps, T2 for A alone.
+    """One row from the pretrained start to the end of Algorithm 1: T1 adversarial steps, T2 for A alone.
+
+    An M that learns starts from nothing, where D and A start trained. So it first copies faces, then practises
+    against a partner, a copy of D that is thrown away afterwards (both ours): the game's D and A get exactly the
+    updates that every other row's get.
 
     Args: faces: `datasets.FaceSet` F; actions: `datasets.ActionSet` V; loop: where the row lives.
     The order of F and V depends on the seed alone, so every row of a table sees the same data.
@@ -213,38 +236,50 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
     face_batches = Batches(len(faces), config.batch_faces, seed=loop.seed)
     frame_batches = Batches(len(actions), config.batch_frames, seed=loop.seed)
     copy_batches = Batches(len(faces), config.batch_faces, seed=loop.seed + 1)              # leaves the game's order alone
-    loop.start(**game.parts(), faces=face_batches, frames=frame_batches, copies=copy_batches)
+    parts = dict(game.parts(), faces=face_batches, frames=frame_batches, copies=copy_batches)
+    if learns:
+        partner = Game(config, copy.deepcopy(game.recognizer), None, game.anonymizer, device)
+        parts |= {f"partner_{name}": part for name, part in partner.parts().items() if name != "anonymizer"}
+    loop.start(**parts)
     shown, _, _ = faces.batch(torch.arange(0, len(faces), max(1, len(faces) // 8))[:8])       # fixed, held for pictures
 
-    def copy(number: int) -> dict:
+    def copy_faces(number: int) -> dict:
         game.set_rates(0, 1)
         return game.copy_faces(_to(device, faces.batch(*copy_batches.next()))[0])
 
-    def adversarial(number: int) -> dict:
-        game.set_rates(number, config.T1)
-        terms = {}
+    def lines_2_and_3(players: Game, batches: Batches):
         for turn in range(config.recognizer_updates):
-            pictures, landmarks, identities = _to(device, faces.batch(*face_batches.next()))
+            pictures, landmarks, identities = _to(device, faces.batch(*batches.next()))
             last = turn == config.recognizer_updates - 1                                    # M answers D's last batch
             with torch.set_grad_enabled(last):
-                modified = game.anonymize(pictures)
-            terms.update(game.update_recognizer(pictures, modified, landmarks, identities))
+                modified = players.anonymize(pictures)
+            terms = players.update_recognizer(pictures, modified, landmarks, identities)
+        return terms, (pictures, modified, landmarks, identities)
+
+    def practise(number: int) -> dict:
+        partner.set_rates(0, 1)
+        terms, seen = lines_2_and_3(partner, copy_batches)
+        return terms | partner.update_modifier(*seen)
+
+    def adversarial(number: int) -> dict:
+        game.set_rates(number, config.T1)
+        terms, seen = lines_2_and_3(game, face_batches)
         frames = _to(device, actions.batch(*frame_batches.next()))
-        terms.update(game.update_modifier_and_detector(pictures, modified, landmarks, identities, *frames))
-        return terms
+        return terms | game.update_modifier_and_detector(*seen, *frames)
 
     def finetune(number: int) -> dict:
         game.set_rates(number, config.T2)
         return game.finetune_detector(*_to(device, actions.batch(*frame_batches.next())))
 
-    def picture(number: int) -> None:
+    def picture(stage: str, number: int) -> None:
         if learns and number % config.sample_every == 0:
             after = game.anonymizer(shown.to(device)).cpu()
-            figures.contact_sheet(torch.cat([shown, after]), Path(loop.folder) / f"sample_{number:06d}.png", columns=len(shown))
+            figures.contact_sheet(torch.cat([shown, after]), Path(loop.folder) / f"sample_{stage}_{number:06d}.png", columns=len(shown))
 
     if learns:
-        loop.stage("copy", config.pretrain_modifier_steps, copy)
-    loop.stage("game", config.T1, adversarial, after=picture)
+        loop.stage("copy", config.pretrain_modifier_steps, copy_faces)
+        loop.stage("practice", config.practice_steps, practise, after=partial(picture, "practice"))
+    loop.stage("game", config.T1, adversarial, after=partial(picture, "game"))
     loop.stage("finetune", config.T2, finetune)
 
 

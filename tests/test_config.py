@@ -77,6 +77,18 @@ def test_wrong_command_line_values_exit_2(words, capsys):
     assert stop.value.code == 2 and words[0] in capsys.readouterr().err
 
 
+def test_photographs_bring_their_own_pairs():
+    """test_pairs counts drawn pairs only: 0, all of the pairs file, is right for photographs and wrong for the toy world."""
+    assert presets.build("photo").test_pairs == 0 and presets.build("toy", folds=10, test_pairs=20).test_pairs == 20
+    with pytest.raises(presets.ConfigError, match="test_pairs is 0"):
+        presets.build("toy", test_pairs=0)
+
+
+def test_the_papers_game_has_no_practice_no_light_and_no_fixed_length():
+    paper = presets.build("paper")
+    assert (paper.practice_steps, paper.pretrain_modifier_steps, paper.modifier_light, paper.recognizer_scale) == (0, 0, False, 0)
+
+
 def test_build_overrides_and_leaves_none_alone():
     config = presets.build("toy", T1=7, T2=None, l1_weight=0.0)
     assert (config.T1, config.T2, config.l1_weight) == (7, presets.Toy.T2, 0.0)
@@ -92,9 +104,16 @@ def test_build_overrides_and_leaves_none_alone():
     ("toy", {"T1": -1}, "T1 is -1: it must not be negative"),
     ("toy", {"lr_modifier": -1e-4}, "lr_modifier is -0.0001"),
     ("toy", {"l1_weight": float("nan")}, "l1_weight is nan"),
-    ("toy", {"face_size": 66}, "face_size is 66: .*multiple of 4"),
+    ("toy", {"face_size": 66}, "face_size is 66: .*8x8 grid.*multiple of 8"),
     ("toy", {"adversarial_target": "descent"}, "adversarial_target is 'descent': it must be 'ascent' or 'random'"),
     ("toy", {"folds": 1}, "folds is 1: "),
+    ("toy", {"face_size": 68}, "face_size is 68"),                     # a multiple of 4 alone will not do
+    ("toy", {"folds": 10, "test_pairs": 19}, "test_pairs is 19: each of the 10 folds needs a pair of each kind"),
+    ("toy", {"practice_steps": -1}, "practice_steps is -1: it must not be negative"),
+    ("toy", {"recognizer_scale": -16.0}, "recognizer_scale is -16.0: it must not be negative"),
+    ("toy", {"adversarial_weight": float("nan")}, "adversarial_weight is nan"),
+    ("toy", {"recognizer_height": 0}, "recognizer_height is 0: it must be at least 1"),
+    ("toy", {"other_width": 0}, "other_width is 0"),
 ])
 def test_wrong_settings_are_named(preset, fields, sentence):
     with pytest.raises(presets.ConfigError, match=sentence):

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from ppad import attacks, evaluate, trainer
-from ppad.baselines import make_baseline
+from ppad.baselines import identity, make_baseline
 from ppad.datasets import Pairs
-from ppad.loop import read_checkpoint
+from ppad.loop import Loop, read_checkpoint, read_log
 
 
 @pytest.fixture
@@ -73,13 +73,13 @@ def test_a_detector_that_tells_the_truth_has_mAP_1(tiny, tiny_actions):
 
 
 def test_a_detector_that_names_the_next_action_has_mAP_0(tiny, tiny_actions):
-    assert evaluate.action_ap(Detector(truth(tiny_actions, 1)), trainer.unchanged, tiny_actions, tiny())[0] == 0
+    assert evaluate.action_ap(Detector(truth(tiny_actions, 1)), identity, tiny_actions, tiny())[0] == 0
 
 
 def test_AP_is_filed_under_the_right_class(tiny, tiny_actions):
     answers = truth(tiny_actions)
     answers[3]["labels"] = torch.tensor([1])                          # the frame of action 3 is called action 0
-    mean, per_class = evaluate.action_ap(Detector(answers), trainer.unchanged, tiny_actions, tiny())
+    mean, per_class = evaluate.action_ap(Detector(answers), identity, tiny_actions, tiny())
     wrong, confused = tiny_actions.classes[3], tiny_actions.classes[0]
     assert per_class[wrong] == 0 and per_class[confused] == 1.0       # the true one comes first among equal scores
     assert mean == pytest.approx(0.9)
@@ -92,6 +92,13 @@ def test_the_detector_is_shown_repainted_faces(tiny, tiny_actions):
     for seen, frame, box in zip(detector.frames, frames, boxes):
         x, y = ((box[0, :2] + box[0, 2:]) / 2).int().tolist()
         assert (seen[:, y, x] < -0.999).all() and (seen != frame).any(0).float().mean() < 0.6
+
+
+def test_un_anonymized_frames_are_shown_as_they_are(tiny, tiny_actions):
+    detector = Detector(truth(tiny_actions))
+    evaluate.action_ap(detector, make_baseline("Un-anonymized"), tiny_actions, tiny())
+    frames, _, _ = tiny_actions.batch(torch.arange(len(tiny_actions)))
+    assert torch.equal(torch.stack(detector.frames), frames)          # no crop is pasted back, so no blur
 
 
 # ------------------------------------------------------------------ structure
@@ -214,7 +221,7 @@ def test_retrained_attacker_starts_from_D_and_leaves_D_alone(tiny, data, tmp_pat
     recognizer = trainer.make_recognizer(config, 6)
     recognizer.margin.step += 9
     before = copy.deepcopy(recognizer.state_dict())
-    attacker = evaluate.train_attacker(recognizer, make_baseline("Noise(0.1)"), data, config, tmp_path, 0, {}, "Noise(0.1)")
+    attacker = evaluate.train_attacker(recognizer, make_baseline("Noise(0.1)"), data, config, Loop(tmp_path, "attacker", 0, {}))
     assert attacker is not recognizer and recognizer.training
     assert all(torch.equal(before[key], value) for key, value in recognizer.state_dict().items())
     assert all(p.grad is None for p in recognizer.parameters())
@@ -227,14 +234,22 @@ def test_retrained_attacker_starts_from_D_and_leaves_D_alone(tiny, data, tmp_pat
 def test_judges_are_trained_on_originals_and_resume(tiny, data, tmp_path):
     config = tiny()
 
-    def judges(folder):
-        return evaluate.train_judges(Blind(), data, config, folder, 0, {})
-    first, again = judges(tmp_path), judges(tmp_path)
-    for one, other in ((first.other_architecture, again.other_architecture), (first.landmark_reader, again.landmark_reader)):
-        assert not one.training
-        assert all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
-    done = [read_checkpoint(tmp_path / name / "checkpoint.pt")["done"] for name in ("other_architecture", "landmark_reader")]
-    assert done == [{"train": config.attack_steps}, {"train": config.landmark_steps}]
+    for name, train, steps in (("other", evaluate.train_other, config.attack_steps),
+                               ("reader", evaluate.train_landmark_reader, config.landmark_steps)):
+        torch.manual_seed(1)
+        one = train(data, config, Loop(tmp_path / name, name, 0, {}, 1))
+        torch.manual_seed(2)                                          # the loop's seed makes the judge, not what came before
+        fresh = train(data, config, Loop(tmp_path / f"{name} again", name, 0, {}, 1))
+        read = train(data, config, Loop(tmp_path / name, name, 0, {}, 1))
+        assert not one.training and read_checkpoint(tmp_path / name / "checkpoint.pt")["done"] == {"train": steps}
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, read.state_dict()[key]) and torch.equal(value, fresh.state_dict()[key])
+
+
+def test_landmark_reader_learns_from_originals(tiny, data, tmp_path):
+    evaluate.train_landmark_reader(data, tiny(landmark_steps=60), Loop(tmp_path, "reader", 0, {}, 1))
+    px = [line["px"] for line in read_log(tmp_path / "log.jsonl")]
+    assert sum(px[-10:]) < 0.8 * sum(px[:10])
 
 
 def made_up(mAP, own, lip):

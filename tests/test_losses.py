@@ -156,7 +156,59 @@ def test_without_margin_it_is_plain_softmax():
     assert ASoftmaxLoss(base=5)(cosines, norms, labels) > plain + 0.1
 
 
-@pytest.mark.parametrize("settings", [{}, {"base": 5.0}, {"base": 0.0, "floor": 0.0}, {"m": 3}])
+@pytest.mark.parametrize("settings", [{}, {"scale": 16.0}, {"base": 5.0}, {"m": 2, "scale": 3.0}])
+def test_margin_false_is_plain_softmax_whatever_the_margin(settings):
+    """What D decides: cosines times |x| or times the fixed length, the true class like any other."""
+    cosines, norms, labels = batch()
+    loss = ASoftmaxLoss(**{"base": 0.0, "floor": 0.0, **settings})  # all margin where settings don't say
+    length = settings.get("scale", norms)
+    plain = F.cross_entropy(length * cosines, labels, reduction="none")
+    assert torch.equal(loss(cosines, norms, labels, reduction="none", margin=False), plain)
+    assert loss(cosines, norms, labels) > plain.mean() + 0.1 and int(loss.step) == 0
+
+
+@pytest.mark.parametrize("steps", [0, 3000])
+def test_scale_stands_in_place_of_the_norm(steps):
+    """Scalar arithmetic with |x| = 7 for every face; the norms that come in change nothing."""
+    cosines, norms, labels = batch()
+    loss = ASoftmaxLoss(scale=7.0)
+    loss.step += steps
+    lam, wanted = 5 if steps else 1000, []
+    for row, y in zip(cosines.tolist(), labels.tolist()):
+        logits = [7 * c for c in row]
+        logits[y] = 7 * (lam * row[y] + psi_of_angle(math.acos(row[y]), 4)) / (1 + lam)
+        wanted.append(math.log(sum(map(math.exp, logits))) - logits[y])
+    each = loss(cosines, norms, labels, reduction="none")
+    torch.testing.assert_close(each, torch.tensor(wanted, dtype=torch.float64))
+    assert torch.equal(each, loss(cosines, 100 * norms, labels, reduction="none"))
+
+
+def test_scale_by_closed_form():
+    """At 90 degrees to every direction psi is -3 and the other cosines 0: log(N - 1 + e^-3s) + 3s, and log N without margin."""
+    cosines, norms, labels = torch.zeros(1, 5).double(), torch.ones(1, 1).double(), torch.tensor([2])
+    loss = ASoftmaxLoss(base=0, floor=0, scale=0.5)
+    assert loss(cosines, norms, labels).item() == pytest.approx(math.log(4 + math.exp(-1.5)) + 1.5)
+    assert loss(cosines, norms, labels, margin=False).item() == pytest.approx(math.log(5))
+
+
+def test_scale_takes_away_the_way_out_through_the_norm():
+    """With a free norm a D that errs can lower its loss by shrinking |x|; with a fixed length it cannot."""
+    cosines, norms, labels = batch()
+    norms.requires_grad_()
+    ASoftmaxLoss(base=0, floor=0)(cosines, norms, labels).backward()
+    assert norms.grad.mean() > 0  # descent shrinks them
+    cosines.requires_grad_()
+    gradient = torch.autograd.grad(ASoftmaxLoss(scale=5.0)(cosines, norms, labels), norms, allow_unused=True)
+    assert gradient == (None,)
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan")])
+def test_scale_refuses_what_is_no_length(scale):
+    with pytest.raises(ValueError, match="scale must be 0 .* or more, but is"):
+        ASoftmaxLoss(scale=scale)
+
+
+@pytest.mark.parametrize("settings", [{}, {"base": 5.0}, {"base": 0.0, "floor": 0.0}, {"m": 3}, {"scale": 4.0}])
 def test_a_softmax_gradient(settings):
     cosines, norms, labels = batch()
     loss = ASoftmaxLoss(**settings)

@@ -197,7 +197,8 @@ def test_mean_is_that_of_the_other_folds():
             right += correct
         assert result.accuracies[fold] == right / 4
     assert (result.thresholds == 0.4).all()
-    assert result.mean == pytest.approx(result.accuracies.mean()) and result.std == pytest.approx(result.accuracies.std())
+    assert result.mean == pytest.approx(result.accuracies.mean())
+    assert result.std == pytest.approx(result.accuracies.std())
 
 
 def test_fixed_threshold_shows_what_refitting_hides():

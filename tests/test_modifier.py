@@ -61,7 +61,6 @@ def test_every_layer_of_the_paper_network_has_the_shape_in_the_table():
     assert shapes[-1] == (3, 256, 256)
     kinds = [type(layer) for layer in (*modifier.shrink, *modifier.paint)]
     assert kinds.count(nn.ConvTranspose2d) == 2
-    assert kinds[-1] is nn.Tanh
     assert len(modifier.change) == 9
 
 
@@ -100,6 +99,67 @@ def test_forward_equals_the_network_written_out_by_hand(upsample):
     h = norm(up(h, *weights[12:14])).relu()
     wanted = torch.tanh(mirrored(h, 3, *weights[14:16]))
     torch.testing.assert_close(modifier(x), wanted, rtol=1e-9, atol=1e-9)
+
+
+def lit(**settings):
+    """A modifier with `light` and one without, of the same weights, large enough for the light to matter."""
+    torch.manual_seed(1)
+    plain = Modifier(ModifierConfig(width=4, blocks=1, size=16, **settings)).double()
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    light = Modifier(ModifierConfig(width=4, blocks=1, size=16, light=True, **settings)).double()
+    light.load_state_dict(plain.state_dict())  # it has no parameters of its own
+    return plain, light
+
+
+@pytest.mark.parametrize("upsample", ["transposed", "resize"])
+def test_light_by_hand(upsample):
+    """tanh(atanh(0.95 mean) + 2 spread p), p what the plain network has before its tanh, mean and spread by sums."""
+    plain, light = lit(upsample=upsample)
+    x = faces(2).double() * torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1) + torch.tensor([-0.4, 0.0, 0.1]).view(1, 3, 1, 1)
+    x[1] = -x[1]
+    before_tanh = plain.paint(plain.change(plain.shrink(x)))
+    out = light(x)
+    for i in range(2):
+        for c in range(3):
+            mean = sum(x[i, c].flatten().tolist()) / 256
+            spread = math.sqrt(sum((v - mean) ** 2 for v in x[i, c].flatten().tolist()) / 255)
+            wanted = torch.tanh(math.atanh(0.95 * mean) + 2 * spread * before_tanh[i, c])
+            torch.testing.assert_close(out[i, c], wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_without_light_nothing_is_changed():
+    """False is the paper's network to the last bit: tanh of what was painted."""
+    plain, light = lit()
+    x = faces(3).double()
+    assert torch.equal(plain(x), torch.tanh(plain.paint(plain.change(plain.shrink(x)))))
+    assert ModifierConfig().light is False and not torch.equal(plain(x), light(x))
+
+
+def test_light_follows_each_colour_of_each_picture():
+    """M as it is born paints hardly anything: with light it answers in the picture's own mean colour, and a darker,
+    flatter or more contrasty input gives a darker, flatter or more contrasty output of the same painting."""
+    torch.manual_seed(0)
+    newborn = Modifier(ModifierConfig(width=4, blocks=1, size=16, light=True))
+    noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
+    means = torch.tensor([[-0.6, 0.0, 0.5], [0.3, -0.2, 0.1]])  # per picture and colour
+    x = noise * 0.4 + means[:, :, None, None]
+    wanted = 0.95 * x.mean(dim=(2, 3))
+    torch.testing.assert_close(newborn(x).mean(dim=(2, 3)), wanted, rtol=0, atol=0.05)
+    # Instance norm makes the painting blind to contrast and mean; only the light carries them.
+    flat, rich = (newborn(noise * contrast).std(dim=(2, 3)) for contrast in (0.1, 0.4))
+    torch.testing.assert_close(rich, 4 * flat, rtol=0.1, atol=0)
+    grey = newborn(torch.full((1, 3, 16, 16), 0.4))
+    torch.testing.assert_close(grey, torch.full_like(grey, 0.95 * 0.4))  # no contrast in, none out
+    for extreme in (-1.0, 1.0):
+        assert newborn(torch.full((1, 3, 16, 16), extreme)).isfinite().all()
+
+
+def test_light_passes_gradient_to_every_weight():
+    _, light = lit()
+    (light(faces(2).double()) - faces(2, seed=9)).pow(2).sum().backward()
+    assert all(p.grad.isfinite().all() for p in light.parameters())
+    assert all(p.grad.abs().sum() > 0 for name, p in light.named_parameters() if name.endswith("weight"))
 
 
 def test_residual_block_may_lower_its_input():

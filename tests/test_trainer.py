@@ -1,4 +1,4 @@
-"""The rules of the game (Algorithm 1): who moves in which update, where gradients go, and that a stop changes nothing."""
+"""The rules of the game (Algorithm 1): who moves in which update, and where gradients go. Whole rows: test_trainer_rows.py."""
 import copy
 import math
 
@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from ppad import config as presets
 from ppad import losses, trainer
 from ppad.attacks import aligned_crops
 from ppad.baselines import make_baseline
-from ppad.crop_sampler import repaint
-from ppad.datasets import Batches
-from ppad.loop import Loop, read_log
 
 PEOPLE, CLASSES = 6, 10
 
@@ -24,7 +22,7 @@ def make_game(config, row="Ours", seed=0):
 
 def snapshot(game):
     """Every weight and buffer of the three players, by player."""
-    players = {"D": game.recognizer, "A": game.detector}
+    players = {"D": game.recognizer} | ({"A": game.detector} if game.detector is not None else {})
     if isinstance(game.anonymizer, nn.Module):
         players["M"] = game.anonymizer
     return {name: {key: value.clone() for key, value in player.state_dict().items()} for name, player in players.items()}
@@ -100,6 +98,27 @@ def test_copy_faces_moves_only_M(config, faces):
     assert float(first.detach()) == pytest.approx(float((game_output(config, faces[0]) - faces[0]).abs().mean()))
 
 
+def test_update_modifier_moves_only_M_and_needs_no_A(config, faces):
+    """M's practice: line 9 without A."""
+    whole = make_game(config)
+    game = trainer.Game(config, whole.recognizer, None, whole.anonymizer)
+    assert set(game.optimizers) == {"recognizer", "modifier"} and "detector" not in game.parts()
+    before = snapshot(game)
+    game.update_modifier(faces[0], game.anonymize(faces[0]), *faces[1:])
+    assert set(moved(before, snapshot(game))) == {"M"}
+    assert game.recognizer.training and all(p.requires_grad and p.grad is None for p in game.recognizer.parameters())
+    assert {name for name, optimizer in game.optimizers.items() if optimizer.state} == {"modifier"}
+
+
+def test_update_modifier_is_line_9_where_A_has_nothing_to_say(tiny, faces, frames):
+    """Without a face in the frames L_det says nothing to M: then both updates move M alike, and tell the same terms."""
+    practice, line_9 = (make_game(tiny()) for _ in range(2))
+    alone = practice.update_modifier(faces[0], practice.anonymize(faces[0]), *faces[1:])
+    terms = update_both(line_9, faces, faceless(frames))
+    assert alone == {key: terms[key] for key in ("L_adv", "L_l1")}
+    assert set(moved(snapshot(practice), snapshot(line_9))) == {"A"}
+
+
 def game_output(config, pictures):
     with torch.no_grad():
         return make_game(config).anonymizer(pictures)
@@ -119,8 +138,9 @@ def test_a_fixed_anonymizer_leaves_only_A_and_D_to_learn(config, faces, frames, 
 
 # ------------------------------------------------------------------ what the updates minimise
 
-def test_D_learns_from_modified_and_original_alike(config, faces):
+def test_D_learns_from_modified_and_original_alike(tiny, faces):
     """The gradient D takes is that of L_D(M(f)) + L_D(f), each a mean over the faces (eq. 2)."""
+    config = tiny(landmark_jitter=0.0)
     game = make_game(config)
     reference, (pictures, landmarks, identities) = copy.deepcopy(game.recognizer), faces
     modified = game.anonymize(pictures).detach()
@@ -161,10 +181,26 @@ def test_A_learns_from_repainted_frames(config, frames):
     assert (seen[0][0, :, y0:y1 - 1, x0:x1 - 1] < -0.999).all() and not torch.equal(seen[0], frames[0])
 
 
+def test_un_anonymized_frames_are_the_frames_themselves(config, faces, frames):
+    """A crop pasted back would be a slight blur: the row that shows what A can do must not carry it."""
+    game, seen = make_game(config, "Un-anonymized"), []
+    learn = game.detector.losses
+    game.detector.losses = lambda repainted, targets: seen.append(repainted) or learn(repainted, targets)
+    update_both(game, faces, frames)
+    game.finetune_detector(*frames)
+    assert len(seen) == 2 and all(torch.equal(x, frames[0]) for x in seen)
+    pasted = trainer.repainted_frames(frames[0], frames[2], lambda crops: crops, config.face_size)    # any other callable is used
+    assert not torch.equal(pasted, frames[0]) and (pasted != frames[0]).any(1).float().mean() < 0.6
+
+
 def D_loss(game, faces, reduction="mean"):
+    """L_D of M's pictures as M reads it, without the margin: by hand, softmax over length times cosine."""
     with torch.no_grad():
         size = (game.config.recognizer_height, game.config.recognizer_breadth)
-        return game.recognizer.loss(aligned_crops(game.anonymizer(faces[0]), faces[1], size), faces[2], reduction=reduction)
+        features = game.recognizer.network(aligned_crops(game.anonymizer(faces[0]), faces[1], size))
+        cosines = nn.functional.normalize(features) @ nn.functional.normalize(game.recognizer.head.weight).T     # (B, N)
+        length = game.config.recognizer_scale or features.norm(dim=1, keepdim=True)
+        return nn.functional.cross_entropy(length * cosines, faces[2], reduction=reduction)
 
 
 def test_M_ascends_L_D(tiny, faces, frames):
@@ -174,6 +210,15 @@ def test_M_ascends_L_D(tiny, faces, frames):
     terms = update_both(game, faces, frames)
     assert terms["L_adv"].item() == pytest.approx(-before, rel=1e-5)
     assert float(D_loss(game, faces)) > before
+
+
+@pytest.mark.parametrize("scale", [0.0, 16.0])
+def test_M_reads_L_D_without_its_margin(tiny, faces, scale):
+    """log N, the cap's unit, is what an ignorant D pays without a margin; D itself goes on learning with it."""
+    game = make_game(tiny(recognizer_scale=scale, adversarial_cap=1e6, lambda_base=0.0, lambda_floor=0.0))       # all margin
+    modified, wanted = game.anonymize(faces[0]).detach(), float(D_loss(game, faces))
+    assert float(game.modifier_objective(modified, *faces[1:]).detach()) == pytest.approx(-wanted, rel=1e-4)
+    assert float(game.update_recognizer(faces[0], modified, *faces[1:])["D_modified"].detach()) > 1.05 * wanted
 
 
 def test_M_descends_L1(tiny, faces, frames):
@@ -217,7 +262,7 @@ def test_random_label_ablation_descends_towards_somebody_else(tiny, faces):
     targets = losses.random_label_targets(faces[2], PEOPLE)
     size = (game.config.recognizer_height, game.config.recognizer_breadth)
     assert (targets != faces[2]).all()
-    torch.testing.assert_close(value, game.recognizer.loss(aligned_crops(modified, faces[1], size), targets))
+    torch.testing.assert_close(value, game.recognizer.loss(aligned_crops(modified, faces[1], size), targets, margin=False))
     ascent = make_game(tiny()).modifier_objective(modified, *faces[1:])
     assert value.item() > 0 > ascent.item()
 
@@ -232,9 +277,10 @@ def test_random_label_ablation_trains_another_M(tiny, faces, frames):
     assert moved(snapshot(games[0]), snapshot(games[1])).keys() >= {"M"}
 
 
-def test_learning_rates_are_the_papers_schedule(config):
+def test_learning_rates_are_the_papers_schedule(tiny):
     """Sec. 4: Adam (0.5, 0.999), 1e-3 for A and 3e-4 for M and D, a tenth after the seventh of twelve epochs."""
-    game = make_game(config)
+    paper = presets.build("paper")
+    game = make_game(tiny(**{f"lr_{player}": getattr(paper, f"lr_{player}") for player in ("detector", "modifier", "recognizer")}))
     assert all(optimizer.param_groups[0]["betas"] == (0.5, 0.999) for optimizer in game.optimizers.values())
     assert all(type(optimizer) is torch.optim.Adam for optimizer in game.optimizers.values())
     for epoch in range(1, 13):
@@ -242,127 +288,3 @@ def test_learning_rates_are_the_papers_schedule(config):
         factor = 1 if epoch <= 7 else 0.1
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in game.optimizers.items()}
         assert rates == pytest.approx({"detector": 1e-3 * factor, "modifier": 3e-4 * factor, "recognizer": 3e-4 * factor})
-
-
-# ------------------------------------------------------------------ a whole row
-
-class PowerCut(Exception):
-    pass
-
-
-def play(config, folder, faces, actions, row="Ours", seed=0, cut_at=None):
-    """One row in `folder`; `cut_at`: loses power inside that call (from 1) of M's and A's update."""
-    game = make_game(config, row, seed)
-    update, calls = game.update_modifier_and_detector, []
-
-    def counted(*arguments):
-        calls.append(1)
-        if len(calls) == cut_at:
-            raise PowerCut
-        return update(*arguments)
-    game.update_modifier_and_detector = counted
-    trainer.play(game, faces, actions, config, Loop(folder, "row", 3, {}, config.log_every, 0))
-    return game
-
-
-def assert_equal(a, b, where="state"):
-    """State dicts, nested, to the last bit."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_equal(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
-
-
-@pytest.mark.parametrize("row", ["Ours", "Noise(0.1)"])
-def test_a_row_cut_and_resumed_equals_an_unbroken_one(tiny, tiny_faces, tiny_actions, tmp_path, row):
-    config = tiny(T1=4, T2=2, recognizer_updates=2, landmark_jitter=1.0, colour_jitter=0.1)
-    unbroken = play(config, tmp_path / "a", tiny_faces, tiny_actions, row)
-    with pytest.raises(PowerCut):
-        play(config, tmp_path / "b", tiny_faces, tiny_actions, row, cut_at=3)        # D has already taken step 3
-    resumed = play(config, tmp_path / "b", tiny_faces, tiny_actions, row, seed=99)   # other weights until loaded
-    assert unbroken.parts().keys() == resumed.parts().keys()
-    for name, part in unbroken.parts().items():
-        if row == "Ours" or name != "anonymizer":
-            assert_equal(part.state_dict(), resumed.parts()[name].state_dict(), name)
-    logs = [[(line["stage"], line["step"]) for line in read_log(tmp_path / name / "log.jsonl")] for name in "ab"]
-    copied = [("copy", 1), ("copy", 2)] if row == "Ours" else []
-    assert logs[0] == logs[1] == [*copied, *(("game", n) for n in (1, 2, 3, 4)), ("finetune", 1), ("finetune", 2)]
-    if row != "Ours":
-        assert unbroken.anonymizer.state_dict() == resumed.anonymizer.state_dict() != {"calls": 0}
-
-
-def test_every_row_sees_the_same_data_in_the_same_order(tiny, tiny_faces, tiny_actions, tmp_path):
-    config, seen = tiny(T1=3, T2=2), {}
-    for row in ("Ours", "Masked"):
-        order = seen[row] = []
-        torch.manual_seed(len(row))
-
-        class Spy:
-            def __init__(self, data):
-                self.data = data
-
-            def __len__(self):
-                return len(self.data)
-
-            def batch(self, indices, mirror=None):
-                if mirror is not None:
-                    order.append((type(self.data).__name__, indices.tolist(), mirror.tolist()))
-                return self.data.batch(indices, mirror)
-        game = make_game(config, row)
-        copying = []
-        original = game.copy_faces
-        game.copy_faces = lambda pictures: copying.append(len(order)) or original(pictures)
-        trainer.play(game, Spy(tiny_faces), Spy(tiny_actions), config, Loop(tmp_path / row, row, 3, {}))
-        del order[:len(copying)]                                      # M's copying comes first and is its own
-    assert seen["Ours"] == seen["Masked"] and len(seen["Masked"]) == 3 * (config.recognizer_updates + 1) + 2
-
-
-def test_the_game_counts_its_updates(tiny, tiny_faces, tiny_actions, tmp_path):
-    """T1 steps of `recognizer_updates` updates of D and one of M and A, then T2 of A alone; pictures on the way."""
-    config = tiny(T1=4, T2=2, recognizer_updates=3, sample_every=2)
-    game = play(config, tmp_path, tiny_faces, tiny_actions)
-    steps = {name: int(next(iter(optimizer.state.values()))["step"]) for name, optimizer in game.optimizers.items()}
-    assert steps == {"recognizer": 4 * 3, "detector": 4 + 2, "modifier": config.pretrain_modifier_steps + 4}
-    assert int(game.recognizer.margin.step) == 12
-    assert sorted(p.name for p in tmp_path.glob("sample_*.png")) == ["sample_000002.png", "sample_000004.png"]
-
-
-def test_M_and_D_are_frozen_in_the_finetune_stage(tiny, tiny_faces, tiny_actions, tmp_path):
-    short = play(tiny(T1=2, T2=0), tmp_path / "a", tiny_faces, tiny_actions)
-    longer = play(tiny(T1=2, T2=2), tmp_path / "b", tiny_faces, tiny_actions)
-    assert set(moved(snapshot(short), snapshot(longer))) == {"A"}
-
-
-def test_pretrain_detector_moves_A_on_original_frames_and_resumes(tiny, tiny_actions, tmp_path):
-    config = tiny(pretrain_detector_steps=4)
-
-    def train(folder, seed, cut_at=None):
-        torch.manual_seed(seed)
-        detector, seen = trainer.make_detector(config, CLASSES), []
-        learn = detector.losses
-
-        def spy(frames, targets):
-            seen.append(frames)
-            if len(seen) == cut_at:
-                raise PowerCut
-            return learn(frames, targets)
-        detector.losses = spy
-        trainer.pretrain_detector(detector, tiny_actions, config, Loop(folder, "A", 3, {}, 1, 0))
-        return detector, seen
-    unbroken, seen = train(tmp_path / "a", 0)
-    with pytest.raises(PowerCut):
-        train(tmp_path / "b", 0, cut_at=3)
-    resumed, _ = train(tmp_path / "b", 99)
-    assert_equal(unbroken.state_dict(), resumed.state_dict())
-    assert not unbroken.training
-    stream = Batches(len(tiny_actions), config.batch_frames, seed=3)
-    frames, _, boxes = tiny_actions.batch(*stream.next())
-    assert torch.equal(seen[0], repaint(frames, boxes, trainer.unchanged, config.face_size))     # cut out and pasted back
