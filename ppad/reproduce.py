@@ -32,6 +32,7 @@ from ppad.baselines import BASELINES, make_baseline
 from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log, write_text
 
 ROWS = [*BASELINES, "Ours"]
+PATHS = ("faces", "actions", "detector_weights")        # kept by name only: results.json is there to be passed on
 
 
 def parse(argv):
@@ -43,7 +44,7 @@ def parse(argv):
     parser.add_argument("--rows", nargs="+", default=ROWS, metavar="ROW", choices=ROWS, help=f"any of: {', '.join(ROWS)}")
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one or more seeds; figures show their mean and std")
     parser.add_argument("--jobs", type=int, default=None, help="rows trained side by side, one CPU thread each "
-                        "(default: one a core on a CPU, 1 on a GPU; 1 = here, with torch's own threads)")
+                        "(default: one a core on a Linux CPU, else 1; 1 = here, with torch's own threads)")
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
@@ -253,7 +254,8 @@ def collect(out: Path, preset: str, config, seeds: list[int], rows: list[str], d
             "minutes_by_row": {name: round(float(np.mean([row["minutes"] for row in per_seed])), 2) for name, per_seed in found.items()},
             "seeds": seeds, "budget": budget(config), "counts": starts[0]["counts"],
             "rows": [evaluate.summarise(per_seed) for per_seed in found.values()],
-            "controls": [start["controls"] for start in starts], "config": dataclasses.asdict(config)}
+            "controls": [start["controls"] for start in starts],
+            "config": {key: Path(value).name if key in PATHS else value for key, value in dataclasses.asdict(config).items()}}
 
 
 def budget(config) -> dict:
@@ -308,7 +310,8 @@ def run(args, config) -> int:
     began, jobs = time.monotonic(), args.jobs
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if jobs is None:
-        jobs = 1 if device != "cpu" else min(4, os.cpu_count() or 1)                       # ours: 4 forks of 1 GB each at most
+        # ours: 4 forks of 1 GB each at most; macOS's own libraries do not survive a fork
+        jobs = min(4, os.cpu_count() or 1) if device == "cpu" and sys.platform == "linux" else 1
     if jobs < 1 or (jobs > 1 and device != "cpu"):
         raise ValueError(f"--jobs is {jobs}: it must be at least 1, and 1 on a GPU, which a forked process cannot use")
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -96,7 +96,7 @@ def test_build_overrides_and_leaves_none_alone():
 
 
 @pytest.mark.parametrize("preset, fields, sentence", [
-    ("tiny", {}, "preset 'tiny' is unknown: choose one of toy, photo, paper"),
+    ("tiny", {}, "preset 'tiny' is unknown: choose one of toy, photo, photo_cpu, paper"),
     ("toy", {"epochs": 3}, "field 'epochs' is unknown"),
     ("toy", {"batch_faces": 0}, "batch_faces is 0: it must be at least 1"),
     ("toy", {"recognizer_updates": 0}, "recognizer_updates is 0"),

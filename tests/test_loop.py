@@ -293,6 +293,23 @@ def test_progress_is_told(tmp_path, capsys):
     assert "test train 3/3  loss" in capsys.readouterr().err
 
 
+def test_progress_is_told_in_lines_a_person_can_follow(tmp_path, capsys, monkeypatch):
+    """The log has every line; the terminal gets the first and the last at once, the others seconds apart."""
+    Run(tmp_path, every=1).go(12)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("test train")]
+    assert [line.split()[2] for line in told] == ["1/12", "12/12"] and len(read_log(tmp_path / "log.jsonl")) == 12
+    monkeypatch.setattr("ppad.loop.SECONDS_BETWEEN_LINES", -1)
+    Run(tmp_path / "all", every=3).go(12)
+    assert capsys.readouterr().err.count("test train") == 4
+
+
+def test_finished_minutes_are_those_of_the_checkpoint(tmp_path):
+    loop = Loop(tmp_path, "test", 7, SETTINGS)
+    assert loop.finished_minutes() == 0.0                              # nothing trained yet
+    run = Run(tmp_path).go()
+    assert loop.finished_minutes() == read_checkpoint(tmp_path / "checkpoint.pt")["seconds"] / 60 == run.loop.seconds / 60 > 0
+
+
 def test_read_log_leaves_a_torn_last_line_out(tmp_path):
     (tmp_path / "log.jsonl").write_text(json.dumps({"stage": "train", "step": 1}) + '\n{"stage": "tr')
     assert read_log(tmp_path / "log.jsonl") == [{"stage": "train", "step": 1}]

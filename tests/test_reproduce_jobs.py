@@ -88,7 +88,7 @@ def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp
     assert run(*tiny_args, "--jobs", 2, "--recognizer_depth", 7, "--out", tmp_path) == 2
     error = capfd.readouterr().err
     assert "ppad.reproduce: depth must be one of [4, 10, 20], but is 7" in error and "Traceback" not in error
-    assert "D's start ended with status 2: see above" in error
+    assert "start ended with status 2" in error and "see above; the same command goes on" in error      # A's start makes a D, too
 
 
 def started(words, out, wait_for):
@@ -105,12 +105,12 @@ def started(words, out, wait_for):
 
 def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(tiny_args, tmp_path):
     """A terminal sends Ctrl-C to the parent and to all its forks. Afterwards the numbers are those of an unbroken run."""
-    words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "Masked", "--T1", "40"]
-    process, out = started(words, tmp_path / "stopped", "seed0/Ours/checkpoint.pt"), tmp_path / "stopped"
+    words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "Masked", "--T1", "30"]
+    process, out = started(words, tmp_path / "stopped", "seed0/Ours/sample_game_000002.png"), tmp_path / "stopped"
     os.killpg(process.pid, signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "stopped at Ours" in error and "\nppad.reproduce: stopped; the same command goes on from the last checkpoints" in error
+    assert "stopped at Ours game step" in error and "\nppad.reproduce: stopped; the same command goes on from the last checkpoint" in error
     assert "Traceback" not in error and not list(out.rglob("*.tmp"))
     assert not (out / "seed0/Ours/row.json").exists()
     assert run(*words, "--out", out) == 0
