@@ -1,0 +1,258 @@
+"""What the prepare_* scripts share: one prepared format, written so that any stop is harmless.
+
+A script names its items one after another: where the picture goes in OUT, how its bytes are had, and what is known
+about it. `gather` decodes each (a broken one is named and left out), finds the faces, writes the picture, then adds a
+line to a journal in OUT. A picture in the journal is never done again, so the same command goes on after any stop; the
+tables are made of the journals at the end, written beside their name first and then renamed:
+
+    faces      OUT/train|test/PERSON/PICTURE, landmarks.csv           (read by `ppad.datasets.read_faces`)
+    actions    OUT/.../PICTURE, annotations.csv, faces.csv            (read by `ppad.datasets.read_actions`)
+
+Pictures are copied as they are, so nothing is lost to a second compression. Nothing outside OUT is written.
+"""
+import argparse
+import csv
+import io
+import itertools
+import json
+import os
+import sys
+import tarfile
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))     # `python data_scripts/x.py` leaves the project out
+
+from _faces import main_face  # noqa: E402
+from _untrusted import BadItem, UserError  # noqa: E402
+from ppad.face_finder import RULES  # noqa: E402
+from ppad.readers import BOX_COLUMNS, POINT_COLUMNS, SUFFIXES, DataError  # noqa: E402
+
+AT_ONCE = 16                  # ours: pictures that the face finder gets together
+NAMED = 20                    # ours: so many left-out pictures are named on the screen; left_out_*.txt names all
+
+
+# ---------------------------------------------------------------- command line
+
+def arguments(doc, actions=False):
+    """The parser that the scripts share: SOURCE OUT, a table instead of the face finder, and a device."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("source", type=Path, metavar="SOURCE")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the prepared folder; nothing is written elsewhere")
+    columns = "file, x_min, y_min, x_max, y_max" if actions else "file and the ten landmark columns, with or without a face box"
+    parser.add_argument("--landmarks", type=Path, metavar="TABLE", help=f"take faces from this table ({columns}; see the README) "
+                        "instead of finding them")
+    if actions:
+        parser.add_argument("--rule", choices=RULES, default="mtcnn", help="how faces are found (see ppad/face_finder.py)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where faces are found")
+    return parser
+
+
+def run(main, argv=None):
+    """Call main(argv); what the user can mend ends in one sentence and status 2, Ctrl-C in status 130."""
+    try:
+        main(argv)
+    except (UserError, DataError, OSError) as problem:
+        print(f"{problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def check_places(source, out):
+    """UserError unless OUT can be written without touching SOURCE."""
+    source, out = source.resolve(), out.resolve()
+    if not source.exists():
+        raise UserError(f"{source}: there is no such file or folder; check SOURCE")
+    if source.is_relative_to(out) or out.is_relative_to(source):
+        raise UserError(f"OUT {out} and SOURCE {source} lie in one another; give a folder of its own as OUT")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"OUT {out} is a file; give a folder")
+
+
+# ---------------------------------------------------------------- writing
+
+def write_file(path, content):
+    """Bytes or text under `path`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    os.replace(part, path)
+
+
+def table_text(columns, rows):
+    """A comma-separated table; numbers with two decimals, a hundredth of a pixel."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"{value:.2f}" if isinstance(value, float) else value for value in row] for row in rows)
+    return text.getvalue()
+
+
+class Journal:
+    """OUT/.NAME.jsonl: a first line saying how it is made, then one line a picture, the later one counting.
+
+    Opened with another `how`, it is refused: half a data set of each kind would be neither.
+    """
+
+    def __init__(self, out, name, how):
+        self.path, self.entries = out / f".{name}.jsonl", {}
+        out.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
+        if lines[-1]:                                    # a stop in the middle of a line: cut it off
+            with open(self.path, "r+b") as file:
+                file.truncate(sum(len(line) + 1 for line in lines[:-1]))
+        for number, line in enumerate(lines[:-1]):
+            try:
+                entry = json.loads(line)
+            except ValueError as problem:
+                raise UserError(f"{self.path}: line {number + 1} is damaged; delete the file to begin anew") from problem
+            if number:
+                self.entries[entry["file"]] = entry
+            elif entry["how"] != how:
+                raise UserError(f"{out}: was begun with {entry['how']!r}, this command says {how!r}; give another OUT")
+        if len(lines) < 2:
+            self._write({"how": how})
+
+    def _write(self, entry):
+        with open(self.path, "ab") as file:
+            file.write(json.dumps(entry).encode() + b"\n")
+
+    def add(self, entry):
+        self.entries[entry["file"]] = entry
+        self._write(entry)
+
+    def done(self, file):
+        """Whether this picture is in OUT; one left out is tried again, as its source may have been mended."""
+        return file in self.entries and "problem" not in self.entries[file] and (self.path.parent / file).is_file()
+
+
+def decode(data):
+    """Bytes as an RGB picture; BadItem if they are none, down to the last pixel."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        raise BadItem(f"cannot be read as a picture ({problem})") from problem
+
+
+def gather(out, journal, items, faces, record, log=print):
+    """Bring every item into OUT that is not there.
+
+    items yields (file in OUT, names it may have in a table of faces, load() -> bytes, what is known). record(picture,
+    its faces, what is known) makes the journal's entry. Both may raise BadItem.
+    """
+    began, count = time.monotonic(), 0
+    fresh = (item for item in items if not journal.done(item[0]))
+    while chunk := list(itertools.islice(fresh, AT_ONCE)):
+        loaded = []
+        for file, names, load, known in chunk:
+            try:
+                data = load()
+                loaded.append((file, names, data, decode(data), known))
+            except (BadItem, OSError, EOFError, RuntimeError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as problem:
+                journal.add({"file": file, "problem": str(problem)})
+        found = faces([names for _, names, *_ in loaded], [picture for *_, picture, _ in loaded]) if loaded else []
+        for (file, _, data, picture, known), here in zip(loaded, found):
+            try:
+                entry = {"file": file, **record(picture, here, known)}
+                write_file(out / file, data)
+                journal.add(entry)
+            except BadItem as problem:
+                journal.add({"file": file, "problem": str(problem)})
+        if (count + len(chunk)) // 1000 > count // 1000:
+            log(f"{count + len(chunk):,} pictures, {(count + len(chunk)) / (time.monotonic() - began):.1f} a second", flush=True)
+        count += len(chunk)
+
+
+def left_out(out, name, journal):
+    """Name the pictures that were left out, here and in OUT/left_out_NAME.txt; returns how many."""
+    lines = [f"{file}: {entry['problem']}" for file, entry in sorted(journal.entries.items()) if "problem" in entry]
+    write_file(out / f"left_out_{name}.txt", "".join(f"{line}\n" for line in lines))
+    for line in lines[:NAMED]:
+        print(f"left out: {line}", file=sys.stderr)
+    if len(lines) > NAMED:
+        print(f"left out: {len(lines) - NAMED} more, see {out / f'left_out_{name}.txt'}", file=sys.stderr)
+    return len(lines)
+
+
+def count_line(what, have, official=None):
+    """One line of the closing report: what there is, and against the official count what is missing."""
+    if official is None:
+        return f"{what}: {have:,}"
+    less = official - have
+    return f"{what}: {have:,} of {official:,}" + (f", {less:,} missing" if less > 0 else f", {-less:,} too many" if less else "")
+
+
+# ---------------------------------------------------------------- the two prepared folders
+
+def prepare_faces(out, split, items, faces, of=""):
+    """Items (file below the split, names, load) into OUT/split, and landmarks.csv anew from the journals of both splits.
+
+    of: what else must be the same for an unfinished OUT to be gone on with.
+    Returns (pictures in OUT/split as person/picture, how many were left out).
+    """
+    def record(picture, found, known):
+        box, points = main_face(found, picture)
+        return {"box": box, "points": points}
+
+    journal = Journal(out, split, f"faces by {faces.name}{of}")
+    gather(out, journal, ((f"{split}/{file}", names, load, None) for file, names, load in items), faces, record)
+    entries = {}
+    for path in out.glob(".t*.jsonl"):                   # .train.jsonl and .test.jsonl: two scripts may share one OUT
+        for line in path.read_bytes().splitlines()[1:]:
+            entry = json.loads(line)
+            entries[entry["file"]] = entry
+    rows = [[file, *entry["box"], *entry["points"]] for file, entry in sorted(entries.items()) if "problem" not in entry]
+    if not rows:
+        raise UserError(f"no usable person/picture was found ({len(journal.entries)} left out); check SOURCE")
+    write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
+    return [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")], left_out(out, split, journal)
+
+
+def prepare_actions(out, items, faces, how):
+    """Items (file, names, load, (split, people)) into OUT, with annotations.csv and faces.csv.
+
+    items(done): the items, given a function that says of a file whether it is in OUT already;
+    people(width, height) -> list of (action, box px), or raises BadItem. Returns (entries in OUT, how many were left out).
+    """
+    def record(picture, found, known):
+        split, people = known
+        return {"split": split, "size": picture.size, "people": people(*picture.size), "faces": [box for box, _ in found]}
+
+    journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
+    gather(out, journal, items(journal.done), faces, record)
+    entries = [entry for _, entry in sorted(journal.entries.items()) if "problem" not in entry]
+    if not entries:
+        raise UserError(f"no usable frame was found ({len(journal.entries)} left out); check SOURCE")
+    people = [[e["file"], e["split"], action, *e["size"], *map(float, box)] for e in entries for action, box in e["people"]]
+    write_file(out / "annotations.csv", table_text(["file", "split", "action", "width", "height", *BOX_COLUMNS], unique(people)))
+    boxes = [[e["file"], *map(float, box)] for e in entries for box in e["faces"]]
+    write_file(out / "faces.csv", table_text(["file", *BOX_COLUMNS], unique(boxes)))
+    return entries, left_out(out, "actions", journal)
+
+
+def clipped(box, width, height):
+    """A person box (x0, y0, x1, y1) cut at the frame's edges; BadItem if nothing of it is left."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+    if not (x1 - x0 >= 0.01 and y1 - y0 >= 0.01):        # a hundredth of a pixel is what the table resolves; also NaN
+        raise BadItem(f"its person box ({', '.join(f'{float(v):g}' for v in box)}) has no area in the {width} x {height} frame")
+    return x0, y0, x1, y1
+
+
+def unique(rows):
+    """Rows without those that would read the same as an earlier one: the readers refuse a row that comes twice."""
+    return list({table_text([], [row]): row for row in rows}.values())
+
+
+def is_picture(name):
+    """Whether the readers take this for a picture; macOS's ._ companions only look like one."""
+    return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith(".")

@@ -1,0 +1,275 @@
+"""Files that strangers made, read without trusting them: archives, Python-2 pickles, MATLAB files.
+
+Data sets come from mirrors of mirrors. Each reader here does one thing and refuses everything else:
+
+    open_source   the pictures of a folder, .zip, .tar, .tgz: read by name into memory, never unpacked to disk
+    load_pickle   numbers, text, plain containers and numpy arrays; any other type is refused by name
+    read_mat      one numeric array of a MATLAB 5 file (plain or compressed), nothing else of the format
+
+Nothing in these files can run, name a path that is written to, or grow without bound. What is wrong raises `UserError`,
+one sentence that names the file and the offending part.
+"""
+import gzip
+import io
+import math
+import pickle
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections import OrderedDict
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+LARGEST = 64 * 2**20          # ours: bytes of one archive member; real pictures are below 1 MB
+TOTAL = 200 * 2**30           # ours: bytes of all members; the largest set here, CASIA, has 4 GB
+MOST = 5_000_000              # ours: members; CASIA has half a million
+LARGEST_PICKLE = 2 * 2**30    # ours: bytes of a pickle, of a .mat file, and of what a .mat file unpacks to
+
+
+class UserError(Exception):
+    """Something the user can mend; the message is the sentence that is shown."""
+
+
+class BadItem(Exception):
+    """One picture that cannot be used; it is named, counted and left out."""
+
+
+# ---------------------------------------------------------------- folders and archives
+
+class _Bounded(io.BufferedIOBase):
+    """An archive's bytes, never more than LARGEST at a time: a forged header could ask for all memory at once."""
+
+    def __init__(self, file, name):
+        self.file, self.name = file, name
+
+    def read(self, size=-1):
+        if not 0 <= size <= LARGEST:
+            raise UserError(f"{self.name}: a header in it claims {size} bytes (at most {LARGEST} are allowed); download it again")
+        return self.file.read(size)
+
+    def seek(self, *where):
+        return self.file.seek(*where)
+
+    def tell(self):
+        return self.file.tell()
+
+    def close(self):
+        self.file.close()
+
+
+def _check(archive, name, size, plain, seen):
+    """Refuse a member that could leave the folder, is no plain file, or is too large. seen: [count, bytes] so far."""
+    path = PurePosixPath(name)
+    seen[0], seen[1] = seen[0] + 1, seen[1] + size
+    fault = ("leads out of the archive" if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
+             else "is a link or a device" if not plain
+             else f"claims {size} bytes (at most {LARGEST} are allowed)" if not 0 <= size <= LARGEST
+             else "is one too many" if seen[0] > MOST or seen[1] > TOTAL else None)
+    if fault:
+        raise UserError(f"{archive}: its member {name!r} {fault}; nothing was read from it: download it from the official page")
+
+
+class _Zip:
+    def __init__(self, path):
+        self.archive, seen, self.members = zipfile.ZipFile(path), [0, 0], {}
+        for info in self.archive.infolist():
+            kind = info.external_attr >> 28               # the file type of Unix; 0 where another system made the archive
+            _check(path, info.filename, info.file_size, kind in (0, 4, 8), seen)
+            if not info.is_dir():
+                self.members[info.filename] = info
+
+    def read(self, name):
+        return self.archive.read(self.members[name])      # stops at the size that was checked, then compares the CRC
+
+
+class _Tar:
+    def __init__(self, path):
+        with open(path, "rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        file = _Bounded(gzip.open(path) if zipped else open(path, "rb"), path)
+        self.archive, seen, self.members = tarfile.open(fileobj=file, mode="r:"), [0, 0], {}
+        for info in self.archive:
+            _check(path, info.name, info.size, info.isfile() or info.isdir(), seen)
+            if info.isfile():
+                self.members[info.name] = info
+
+    def read(self, name):
+        return self.archive.extractfile(self.members[name]).read()
+
+
+class _Folder:
+    def __init__(self, path):
+        self.path = path
+        self.members = {file.relative_to(path).as_posix(): None for file in sorted(path.rglob("*")) if file.is_file()}
+
+    def read(self, name):
+        return (self.path / name).read_bytes()
+
+
+def open_source(path):
+    """A folder, .zip, .tar or .tgz as an object with `members` (paths of its files) and `read(name)` -> bytes.
+
+    Members of an archive come in its own order, in which reading is quick. UserError for a path that is neither, and for
+    an archive with any member that leads out of it, is a link, or is too large: then nothing of it is read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return _Folder(path)
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such folder or archive; check SOURCE")
+        return _Zip(path) if zipfile.is_zipfile(path) else _Tar(path)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as problem:
+        raise UserError(f"{path}: is no whole .zip, .tar or .tgz ({problem}); download it again") from problem
+
+
+# ---------------------------------------------------------------- pickles
+
+class _DType:
+    """Stands for numpy.dtype while a pickle is read: numpy's own believes whatever state it is given."""
+
+    def __init__(self, code):
+        if not re.fullmatch(r"[biufSUO]\d{0,4}", code):
+            raise pickle.UnpicklingError(f"the array type {code!r}")
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state):
+        if state[1] not in ("<", ">", "|", "=") or any(state[2:5]):
+            raise pickle.UnpicklingError("an array type with fields")
+        self.order = state[1]
+
+    def real(self):
+        return np.dtype("O" if self.code[0] == "O" else self.order + self.code)
+
+
+class _Array(np.ndarray):
+    """A numpy array that checks its size before it takes its contents: numpy's own would read past the end."""
+
+    def __setstate__(self, state):
+        _, shape, dtype, fortran, raw = state
+        dtype, count = dtype.real(), math.prod(shape)
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw        # Python 2's text was bytes
+        if dtype.hasobject != isinstance(raw, list) or min(shape, default=0) < 0 or \
+                len(raw) != count * (1 if dtype.hasobject else dtype.itemsize):
+            raise pickle.UnpicklingError(f"an array of shape {shape} whose contents have another size")
+        super().__setstate__((1, tuple(shape), dtype, bool(fortran), raw))
+
+
+def _dtype(code, align=False, copy=False):
+    return _DType(code)
+
+
+def _reconstruct(kind, shape, code):
+    return np.ndarray.__new__(_Array, (0,), "b")          # empty: the contents follow, and are checked
+
+
+def _scalar(dtype, raw=b""):
+    raw, dtype = raw.encode("latin1") if isinstance(raw, str) else raw, dtype.real()
+    if dtype.hasobject or len(raw) != dtype.itemsize:
+        raise pickle.UnpicklingError("a numpy number of another size than its type")
+    return np.frombuffer(raw, dtype)[0].item()
+
+
+def _encode(text, codec):
+    if codec not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"the codec {codec!r}")
+    return text.encode("latin1")
+
+
+def _no_bytes():
+    return b""                                            # all that Python 3's bytes() says in an old protocol
+
+
+ADMITTED = {("numpy", "dtype"): _dtype, ("numpy", "ndarray"): "ndarray", ("_codecs", "encode"): _encode,
+            **{(module, name): what for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+               for name, what in (("_reconstruct", _reconstruct), ("scalar", _scalar))},
+            **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
+            **{(module, "bytes"): _no_bytes for module in ("builtins", "__builtin__")}, ("collections", "OrderedDict"): OrderedDict}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        if (module, name) not in ADMITTED:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return ADMITTED[module, name]
+
+
+def load_pickle(path):
+    """The contents of a Python 2 or 3 pickle of plain containers, text, numbers and numpy arrays.
+
+    Nothing is imported or called but the few builders in ADMITTED. UserError, which names it, for anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; check SOURCE")
+    if path.stat().st_size > LARGEST_PICKLE:
+        raise UserError(f"{path}: has more than {LARGEST_PICKLE} bytes; the official file is far smaller")
+    try:
+        with open(path, "rb") as file:
+            return _Unpickler(file, encoding="latin1").load()
+    except Exception as problem:                          # a forged pickle can raise anything from inside the builders
+        raise UserError(f"{path}: refused, nothing in it was run; it holds what such a file never does ({problem}): "
+                        "download it from the official page") from problem
+
+
+# ---------------------------------------------------------------- MATLAB files
+
+NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}  # MAT v5: data types
+MATRIX, COMPRESSED = 14, 15                               # MAT v5: the two types that hold others
+NUMERIC_CLASSES = range(6, 16)                            # MAT v5: double to uint64; the rest is text, cells, sparse
+
+
+def _elements(data, order):
+    """The (type, bytes) elements of a stretch of a MAT file: a tag of type and length, then data padded to 8 bytes."""
+    at = 0
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from(order + "II", data, at)
+        small = kind >> 16                                # a small element: length, type and up to 4 bytes of data in 8
+        start, length = (at + 4, small) if small else (at + 8, length)
+        kind &= 0xFFFF
+        if start + length > len(data) or small > 4:
+            raise ValueError("an element reaches past the end")
+        yield kind, data[start:start + length]
+        at = at + 8 if small else start + length + (0 if kind == COMPRESSED else -length % 8)
+
+
+def read_mat(path, name):
+    """The numeric array called `name` of a MAT v5 file (MATLAB's -v6 and -v7), in MATLAB's shape and order of axes.
+
+    UserError for a missing array, one that is not numeric, a damaged file, or the HDF5 form (-v7.3).
+    """
+    path = Path(path)
+    if path.stat().st_size > LARGEST_PICKLE:
+        raise UserError(f"{path}: has more than {LARGEST_PICKLE} bytes; the official file is far smaller")
+    data = path.read_bytes()
+    if data[:19] == b"MATLAB 7.3 MAT-file" or data[:4] == b"\x89HDF":
+        raise UserError(f"{path}: is a MATLAB 7.3 file; save it with -v7, or use JHMDB-GT.pkl")
+    if len(data) < 128 or data[126:128] not in (b"IM", b"MI"):
+        raise UserError(f"{path}: is no MATLAB 5 file; download it again")
+    order, found = "<" if data[126:128] == b"IM" else ">", []
+    try:
+        for kind, body in _elements(data[128:], order):
+            if kind == COMPRESSED:
+                bounded = zlib.decompressobj()
+                body = bounded.decompress(body, LARGEST_PICKLE)
+                if not bounded.eof:
+                    raise ValueError("a compressed element is cut off or too large")
+                (kind, body), = _elements(body, order)
+            if kind != MATRIX:
+                continue
+            (_, flags), (_, shape), (_, label), *parts = _elements(body, order)
+            if label.decode("latin1") == name:
+                word, shape = struct.unpack_from(order + "I", flags)[0], np.frombuffer(shape, order + "i4").tolist()
+                if word & 0xFF not in NUMERIC_CLASSES or word & 0x800 or len(parts) != 1 or parts[0][0] not in NUMBERS:
+                    raise ValueError(f"{name} is not a real numeric array")
+                values = np.frombuffer(parts[0][1], order + NUMBERS[parts[0][0]])  # (H * W * T,), first axis fastest
+                if min(shape) < 0 or math.prod(shape) != len(values):
+                    raise ValueError(f"{name} has {len(values)} values for the shape {shape}")
+                return values.reshape(shape, order="F")
+            found.append(label.decode("latin1"))
+    except (ValueError, struct.error, zlib.error) as problem:
+        raise UserError(f"{path}: is damaged ({problem}); download it again") from problem
+    raise UserError(f"{path}: has no {name!r} (it has {', '.join(found) or 'nothing'}); use the official file")

@@ -1,0 +1,95 @@
+"""The toy world, written to disk as the prepared folders that real data come in.
+
+    python data_scripts/make_toyworld.py OUT
+    python -m ppad.reproduce --preset photo --faces OUT/faces --actions OUT/actions
+
+What the `toy` preset draws in memory, as PNG and tables: read back, every picture, landmark and box is the same. It tries
+out the readers, and whatever you build on prepared folders, without any real person. All fields of the preset can be
+set, as in the main job (--train_identities 12). Nothing is written outside OUT; a stopped run is simply run again.
+"""
+import argparse
+import dataclasses
+import io
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from _common import Journal, count_line, run, table_text, write_file
+from _untrusted import UserError
+from ppad import config as presets
+from ppad.readers import BOX_COLUMNS, POINT_COLUMNS
+from ppad.reproduce import load_data
+
+
+def write_picture(path, image):
+    """image (3, S, S) uint8 as PNG, which loses nothing."""
+    content = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(content, "PNG")  # (S, S, 3)
+    write_file(path, content.getvalue())
+
+
+def exact(numbers):
+    """Numbers as text that reads back to the same number."""
+    return [repr(float(number)) for number in numbers]
+
+
+def write_faces(out, halves):
+    """halves: {"train": FaceSet, "test": FaceSet}."""
+    rows = []
+    for split, faces in halves.items():
+        for image, points, name in zip(faces.images, faces.landmarks, faces.names):
+            write_picture(out / split / f"{name}.png", image)
+            rows.append([f"{split}/{name}.png", *exact(points.flatten())])
+    write_file(out / "landmarks.csv", table_text(["file", *POINT_COLUMNS], rows))
+
+
+def write_pairs(path, pairs, names):
+    """LFW's format: a fold's pairs of one person, then its pairs of two people."""
+    folds = int(pairs.folds.max()) + 1
+    lines = [f"{folds}\t{len(pairs) // (2 * folds)}"]
+    order = sorted(range(len(pairs)), key=lambda i: (pairs.folds[i].item(), not pairs.same[i]))
+    for i in order:
+        (a, _, m), (b, _, n) = (names[k[i]].split("/")[1].rpartition("_") for k in (pairs.first, pairs.second))
+        lines.append("\t".join([a, str(int(m)), str(int(n))] if pairs.same[i] else [a, str(int(m)), b, str(int(n))]))
+    write_file(path, "\n".join(lines) + "\n")
+
+
+def write_actions(out, halves):
+    """halves: {"train": ActionSet, "test": ActionSet}."""
+    people, faces = [], []
+    for split, actions in halves.items():
+        for i, image in enumerate(actions.frames):
+            file, size = f"{actions.names[i]}.png", [image.shape[2], image.shape[1]]
+            write_picture(out / file, image)
+            people += [[file, split, actions.classes[label - 1], *size, *exact(box)]
+                       for box, label in zip(actions.boxes[i].reshape(-1, 4), actions.labels[i].tolist())]
+            faces += [[file, *exact(box)] for box in actions.face_boxes[i].reshape(-1, 4)]
+    write_file(out / "annotations.csv", table_text(["file", "split", "action", "width", "height", *BOX_COLUMNS], people))
+    write_file(out / "faces.csv", table_text(["file", *BOX_COLUMNS], faces))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--seed", type=int, default=0)
+    presets.add_fields(parser)
+    args = parser.parse_args(argv)
+    try:
+        config = presets.build("toy", **{field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)})
+    except presets.ConfigError as problem:
+        raise UserError(str(problem)) from problem
+    if not config.drawn:
+        raise UserError("faces and actions are given; the toy world reads no pictures: leave them out")
+    Journal(args.out, "toyworld", f"seed {args.seed}, {presets.as_json(config, 'toy')}")  # refuses what other settings drew
+    data = load_data(config, args.seed)
+    write_faces(args.out / "faces", {"train": data.faces, "test": data.test_faces})
+    write_pairs(args.out / "faces" / "pairs_test.txt", data.pairs, data.test_faces.names)
+    write_actions(args.out / "actions", {"train": data.actions, "test": data.test_actions})
+    for what, there in (("train faces", data.faces), ("test faces", data.test_faces), ("pairs", data.pairs),
+                        ("train frames", data.actions), ("test frames", data.test_actions)):
+        print(count_line(what, len(there)))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

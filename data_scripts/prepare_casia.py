@@ -1,0 +1,50 @@
+"""CASIA-WebFace as the training half of a face folder (paper Sec. 4: D is trained on it).
+
+    python data_scripts/prepare_casia.py SOURCE OUT
+
+SOURCE: the folder NUMBER/001.jpg (or one that holds it), or its .zip, .tar or .tgz. OUT gets train/ and the train rows of
+landmarks.csv, box and five points by our own MTCNN; `prepare_lfw.py` may share the same OUT and make its test half. The three
+people who are also in LFW are dropped, so that nobody is in both. A picture that cannot be read or shows no face is
+named and left out. Half a million pictures take hours: stop it when you like, the same command goes on.
+"""
+import sys
+from pathlib import PurePosixPath
+
+from _common import arguments, check_places, count_line, is_picture, prepare_faces, run
+from _faces import Faces
+from _untrusted import open_source
+
+PICTURES, PEOPLE = 494_414, 10_575                       # official: Yi et al., "Learning Face Representation from Scratch"
+ALSO_IN_LFW = ("0166921", "1056413", "1193098")          # SphereFace's own list of what CASIA and LFW share
+
+
+def portraits(source, dropped):
+    """(NUMBER/PICTURE, names it may have in a table, load) of every picture; of the dropped people, only a count."""
+    for name in source.members:
+        parts = PurePosixPath(name).parts
+        if len(parts) < 2 or not is_picture(name):
+            continue
+        file = "/".join(parts[-2:])
+        if parts[-2] in ALSO_IN_LFW:
+            dropped.setdefault(parts[-2], []).append(file)
+        else:
+            yield file, [file, name, f"train/{file}"], lambda name=name: source.read(name)
+
+
+def main(argv=None):
+    args = arguments(__doc__).parse_args(argv)
+    check_places(args.source, args.out)
+    faces, source, dropped = Faces(args), open_source(args.source), {}
+    files, lost = prepare_faces(args.out, "train", portraits(source, dropped), faces)
+
+    people, pictures = len({file.split("/")[0] for file in files}), sum(map(len, dropped.values()))
+    print(count_line("pictures, dropped and left out ones included", len(files) + pictures + lost, PICTURES))
+    print(count_line("people without the three in LFW", people, PEOPLE - len(ALSO_IN_LFW)))
+    print(count_line("pictures in train", len(files)))
+    for person in ALSO_IN_LFW:
+        print(f"dropped, also in LFW: {person}, {len(dropped.get(person, []))} pictures")
+    print(count_line("left out (named above)", lost))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,120 @@
+"""DALY's annotated keyframes as an action folder (paper Sec. 5.1 and Table 1).
+
+    python data_scripts/prepare_daly.py SOURCE OUT
+
+SOURCE holds daly1.1.0.pkl and the movies, ID.mp4 (or .webm, .mkv, .avi), beside it or in videos/. ffmpeg must be installed:
+it decodes each movie once, counting frames, so that a keyframe is the very frame that was annotated. OUT gets ID/FRAME.png
+for each keyframe, annotations.csv and faces.csv. The first split's test videos are test, the rest train. Movies that are
+gone from YouTube are named, as are keyframes without a box and frames that a movie does not have. Stop it when you like:
+the same command goes on. Fetch a missing movie and run it again.
+"""
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from _common import arguments, check_places, clipped, count_line, prepare_actions, run
+from _faces import Faces
+from _untrusted import BadItem, UserError, load_pickle
+
+VIDEOS, TEST_VIDEOS, CLASSES = 510, 200, 10              # official: the set's own page; Weinzaepfel et al., 2016
+SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".flv")
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"  # ours: a playlist called .mp4 could name other files
+
+
+def read_annotations(path):
+    """{video id: (split, {frame number from 1: [(action, (x0, y0, x1, y1) in shares of the frame)]})}, boxless keyframes."""
+    daly, videos, boxless = load_pickle(path), {}, 0
+    try:
+        test = {str(name).rpartition(".")[0] or str(name) for name in daly["splits"][0]}
+        for name, about in daly["annot"].items():
+            video = name.rpartition(".")[0] or name      # "ID.mp4"
+            if not re.fullmatch(r"[\w-]{1,64}", video):
+                raise UserError(f"{path}: names a movie {name!r}, which is no YouTube id; use the official file")
+            frames = {}
+            for action, instances in about["annot"].items():
+                for keyframe in (keyframe for instance in instances for keyframe in instance["keyframes"]):
+                    box = np.asarray(keyframe["boundingBox"], float).reshape(-1)
+                    if len(box) != 4 or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
+                        boxless += 1
+                    else:
+                        frames.setdefault(int(keyframe["frameNumber"]), []).append((str(action), tuple(box.tolist())))
+            videos[video] = ("test" if video in test else "train", frames)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
+        raise UserError(f"{path}: is not DALY's annotation ({problem!r}); use the official daly1.1.0.pkl") from problem
+    return videos, boxless
+
+
+def find_movies(source):
+    """{video id: path} of the movies in SOURCE and SOURCE/videos."""
+    folders = [folder for folder in (source, source / "videos") if folder.is_dir()]
+    return {path.stem: path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+
+
+def extract(movie, numbers, folder):
+    """Frames of a movie by number, from 1: {number: PNG bytes}, and what ffmpeg complained of. One pass of decoding.
+
+    The chosen frames are given times of a steady 25 a second, so that ffmpeg neither repeats nor drops any.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    chosen = "+".join(f"eq(n,{number - 1})" for number in numbers)
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FORMATS,
+               "-i", f"file:{movie.resolve()}", "-an", "-sn", "-filter:v", f"select='{chosen}',setpts=N/(25*TB)",
+               "-r", "25", "-frames:v", str(len(numbers)), "%06d.png"]
+    try:
+        said = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace").stderr
+        pictures = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return dict(zip(numbers, pictures)), (said.strip().splitlines() or ["it ends before that frame"])[-1]
+
+
+def keyframes(videos, movies, out, done):
+    """The items for `_common.prepare_actions`: each movie whose keyframes are not all in OUT is decoded once."""
+    for video, (split, frames) in sorted(videos.items()):
+        wanted = [number for number in sorted(frames) if not done(f"{video}/{number:06d}.png")]
+        if video not in movies or not wanted:
+            continue
+        pictures, complaint = extract(movies[video], wanted, out / ".frames")
+        for number in wanted:                            # both functions are called later: they keep today's values
+            def load(picture=pictures.get(number), lack=f"{movies[video].name} has no readable frame {number} ({complaint})"):
+                if picture is None:
+                    raise BadItem(lack)
+                return picture
+
+            def people(width, height, rows=frames[number]):
+                return [(action, clipped(np.multiply(box, (width, height) * 2), width, height)) for action, box in rows]
+
+            file = f"{video}/{number:06d}.png"
+            yield file, [file], load, (split, people)
+
+
+def main(argv=None):
+    args = arguments(__doc__, actions=True).parse_args(argv)
+    check_places(args.source, args.out)
+    if shutil.which("ffmpeg") is None:
+        raise UserError("ffmpeg is not installed; install it (apt install ffmpeg, brew install ffmpeg, or from ffmpeg.org)")
+    videos, boxless = read_annotations(args.source / "daly1.1.0.pkl")
+    movies = find_movies(args.source)
+    entries, lost = prepare_actions(args.out, lambda done: keyframes(videos, movies, args.out, done), Faces(args), "keyframes")
+
+    got = {Path(entry["file"]).parts[0] for entry in entries}
+    print(count_line("videos", len(got), VIDEOS))
+    print(count_line("test videos", sum(videos[video][0] == "test" for video in got if video in videos), TEST_VIDEOS))
+    print(count_line("classes", len({action for entry in entries for action, _ in entry["people"]}), CLASSES))
+    print(count_line("annotated frames", len(entries), sum(len(frames) for _, frames in videos.values())))
+    print(count_line("person boxes", sum(len(entry["people"]) for entry in entries),
+                     sum(len(rows) for _, frames in videos.values() for rows in frames.values())))
+    print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))
+    print(f"keyframes without a box: {boxless}")
+    print(count_line("left out (named above)", lost))
+    if gone := sorted(set(videos) - set(movies)):
+        print(f"{len(gone)} movies are not in SOURCE: {', '.join(gone)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,151 @@
+"""Pictures of your own as a prepared folder: faces of people, or frames with person boxes.
+
+    python data_scripts/prepare_folder.py SOURCE OUT
+
+Faces, when SOURCE has no annotations.csv: a folder or archive PERSON/PICTURE, any names; a fifth of the people become the
+test half. Or train/PERSON/PICTURE and test/PERSON/PICTURE, to choose yourself. OUT is what the main job's faces folder
+is: train/, test/ (renamed as in LFW), landmarks.csv, and pairs_test.txt drawn here.
+
+Frames, when SOURCE has an annotations.csv: columns file, split (train or test), action, x_min, y_min, x_max, y_max, one row a
+person; width and height are filled in. OUT gets the pictures, annotations.csv and faces.csv.
+
+Faces are found by MTCNN, or taken from a table. Stop it when you like: the same command goes on.
+"""
+import hashlib
+import itertools
+import random
+import sys
+from pathlib import PurePosixPath
+
+from _common import arguments, check_places, count_line, is_picture, prepare_actions, prepare_faces, run, write_file
+from _faces import Faces
+from _untrusted import BadItem, UserError, open_source
+from ppad.readers import BOX_COLUMNS, checked_boxes, numbers, read_table
+
+TEST_SHARE = 0.2                                         # ours: of the people
+FOLDS, EACH = 10, 300                                    # LFW: ten folds of 300 pairs of one person and 300 of two
+PICTURES_A_FOLD = 500                                    # ours: pairs of more need not be listed to draw 300 of them
+
+
+def split_people(names):
+    """(split, person, name) of every PERSON/PICTURE: by SOURCE's own train/ and test/, or a fixed fifth for the test.
+
+    People are put in the order of a hash of their name, which is as good as chance and the same every time.
+    """
+    found = [(PurePosixPath(name).parts, name) for name in names if is_picture(name) and len(PurePosixPath(name).parts) > 1]
+    own = [(parts[-3], parts[-2], name) for parts, name in found if len(parts) > 2 and parts[-3] in ("train", "test")]
+    if own:
+        return own
+    people = sorted({parts[-2] for parts, _ in found}, key=lambda person: hashlib.sha256(person.encode()).digest())
+    test = set(people[:max(4, round(TEST_SHARE * len(people)))])     # four at least: two folds of two people
+    return [("test" if parts[-2] in test else "train", parts[-2], name) for parts, name in found]
+
+
+def test_names(rows):
+    """{source name: PERSON/PERSON_0001.jpg}: the pairs file counts pictures, and separates its words by blanks."""
+    names, count, persons = {}, {}, {}
+    for _, person, name in sorted(rows, key=lambda row: row[1:]):
+        plain = "_".join(person.split())
+        if persons.setdefault(plain, person) != person:
+            raise UserError(f"test people {person!r} and {persons[plain]!r} would get one name; rename one of the folders")
+        count[plain] = count.get(plain, 0) + 1
+        names[name] = f"{plain}/{plain}_{count[plain]:04d}{PurePosixPath(name).suffix.lower()}"
+    return names
+
+
+def draw_pairs(files, seed=0):
+    """LFW's kind of pairs file for PERSON/PERSON_0001.jpg: as many folds and pairs as the people allow, up to LFW's.
+
+    No person is in two folds, no pair comes twice. UserError when there are too few people or pictures for two folds.
+    """
+    people, chance = {}, random.Random(seed)
+    for file in sorted(files):
+        people.setdefault(file.split("/")[0], []).append(int(PurePosixPath(file).stem.rpartition("_")[2]))
+    order = sorted(people, key=lambda person: (-len(people[person]), person))    # many pictures first, dealt out in turn
+    rich = sum(len(numbers) > 1 for numbers in people.values())
+    count, folds = min(FOLDS, rich, len(people) // 2), []
+    for fold in range(count):
+        pictures = [(person, number) for person in order[fold::count] for number in people[person]]
+        pairs = list(itertools.combinations(pictures[:PICTURES_A_FOLD], 2))
+        folds.append([[pair for pair in pairs if (pair[0][0] == pair[1][0]) is same] for same in (True, False)])
+    each = min([EACH, *(len(kind) for fold in folds for kind in fold)])
+    if count < 2 or each < 1:
+        raise UserError(f"the test half has {len(people)} people, {rich} of them with two pictures; two folds of pairs need at "
+                        "least four people, two of them with two pictures: add people")
+    lines = [f"{count}\t{each}"]
+    for same, different in folds:
+        lines += [f"{a}\t{i}\t{j}" for (a, i), (_, j) in chance.sample(same, each)]
+        lines += [f"{a}\t{i}\t{b}\t{j}" for (a, i), (b, j) in chance.sample(different, each)]
+    return "\n".join(lines) + "\n"
+
+
+def faces_folder(args):
+    source, faces = open_source(args.source), Faces(args)
+    rows = split_people(source.members)
+    renamed = test_names([row for row in rows if row[0] == "test"])
+    if both := {person for split, person, _ in rows if split == "train"} & {person for split, person, _ in rows if split == "test"}:
+        raise UserError(f"{min(both)!r} is in train and in test; nobody may be in both")
+    listing = hashlib.sha256("\n".join(f"{split} {person} {name}" for split, person, name in rows).encode()).hexdigest()[:16]
+    for split in ("train", "test"):
+        def items(split=split):
+            for _, person, name in sorted(row for row in rows if row[0] == split):
+                file = renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}"
+                yield file, [name, f"{split}/{file}", file], lambda name=name: source.read(name)
+
+        files, lost = prepare_faces(args.out, split, items(), faces, f", of the listing {listing}")
+        if split == "test":
+            write_file(args.out / "pairs_test.txt", draw_pairs(files))
+        offered = sum(row[0] == split for row in rows)
+        print(count_line(f"{split} pictures", len(files), offered) + f", of {len({file.split('/')[0] for file in files})} people")
+        print(count_line("left out (named above)", lost))
+
+
+def frames(source, table):
+    """The items for `_common.prepare_actions`, from the rows of annotations.csv."""
+    rows = {}
+    for row in read_table(table, ("file", "split", "action", *BOX_COLUMNS)):
+        path = PurePosixPath(row["file"])
+        if path.is_absolute() or ".." in path.parts or "\\" in row["file"] or not is_picture(row["file"]):
+            raise UserError(f"{row['where']}: file is {row['file']!r}; it must be a picture below SOURCE")
+        if row["split"] not in ("train", "test") or not row["action"]:
+            raise UserError(f"{row['where']}: split is {row['split']!r} and action {row['action']!r}; give train or test, and a name")
+        rows.setdefault(row["file"], []).append(row)
+    for file, here in rows.items():
+        if len({row["split"] for row in here}) > 1:
+            raise UserError(f"{here[-1]['where']}: {file} is in train and in test; choose one")
+
+        def people(width, height, here=here):
+            for row in here:
+                if row.get("width") and numbers(row, ("width", "height")) != [width, height]:
+                    raise BadItem(f"is {width} x {height}, its row says {row['width']} x {row['height']}")
+            return [(row["action"], checked_boxes(numbers(row, BOX_COLUMNS), width, height, f"{row['where']}: box")[0].tolist())
+                    for row in here]
+
+        yield file, [file], lambda file=file: (source / file).read_bytes(), (here[0]["split"], people)
+
+
+def actions_folder(args):
+    table = args.source / "annotations.csv"
+    how = f"boxes of table {hashlib.sha256(table.read_bytes()).hexdigest()[:16]}"
+    items = list(frames(args.source, table))             # the whole table is checked before the first picture
+    entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how)
+    for split in ("train", "test"):
+        print(count_line(f"{split} frames", sum(entry["split"] == split for entry in entries), sum(item[3][0] == split for item in items)))
+    print(count_line("person boxes", sum(len(entry["people"]) for entry in entries)))
+    print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))
+    print(count_line("left out (named above)", lost))
+
+
+def main(argv=None):
+    parser = arguments(__doc__)
+    args = parser.parse_args(argv)
+    check_places(args.source, args.out)
+    if (args.source / "annotations.csv").is_file():
+        args.rule = "mtcnn"                              # tells `Faces` that a table holds boxes and need not hold landmarks
+        actions_folder(args)
+    else:
+        faces_folder(args)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

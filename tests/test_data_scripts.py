@@ -1,0 +1,300 @@
+"""Face folders from LFW, CASIA, anything and the toy world: miniatures, read back by the readers that training uses."""
+import csv
+import io
+import os
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "data_scripts"))
+
+import _common  # noqa: E402
+import _faces  # noqa: E402
+import make_toyworld  # noqa: E402
+import prepare_casia  # noqa: E402
+import prepare_folder  # noqa: E402
+import prepare_lfw  # noqa: E402
+from ppad import config, datasets, readers, reproduce  # noqa: E402
+
+POINTS = torch.tensor([[20., 30], [40, 30], [30, 40], [22, 50], [38, 50]])
+
+
+class Finder:
+    """Stands for the face finder: one face in the middle, a larger one at the edge, a doubtful one; none in dark pictures."""
+
+    def __init__(self, mtcnn=None, rule="mtcnn"):
+        self.seen = []
+
+    def find(self, frames):
+        answers = []
+        for frame in frames:
+            self.seen.append(frame)
+            boxes = torch.tensor([[15., 20, 45, 60], [-30, -30, 12, 12], [10, 10, 60, 79]])[:0 if frame.float().mean() < 20 else 3]
+            answers.append({"boxes": boxes, "scores": torch.tensor([.99, .9, .75])[:len(boxes)], "landmarks": POINTS.repeat(len(boxes), 1, 1)})
+        return answers
+
+
+@pytest.fixture(autouse=True)
+def finder(monkeypatch):
+    """No weights are needed but where a test says so."""
+    class Weights:
+        @classmethod
+        def load(cls):
+            return cls()
+
+        def to(self, device):
+            return self
+    monkeypatch.setattr(_faces, "FaceFinder", Finder)
+    monkeypatch.setattr(_faces, "MTCNN", Weights)
+
+
+def picture(value, size=(60, 80), form="JPEG"):
+    content = io.BytesIO()
+    noise = np.random.default_rng(value).integers(0, 40, (size[1], size[0], 3))
+    Image.fromarray((noise + value).astype(np.uint8)).save(content, form)
+    return content.getvalue()
+
+
+def lfw_files():
+    files = {f"{p}/{p}_{i:04d}.jpg": picture(60 + 20 * n + i) for n, p in enumerate("Ann_A Ben_B Cid_C Dee_D".split()) for i in (1, 2)}
+    files["Ann_A/Ann_A_0003.jpg"] = picture(0)           # dark: no face will be found
+    files["Ben_B/Ben_B_0003.jpg"] = files["Ben_B/Ben_B_0001.jpg"][:300]
+    return files
+
+
+PAIRS = "2\t1\nAnn_A\t1\t2\nAnn_A\t1\tBen_B\t1\nCid_C\t1\t2\nCid_C\t1\tBen_B\t3\n"
+
+
+def lay(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def snapshot(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def lfw(tmp_path, kind="folder"):
+    source = lay(tmp_path / "in" / "lfw", lfw_files())
+    (tmp_path / "in" / "pairs.txt").write_text(PAIRS)
+    if kind == "tgz":
+        with tarfile.open(tmp_path / "in" / "lfw.tgz", "w:gz") as archive:
+            archive.add(source, "lfw")
+        shutil.rmtree(source)
+        return tmp_path / "in" / "lfw.tgz"
+    return source
+
+
+@pytest.mark.parametrize("kind", ["folder", "tgz"])
+def test_lfw_miniature(tmp_path, capsys, kind):
+    source, out = lfw(tmp_path, kind), tmp_path / "out"
+    before = snapshot(tmp_path / "in")
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    said = capsys.readouterr()
+    assert "pictures: 8 of 13,233, 13,225 missing" in said.out and "people: 4 of 5,749" in said.out
+    assert "pairs: 3 of 6,000" in said.out and "Ben_B_0003" in said.out
+    assert "Ann_A_0003.jpg: no face found" in said.err and "Ben_B_0003.jpg: cannot be read" in said.err
+    assert snapshot(tmp_path / "in") == before and sorted(os.listdir(tmp_path)) == ["in", "out"]
+
+    faces = datasets.read_faces(out / "test", out / "landmarks.csv", 64)      # "error": every picture there is usable
+    pairs = datasets.read_pairs(out / "pairs_test.txt", faces)
+    assert len(faces) == 8 and len(pairs) == 3 and pairs.same.tolist() == [True, False, True]
+    side = 1.6 * 40                                      # the central face of 30 x 40, not the larger one at the edge
+    corner = torch.tensor([30 - side / 2, 40 - side / 2])
+    assert torch.allclose(faces.landmarks[0], (POINTS - corner) * 64 / side, atol=0.02)
+    for file, content in lfw_files().items():            # copied as they are
+        if "_0003" not in file:
+            assert (out / "test" / file).read_bytes() == content
+
+
+def test_a_stopped_run_goes_on_and_ends_alike(tmp_path, monkeypatch, capsys):
+    source, whole, out = lfw(tmp_path), tmp_path / "whole", tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(whole)]) == 0
+    monkeypatch.setattr(_common, "AT_ONCE", 2)
+    found, real = [], Finder.find
+
+    def stops(self, frames):
+        found.extend(frames)
+        if len(found) == 4:
+            raise KeyboardInterrupt
+        return real(self, frames)
+
+    monkeypatch.setattr(Finder, "find", stops)
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 130
+    assert len(list(out.glob("test/*/*.jpg"))) == 2 and not (out / "landmarks.csv").exists()
+    with open(out / ".test.jsonl", "ab") as journal:     # killed in the middle of a line
+        journal.write(b'{"file": "test/Cid')
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    ended, unbroken = snapshot(out), snapshot(whole)
+    assert {**ended, ".test.jsonl": 0} == {**unbroken, ".test.jsonl": 0}
+    assert set(ended[".test.jsonl"].split(b"\n")) == set(unbroken[".test.jsonl"].split(b"\n"))    # its lines may come in another order
+    assert len(found) == 4 + 7                           # the two done ones not again; Ann_A_0003 too is looked at
+    capsys.readouterr()
+    source.joinpath("Ben_B/Ben_B_0003.jpg").write_bytes(picture(90))
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0     # a mended picture is taken in
+    assert "pictures: 9 of" in capsys.readouterr().out
+
+
+def one_sentence(capsys, script, *args):
+    assert script.run(script.main, [str(arg) for arg in args]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said and said
+    return said
+
+
+def test_user_mistakes_end_in_one_sentence(tmp_path, capsys, monkeypatch):
+    source, out = lfw(tmp_path), tmp_path / "out"
+    assert "no such file or folder" in one_sentence(capsys, prepare_lfw, tmp_path / "none", out)
+    assert "lie in one another" in one_sentence(capsys, prepare_lfw, source, source / "out")
+    assert "lie in one another" in one_sentence(capsys, prepare_lfw, source, tmp_path)
+    assert "is a file" in one_sentence(capsys, prepare_lfw, source, tmp_path / "in" / "pairs.txt")
+    assert "no pairs.txt" in one_sentence(capsys, prepare_lfw, source, out, "--pairs", tmp_path / "p.txt")
+    assert "no such table" in one_sentence(capsys, prepare_lfw, source, out, "--landmarks", tmp_path / "l.csv")
+    (tmp_path / "empty").mkdir()
+    assert "no usable" in one_sentence(capsys, prepare_casia, tmp_path / "empty", tmp_path / "other")
+    assert not out.exists()
+    from ppad.mtcnn import MTCNN
+    monkeypatch.setattr(_faces, "MTCNN", MTCNN)
+    monkeypatch.setenv("PPAD_WEIGHTS", str(tmp_path / "nothing"))
+    said = one_sentence(capsys, prepare_lfw, source, out)
+    assert "get_weights.py" in said and "--landmarks" in said
+
+
+def test_a_hostile_archive_writes_nothing(tmp_path, capsys):
+    (tmp_path / "pairs.txt").write_text(PAIRS)
+    with tarfile.open(tmp_path / "lfw.tgz", "w:gz") as archive:
+        for name in ("lfw/Ann_A/Ann_A_0001.jpg", "lfw/../../Ann_A/../../evil.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = len(picture(90))
+            archive.addfile(info, io.BytesIO(picture(90)))
+    assert "evil.jpg' leads out" in one_sentence(capsys, prepare_lfw, tmp_path / "lfw.tgz", tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["lfw.tgz", "pairs.txt"]
+
+
+def test_a_given_table_takes_the_finders_place(tmp_path, capsys, monkeypatch):
+    source, out = lfw(tmp_path), tmp_path / "out"
+    monkeypatch.setattr(_faces, "FaceFinder", None)
+    rows = [[file, 10, 20, 50, 60, *POINTS.flatten().tolist()] for file in lfw_files() if "Dee" not in file]
+    (tmp_path / "t.tsv").write_text("\n".join("\t".join(map(str, row)) for row in [["file", *readers.BOX_COLUMNS, *readers.POINT_COLUMNS], *rows]))
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out), "--landmarks", str(tmp_path / "t.tsv")]) == 0
+    assert "Dee_D_0001.jpg: no face found" in capsys.readouterr().err
+    faces = datasets.read_faces(out / "test", out / "landmarks.csv", 64)
+    assert len(faces) == 7 and torch.allclose(faces.landmarks[0], (POINTS - torch.tensor([-2., 8])) * 1.0, atol=0.02)
+    assert "give another OUT" in one_sentence(capsys, prepare_lfw, source, out, "--landmarks", csv_of_points(tmp_path / "u.csv", lfw_files()))
+
+
+def csv_of_points(path, files):
+    path.write_text(_common.table_text(["file", *readers.POINT_COLUMNS], [[file, *POINTS.flatten().tolist()] for file in files]))
+    return path
+
+
+def test_square_crops_need_no_box(tmp_path):
+    """The box written for a crop is the one whose 1.6-fold square is the whole picture: it is read back as it was."""
+    files = {f"p{i}/{j}.png": picture(60 + 10 * i + j, (80, 80), "PNG") for i in range(6) for j in (1, 2)}
+    source, out = lay(tmp_path / "in", files), tmp_path / "out"
+    assert prepare_folder.run(prepare_folder.main, [str(source), str(out), "--landmarks", str(csv_of_points(tmp_path / "t.csv", files))]) == 0
+    faces = datasets.read_faces(out / "train", out / "landmarks.csv", 80)
+    original = np.asarray(Image.open(source / (faces.names[0] + ".png")))
+    assert np.array_equal(faces.images[0].permute(1, 2, 0).numpy(), original) and torch.allclose(faces.landmarks[0], POINTS, atol=0.01)
+
+
+def test_casia_drops_the_three_and_shares_an_out_with_lfw(tmp_path, capsys):
+    files = {f"CASIA-WebFace/{p}/{i:03d}.jpg": picture(70 + i) for p in ("0000045", "0000099", "0166921", "1056413", "1193098") for i in (1, 2)}
+    files["CASIA-WebFace/0000045/Thumbs.db"] = b"x"
+    out = tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(lfw(tmp_path)), str(out)]) == 0
+    assert prepare_casia.run(prepare_casia.main, [str(lay(tmp_path / "casia", files)), str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "included: 10 of 494,414" in said and "people without the three in LFW: 2 of 10,572" in said
+    assert "dropped, also in LFW: 1056413, 2 pictures" in said
+    train, test = (datasets.read_faces(out / split, out / "landmarks.csv", 32) for split in ("train", "test"))
+    assert (len(train), len(test)) == (4, 8) and sorted(set(n.split("/")[0] for n in train.names)) == ["0000045", "0000099"]
+
+
+def test_folder_of_faces_is_ready_for_the_main_job(tmp_path, capsys):
+    files = {f"Some One {n}/pic {i}.jpg": picture(50 + 6 * n + i) for n in range(20) for i in range(3)}
+    source, out = lay(tmp_path / "in", files), tmp_path / "out"
+    assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
+    assert "test pictures: 12 of 12, of 4 people" in capsys.readouterr().out
+    train, test = (datasets.read_faces(out / split, out / "landmarks.csv", 32) for split in ("train", "test"))
+    pairs = datasets.read_pairs(out / "pairs_test.txt", test)
+    assert len(train) == 48 and len(test) == 12 and not pairs.dropped
+    people = [{test.names[i].split("/")[0] for k in (pairs.first, pairs.second) for i in k[pairs.folds == fold]} for fold in (0, 1)]
+    assert pairs.folds.max() == 1 and not people[0] & people[1]              # two folds, nobody in both
+    assert {name.replace("_", " ") for name in people[0] | people[1]}.isdisjoint(name.split("/")[0] for name in train.names)
+    lay(source, {"Some One 3/a new one.jpg": picture(80)})
+    assert "give another OUT" in one_sentence(capsys, prepare_folder, source, out)   # numbers would shift
+
+
+def test_folder_keeps_its_own_halves_and_refuses_a_person_in_both(tmp_path, capsys):
+    files = {f"{split}/{split}{n}/{i}.jpg": picture(60 + n + i) for split in ("train", "test") for n in range(5) for i in range(2)}
+    source = lay(tmp_path / "in", files)
+    assert prepare_folder.run(prepare_folder.main, [str(source), str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out/train").glob("train*/*"))) == 10 == len(list((tmp_path / "out/test").glob("test*/*")))
+    lay(source, {"train/test1/x.jpg": picture(60)})
+    assert "'test1' is in train and in test" in one_sentence(capsys, prepare_folder, source, tmp_path / "out2")
+
+
+def test_drawn_pairs_obey_lfws_format_at_its_full_size():
+    files = [f"p{n:03d}/p{n:03d}_{i:04d}.jpg" for n in range(150) for i in range(1, 9)]
+    text = prepare_folder.draw_pairs(files)
+    assert text.splitlines()[0] == "10\t300" and len(text.splitlines()) == 6001 and text == prepare_folder.draw_pairs(files[::-1])
+
+
+def test_toy_world_on_disk_equals_the_one_in_memory(tmp_path, tiny, tiny_args, capsys):
+    """Also through the main job's own loader."""
+    words = tiny_args[2:]                                # without --jobs 1
+    assert make_toyworld.run(make_toyworld.main, [str(tmp_path / "toy"), *words]) == 0
+    memory = reproduce.load_data(tiny(), 0)
+    photo = config.build("photo", faces=str(tmp_path / "toy/faces"), actions=str(tmp_path / "toy/actions"), face_size=32, frame_height=96, frame_width=96)
+    disk = reproduce.load_data(photo, 0)
+    for a, b in ((memory.faces, disk.faces), (memory.test_faces, disk.test_faces)):
+        assert a.names == b.names and torch.equal(a.images, b.images) and torch.equal(a.landmarks, b.landmarks)
+        assert torch.equal(a.identities, b.identities)
+    for a, b in ((memory.actions, disk.actions), (memory.test_actions, disk.test_actions)):
+        assert torch.equal(a.frames, b.frames) and [f"{name}.png" for name in a.names] == b.names
+        assert all(map(torch.equal, a.boxes, b.boxes)) and all(map(torch.equal, a.face_boxes, b.face_boxes))
+        assert [a.classes[l[0] - 1] for l in a.labels] == [b.classes[l[0] - 1] for l in b.labels]
+
+    def as_set(pairs):
+        return {tuple(x) for x in torch.stack([pairs.first, pairs.second, pairs.same.long(), pairs.folds], 1).tolist()}
+    assert as_set(memory.pairs) == as_set(disk.pairs)
+    assert "give another OUT" in one_sentence(capsys, make_toyworld, tmp_path / "toy", *words, "--seed", 1)
+    assert "face_size" in one_sentence(capsys, make_toyworld, tmp_path / "toy2", "--face_size", "30")
+
+
+def test_some_of_the_real_lfw(tmp_path, monkeypatch, capsys):
+    """24 people against the table that came with the set. For the whole set run, with PPAD_WEIGHTS set,
+
+        python data_scripts/prepare_lfw.py $PPAD_DATA/lfw OUT
+
+    and expect 13,232 of 13,233 pictures: the table has no face for Marilyn_Monroe_0001 either.
+    """
+    data = Path(os.environ.get("PPAD_DATA", "nowhere"))
+    if not (data / "lfw" / "landmarks.tsv").exists() or not (data / "weights" / "onet.pt").exists():
+        pytest.skip("PPAD_DATA does not name a folder with lfw/ and weights/")
+    from ppad import face_finder, mtcnn
+    monkeypatch.setattr(_faces, "FaceFinder", face_finder.FaceFinder)
+    monkeypatch.setattr(_faces, "MTCNN", mtcnn.MTCNN)
+    monkeypatch.setenv("PPAD_WEIGHTS", str(data / "weights"))
+    for person in sorted((data / "lfw" / "lfw-deepfunneled").iterdir())[100:124]:
+        shutil.copytree(person, tmp_path / "in" / person.name)
+    out = tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(tmp_path / "in"), str(out), "--pairs", str(data / "lfw" / "pairs.txt")]) == 0
+    with open(data / "lfw" / "landmarks.tsv", newline="") as file:
+        reference = {row["file"]: row for row in csv.DictReader(file, delimiter="\t")}
+    with open(out / "landmarks.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(list((tmp_path / "in").glob("*/*"))) >= 24
+    for row in rows:
+        known = reference[row["file"].removeprefix("test/")]
+        assert all(abs(float(row[column]) - float(known[column])) < 3 for column in (*readers.BOX_COLUMNS, *readers.POINT_COLUMNS)), row["file"]
