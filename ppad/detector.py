@@ -227,9 +227,14 @@ def _narrow_heads(backbone: nn.Module, config: DetectorConfig) -> dict:
     inputs = [block[0].in_channels for block in backbone.fpn.inner_blocks]  # channels of the body's three maps
     backbone.fpn = FeaturePyramidNetwork(inputs, channels, extra_blocks=LastLevelMaxPool())
     backbone.out_channels = channels
-    anchors = AnchorGenerator(((32,), (64,), (128,), (256,)), (SHAPES,) * 4)
+    # Two sizes a level and few samples a frame: one person fills most of a small picture, and with torchvision's 256
+    # samples a frame and one size a level the few positive anchors do not count.
+    anchors = AnchorGenerator(((32, 45), (64, 90), (112, 150), (190, 240)), (SHAPES,) * 4)
     return {
         "rpn_anchor_generator": anchors,
+        "rpn_head": RPNHead(channels, anchors.num_anchors_per_location()[0]),
+        "rpn_batch_size_per_image": 32,
+        "rpn_fg_iou_thresh": 0.6,
         "rpn_pre_nms_top_n_train": 400,
         "rpn_post_nms_top_n_train": 100,
         "rpn_pre_nms_top_n_test": 200,

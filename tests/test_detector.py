@@ -116,7 +116,7 @@ def test_range_and_size_of_what_the_body_sees(sizes, frame, resized):
 def test_pyramid_bodies_train_and_detect(body):
     torch.manual_seed(0)
     detector = ActionDetector(DetectorConfig(body, classes=21, min_size=96, max_size=128))
-    assert [len(sizes) for sizes in detector.model.rpn.anchor_generator.sizes] == [1] * {"resnet18": 5}.get(body, 4)
+    assert [len(sizes) for sizes in detector.model.rpn.anchor_generator.sizes] == {"resnet18": [1] * 5, "mobilenet_v2": [2] * 4}[body]
     frames, targets = scene()
     losses = detector.losses(frames, targets)
     sum(losses.values()).backward()

@@ -17,7 +17,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))                       # as a script, there is no conftest to do it
 
-from ppad import config, face_finder, figures, modifier, reproduce, trainer  # noqa: E402
+from ppad import anonymize, config, face_finder, figures, modifier, reproduce, trainer  # noqa: E402
 
 README = ROOT / "README.md"
 RESULTS = ROOT / "lesson_notebooks" / "results"
@@ -194,6 +194,8 @@ def test_every_command_parses():
         if words[:3] == ["python", "-m", "ppad.reproduce"]:
             reproduce.parse(words[3:])                       # SystemExit on a flag or value it does not know
             main_jobs += 1
+        elif words[:3] == ["python", "-m", "ppad.anonymize"]:
+            anonymize.parse(words[3:])
         elif words[:3] == ["python", "-m", "pytest"]:
             assert all((ROOT / word).exists() for word in words[3:] if not word.startswith("-")), words
         elif words[0] == "python" and words[1] != "-m":
@@ -204,8 +206,9 @@ def test_every_command_parses():
 
 
 def test_flags_in_prose_exist():
-    """Every `--flag` in backquotes is one of the main job's, or of the script named with it."""
+    """Every `--flag` in backquotes is one of the main job's or of `anonymize`, or of the script named with it."""
     known = {f"--{name}" for name in vars(config.Paper())} | {f"--{name}" for name in ("preset", "out", "rows", "seed", "jobs")}
+    known |= {f"--{name}" for name in vars(anonymize.parse(["a"]))}
     text = re.sub(r"`python tests/test_readme.py --write`", "", README.read_text(encoding="utf-8"))
     assert set(re.findall(r"(?<![\w-])--[a-zA-Z]\w*", text)) <= known
 
