@@ -55,6 +55,7 @@ class Paper:
     # ---- A, the action detector
     detector_body: str = "resnet101"           # Sec. 4: Faster R-CNN on ResNet-101
     detector_weights: str = ""                 # ours: ImageNet file of torchvision for the body; "" = from scratch
+    detector_trainable: int = 3                # ours: torchvision's default; stages of a body with weights that learn
     # ---- before the game
     pretrain_recognizer_steps: int = 28000     # SphereFace: 28k iterations
     pretrain_recognizer_batch: int = 256       # SphereFace: 256 to 512
@@ -147,7 +148,9 @@ class PhotoCPU(Photo):
     pretrain_recognizer_batch: int = 64        # ours
     pretrain_modifier_steps: int = 300         # ours
     practice_steps: int = 700                  # ours
-    pretrain_detector_steps: int = 400         # ours
+    detector_trainable: int = 4                # ours: 3 learnt less in a short try
+    lr_detector: float = 5e-4                  # ours: at 1e-3 the body forgot ImageNet
+    pretrain_detector_steps: int = 600         # ours
     landmark_jitter: float = 1.0               # ours
     T1: int = 120                              # ours
     T2: int = 60                               # ours

@@ -59,6 +59,7 @@ def make_recognizer(config, identities: int) -> AngularRecognizer:
 def make_detector(config, classes: int) -> ActionDetector:
     """A as the preset sizes it."""
     return ActionDetector(DetectorConfig(body=config.detector_body, classes=classes, weights=config.detector_weights or None,
+                                         trainable_layers=config.detector_trainable,
                                          min_size=min(config.frame_height, config.frame_width),
                                          max_size=max(config.frame_height, config.frame_width)))
 
