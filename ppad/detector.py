@@ -8,8 +8,8 @@ torchvision's. This file adds three things:
 
 * `ActionDetector`, which speaks this package's language: frames in [-1, 1], boxes in pixels, checked targets, one
   method for training (`losses`) and one for use (`detect`);
-* the choice of body: a ResNet with a feature pyramid (the paper's is "resnet101"), a MobileNetV2 with the same
-  pyramid for small machines, and "toy";
+* the choice of body: a ResNet with a feature pyramid (the paper's is "resnet101"), a MobileNetV2 with a
+  narrower pyramid and heads for small machines, and "toy";
 * `ToyBody` with `ToyBoxHead`, a detector of under 2 M parameters that learns from scratch on two CPU cores.
 
 Why the toy is built as it is. Six of its ten actions differ only by an object of a few pixels beside a face, yet the
