@@ -17,7 +17,6 @@ import copy
 import math
 from contextlib import contextmanager
 from functools import partial
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -143,20 +142,22 @@ class Game:
             self._apply("detector", detection)
             return {"L_det": detection}
         with _frozen(self.recognizer):
-            adversarial = self.modifier_objective(modified, landmarks, identities)
-            structure = losses.loss_l1(modified, pictures, self.config.l1_weight)
+            terms = self._modifier_terms(pictures, modified, landmarks, identities)
             total = losses.full_objective(self.config.detection_weight * detection,
-                                          self.config.adversarial_weight * adversarial, structure)
+                                          self.config.adversarial_weight * terms["L_adv"], terms["L_l1"])
             self._apply(("modifier", "detector"), total)
-        return {"L_det": detection, "L_adv": adversarial, "L_l1": structure}
+        return {"L_det": detection, **terms}
 
     def update_modifier(self, pictures, modified, landmarks, identities) -> dict:
         """Line 9 without A, for M's practice before the game: L_adv + lambda L1; D is read, not moved."""
         with _frozen(self.recognizer):
-            adversarial = self.modifier_objective(modified, landmarks, identities)
-            structure = losses.loss_l1(modified, pictures, self.config.l1_weight)
-            self._apply("modifier", self.config.adversarial_weight * adversarial + structure)
-        return {"L_adv": adversarial, "L_l1": structure}
+            terms = self._modifier_terms(pictures, modified, landmarks, identities)
+            self._apply("modifier", self.config.adversarial_weight * terms["L_adv"] + terms["L_l1"])
+        return terms
+
+    def _modifier_terms(self, pictures, modified, landmarks, identities) -> dict:
+        return {"L_adv": self.modifier_objective(modified, landmarks, identities),
+                "L_l1": losses.loss_l1(modified, pictures, self.config.l1_weight)}
 
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
         """M's adversarial term: gradient ascent on L_D, capped (eq. 2), or the random-label ablation (Sec. 5.6).
