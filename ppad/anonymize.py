@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from ppad import movies
-from ppad.loop import clock, write_text
+from ppad.loop import clock, write_whole
 from ppad.repainter import METHODS, SMALLEST_FACE, Anonymizer, default_finder
 
 SECONDS_BETWEEN_LINES = 1.0     # ours: progress a person can follow
@@ -145,8 +145,8 @@ def parse(argv=None):
                                      description="Repaint the faces in pictures, folders and movies.")
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path, nargs="?", help="default: the input's name with _anonymized")
-    parser.add_argument("--method", choices=["ours", *METHODS], default="ours", help="default: ours, which needs --run")
-    parser.add_argument("--run", type=Path, help="folder of a finished run of ppad.reproduce")
+    parser.add_argument("--method", choices=["ours", *METHODS], default="ours", help="default: ours")
+    parser.add_argument("--run", type=Path, help="folder of a finished run of ppad.reproduce, for its M; default: the M that comes with the package")
     parser.add_argument("--report", type=Path, help="write what was done as .json")
     parser.add_argument("--preview", type=Path, help="write a sheet of finished frames as .png: look whether a face was missed")
     parser.add_argument("--on_error", choices=["stop", "cover"], default="stop", help="a frame that cannot be read or searched")
@@ -166,9 +166,8 @@ def run(args):
     for path in filter(None, (args.report, args.preview)):
         if path.exists() and any(path.samefile(source) for source, _ in todo):
             raise ValueError(f"{path} is an input: choose another name")
-    if args.method == "ours" and args.run is None:
-        raise ValueError("--method ours needs --run FOLDER, a finished run of ppad.reproduce, as no weights of M come with "
-                         f"the package; without one choose --method {' or '.join(METHODS)}")
+    if args.run and args.method != "ours":
+        raise ValueError(f"--run names the M of --method ours, but --method is {args.method}: leave one of the two out")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{args.device}', but torch sees no GPU here: use --device cpu")
     settings = {"finder": default_finder(args.min_face, args.device), "on_error": args.on_error, "device": args.device}
@@ -191,8 +190,8 @@ def run(args):
     if args.preview and sheet.kept:
         sheet.save(args.preview)
     if args.report:
-        write_text(args.report, json.dumps({"method": args.method, "run": args.run and str(args.run), "files": done,
-                                            "not_done": failed, "there_already": there, "left_out": left_out}, indent=1))
+        write_whole(args.report, json.dumps({"method": args.method, "run": args.run and str(args.run), "files": done,
+                                             "not_done": failed, "there_already": there, "left_out": left_out}, indent=1))
     return 2 if failed else 0
 
 

@@ -61,6 +61,8 @@ class Paper:
     pretrain_recognizer_batch: int = 256       # SphereFace: 256 to 512
     pretrain_modifier_steps: int = 0           # ours: L1-only steps that teach M to copy before it must hide
     practice_steps: int = 0                    # ours: M against a copy of D that is thrown away, before the game
+    practice_faces: int = 16                   # ours: faces a step while M copies and practises
+    lr_practice: float = 3e-4                  # ours: M's rate meanwhile, here the game's; dropped as the game's is
     pretrain_detector_steps: int = 12000       # ours: the paper does not say how A is started
     landmark_jitter: float = 0.0               # ours: px at 112x96, alignment noise while training recognisers
     colour_jitter: float = 0.0                 # ours: brightness and contrast noise while training recognisers
@@ -146,15 +148,17 @@ class PhotoCPU(Photo):
     detector_body: str = "mobilenet_v2"        # ours: wants --detector_weights, torchvision's ImageNet file
     pretrain_recognizer_steps: int = 1500      # ours
     pretrain_recognizer_batch: int = 64        # ours
-    pretrain_modifier_steps: int = 300         # ours
-    practice_steps: int = 700                  # ours
+    pretrain_modifier_steps: int = 500         # ours
+    practice_steps: int = 1600                 # ours
     detector_trainable: int = 4                # ours: 3 learnt less in a short try
     lr_detector: float = 5e-4                  # ours: at 1e-3 the body forgot ImageNet
     pretrain_detector_steps: int = 600         # ours
     landmark_jitter: float = 1.0               # ours
     T1: int = 120                              # ours
     T2: int = 60                               # ours
-    lr_modifier: float = 1e-3                  # ours: as toy
+    practice_faces: int = 8                    # ours: as toy
+    lr_practice: float = 1e-3                  # ours: as toy
+    lr_modifier: float = 5e-4                  # ours: as toy
     lr_recognizer: float = 5e-4                # ours: as toy
     adversarial_weight: float = 0.25           # ours: as toy
     batch_faces: int = 16                      # ours
@@ -197,7 +201,7 @@ class Toy(Paper):
     detector_body: str = "toy"                 # ours
     pretrain_recognizer_steps: int = 500       # ours
     pretrain_recognizer_batch: int = 64        # ours
-    pretrain_modifier_steps: int = 250         # ours
+    pretrain_modifier_steps: int = 500         # ours
     pretrain_detector_steps: int = 700         # ours
     T1: int = 300                              # ours
     T2: int = 150                              # ours
@@ -209,11 +213,13 @@ class Toy(Paper):
     eval_batch: int = 64                       # ours
     sample_every: int = 100                    # ours
     checkpoint_seconds: int = 30               # ours
-    practice_steps: int = 700                  # ours: about four minutes on one core
+    practice_steps: int = 1600                 # ours: about four minutes on one core
     lr_detector: float = 2e-3                  # ours: twice the paper's; a small A from scratch has little time
-    lr_modifier: float = 1e-3                  # ours: three times the paper's, for the same reason
+    practice_faces: int = 8                    # ours: M learns more from twice the steps than from twice the faces
+    lr_practice: float = 1e-3                  # ours: three times the paper's; a small M from scratch has little time
+    lr_modifier: float = 5e-4                  # ours: M only mends in the game what it learnt in its practice
     lr_recognizer: float = 5e-4                # ours: D must follow a quicker M
-    adversarial_weight: float = 0.15           # ours: at 1, M destroys the whole face before it learns to redraw one
+    adversarial_weight: float = 0.25           # ours: at 1, M destroys the whole face before it learns to redraw one
 
 
 MACHINE = ("device", "log_every", "sample_every", "checkpoint_seconds", "eval_batch")   # fields that change no result
@@ -249,7 +255,7 @@ def check(config: Paper) -> None:
     """Raise ConfigError naming the first field whose value cannot work."""
     counts = ["batch_faces", "batch_frames", "pretrain_recognizer_batch", "face_size", "frame_height", "frame_width",
               "modifier_width", "recognizer_width", "embedding", "recognizer_updates", "folds", "eval_batch", "log_every",
-              "sample_every", "other_width", "recognizer_height", "recognizer_breadth"]
+              "sample_every", "other_width", "practice_faces", "recognizer_height", "recognizer_breadth"]
     for name in counts:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}: it must be at least 1")

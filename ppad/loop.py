@@ -150,7 +150,7 @@ class Loop:
             lines = [line for line in read_log(path) if line["step"] <= self.done.get(line["stage"], 0)]
             text = "".join(json.dumps(line) + "\n" for line in lines)
             if text != path.read_text():
-                write_text(path, text)
+                write_whole(path, text)
 
     def _log(self, line: dict) -> None:
         path = self.folder / "log.jsonl"
@@ -197,12 +197,12 @@ def read_log(path) -> list[dict]:
     return lines
 
 
-def write_text(path, text: str) -> None:
+def write_whole(path, content: str | bytes) -> None:
     """Write a small file whole or not at all: to a temporary name beside it, then renamed."""
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

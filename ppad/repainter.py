@@ -12,7 +12,6 @@ It fails closed: a frame that cannot be searched or repainted (a box that is not
 made black if asked. What was not searched never comes out.
 """
 import itertools
-import json
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +31,7 @@ from ppad.ssh import SSH
 from ppad.tracks import Steady, Tracker
 
 METHODS = {"blur": "Blur(8x8)", "mask": "Masked", "noise": "Noise(0.5)", "edge": "Edge", "superpixel": "Super-Pixel"}
+SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"     # what it is and how far to trust it: modifier.md beside it
 BASELINE_SIZE = 128             # ours: px of a crop for a method that has no size of its own
 RECALL = (0.5, 0.6, 0.6)        # ours: each of MTCNN's thresholds 0.1 lower, since a miss costs more than a false face
 SMALLEST_FACE = 20.0            # MTCNN's own default, px
@@ -56,20 +56,17 @@ class Anonymizer:
         self.summary = {}
 
     @classmethod
-    def from_run(cls, run, seed=0, device="cpu", **settings):
-        """With M of a finished run's folder (`ppad.reproduce`). ValueError or LoopError when there is none."""
-        run = Path(run)
-        try:
-            fields = config.build(**json.loads((run / "config.json").read_text()))
-        except (OSError, json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"run {run} has no config.json that can be read: name the folder of a finished run") from error
-        modifier = trainer.make_modifier(fields)
-        path = run / f"seed{seed}" / "Ours" / "checkpoint.pt"
+    def from_run(cls, run=None, device="cpu", **settings):
+        """With M of a finished run's folder (`ppad.reproduce` leaves its networks in players.pt), or, without one, with the
+        M that comes with the package. ValueError or LoopError when there is none."""
+        path = SHIPPED if run is None else Path(run) / "players.pt"
         held = read_checkpoint(path)
         try:
-            modifier.load_state_dict(held["parts"]["anonymizer"])
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{path} does not hold M of this run: run ppad.reproduce again in a new folder") from error
+            fields = config.Paper(**held["config"])
+            modifier = trainer.make_modifier(fields)
+            modifier.load_state_dict(held["parts"]["modifier"])       # kept in half precision, used in single
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} does not hold M of this version: run ppad.reproduce again in a new folder") from error
         modifier = modifier.to(device).eval().requires_grad_(False)
         return cls(modifier, size=fields.face_size, device=device, **settings)
 

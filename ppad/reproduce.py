@@ -10,6 +10,7 @@ import argparse
 import copy
 import dataclasses
 import functools
+import io
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -29,9 +30,13 @@ from ppad import config as presets
 from ppad import datasets, evaluate, figures, trainer
 from ppad.attacks import train_recognizer
 from ppad.baselines import BASELINES, make_baseline
-from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log, write_text
+from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log, write_whole
 
 ROWS = [*BASELINES, "Ours"]
+PLAYERS = {"modifier": ("Ours", "anonymizer"), "recognizer": ("Ours", "recognizer"), "detector": ("Ours", "detector"),
+           "recognizer_start": ("start", "recognizer", "recognizer"), "detector_start": ("start", "detector", "detector"),
+           "other": ("judges", "other_architecture", "recognizer"), "reader": ("judges", "landmark_reader", "reader")}
+OUTPUTS = ("results.json", "table1.md", "players.pt", "fig3.png", "fig4.png", "fig5.png", "fig6.png", "curves.png")
 PATHS = ("faces", "actions", "detector_weights")        # kept by name only: results.json is there to be passed on
 
 
@@ -127,7 +132,7 @@ class SeedRun:
             minutes = sum(self.loop(*names, title="").finished_minutes() for names in (
                 ("start", "recognizer"), ("start", "detector"), ("judges", "other_architecture"), ("judges", "landmark_reader")))
             report = evaluate.controls(self.judges(), self.data, self.config, self.device)
-            write_text(path, json.dumps({"minutes": minutes, "controls": report, "counts": self.counts()}, indent=1))
+            write_whole(path, json.dumps({"minutes": minutes, "controls": report, "counts": self.counts()}, indent=1))
 
     def counts(self) -> dict:
         data = self.data
@@ -155,7 +160,7 @@ class SeedRun:
         row = evaluate.judge_row(name, game, attacker, judges, self.data, self.config, self.seed, self.device)
         row["minutes"] = max((time.monotonic() - began) / 60, (played.seconds + attack.seconds) / 60)
         row["peak_memory_gb"] = peak_memory()
-        write_text(path, json.dumps(row, indent=1))
+        write_whole(path, json.dumps(row, indent=1))
         return row
 
     def anonymizer(self, name: str):
@@ -163,8 +168,20 @@ class SeedRun:
         if name != "Ours":
             return make_baseline(name, seed=self.seed)
         modifier = trainer.make_modifier(self.config)
-        modifier.load_state_dict(read_checkpoint(self.folder / file_name(name) / "checkpoint.pt")["parts"]["anonymizer"])
+        modifier.load_state_dict(self._done(file_name(name))["anonymizer"])
         return modifier.to(self.device).eval().requires_grad_(False)
+
+    def players(self) -> bytes:
+        """Every network of a seed whose Ours is done, half precision: what lessons and `anonymize --run` read."""
+        parts = {name: self._done(*place)[part] for name, (*place, part) in PLAYERS.items()}
+        small = {name: {key: value.half() if value.is_floating_point() else value for key, value in part.items()}
+                 for name, part in parts.items()}
+        file = io.BytesIO()
+        torch.save({"config": named_only(dataclasses.asdict(self.config)), "parts": small}, file)
+        return file.getvalue()
+
+    def _done(self, *place) -> dict:
+        return read_checkpoint(self.folder.joinpath(*place) / "checkpoint.pt")["parts"]
 
 
 def file_name(row: str) -> str:
@@ -255,7 +272,12 @@ def collect(out: Path, preset: str, config, seeds: list[int], rows: list[str], d
             "seeds": seeds, "budget": budget(config), "counts": starts[0]["counts"],
             "rows": [evaluate.summarise(per_seed) for per_seed in found.values()],
             "controls": [start["controls"] for start in starts],
-            "config": {key: Path(value).name if key in PATHS else value for key, value in dataclasses.asdict(config).items()}}
+            "config": named_only(dataclasses.asdict(config))}
+
+
+def named_only(fields: dict) -> dict:
+    """The preset's fields with the reader's own folders cut down to their names."""
+    return {key: Path(value).name if key in PATHS else value for key, value in fields.items()}
 
 
 def budget(config) -> dict:
@@ -327,7 +349,7 @@ def run(args, config) -> int:
         if different:
             raise LoopError(f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out")
     else:
-        write_text(settings, presets.as_json(config, args.preset))
+        write_whole(settings, presets.as_json(config, args.preset))
     runs = []
     for seed in args.seed:
         one = SeedRun(config, out / f"seed{seed}", seed, device)
@@ -340,9 +362,12 @@ def run(args, config) -> int:
     together({"figures": functools.partial(draw, runs[0], out, results, rows)}, jobs)
     results["minutes"] = round(wall_minutes(out, (time.monotonic() - began) / 60), 2)
     table = figures.table1_markdown(results)
-    write_text(out / "table1.md", table)
-    write_text(out / "results.json", json.dumps(results, indent=1))
-    print(f"\n{table}\n{out / 'results.json'}, table1.md, fig3.png, fig4.png, fig5.png, fig6.png and curves.png are in {out}.")
+    write_whole(out / "table1.md", table)
+    if "Ours" in rows:
+        write_whole(out / "players.pt", runs[0].players())
+    write_whole(out / "results.json", json.dumps(results, indent=1))
+    written = [path.name for path in (out / name for name in OUTPUTS) if path.exists()]
+    print(f"\n{table}\n{', '.join(written)} are in {out}.")
     return 0
 
 
@@ -350,7 +375,7 @@ def wall_minutes(out: Path, now: float) -> float:
     """Wall-clock minutes of all calls that worked on this folder and came to their end, this one (`now`) included."""
     path = out / "minutes.json"
     total = now + (json.loads(path.read_text())["minutes"] if path.exists() else 0.0)
-    write_text(path, json.dumps({"minutes": total}))
+    write_whole(path, json.dumps({"minutes": total}))
     return total
 
 

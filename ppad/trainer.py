@@ -14,6 +14,7 @@ its game line 9 reduces to A's part: "the only difference being the modification
 the constructor's argument.
 """
 import copy
+import dataclasses
 import math
 from contextlib import contextmanager
 from functools import partial
@@ -237,17 +238,19 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
     device, learns = game.device, bool(game.modifier_weights)
     face_batches = Batches(len(faces), config.batch_faces, seed=loop.seed)
     frame_batches = Batches(len(actions), config.batch_frames, seed=loop.seed)
-    copy_batches = Batches(len(faces), config.batch_faces, seed=loop.seed + 1)              # leaves the game's order alone
-    parts = dict(game.parts(), faces=face_batches, frames=frame_batches, copies=copy_batches)
+    parts = dict(game.parts(), faces=face_batches, frames=frame_batches)
     if learns:
-        partner = Game(config, copy.deepcopy(game.recognizer), None, game.anonymizer, device)
+        copy_batches = Batches(len(faces), config.practice_faces, seed=loop.seed + 1)       # leaves the game's order alone
+        practice = dataclasses.replace(config, lr_modifier=config.lr_practice)
+        partner = Game(practice, copy.deepcopy(game.recognizer), None, game.anonymizer, device)
         parts |= {f"partner_{name}": part for name, part in partner.parts().items() if name != "anonymizer"}
+        parts["copies"] = copy_batches
     loop.start(**parts)
     shown, _, _ = faces.batch(torch.arange(0, len(faces), max(1, len(faces) // 8))[:8])       # fixed, held for pictures
 
     def copy_faces(number: int) -> dict:
-        game.set_rates(0, 1)
-        return game.copy_faces(_to(device, faces.batch(*copy_batches.next()))[0])
+        partner.set_rates(0, 1)
+        return partner.copy_faces(_to(device, faces.batch(*copy_batches.next()))[0])
 
     def lines_2_and_3(players: Game, batches: Batches):
         for turn in range(config.recognizer_updates):
@@ -259,7 +262,7 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
         return terms, (pictures, modified, landmarks, identities)
 
     def practise(number: int) -> dict:
-        partner.set_rates(0, 1)
+        partner.set_rates(number, config.practice_steps)                                    # most is learnt after the drop
         terms, seen = lines_2_and_3(partner, copy_batches)
         return terms | partner.update_modifier(*seen)
 

@@ -17,15 +17,16 @@ from ppad import config, datasets  # noqa: E402
 
 TINY = {"face_size": 32, "modifier_width": 4, "modifier_blocks": 1, "recognizer_depth": 4, "recognizer_width": 4,
         "other_width": 4, "embedding": 16, "recognizer_height": 28, "recognizer_breadth": 24, "frame_height": 96,
-        "frame_width": 96, "batch_faces": 4, "batch_frames": 2, "train_identities": 6, "pictures_each": 4,
+        "frame_width": 96, "batch_faces": 4, "practice_faces": 4, "batch_frames": 2, "train_identities": 6, "pictures_each": 4,
         "test_identities": 6, "test_pictures_each": 4, "train_frames": 10, "test_frames": 10, "test_pairs": 16, "folds": 2,
         "pretrain_recognizer_steps": 3, "pretrain_recognizer_batch": 4, "pretrain_modifier_steps": 2, "practice_steps": 2,
         "pretrain_detector_steps": 2, "T1": 3, "T2": 2, "attack_steps": 3, "landmark_steps": 2, "log_every": 1,
         "sample_every": 2, "landmark_jitter": 1.0}  # jitter draws from torch's global chance, so its bookkeeping is tried too
 
 
-def pytest_configure():
+def pytest_configure(config):
     torch.set_num_threads(1)                        # sums in one order: "bit for bit" must not depend on the machine
+    config.addinivalue_line("markers", "rubric(line, points=0, hint='', seconds=None): graded by ppad.grade, see there")
 
 
 @pytest.fixture(scope="session")

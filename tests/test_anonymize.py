@@ -1,5 +1,6 @@
 """The Anonymizer and the command. A drawn "face" is a pure red square and a stub finder knows red; so a face that got
 through is a red pixel in the output, which no anonymizer here leaves. Real faces: the last tests, where there are weights."""
+import dataclasses
 import json
 import os
 import shutil
@@ -223,9 +224,9 @@ def test_bad_input_by_command(command, capsys, monkeypatch):
                             (("a.png", "other_name.png", *mask, "--overwrite"), "is the input itself"),
                             (("a.png", "a.doc", *mask), "name that ends in"), (("a.png", "a.png/b.png", *mask), "cannot write"),
                             (("a.png", "b.png", *mask, "--report", "a.png"), "ends in .json"),
-                            (("a.png", "b.png", *mask, "--preview", "a.png"), "is an input"), (("a.png",), "needs --run"),
+                            (("a.png", "b.png", *mask, "--preview", "a.png"), "is an input"), (("a.png", *mask, "--run", "r"), "leave one of the two out"),
                             *[(("a.png", "b.png", *mask, "--device", "cuda"), "no GPU")] * (not torch.cuda.is_available()),
-                            (("a.png", "--run", "nowhere"), "nowhere has no config.json")):
+                            (("a.png", "--run", "nowhere"), "players.pt does not exist")):
         assert command(*words) == 2, words
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1, (words, error)
@@ -256,20 +257,21 @@ def test_a_failing_finder_leaves_no_file(command, monkeypatch, capsys):
 
 def test_m_of_a_run(command, tiny, tmp_path, capsys):
     """`from_run` repaints with that run's M: its own weights, sizes and device; a run without M is refused."""
-    folder = tmp_path / "runs/toy/seed0/Ours"
+    folder = tmp_path / "runs/toy"
     folder.mkdir(parents=True)
-    (tmp_path / "runs/toy/config.json").write_text(config.as_json(tiny(), "toy"))
     Image.fromarray(scene()).save("a.png")
-    assert command("a.png", "--run", "runs/toy") == 2 and "checkpoint.pt does not exist" in capsys.readouterr().err
+    assert command("a.png", "--run", "runs/toy") == 2 and "players.pt does not exist" in capsys.readouterr().err
     torch.manual_seed(0)
     modifier = trainer.make_modifier(tiny())
-    torch.save({"parts": {"anonymizer": modifier.state_dict()}}, folder / "checkpoint.pt")
+    fields = dataclasses.asdict(tiny())
+    torch.save({"config": fields, "parts": {"modifier": modifier.state_dict()}}, folder / "players.pt")
     assert command("a.png", "--run", "runs/toy") == 0
     expected = Anonymizer(modifier.eval(), finder=find_red, size=tiny().face_size).picture(scene())
     np.testing.assert_array_equal(movies.read_picture("a_anonymized.png"), expected)
-    torch.save({"parts": {}}, folder / "checkpoint.pt")
-    with pytest.raises(ValueError, match="does not hold M"):
-        Anonymizer.from_run("runs/toy", finder=find_red)
+    for held in ({"config": fields, "parts": {}}, {"config": {"no_such_field": 1}, "parts": {}}, []):
+        torch.save(held, folder / "players.pt")
+        with pytest.raises(ValueError, match="does not hold M"):
+            Anonymizer.from_run("runs/toy", finder=find_red)
     with pytest.raises(ValueError, match="unknown"):
         Anonymizer.from_method("smear", finder=find_red)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppad.loop import Interrupted, Loop, LoopError, clock, read_checkpoint, read_log, write_text
+from ppad.loop import Interrupted, Loop, LoopError, clock, read_checkpoint, read_log, write_whole
 
 SETTINGS = {"rate": 0.1, "seed": 7}
 
@@ -320,11 +320,11 @@ def test_read_checkpoint_of_nothing(tmp_path):
         read_checkpoint(tmp_path / "checkpoint.pt")
 
 
-def test_write_text_is_all_or_nothing(tmp_path, monkeypatch):
-    write_text(tmp_path / "a.json", "old")
+def test_write_whole_is_all_or_nothing(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a.json", "old")
     monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(LoopError, match="No space left"):
-        write_text(tmp_path / "a.json", "new")
+        write_whole(tmp_path / "a.json", "new")
     assert (tmp_path / "a.json").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
