@@ -213,13 +213,14 @@ class Toy(Paper):
     eval_batch: int = 64                       # ours
     sample_every: int = 100                    # ours
     checkpoint_seconds: int = 30               # ours
-    practice_steps: int = 1600                 # ours: about four minutes on one core
+    practice_steps: int = 3200                 # ours: about five minutes on one core
     lr_detector: float = 2e-3                  # ours: twice the paper's; a small A from scratch has little time
     practice_faces: int = 8                    # ours: M learns more from twice the steps than from twice the faces
     lr_practice: float = 1e-3                  # ours: three times the paper's; a small M from scratch has little time
     lr_modifier: float = 5e-4                  # ours: M only mends in the game what it learnt in its practice
     lr_recognizer: float = 5e-4                # ours: D must follow a quicker M
-    adversarial_weight: float = 0.25           # ours: at 1, M destroys the whole face before it learns to redraw one
+    adversarial_weight: float = 0.15           # ours: at 1, M destroys the whole face before it learns to redraw one
+    detection_weight: float = 2.0              # ours: M meets A late, and must mend what its practice lost
 
 
 MACHINE = ("device", "log_every", "sample_every", "checkpoint_seconds", "eval_batch")   # fields that change no result
