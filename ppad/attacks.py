@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ppad import metrics
 from ppad.crop_sampler import align_faces, recognizer_input
+from ppad.speed import Speed
 
 AVERAGE_EYE_DISTANCE = 35.24    # px between the eyes of the 112x96 template (SphereFace's alignment)
 
@@ -69,7 +70,9 @@ class AngularRecognizer(nn.Module):
         return self.network(crops)                      # (B, E)
 
     def loss(self, crops: torch.Tensor, identities: torch.Tensor, reduction: str = "mean", margin: bool = True) -> torch.Tensor:
-        cosines, norms = self.head(self.network(crops))  # (B, N), (B, 1)
+        features = self.network(crops)                  # (B, E)
+        with torch.autocast(features.device.type, enabled=False):   # angles need full precision, whatever the network runs in
+            cosines, norms = self.head(features.float())            # (B, N), (B, 1)
         return self.margin(cosines, norms, identities, reduction=reduction, margin=margin)
 
 
@@ -109,7 +112,9 @@ def train_recognizer(recognizer, faces, batches, config, steps: int, loop, anony
     Returns the recogniser in eval mode.
     """
     size = (config.recognizer_height, config.recognizer_breadth)
-    optimizer = torch.optim.Adam(recognizer.parameters(), lr=1e-3)
+    speed = Speed(config, device)
+    speed.prepare(getattr(recognizer, "network", recognizer))
+    optimizer = speed.adam(recognizer.parameters(), 1e-3)
     recognizer.train()
 
     def step(number: int) -> dict:
@@ -120,16 +125,15 @@ def train_recognizer(recognizer, faces, batches, config, steps: int, loop, anony
             with torch.no_grad():
                 pictures = anonymizer(pictures)                                  # (B, 3, S, S)
         crops = aligned_crops(pictures, jittered(landmarks, config.landmark_jitter), size)
-        loss = recognizer.loss(recoloured(crops, config.colour_jitter), identities)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(recognizer.parameters(), 10.0)                  # ours: a fresh start can jump
-        optimizer.step()
+        crops = recoloured(crops, config.colour_jitter)
+        with speed.autocast():
+            loss = recognizer.loss(crops, identities)
+        speed.descend([optimizer], loss)
         if hasattr(recognizer, "margin"):
             recognizer.margin.advance()
         return {"loss": loss}
 
-    parts = {"recognizer": recognizer, "optimizer": optimizer, "batches": batches}
+    parts = {"recognizer": recognizer, "optimizer": optimizer, "batches": batches, **speed.parts()}
     if hasattr(anonymizer, "state_dict") and not isinstance(anonymizer, nn.Module):
         parts["anonymizer"] = anonymizer                                         # Noise counts its calls; M stands still
     loop.start(**parts)

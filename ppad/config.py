@@ -89,6 +89,11 @@ class Paper:
     folds: int = 10                            # LFW protocol
     # ---- the machine
     device: str = "auto"                       # ours: cuda if there is one, else cpu
+    precision: str = "fp32"                    # ours: "bf16" or "fp16" on a GPU (see ppad.speed, also for the next four)
+    channels_last: bool = False                # ours: True on a GPU
+    compile: bool = False                      # ours: True pays in a run of hours
+    fused: bool = False                        # ours: True on a GPU
+    accumulate: int = 1                        # ours: more where memory is short; must divide the game's batches
     eval_batch: int = 32                       # ours: pictures at a time where nothing is learnt
     log_every: int = 20                        # ours: steps between log lines
     sample_every: int = 1000                   # ours: steps between the held-out pictures
@@ -223,7 +228,8 @@ class Toy(Paper):
     detection_weight: float = 2.0              # ours: M meets A late, and must mend what its practice lost
 
 
-MACHINE = ("device", "log_every", "sample_every", "checkpoint_seconds", "eval_batch")   # fields that change no result
+MACHINE = ("device", "log_every", "sample_every", "checkpoint_seconds", "eval_batch",    # fields that change no result
+           "channels_last", "compile", "fused", "accumulate")                           # but by rounding
 PRESETS = {"toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
 
 
@@ -256,7 +262,7 @@ def check(config: Paper) -> None:
     """Raise ConfigError naming the first field whose value cannot work."""
     counts = ["batch_faces", "batch_frames", "pretrain_recognizer_batch", "face_size", "frame_height", "frame_width",
               "modifier_width", "recognizer_width", "embedding", "recognizer_updates", "folds", "eval_batch", "log_every",
-              "sample_every", "other_width", "practice_faces", "recognizer_height", "recognizer_breadth"]
+              "sample_every", "other_width", "practice_faces", "recognizer_height", "recognizer_breadth", "accumulate"]
     for name in counts:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}: it must be at least 1")
@@ -269,6 +275,11 @@ def check(config: Paper) -> None:
                           "so it must be a multiple of 8")
     if config.drawn and config.test_pairs < 2 * config.folds:
         raise ConfigError(f"test_pairs is {config.test_pairs}: each of the {config.folds} folds needs a pair of each kind")
+    for name in ("batch_faces", "batch_frames", "practice_faces"):
+        if getattr(config, name) % config.accumulate:
+            raise ConfigError(f"accumulate is {config.accumulate}: it must divide {name}, which is {getattr(config, name)}")
+    if config.precision not in ("fp32", "bf16", "fp16"):
+        raise ConfigError(f"precision is '{config.precision}': it must be 'fp32', 'bf16' or 'fp16'")
     if config.adversarial_target not in ("ascent", "random"):
         raise ConfigError(f"adversarial_target is '{config.adversarial_target}': it must be 'ascent' or 'random'")
     if config.folds < 2:
@@ -282,9 +293,14 @@ def as_json(config: Paper, preset: str) -> str:
 
 def differences(config: Paper, preset: str, path: Path) -> list[str]:
     """Sentences 'field: there, here' for every field in which config.json at `path` differs from `config`."""
-    there, here = json.loads(path.read_text()), {"preset": preset, **dataclasses.asdict(config)}
+    there, here = deciding(json.loads(path.read_text())), {"preset": preset, **deciding(dataclasses.asdict(config))}
     return [f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in sorted(set(there) | set(here))
-            if name not in MACHINE and there.get(name) != here.get(name)]
+            if there.get(name) != here.get(name)]
+
+
+def deciding(fields: dict) -> dict:
+    """The fields that decide a run's numbers: not the machine's, and not a plain `precision`, which older runs do not name."""
+    return {name: value for name, value in fields.items() if name not in MACHINE and (name, value) != ("precision", "fp32")}
 
 
 def _truth(text: str) -> bool:

@@ -111,7 +111,7 @@ def _picture_figure(grid, path, heads=None, sides=None, below=None, width=1.05, 
     inch = width * len(xs) / sheet.shape[1]  # inches a pixel
     left, right, top, bottom = (0.75 if sides else 0.06), 0.06, (0.3 if heads else 0.06), (0.22 if below else 0.06)
     wide, high = sheet.shape[1] * inch + left + right, sheet.shape[0] * inch + top + bottom
-    figure = Figure(figsize=(wide, high), dpi=DPI)
+    figure = Figure(figsize=(wide, high), dpi=DPI, layout="none")      # axes are placed by hand
     axes = figure.add_axes((left / wide, bottom / high, 1 - (left + right) / wide, 1 - (bottom + top) / high))
     axes.imshow(sheet)
     axes.set_axis_off()

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -177,6 +178,9 @@ def read_checkpoint(path) -> dict:
     """The checkpoint at `path`, tensors and plain values only. Raises LoopError naming it when it cannot be read."""
     path = Path(path)
     try:
+        with zipfile.ZipFile(path) as archive:                   # torch writes checksums and does not read them
+            if spoilt := archive.testzip():
+                raise OSError(f"{spoilt} in it is not what was written")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise LoopError(f"{path} does not exist: run ppad.reproduce first or name another run") from None

@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
-import platform
 import random
 import sys
 import threading
@@ -24,10 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 
 from ppad import config as presets
-from ppad import datasets, evaluate, figures, trainer
+from ppad import checkup, datasets, evaluate, figures, trainer
 from ppad.attacks import train_recognizer
 from ppad.baselines import BASELINES, make_baseline
 from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log, write_whole
@@ -50,6 +48,7 @@ def parse(argv):
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one or more seeds; figures show their mean and std")
     parser.add_argument("--jobs", type=int, default=None, help="rows trained side by side, one CPU thread each "
                         "(default: one a core on a Linux CPU, else 1; 1 = here, with torch's own threads)")
+    parser.add_argument("--check", action="store_true", help="only say what is here, what is missing and how long it would take")
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
@@ -69,8 +68,7 @@ def load_data(config, seed: int) -> evaluate.Data:
                                             start=config.train_frames)
         return evaluate.Data(faces, actions, test_faces, test_actions, pairs)
     root, stills, frame = Path(config.faces), Path(config.actions), (config.frame_height, config.frame_width)
-    for path in (root / "train", root / "test", root / "landmarks.csv", root / "pairs_test.txt",
-                 stills / "annotations.csv", stills / "faces.csv"):
+    for path in checkup.data_files(config):
         if not path.exists():
             raise datasets.DataError(f"{path} does not exist: give --faces and --actions prepared folders (see the README)")
     faces = datasets.read_faces(root / "train", root / "landmarks.csv", config.face_size, config.train_identities,
@@ -89,7 +87,7 @@ class SeedRun:
 
     def __init__(self, config, folder: Path, seed: int, device):
         self.config, self.folder, self.seed, self.device = config, folder, seed, device
-        self.settings = {"seed": seed, **{key: value for key, value in dataclasses.asdict(config).items() if key not in presets.MACHINE}}
+        self.settings = {"seed": seed, **presets.deciding(dataclasses.asdict(config))}
         self.data = load_data(config, seed)
         self.people, self.classes = int(self.data.faces.identities.max()) + 1, len(self.data.actions.classes)
 
@@ -189,18 +187,6 @@ def file_name(row: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in row).strip("_")
 
 
-def hardware(device) -> dict:
-    """What the run ran on, for results.json."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                    if line.startswith("model name")), cpu)
-    report = {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
-    if torch.device(device).type == "cuda":
-        report |= {"gpu": torch.cuda.get_device_name(), "gpu_peak_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
-    return report
-
-
 def peak_memory() -> float | None:
     """This process's peak resident memory in GiB; None on Windows, which does not tell."""
     if sys.platform == "win32":
@@ -264,10 +250,8 @@ def collect(out: Path, preset: str, config, seeds: list[int], rows: list[str], d
     found = {name: [json.loads((folder / file_name(name) / "row.json").read_text()) for folder in seed_folders] for name in rows}
     every = [row for per_seed in found.values() for row in per_seed]
     memory = [row["peak_memory_gb"] for row in every if row["peak_memory_gb"]]              # shared pages count in each
-    return {"preset": preset, "hardware": hardware(device) | {"jobs": jobs, "peak_memory_gb": round(jobs * max(memory, default=0), 2)},
-            "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                         "torchvision": torchvision.__version__, "numpy": np.__version__},
-            "minutes": None, "core_minutes": round(sum(one["minutes"] for one in starts + every), 2),
+    return {"preset": preset, "hardware": checkup.hardware(device) | {"jobs": jobs, "peak_memory_gb": round(jobs * max(memory, default=0), 2)},
+            "versions": checkup.versions(), "minutes": None, "core_minutes": round(sum(one["minutes"] for one in starts + every), 2),
             "minutes_by_row": {name: round(float(np.mean([row["minutes"] for row in per_seed])), 2) for name, per_seed in found.items()},
             "seeds": seeds, "budget": budget(config), "counts": starts[0]["counts"],
             "rows": [evaluate.summarise(per_seed) for per_seed in found.values()],
@@ -334,11 +318,13 @@ def run(args, config) -> int:
     if jobs is None:
         # ours: 4 forks of 1 GB each at most; macOS's own libraries do not survive a fork
         jobs = min(4, os.cpu_count() or 1) if device == "cpu" and sys.platform == "linux" else 1
+    rows = [name for name in ROWS if name in args.rows]                                     # the paper's order
     if jobs < 1 or (jobs > 1 and device != "cpu"):
         raise ValueError(f"--jobs is {jobs}: it must be at least 1, and 1 on a GPU, which a forked process cannot use")
+    if args.check:
+        return checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
-    rows = [name for name in ROWS if name in args.rows]                                     # the paper's order
     out, settings = args.out, args.out / "config.json"
     try:
         out.mkdir(parents=True, exist_ok=True)

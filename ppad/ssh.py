@@ -12,15 +12,18 @@ move to fit. Two bodies: "vgg16", as published (conv1 and conv2 frozen, ImageNet
 ours: the same three modules, narrower, on a small body with batch norm that a CPU can train and run.
 
 The paper keeps what scores over 0.8 and lets MTCNN confirm it; `ppad.face_finder` joins the two.
-Open in the sources, decided here: frames are padded with the mean colour to a multiple of 32, so that all grids fit
-without cropping; anchors sit at cell centres and may reach over the edge; each face's best anchor is positive
-even below 0.5; the box loss is averaged over positives; no picture pyramid at test time.
+Open in the sources, decided here: frames are padded with the mean colour to a multiple of 32; anchors sit at cell centres
+and may reach over the edge; each face's best anchor is positive even below 0.5; the box loss is averaged over positives;
+no picture pyramid at test time.
 
     python -m ppad.ssh --train DATA --out ssh_light.pt      trains the light form
 """
 import argparse
+import copy
 import csv
+import functools
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +70,7 @@ class LightBody(nn.Module):
 
     def __init__(self):
         super().__init__()
-        plan = [(3, 16, 2), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1),
-                (64, 128, 2), (128, 128, 1), (128, 128, 1)]
+        plan = [(3, 16, 2), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 128, 1)]
         layers = [nn.Sequential(nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
                   for i, o, s in plan]
         self.fine, self.coarse = nn.Sequential(*layers[:5]), nn.Sequential(*layers[5:])
@@ -107,8 +109,7 @@ class SSH(nn.Module):
         super().__init__()
         if body not in WIDTHS:
             raise ValueError(f"body is {body!r}; choose one of {sorted(WIDTHS)}")
-        fine, coarse, first, other = WIDTHS[body]
-        self.kind = body
+        self.kind, (fine, coarse, first, other) = body, WIDTHS[body]
         self.fine, self.coarse = nn.Conv2d(fine, first, 1), nn.Conv2d(coarse, first, 1)
         self.join = nn.Conv2d(first, first, 3, padding=1)
         self.m1 = DetectionModule(first, first)
@@ -140,11 +141,8 @@ class SSH(nn.Module):
         part.replace(path)
 
     def load_imagenet(self, state):
-        """Start the VGG body from torchvision's `vgg16` state dict.
-
-        Those weights expect RGB, (x / 255 - mean) / std; SSH's pictures are BGR minus a mean. Both are linear, so the
-        difference is folded into the first convolution (exactly, but for the zero padding at the frame's edge).
-        """
+        """Start the VGG body from torchvision's `vgg16` state dict. Those weights expect RGB, (x / 255 - mean) / std; SSH's
+        pictures are BGR minus a mean. Both are linear: the first convolution takes up the difference (edges excepted)."""
         if self.kind != "vgg16":
             raise ValueError(f"body is {self.kind!r}; ImageNet weights fit body 'vgg16' only")
         own = {k: v.clone() for k, v in state.items() if k.startswith("features.")}
@@ -167,16 +165,12 @@ class SSH(nn.Module):
 
     @torch.inference_mode()
     def find(self, frames, score=TEST_SCORE):
-        """Faces in frames of one size: (B, H, W, 3) uint8 RGB, tensor or array.
-
-        Returns a list of B dicts, best face first: boxes (k, 4) xyxy px inside the frame, scores (k,) in [score, 1].
-        """
+        """Faces in frames of one size, (B, H, W, 3) uint8 RGB, tensor or array. Returns a list of B dicts, best face first:
+        boxes (k, 4) xyxy px inside the frame, scores (k,) in [score, 1]. ValueError when frames are something else."""
         frames = torch.from_numpy(np.array(frames)) if isinstance(frames, np.ndarray) else frames
-        if (not torch.is_tensor(frames) or frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3
-                or 0 in frames.shape[1:3]):
+        if not torch.is_tensor(frames) or frames.dtype != torch.uint8 or frames.shape[3:] != (3,) or 0 in frames.shape[1:3]:
             raise ValueError("frames: give (B, H, W, 3) uint8 RGB, all of one size, not empty")
-        height, width = frames.shape[1:3]
-        was_training, found = self.training, []
+        (height, width), was_training, found = frames.shape[1:3], self.training, []
         self.eval()
         for part in frames.split(max(1, PIXELS_AT_ONCE // (height * width))):
             logits, shifts = self(part.to(self.fine.weight.device))
@@ -185,18 +179,15 @@ class SSH(nn.Module):
             boxes = clip_boxes_to_image(shifted(anchors[place], shifts[frame, place]), (height, width))
             sure = sure[frame, place]
             keep = batched_nms(boxes, sure, frame, TEST_NMS)
-            for i in range(len(part)):
-                mine = keep[frame[keep] == i]
-                found.append({"boxes": boxes[mine], "scores": sure[mine]})
+            kept = [keep[frame[keep] == i] for i in range(len(part))]
+            found += [{"boxes": boxes[mine], "scores": sure[mine]} for mine in kept]
         self.train(was_training)
         return found
 
 
 def anchors_for(height, width):
-    """All anchors of a frame: xyxy px (N, 4), and the module (0, 1, 2) each belongs to (N,).
-
-    Order, as the network's outputs: module, row, column, size; the grids cover the frame padded to 32 px.
-    """
+    """All anchors of a frame: xyxy px (N, 4), and the module (0, 1, 2) each belongs to (N,), in the order of the network's
+    outputs: module, row, column, size. The grids cover the frame padded to 32 px."""
     boxes, modules = [], []
     for module, (stride, sides) in enumerate(zip(STRIDES, ANCHORS)):
         rows, cols = (-(-n // STRIDES[-1]) * STRIDES[-1] // stride for n in (height, width))
@@ -236,8 +227,7 @@ def labelled(anchors, boxes):
 
 
 def mined(labels, face_score):
-    """Online hard example mining of one module: at most 64 positives scored lowest, filled up to 256 with
-    the negatives scored highest. -> indices of positives, of negatives."""
+    """Hard example mining of one module: the 64 positives scored lowest, and negatives scored highest up to 256 -> indices."""
     positive, negative = (labels == 1).nonzero()[:, 0], (labels == 0).nonzero()[:, 0]
     positive = positive[face_score[positive].argsort()[:MINED_POSITIVE]]
     negative = negative[face_score[negative].argsort(descending=True)[:MINED - len(positive)]]
@@ -260,8 +250,7 @@ def ssh_loss(logits, shifts, anchors, modules, boxes):
             total = total + F.cross_entropy(logit[chosen], labels[chosen])
             if len(positive):
                 target = shifts_to(anchors[positive], wanted[which[positive]])
-                total = total + F.smooth_l1_loss(shift[positive], target, beta=SMOOTH_L1_BETA,
-                                                 reduction="sum") / len(positive)
+                total = total + F.smooth_l1_loss(shift[positive], target, reduction="sum", beta=SMOOTH_L1_BETA) / len(positive)
     return total / len(boxes)
 
 
@@ -280,8 +269,8 @@ def read_boxes(path):
 class Scenes:
     """Draws training frames: an action still, up to three face pictures pasted over it, all rescaled and recoloured.
 
-    data: a folder with photo_pack/ and lfw/. Kept out for testing: stills of the official test split, and the LFW
-    pictures in photo_pack/faces/test. Stills in which nobody was found serve as negatives.
+    data: a folder with photo_pack/ and lfw/. Kept out for testing: stills of the official test split, and every LFW
+    person in photo_pack/faces/test. Stills in which nobody was found serve as negatives.
     """
 
     def __init__(self, data):
@@ -293,37 +282,39 @@ class Scenes:
         with open(pack / "actions" / "annotations.csv", newline="", encoding="utf-8") as f:
             self.stills = [(pack / "actions" / row["file"], boxes.get(row["file"], none))
                            for row in csv.DictReader(f) if row["split"] == "train"]
-        kept_out = {p.stem for p in (pack / "faces" / "test").rglob("*.*")}
+        kept_out = {p.parent.name for p in (pack / "faces" / "test").rglob("*.*")}
         self.faces = [(lfw / "lfw-deepfunneled" / name, b[:1]) for name, b in read_boxes(lfw / "landmarks.tsv").items()
-                      if Path(name).stem not in kept_out]
-        # in these crops the box's longer side is 1/1.6 of the picture; 0.75 is LFW's median width over height
-        box = 80 + 50 * np.array([[-0.75, -1, 0.75, 1]], np.float32)
+                      if name.split("/")[0] not in kept_out]
+        box = 80 + 50 * np.array([[-0.75, -1, 0.75, 1]], np.float32)    # 160 / 1.6 high, as wide as LFW's median box
         self.faces += [(path, box) for path in sorted((pack / "faces" / "train").rglob("*.webp"))]
 
     def __call__(self, rng, size):
         """One frame (size, size, 3) uint8 and its boxes (k, 4) px."""
         path, boxes = self.stills[rng.integers(len(self.stills))]
-        with Image.open(path) as still:
-            cover = size / min(still.size) * rng.uniform(1, 2)
-            corner = [-rng.uniform(0, side * cover - size) for side in still.size]
-            canvas = Image.new("RGB", (size, size))
-            boxes = pasted(canvas, still, cover, corner, boxes, boxes[:0])
+        canvas, still = Image.new("RGB", (size, size)), decoded(path)
+        cover = size / min(still.size) * rng.uniform(1, 2)
+        corner = [-rng.uniform(0, side * cover - size) for side in still.size]
+        boxes = pasted(canvas, still, cover, corner, boxes, boxes[:0])
         for _ in range(rng.integers(4)):
             path, box = self.faces[rng.integers(len(self.faces))]
+            picture = decoded(path)
             around = rng.uniform(0.1, 0.5) * (box[0, 3] - box[0, 1])        # more would show neighbours' faces
             scale = np.exp(rng.uniform(np.log(12), np.log(0.9 * size))) / (box[0, 3] - box[0, 1])
-            with Image.open(path) as picture:
-                room = np.stack([box[0, :2] - around, box[0, 2:] + around]).clip(0, picture.size).astype(int)
-                picture, box = picture.crop(room.flatten().tolist()), box - np.tile(room[0], 2)
+            room = np.stack([box[0, :2] - around, box[0, 2:] + around]).clip(0, picture.size).astype(int)
+            picture, box = picture.crop(room.flatten().tolist()), box - np.tile(room[0], 2)
             corner = rng.uniform(0, size, 2) - (box[0, :2] + box[0, 2:]) / 2 * scale    # face centre anywhere
             boxes = pasted(canvas, picture, scale, corner, box, boxes)
         frame = np.asarray(canvas, np.float32)
         if rng.random() < 0.5:
             frame, boxes = frame[:, ::-1], np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], 1)
-        if rng.random() < 0.1:
-            frame = frame.mean(2, keepdims=True).repeat(3, 2)
+        frame = frame.mean(2, keepdims=True) if rng.random() < 0.1 else frame    # grey; the next line's colours widen it
         frame = (frame - 127.5) * rng.uniform(0.6, 1.3) + 127.5 + rng.uniform(-40, 40) + rng.uniform(-15, 15, 3)
         return frame.clip(0, 255).astype(np.uint8), boxes
+
+
+@functools.lru_cache(maxsize=4096)                      # at most 800 MB, for decoding takes longer than all else here
+def decoded(path):
+    return Image.open(path).convert("RGB")
 
 
 def pasted(canvas, picture, scale, corner, new, old):
@@ -335,7 +326,7 @@ def pasted(canvas, picture, scale, corner, new, old):
     hidden = inside(old, patch)
     if ((hidden > 0.1) & (hidden < 1)).any():
         return old
-    canvas.paste(picture.convert("RGB").resize((wide, tall), Image.Resampling.BILINEAR), tuple(corner.tolist()))
+    canvas.paste(picture.resize((wide, tall), Image.Resampling.BILINEAR), tuple(corner.tolist()))
     new = new[inside(new, np.array([0, 0, size, size])) > 0.4].clip(0, size)
     return np.concatenate([old[hidden < 1], new]).astype(np.float32)
 
@@ -346,23 +337,27 @@ def inside(boxes, window):
     return (high - low).clip(0).prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
 
-def train_light(draw, steps, batch=8, size=320, lr=1e-3, seed=0, device="cpu", log=print):
+def train_light(draw, steps, batch=8, size=192, lr=2e-3, seed=0, device="cpu", minutes=math.inf, bfloat16=False,
+                keep=lambda model: None, log=print):
     """Train a light SSH from scratch: Adam, the rate rising over the first 5 % and falling as a cosine.
 
-    draw(rng, size) -> frame (size, size, 3) uint8, boxes (k, 4) px, of a NumPy generator. Returns the SSH in
-    evaluation mode. ValueError when the loss is no longer a number.
+    draw(rng, size) -> frame (size, size, 3) uint8, boxes (k, 4) px, of a NumPy generator. The rate reaches 0 at `steps`
+    or `minutes`, whichever is sooner. bfloat16: convolve in it. keep(model): called every 250 steps and at the end.
+    Returns the SSH in evaluation mode. ValueError when the loss is no longer a number.
     """
     torch.manual_seed(seed)
-    rng, model = np.random.default_rng(seed), SSH("light").to(device).train()
+    rng, model = np.random.default_rng(seed), SSH("light").to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(model.parameters(), lr)
     anchors, modules = (t.to(device) for t in anchors_for(size, size))
-    for step in range(steps):
-        done = step / steps
-        optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / (0.05 * steps)) * (1 + math.cos(math.pi * done)) / 2
+    step, start = 0, time.monotonic()
+    while (done := max(step / steps, (time.monotonic() - start) / 60 / minutes)) < 1:
+        optimizer.param_groups[0]["lr"] = lr * min(1, 0.01 + done / 0.05) * (1 + math.cos(math.pi * done)) / 2
         frames, boxes = zip(*(draw(rng, size) for _ in range(batch)))
         frames = torch.from_numpy(np.stack(frames)).to(device)
         boxes = [torch.as_tensor(b, dtype=torch.float, device=device).view(-1, 4) for b in boxes]
-        loss = ssh_loss(*model(frames), anchors, modules, boxes)
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=bfloat16):
+            logits, shifts = model(frames)
+        loss = ssh_loss(logits.float(), shifts.float(), anchors, modules, boxes)
         if not torch.isfinite(loss):
             raise ValueError(f"lr is {lr}: the loss is {loss.item()} at step {step}; give a smaller rate")
         optimizer.zero_grad()
@@ -371,6 +366,10 @@ def train_light(draw, steps, batch=8, size=320, lr=1e-3, seed=0, device="cpu", l
         optimizer.step()
         if step % 50 == 0 or step == steps - 1:
             log(f"step {step} loss {loss.item():.3f}")
+        step += 1
+        if step % 250 == 0:
+            keep(model)
+    keep(model)
     return model.eval()
 
 
@@ -378,12 +377,13 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m ppad.ssh", description="Train the light SSH.")
     parser.add_argument("--train", required=True, metavar="DATA", help="folder that holds photo_pack/ and lfw/")
     parser.add_argument("--out", type=Path, default=Path("ssh_light.pt"))
-    for name, value in (("steps", 6000), ("batch", 8), ("size", 320), ("lr", 1e-3), ("seed", 0)):
+    for name, value in (("steps", 12000), ("batch", 8), ("size", 192), ("lr", 2e-3), ("seed", 0), ("minutes", math.inf)):
         parser.add_argument(f"--{name}", type=type(value), default=value, help=f"default {value}")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    model = train_light(Scenes(args.train), args.steps, args.batch, args.size, args.lr, args.seed, args.device)
-    model.cpu().save(args.out)
+    parser.add_argument("--bfloat16", action="store_true", help="quicker where the chip knows it")
+    args = vars(parser.parse_args())
+    data, out = args.pop("train"), args.pop("out")
+    train_light(Scenes(data), **args, keep=lambda model: copy.deepcopy(model).cpu().half().save(out))
 
 
 if __name__ == "__main__":

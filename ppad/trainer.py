@@ -32,6 +32,7 @@ from ppad.detector import ActionDetector, DetectorConfig
 from ppad.loop import Loop
 from ppad.losses import ASoftmaxLoss
 from ppad.modifier import Modifier, ModifierConfig
+from ppad.speed import Speed
 from ppad.sphereface import AngularMarginHead, SphereFace, SphereFaceConfig
 
 
@@ -80,18 +81,21 @@ class Game:
         self.anonymizer = anonymizer.to(device) if isinstance(anonymizer, nn.Module) else anonymizer
         self.modifier_weights = list(anonymizer.parameters()) if isinstance(anonymizer, nn.Module) else []
         self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])     # see losses.modifier_adversarial
-        betas = (config.adam_beta1, config.adam_beta2)
-        self.optimizers = {"recognizer": torch.optim.Adam(self.recognizer.parameters(), config.lr_recognizer, betas)}
+        self.speed, betas = Speed(config, device), (config.adam_beta1, config.adam_beta2)
+        self.speed.prepare(self.recognizer.network)
+        self.optimizers = {"recognizer": self.speed.adam(self.recognizer.parameters(), config.lr_recognizer, betas)}
         if detector is not None:
+            self.speed.prepare(self.detector.model.backbone)
             learning = [p for p in self.detector.parameters() if p.requires_grad]
-            self.optimizers["detector"] = torch.optim.Adam(learning, config.lr_detector, betas)
+            self.optimizers["detector"] = self.speed.adam(learning, config.lr_detector, betas)
         if self.modifier_weights:
-            self.optimizers["modifier"] = torch.optim.Adam(self.modifier_weights, config.lr_modifier, betas)
+            self.speed.prepare(self.anonymizer)
+            self.optimizers["modifier"] = self.speed.adam(self.modifier_weights, config.lr_modifier, betas)
 
     def parts(self) -> dict:
         """Everything a checkpoint must hold, by name."""
         parts = {"recognizer": self.recognizer, **({} if self.detector is None else {"detector": self.detector}),
-                 **{f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}}
+                 **{f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}, **self.speed.parts()}
         if hasattr(self.anonymizer, "state_dict"):
             parts["anonymizer"] = self.anonymizer
         return parts
@@ -105,9 +109,21 @@ class Game:
     def anonymize(self, pictures: torch.Tensor) -> torch.Tensor:
         """Line 2: f -> f' (B, 3, S, S), with the graph back to M when M can learn."""
         if self.modifier_weights:
-            return self.anonymizer(pictures)
+            with self.speed.autocast():
+                return self.anonymizer(pictures).float()
         with torch.no_grad():
             return self.anonymizer(pictures)
+
+    def _repainted(self, frames, boxes):
+        return repainted_frames(frames, boxes, identity if self.anonymizer is identity else self.anonymize, self.config.face_size)
+
+    def _loss_det(self, frames, targets):
+        with self.speed.autocast():
+            return losses.loss_det(self.detector.losses(frames, targets))
+
+    def _loss_D(self, crops, identities, **how):
+        with self.speed.autocast():
+            return self.recognizer.loss(crops, identities, **how)
 
     def _crops(self, pictures, landmarks):
         size = (self.config.recognizer_height, self.config.recognizer_breadth)
@@ -122,11 +138,11 @@ class Game:
         self.recognizer.train()
         points = jittered(landmarks, self.config.landmark_jitter)
         crops = torch.cat([self._crops(modified.detach(), points), self._crops(pictures, points)])   # (2B, 3, h, w)
-        each = self.recognizer.loss(recoloured(crops, self.config.colour_jitter), identities.repeat(2), reduction="none")
+        each = self._loss_D(recoloured(crops, self.config.colour_jitter), identities.repeat(2), reduction="none")
         on_modified, on_original = each.chunk(2)                                            # (B,), (B,)
         loss = -losses.loss_adv(on_modified.mean(), on_original.mean())
-        self._apply("recognizer", loss)
-        self.recognizer.margin.advance()
+        if self._apply("recognizer", loss):
+            self.recognizer.margin.advance()
         return {"D_modified": on_modified.mean(), "D_original": on_original.mean()}
 
     def update_modifier_and_detector(self, pictures, modified, landmarks, identities, frames, targets, boxes) -> dict:
@@ -137,8 +153,8 @@ class Game:
         """
         self.detector.train()
         with torch.set_grad_enabled(bool(self.modifier_weights)):
-            repainted = repainted_frames(frames, boxes, self.anonymizer, self.config.face_size)   # v' (B', 3, H, W)
-        detection = losses.loss_det(self.detector.losses(repainted, targets))
+            repainted = self._repainted(frames, boxes)                                      # v' (B', 3, H, W)
+        detection = self._loss_det(repainted, targets)
         if not self.modifier_weights:
             self._apply("detector", detection)
             return {"L_det": detection}
@@ -157,6 +173,8 @@ class Game:
         return terms
 
     def _modifier_terms(self, pictures, modified, landmarks, identities) -> dict:
+        if self.speed.turns > 1:
+            modified = self.anonymize(pictures)              # M's graph of a whole batch would not fit: of this part alone
         return {"L_adv": self.modifier_objective(modified, landmarks, identities),
                 "L_l1": losses.loss_l1(modified, pictures, self.config.l1_weight)}
 
@@ -169,33 +187,26 @@ class Game:
         crops = self._crops(modified, landmarks)
         if self.config.adversarial_target == "random":
             people = self.recognizer.head.weight.shape[0]
-            return self.recognizer.loss(crops, losses.random_label_targets(identities, people), margin=False)
-        return losses.modifier_adversarial(self.recognizer.loss(crops, identities, reduction="none", margin=False), self.cap)
+            return self._loss_D(crops, losses.random_label_targets(identities, people), margin=False)
+        return losses.modifier_adversarial(self._loss_D(crops, identities, reduction="none", margin=False), self.cap)
 
     def finetune_detector(self, frames, targets, boxes) -> dict:
         """Line 11: A alone learns on repainted frames; M and D are frozen."""
         self.detector.train()
         with torch.no_grad():
-            repainted = repainted_frames(frames, boxes, self.anonymizer, self.config.face_size)
-        detection = losses.loss_det(self.detector.losses(repainted, targets))
+            repainted = self._repainted(frames, boxes)
+        detection = self._loss_det(repainted, targets)
         self._apply("detector", detection)
         return {"L_det": detection}
 
     def copy_faces(self, pictures) -> dict:
         """Before the game: M learns to copy (eq. 3 alone), so that line 3 first meets faces rather than noise (ours)."""
-        loss = losses.loss_l1(self.anonymizer(pictures), pictures, 1.0)
+        loss = losses.loss_l1(self.anonymize(pictures), pictures, 1.0)
         self._apply("modifier", loss)
         return {"L_l1": loss}
 
-    def _apply(self, names, loss: torch.Tensor) -> None:
-        chosen = [self.optimizers[name] for name in ([names] if isinstance(names, str) else names)]
-        for optimizer in chosen:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in chosen:
-            # ours: an unlucky batch of a young Faster R-CNN can throw weights far away
-            nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 10.0)
-            optimizer.step()
+    def _apply(self, names, loss: torch.Tensor) -> bool:
+        return self.speed.descend([self.optimizers[name] for name in ([names] if isinstance(names, str) else names)], loss)
 
 
 @contextmanager
@@ -218,9 +229,9 @@ def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
 
     def step(number: int) -> dict:
         game.set_rates(number, config.pretrain_detector_steps)
-        return game.finetune_detector(*_to(device, actions.batch(*batches.next())))
+        return game.speed.in_parts(game.finetune_detector, *_to(device, actions.batch(*batches.next())))
 
-    loop.start(detector=detector, optimizer=game.optimizers["detector"], batches=batches)
+    loop.start(detector=detector, optimizer=game.optimizers["detector"], batches=batches, **game.speed.parts())
     loop.stage("detector", config.pretrain_detector_steps, step)
     return detector.eval()
 
@@ -250,31 +261,31 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
 
     def copy_faces(number: int) -> dict:
         partner.set_rates(0, 1)
-        return partner.copy_faces(_to(device, faces.batch(*copy_batches.next()))[0])
+        return partner.speed.in_parts(partner.copy_faces, _to(device, faces.batch(*copy_batches.next()))[0])
 
     def lines_2_and_3(players: Game, batches: Batches):
         for turn in range(config.recognizer_updates):
             pictures, landmarks, identities = _to(device, faces.batch(*batches.next()))
             last = turn == config.recognizer_updates - 1                                    # M answers D's last batch
-            with torch.set_grad_enabled(last):
+            with torch.set_grad_enabled(last and config.accumulate == 1):
                 modified = players.anonymize(pictures)
-            terms = players.update_recognizer(pictures, modified, landmarks, identities)
+            terms = players.speed.in_parts(players.update_recognizer, pictures, modified, landmarks, identities)
         return terms, (pictures, modified, landmarks, identities)
 
     def practise(number: int) -> dict:
         partner.set_rates(number, config.practice_steps)                                    # most is learnt after the drop
         terms, seen = lines_2_and_3(partner, copy_batches)
-        return terms | partner.update_modifier(*seen)
+        return terms | partner.speed.in_parts(partner.update_modifier, *seen)
 
     def adversarial(number: int) -> dict:
         game.set_rates(number, config.T1)
         terms, seen = lines_2_and_3(game, face_batches)
         frames = _to(device, actions.batch(*frame_batches.next()))
-        return terms | game.update_modifier_and_detector(*seen, *frames)
+        return terms | game.speed.in_parts(game.update_modifier_and_detector, *seen, *frames)
 
     def finetune(number: int) -> dict:
         game.set_rates(number, config.T2)
-        return game.finetune_detector(*_to(device, actions.batch(*frame_batches.next())))
+        return game.speed.in_parts(game.finetune_detector, *_to(device, actions.batch(*frame_batches.next())))
 
     def picture(stage: str, number: int) -> None:
         if learns and number % config.sample_every == 0:

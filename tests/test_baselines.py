@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ppad import baselines
 from ppad.baselines import BASELINES, Blur, Edge, Masked, Noise, SuperPixel, identity, make_baseline
 
 PAPER_ORDER = [
@@ -24,11 +25,26 @@ def smooth(batch=3, size=64, seed=0):
 # ---- what all share ----
 
 
+@pytest.mark.rubric("the public names are there, in the paper's order", points=1,
+                    hint="Table 1's names and order in BASELINES, the starter's fields and defaults; Un-anonymized "
+                         "is the function identity itself")
+def test_the_public_names_are_there():
+    assert (Blur(8).cells, Masked().value, Noise(0.1).calls, SuperPixel().grid) == (8, -1.0, 0, 8)
+    assert (Edge().sigma, Edge().low, Edge().high) == (1.0, 0.025, 0.05)
+    assert baselines.make_baseline("Un-anonymized") is baselines.identity  # the trainer asks for it by name
+    assert all(callable(make(0)) for make in baselines.BASELINES.values())
+
+
+@pytest.mark.rubric("the public names are there, in the paper's order")
 def test_names_are_the_papers_in_its_order():
     assert list(BASELINES) == PAPER_ORDER
 
 
 @pytest.mark.parametrize("name", PAPER_ORDER)
+@pytest.mark.rubric("each baseline is an anonymizer", points=2,
+                    hint="same shape, type and range [-1, 1], the crops given untouched (no in-place change), no "
+                         "picture sees its neighbours in the batch, no crops at all are fine; clip what leaves the "
+                         "range")
 def test_each_is_an_anonymizer(name):
     crops = smooth()
     before = crops.clone()
@@ -41,6 +57,7 @@ def test_each_is_an_anonymizer(name):
 
 
 @pytest.mark.parametrize("name", [n for n in PAPER_ORDER if not n.startswith("Noise")])
+@pytest.mark.rubric("each baseline is an anonymizer")
 def test_a_picture_never_sees_its_neighbours_in_the_batch(name):
     crops = torch.cat([smooth(2), rand(2, 3, 64, 64)])
     together = make_baseline(name)(crops)
@@ -55,19 +72,37 @@ def test_crops_that_are_not_square_rgb_are_refused(name):
             make_baseline(name)(torch.zeros(shape))
 
 
+@pytest.mark.rubric("the public names are there, in the paper's order")
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="Super-Pixel"):
         make_baseline("blur")
 
 
 @pytest.mark.parametrize("name", PAPER_ORDER)
+@pytest.mark.rubric("each baseline is an anonymizer")
 def test_no_crops_at_all_are_fine(name):
     assert make_baseline(name)(torch.zeros(0, 3, 64, 64)).shape == (0, 3, 64, 64)
+
+
+@pytest.mark.rubric("bad input is refused", points=1,
+                    hint="what the docstrings name raises ValueError: crops that are not square RGB or too small, a "
+                         "variance of 0, an unknown name")
+def test_bad_input_is_a_ValueError():
+    for call, argument in [
+        *((make_baseline(name), torch.zeros(1, 3, 64, 48)) for name in PAPER_ORDER[1:]), (make_baseline, "blur"),
+        (Noise, 0.0), (Blur(24), torch.zeros(1, 3, 16, 16)), (SuperPixel(), torch.zeros(1, 3, 60, 60)),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError):
+            call(argument)
+            pytest.fail(f"{call} took {argument if call is make_baseline else 'crops it cannot take'}")
 
 
 # ---- identity, mask, blur, noise ----
 
 
+@pytest.mark.rubric("Masked and Blur leave nothing of the border", points=2,
+                    hint="the baseline leaks the border: all of the crop is changed, rim included; Masked is one "
+                         "value everywhere")
 def test_identity_and_mask():
     crops = rand(2, 3, 8, 8)
     assert torch.equal(identity(crops), crops)
@@ -75,6 +110,9 @@ def test_identity_and_mask():
 
 
 @pytest.mark.parametrize("cells, size", [(8, 64), (16, 64), (24, 72)])
+@pytest.mark.rubric("Blur keeps the cells' means and nothing else", points=3,
+                    hint="down by area mean: picking or interpolating pixels lets finer detail alias through; then "
+                         "up bilinear with align_corners=False")
 def test_blur_is_block_means_interpolated(cells, size):
     crops = rand(2, 3, size, size)
     out = Blur(cells)(crops).numpy()
@@ -90,10 +128,20 @@ def test_blur_is_block_means_interpolated(cells, size):
         assert np.allclose(out[:, :, i, j], top * (1 - y + y0) + low * (y - y0), atol=1e-5)
 
 
+@pytest.mark.rubric("Blur keeps the cells' means and nothing else")
 def test_blur_depends_on_nothing_but_the_block_means():
     crops = rand(1, 3, 64, 64)
     shuffled = crops.view(1, 3, 8, 8, 8, 8).flip(3, 5).reshape(1, 3, 64, 64)  # each block mirrored in itself
     assert torch.allclose(Blur(8)(crops), Blur(8)(shuffled), atol=1e-5)
+
+
+@pytest.mark.rubric("Masked and Blur leave nothing of the border")
+def test_no_border_of_the_face_is_left():
+    for name in ("Masked", "Blur(8x8)"):  # a face of noise on grey: what is left of it shows
+        grey = torch.zeros(1, 3, 64, 64)
+        grey[..., :2], grey[..., -1:], grey[..., :1, :] = 0.9 * rand(1, 3, 64, 2), rand(1, 3, 64, 1), rand(1, 3, 1, 64)
+        out = make_baseline(name)(grey)
+        assert (out.diff(dim=-1).abs() < 0.2).all() and (out.diff(dim=-2).abs() < 0.2).all(), name
 
 
 def test_blur_refuses_to_enlarge():
@@ -102,6 +150,9 @@ def test_blur_refuses_to_enlarge():
 
 
 @pytest.mark.parametrize("variance", [0.1, 0.3, 0.5])
+@pytest.mark.rubric("Noise has the variance that its name says", points=3,
+                    hint="variance, not standard deviation: take the root; it counts in pictures from 0 to 1, so in "
+                         "[-1, 1] the noise is twice as large; clip to the range")
 def test_noise_has_the_clipped_gaussians_moments(variance):
     # In 0...1 pictures mid grey is 0.5 and noise has this variance; clipping leaves tails outside P(|n| > 0.5).
     out = (Noise(variance)(torch.zeros(8, 3, 64, 64)) + 1) / 2
@@ -115,11 +166,15 @@ def test_noise_has_the_clipped_gaussians_moments(variance):
     assert abs(inner.mean()) < 0.01 and abs(inner.var() / expect - 1) < 0.05
 
 
+@pytest.mark.rubric("Noise has the variance that its name says")
 def test_noise_before_clipping_has_the_named_variance():
     out = (Noise(0.0004)(torch.zeros(8, 3, 64, 64)) + 1) / 2  # sigma 0.02: nothing reaches the ends
     assert abs(out.var() / 0.0004 - 1) < 0.02
 
 
+@pytest.mark.rubric("Noise is fresh each call and repeatable", points=2,
+                    hint="fresh noise each call from an own generator seeded by (seed, calls); count the calls; "
+                         "torch's global generator stays as it was")
 def test_noise_is_fresh_each_call_reproducible_and_resumable():
     crops = torch.zeros(2, 3, 16, 16)
     noise = Noise(0.1, seed=3)
@@ -132,6 +187,7 @@ def test_noise_is_fresh_each_call_reproducible_and_resumable():
     assert torch.equal(make_baseline("Noise(0.1)", seed=3)(crops), first)
 
 
+@pytest.mark.rubric("Noise is fresh each call and repeatable")
 def test_noise_leaves_torchs_global_generator_alone():
     torch.manual_seed(0)
     expect = torch.rand(3)
@@ -156,6 +212,9 @@ def step_picture(column, size=64):
 
 @pytest.mark.parametrize("column", [20, 32, 47])
 @pytest.mark.parametrize("turn", [0, 1, 2, 3])
+@pytest.mark.rubric("Edge draws thin, linked lines", points=3,
+                    hint="thin: of two equal neighbours across a step one stays; link weak edges to strong ones "
+                         "only; sigma and both thresholds count in 1/64 of the side, whatever the size of the crop")
 def test_a_step_gives_one_thin_straight_line(column, turn):
     edges = Edge()(step_picture(column).rot90(turn, (2, 3))).rot90(-turn, (2, 3))[0, 0] > 0
     assert torch.equal(edges.sum(1), torch.ones(64, dtype=torch.long))  # one pixel in each row
@@ -172,6 +231,7 @@ def test_a_diagonal_step_gives_a_line_along_it():
     assert torch.equal(edges[8:-8], ((i + j - 63.5).abs() < 1)[8:-8])
 
 
+@pytest.mark.rubric("Edge draws thin, linked lines")
 def test_flat_crops_have_no_edges_and_maps_are_black_or_white():
     assert torch.equal(Edge()(torch.full((1, 3, 32, 32), 0.3)), torch.full((1, 3, 32, 32), -1.0))
     out = Edge()(smooth())
@@ -186,6 +246,7 @@ def contrast_step(levels):
     return crops
 
 
+@pytest.mark.rubric("Edge draws thin, linked lines")
 def test_linking_keeps_weak_edges_only_where_they_touch_strong_ones():
     # A step of contrast c has a slope of 0.36 c after smoothing with sigma 1 and the central difference: 0.09 is
     # about 0.032 (weak, between 0.025 and 0.05), 0.3 about 0.11 (strong).
@@ -200,6 +261,7 @@ def test_linking_keeps_weak_edges_only_where_they_touch_strong_ones():
     assert line[:20].any(1).all() and not line[34:].any()
 
 
+@pytest.mark.rubric("Edge draws thin, linked lines")
 def test_edges_do_not_depend_on_the_crops_size():
     # A soft step, its width fixed relative to the face: in pixels its slope halves from 64 to 128, the answer must not.
     for level in (0.2, 0.4):
@@ -212,6 +274,10 @@ def test_edges_do_not_depend_on_the_crops_size():
 # ---- super-pixel ----
 
 
+@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean colour", points=3,
+                    hint="distance is Lab colour plus (compactness / step) place, only the nine clusters around a "
+                         "pixel's cell count, then each pixel takes the mean RGB of its own cluster in its own "
+                         "picture")
 def test_each_pixel_is_the_mean_of_its_super_pixel():
     crops = smooth()
     sp = SuperPixel()
@@ -263,15 +329,25 @@ def lab_of(crop):
     return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
+@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean colour")
+def test_super_pixels_follow_lab_colour_and_place():
+    crop = (smooth(1, 64, seed=5) + 0.1 * rand(1, 3, 64, 64, seed=6)).clamp(-1, 1)
+    got = SuperPixel(8, 10.0, 5).segment(crop)[0].numpy()
+    assert (got == slic_loop(lab_of(crop[0]), 8, 10.0, 5)).mean() > 0.9  # wherever the clusters started
+    cell = np.arange(64) // 8
+    assert abs(got // 8 - cell[:, None]).max() <= 1 and abs(got % 8 - cell).max() <= 1  # a neighbour of its own cell
+
+
 @pytest.mark.parametrize("size", [32, 40])
 def test_segments_match_slic_by_plain_loops(size):
     crop = smooth(1, size, seed=5) + 0.1 * rand(1, 3, size, size, seed=6)
     crop = crop.clamp(-1, 1)
-    got = SuperPixel(grid=4).segment(crop)[0].numpy()
+    got = SuperPixel(4, 10.0, 5).segment(crop)[0].numpy()
     expect = slic_loop(lab_of(crop[0]), 4, 10.0, 5)
     assert (got == expect).mean() > 0.99  # all but ties within rounding
 
 
+@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean colour")
 def test_flat_crops_stay_flat_and_keep_the_grid():
     flat = torch.full((1, 3, 64, 64), 0.37)
     assert torch.allclose(SuperPixel()(flat), flat, atol=1e-6)
@@ -279,6 +355,7 @@ def test_flat_crops_stay_flat_and_keep_the_grid():
     assert torch.equal(SuperPixel().segment(flat)[0], cell[:, None] * 8 + cell)
 
 
+@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean colour")
 def test_a_two_tone_outline_is_kept_where_blur_loses_it():
     i, j = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     inside = (i - 31) ** 2 + (j - 33) ** 2 < 20**2  # a disc; no cell border follows it

@@ -1,5 +1,6 @@
 """crop_sampler against numpy's least squares, per-pixel loops, torch's own resize and numeric gradients."""
 
+import inspect
 import math
 
 import numpy as np
@@ -7,17 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ppad.crop_sampler import (
-    TEMPLATE_96x112,
-    align_faces,
-    crop_faces,
-    enlarge_boxes,
-    paste_faces,
-    recognizer_input,
-    repaint,
-    similarity,
-    template,
-)
+from ppad import crop_sampler
+from ppad.crop_sampler import TEMPLATE_96x112, align_faces, crop_faces, enlarge_boxes, paste_faces
+from ppad.crop_sampler import recognizer_input, repaint, similarity, template
 
 NO_FACE = torch.zeros(0, 4)
 
@@ -40,9 +33,20 @@ def ramp(height, width, dtype=torch.float64):
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.zeros(height, width)])[None]
 
 
+@pytest.mark.rubric("aligned faces lie on the template, under the public names", points=4,
+                    hint="off by half a pixel? a pixel's centre is i + 0.5, so align_corners=False in grid and "
+                         "sampler; width / 96 scales x and height / 112 scales y; the crop asks for the inverse "
+                         "transform; a face is aligned once, not twice. Or a name or a default that other rooms use is "
+                         "missing or changed: keep the starter's signatures")
+def test_the_public_names_are_there():
+    defaults = {"template": (112, 96), "align_faces": (112, 96), "enlarge_boxes": 1.6, "repaint": 256}  # the last argument's
+    for name in ("similarity", "recognizer_input", "crop_faces", "paste_faces", *defaults):
+        *_, last = inspect.signature(getattr(crop_sampler, name)).parameters.values()
+        assert last.default == defaults.get(name, inspect.Parameter.empty), name
+
+
 # ---- template and similarity ----
-
-
+@pytest.mark.rubric("aligned faces lie on the template, under the public names")
 def test_template_is_the_published_one_and_scales_with_the_frame():
     assert torch.equal(template(), torch.tensor(TEMPLATE_96x112))
     assert TEMPLATE_96x112[0] == (30.2946, 51.6963) and TEMPLATE_96x112[4] == (62.7299, 92.2041)
@@ -51,6 +55,9 @@ def test_template_is_the_published_one_and_scales_with_the_frame():
     assert abs(template()[:, 0].mean() - 48) < 0.05  # the half-pixel choice: symmetric about the frame's middle
 
 
+@pytest.mark.rubric("similarity is the least-squares fit of all five points", points=3,
+                    hint="write out the normal equations: a = sum(x u + y v) / spread, b = sum(x v - y u) / spread, "
+                         "of points minus their mean; the sign of b turns the face, and all five points count")
 def test_similarity_matches_numpy_least_squares():
     landmarks = 60 + 30 * rand(4, 5, 2, dtype=torch.float64)
     target = template().double()
@@ -64,6 +71,7 @@ def test_similarity_matches_numpy_least_squares():
         assert np.allclose(matrix, [[a, -b, tx], [b, a, ty]], atol=1e-9)
 
 
+@pytest.mark.rubric("similarity is the least-squares fit of all five points")
 def test_similarity_recovers_a_known_transform():
     target = template().double()
     landmarks = turned(target, 2.5, 35, [40.0, -7.0])
@@ -78,30 +86,17 @@ def test_similarity_is_differentiable():
     assert torch.autograd.gradcheck(lambda p: similarity(p, template()), landmarks)
 
 
-@pytest.mark.parametrize("bad", ["same point", "nan"])
-def test_similarity_names_the_degenerate_row(bad):
-    landmarks = template().repeat(3, 1, 1)
-    landmarks[1] = 7.0 if bad == "same point" else float("nan")
-    with pytest.raises(ValueError, match="landmarks row 1"):
-        similarity(landmarks, template())
-
-
-def test_wrong_landmark_shapes_are_refused():
-    with pytest.raises(ValueError, match="landmarks"):
-        similarity(torch.zeros(2, 4, 2), template())
-    with pytest.raises(ValueError, match="landmarks"):
-        align_faces(torch.zeros(2, 3, 8, 8), template()[None])
-
-
 # ---- align_faces ----
-
-
+@pytest.mark.rubric("aligned faces lie on the template, under the public names")
 def test_landmarks_on_the_template_leave_the_picture_as_it_is():
     # A half-pixel slip (align_corners the wrong way, or pixel-index coordinates) would resample and blur it.
     picture = rand(1, 3, 112, 96)
     assert torch.allclose(align_faces(picture, template()[None]), picture, atol=1e-4)
 
 
+@pytest.mark.rubric("beyond the picture an aligned face is black", points=1,
+                    hint="a sampler's zero padding is grey in [-1, 1], and a repeated rim is no black either: BLACK "
+                         "is -1")
 def test_a_whole_pixel_shift_is_exact_and_black_beyond_the_picture():
     picture = rand(1, 3, 112, 96, dtype=torch.float64)
     out = align_faces(picture, template()[None].double() + torch.tensor([3.0, -2.0]))  # crop pixel = picture + (3, -2)
@@ -111,6 +106,7 @@ def test_a_whole_pixel_shift_is_exact_and_black_beyond_the_picture():
 
 
 @pytest.mark.parametrize("scale, degrees", [(1.0, 0), (1.7, 25), (0.8, -140)])
+@pytest.mark.rubric("aligned faces lie on the template, under the public names")
 def test_a_turned_scaled_face_aligns_onto_the_template(scale, degrees):
     # Each crop pixel of a coordinate ramp tells where in the picture it was taken; compare with the known transform.
     height, width = 400, 360
@@ -126,22 +122,29 @@ def test_a_turned_scaled_face_aligns_onto_the_template(scale, degrees):
         assert abs(where_x[i, j] - expect[0]) < 1e-3 and abs(where_y[i, j] - expect[1]) < 1e-3
 
 
+@pytest.mark.rubric("aligned faces lie on the template, under the public names")
 def test_each_row_is_aligned_by_its_own_landmarks_at_any_size():
     pictures = rand(2, 3, 60, 50, seed=1)
     landmarks = template((60, 50)) + rand(2, 5, 2, seed=2)
     both = align_faces(pictures, landmarks, (28, 24))
     assert both.shape == (2, 3, 28, 24)
     for i in range(2):
-        assert torch.allclose(both[i : i + 1], align_faces(pictures[i : i + 1], landmarks[i : i + 1], (28, 24)))
+        assert torch.allclose(both[i : i + 1], align_faces(pictures[i : i + 1], landmarks[i : i + 1], (28, 24)), atol=1e-4)
     assert both.min() >= -1 - 1e-6 and both.max() <= 1 + 1e-6
 
 
+@pytest.mark.rubric("gradients flow through crop and paste", points=2,
+                    hint="a detach, a no_grad or a round cuts the gradient: L_adv reaches M through align_faces, "
+                         "L_det through paste_faces")
 def test_align_gradient_is_exact():
     pictures = rand(2, 3, 9, 8, dtype=torch.float64).requires_grad_()
     landmarks = template((9, 8)).double() + 0.5 * rand(2, 5, 2, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda p: align_faces(p, landmarks, (7, 6)), pictures)
 
 
+@pytest.mark.rubric("D's input is BGR in D's scale", points=2,
+                    hint="BGR/RGB swapped? SphereFace takes blue first; its scale is (x - 127.5) / 128, ours x / "
+                         "127.5 - 1")
 def test_recognizer_input_matches_the_byte_arithmetic():
     levels = torch.tensor([[255.0, 100.0, 0.0]]).view(1, 3, 1, 1)  # R, G, B
     out = recognizer_input(levels / 127.5 - 1).flatten()
@@ -149,8 +152,9 @@ def test_recognizer_input_matches_the_byte_arithmetic():
 
 
 # ---- enlarge_boxes ----
-
-
+@pytest.mark.rubric("face boxes grow by 1.6 about their centre", points=1,
+                    hint="scale width and height about the centre, then clip x to the frame's width and y to its "
+                         "height: frame_size is (H, W)")
 def test_enlarge_scales_about_the_centre_and_clips():
     boxes = torch.tensor([[40, 30, 60, 40], [0, 0, 10, 20]])
     out = enlarge_boxes(boxes, (100, 200))
@@ -159,15 +163,7 @@ def test_enlarge_scales_about_the_centre_and_clips():
     assert enlarge_boxes(NO_FACE, (10, 10)).shape == (0, 4)
 
 
-@pytest.mark.parametrize("bad", [[5, 5, 5, 9], [9, 5, 5, 9], [-30, -30, -20, -20], [0, 0, float("nan"), 4]])
-def test_boxes_without_area_are_refused(bad):
-    with pytest.raises(ValueError, match="boxes row 1"):
-        enlarge_boxes(torch.tensor([[1.0, 1.0, 5.0, 5.0], bad]), (20, 20))
-
-
 # ---- crop_faces ----
-
-
 def bilinear_at(picture, x, y):
     """picture (3, H, W) numpy, at continuous (x, y); the rim repeats."""
     _, high, wide = picture.shape
@@ -194,13 +190,12 @@ def loop_crop(picture, box, size):
     return out
 
 
-BOXES = [
-    torch.tensor([[1.0, 2.0, 21.0, 17.0], [3.3, 1.2, 7.9, 9.4]]).double(),
-    NO_FACE.double(),
-    torch.tensor([[0.0, 0.0, 24.0, 20.0]]).double(),
-]
+BOXES = [torch.tensor(b).double().view(-1, 4) for b in ([[1, 2, 21, 17], [3.3, 1.2, 7.9, 9.4]], [], [[0, 0, 24, 20]])]
 
 
+@pytest.mark.rubric("crop_faces reads the right places", points=3,
+                    hint="off by half a pixel? roi_align needs aligned=True; a crop pixel that covers several frame "
+                         "pixels is the mean of ceil(side / S) samples along each axis")
 def test_crop_matches_a_per_pixel_loop():
     frames = rand(3, 3, 20, 24, dtype=torch.float64)
     crops = crop_faces(frames, BOXES, 6)
@@ -208,8 +203,10 @@ def test_crop_matches_a_per_pixel_loop():
     expect = [(0, BOXES[0][0]), (0, BOXES[0][1]), (2, BOXES[2][0])]
     for crop, (frame, box) in zip(crops, expect):
         assert np.allclose(crop, loop_crop(frames[frame].numpy(), box.tolist(), 6), atol=1e-9)
+    assert crop_faces(frames, [NO_FACE.double()] * 3, 6).shape == (0, 3, 6, 6)
 
 
+@pytest.mark.rubric("crop_faces reads the right places")
 def test_strong_down_scaling_averages():
     # One-pixel stripes, 64 wide to 4: picking single pixels would give -1 or +1, the mean is 0.
     stripes = (torch.arange(64) % 2 * 2.0 - 1).expand(1, 3, 64, 64)
@@ -217,39 +214,14 @@ def test_strong_down_scaling_averages():
     assert crop.abs().max() < 0.05
 
 
-def test_no_face_gives_no_crops():
-    assert crop_faces(rand(2, 3, 8, 8), [NO_FACE, NO_FACE], 5).shape == (0, 3, 5, 5)
-
-
+@pytest.mark.rubric("gradients flow through crop and paste")
 def test_crop_gradient_is_exact():
     frames = rand(2, 3, 7, 8, dtype=torch.float64).requires_grad_()
     boxes = [torch.tensor([[0.5, 1.0, 7.7, 6.2]]).double(), torch.tensor([[2.0, 2.0, 4.0, 5.0]]).double()]
     assert torch.autograd.gradcheck(lambda f: crop_faces(f, boxes, 3), frames)
 
 
-@pytest.mark.parametrize("box", [[4, 4, 4, 8], [-2, 0, 5, 5], [3, 3, 8.5, 6], [-0.009, 1, -0.001, 5]])
-def test_bad_boxes_are_refused(box):
-    with pytest.raises(ValueError, match="boxes"):
-        crop_faces(rand(1, 3, 8, 8), [torch.tensor([box]).float()], 4)
-
-
-def test_wrong_counts_are_refused():
-    box = torch.tensor([[1.0, 1.0, 5.0, 5.0]])
-    with pytest.raises(ValueError, match="boxes"):
-        crop_faces(rand(2, 3, 8, 8), [box], 4)
-    with pytest.raises(ValueError, match="boxes"):
-        crop_faces(rand(1, 3, 8, 8), box, 4)
-    with pytest.raises(ValueError, match="crops"):
-        paste_faces(rand(1, 3, 8, 8), rand(2, 3, 4, 4), [box])
-    with pytest.raises(ValueError, match="crops"):
-        paste_faces(rand(1, 3, 8, 8), rand(1, 3, 4, 5), [box])
-    with pytest.raises(ValueError, match="boxes"):
-        repaint(rand(2, 3, 8, 8), [], lambda crops: crops)
-
-
 # ---- paste_faces ----
-
-
 def loop_paste(frames, crops, boxes):
     """v' by one loop over boxes and pixels: tent filter as wide as the larger of the two pixel sizes."""
     out, k, size = frames.copy(), 0, crops.shape[-1]
@@ -270,6 +242,9 @@ def loop_paste(frames, crops, boxes):
     return out
 
 
+@pytest.mark.rubric("paste_faces writes in the box and nowhere else", points=3,
+                    hint="paste outside the box? only pixels whose centre i + 0.5 lies in it change; where boxes "
+                         "overlap the later box is on top; a crop larger than its box needs the wider tent")
 def test_paste_matches_a_per_pixel_loop_with_overlaps():
     frames = rand(3, 3, 20, 24, dtype=torch.float64)
     crops = rand(3, 3, 6, 6, seed=1, dtype=torch.float64)  # larger than one of the boxes, smaller than the others
@@ -285,6 +260,7 @@ def test_paste_of_a_whole_pixel_box_is_torchs_antialiased_resize(size):
     assert torch.allclose(got[:, :, 4:16, 3:15], expect, atol=1e-5)
 
 
+@pytest.mark.rubric("paste_faces writes in the box and nowhere else")
 def test_crop_then_paste_of_a_whole_pixel_box_is_the_identity():
     frames = rand(2, 3, 20, 24)
     boxes = [torch.tensor([[3.0, 2.0, 11.0, 10.0], [16.0, 12.0, 24.0, 20.0]]), torch.tensor([[0.0, 0.0, 8.0, 8.0]])]
@@ -293,6 +269,7 @@ def test_crop_then_paste_of_a_whole_pixel_box_is_the_identity():
     assert (paste_faces(frames, crops, boxes) - frames).abs().max() < 1e-6
 
 
+@pytest.mark.rubric("paste_faces writes in the box and nowhere else")
 def test_only_pixels_whose_centre_is_in_the_box_change():
     frames = rand(1, 3, 9, 9)
     out = paste_faces(frames, torch.full((1, 3, 4, 4), 5.0), [torch.tensor([[2.5, 2.6, 5.5, 6.4]])])
@@ -300,14 +277,11 @@ def test_only_pixels_whose_centre_is_in_the_box_change():
     changed[3:6, 2:5] = True  # x: 2.5 <= centre < 5.5 is pixels 2, 3, 4; y: 2.6 ... 6.4 is pixels 3, 4, 5
     assert torch.allclose(out[0, :, changed], torch.tensor(5.0))
     assert torch.equal(out[0, :, ~changed], frames[0, :, ~changed])
+    between = [torch.tensor([[2.6, 2.6, 3.4, 3.4]])]  # holds no pixel's centre
+    assert torch.equal(paste_faces(frames, torch.ones(1, 3, 4, 4), between), frames)
 
 
-def test_a_box_between_pixel_centres_changes_nothing():
-    frames = rand(1, 3, 9, 9)
-    boxes = [torch.tensor([[2.6, 2.6, 3.4, 3.4]])]
-    assert torch.equal(paste_faces(frames, torch.ones(1, 3, 4, 4), boxes), frames)
-
-
+@pytest.mark.rubric("paste_faces writes in the box and nowhere else")
 def test_the_later_box_is_on_top():
     boxes = [torch.tensor([[0.0, 0.0, 6.0, 6.0], [3.0, 3.0, 9.0, 9.0]])]
     crops = torch.stack([torch.full((3, 4, 4), 0.25), torch.full((3, 4, 4), 0.75)])
@@ -318,16 +292,15 @@ def test_the_later_box_is_on_top():
     assert torch.allclose(swapped[0, 0, :6, :6], torch.tensor(0.25))
 
 
+@pytest.mark.rubric("gradients flow through crop and paste")
 def test_paste_gradient_is_exact_in_crops_and_frames():
     frames = rand(2, 3, 7, 8, dtype=torch.float64).requires_grad_()
     crops = rand(3, 3, 4, 4, seed=1, dtype=torch.float64).requires_grad_()
-    boxes = [
-        torch.tensor([[0.4, 1.0, 5.0, 6.2], [3.0, 3.0, 5.5, 5.0]]).double(),
-        torch.tensor([[1.0, 1.0, 8.0, 7.0]]).double(),
-    ]
+    boxes = [torch.tensor(b).double() for b in ([[0.4, 1, 5, 6.2], [3, 3, 5.5, 5]], [[1.0, 1, 8, 7]])]
     assert torch.autograd.gradcheck(lambda f, c: paste_faces(f, c, boxes), (frames, crops))
 
 
+@pytest.mark.rubric("gradients flow through crop and paste")
 def test_every_crop_pixel_gets_gradient_even_in_a_small_box():
     crops = torch.zeros(1, 3, 64, 64, requires_grad=True)
     paste_faces(torch.zeros(1, 3, 9, 9), crops, [torch.tensor([[2.0, 2.0, 7.0, 7.0]])]).sum().backward()
@@ -336,8 +309,9 @@ def test_every_crop_pixel_gets_gradient_even_in_a_small_box():
 
 
 # ---- repaint ----
-
-
+@pytest.mark.rubric("no face, no change; bad input is refused", points=1,
+                    hint="frames without a face come back as they are and the anonymizer is not called without one; "
+                         "what the docstrings name raises ValueError")
 def test_repaint_goes_through_the_anonymizer_and_spares_frames_without_a_face():
     frames = rand(2, 3, 12, 12)
     seen = []
@@ -353,6 +327,7 @@ def test_repaint_goes_through_the_anonymizer_and_spares_frames_without_a_face():
     assert torch.equal(out[0, :, :2], frames[0, :, :2])
 
 
+@pytest.mark.rubric("no face, no change; bad input is refused")
 def test_repaint_without_any_face_never_calls_the_anonymizer():
     frames = rand(2, 3, 12, 12)
     out = repaint(frames, [NO_FACE, NO_FACE], lambda crops: pytest.fail("called"))
@@ -370,8 +345,43 @@ def test_half_precision_around_the_sampler_does_not_move_pixels():
     assert (align_faces(pictures.bfloat16(), landmarks) - aligned).abs().max() < 0.01  # rounded colours, same places
 
 
+@pytest.mark.rubric("gradients flow through crop and paste")
 def test_repaint_sends_gradient_to_the_anonymizers_weights():
     gain = torch.tensor(0.5, requires_grad=True)
     frames = torch.ones(1, 3, 12, 12)
     repaint(frames, [torch.tensor([[2.0, 2.0, 6.0, 6.0]])], lambda crops: gain * crops, size=8).sum().backward()
     assert torch.allclose(gain.grad, torch.tensor(48.0))  # 16 pixels x 3 channels of value 1
+
+
+# ---- bad input ----
+FRAME, BOX, FACES = rand(1, 3, 8, 8), torch.tensor([[1.0, 1.0, 5.0, 5.0]]), torch.tensor(TEMPLATE_96x112).repeat(3, 1, 1)
+NOT_THIS = torch.tensor([0.0, 1.0, 0.0])[:, None, None]  # the middle one of three faces
+BAD_BOXES = [[4, 4, 4, 8], [9, 4, 4, 8], [-30, -30, -20, -20], [0, 0, float("nan"), 4]]
+OUTSIDE = [[-2, 0, 5, 5], [3, 3, 8.5, 6], [-0.009, 1, -0.001, 5]]
+REFUSED = [
+    ("landmarks row 1", similarity, FACES * (1 - NOT_THIS), FACES[0]),
+    ("landmarks row 1", similarity, FACES / (1 - NOT_THIS), FACES[0]),
+    ("landmarks", similarity, torch.zeros(2, 4, 2), FACES[0]),
+    ("landmarks", align_faces, torch.zeros(2, 3, 8, 8), FACES[:1]),
+    *(("boxes row 1", enlarge_boxes, torch.cat([BOX, torch.tensor([bad])]), (20, 20)) for bad in BAD_BOXES),
+    *(("boxes", crop_faces, FRAME, [torch.tensor([bad]).float()], 4) for bad in BAD_BOXES + OUTSIDE),
+    ("boxes", crop_faces, rand(2, 3, 8, 8), [BOX], 4),
+    ("boxes", crop_faces, FRAME, BOX, 4),
+    ("crops", paste_faces, FRAME, rand(2, 3, 4, 4), [BOX]),
+    ("crops", paste_faces, FRAME, rand(1, 3, 4, 5), [BOX]),
+    ("boxes", repaint, rand(2, 3, 8, 8), [], lambda crops: crops),
+]
+
+
+@pytest.mark.rubric("no face, no change; bad input is refused")
+def test_bad_input_is_a_ValueError():
+    for _, call, *arguments in REFUSED:
+        with pytest.raises(ValueError):
+            call(*arguments)
+            pytest.fail(f"{call.__name__} took {arguments}")
+
+
+def test_refusals_name_the_field():
+    for word, call, *arguments in REFUSED:
+        with pytest.raises(ValueError, match=word):
+            call(*arguments)

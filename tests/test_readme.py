@@ -17,9 +17,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))                       # as a script, there is no conftest to do it
 
-from ppad import anonymize, config, face_finder, figures, modifier, reproduce, trainer  # noqa: E402
+from ppad import anonymize, config, face_finder, figures, grade, modifier, reproduce, trainer  # noqa: E402
 
 README = ROOT / "README.md"
+CARD = ROOT / "ppad" / "weights" / "modifier.md"
 RESULTS = ROOT / "lesson_notebooks" / "results"
 MAPPED = ["Eq. (1)", "Eq. (2)", "Eq. (3)", "Eq. (4)", "Eq. (5)",
           *(f"Fig. {i}" for i in range(1, 7)), "Table 1", "Sec. 4, face detection: SSH", "Sec. 4, face detection: MTCNN",
@@ -58,9 +59,11 @@ def preset_row(line: str) -> str:
 
 
 def rendered(text: str) -> str:
-    """The README with every generated part made anew."""
+    """The README, or the model card, with every generated part made anew."""
     for preset in ("toy", "photo"):
         start, end = f"<!-- results:{preset} -->\n", f"<!-- /results:{preset} -->"
+        if start not in text:
+            continue
         before, rest = text.split(start)
         text = before + start + result_block(preset) + end + rest.split(end)[1]
     field = "|".join(vars(config.Paper()))
@@ -70,6 +73,8 @@ def rendered(text: str) -> str:
 def test_generated_parts_are_up_to_date():
     text = README.read_text(encoding="utf-8")
     assert rendered(text) == text, "run: python tests/test_readme.py --write"
+    assert rendered(card := CARD.read_text(encoding="utf-8")) == card, "run: python tests/test_readme.py --write"
+    assert "| Ours |" in card
     assert "| `face_size` | 64 | 128 | 256 |" in text        # rows of presets were recognised
 
 
@@ -131,7 +136,8 @@ def test_paper_map_is_whole():
         assert any(row[0].startswith(wanted) for row in rows), wanted
     lines = sorted(int(number) for row in rows if row[0].startswith("Algorithm 1") for number in re.findall(r"\b\d+\b", row[0][11:]))
     assert lines == list(range(1, 12))
-    for paper, code, test, _, why in rows:
+    for paper, code, test, lesson, why in rows:
+        assert lesson == "-" or re.fullmatch(r"\[(\d\d)\]\(lesson_notebooks/\1_\w+\.ipynb\)", lesson), (paper, lesson)
         if code == "-":                                      # nothing to run: the row must say why
             assert test == "-" and paper.startswith(("Fig. 1", "Sec. 5.5")) and len(why) > 10
         else:
@@ -196,6 +202,10 @@ def test_every_command_parses():
             main_jobs += 1
         elif words[:3] == ["python", "-m", "ppad.anonymize"]:
             anonymize.parse(words[3:])
+        elif words[:3] == ["python", "-m", "ppad.grade"]:
+            grade.parse(words[3:])
+        elif words[:2] == ["jupyter", "lab"] or words[0].startswith("PPAD_"):
+            assert (ROOT / words[-1]).exists(), words
         elif words[:3] == ["python", "-m", "pytest"]:
             assert all((ROOT / word).exists() for word in words[3:] if not word.startswith("-")), words
         elif words[0] == "python" and words[1] != "-m":
@@ -208,19 +218,19 @@ def test_every_command_parses():
 def test_flags_in_prose_exist():
     """Every `--flag` in backquotes is one of the main job's or of `anonymize`, or of the script named with it."""
     known = {f"--{name}" for name in vars(config.Paper())} | {f"--{name}" for name in ("preset", "out", "rows", "seed", "jobs")}
-    known |= {f"--{name}" for name in vars(anonymize.parse(["a"]))}
+    known |= {f"--{name}" for name in vars(anonymize.parse(["a"]))} | {"--check"}
+    known |= {f"--{name.replace('_', '-')}" for name in vars(grade.parse(["losses", "a.py"]))}
     text = re.sub(r"`python tests/test_readme.py --write`", "", README.read_text(encoding="utf-8"))
-    assert set(re.findall(r"(?<![\w-])--[a-zA-Z]\w*", text)) <= known
+    assert set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text)) <= known
 
 
 def test_own_picture_lines_run(tiny, tmp_path, monkeypatch):
     """The README's Python block, on a tiny untrained M and a finder that knows where the face is."""
     block, = re.findall(r"```python\n(.+?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    (tmp_path / "runs/photo/seed0/Ours").mkdir(parents=True)
-    (tmp_path / "runs/photo/config.json").write_text(config.as_json(tiny(), "toy"))
+    (tmp_path / "runs/photo").mkdir(parents=True)
     torch.manual_seed(0)
-    parts = {"anonymizer": trainer.make_modifier(tiny()).state_dict()}
-    torch.save({"parts": parts}, tmp_path / "runs/photo/seed0/Ours/checkpoint.pt")
+    held = {"config": vars(tiny()), "parts": {"modifier": trainer.make_modifier(tiny()).state_dict()}}
+    torch.save(held, tmp_path / "runs/photo/players.pt")
     before = np.full((60, 80, 3), 90, np.uint8)
     Image.fromarray(before).save(tmp_path / "holiday.jpg")
 
@@ -254,4 +264,5 @@ def test_parameter_counts_in_the_text():
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit(pytest.main(["-q", __file__]))
-    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in (README, CARD):
+        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,6 +1,8 @@
-"""SSH: sizes and grids by hand, coding and mining against plain loops, and four pictures learnt by heart."""
+"""SSH: sizes and grids by hand, coding and mining against plain loops, four pictures learnt by heart, shipped weights."""
 import csv
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,6 +193,53 @@ def test_saved_weights_come_back(learnt, tmp_path):
     assert torch.equal(again.find(frame)[0]["boxes"], model.find(frame)[0]["boxes"])
 
 
+def test_the_rate_falls_with_the_clock_and_the_model_is_kept(monkeypatch):
+    """`minutes` ends a run of many steps: a clock that goes on by 6 s a look leaves ten looks a minute."""
+    pictures, clock, kept = four(), iter(range(0, 10 ** 6, 6)), []
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    lines = []
+    train_light(lambda rng, size: pictures[0], steps=10 ** 6, batch=1, size=64, minutes=1, bfloat16=True,
+                keep=lambda model: kept.append(model.kind), log=lines.append)
+    assert 1 <= len(lines) <= 10 and kept == ["light"]
+
+
+def test_half_precision_files_load_and_find_the_same(learnt, tmp_path):
+    model, pictures, _ = learnt
+    half = SSH()
+    half.load_state_dict(model.state_dict())
+    half.half().save(tmp_path / "half.pt")
+    again, frame = SSH.load(tmp_path / "half.pt"), pictures[2][0][None]
+    assert again.fine.weight.dtype == torch.float32
+    assert torch.allclose(again.find(frame, 0.5)[0]["boxes"][0], model.find(frame, 0.5)[0]["boxes"][0], atol=0.5)
+
+
+# ---------------------------------------------------------------- the weights that come with the package
+
+def test_shipped_weights_load_are_small_and_see_no_face_in_noise():
+    path = Path(ssh.__file__).parent / "weights" / "ssh_light.pt"
+    assert path.stat().st_size <= 6_000_000
+    model = SSH.load()
+    assert model.kind == "light" and not model.training
+    noise = np.random.default_rng(0).integers(0, 256, (2, 96, 128, 3)).astype(np.uint8)
+    assert all(len(answer["boxes"]) == 0 for answer in model.find(noise, score=0.5))
+
+
+def test_shipped_weights_find_real_faces(ppad_data):
+    """The first 20 LFW people of the test half, whom nothing was trained on, whole pictures and pasted on grey."""
+    table, lfw = ppad_data / "lfw" / "landmarks.tsv", ppad_data / "lfw" / "lfw-deepfunneled"
+    if not table.is_file():
+        pytest.skip(f"PPAD_DATA has no {table.relative_to(ppad_data)}")
+    boxes, model, found = ssh.read_boxes(table), SSH.load(), 0
+    people = sorted((ppad_data / "photo_pack" / "faces" / "test").iterdir())[:20]
+    for name in (f"{person.name}/{min(person.iterdir()).stem}.jpg" for person in people):
+        frame = np.full((320, 384, 3), 128, np.uint8)
+        frame[40:290, 90:340] = np.asarray(Image.open(lfw / name).convert("RGB"))
+        truth = torch.tensor(boxes[name][:1]) + torch.tensor([90, 40, 90, 40])
+        answer = model.find(frame[None], score=0.5)[0]["boxes"]
+        found += bool((box_iou(answer, truth) >= 0.5).any())
+    assert found >= 19
+
+
 def write_data(root):
     """A little data folder with drawn pictures: two training stills, one test still, faces kept in and out."""
     actions, lfw = root / "photo_pack" / "actions", root / "lfw"
@@ -213,6 +262,14 @@ def write_data(root):
     write(actions / "annotations.csv", ",", [["file", "split"], ["s1.png", "train"], ["s2.png", "train"], ["s3.png", "test"]])
     write(actions / "faces.csv", ",", [columns, ["s1.png", *row], ["s3.png", *row]])
     write(lfw / "landmarks.tsv", "\t", [columns, ["A/A_0001.jpg", *row], ["B/B_0001.jpg", *row], ["C/C.jpg", *["NONE"] * 5]])
+
+
+def test_nobody_of_the_test_half_is_trained_on(tmp_path):
+    """Another picture of a test person is kept out too."""
+    write_data(tmp_path)
+    with open(tmp_path / "lfw" / "landmarks.tsv", "a") as f:
+        f.write("\t".join(["B/B_0002.jpg", "0.99", "1", "1", "9", "9"]) + "\n")
+    assert [p.name for p, _ in Scenes(tmp_path).faces] == ["A_0001.jpg", "1.webp"]
 
 
 def test_scenes_keep_the_test_half_out_and_draw_boxes_in_view(tmp_path):

@@ -1,0 +1,96 @@
+"""lesson.py, the lessons' helper: its checks say what is wrong, its slider draws without a kernel, kept things load."""
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "lesson_notebooks"))
+
+import lesson  # noqa: E402
+
+
+def message(*arguments, **words):
+    with pytest.raises(lesson.Wrong) as caught:
+        lesson.expect_close(*arguments, **words)
+    return str(caught.value)
+
+
+def test_equal_values_of_any_kind_pass():
+    lesson.expect_close("x", 1, 1.0)
+    lesson.expect_close("x", [1.0, 2.0], torch.tensor([1, 2]))
+    lesson.expect_close("x", np.float32([1, 2]), [1 + 5e-5, 2])
+    lesson.expect_close("x", torch.ones(2, requires_grad=True), torch.ones(2))
+    lesson.expect_close("x", float("nan"), float("nan"))
+    lesson.expect_close("x", torch.tensor([True, False]), [1, 0])
+
+
+def test_nothing_and_a_wrong_type_are_named():
+    assert message("loss", None, 1.0) == "loss is None: does your function return its result?"
+    assert "loss is a str" in message("loss", "1", 1.0)
+    assert "loss is a dict" in message("loss", {}, 1.0)
+
+
+def test_shapes_are_named_and_nothing_is_broadcast():
+    assert message("loss", torch.ones(3, 1), torch.ones(3)) == "loss has shape (3, 1), expected (3,)."
+    assert "shape ()" in message("loss", 1.0, torch.ones(2))
+
+
+def test_the_first_differing_value_is_named_with_its_place_and_the_hint():
+    got = message("faces", torch.tensor([[1.0, 2.0], [3.5, 9.0]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "Flipped?")
+    assert got == "faces at [1, 0] is 3.5, expected 3 (2 of 4 values differ). Flipped?"
+    assert message("loss", 2.0, 1.0).startswith("loss is 2, expected 1 ")
+    assert "nan" in message("loss", float("nan"), 1.0)
+
+
+def test_tolerance():
+    lesson.expect_close("x", 1.01, 1.0, tolerance=0.02)
+    assert "1.01" in message("x", 1.01, 1.0)
+
+
+def test_expect_and_well_done(capsys):
+    lesson.expect(True, "never said")
+    with pytest.raises(lesson.Wrong, match="sign is flipped"):
+        lesson.expect(False, "the sign is flipped")
+    lesson.well_done("That is it.")
+    assert re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out) == "Right. That is it.\n"
+
+
+def test_a_wrong_answer_shows_one_line_in_a_notebook():
+    shown, = lesson.Wrong("faces has shape (3,)")._render_traceback_()
+    assert re.sub(r"\x1b\[\d*m", "", shown) == "Not yet: faces has shape (3,)"
+
+
+def test_the_slider_draws_once_with_the_middle_values_without_a_live_kernel(monkeypatch):
+    monkeypatch.setenv("PPAD_STATIC", "1")
+    drawn = []
+    lesson.slider(lambda blur, noise: drawn.append((blur, noise)), blur=[8, 16, 24], noise=[0.1, 0.3, 0.5])
+    assert drawn == [(16, 0.3)]
+
+
+def test_kept_results_and_players_belong_together():
+    kept, results = lesson.players(), lesson.results()
+    assert lesson.row("Ours")["name"] == "Ours"
+    assert kept.config.face_size == results["config"]["face_size"]
+    faces = torch.zeros(2, 3, kept.config.face_size, kept.config.face_size)
+    assert kept.modifier(faces).shape == faces.shape
+    assert kept.reader(faces).shape == (2, 5, 2)
+    crops = torch.zeros(2, 3, kept.config.recognizer_height, kept.config.recognizer_breadth)
+    for name in ("recognizer", "recognizer_start", "other"):
+        assert getattr(kept, name)(crops).shape == (2, kept.config.embedding)
+    assert len(kept.detector.detect(torch.zeros(1, 3, 160, 160))) == 1
+
+
+def test_a_run_that_was_not_kept_is_explained():
+    with pytest.raises(FileNotFoundError, match="python -m ppad.reproduce --preset nowhere"):
+        lesson.results("nowhere")
+
+
+def test_start_gives_the_same_chance_again():
+    lesson.start(3)
+    first = torch.rand(2), np.random.rand(2)
+    lesson.start(3)
+    assert torch.equal(first[0], torch.rand(2)) and (first[1] == np.random.rand(2)).all()

@@ -1,0 +1,6 @@
+WRONG = "the noisy picture leaves [-1, 1]"
+HINT = "clip"
+REPLACE = [
+    ("* draw).clamp(-1, 1)",
+     "* draw)"),
+]

@@ -1,0 +1,6 @@
+WRONG = "D raises its own losses"
+HINT = "watch the sign"
+REPLACE = [
+    ("loss = -losses.loss_adv(",
+     "loss = losses.loss_adv("),
+]

@@ -1,0 +1,6 @@
+WRONG = "the random-label ablation descends towards the true identity"
+HINT = "not the true identity"
+REPLACE = [
+    ("losses.random_label_targets(identities, people), margin=False)",
+     "identities, margin=False)"),
+]

@@ -1,0 +1,7 @@
+WRONG = "the margin's lambda never anneals"
+HINT = "must advance once an update"
+REPLACE = [
+    ("""        self.recognizer.margin.advance()
+""",
+     ""),
+]
