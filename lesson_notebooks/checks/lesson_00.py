@@ -63,5 +63,6 @@ def check_beats(beats):
     for a, b, wanted, why in cases:
         got = attempt(beats, a, b)
         expect(got is not None, f"beats({a}, {b}) is None: does your function return its result?")
-        expect(bool(got) == wanted, f"beats({a}, {b}) is {got}, expected {wanted}: {why}")
+        expect(isinstance(got, (bool, np.bool_)), f"beats({a}, {b}) is a {type(got).__name__}: return True or False.")
+        expect(got == wanted, f"beats({a}, {b}) is {got}, expected {wanted}: {why}")
     well_done("Fig. 4 of the paper is read with just this rule.")

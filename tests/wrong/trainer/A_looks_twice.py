@@ -1,9 +1,9 @@
 WRONG = "M's step shows A its frames once more, which moves A's batch norm a second time"
 HINT = "moves A's batch-norm twice"
 REPLACE = [
-    ("""        detection = losses.loss_det(self.detector.losses(repainted, targets))
+    ("""        detection = self._loss_det(repainted, targets)
         if not""",
      """        self.detector.losses(repainted.detach(), targets)
-        detection = losses.loss_det(self.detector.losses(repainted, targets))
+        detection = self._loss_det(repainted, targets)
         if not"""),
 ]

@@ -2,9 +2,9 @@ WRONG = "line 11 moves M together with A"
 HINT = "M moved by finetune"
 REPLACE = [
     ("""        with torch.no_grad():
-            repainted = repainted_frames""",
+            repainted = self._repainted""",
      """        if True:
-            repainted = repainted_frames"""),
+            repainted = self._repainted"""),
     ("""        self._apply("detector", detection)
         return {"L_det": detection}
 
