@@ -31,7 +31,7 @@ from ppad.readers import POINT_COLUMNS, SUFFIXES, DataError, read_pair_lines, re
 
 RESULTS = Path(__file__).resolve().parents[1] / "lesson_notebooks" / "results"
 STEPS = 5                       # ours: the median of five leaves out the first, which warms up
-PATIENCE = 60                   # ours: seconds after which a part of the dry run is told from fewer steps
+PATIENCE = 60                   # ours: seconds after which a part of the dry run ends with fewer steps
 ASSUMED = {"people": 10572, "classes": 10}      # Sec. 5.1: CASIA-WebFace less its three people of LFW; DALY's classes
 BATCHES = ("batch_faces", "batch_frames", "practice_faces", "pretrain_recognizer_batch")
 GIB = 2 ** 30
@@ -132,16 +132,14 @@ def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]
     with torch.device("meta"):
         modifier, recognizer = trainer.make_modifier(config), trainer.make_recognizer(config, people)
         detector = trainer.make_detector(dataclasses.replace(config, detector_weights=""), classes)
-    weights = {name: sum(p.numel() for p in one.parameters()) for name, one in
-               (("M", modifier), ("D", recognizer), ("A", detector))}
+    m, d, a = (sum(p.numel() for p in one.parameters()) for one in (modifier, recognizer, detector))
     side, crop = (3, config.face_size, config.face_size), (3, config.recognizer_height, config.recognizer_breadth)
     game = (kept_bytes(modifier, config.batch_faces + config.batch_frames, *side)            # about one face a frame
             + kept_bytes(recognizer.network, config.batch_faces, *crop)
             + kept_bytes(detector.model.backbone, config.batch_frames, 3, config.frame_height, config.frame_width))
     alone = kept_bytes(recognizer.network, max(config.pretrain_recognizer_batch, 2 * config.batch_faces), *crop)
-    partner = weights["D"] if config.practice_steps else 0
-    every = sum(weights.values()) + partner
-    return {"training": (16 * every + max(game, alone)) / GIB, "disk": rows * 2 * 12 * (every + weights["D"]) / GIB}
+    every = m + d + a + (d if config.practice_steps else 0)      # M practises against a copy of D
+    return {"training": (16 * every + max(game, alone)) / GIB, "disk": rows * 2 * 12 * (every + d) / GIB}
 
 
 def picture_memory(config, counts: dict) -> float:
@@ -195,8 +193,8 @@ def dry_run(config, people: int, classes: int, device) -> dict[str, float]:
         while len(times) < STEPS and sum(times) <= PATIENCE:
             began = time.monotonic()
             for term, value in part().items():
-                if not math.isfinite(float(value)):              # float() also waits for the GPU
-                    raise ValueError(f"in the dry run the term '{term}' became {float(value)}")
+                if not math.isfinite(float(value.detach())):     # float() also waits for the GPU
+                    raise ValueError(f"in the dry run the term '{term}' became {float(value.detach())}")
             times.append(time.monotonic() - began)
         seconds[name] = statistics.median(times)
         print(f"  {name:14} {seconds[name]:8.3f} seconds a step{'' if len(times) == STEPS else f' (after {len(times)} of {STEPS})'}",
@@ -264,7 +262,7 @@ def check(preset: str, config, out: Path, rows: list[str], seeds: list[int], dev
         one = config if name == preset else presets.build(name)
         lacking = [path for path in data_files(one) if not path.exists()]
         data = "drawn" if one.drawn else "data there" if not lacking else f"{lacking[0]} missing"
-        body = "no weights file" if one.detector_body == "toy" else one.detector_weights or f"{one.detector_body} from nothing without --detector_weights"
+        body = "no weights file" if one.detector_body == "toy" else one.detector_weights or f"{one.detector_body} without weights file"
         size = needs(one, people if name == preset else ASSUMED["people"], classes)["training"]
         print(f"{name:10} {size:5.1f} GiB  {data}; {body}; {kept_time(name)}")
     print("Training memory is roughly what the networks need; torch itself takes about half a GiB more.")
@@ -293,9 +291,8 @@ def rehearse(config, tried, people, classes, device, jobs, rows, seeds) -> list[
         torch.set_num_threads(1)                                 # as each of the rows side by side will have
     seconds = None
     while tried and not seconds:
-        smaller = {name: (getattr(config, name), getattr(tried, name)) for name in BATCHES[:2]}
-        told = ", ".join(f"{name} {here} instead of {wanted}" for name, (wanted, here) in smaller.items() if here != wanted)
-        print(f"dry run on {device}" + (f", memory being short with {told}" if told else "") + ":", flush=True)
+        told = ", ".join(f"{name} {getattr(tried, name)} instead of {getattr(config, name)}" for name in BATCHES[:2])
+        print(f"dry run on {device}{'' if tried is config else f', memory being short with {told}'}:", flush=True)
         try:
             seconds = dry_run(tried, people, classes, device)
         except torch.OutOfMemoryError:
@@ -310,4 +307,4 @@ def rehearse(config, tried, people, classes, device, jobs, rows, seeds) -> list[
           f"about {whole:.0f} minutes for {len(rows)} rows, {len(seeds)} seed{'s' * (len(seeds) > 1)}, {jobs} at a time (judging comes on top)")
     if tried is config:
         return []
-    return [f"memory is too short for its batches: at most {', '.join(f'--{name} {getattr(tried, name)}' for name in BATCHES)}"]
+    return [f"memory is too short for its batches: at most {' '.join(f'--{name} {getattr(tried, name)}' for name in BATCHES)}"]

@@ -38,6 +38,9 @@ class Speed:
 
     def prepare(self, network: nn.Module) -> None:
         """Lay out and compile a network in place; its state dict keeps its names."""
+        for layer in network.modules():
+            if isinstance(layer, nn.PReLU) and self.dtype is not None and self.kind == "cpu":
+                layer.register_forward_pre_hook(_in_full)         # autocast sees to it on a GPU, not on a CPU
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)
         if self.config.compile:
@@ -86,3 +89,7 @@ class Speed:
             self.scaler.step(optimizer)                           # fp16: not with a gradient that ran over
         self.scaler.update()
         return True
+
+
+def _in_full(layer, given):
+    return given[0].float()

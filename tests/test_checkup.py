@@ -71,7 +71,7 @@ def test_needs_of_a_run_by_hand(tiny):
     weights = 16 * (m + a + 2 * d) / 2 ** 30
     twice = dataclasses.replace(config, batch_faces=8, batch_frames=4, pretrain_recognizer_batch=8)
     assert need["training"] > weights
-    assert checkup.needs(twice, 6, 10)["training"] - weights == pytest.approx(2 * (need["training"] - weights), rel=1e-3)
+    assert checkup.needs(twice, 6, 10)["training"] - weights == pytest.approx(2 * (need["training"] - weights), rel=1e-2)
 
 
 def test_what_the_paper_preset_keeps_is_in_the_order_of_ten_gib():
@@ -103,7 +103,7 @@ def test_minutes_by_hand(tiny):
     told = checkup.minutes(config, config, seconds)
     assert told["start"] == 5 * 1 + 5 * 1e6                      # five lessons of eight crops, as an update's; A's five steps
     assert told["fixed"] == 3 * 2 + 1 + (3 + 2) * 1e6
-    assert told["ours"] == (6 + 1 + 0.5 * 2 * 2) + 0.5 * (4 + 2) * 1e2 + 3 * 1e4 + 2 * 1e6 + (3 + 0.5 * 2 + 2) * 1e8
+    assert told["ours"] == pytest.approx((6 + 1 + 0.5 * 2 * 2) + 0.5 * (4 + 2) * 1e2 + 3 * 1e4 + 2 * 1e6 + (3 + 0.5 * 2 + 2) * 1e8, rel=1e-12)
     tried = dataclasses.replace(config, batch_faces=2, batch_frames=1)
     half = {name: value / 2 for name, value in seconds.items()}
     assert checkup.minutes(config, tried, half) == pytest.approx(told)
@@ -183,7 +183,7 @@ def test_a_gpu_that_runs_out_of_memory_on_the_way(check, monkeypatch):
         return learn(self, pictures, *rest)
     monkeypatch.setattr(trainer.Game, "update_modifier", greedy)
     status, out, sentence = check()
-    assert status == 2 and "batch_faces 1 instead of 4" in out and out.count("dry run") == 3 and "--batch_faces 1" in sentence
+    assert status == 2 and "batch_faces 1 instead of 4" in out and out.count("dry run on cpu") == 3 and "--batch_faces 1" in sentence
 
 
 def test_pictures_and_checkpoints_that_do_not_fit(check, monkeypatch):

@@ -1,0 +1,302 @@
+"""Four parts of ppad beside what one would use instead: same work, same answers, times and their ratio; writes JSON.
+
+    python tests/benchmarks/bench_parts.py --out parts.json [--with-python PATH] [--small] [--repeats 5] [--threads 1] [--note WORDS]
+
+    crop           crop, align and paste with all faces at once, forward and backward, against the same one face at a time
+    slic           baselines.SuperPixel.segment against scikit-image's slic, as many segments; boundary recall on drawn regions
+    map            metrics.frame_map against pycocotools' COCOeval (IoU 0.5)
+    verification   metrics.auc, eer and tar_at_far against scikit-learn's ROC curve
+
+`--with-python` is the interpreter of an environment with numpy and any of scikit-image, pycocotools, scikit-learn; a part
+whose package is not there is left out, and a line says so. Both sides get the same arrays, from a file. Times are medians
+of `--repeats` calls after a first one; arrays are in memory, and what a package needs to be built around them beforehand
+(COCO's index) is not counted. A ratio above 1 means ours is so many times faster.
+
+COCOeval reads precision at 101 recalls; ours is the whole area (VOC 2010). The same area comes out of it when its recalls
+are k / n for a class with n truths, which is how the answers are compared (not counted in its time).
+"""
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = 10
+GRID = 8                   # baselines.SuperPixel: cells a side
+COMPACTNESS, ROUNDS = 10, 10          # scikit-image's own defaults, for both
+SEED = 0
+
+
+def median_seconds(work, repeats):
+    """(median seconds, the last answer) of `work()` after one unmeasured call."""
+    times, answer = [], work()
+    for _ in range(repeats):
+        began = time.perf_counter()
+        answer = work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times), answer
+
+
+# ---------------------------------------------------------------- the work
+
+def drawn_regions(count, size, rng):
+    """Pictures (n, S, S, 3) in [0, 1] of noisy flat regions around random points, and the regions (n, S, S)."""
+    y, x = np.mgrid[:size, :size]
+    pictures, regions = [], []
+    for _ in range(count):
+        points = rng.uniform(0, size, (12, 2))
+        region = ((y[..., None] - points[:, 0]) ** 2 + (x[..., None] - points[:, 1]) ** 2).argmin(-1)
+        pictures.append(np.clip(rng.uniform(0, 1, (12, 3))[region] + rng.normal(0, 0.05, (size, size, 3)), 0, 1))
+        regions.append(region)
+    return np.array(pictures, np.float32), np.array(regions)
+
+
+def borders(labels):
+    """Pixels (n, S, S) whose right or lower neighbour has another label."""
+    edge = np.zeros(labels.shape, bool)
+    edge[:, :, :-1] |= labels[:, :, :-1] != labels[:, :, 1:]
+    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    return edge
+
+
+def boundary_recall(labels, regions, reach=2):
+    """Share of the regions' borders with a border of the labels within `reach` pixels (a square), in [0, 1]."""
+    wanted, found = borders(regions), borders(labels)
+    near, size = np.zeros_like(found), found.shape[1]
+    padded = np.pad(found, ((0, 0), (reach, reach), (reach, reach)))
+    for dy in range(2 * reach + 1):
+        for dx in range(2 * reach + 1):
+            near |= padded[:, dy:dy + size, dx:dx + size]
+    return float((near & wanted).sum() / wanted.sum())
+
+
+def make_work(small):
+    """Arrays of all parts but the first, by name."""
+    rng = np.random.default_rng(SEED)
+    pictures, regions = drawn_regions(4 if small else 32, 64 if small else 128, rng)
+    frames, each = (200, 5) if small else (2000, 10)
+    corner, side = rng.uniform(0, 200, (frames, 3, 2)), rng.uniform(30, 100, (frames, 3, 2))
+    truth = np.concatenate([corner, corner + side], -1)                                         # (frames, 3, 4)
+    labels = rng.integers(1, CLASSES + 1, (frames, 3))
+    which = rng.integers(0, 3, (frames, each))
+    found = np.take_along_axis(truth, which[..., None], 1) + rng.normal(0, 12, (frames, each, 4))
+    found[..., 2:] = np.maximum(found[..., 2:], found[..., :2] + 1)
+    named = np.where(rng.random((frames, each)) < 0.7, np.take_along_axis(labels, which, 1), rng.integers(1, CLASSES + 1, (frames, each)))
+    pairs = 6000 if small else 200_000
+    same = rng.random(pairs) < 0.5
+    return {"pictures": pictures, "regions": regions, "truth": truth.astype(np.float32), "labels": labels,
+            "found": found.astype(np.float32), "named": named, "scores": rng.random((frames, each)),
+            "similarity": np.round(rng.normal(0, 1, pairs) + 1.5 * same, 4), "same": same}
+
+
+# ---------------------------------------------------------------- the other packages, in their own environment
+
+def other_slic(work, repeats):
+    import skimage
+    from skimage.segmentation import slic
+    seconds, labels = median_seconds(lambda: np.stack([slic(picture, n_segments=GRID**2, compactness=COMPACTNESS, max_num_iter=ROUNDS,
+                                                            enforce_connectivity=False) for picture in work["pictures"]]), repeats)
+    return {"package": f"scikit-image {skimage.__version__}", "seconds": seconds,
+            "answer": {"boundary_recall": boundary_recall(labels, work["regions"]),
+                       "segments": float(np.mean([len(np.unique(one)) for one in labels]))}}
+
+
+def other_map(work, repeats):
+    import contextlib
+    import importlib.metadata
+    import io
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def entries(boxes, labels, scores=None):
+        made = []
+        for (frame, k), label in np.ndenumerate(labels):
+            x0, y0, x1, y1 = boxes[frame, k].tolist()
+            made.append({"id": len(made) + 1, "image_id": frame, "category_id": int(label), "iscrowd": 0,
+                         "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)})
+            if scores is not None:
+                made[-1]["score"] = float(scores[frame, k])
+        return made
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {"info": {}, "images": [{"id": frame} for frame in range(len(work["truth"]))],
+                         "categories": [{"id": label} for label in range(1, CLASSES + 1)], "annotations": entries(work["truth"], work["labels"])}
+        truth.createIndex()
+        judge = COCOeval(truth, truth.loadRes(entries(work["found"], work["named"], work["scores"])), "bbox")
+        judge.params.iouThrs, judge.params.maxDets = np.array([0.5]), [1000]
+        judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
+
+        def evaluate():
+            judge.evaluate()
+            judge.accumulate()
+
+        seconds, _ = median_seconds(evaluate, repeats)
+        answer = {}
+        for label in range(1, CLASSES + 1):
+            count = int((work["labels"] == label).sum())
+            judge.params.catIds, judge.params.recThrs = [label], np.arange(1, count + 1) / count
+            judge.evaluate()
+            judge.accumulate()
+            answer[f"AP of class {label}"] = float(judge.eval["precision"].mean())
+    return {"package": f"pycocotools {importlib.metadata.version('pycocotools')}", "seconds": seconds, "answer": answer}
+
+
+def other_verification(work, repeats):
+    import sklearn
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    def evaluate():
+        area = roc_auc_score(work["same"], work["similarity"])
+        false, true, _ = roc_curve(work["same"], work["similarity"], drop_intermediate=False)
+        gap = false - (1 - true)
+        after = int(np.argmax(gap >= 0))
+        share = -gap[after - 1] / (gap[after] - gap[after - 1])
+        return {"auc": float(area), "eer": float(false[after - 1] + share * (false[after] - false[after - 1])),
+                "tar_at_far_1e-3": float(true[false <= 1e-3].max())}
+
+    seconds, answer = median_seconds(evaluate, repeats)
+    return {"package": f"scikit-learn {sklearn.__version__}", "seconds": seconds, "answer": answer}
+
+
+OTHERS = {"slic": other_slic, "map": other_map, "verification": other_verification}
+
+
+# ---------------------------------------------------------------- ours
+
+def our_slic(work, repeats):
+    import torch
+    from ppad.baselines import SuperPixel
+    painter = SuperPixel(GRID, COMPACTNESS, ROUNDS)
+    pictures = torch.tensor(work["pictures"]).permute(0, 3, 1, 2).contiguous() * 2 - 1          # (n, 3, S, S)
+    seconds, labels = median_seconds(lambda: painter.segment(pictures), repeats)
+    return {"seconds": seconds, "answer": {"boundary_recall": boundary_recall(labels.numpy(), work["regions"]),
+                                           "segments": float(np.mean([len(one.unique()) for one in labels]))}}
+
+
+def our_map(work, repeats):
+    import torch
+    from ppad.metrics import frame_map
+    truths = [{"boxes": torch.tensor(b), "labels": torch.tensor(l)} for b, l in zip(work["truth"], work["labels"])]
+    found = [{"boxes": torch.tensor(b), "labels": torch.tensor(l), "scores": torch.tensor(s)}
+             for b, l, s in zip(work["found"], work["named"], work["scores"])]
+    seconds, (_, each) = median_seconds(lambda: frame_map(found, truths, CLASSES), repeats)
+    return {"seconds": seconds, "answer": {f"AP of class {label}": float(ap) for label, ap in enumerate(each, 1)}}
+
+
+def our_verification(work, repeats):
+    from ppad import metrics
+
+    def evaluate():
+        pairs = work["similarity"], work["same"]
+        return {"auc": metrics.auc(*pairs), "eer": metrics.eer(*pairs), "tar_at_far_1e-3": metrics.tar_at_far(*pairs)}
+
+    seconds, answer = median_seconds(evaluate, repeats)
+    return {"seconds": seconds, "answer": answer}
+
+
+def crop_against_loop(small, repeats):
+    """All faces at once against a loop that cuts, aligns and pastes one after another; both with gradients."""
+    import torch
+    from ppad.crop_sampler import align_faces, crop_faces, paste_faces, recognizer_input
+    torch.manual_seed(SEED)
+    count, size, high, wide = (16, 32, 96, 96) if small else (32, 128, 320, 320)
+    frames, boxes = 2 * torch.rand(count, 3, high, wide) - 1, []
+    for _ in range(count):
+        corner, side = torch.rand(2) * high / 2, high / 8 + torch.rand(1) * high / 8
+        boxes.append(torch.cat([corner, corner + side])[None])                                  # (1, 4)
+    landmarks = size * (torch.tensor([[0.35, 0.4], [0.65, 0.4], [0.5, 0.58], [0.38, 0.75], [0.62, 0.75]]) + 0.02 * torch.randn(count, 5, 2))
+
+    def play(crops, points, frame, box):
+        aligned = recognizer_input(align_faces(crops, points, (size * 7 // 8, size * 3 // 4)))
+        return aligned, paste_faces(frame, crops * 0.5, box)
+
+    def together():
+        source = frames.clone().requires_grad_()
+        aligned, pasted = play(crop_faces(source, boxes, size), landmarks, source, boxes)
+        (aligned.square().sum() + pasted.square().sum()).backward()
+        return aligned.detach(), pasted.detach(), source.grad
+
+    def loop():
+        source, made = frames.clone().requires_grad_(), []
+        for i in range(count):
+            one = source[i:i + 1]
+            made.append(play(crop_faces(one, boxes[i:i + 1], size), landmarks[i:i + 1], one, boxes[i:i + 1]))
+        aligned, pasted = (torch.cat(part) for part in zip(*made))
+        (aligned.square().sum() + pasted.square().sum()).backward()
+        return aligned.detach(), pasted.detach(), source.grad
+
+    (ours, mine), (theirs, other) = median_seconds(together, repeats), median_seconds(loop, repeats)
+    return {"package": "a loop over faces, the same functions", "faces": count, "crop_size": size, "ms_ours": round(1000 * ours, 3),
+            "ms_other": round(1000 * theirs, 3), "ratio": round(theirs / ours, 2),
+            "largest_difference": max(float((a - b).abs().max()) for a, b in zip(mine, other))}
+
+
+# ---------------------------------------------------------------- both sides
+
+def processor():
+    """The chip's name, as Linux has it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("parts.json"))
+    parser.add_argument("--with-python", help="interpreter of an environment with scikit-image, pycocotools, scikit-learn")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--note", default="", help="a word about the machine, for the JSON: 'shared', say")
+    parser.add_argument("--other", nargs=2, metavar=("PART", "FILE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.other:                                                 # inside the other packages' environment
+        part, path = args.other
+        try:
+            return print(json.dumps(OTHERS[part](dict(np.load(path)), args.repeats)))
+        except ImportError as error:
+            return print(json.dumps({"missing": error.name}))
+    sys.path.insert(0, str(ROOT))
+    import torch
+    torch.set_num_threads(args.threads)
+    result = {"device": "cpu", "scale": "small" if args.small else "full", "note": args.note, "repeats": args.repeats,
+              "machine": {"platform": platform.platform(), "processor": processor(), "cores": os.cpu_count(), "threads": args.threads},
+              "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+              "crop": crop_against_loop(args.small, args.repeats)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    with tempfile.TemporaryDirectory() as place:
+        work, path = make_work(args.small), Path(place) / "work.npz"
+        np.savez(path, **work)
+        for part, ours in (("slic", our_slic), ("map", our_map), ("verification", our_verification)):
+            if not args.with_python:
+                print(f"{part}: skipped, give --with-python", file=sys.stderr)
+                continue
+            command = [args.with_python, __file__, "--other", part, str(path), "--repeats", str(args.repeats)]
+            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+            other = json.loads(told.strip().splitlines()[-1])
+            if "missing" in other:
+                print(f"{part}: skipped, {args.with_python} has no {other['missing']}", file=sys.stderr)
+                continue
+            mine = ours(work, args.repeats)
+            result[part] = {"package": other["package"], "ms_ours": round(1000 * mine["seconds"], 3),
+                            "ms_other": round(1000 * other["seconds"], 3), "ratio": round(other["seconds"] / mine["seconds"], 2),
+                            "ours": mine["answer"], "other": other["answer"],
+                            "largest_difference": max(abs(mine["answer"][name] - value) for name, value in other["answer"].items()
+                                                      if name != "segments")}
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
