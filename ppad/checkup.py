@@ -155,7 +155,7 @@ def kept_time(preset: str) -> str:
         if kept["preset"] == preset:
             machine = kept["hardware"]
             place = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
-            return f"{kept['minutes']:.0f} minutes for {len(kept['rows'])} rows ({place})"
+            return f"{kept['minutes']:.0f} minutes for {len(kept['rows'])} rows, {len(kept['seeds'])} seed{'s' * (len(kept['seeds']) > 1)} ({place})"
     return "not measured"
 
 

@@ -84,8 +84,8 @@ def test_kept_time(tmp_path, monkeypatch):
     assert checkup.kept_time("toy") == "not measured"
     (tmp_path / "a").mkdir()
     (tmp_path / "a/results.json").write_text(json.dumps(
-        {"preset": "toy", "minutes": 18.7, "rows": [1, 2], "hardware": {"cpu": "A chip", "cores": 2}}))
-    assert checkup.kept_time("toy") == "19 minutes for 2 rows (A chip, 2 cores)" and checkup.kept_time("paper") == "not measured"
+        {"preset": "toy", "minutes": 18.7, "rows": [1, 2], "seeds": [0], "hardware": {"cpu": "A chip", "cores": 2}}))
+    assert checkup.kept_time("toy") == "19 minutes for 2 rows, 1 seed (A chip, 2 cores)" and checkup.kept_time("paper") == "not measured"
 
 
 def test_halved_ends(tiny):
