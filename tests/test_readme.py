@@ -78,6 +78,16 @@ def test_generated_parts_are_up_to_date():
     assert "| `face_size` | 64 | 128 | 256 |" in text        # rows of presets were recognised
 
 
+def test_the_face_finders_card_says_what_was_measured():
+    card = (ROOT / "ppad" / "weights" / "ssh_light.md").read_text(encoding="utf-8")
+    found = json.loads((ROOT / "tests/benchmarks/results/ssh_light.json").read_text())
+    rows = [[float(cell.strip(" %")) for cell in line.strip("|").split("|")] for line in re.findall(r"^\| 0\.\d.*\|$", card, re.MULTILINE)]
+    assert len(rows) == 4
+    for score, *percent in rows:
+        at = [found[place]["by_threshold"][f"{score:g}"] for place in ("stills", "lfw")]
+        assert percent == [round(100 * one[key], 1) for one in at for key in ("recall", "precision")]
+
+
 def test_result_block_of_a_kept_run(tmp_path, monkeypatch):
     """By hand: one row, two seeds; and without a run, exactly "not run"."""
     monkeypatch.setattr(sys.modules[__name__], "RESULTS", tmp_path)
