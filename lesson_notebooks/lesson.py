@@ -147,6 +147,30 @@ def expect_close(what: str, got, wanted, hint: str = "", tolerance: float = 1e-4
                     f"({int(differs.sum())} of {differs.numel()} values differ).{hint}")
 
 
+def call(name: str, function, *inputs):
+    """The student's answer, or Wrong where there is an exception or none; inputs must come back as they went in."""
+    before = [x.clone() if torch.is_tensor(x) else np.copy(x) if isinstance(x, np.ndarray) else x for x in inputs]
+    try:
+        answer = function(*inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) if hasattr(x, "shape") else repr(x) for x in inputs)
+        raise Wrong(f"{name} stopped with {type(error).__name__}: {error} (it was called with {shapes})") from error
+    for old, new in zip(before, inputs):
+        if hasattr(old, "shape"):
+            expect(bool((old == new).all()), f"{name} has changed its input in place; work on a copy (clone, scatter).")
+    expect(answer is not None, f"{name} returned None: does it end with return?")
+    return answer
+
+
+def agrees(got, values) -> bool:
+    """Does the answer equal these values (a known mistake's, to name it)?"""
+    try:
+        got, values = torch.as_tensor(got).double(), torch.as_tensor(values).double()
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return got.shape == values.shape and torch.allclose(got, values, rtol=1e-4, atol=1e-4)
+
+
 def well_done(message: str) -> None:
     """The last line of a check that passed."""
     print(f"\x1b[32mRight.\x1b[0m {message}")

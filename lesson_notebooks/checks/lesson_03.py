@@ -4,7 +4,7 @@ import math
 import numpy as np
 import torch
 
-from lesson import Wrong, expect, expect_close, well_done
+from lesson import Wrong, agrees, call, expect, expect_close, well_done
 from ppad import metrics
 from ppad.losses import psi as _psi
 
@@ -25,30 +25,6 @@ def fold_accuracies(first, second, same, folds):
 
 # ------------------------------------------------------------------ checks
 
-def _call(name, function, *inputs):
-    """The student's answer, or Wrong where there is an exception; inputs must come back as they went in."""
-    before = [x.clone() if torch.is_tensor(x) else np.copy(x) if isinstance(x, np.ndarray) else x for x in inputs]
-    try:
-        answer = function(*inputs)
-    except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) if hasattr(x, "shape") else repr(x) for x in inputs)
-        raise Wrong(f"{name} stopped with {type(error).__name__}: {error} (it was called with {shapes})") from error
-    for old, new in zip(before, inputs):
-        if hasattr(old, "shape"):
-            expect(bool((old == new).all()), f"{name} has changed its input in place; work on a copy (clone, scatter).")
-    expect(answer is not None, f"{name} returned None: does it end with return?")
-    return answer
-
-
-def _is(got, values) -> bool:
-    """Does the answer equal these values (a known mistake's)?"""
-    try:
-        got, values = torch.as_tensor(got).double(), torch.as_tensor(values).double()
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    return got.shape == values.shape and torch.allclose(got, values, rtol=1e-4, atol=1e-4)
-
-
 def check_psi(psi):
     """psi(cosine, m): closed form at chosen angles, borders of the pieces, other margins, the gradient."""
     degrees = [0, 20, 50, 60, 80, 100, 130, 170]            # none on a border between two pieces
@@ -58,7 +34,7 @@ def check_psi(psi):
         k = [min(d * m // 180, m - 1) for d in degrees]
         turned = [(-1) ** n * math.cos(m * math.radians(d)) for n, d in zip(k, degrees)]
         wanted = torch.tensor([t - 2 * n for t, n in zip(turned, k)], dtype=torch.float64)
-        got = _call("psi", psi, cosine, m)
+        got = call("psi", psi, cosine, m)
         mistakes = {
             "it is cos(m theta) itself, which rises again after 180 / m degrees; turn and shift each piece: (-1)^k ... - 2k.":
                 (m * theta).cos(),
@@ -72,15 +48,15 @@ def check_psi(psi):
                 _psi(cosine, 4) if m != 4 else cosine,
         }
         for words, values in mistakes.items():
-            if _is(got, values) and not _is(values, wanted):
+            if agrees(got, values) and not agrees(values, wanted):
                 raise Wrong(f"psi with m = {m}: {words} At {degrees} degrees it must be "
                             f"{[round(v, 3) for v in wanted.tolist()]}.")
         expect_close(f"psi(cos of {degrees} degrees, m={m})", got, wanted, "k = floor(m theta / pi), at most m - 1.")
     borders = torch.tensor([math.sqrt(0.5), 0.0, -math.sqrt(0.5), -1.0], dtype=torch.float64)
-    expect_close("psi(cos of [45, 90, 135, 180] degrees, m=4)", _call("psi", psi, borders, 4),
+    expect_close("psi(cos of [45, 90, 135, 180] degrees, m=4)", call("psi", psi, borders, 4),
                  torch.tensor([-1.0, -3.0, -5.0, -7.0]), "These are the borders of the pieces, where neighbours must join.")
     inside = torch.tensor([0.3, -0.6], dtype=torch.float64, requires_grad=True)
-    answer = _call("psi", psi, inside, 4)
+    answer = call("psi", psi, inside, 4)
     expect(torch.is_tensor(answer) and answer.requires_grad,
            "psi's answer has no gradient: D could not learn from it. Use torch functions, without item(), numpy or detach().")
     answer.sum().backward()
@@ -110,7 +86,7 @@ def check_margin_logits(margin_logits):
 
     own = labels.tolist()
     wanted = norms * table(lambda i, j, c: mixed(c) if j == own[i] else c)
-    got = _call("margin_logits", margin_logits, cosines, norms, labels, at, 4)
+    got = call("margin_logits", margin_logits, cosines, norms, labels, at, 4)
     mistakes = {
         "the margin acts on every person. Only the true one, labels[i], is made harder.": norms * table(lambda i, j, c: mixed(c)),
         "the margin acts on the wrong persons: all but the true one.": norms * table(lambda i, j, c: c if j == own[i] else mixed(c)),
@@ -125,11 +101,11 @@ def check_margin_logits(margin_logits):
     }
     mistakes["the margin acts on person 0, not on labels[i]."] = norms * table(lambda i, j, c: mixed(c) if j == 0 else c)
     for words, values in mistakes.items():
-        if _is(got, values):
+        if agrees(got, values):
             raise Wrong(f"margin_logits: {words} Row 1 must be {[round(v, 3) for v in wanted[1].tolist()]}, "
                         f"yours is {[round(v, 3) for v in torch.as_tensor(got)[1].tolist()]}.")
     expect_close("margin_logits", got, wanted, "Own person: |x| (lambda cos + psi) / (1 + lambda); everybody else: |x| cos.")
-    plain = _call("margin_logits", margin_logits, cosines, norms, labels, at, 1)
+    plain = call("margin_logits", margin_logits, cosines, norms, labels, at, 1)
     expect_close("margin_logits with m = 1", plain, norms * cosines, "With m = 1 psi is the cosine; do you pass m on to psi?")
     well_done("Only the true person is made harder, and lambda says by how much.")
 
@@ -162,7 +138,7 @@ def check_fold_accuracies(fold_accuracies):
         return np.array(out)
 
     wanted = accuracies("others", "others")
-    got = _call("fold_accuracies", fold_accuracies, first, second, same, folds)
+    got = call("fold_accuracies", fold_accuracies, first, second, same, folds)
     mistakes = {
         "the threshold is fitted on the test fold, so the test is no test. Fit it on the other folds.": ("test", "others"),
         "the threshold is fitted on the test fold, and so is the mean. Fit both on the other folds.": ("test", "test"),
@@ -174,12 +150,12 @@ def check_fold_accuracies(fold_accuracies):
     }
     for words, how in mistakes.items():
         values = accuracies(*how)
-        if _is(got, values) and not _is(values, wanted):
+        if agrees(got, values) and not agrees(values, wanted):
             raise Wrong(f"fold_accuracies: {words} Expected {wanted.round(3).tolist()}, yours is "
                         f"{np.asarray(got).round(3).tolist()}.")
-    if _is(got, wanted.mean()):
+    if agrees(got, wanted.mean()):
         raise Wrong("fold_accuracies is one number, shape (): return the accuracy of each fold, shape (3,).")
-    if _is(got, 1 - wanted):
+    if agrees(got, 1 - wanted):
         raise Wrong("fold_accuracies: these are the errors, 1 - accuracy.")
     expect_close("fold_accuracies", got, wanted, "The folds here are called 2, 5 and 9: use np.unique(folds), in rising order.")
     well_done("What is tested was never used for fitting.")
@@ -193,23 +169,23 @@ def check_tar_at_far(tar_at_far):
     #                 far: false accepts allowed -> same pairs above the next different one
     hand = {0.1: 0.75, 0.0: 0.25, 0.15: 0.75, 0.4: 1.0, 1.0: 1.0}
     for far, wanted in hand.items():
-        got = _call("tar_at_far", tar_at_far, scores, same, far)
-        if _is(got, wanted * 4 / 14) and wanted:
+        got = call("tar_at_far", tar_at_far, scores, same, far)
+        if agrees(got, wanted * 4 / 14) and wanted:
             raise Wrong(f"tar_at_far({far}) is {float(got):.4g}, expected {wanted}: the true accept rate is a share of the 4 same "
                         "pairs, not of all 14.")
         allowed_of_all = sorted(different, reverse=True)[min(int(far * 14), 9)]
-        if far in (0.15, 0.4) and _is(got, float((scores[same] > allowed_of_all).mean())) and not _is(got, wanted):
+        if far in (0.15, 0.4) and agrees(got, float((scores[same] > allowed_of_all).mean())) and not agrees(got, wanted):
             raise Wrong(f"tar_at_far({far}): the false accept rate is a share of the 10 different pairs, not of all 14.")
-        if far == 0.1 and _is(got, float((scores[~same] > 0.5).mean())):
+        if far == 0.1 and agrees(got, float((scores[~same] > 0.5).mean())):
             raise Wrong("tar_at_far: you count the different pairs that pass; that is the false accept rate. Count same pairs.")
-        if far == 0.1 and _is(got, 0.25):
+        if far == 0.1 and agrees(got, 0.25):
             raise Wrong("tar_at_far(0.1) is 0.25, expected 0.75: one of ten different pairs may pass, so the threshold must go "
                         "below the highest different score, down to the next one.")
-        if far == 0.1 and _is(got, 0.5):
+        if far == 0.1 and agrees(got, 0.5):
             raise Wrong("tar_at_far(0.1) is 0.5, expected 0.75: the scores are similarities, so accept the high ones.")
         expect_close(f"tar_at_far(scores, same, far={far})", got, wanted,
                      "Take the lowest threshold at which the share of different pairs that pass is at most far.")
-    got = _call("tar_at_far", tar_at_far, np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]), 0.0)
+    got = call("tar_at_far", tar_at_far, np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]), 0.0)
     expect_close("tar_at_far where a same and a different pair tie at 0.5, far=0", got, 0.5,
                  "A threshold cannot part two equal scores: accepting one accepts both.")
     well_done("This is how a border control would quote it: how many get in while almost no impostor does.")

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from lesson import Wrong, expect, expect_close, well_done
+from lesson import Wrong, agrees, call, expect_close, well_done
 
 
 # ------------------------------------------------------------------ what the exercises are replaced from
@@ -29,32 +29,12 @@ def average_precision(hits, positives):
 
 # ------------------------------------------------------------------ checks
 
-def _call(name, function, *inputs):
-    """The student's answer, or Wrong where there is an exception or none."""
-    try:
-        answer = function(*[x.clone() if torch.is_tensor(x) else x for x in inputs])
-    except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) if hasattr(x, "shape") else repr(x) for x in inputs)
-        raise Wrong(f"{name} stopped with {type(error).__name__}: {error} (it was called with {shapes})") from error
-    expect(answer is not None, f"{name} returned None: does it end with return?")
-    return answer
-
-
-def _is(got, values) -> bool:
-    """Does the answer equal these values (a known mistake's)?"""
-    try:
-        got, values = torch.as_tensor(got).double(), torch.as_tensor(values).double()
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    return got.shape == values.shape and torch.allclose(got, values, rtol=1e-4, atol=1e-4)
-
-
 def check_iou(iou):
     """iou(a, b): two boxes against three; areas counted on squared paper."""
     a = torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 4]])
     b = torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 6], [10, 10, 12, 12]])
     wanted = torch.tensor([[1, 4 / 28, 0], [4 / 20, 8 / 16, 0]])
-    got = _call("iou", iou, a, b)
+    got = call("iou", iou, a, b)
     mistakes = {
         "boxes that do not touch must give 0; clamp width and height of the intersection at 0 (minus times minus is plus).":
             [[1, 4 / 28, 36 / (20 - 36)], [4 / 20, 8 / 16, 24 / (12 - 24)]],
@@ -66,13 +46,13 @@ def check_iou(iou):
         "you divide by the first box instead of the union.": [[1, 4 / 16, 0], [4 / 8, 8 / 8, 0]],
     }
     for words, values in mistakes.items():
-        if _is(got, values):
+        if agrees(got, values):
             raise Wrong(f"iou: {words} Row 0 must be {[round(v, 3) for v in wanted[0].tolist()]}, "
                         f"yours is {[round(v, 3) for v in torch.as_tensor(got)[0].tolist()]}.")
-    if _is(got, wanted.T):
+    if agrees(got, wanted.T):
         raise Wrong("iou has shape (3, 2), expected (2, 3): rows are the boxes of a, columns those of b.")
     expect_close("iou", got, wanted, "Every box of a against every box of b: a[:, None] and b[None] broadcast.")
-    empty = _call("iou", iou, a, torch.zeros(0, 4))
+    empty = call("iou", iou, a, torch.zeros(0, 4))
     expect_close("iou with no box in b", empty, torch.zeros(2, 0), "No box is a case too: shape (2, 0).")
     well_done("1 means the same box, 0 means strangers; 0.5 is the paper's bar.")
 
@@ -83,7 +63,7 @@ def check_nms(nms):
     boxes = torch.tensor([[50.0, 50, 60, 60], [4, 0, 14, 10], [0, 0, 10, 10], [8, 0, 18, 10]])
     scores = torch.tensor([0.3, 0.7, 0.9, 0.5])
     # first/second and second/third overlap by 60 / 140; first/third by 20 / 180.
-    got = _call("nms", nms, boxes, scores, 0.4)
+    got = call("nms", nms, boxes, scores, 0.4)
     try:
         got = torch.as_tensor(got)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -105,7 +85,7 @@ def check_nms(nms):
                     "score, so nobody may remove it.")
     expect_close("nms", got, torch.tensor([2, 3, 0]), f"Boxes 0 to 3 are: {', '.join(names)}. A kept box removes those that "
                  "overlap it by MORE than the threshold.")
-    got = _call("nms", nms, boxes, scores, 0.6)
+    got = call("nms", nms, boxes, scores, 0.6)
     expect_close("nms with threshold 0.6", got, torch.tensor([2, 1, 3, 0]), "No pair overlaps by more than 0.6, so all stay, sorted.")
     well_done("One person, one box: the best of each crowd is left.")
 
@@ -124,12 +104,12 @@ def check_match(match):
         ("exactly at the threshold", [[0.5]], [1], [([0], "an overlap of just 0.5 counts: at least the threshold, >=.")]),
     ]
     for what, table, wanted, known in cases:
-        got = _call("match", match, torch.tensor(table), 0.5)
+        got = call("match", match, torch.tensor(table), 0.5)
         for values, words in known:
-            if _is(got, values):
+            if agrees(got, values):
                 raise Wrong(f"match ({what}): {words} Table {table}, expected {[bool(w) for w in wanted]}.")
         expect_close(f"match of {table} ({what})", got, torch.tensor(wanted), "One answer a row, best score first.")
-    got = _call("match", match, torch.zeros(3, 0), 0.5)
+    got = call("match", match, torch.zeros(3, 0), 0.5)
     expect_close("match where the frame holds no truth, iou (3, 0)", got, torch.zeros(3), "All three are false positives.")
     well_done("Each truth is found once, by the best box that claims it.")
 
@@ -137,7 +117,7 @@ def check_match(match):
 def check_average_precision(average_precision):
     """average_precision(hits, positives): area under the envelope, added up by hand."""
     hits = torch.tensor([True, False, True, True, False])
-    got = _call("average_precision", average_precision, hits, 4)
+    got = call("average_precision", average_precision, hits, 4)
     mistakes = {
         "the envelope is missing: at each recall take the best precision at this recall or any higher one.":
             (1 + 2 / 3 + 3 / 4) / 4,
@@ -149,12 +129,12 @@ def check_average_precision(average_precision):
         "this is the precision of the whole list, not an area.": 3 / 5,
     }
     for words, value in mistakes.items():
-        if _is(got, value):
+        if agrees(got, value):
             raise Wrong(f"average_precision: {words} Expected 0.625, yours is {float(got):.4f}.")
     expect_close("average_precision([1, 0, 1, 1, 0], positives=4)", got, 0.625,
                  "Precision is 1, 1/2, 2/3, 3/4, 3/5; its envelope 1, 3/4, 3/4, 3/4, 3/5; recall rises by 1/4 at each hit.")
-    got = _call("average_precision", average_precision, torch.tensor([False, True]), 1)
+    got = call("average_precision", average_precision, torch.tensor([False, True]), 1)
     expect_close("average_precision([0, 1], positives=1)", got, 0.5, "The only hit comes second: precision 1/2.")
-    got = _call("average_precision", average_precision, torch.zeros(0, dtype=torch.bool), 3)
+    got = call("average_precision", average_precision, torch.zeros(0, dtype=torch.bool), 3)
     expect_close("average_precision of no detection at all, positives=3", got, 0.0, "Nothing found is an AP of 0, not an error.")
     well_done("Average precision is the area under an envelope, nothing more.")
