@@ -277,5 +277,7 @@ def test_the_paper_rule_asks_for_ssh_weights(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PPAD_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(_faces.MTCNN, "load", classmethod(lambda cls: mtcnn.MTCNN()), raising=False)
     monkeypatch.setattr(_faces.MTCNN, "to", lambda self, device: self, raising=False)
+    missing, load = tmp_path / "ssh_light.pt", face_finder.SSH.load                          # as where somebody deleted them
+    monkeypatch.setattr(face_finder.SSH, "load", classmethod(lambda cls: load(missing)))
     said = one_sentence(capsys, prepare_jhmdb, jhmdb(tmp_path / "in"), tmp_path / "out", "--rule", "paper")
     assert "faces cannot be found" in said and "--landmarks" in said
