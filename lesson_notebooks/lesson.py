@@ -147,11 +147,11 @@ def expect_close(what: str, got, wanted, hint: str = "", tolerance: float = 1e-4
                     f"({int(differs.sum())} of {differs.numel()} values differ).{hint}")
 
 
-def call(name: str, function, *inputs):
+def call(name: str, function, *inputs, **settings):
     """The student's answer, or Wrong where there is an exception or none; inputs must come back as they went in."""
     before = [x.clone() if torch.is_tensor(x) else np.copy(x) if isinstance(x, np.ndarray) else x for x in inputs]
     try:
-        answer = function(*inputs)
+        answer = function(*inputs, **settings)
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) if hasattr(x, "shape") else repr(x) for x in inputs)
         raise Wrong(f"{name} stopped with {type(error).__name__}: {error} (it was called with {shapes})") from error

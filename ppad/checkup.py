@@ -45,13 +45,18 @@ def versions() -> dict:
             "torchvision": torchvision.__version__, "numpy": np.__version__}
 
 
+def processor() -> str:
+    """The chip's name, as Linux has it; elsewhere what Python knows."""
+    known = platform.processor() or platform.machine()
+    if not Path("/proc/cpuinfo").exists():
+        return known
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), known)
+
+
 def hardware(device) -> dict:
     """What a run runs on, for results.json and the check."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                    if line.startswith("model name")), cpu)
-    report = {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
+    report = {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
     if torch.device(device).type == "cuda":
         report |= {"gpu": torch.cuda.get_device_name(), "gpu_peak_gb": round(torch.cuda.max_memory_allocated() / GIB, 2)}
     return report

@@ -85,8 +85,8 @@ class Game:
         self.speed.prepare(self.recognizer.network)
         self.optimizers = {"recognizer": self.speed.adam(self.recognizer.parameters(), config.lr_recognizer, betas)}
         if detector is not None:
-            parts = dict(self.detector.named_modules())     # A's proposals change shape each time: its body alone gains
-            self.speed.prepare(next((part for name, part in parts.items() if name.endswith("backbone")), self.detector))
+            bodies = (part for name, part in self.detector.named_modules() if name.endswith("backbone"))
+            self.speed.prepare(next(bodies, self.detector))     # A's proposals change shape each time: its body alone gains
             learning = [p for p in self.detector.parameters() if p.requires_grad]
             self.optimizers["detector"] = self.speed.adam(learning, config.lr_detector, betas)
         if self.modifier_weights:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))                       # `pytest` alone, unlike `python -m pytest`, leaves the root out
@@ -53,6 +55,35 @@ def tiny_actions():
     actions = datasets.toy_actions(0, 10, 96, range(6))
     assert all(len(boxes) == 1 for boxes in actions.face_boxes)
     return actions
+
+
+@pytest.fixture
+def faces(tiny_faces):
+    return tiny_faces.batch(torch.tensor([0, 5, 10, 15]))             # pictures, landmarks, identities
+
+
+@pytest.fixture
+def frames(tiny_actions):
+    return tiny_actions.batch(torch.tensor([0, 4]))                   # frames, targets, face boxes
+
+
+class UseOrder(TorchFunctionMode):
+    """Collects parameters in the order a forward first uses them, so that no test depends on how layers are named."""
+
+    def __init__(self):
+        super().__init__()
+        self.parameters = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        for value in (*args, *(kwargs or {}).values()):
+            if isinstance(value, nn.Parameter) and all(value is not known for known in self.parameters):
+                self.parameters.append(value)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="session")
+def use_order():
+    return UseOrder
 
 
 @pytest.fixture(scope="session")

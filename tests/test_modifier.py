@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from ppad.modifier import Modifier, ModifierConfig, ResidualBlock, instance_norm
 
@@ -18,20 +17,6 @@ def small():
 
 def count(module):
     return sum(p.numel() for p in module.parameters())
-
-
-class UseOrder(TorchFunctionMode):
-    """Collects parameters in the order a forward first uses them, so that no test depends on how layers are named."""
-
-    def __init__(self):
-        super().__init__()
-        self.parameters = []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        for value in (*args, *(kwargs or {}).values()):
-            if isinstance(value, nn.Parameter) and all(value is not known for known in self.parameters):
-                self.parameters.append(value)
-        return function(*args, **(kwargs or {}))
 
 
 def faces(batch, size=16, seed=0):
@@ -92,7 +77,7 @@ def test_every_layer_of_the_paper_network_has_the_shape_in_the_table():
     "Mirrored borders (reflection padding, not zeros) around the 7 x 7 convs and in the blocks; stride-2 convs and "
     "both upsamplers use zero padding 1 (transposed: output_padding 1; resize: nearest, not bilinear). Norm, then "
     "ReLU; none after the last conv but tanh; no shortcut from the input to the output.")
-def test_forward_equals_the_network_written_out_by_hand(upsample):
+def test_forward_equals_the_network_written_out_by_hand(upsample, use_order):
     torch.manual_seed(1)
     modifier = Modifier(ModifierConfig(width=4, blocks=1, size=16, upsample=upsample)).double()
     for parameter in modifier.parameters():  # biases too, which start at 0
@@ -116,7 +101,7 @@ def test_forward_equals_the_network_written_out_by_hand(upsample):
         return F.conv2d(x.repeat_interleave(2, 2).repeat_interleave(2, 3), w, b, padding=1)
 
     x = faces(2).double()
-    with UseOrder() as used:
+    with use_order() as used:
         out = modifier(x)
     weights = [p.detach() for p in used.parameters]
     h = norm(mirrored(x, 3, *weights[0:2])).relu()

@@ -18,16 +18,6 @@ def make_game(config):
     return trainer.Game(config, trainer.make_recognizer(config, PEOPLE), trainer.make_detector(config, CLASSES), trainer.make_modifier(config))
 
 
-@pytest.fixture
-def faces(tiny_faces):
-    return tiny_faces.batch(torch.tensor([0, 5, 10, 15]))             # pictures, landmarks, identities
-
-
-@pytest.fixture
-def frames(tiny_actions):
-    return tiny_actions.batch(torch.tensor([0, 4]))                   # frames, targets, face boxes
-
-
 def gradients(module):
     return torch.cat([p.grad.flatten() for p in module.parameters()])
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from ppad.sphereface import AngularMarginHead, ResidualUnit, SphereFace, SphereFaceConfig
 
@@ -23,20 +22,6 @@ def count(module):
 def kernels(module):
     """The weights of its convs."""
     return [p for p in module.parameters() if p.ndim == 4]
-
-
-class UseOrder(TorchFunctionMode):
-    """Collects parameters in the order a forward first uses them, so that no test depends on how layers are named."""
-
-    def __init__(self):
-        super().__init__()
-        self.parameters = []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        for value in (*args, *(kwargs or {}).values()):
-            if isinstance(value, nn.Parameter) and all(value is not known for known in self.parameters):
-                self.parameters.append(value)
-        return function(*args, **(kwargs or {}))
 
 
 def prelu(y, slope):
@@ -97,13 +82,13 @@ def test_fc5_fits_any_input_size(input_size, left):
 @pytest.mark.rubric("a residual unit is x + PReLU(conv(PReLU(conv(x))))", points=3, hint=
     "Both activations come before the sum and none after it: an activation after the sum is ResNet's block, not this "
     "one. PReLU has one slope per channel, each conv a bias and padding 1.")
-def test_residual_unit_is_the_formula():
+def test_residual_unit_is_the_formula(use_order):
     torch.manual_seed(0)
     unit = ResidualUnit(3).double()
     for parameter in unit.parameters():
         nn.init.normal_(parameter, std=0.5)
     x = torch.randn(2, 3, 5, 4).double()
-    with UseOrder() as used:
+    with use_order() as used:
         unit(x)
     w1, b1, a1, w2, b2, a2 = (p.detach() for p in used.parameters)
     inner = prelu(F.conv2d(x, w1, b1, padding=1), a1)
@@ -115,14 +100,14 @@ def test_residual_unit_is_the_formula():
 @pytest.mark.rubric("the whole network is the table's", points=3, hint=
     "Each stage begins with its stride-2 conv and PReLU, and its residual units follow. fc5 reads (C, h, w) flattened "
     "in that order and has no activation: an embedding may be negative.")
-def test_forward_equals_the_network_written_out_by_hand():
+def test_forward_equals_the_network_written_out_by_hand(use_order):
     """Depth 10, every weight and slope at random: strides, order, the one sum a unit, and fc5 without activation."""
     torch.manual_seed(0)
     recognizer = SphereFace(SphereFaceConfig(depth=10, width=2, embedding=5, input_size=(20, 12))).double()
     for parameter in recognizer.parameters():
         nn.init.normal_(parameter, std=0.3)
     x = torch.randn(2, 3, 20, 12).double()
-    with UseOrder() as used:
+    with use_order() as used:
         out = recognizer(x)
     weights = iter([p.detach() for p in used.parameters])
 

@@ -55,16 +55,6 @@ def config(tiny):
     return tiny()
 
 
-@pytest.fixture
-def faces(tiny_faces):
-    return tiny_faces.batch(torch.tensor([0, 5, 10, 15]))             # pictures, landmarks, identities
-
-
-@pytest.fixture
-def frames(tiny_actions):
-    return tiny_actions.batch(torch.tensor([0, 4]))                   # frames, targets, face boxes
-
-
 def faceless(frames):
     return frames[0], frames[1], [torch.zeros(0, 4)] * len(frames[0])
 

@@ -2,7 +2,7 @@
 import torch
 from torch.nn import functional as F
 
-from lesson import Wrong, expect, expect_close, well_done
+from lesson import Wrong, call, expect, expect_close, well_done
 
 
 # ------------------------------------------------------------------ what the exercises are replaced from
@@ -37,17 +37,6 @@ def paste(frame, patch, box):
 
 # ------------------------------------------------------------------ checks
 
-def _call(name, function, *inputs):
-    """The student's answer, or Wrong where there is an exception or none."""
-    try:
-        answer = function(*inputs)
-    except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) if torch.is_tensor(x) else repr(x) for x in inputs)
-        raise Wrong(f"{name} stopped with {type(error).__name__}: {error} (it was called with {shapes})") from error
-    expect(answer is not None, f"{name} returned None: does it end with return?")
-    return answer
-
-
 def _is(got, values) -> bool:
     """Does the answer equal these values (a known mistake's)?"""
     try:
@@ -60,7 +49,7 @@ def _is(got, values) -> bool:
 def check_parameters(parameters):
     """Counted on paper for four sizes; (64, 9) is the paper's."""
     for width, blocks, wanted in ((1, 0, 487), (1, 1, 783), (16, 3, 272_515), (64, 9, 11_378_179)):
-        got = _call("parameters", parameters, width, blocks)
+        got = call("parameters", parameters, width, blocks)
         mistakes = {
             "it has no biases: every convolution has one number for each channel that comes out.":
                 180 * width ** 2 + 294 * width + blocks * 288 * width ** 2,
@@ -80,14 +69,14 @@ def check_parameters(parameters):
 def check_instance_norm(instance_norm):
     """Against values that can be counted by hand, then against statistics of a random batch."""
     x = torch.tensor([[1.0, 3.0], [3.0, 1.0]]).expand(1, 1, 2, 2)
-    got = _call("instance_norm", instance_norm, x.clone())
+    got = call("instance_norm", instance_norm, x.clone())
     if _is(got, (x - 2) / x.std()):
         raise Wrong("instance_norm: you divide by the sample's deviation (n - 1). The variance here is the plain mean of the "
                     "squares: .var(..., correction=0). [[1, 3], [3, 1]] must become [[-1, 1], [1, -1]].")
     expect_close("instance_norm of [[1, 3], [3, 1]]", got, x - 2, "Mean 2, variance 1.")
     x = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0])[:, None, None] + 2
     x[0] += 7
-    got = _call("instance_norm", instance_norm, x.clone())
+    got = call("instance_norm", instance_norm, x.clone())
     for words, axes in (("you mix the pictures of the batch (that is batch norm): each picture has its own statistics.", (0, 2, 3)),
                         ("you mix the channels (that is layer norm): each channel has its own statistics.", (1, 2, 3))):
         mean, variance = x.mean(axes, keepdim=True), x.var(axes, keepdim=True, correction=0)
@@ -96,11 +85,11 @@ def check_instance_norm(instance_norm):
     wanted = torch.stack([torch.stack([(c - c.mean()) / ((c - c.mean()).square().mean() + 1e-5).sqrt() for c in picture])
                           for picture in x])
     expect_close("instance_norm", got, wanted, "Mean and variance over H and W, keepdim=True.")
-    flat = _call("instance_norm", instance_norm, torch.full((1, 1, 3, 3), 4.0))
+    flat = call("instance_norm", instance_norm, torch.full((1, 1, 3, 3), 4.0))
     expect_close("instance_norm of a channel of one colour", flat, torch.zeros(1, 1, 3, 3),
                  "Its variance is 0: eps inside the root keeps 0 / 0 away.")
     faint = torch.tensor([[0.0, 2e-3]]).expand(1, 1, 1, 2)
-    expect_close("instance_norm of a faint channel", _call("instance_norm", instance_norm, faint.clone()),
+    expect_close("instance_norm of a faint channel", call("instance_norm", instance_norm, faint.clone()),
                  torch.tensor([[[[-0.301511, 0.301511]]]]), "eps is added to the variance, inside the root.")
     well_done("Each channel of each picture by itself: no memory, no neighbours, the same in training and in testing.")
 
@@ -109,7 +98,7 @@ def check_receptive_field(receptive_field):
     """Chains small enough to count on squared paper."""
     for layers, wanted in (([(3, 1)], 3), ([(3, 1), (3, 1)], 5), ([(7, 1), (3, 2), (3, 2)], 13), ([(3, 2), (3, 1)], 7),
                            ([(3, 2)], 3), ([(2, 2), (3, 2), (3, 1)], 14)):
-        got = _call("receptive_field", receptive_field, list(layers))
+        got = call("receptive_field", receptive_field, list(layers))
         plain = 1 + sum(kernel - 1 for kernel, _ in layers)
         own, jump, backwards = 1, 1, 1
         for kernel, stride in layers:
@@ -136,7 +125,7 @@ def check_bilinear(bilinear):
     ramp = torch.stack([columns, rows, 10 * rows + columns])                                # (3, 4, 6): x, y and 10 y + x
     x, y = torch.tensor([2.5, 3.0, 1.75, 5.25]), torch.tensor([1.5, 2.0, 0.75, 3.25])
     wanted = torch.stack([x, y, 10 * y + x])                                                # (3, 4)
-    got = _call("bilinear", bilinear, ramp.clone(), x, y)
+    got = call("bilinear", bilinear, ramp.clone(), x, y)
     if _is(got, bilinear_reference(ramp, x + 0.5, y + 0.5)):
         raise Wrong("bilinear is off by half a pixel: pixel i has its centre at i + 0.5, so the pixel to the left of x is "
                     f"number floor(x - 0.5). At x = 2.5 the red ramp is 2.5, yours is {float(got[0, 0]):g}.")
@@ -146,12 +135,12 @@ def check_bilinear(bilinear):
     if _is(got, nearest):
         raise Wrong("bilinear takes the nearest pixel: its gradient in x would be zero. Mix the four neighbours by their distances.")
     expect_close("bilinear", got, wanted, "Four neighbours, weights (1 - a)(1 - b), a (1 - b), (1 - a) b and a b.")
-    edge = _call("bilinear", bilinear, torch.ones(3, height, width), torch.tensor([0.0, 0.25, 3.0, -2.0, 6.0]),
+    edge = call("bilinear", bilinear, torch.ones(3, height, width), torch.tensor([0.0, 0.25, 3.0, -2.0, 6.0]),
                  torch.tensor([2.0, 2.0, 0.0, 2.0, 4.0]))
     expect_close("bilinear of a white picture at its rim", edge, torch.tensor([0.5, 0.75, 0.5, 0, 0.25]).expand(3, 5),
                  "What lies outside counts as 0, as in grid_sample's padding_mode='zeros': at the rim itself half of it is outside.")
     learnt = ramp.clone().requires_grad_()
-    answer = _call("bilinear", bilinear, learnt, torch.tensor([1.75]), torch.tensor([0.75]))
+    answer = call("bilinear", bilinear, learnt, torch.tensor([1.75]), torch.tensor([0.75]))
     expect(answer.requires_grad, "bilinear cuts the gradient: no .item(), .numpy() or .detach() on the way.")
     answer[0].sum().backward()
     share = torch.zeros(height, width)
@@ -167,7 +156,7 @@ def check_paste(paste):
     """A frame of ones, a patch of fives; then gradients."""
     frame, patch, box = torch.ones(3, 6, 8), torch.full((3, 3, 3), 5.0), (1, 3, 4, 6)
     before = frame.clone()
-    got = _call("paste", paste, frame, patch, box)
+    got = call("paste", paste, frame, patch, box)
     if not torch.equal(frame, before):
         raise Wrong("paste wrote into the frame it was given: v is gone, and with it the same frame of every later step. "
                     "Start from frame.clone().")
@@ -183,7 +172,7 @@ def check_paste(paste):
     box = (1, 3, 5, 5)
     frame, patch = torch.randn(3, 6, 8, requires_grad=True), torch.randn(3, 2, 4, requires_grad=True)
     weight = torch.arange(144.0).view(3, 6, 8)
-    answer = _call("paste", paste, frame, patch, box)
+    answer = call("paste", paste, frame, patch, box)
     expect(torch.is_tensor(answer) and answer.requires_grad,
            "paste cuts the gradient: its result does not depend on the patch any more, so L_det can never reach M. No .data, .detach() or numpy.")
     (answer * weight).sum().backward()

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from lesson import Wrong, expect, expect_close, well_done
+from lesson import Wrong, call, expect, expect_close, well_done
 
 
 # ------------------------------------------------------------------ what the exercises are replaced from
@@ -29,17 +29,6 @@ def frozen(player):
 
 # ------------------------------------------------------------------ checks
 
-def _call(name, function, *inputs, **settings):
-    """The student's answer, or Wrong where there is an exception or none."""
-    try:
-        answer = function(*inputs, **settings)
-    except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) if torch.is_tensor(x) else type(x).__name__ for x in inputs)
-        raise Wrong(f"{name} stopped with {type(error).__name__}: {error} (it was called with {shapes})") from error
-    expect(answer is not None, f"{name} returned None: does it end with return?")
-    return answer
-
-
 def _is(got, values) -> bool:
     """Does the answer equal these values (a known mistake's)?"""
     try:
@@ -59,7 +48,7 @@ def check_loss_of_D(loss_of_D):
     def L_D(pictures, people):
         return weight * pictures.mean() + people.sum()
 
-    got = _call("loss_of_D", loss_of_D, L_D, modified, original, identities)
+    got = call("loss_of_D", loss_of_D, L_D, modified, original, identities)
     for words, value in {
         "this is L_adv itself, which D maximises; its optimizer minimises, so give it -L_adv.": -28.0,
         "the originals are missing. Eq. 2 has two terms: D must go on naming faces that nobody touched.": 17.0,
@@ -124,7 +113,7 @@ def check_frozen(frozen):
 def check_modifier_adversarial(modifier_adversarial):
     """Four faces, two of them above the cap."""
     each, cap = torch.tensor([1.0, 2.0, 5.0, 9.0], requires_grad=True), 3.0
-    got = _call("modifier_adversarial", modifier_adversarial, each, cap)
+    got = call("modifier_adversarial", modifier_adversarial, each, cap)
     for words, value in {
         "the cap is on the mean, not on each face: one lost face excuses all the others.": -3.0,
         "the sign is turned: M minimises this, so more of D's loss must make it smaller.": 2.25,
@@ -139,7 +128,7 @@ def check_modifier_adversarial(modifier_adversarial):
     got.backward()
     expect_close("its gradient", each.grad, torch.tensor([-0.25, -0.25, 0, 0]),
                  "A face above the cap has earned its all; the others still count 1 / B each.")
-    free = _call("modifier_adversarial", modifier_adversarial, each.detach(), float("inf"))
+    free = call("modifier_adversarial", modifier_adversarial, each.detach(), float("inf"))
     expect_close("modifier_adversarial with cap infinity", free, -4.25, "Without a cap it is the paper's own term, -mean.")
     well_done("M is paid for every face until D knows nothing of it, and not a cent more.")
 
@@ -148,7 +137,7 @@ def check_random_label_targets(random_label_targets):
     """Four people, many draws: never the true one, each other one equally often."""
     torch.manual_seed(0)
     labels = torch.arange(4).repeat(3000)
-    got = _call("random_label_targets", random_label_targets, labels.clone(), 4)
+    got = call("random_label_targets", random_label_targets, labels.clone(), 4)
     expect(torch.is_tensor(got) and got.shape == labels.shape and got.dtype == torch.int64,
            f"random_label_targets must return a tensor {tuple(labels.shape)} of int64 (labels), yours is "
            f"{tuple(got.shape) if torch.is_tensor(got) else ''} {getattr(got, 'dtype', type(got).__name__)}.")
@@ -163,6 +152,6 @@ def check_random_label_targets(random_label_targets):
         person, other = divmod(int(off.argmax()), 4)
         raise Wrong(f"random_label_targets is not even: person {person} becomes {other} in {share[person, other].item():.0%} of the draws, "
                     "expected 33%. Each of the others must be equally likely: turn the label on by 1 to N - 1 steps.")
-    again = _call("random_label_targets", random_label_targets, labels.clone(), 4)
+    again = call("random_label_targets", random_label_targets, labels.clone(), 4)
     expect(not torch.equal(got, again), "random_label_targets gives the same names at every call: they must be drawn anew each time.")
     well_done("Somebody else each time. That the target keeps changing is just what the paper blames for the blur.")

@@ -242,15 +242,6 @@ def crop_against_loop(small, repeats):
 
 # ---------------------------------------------------------------- both sides
 
-def processor():
-    """The chip's name, as Linux has it; elsewhere what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("parts.json"))
@@ -269,6 +260,8 @@ def main():
             return print(json.dumps({"missing": error.name}))
     sys.path.insert(0, str(ROOT))
     import torch
+
+    from ppad.checkup import processor
     torch.set_num_threads(args.threads)
     result = {"device": "cpu", "scale": "small" if args.small else "full", "note": args.note, "repeats": args.repeats,
               "machine": {"platform": platform.platform(), "processor": processor(), "cores": os.cpu_count(), "threads": args.threads},
