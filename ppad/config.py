@@ -89,11 +89,14 @@ class Paper:
     folds: int = 10                            # LFW protocol
     # ---- the machine
     device: str = "auto"                       # ours: cuda if there is one, else cpu
-    precision: str = "fp32"                    # ours: "bf16" or "fp16" on a GPU (see ppad.speed, also for the next four)
+    precision: str = "fp32"                    # ours: "bf16" or "fp16" on a GPU (see ppad.speed, also for the next five)
     channels_last: bool = False                # ours: True on a GPU
     compile: bool = False                      # ours: True pays in a run of hours
     fused: bool = False                        # ours: True on a GPU
     accumulate: int = 1                        # ours: more where memory is short; must divide the game's batches
+    checkpointing: bool = False                # ours: True where memory is short
+    memory_gb: float = 8.0                     # ours: GiB for pictures; sets that do not fit are decoded batch by batch
+    workers: int = 0                           # ours: threads that decode pictures; 0 = one a core, 16 at most
     eval_batch: int = 32                       # ours: pictures at a time where nothing is learnt
     log_every: int = 20                        # ours: steps between log lines
     sample_every: int = 1000                   # ours: steps between the held-out pictures
@@ -229,7 +232,8 @@ class Toy(Paper):
 
 
 MACHINE = ("device", "log_every", "sample_every", "checkpoint_seconds", "eval_batch",    # fields that change no result
-           "channels_last", "compile", "fused", "accumulate")                           # but by rounding
+           "channels_last", "compile", "fused", "accumulate", "checkpointing",          # but by rounding
+           "memory_gb", "workers")
 PRESETS = {"toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
 
 
@@ -280,6 +284,8 @@ def check(config: Paper) -> None:
             raise ConfigError(f"accumulate is {config.accumulate}: it must divide {name}, which is {getattr(config, name)}")
     if config.precision not in ("fp32", "bf16", "fp16"):
         raise ConfigError(f"precision is '{config.precision}': it must be 'fp32', 'bf16' or 'fp16'")
+    if config.compile and config.checkpointing:
+        raise ConfigError("checkpointing is true, and so is compile, which decides itself what to keep: switch one of them off")
     if config.adversarial_target not in ("ascent", "random"):
         raise ConfigError(f"adversarial_target is '{config.adversarial_target}': it must be 'ascent' or 'random'")
     if config.folds < 2:
@@ -292,8 +298,15 @@ def as_json(config: Paper, preset: str) -> str:
 
 
 def differences(config: Paper, preset: str, path: Path) -> list[str]:
-    """Sentences 'field: there, here' for every field in which config.json at `path` differs from `config`."""
-    there, here = deciding(json.loads(path.read_text())), {"preset": preset, **deciding(dataclasses.asdict(config))}
+    """Sentences 'field: there, here' for every field in which config.json at `path` differs from `config`.
+
+    Raises ConfigError naming the file when it is not what `as_json` writes.
+    """
+    try:
+        there = deciding(dict(json.loads(path.read_text())))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): restore it, or choose another --out") from error
+    here = {"preset": preset, **deciding(dataclasses.asdict(config))}
     return [f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in sorted(set(there) | set(here))
             if there.get(name) != here.get(name)]
 

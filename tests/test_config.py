@@ -137,3 +137,11 @@ def test_fields_of_the_machine_may_differ(tmp_path):
     path.write_text(presets.as_json(presets.build("toy"), "toy"))
     other = presets.build("toy", device="cpu", log_every=1, sample_every=1, checkpoint_seconds=0, eval_batch=3)
     assert presets.differences(other, "toy", path) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "7"])
+def test_a_broken_config_file_is_named(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(presets.ConfigError, match="config.json cannot be read"):
+        presets.differences(presets.build("toy"), "toy", path)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -233,6 +234,24 @@ def test_the_students_file_does_not_see_the_graders_environment(course, monkeypa
     peek = ("import os, sys\nassert 'A_SECRET' not in os.environ and sys.stdin.read() == ''\n"
             "assert os.path.realpath(os.environ['HOME']).startswith(os.getcwd())\n")
     assert grade.grade("shapes", hand_in(course, peek + SHAPES), course, LIMITS).points == 10
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="a killed parent is noticed by its number, which Windows keeps")
+def test_a_grader_killed_outright_leaves_no_child_at_work(course):
+    beat = course / "submissions" / "beat"                              # the child's temporary folder has another name
+    student = hand_in(course, f"import pathlib, time\nwhile True:\n    pathlib.Path({str(beat)!r}).write_text(str(time.time()))\n")
+    grader = subprocess.Popen([sys.executable, "-m", "ppad.grade", "shapes", student], cwd=course, stdout=subprocess.DEVNULL)
+    for _ in range(300):
+        if beat.exists():
+            break
+        time.sleep(0.1)
+    assert beat.exists()
+    grader.kill()
+    grader.wait()
+    time.sleep(3)                                                       # the child looks once a second
+    last = beat.read_text()
+    time.sleep(0.5)
+    assert beat.read_text() == last
 
 
 # ---------------------------------------------------------------- the command
