@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
 from torchvision.ops import box_iou
 
-from ppad.detector import BODIES, IMAGENET_MEAN, IMAGENET_STD, LOSS_NAMES, ActionDetector, DetectorConfig
+from ppad.detector import BODIES, IMAGENET_MEAN, IMAGENET_STD, LOSS_NAMES, ActionDetector, DetectorConfig, MobileBody
 
 
 def scene(count=2, size=160):
@@ -213,10 +213,10 @@ def test_a_weights_file_fills_the_body_and_its_statistics_stay(tmp_path):
 
 
 @pytest.mark.parametrize("body", ["resnet18", "mobilenet_v2"])
-def test_pyramid_bodies_train_and_detect(body):
+def test_full_bodies_train_and_detect(body):
     torch.manual_seed(0)
     detector = ActionDetector(DetectorConfig(body, classes=21, min_size=96, max_size=128))
-    assert [len(sizes) for sizes in detector.model.rpn.anchor_generator.sizes] == {"resnet18": [1] * 5, "mobilenet_v2": [2] * 4}[body]
+    assert [len(sizes) for sizes in detector.model.rpn.anchor_generator.sizes] == {"resnet18": [1] * 5, "mobilenet_v2": [6]}[body]
     frames, targets = scene()
     losses = detector.losses(frames, targets)
     sum(losses.values()).backward()
@@ -225,6 +225,19 @@ def test_pyramid_bodies_train_and_detect(body):
     for one in detector.detect(frames):
         assert (one["boxes"] <= 160).all()  # in the frame's pixels, not the resized frame's
     assert detector.model.roi_heads.box_predictor.cls_score.out_features == 22
+
+
+def test_mobile_body_gives_torchvisions_own_maps_and_freezes_from_below():
+    torch.manual_seed(0)
+    body = MobileBody(nn.BatchNorm2d, 2).eval()
+    whole = mobilenet_v2()
+    whole.features.load_state_dict(body.body.state_dict())
+    frames = torch.rand(1, 3, 96, 128)
+    maps = body(frames)
+    torch.testing.assert_close(maps["deep"], whole.features.eval()(frames))
+    assert maps["wide"].shape == (1, 96, 6, 8) and maps["deep"].shape == (1, 1280, 3, 4)  # strides 16 and 32
+    learning = {name.split(".")[0] for name, p in body.body.named_parameters() if p.requires_grad}
+    assert learning == {"14", "15", "16", "17", "18"}  # the two highest stages: from the block that halves the wide map
 
 
 @pytest.mark.parametrize("body", ["resnet101", "resnet50", "resnet34"])
