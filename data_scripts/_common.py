@@ -21,6 +21,8 @@ import tarfile
 import time
 import zipfile
 import zlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -31,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))     # `python data_
 from _faces import main_face  # noqa: E402
 from _untrusted import BadItem, UserError  # noqa: E402
 from ppad.face_finder import RULES  # noqa: E402
-from ppad.readers import BOX_COLUMNS, POINT_COLUMNS, SUFFIXES, DataError  # noqa: E402
+from ppad.readers import BOX_COLUMNS, POINT_COLUMNS, SUFFIXES, DataError, cores  # noqa: E402
 
 AT_ONCE = 16                  # ours: pictures that the face finder gets together
 NAMED = 20                    # ours: so many left-out pictures are named on the screen; left_out_*.txt names all
@@ -147,29 +149,55 @@ def gather(out, journal, items, faces, record, log=print):
     """Bring every item into OUT that is not there.
 
     items yields (file in OUT, names it may have in a table of faces, load() -> bytes, what is known). record(picture,
-    its faces, what is known) makes the journal's entry. Both may raise BadItem.
+    its faces, what is known) makes the journal's entry. Both may raise BadItem. Faces are found in a thread a core; files
+    are loaded, recorded and written here, in order, since an archive can be read by one at a time.
     """
-    began, count = time.monotonic(), 0
+    began, count, workers, waiting = time.monotonic(), 0, cores(), deque()
     fresh = (item for item in items if not journal.done(item[0]))
-    while chunk := list(itertools.islice(fresh, AT_ONCE)):
-        loaded = []
-        for file, names, load, known in chunk:
-            try:
-                data = load()
-                loaded.append((file, names, data, decode(data), known))
-            except (BadItem, OSError, EOFError, RuntimeError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as problem:
-                journal.add({"file": file, "problem": str(problem)})
-        found = faces([names for _, names, *_ in loaded], [picture for *_, picture, _ in loaded]) if loaded else []
-        for (file, _, data, picture, known), here in zip(loaded, found):
-            try:
-                entry = {"file": file, **record(picture, here, known)}
-                write_file(out / file, data)
-                journal.add(entry)
-            except BadItem as problem:
-                journal.add({"file": file, "problem": str(problem)})
-        if (count + len(chunk)) // 1000 > count // 1000:
-            log(f"{count + len(chunk):,} pictures, {(count + len(chunk)) / (time.monotonic() - began):.1f} a second", flush=True)
-        count += len(chunk)
+    torch.set_num_threads(1)                             # two threads that find faces outrun one that computes in two
+    with ThreadPoolExecutor(workers) as pool:
+        while True:
+            while len(waiting) < workers and (chunk := list(itertools.islice(fresh, AT_ONCE))):
+                waiting.append(pool.submit(look, [(*item, loaded(item[2])) for item in chunk], faces))
+            if not waiting:
+                break
+            for (file, _, _, known, data), found in waiting.popleft().result():
+                try:
+                    if isinstance(found, BadItem):
+                        raise found
+                    entry = {"file": file, **record(*found, known)}
+                    write_file(out / file, data)
+                    journal.add(entry)
+                except BadItem as problem:
+                    journal.add({"file": file, "problem": str(problem)})
+                count += 1
+                if count % 1000 == 0:
+                    log(f"{count:,} pictures, {count / (time.monotonic() - began):.1f} a second", flush=True)
+
+
+def loaded(load):
+    """The bytes that load() gives, or why it cannot, as a BadItem."""
+    try:
+        return load()
+    except (BadItem, OSError, EOFError, RuntimeError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as problem:
+        return BadItem(str(problem))
+
+
+def look(chunk, faces):
+    """Decode the bytes that each item ends in and find its faces: pairs of the item and (picture, faces) or a BadItem."""
+    seen = []
+    for item in chunk:
+        try:
+            if isinstance(item[-1], BadItem):
+                raise item[-1]
+            seen.append(decode(item[-1]))
+        except BadItem as problem:
+            seen.append(problem)
+    good = [i for i, picture in enumerate(seen) if not isinstance(picture, BadItem)]
+    found = faces([chunk[i][1] for i in good], [seen[i] for i in good]) if good else []
+    for i, here in zip(good, found):
+        seen[i] = seen[i], here
+    return list(zip(chunk, seen))
 
 
 def left_out(out, name, journal):

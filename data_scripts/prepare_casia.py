@@ -14,7 +14,7 @@ from _common import arguments, check_places, count_line, is_picture, prepare_fac
 from _faces import Faces
 from _untrusted import open_source
 
-PICTURES, PEOPLE = 494_414, 10_575                       # official: Yi et al., "Learning Face Representation from Scratch"
+PICTURES, PEOPLE = 494_414, 10_575                       # Yi et al., 2014, "Learning Face Representation from Scratch"
 ALSO_IN_LFW = ("0166921", "1056413", "1193098")          # SphereFace's own list of what CASIA and LFW share
 
 

@@ -20,7 +20,7 @@ from _common import arguments, check_places, clipped, count_line, prepare_action
 from _faces import Faces
 from _untrusted import BadItem, UserError, load_pickle
 
-VIDEOS, TEST_VIDEOS, CLASSES = 510, 200, 10              # official: the set's own page; Weinzaepfel et al., 2016
+VIDEOS, TEST_VIDEOS, CLASSES = 510, 200, 10              # Weinzaepfel et al., 2016: 310 videos train, 200 test
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".flv")
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"  # ours: a playlist called .mp4 could name other files
 

@@ -17,8 +17,7 @@ from _common import arguments, check_places, clipped, count_line, is_picture, pr
 from _faces import Faces
 from _untrusted import BadItem, UserError, load_pickle, read_mat
 
-CLIPS, CLASSES = 928, 21                                 # official: Jhuang et al., ICCV 2013
-FRAMES = 31_838                                          # official: frames with a mask, same paper
+CLIPS, CLASSES = 928, 21                                 # Jhuang et al., ICCV 2013, in its introduction
 
 
 def boxes_of_masks(mask):
@@ -138,7 +137,7 @@ def main(argv=None):
     clips = {(entry["split"], *Path(entry["file"]).parts[:2]) for entry in entries}
     print(count_line("clips", len(clips), CLIPS))
     print(count_line("classes", len({clip[1] for clip in clips}), CLASSES))
-    print(count_line("frames", len(entries), FRAMES))
+    print(count_line("frames", len(entries)))
     for split in ("train", "test"):
         print(count_line(f"{split} clips of split 1", sum(clip[0] == split for clip in clips), list(truth.clips.values()).count(split)))
     print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))

@@ -7,16 +7,29 @@ The official pairs.txt is looked for in SOURCE and beside it, unless --pairs nam
 the test rows of landmarks.csv, box and five points by our own MTCNN; a script that makes train/ may share the same OUT.
 The face is the one a portrait is of, see `_common.main_face`. A picture without a face is named and left out; pairs that
 need it are named too, and the reader drops them. Stop it when you like: the same command goes on.
+
+Last it writes mean_face.png, the mean of all faces aligned by their landmarks, by their boxes, and as the pictures come,
+and prepared.json: counts, time, and how sharp the three means are. Landmarks that were wrong would blur the first.
 """
+import json
 import sys
+import time
 from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
 
 from _common import arguments, check_places, count_line, is_picture, prepare_faces, run, write_file
 from _faces import Faces
 from _untrusted import UserError, open_source
-from ppad.readers import read_pair_lines
+from ppad import checkup
+from ppad.crop_sampler import align_faces
+from ppad.readers import BOX_COLUMNS, POINT_COLUMNS, cores, numbers, open_picture, read_many, read_pair_lines, read_table
 
 PICTURES, PEOPLE, PAIRS = 13_233, 5_749, 6_000           # official: the set's own page
+CROP = 112, 96                                           # SphereFace: height and width of D's aligned crops
+FEATURES = slice(40, 104), slice(20, 76)                 # ours: rows and columns of such a crop that hold eyes, nose and mouth
 
 
 def find_pairs(source, given):
@@ -37,7 +50,35 @@ def portraits(source):
             yield file, [file, name, f"test/{file}"], lambda name=name: source.read(name)
 
 
+def mean_faces(out):
+    """Means of all test faces as D's crops, (112, 96, 3) RGB of values 0..255, by what they are aligned with.
+
+    "landmarks": each face's own five points, as D aligns it. "boxes": the points' usual places in a face box, what a crop
+    without landmarks would give. "pictures": one and the same cut for all pictures, how the set itself places faces.
+    """
+    rows = read_table(out / "landmarks.csv", ("file", *BOX_COLUMNS, *POINT_COLUMNS))
+    rows = [row for row in rows if row["file"].startswith("test/")]   # another script's train half may be there too
+    points = torch.tensor([numbers(row, POINT_COLUMNS) for row in rows]).view(-1, 5, 2)               # (N, 5, 2) px
+    corners = torch.tensor([numbers(row, BOX_COLUMNS) for row in rows]).view(-1, 2, 1, 2)             # (N, 2, 1, 2) px
+    first, side = corners[:, 0], corners[:, 1] - corners[:, 0]                                        # (N, 1, 2) each
+    usual = first + side * ((points - first) / side).mean(dim=0)                                      # (N, 5, 2)
+    known = torch.stack([points, usual, points.mean(dim=0).expand_as(points)], dim=1)                 # (N, 3, 5, 2)
+
+    def crops(i):
+        pixels = torch.tensor(np.asarray(open_picture(out / rows[i]["file"]))).permute(2, 0, 1) / 127.5 - 1   # (3, H, W)
+        return align_faces(pixels.expand(3, -1, -1, -1), known[i], CROP).double()                     # (3, 3, 112, 96)
+
+    mean = sum(read_many(crops, range(len(rows)), len(rows), 0, "mean face")) / len(rows)
+    return dict(zip(("landmarks", "boxes", "pictures"), ((mean + 1) * 127.5).permute(0, 2, 3, 1).numpy()))
+
+
+def sharpness(picture):
+    """Mean length of the gradient of a (112, 96, 3) picture's brightness between eyes and mouth, in values 0..255 a pixel."""
+    return float(np.hypot(*np.gradient(picture[FEATURES].mean(axis=2))).mean())
+
+
 def main(argv=None):
+    began, cpu = time.monotonic(), time.process_time()
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="LFW's pairs.txt")
     args = parser.parse_args(argv)
@@ -51,13 +92,26 @@ def main(argv=None):
     have = {PurePosixPath(file).stem for file in files}
     needed = {f"{person}_{number:04d}" for pair in pairs for person, number in pair}
     broken = [pair for pair in pairs if not all(f"{person}_{number:04d}" in have for person, number in pair)]
+    people = len({file.split("/")[0] for file in files})
     print(count_line("pictures", len(files), PICTURES))
-    print(count_line("people", len({file.split("/")[0] for file in files}), PEOPLE))
+    print(count_line("people", people, PEOPLE))
     print(count_line("pairs", len(pairs) - len(broken), PAIRS))
     print(count_line("left out (named above)", lost))
     if missing := sorted(needed - have):
         shown = ", ".join(missing[:20]) + (", ..." if len(missing) > 20 else "")
         print(f"{len(missing)} pictures that pairs need are not here: {shown}")
+
+    minutes = {"minutes": (time.monotonic() - began) / 60, "cpu_minutes": (time.process_time() - cpu) / 60, "threads": cores()}
+    means = mean_faces(args.out)
+    sharp = {name: round(sharpness(mean), 3) for name, mean in means.items()}
+    row = Image.fromarray(np.hstack(list(means.values())).round().astype(np.uint8))
+    row.resize((2 * row.width, 2 * row.height), Image.Resampling.BICUBIC).save(args.out / "mean_face.png")
+    counts = {"pictures": len(files), "people": people, "pairs": len(pairs) - len(broken), "left_out": lost}
+    report = {**counts, **minutes, "sharpness": sharp, "hardware": checkup.hardware(args.device), "versions": checkup.versions()}
+    write_file(args.out / "prepared.json", json.dumps(report, indent=1) + "\n")
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in sharp.items())
+    print("this call took {minutes:.1f} minutes, {cpu_minutes:.1f} of processor time".format(**minutes))
+    print(f"sharpness of the mean face, aligned by: {shown} (mean_face.png)")
 
 
 if __name__ == "__main__":

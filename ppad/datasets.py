@@ -1,143 +1,35 @@
-"""Faces, action frames and verification pairs, in memory and checked (paper sections 4 and 5.1).
+"""Where faces, action frames and pairs come from, and in which order they go out (paper sections 4 and 5.1).
 
-The paper trains on two kinds of pictures: a face set with identities (for the recogniser D) and action frames with
-person boxes and their actions (for the detector A). Both are small enough here to live in memory as uint8, so the
-whole input pipeline is three parts that can be read on their own:
+The input pipeline is four parts that can be read on their own:
 
-* `FaceSet`, `ActionSet`, `Pairs`: the tensors, and `batch()`, which makes floats in [-1, 1] of them;
+* `FaceSet`, `ActionSet`, `Pairs`, in the room `sets`: the pictures and what is known of them, and `batch()`;
 * `toy_*` and `read_*`: where they come from, the drawn toy world or folders of pictures with a table;
-* `Batches`: which items come next, a stream that can be saved and resumed bit for bit.
+* `Batches`: which items come next, a stream that can be saved and resumed bit for bit;
+* `Feed`: the batches themselves on the device that learns, the next one made while this one is learnt from.
 
-Boxes are xyxy pixels and landmarks x,y pixels, continuous (pixel i covers [i, i+1)). Wrong data are refused here with
-a `DataError` that names the file or row and the mend, before they can become a wrong number later.
+Sets that fit are held in memory as uint8, the rest stay in their files and are decoded batch by batch; either way every
+picture is decoded once while a set is read. Wrong data are refused here with a `DataError` that names the file or row
+and the mend, before they can become a wrong number later.
 """
 
+import copy
 import math
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ppad.crop_sampler import enlarge_boxes
-from ppad.readers import (BOX_COLUMNS, FACE_SCALE, POINT_COLUMNS, SUFFIXES, BadPicture, DataError, checked_boxes,
-                          letterbox, numbers, open_picture, read_face, read_pair_lines, read_table)
+from ppad import ranks
+from ppad.readers import (BOX_COLUMNS, POINT_COLUMNS, SUFFIXES, BadPicture, DataError, Pictures, checked_boxes, cut_face,
+                          letterbox, numbers, open_picture, read_face, read_many, read_pair_lines, read_table)
+from ppad.sets import ActionSet, FaceSet, Pairs
 from ppad.toyworld import ACTIONS, DALY_NAMES, FACE_ACTIONS, ToyWorld
 
-MIRROR_ORDER = [1, 0, 2, 4, 3]  # in a mirror the image-left eye is the image-right one, and so for the mouth's corners
 # Actions told apart at the face: the paper's six of DALY (section 5.3, Table 1) and, ours, those of Stanford 40.
 NEAR_FACE = {*FACE_ACTIONS, *(DALY_NAMES[ACTIONS.index(name)] for name in FACE_ACTIONS),
              "blowing_bubbles", "brushing_teeth", "drinking", "phoning", "smoking", "taking_photos"}
-
-
-# ---------------------------------------------------------------- sets in memory
-
-@dataclass
-class FaceSet:
-    """Face crops with landmarks and people; `skipped` says which pictures a reader left out, and why.
-
-    images (N, 3, S, S) uint8 RGB; landmarks (N, 5, 2) float32 px of the crop; identities (N,) int64, 0..P-1 without
-    gaps; names: N times "person/picture", without suffix.
-    """
-    images: torch.Tensor
-    landmarks: torch.Tensor
-    identities: torch.Tensor
-    names: list[str]
-    skipped: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices, mirror=None):
-        """Some faces as the networks want them.
-
-        indices (B,) int64; mirror (B,) bool or None: which of them to flip left to right.
-        Returns faces (B, 3, S, S) float in [-1, 1], landmarks (B, 5, 2) px, identities (B,) int64.
-        """
-        faces, points = _to_float(self.images[indices]), self.landmarks[indices]  # (B, 3, S, S), (B, 5, 2)
-        if mirror is not None:
-            flipped = torch.stack([faces.shape[3] - points[..., 0], points[..., 1]], 2)[:, MIRROR_ORDER]  # (B, 5, 2)
-            faces = torch.where(mirror[:, None, None, None], faces.flip(3), faces)
-            points = torch.where(mirror[:, None, None], flipped, points)
-        return faces, points, self.identities[indices]
-
-
-@dataclass
-class ActionSet:
-    """Action frames of one size; `skipped` says which pictures a reader left out, and why.
-
-    frames (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people; labels (n,) int64, 1 to
-    len(classes), 0 being the background, so `classes[label - 1]` is the name; face_boxes (k, 4) px as found, not
-    enlarged, k may be 0; names. face_actions: 0-based positions in `classes` of the actions that happen at the face.
-    Boxes are clipped to the frame. Raises DataError for a box or label that cannot be right.
-    """
-    frames: torch.Tensor
-    boxes: list
-    labels: list
-    face_boxes: list
-    names: list[str]
-    classes: list[str]
-    face_actions: list[int]
-    skipped: list[str] = field(default_factory=list)
-
-    def __post_init__(self):
-        size = self.frames.shape[3], self.frames.shape[2]
-        self.boxes = [checked_boxes(b, *size, f"{name}: box") for name, b in zip(self.names, self.boxes)]
-        self.face_boxes = [checked_boxes(b, *size, f"{name}: face box", math.inf)
-                           for name, b in zip(self.names, self.face_boxes)]
-        for name, labels, boxes in zip(self.names, self.labels, self.boxes):
-            if len(labels) != len(boxes) or not all(1 <= label <= len(self.classes) for label in labels.tolist()):
-                raise DataError(f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; give one label a box, "
-                                f"from 1 to {len(self.classes)} (0 is the background)")
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def batch(self, indices, mirror=None):
-        """Some frames as the detector wants them.
-
-        indices (B,) int64; mirror (B,) bool or None: which of them to flip left to right.
-        Returns frames (B, 3, H, W) float in [-1, 1]; targets, a list of {"boxes": (n, 4) px, "labels": (n,) int64}; and
-        face boxes, a list of (k, 4) px, enlarged 1.6 times about their centre (paper section 5.2) and clipped.
-        """
-        indices = torch.as_tensor(indices)
-        frames = _to_float(self.frames[indices])  # (B, 3, H, W)
-        height, width = frames.shape[2:]
-        if mirror is None:
-            mirror = torch.zeros(len(frames), dtype=torch.bool)
-        frames = torch.where(mirror[:, None, None, None], frames.flip(3), frames)
-        targets, faces = [], []
-        for i, flip in zip(indices.tolist(), mirror.tolist()):
-            boxes, found = self.boxes[i], self.face_boxes[i]
-            if flip:
-                boxes, found = _mirrored(boxes, width), _mirrored(found, width)
-            targets.append({"boxes": boxes, "labels": self.labels[i]})
-            faces.append(enlarge_boxes(found, (height, width), FACE_SCALE))
-        return frames, targets, faces
-
-
-@dataclass
-class Pairs:
-    """P verification pairs: first and second (P,) int64 index a FaceSet; same (P,) bool; folds (P,) int64, from 0.
-
-    `dropped` names the pairs of a pairs file with a picture that the face set lacks.
-    """
-    first: torch.Tensor
-    second: torch.Tensor
-    same: torch.Tensor
-    folds: torch.Tensor
-    dropped: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.same)
-
-
-def _to_float(pictures):
-    return pictures.float() / 127.5 - 1  # uint8 0..255 -> M's range [-1, 1]
-
-
-def _mirrored(boxes, width):
-    return torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)  # (n, 4)
 
 
 def _stack(pictures):
@@ -205,7 +97,8 @@ def toy_pairs(face_set: FaceSet, folds: int = 10, per_fold: int = 30, seed: int 
 
 # ---------------------------------------------------------------- folders of pictures
 
-def read_faces(folder, landmarks_csv, size: int, people: int = 0, pictures_each: int = 0, on_bad="error") -> FaceSet:
+def read_faces(folder, landmarks_csv, size: int, people: int = 0, pictures_each: int = 0, on_bad="error",
+               memory: float = math.inf, workers: int = 0) -> FaceSet:
     """Read `folder`/person/picture with the five landmarks that a table has for each; people count in order of name.
 
     The table (commas or tabs) has `file`, relative to `folder` or to the table's own folder, and x and y of the five
@@ -213,6 +106,7 @@ def read_faces(folder, landmarks_csv, size: int, people: int = 0, pictures_each:
     comes); without, the pictures must be square crops. people, pictures_each: read no more than these, 0 = all.
     on_bad="skip" leaves out, and names in `.skipped`, pictures that are absent, unreadable, not square or without
     usable landmarks; "error" raises DataError at the first. A fault of the table itself always raises DataError.
+    memory: bytes that the crops may take; more than that stay in their files. workers: threads that decode, 0 = one a core.
     """
     folder, table = Path(folder), Path(landmarks_csv)
     _check_on_bad(on_bad)
@@ -228,34 +122,53 @@ def read_faces(folder, landmarks_csv, size: int, people: int = 0, pictures_each:
         rows = {file.removeprefix(prefix): row for file, row in rows.items() if file.startswith(prefix)} or rows
     on_disk = {path.relative_to(folder).as_posix() for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES}
     most_people, most_each = people or math.inf, pictures_each or math.inf
-    images, points, names, skipped, count = [], [], [], [], {}
+    offered, points, names, skipped, count = {}, [], [], [], {}
     for file in sorted(on_disk | set(rows)):
-        person = file.split("/")[0]
-        if (person not in count and len(count) == most_people) or count.get(person) == most_each:
-            continue
+        offered.setdefault(file.split("/")[0], []).append(file)
+    sizes = [min(len(files), most_each) for files in offered.values()]
+    total = sum(sizes[:people or None])
+    bound = sum(sorted(sizes, reverse=True)[:people or None])  # who has no usable picture makes room for somebody else
+
+    def wanted(person):
+        return count.get(person, 0) < most_each if person in count else len(count) < most_people
+
+    def read(file):
         try:
-            image, landmarks = read_face(folder / file, rows.get(file), boxed, size)
-        except BadPicture as problem:
-            _refuse(problem, on_bad, skipped)
+            return file, *read_face(folder / file, rows.get(file), boxed, size)
+        except DataError as problem:
+            return file, problem
+
+    held = _Holder((bound, 3, size, size), total * 3 * size ** 2 <= memory)
+    files = (file for person, its in offered.items() for file in its if wanted(person))  # asked for as reading goes on
+    for file, *found in read_many(read, files, total, workers, str(folder)):
+        person = file.split("/")[0]
+        if not wanted(person):
             continue
+        if isinstance(found[0], DataError):
+            _refuse(found[0], on_bad, skipped)
+            continue
+        image, landmarks, window = found
         count[person] = count.get(person, 0) + 1
-        images.append(image)
+        held.add(image, str(folder / file), window)
         points.append(landmarks)
         names.append(Path(file).with_suffix("").as_posix())
-    if not images:
+    if not names:
         raise DataError(f"{folder}: no usable person/picture in it ({len(skipped)} skipped); check the path")
     identity = {person: i for i, person in enumerate(count)}
     identities = torch.tensor([identity[name.split("/")[0]] for name in names])
-    return FaceSet(_stack(images), torch.from_numpy(np.stack(points)), identities, names, skipped)
+    images = held.pictures(partial(cut_face, size=size), workers)
+    return FaceSet(images, torch.from_numpy(np.stack(points)), identities, names, skipped)
 
 
-def read_actions(folder, annotations_csv, faces_csv, split: str, frame_size, limit: int = 0, on_bad="error"):
+def read_actions(folder, annotations_csv, faces_csv, split: str, frame_size, limit: int = 0, on_bad="error",
+                 memory: float = math.inf, workers: int = 0) -> ActionSet:
     """The ActionSet of one `split`, letterboxed to frame_size (H, W): scaled to fit, grey at the right or bottom.
 
     annotations_csv: file (relative to `folder`), split, action, width, height and a person box; one row a person.
     faces_csv: file and a face box; any number of rows a file. Classes are the actions of all splits, in order of name.
     limit: read so many frames, evenly over the split, 0 = all. on_bad="skip" leaves out, and names in `.skipped`,
     absent or unreadable pictures; "error" raises DataError at the first. A fault of a table always raises DataError.
+    memory, workers: as in `read_faces`, of the frames.
     """
     _check_on_bad(on_bad)
     frames, seen = {}, set()
@@ -282,28 +195,36 @@ def read_actions(folder, annotations_csv, faces_csv, split: str, frame_size, lim
     if 0 < limit < len(wanted):
         wanted = [wanted[i * len(wanted) // limit] for i in range(limit)]
     classes = sorted({action for frame in frames.values() for action in frame["actions"]})
-    pictures, boxes, labels, face_boxes, names, skipped = [], [], [], [], [], []
-    for file in wanted:
-        frame, path = frames[file], Path(folder) / file
+    boxes, labels, face_boxes, names, skipped = [], [], [], [], []
+
+    def read(file):
         try:
-            picture = open_picture(path)
+            picture = open_picture(Path(folder) / file)
         except BadPicture as problem:
-            _refuse(problem, on_bad, skipped)
+            return file, problem, None
+        return file, picture.size, letterbox(picture, frame_size)
+
+    held = _Holder((len(wanted), 3, *frame_size), len(wanted) * 3 * math.prod(frame_size) <= memory)
+    for file, size, shaped in read_many(read, wanted, len(wanted), workers, str(folder)):
+        frame, path = frames[file], Path(folder) / file
+        if isinstance(size, BadPicture):
+            _refuse(size, on_bad, skipped)
             continue
-        if picture.size != frame["size"]:
-            raise DataError(f"{path}: is {picture.width} x {picture.height}, its row in {annotations_csv} says "
+        if size != frame["size"]:
+            raise DataError(f"{path}: is {size[0]} x {size[1]}, its row in {annotations_csv} says "
                             f"{frame['size'][0]:g} x {frame['size'][1]:g}; use the picture that was annotated")
-        image, factors = letterbox(picture, frame_size)
-        pictures.append(image)
+        image, factors = shaped
+        held.add(image, str(path), frame_size)
         boxes.append(torch.cat(frame["boxes"]) * factors)  # (n, 4)
         labels.append(torch.tensor([classes.index(action) + 1 for action in frame["actions"]]))  # (n,)
         face_boxes.append(torch.cat(frame["faces"]) * factors)  # (k, 4)
         names.append(file)
-    if not pictures:
+    if not names:
         splits = ", ".join(sorted({frame["split"] for frame in frames.values()}))
         raise DataError(f"{folder}: no usable picture of split {split!r} ({len(skipped)} skipped); "
                         f"check the path, and the split: the table has {splits}")
-    return ActionSet(_stack(pictures), boxes, labels, face_boxes, names, classes, _near_face(classes), skipped)
+    pictures = held.pictures(lambda picture, size: letterbox(picture, size)[0], workers)
+    return ActionSet(pictures, boxes, labels, face_boxes, names, classes, _near_face(classes), skipped)
 
 
 def read_pairs(pairs_txt, face_set: FaceSet) -> Pairs:
@@ -326,13 +247,34 @@ def read_pairs(pairs_txt, face_set: FaceSet) -> Pairs:
     return Pairs(first, second, same.bool(), fold, dropped)
 
 
+class _Holder:
+    """Pictures as they are read, N at most: kept as uint8 (N, 3, H, W) or, if they do not fit, only their places."""
+
+    def __init__(self, shape, fits):
+        self.shape, self.sources = shape, []
+        self.kept = torch.empty(shape, dtype=torch.uint8) if fits else None
+
+    def add(self, image, path, known):
+        if self.kept is not None:
+            self.kept[len(self.sources)] = torch.from_numpy(image).permute(2, 0, 1)
+        self.sources.append((path, known))
+
+    def pictures(self, shape_it, workers):
+        """The tensor, or `readers.Pictures` that make each picture as `shape_it(PIL picture, known)`."""
+        if self.kept is not None:
+            return self.kept[:len(self.sources)]
+        return Pictures(self.sources, shape_it, self.shape[2:], workers)
+
+
 def _check_on_bad(on_bad):
     if on_bad not in ("error", "skip"):
         raise ValueError(f"on_bad is {on_bad!r}: give 'error' or 'skip'.")
 
 
 def _refuse(problem, on_bad, skipped):
-    """Raise for one bad picture, or note it and let the reader go on."""
+    """Raise for a fault of the table; raise for one bad picture, or note it and let the reader go on."""
+    if not isinstance(problem, BadPicture):
+        raise problem
     if on_bad == "error":
         raise DataError(f"{problem}, or pass on_bad='skip'") from problem
     skipped.append(str(problem))
@@ -368,6 +310,12 @@ class Batches:
         self.position += self.batch_size
         return indices, torch.rand(self.batch_size, generator=self.generator) < 0.5
 
+    def peek(self):
+        """What `next` will give, without taking it."""
+        ahead = copy.copy(self)
+        ahead.generator = self.generator.clone_state()
+        return ahead.next()
+
     def state_dict(self) -> dict:
         return {"count": self.count, "batch_size": self.batch_size, "generator": self.generator.get_state(),
                 "order": self.order.clone(), "position": self.position}
@@ -380,3 +328,40 @@ class Batches:
                                  "same data and settings.")
         self.generator.set_state(state["generator"].cpu())  # a checkpoint may have been loaded to a GPU
         self.order, self.position = state["order"].cpu().clone(), state["position"]
+
+
+class Feed:
+    """A set's batches on `device`, in the order of `batches`, the following one made while this one is learnt from.
+
+    Pictures that must be decoded or go to a GPU are made ready by a thread of their own; what lies in memory beside the
+    CPU that learns is taken as it is asked for. What is ready early does not show in `batches`: its state is that of
+    `batches.next()` alone, so a run goes on from a checkpoint as if nothing had been made ahead. data: a `FaceSet` or
+    `ActionSet`; batches: `Batches` over it, which others may use or set back at any time.
+    """
+
+    def __init__(self, data, batches: Batches, device="cpu"):
+        self.data, self.batches, self.device = data, batches, torch.device(device)
+        self.worker = self.ready = None
+        if self.device.type == "cuda":
+            here = self.device.index if self.device.index is not None else torch.cuda.current_device()
+            self.device = torch.device("cuda", here)  # said aloud: which GPU is the current one, each thread has to be told
+            self.worker = ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(here,))
+        elif data.lazy:
+            self.worker = ThreadPoolExecutor(1)
+
+    def next(self):
+        """What `data.batch(*batches.next(), device)` gives; where several processes train, this one's share of it."""
+        indices, mirror = self.batches.next()
+        if self.worker is None:
+            return self._make(indices, mirror)
+        if self.ready is None or not (torch.equal(self.ready[0], indices) and torch.equal(self.ready[1], mirror)):
+            self._begin(indices, mirror)  # the first batch, or the stream was moved from outside
+        batch = self.ready[2].result()
+        self._begin(*self.batches.peek())
+        return batch
+
+    def _begin(self, indices, mirror):
+        self.ready = indices, mirror, self.worker.submit(self._make, indices, mirror)
+
+    def _make(self, indices, mirror):
+        return self.data.batch(*ranks.share(indices, mirror), self.device)

@@ -1,6 +1,7 @@
 """Face folders from LFW, CASIA, anything and the toy world: miniatures, read back by the readers that training uses."""
 import csv
 import io
+import json
 import os
 import shutil
 import sys
@@ -21,7 +22,7 @@ import make_toyworld  # noqa: E402
 import prepare_casia  # noqa: E402
 import prepare_folder  # noqa: E402
 import prepare_lfw  # noqa: E402
-from ppad import config, datasets, readers, reproduce  # noqa: E402
+from ppad import config, crop_sampler, datasets, readers, reproduce  # noqa: E402
 
 POINTS = torch.tensor([[20., 30], [40, 30], [30, 40], [22, 50], [38, 50]])
 
@@ -120,6 +121,7 @@ def test_a_stopped_run_goes_on_and_ends_alike(tmp_path, monkeypatch, capsys):
     source, whole, out = lfw(tmp_path), tmp_path / "whole", tmp_path / "out"
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(whole)]) == 0
     monkeypatch.setattr(_common, "AT_ONCE", 2)
+    monkeypatch.setattr(_common, "cores", lambda: 1)     # nothing is looked at ahead, so what was seen can be counted
     found, real = [], Finder.find
 
     def stops(self, frames):
@@ -135,6 +137,8 @@ def test_a_stopped_run_goes_on_and_ends_alike(tmp_path, monkeypatch, capsys):
         journal.write(b'{"file": "test/Cid')
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
     ended, unbroken = snapshot(out), snapshot(whole)
+    for one in (ended, unbroken):
+        assert one.pop("prepared.json")                  # holds the time it took
     assert {**ended, ".test.jsonl": 0} == {**unbroken, ".test.jsonl": 0}
     assert set(ended[".test.jsonl"].split(b"\n")) == set(unbroken[".test.jsonl"].split(b"\n"))    # its lines may come in another order
     assert len(found) == 4 + 7                           # the two done ones not again; Ann_A_0003 too is looked at
@@ -298,3 +302,52 @@ def test_some_of_the_real_lfw(tmp_path, monkeypatch, capsys):
     for row in rows:
         known = reference[row["file"].removeprefix("test/")]
         assert all(abs(float(row[column]) - float(known[column])) < 3 for column in (*readers.BOX_COLUMNS, *readers.POINT_COLUMNS)), row["file"]
+
+
+def test_any_number_of_threads_writes_the_same_files_in_the_same_order(tmp_path, monkeypatch):
+    source, outs = lfw(tmp_path), []
+    monkeypatch.setattr(_common, "AT_ONCE", 1)
+    for threads in (1, 4):
+        monkeypatch.setattr(_common, "cores", lambda threads=threads: threads)
+        assert prepare_lfw.run(prepare_lfw.main, [str(source), str(tmp_path / f"{threads}")]) == 0
+        outs.append(snapshot(tmp_path / f"{threads}"))
+        assert outs[-1].pop("prepared.json")             # holds the time it took
+    assert outs[0] == outs[1] and len(outs[0][".test.jsonl"].splitlines()) == 1 + 10
+
+
+# ---------------------------------------------------------------- the mean face
+
+def test_mean_face_is_sharp_by_landmarks_and_not_by_boxes(tmp_path):
+    """One pattern, turned, scaled and moved at random: only its landmarks bring it together. Boxes are loose, as found ones."""
+    chance, pattern = np.random.default_rng(0), crop_sampler.template((112, 96))
+    ys, xs = np.mgrid[:160, :160] + 0.5
+    lines = [["file", *readers.BOX_COLUMNS, *readers.POINT_COLUMNS], ["train/A/a.png", *[1.0] * 14]]
+    for i in range(40):
+        angle, scale = chance.uniform(-.4, .4), chance.uniform(.8, 1.2)
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        points = (pattern.numpy() - (48, 72)) @ turn.T + 80 + chance.uniform(-15, 15, 2)
+        dots = sum(np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 2 / (3 * scale) ** 2) for x, y in points)
+        name = f"test/P{i}/P{i}_0001.png"
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray((255 * np.stack([dots.clip(0, 1)] * 3, 2)).astype(np.uint8)).save(tmp_path / name)
+        box = *(points.min(0) - chance.uniform(5, 15, 2)), *(points.max(0) + chance.uniform(5, 15, 2))
+        lines.append([name, *box, *points.reshape(-1)])
+    (tmp_path / "landmarks.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    means = prepare_lfw.mean_faces(tmp_path)
+    peaks = {name: [mean[int(y), int(x)].max() for x, y in pattern] for name, mean in means.items()}
+    assert min(peaks["landmarks"]) > 220 and max(peaks["pictures"]) < 120   # of 255: each dot stands where D expects it
+    sharp = {name: prepare_lfw.sharpness(mean) for name, mean in means.items()}
+    assert sharp["landmarks"] > 1.3 * max(sharp["boxes"], sharp["pictures"]) and means["boxes"].shape == (112, 96, 3)
+
+
+def test_sharpness_of_a_ramp_is_its_slope():
+    ramp = np.mgrid[:112, :96][0][:, :, None] * 2.0 + np.mgrid[:112, :96][1][:, :, None] * 1.5
+    assert prepare_lfw.sharpness(ramp.repeat(3, 2)) == pytest.approx(2.5)
+
+
+def test_readme_tells_what_the_kept_lfw_run_found():
+    kept, text = (ROOT / "lesson_notebooks/results/lfw/prepared.json").read_text(), (ROOT / "README.md").read_text(encoding="utf-8")
+    kept = json.loads(kept)
+    assert (f"found {kept['pictures']:,} of 13,233 faces, {kept['people']:,} people and {kept['pairs']:,} of 6,000 pairs in "
+            f"{kept['minutes']:.0f} minutes") in text and f"{kept['cpu_minutes']:.0f} minutes of processor time" in text
+    assert ", ".join(f"{value:.1f}" for value in kept["sharpness"].values()) in text and kept["hardware"]["cores"] == 2

@@ -73,7 +73,7 @@ def test_jhmdb_miniature(tmp_path, capsys):
     before = snapshot(source)
     assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0
     said = capsys.readouterr().out
-    assert "clips: 4 of 928, 924 missing" in said and "classes: 2 of 21" in said and "frames: 12 of 31,838" in said
+    assert "clips: 4 of 928, 924 missing" in said and "classes: 2 of 21" in said and "frames: 12\n" in said
     assert "train clips of split 1: 2 of 2" in said and "dropped: 4 frames beyond the last mask, 4 with an empty mask" in said
     assert snapshot(source) == before
     people = {row["file"]: row for row in rows(out / "annotations.csv")}

@@ -93,7 +93,7 @@ POINTS = [[70, 60], [110, 62], [92, 80], [74, 100], [108, 101]]
 
 def test_face_is_cropped_by_1_6_about_its_box_and_landmarks_go_with_it(tmp_path):
     ramp(200, 180).save(tmp_path / "a.png")
-    face, points = read_face(tmp_path / "a.png", row_of(POINTS, (60, 40, 120, 120)), True, 64)
+    face, points, _ = read_face(tmp_path / "a.png", row_of(POINTS, (60, 40, 120, 120)), True, 64)
     assert face.shape == (64, 64, 3) and face.dtype == np.uint8
     # By hand: side 1.6 * 80 = 128 about (90, 80), so the corner is (26, 16) and two pixels become one.
     assert np.allclose(points, (np.array(POINTS) - [26, 16]) / 2)
@@ -104,14 +104,14 @@ def test_face_is_cropped_by_1_6_about_its_box_and_landmarks_go_with_it(tmp_path)
 
 def test_crop_over_the_edge_repeats_the_border(tmp_path):
     ramp(200, 180).save(tmp_path / "a.png")
-    face, _ = read_face(tmp_path / "a.png", row_of(POINTS, (-10, 40, 130, 140)), True, 64)  # corner (-52, -22), side 224
+    face, _, _ = read_face(tmp_path / "a.png", row_of(POINTS, (-10, 40, 130, 140)), True, 64)  # corner (-52, -22), side 224
     assert (face[:5, :, 1] == 0).all() and (face[:, :12, 0] == 0).all() and (face[-5:, :, 1] == 179).all()
     assert (face[20:40, 14:, 2] == 0).all() and face[30, 40, 0] > 0
 
 
 def test_square_crop_is_only_resized(tmp_path):
     ramp(160, 160).save(tmp_path / "a.png")
-    face, points = read_face(tmp_path / "a.png", row_of(POINTS), False, 80)
+    face, points, _ = read_face(tmp_path / "a.png", row_of(POINTS), False, 80)
     assert face.shape == (80, 80, 3) and np.allclose(points, np.array(POINTS) / 2)
 
 

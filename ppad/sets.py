@@ -1,0 +1,180 @@
+"""Faces, action frames and verification pairs, checked, and the batches that are made of them (paper Sec. 4 and 5.1).
+
+The paper trains on two kinds of pictures: a face set with identities (for the recogniser D) and action frames with
+person boxes and their actions (for the detector A). Here each is a set whose pictures are uint8, a quarter of what
+floats take, and `batch` makes floats in [-1, 1] of a few of them, on the device that will learn from them: a GPU gets
+the bytes and does the rest itself.
+
+The pictures are a tensor (N, 3, H, W) in memory, or `readers.Pictures`, which knows the files and decodes what it is
+asked for: both give a (B, 3, H, W) uint8 tensor for `pictures[indices]`, and nothing else here can tell them apart.
+
+Boxes are xyxy pixels and landmarks x,y pixels, continuous (pixel i covers [i, i+1)). Boxes and labels that cannot be
+right are refused with a `DataError` that names the picture and the mend, before they can become a wrong number later.
+"""
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from ppad.crop_sampler import enlarge_boxes
+from ppad.readers import FACE_SCALE, DataError, Pictures, checked_boxes
+
+MIRROR_ORDER = [1, 0, 2, 4, 3]  # in a mirror the image-left eye is the image-right one, and so for the mouth's corners
+
+
+@dataclass
+class FaceSet:
+    """Face crops with landmarks and people; `skipped` says which pictures a reader left out, and why.
+
+    images (N, 3, S, S) uint8 RGB; landmarks (N, 5, 2) float32 px of the crop; identities (N,) int64, 0..P-1 without
+    gaps; names: N times "person/picture", without suffix.
+    """
+    images: torch.Tensor | Pictures
+    landmarks: torch.Tensor
+    identities: torch.Tensor
+    names: list[str]
+    skipped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether a batch's pictures must be decoded first."""
+        return isinstance(self.images, Pictures)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pictures, whether they are in memory or would be."""
+        return math.prod(self.images.shape)
+
+    def floats(self):
+        """All pictures in [-1, 1], to be indexed like a tensor (N, 3, S, S); made when they are asked for."""
+        return _Floats(self.images)
+
+    def batch(self, indices, mirror=None, device="cpu"):
+        """Some faces as the networks want them, on `device`.
+
+        indices (B,) int64; mirror (B,) bool or None: which of them to flip left to right.
+        Returns faces (B, 3, S, S) float in [-1, 1], landmarks (B, 5, 2) px, identities (B,) int64.
+        Raises DataError for a picture that can no longer be decoded.
+        """
+        chosen = self.images[indices], self.landmarks[indices], self.identities[indices], mirror
+        images, points, identities, mirror = to_device(chosen, device)
+        faces = _to_float(images)  # (B, 3, S, S)
+        if mirror is not None:
+            flipped = torch.stack([faces.shape[3] - points[..., 0], points[..., 1]], 2)[:, MIRROR_ORDER]  # (B, 5, 2)
+            faces = torch.where(mirror[:, None, None, None], faces.flip(3), faces)
+            points = torch.where(mirror[:, None, None], flipped, points)
+        return faces, points, identities
+
+
+@dataclass
+class ActionSet:
+    """Action frames of one size; `skipped` says which pictures a reader left out, and why.
+
+    frames (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people; labels (n,) int64, 1 to
+    len(classes), 0 being the background, so `classes[label - 1]` is the name; face_boxes (k, 4) px as found, not
+    enlarged, k may be 0; names. face_actions: 0-based positions in `classes` of the actions that happen at the face.
+    Boxes are clipped to the frame. Raises DataError for a box or label that cannot be right.
+    """
+    frames: torch.Tensor | Pictures
+    boxes: list
+    labels: list
+    face_boxes: list
+    names: list[str]
+    classes: list[str]
+    face_actions: list[int]
+    skipped: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        size = self.frames.shape[3], self.frames.shape[2]
+        self.boxes = [checked_boxes(b, *size, f"{name}: box") for name, b in zip(self.names, self.boxes)]
+        self.face_boxes = [checked_boxes(b, *size, f"{name}: face box", math.inf)
+                           for name, b in zip(self.names, self.face_boxes)]
+        for name, labels, boxes in zip(self.names, self.labels, self.boxes):
+            if len(labels) != len(boxes) or not all(1 <= label <= len(self.classes) for label in labels.tolist()):
+                raise DataError(f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; give one label a box, "
+                                f"from 1 to {len(self.classes)} (0 is the background)")
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether a batch's pictures must be decoded first."""
+        return isinstance(self.frames, Pictures)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pictures, whether they are in memory or would be."""
+        return math.prod(self.frames.shape)
+
+    def batch(self, indices, mirror=None, device="cpu"):
+        """Some frames as the detector wants them, on `device`.
+
+        indices (B,) int64; mirror (B,) bool or None: which of them to flip left to right.
+        Returns frames (B, 3, H, W) float in [-1, 1]; targets, a list of {"boxes": (n, 4) px, "labels": (n,) int64}; and
+        face boxes, a list of (k, 4) px, enlarged 1.6 times about their centre (paper section 5.2) and clipped.
+        Raises DataError for a picture that can no longer be decoded.
+        """
+        indices = torch.as_tensor(indices)
+        if mirror is None:
+            mirror = torch.zeros(len(indices), dtype=torch.bool)
+        height, width = self.frames.shape[2:]
+        targets, faces = [], []
+        for i, flip in zip(indices.tolist(), mirror.tolist()):
+            boxes, found = self.boxes[i], self.face_boxes[i]
+            if flip:
+                boxes, found = _mirrored(boxes, width), _mirrored(found, width)
+            targets.append({"boxes": boxes, "labels": self.labels[i]})
+            faces.append(enlarge_boxes(found, (height, width), FACE_SCALE))
+        frames, mirror, targets, faces = to_device((self.frames[indices], mirror, targets, faces), device)
+        frames = _to_float(frames)  # (B, 3, H, W)
+        return torch.where(mirror[:, None, None, None], frames.flip(3), frames), targets, faces
+
+
+@dataclass
+class Pairs:
+    """P verification pairs: first and second (P,) int64 index a FaceSet; same (P,) bool; folds (P,) int64, from 0.
+
+    `dropped` names the pairs of a pairs file with a picture that the face set lacks.
+    """
+    first: torch.Tensor
+    second: torch.Tensor
+    same: torch.Tensor
+    folds: torch.Tensor
+    dropped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.same)
+
+
+class _Floats:
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices):
+        return _to_float(self.images[indices])
+
+
+def to_device(batch, device):
+    """Tensors, lists and dicts of them, and None, on `device`; to a GPU through pinned memory, so nobody waits there."""
+    if isinstance(batch, torch.Tensor):
+        if torch.device(device).type == "cuda" and batch.device.type == "cpu":
+            return batch.pin_memory().to(device, non_blocking=True)
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return [to_device(value, device) for value in batch] if isinstance(batch, (list, tuple)) else batch
+
+
+def _to_float(pictures):
+    return pictures.float() / 127.5 - 1  # uint8 0..255 -> M's range [-1, 1]
+
+
+def _mirrored(boxes, width):
+    return torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)  # (n, 4)
