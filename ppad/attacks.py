@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ppad import metrics
 from ppad.crop_sampler import align_faces, recognizer_input
+from ppad.datasets import Feed
 from ppad.speed import Speed
 
 AVERAGE_EYE_DISTANCE = 35.24    # px between the eyes of the 112x96 template (SphereFace's alignment)
@@ -114,13 +115,12 @@ def train_recognizer(recognizer, faces, batches, config, steps: int, loop, anony
     size = (config.recognizer_height, config.recognizer_breadth)
     speed = Speed(config, device)
     speed.prepare(getattr(recognizer, "network", recognizer))
-    optimizer = speed.adam(recognizer.parameters(), 1e-3)
+    optimizer, feed = speed.adam(recognizer.parameters(), 1e-3), Feed(faces, batches, device)
     recognizer.train()
 
     def step(number: int) -> dict:
         optimizer.param_groups[0]["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * (number - 1) / steps))
-        indices, mirror = batches.next()
-        pictures, landmarks, identities = (x.to(device) for x in faces.batch(indices, mirror))
+        pictures, landmarks, identities = feed.next()
         if anonymizer is not None:
             with torch.no_grad():
                 pictures = anonymizer(pictures)                                  # (B, 3, S, S)
@@ -146,8 +146,8 @@ def repaint_set(faces, anonymizer, config, device="cpu") -> torch.Tensor:
     """Every picture of a `FaceSet` through an anonymizer: (N, 3, S, S) in [-1, 1] on the CPU."""
     parts = []
     for start in range(0, len(faces), config.eval_batch):
-        pictures, _, _ = faces.batch(torch.arange(start, min(start + config.eval_batch, len(faces))))
-        parts.append(anonymizer(pictures.to(device)).cpu())
+        pictures, _, _ = faces.batch(torch.arange(start, min(start + config.eval_batch, len(faces))), device=device)
+        parts.append(anonymizer(pictures).cpu())
     return torch.cat(parts)
 
 
@@ -155,8 +155,9 @@ def repaint_set(faces, anonymizer, config, device="cpu") -> torch.Tensor:
 def embed(recognizer, pictures: torch.Tensor, landmarks: torch.Tensor, config, device="cpu", align_twice=False):
     """Features (N, 2E) of face pictures: f(crop) and f(mirrored crop) side by side, as SphereFace tests on LFW.
 
-    `align_twice` aligns the aligned crop once more with the landmarks of the uncropped picture, the classic
-    mistake: the control that shows how far an intact recogniser falls on faces nobody anonymized.
+    pictures: a tensor (N, 3, S, S) in [-1, 1], or `FaceSet.floats()`. `align_twice` aligns the aligned crop once more with
+    the landmarks of the uncropped picture, the classic mistake: the control that shows how far an intact recogniser falls
+    on faces nobody anonymized.
     """
     size, was_training = (config.recognizer_height, config.recognizer_breadth), recognizer.training
     recognizer.eval()
@@ -177,7 +178,8 @@ def verify(first: torch.Tensor, second: torch.Tensor, pairs) -> dict[str, float]
 
     Args: first, second: features (N, 2E) of all test pictures, as they appear as first and as second of a pair;
         pairs: `datasets.Pairs`.
-    Returns `error` (1 - mean fold accuracy, threshold fitted on the other folds), `auc`, `eer`, `tar_at_far_1e-3`.
+    Returns `error` (1 - mean fold accuracy; mean feature and threshold fitted on the other folds), and `auc`, `eer`,
+    `tar_at_far_1e-3`, which look at all pairs at once and subtract the mean of all first pictures (no label enters it).
     """
     a, b = first[pairs.first], second[pairs.second]                              # (P, 2E)
     mean = metrics.fold_accuracy(a, b, pairs.same, pairs.folds).mean

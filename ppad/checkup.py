@@ -25,9 +25,10 @@ import torch
 import torchvision
 
 from ppad import config as presets
-from ppad import trainer
+from ppad import ranks, trainer
 from ppad.crop_sampler import template
 from ppad.readers import POINT_COLUMNS, SUFFIXES, DataError, read_pair_lines, read_table
+from ppad.speed import recompute
 
 RESULTS = Path(__file__).resolve().parents[1] / "lesson_notebooks" / "results"
 STEPS = 5                       # ours: the median of five leaves out the first, which warms up
@@ -132,25 +133,33 @@ def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]
     """GiB of memory for training and for the pictures, and of disk, roughly: computed on shapes, nothing is allocated.
 
     Training: weights, gradients and Adam's two moments (4 x 4 bytes a weight), and what the largest step keeps for its
-    backward pass. Disk: two checkpoints a row of the players and of the attacker, weights and moments.
+    backward pass, of one part of an accumulated batch. Disk: two checkpoints a row of the players and of the attacker, weights and moments.
     """
     with torch.device("meta"):
         modifier, recognizer = trainer.make_modifier(config), trainer.make_recognizer(config, people)
         detector = trainer.make_detector(dataclasses.replace(config, detector_weights=""), classes)
     m, d, a = (sum(p.numel() for p in one.parameters()) for one in (modifier, recognizer, detector))
+    if config.checkpointing:
+        for network in (modifier, recognizer.network, detector.model.backbone):
+            recompute(network)
     side, crop = (3, config.face_size, config.face_size), (3, config.recognizer_height, config.recognizer_breadth)
-    game = (kept_bytes(modifier, config.batch_faces + config.batch_frames, *side)            # about one face a frame
-            + kept_bytes(recognizer.network, config.batch_faces, *crop)
-            + kept_bytes(detector.model.backbone, config.batch_frames, 3, config.frame_height, config.frame_width))
-    alone = kept_bytes(recognizer.network, max(config.pretrain_recognizer_batch, 2 * config.batch_faces), *crop)
+    faces, frames = config.batch_faces // config.accumulate, config.batch_frames // config.accumulate
+    game = (kept_bytes(modifier, faces + frames, *side)                                      # about one face a frame
+            + kept_bytes(recognizer.network, faces, *crop)
+            + kept_bytes(detector.model.backbone, frames, 3, config.frame_height, config.frame_width))
+    alone = kept_bytes(recognizer.network, max(config.pretrain_recognizer_batch, 2 * faces), *crop)
     every = m + d + a + (d if config.practice_steps else 0)      # M practises against a copy of D
     return {"training": (16 * every + max(game, alone)) / GIB, "disk": rows * 2 * 12 * (every + d) / GIB}
 
 
 def picture_memory(config, counts: dict) -> float:
-    """GiB of the pictures in memory, one byte a value."""
-    faces, frames = counts["train_faces"] + counts["test_faces"], counts["train_frames"] + counts["test_frames"]
-    return 3 * (faces * config.face_size ** 2 + frames * config.frame_height * config.frame_width) / GIB
+    """GiB of the pictures in memory, one byte a value: of folders, the sets that fit into `memory_gb`, in order of reading."""
+    face, frame = config.face_size ** 2, config.frame_height * config.frame_width
+    held = 0.0
+    for name, pixels in (("train_faces", face), ("test_faces", face), ("train_frames", frame), ("test_frames", frame)):
+        size = 3 * counts[name] * pixels / GIB
+        held += size if config.drawn or held + size <= config.memory_gb else 0
+    return held
 
 
 def kept_time(preset: str) -> str:
@@ -179,19 +188,17 @@ def dry_run(config, people: int, classes: int, device) -> dict[str, float]:
     targets = [{"boxes": person, "labels": torch.randint(1, classes + 1, (1,), device=device)} for _ in frames]
     heads = [person * 0.5 for _ in frames]                       # (1, 4): a face of a quarter of the frame's sides
     scene = frames, targets, heads
-    with torch.no_grad():
-        modified = game.anonymize(pictures)
 
-    def repaint():
-        with torch.no_grad():
-            return {"mean": game.anonymize(pictures).mean()}
+    def modified(learns=config.accumulate == 1):                 # as ppad.trainer.play: accumulating, M repaints once more
+        with torch.set_grad_enabled(learns):
+            return game.anonymize(pictures)
 
-    parts = {"M repaints": repaint,
-             "D learns": lambda: game.update_recognizer(pictures, modified, landmarks, identities),
-             "M learns": lambda: game.update_modifier(pictures, game.anonymize(pictures), landmarks, identities),
-             "M and A learn": lambda: game.update_modifier_and_detector(
-                 pictures, game.anonymize(pictures), landmarks, identities, *scene),
-             "A learns": lambda: game.finetune_detector(*scene)}
+    learn, seen = game.speed.in_parts, modified(False)
+    parts = {"M repaints": lambda: {"mean": modified(False).mean()},
+             "D learns": lambda: learn(game.update_recognizer, pictures, seen, landmarks, identities),
+             "M learns": lambda: learn(game.update_modifier, pictures, modified(), landmarks, identities),
+             "M and A learn": lambda: learn(game.update_modifier_and_detector, pictures, modified(), landmarks, identities, *scene),
+             "A learns": lambda: learn(game.finetune_detector, *scene)}
     seconds = {}
     for name, part in parts.items():
         times = []
@@ -208,8 +215,9 @@ def dry_run(config, people: int, classes: int, device) -> dict[str, float]:
 
 
 def halved(config):
-    """The same preset with every batch half as large; None when all are 1 already."""
-    smaller = dataclasses.replace(config, **{name: max(1, getattr(config, name) // 2) for name in BATCHES})
+    """The same preset with every batch half as large, and not in more parts than can be; None when all are 1 already."""
+    half = {name: max(1, getattr(config, name) // 2) for name in BATCHES}
+    smaller = dataclasses.replace(config, **half, accumulate=math.gcd(config.accumulate, *(half[name] for name in BATCHES[:3])))
     return None if smaller == config else smaller
 
 
@@ -247,6 +255,10 @@ def check(preset: str, config, out: Path, rows: list[str], seeds: list[int], dev
     print(f"memory: {'not told by this system' if room is None else f'{room[0]:.1f} GiB free of {room[1]:.1f}'}"
           f"; disk: {disk:.1f} GiB free for {out}")
 
+    if (processes := ranks.asked()) > 1:                         # the first one checks what each will do
+        config = dataclasses.replace(config, **{name: max(1, getattr(config, name) // processes) for name in BATCHES})
+        print(f"processes: {processes} (torchrun); memory and times are those of one, with its share of every batch")
+
     counts = {**ASSUMED, "train_faces": 0, "test_faces": 0, "train_frames": 0, "test_frames": 0}
     print(f"\npreset {preset}" + ("" if config.drawn else f": {config.faces} and {config.actions}"))
     try:
@@ -278,8 +290,8 @@ def check(preset: str, config, out: Path, rows: list[str], seeds: list[int], dev
     if need["disk"] > disk:
         problems.append(f"the disk has {disk:.1f} GiB free where about {need['disk']:.1f} are needed: choose another --out")
     if ram and pictures > ram[0]:
-        problems.append(f"the pictures take {pictures:.1f} GiB of memory where {ram[0]:.1f} are free: read fewer "
-                        "(--train_identities, --pictures_each, --train_frames)")
+        problems.append(f"the pictures take {pictures:.1f} GiB of memory where {ram[0]:.1f} are free: lower --memory_gb, or read "
+                        "fewer (--train_identities, --pictures_each, --train_frames)")
     tried = config
     while room and tried and needs(tried, people, classes)["training"] > room[0]:
         tried = halved(tried)

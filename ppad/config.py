@@ -121,7 +121,7 @@ class Photo(Paper):
     recognizer_scale: float = 16.0             # ours: a free norm shrinks to nothing when M wins (losses.ASoftmaxLoss)
     other_width: int = 32                      # ours
     lambda_gamma: float = 0.12                 # SphereFace
-    detector_body: str = "mobilenet_v2"        # ours: wants --detector_weights, torchvision's ImageNet file: 1,000 stills teach no body to see
+    detector_body: str = "mobilenet_v2"        # ours: wants --detector_weights: 1,000 stills alone teach no body to see
     pretrain_recognizer_steps: int = 6000      # ours
     pretrain_recognizer_batch: int = 128       # ours
     detector_trainable: int = 4                # ours: as photo_cpu, where it was tried
@@ -150,7 +150,7 @@ class Photo(Paper):
 @dataclass
 class PhotoCPU(Photo):
     """`photo` at a size that two CPU cores end within two hours: the same pictures, smaller, with short trainings."""
-    frame_height: int = 256                    # ours: at 224 a linear layer read 63 % of actions off ImageNet features, at 320 70 %
+    frame_height: int = 256                    # ours: ImageNet features told 63 % of actions at 224, 70 % at 320
     frame_width: int = 256                     # ours
     face_size: int = 64                        # ours
     modifier_width: int = 16                   # ours: as toy
@@ -220,7 +220,7 @@ class Toy(Paper):
     eval_batch: int = 64                       # ours
     sample_every: int = 100                    # ours
     checkpoint_seconds: int = 30               # ours
-    practice_steps: int = 3200                 # ours: about five minutes on one core
+    practice_steps: int = 3200                 # ours: about seven minutes on one core
     lr_detector: float = 2e-3                  # ours: twice the paper's; a small A from scratch has little time
     practice_faces: int = 8                    # ours: M learns more from twice the steps than from twice the faces
     lr_practice: float = 1e-3                  # ours: three times the paper's; a small M from scratch has little time

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ppad import metrics
+from ppad import metrics, ranks
 from ppad.attacks import PlainRecognizer, embed, repaint_set, train_recognizer, verify
-from ppad.datasets import Batches
+from ppad.datasets import Batches, Feed
 from ppad.loop import Loop
 from ppad.trainer import repainted_frames
 
@@ -79,15 +79,17 @@ def train_landmark_reader(data: Data, config, loop: Loop, device="cpu") -> Landm
     """The judge of structure, trained on originals: L1 in px, Adam 5e-3 falling along a cosine (ours)."""
     torch.manual_seed(loop.seed)
     reader = LandmarkReader(config.face_size).to(device)
-    optimizer = torch.optim.Adam(reader.parameters(), lr=5e-3)
+    ranks.join_norms(reader)
+    averaging, optimizer = ranks.Averaging(reader.parameters()), torch.optim.Adam(reader.parameters(), lr=5e-3)
     batches = Batches(len(data.faces), config.pretrain_recognizer_batch, seed=loop.seed)
+    feed = Feed(data.faces, batches, device)
 
     def step(number: int) -> dict:
         optimizer.param_groups[0]["lr"] = 5e-3 * 0.5 * (1 + math.cos(math.pi * (number - 1) / config.landmark_steps))
-        pictures, landmarks, _ = (x.to(device) for x in data.faces.batch(*batches.next()))
+        pictures, landmarks, _ = feed.next()
         loss = F.l1_loss(reader(pictures), landmarks)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        averaging(loss).backward()
         optimizer.step()
         return {"px": loss}
 
@@ -138,7 +140,7 @@ def privacy(recognizers: dict, modified: torch.Tensor, data: Data, config, devic
     Returns per attacker `both` (both pictures of a pair modified) and `probe` (original against modified), each as
     `attacks.verify`, its rank-1 rate, and `strongest` with a 95 % interval by bootstrap over identities.
     """
-    originals, landmarks, _ = data.test_faces.batch(torch.arange(len(data.test_faces)))
+    originals, landmarks = data.test_faces.floats(), data.test_faces.landmarks
     people, report = data.test_faces.identities, {}
     gallery = torch.tensor(np.unique(people.numpy(), return_index=True)[1])                 # first picture of each person
     probe = torch.ones(len(people), dtype=torch.bool).index_fill(0, gallery, False).nonzero()[:, 0]
@@ -167,7 +169,7 @@ def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
 
 def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
     """What an honest reader needs beside every privacy figure: the judges on originals, well and badly aligned."""
-    pictures, landmarks, _ = data.test_faces.batch(torch.arange(len(data.test_faces)))
+    pictures, landmarks = data.test_faces.floats(), data.test_faces.landmarks
     report = {}
     for name in ("never_saw", "other_architecture"):
         good = embed(getattr(judges, name), pictures, landmarks, config, device)

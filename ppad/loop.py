@@ -9,6 +9,9 @@ goes on where the last checkpoint left off:
   temporary name and renamed, so it is whole or absent, and the one before is kept as `checkpoint.prev.pt`;
 * `log.jsonl` has one line a step shown; lines past the checkpoint are dropped on resuming;
 * Ctrl-C finishes the step under way, saves and stops; a non-finite term stops the run and is named.
+
+Where several processes train together (`ppad.ranks`), each runs the loop and the first one writes. They save and stop
+after the same step: whether to do so they ask each other every `log_every` steps.
 """
 import json
 import math
@@ -23,8 +26,10 @@ from pathlib import Path
 
 import torch
 
+from ppad import ranks
 
 SECONDS_BETWEEN_LINES = 5      # ours: progress a person can follow, also when two rows report
+APART = 1_000_003              # ours: from a process's seed to the next one's, more than anybody's own seeds lie apart
 
 
 class LoopError(RuntimeError):
@@ -59,12 +64,13 @@ class Loop:
     def start(self, **parts) -> None:
         """Register the parts, then load the checkpoint if there is one, else seed torch. Raises LoopError."""
         self.parts = parts
-        torch.manual_seed(self.seed)
-        for half_written in self.folder.glob("checkpoint.*.tmp"):   # by a run that was killed while it saved
-            half_written.unlink()
+        torch.manual_seed(self.seed + APART * ranks.number())       # each process draws for its own share of a batch
+        if ranks.first():
+            for half_written in self.folder.glob("checkpoint.*.tmp"):   # by a run that was killed while it saved
+                half_written.unlink()
         if self.path.exists() or self.previous.exists():
             self._load()
-        elif (self.folder / "log.jsonl").exists():
+        elif ranks.first() and (self.folder / "log.jsonl").exists():
             (self.folder / "log.jsonl").unlink()               # written before the first checkpoint: gone with it
 
     def stage(self, name: str, steps: int, step, after=None) -> None:
@@ -85,13 +91,16 @@ class Loop:
                         after(number)
                 self.done[name] = number
                 now, last = time.monotonic(), number == steps
-                due = last or pressed or now - saved > self.checkpoint_seconds
-                if due or number % self.log_every == 0:
+                stop, due, shows = bool(pressed), now - saved > self.checkpoint_seconds, last or number % self.log_every == 0
+                if ranks.count() > 1:                          # asking each other makes them wait, so not at every step
+                    stop, due = ranks.any_of(stop, due) if shows else (False, False)
+                due = due or stop or last
+                if due or shows:
                     shown = self._check(name, unchecked)
                     unchecked = []
-                    if last or number % self.log_every == 0:
+                    if shows and ranks.first():
                         self._log({"stage": name, "step": number, **shown})
-                    if last or now - told > SECONDS_BETWEEN_LINES:
+                    if ranks.first() and (last or now - told > SECONDS_BETWEEN_LINES):
                         told, left = now, (now - began) / (number - first) * (steps - number)
                         _say(f"{self.title} {name} {number}/{steps}  "
                              + "  ".join(f"{key} {value:.3f}" for key, value in shown.items())
@@ -100,7 +109,7 @@ class Loop:
                     self.seconds += now - saved
                     saved = now
                     self.save()
-                if pressed:
+                if stop:
                     raise Interrupted(f"stopped at {self.title} {name} step {number}; the same command goes on from here")
 
     def finished_minutes(self) -> float:
@@ -109,9 +118,13 @@ class Loop:
 
     def save(self) -> None:
         """Write the checkpoint; the one before stays as `checkpoint.prev.pt`. Raises LoopError when it cannot."""
+        chance, *others = ranks.every({"rng": torch.get_rng_state(),
+                                       "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []})
         state = {"parts": {name: part.state_dict() for name, part in self.parts.items()}, "done": dict(self.done),
-                 "settings": self.settings, "seconds": self.seconds, "rng": torch.get_rng_state(),
-                 "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+                 "settings": self.settings, "seconds": self.seconds, **chance}
+        ranks.first_does(lambda: self._write({**state, "others": others} if others else state))
+
+    def _write(self, state: dict) -> None:
         temporary = self.folder / f"checkpoint.{os.getpid()}.tmp"
         try:
             torch.save(state, temporary)
@@ -140,10 +153,14 @@ class Loop:
         except (KeyError, RuntimeError, ValueError) as error:
             raise LoopError(f"{path} does not fit this program ({_first_line(error)}): move it away to start afresh") from error
         self.done, self.seconds = done, state["seconds"]
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-        self._cut_log()
+        chances = [state, *state.get("others", [])]
+        if ranks.number() < len(chances):                       # else this run has more processes than the one before
+            chance = chances[ranks.number()]
+            torch.set_rng_state(chance["rng"])
+            if chance["cuda_rng"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(chance["cuda_rng"])
+        if ranks.first():
+            self._cut_log()
 
     def _cut_log(self) -> None:
         path = self.folder / "log.jsonl"
@@ -163,9 +180,10 @@ class Loop:
                             "the last checkpoint stands") from error
 
     def _check(self, stage: str, unchecked: list) -> dict[str, float]:
-        """Mean of each term over the unchecked steps. One read-back for all of them."""
+        """Mean of each term over the unchecked steps (and the processes). One read-back for all of them."""
         names = list(unchecked[0][1])
-        table = torch.stack([torch.stack([terms[name].float() for name in names]) for _, terms in unchecked]).tolist()
+        table = torch.stack([torch.stack([terms[name].float() for name in names]) for _, terms in unchecked])
+        table = ranks.mean(table).tolist()
         for (number, _), row in zip(unchecked, table):
             for name, value in zip(names, row):
                 if not math.isfinite(value):

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from ppad import config as presets
-from ppad import checkup, datasets, evaluate, figures, trainer
+from ppad import checkup, datasets, evaluate, figures, ranks, trainer
 from ppad.attacks import train_recognizer
 from ppad.baselines import BASELINES, make_baseline
 from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log, write_whole
@@ -71,12 +71,23 @@ def load_data(config, seed: int) -> evaluate.Data:
     for path in checkup.data_files(config):
         if not path.exists():
             raise datasets.DataError(f"{path} does not exist: give --faces and --actions prepared folders (see the README)")
-    faces = datasets.read_faces(root / "train", root / "landmarks.csv", config.face_size, config.train_identities,
-                                config.pictures_each, on_bad="skip")
-    test_faces = datasets.read_faces(root / "test", root / "landmarks.csv", config.face_size)
-    tables = stills / "annotations.csv", stills / "faces.csv"
-    actions = datasets.read_actions(stills, *tables, "train", frame, config.train_frames, on_bad="skip")
-    test_actions = datasets.read_actions(stills, *tables, "test", frame, config.test_frames)
+    tables, room = (stills / "annotations.csv", stills / "faces.csv"), config.memory_gb * 2**30
+
+    def read(reader, *what, **how):
+        nonlocal room
+        one = reader(*what, **how, memory=room, workers=config.workers)
+        if one.lazy:
+            print(f"{what[0]}: {one.nbytes / 2**30:.1f} GiB of pictures stay in their files (memory_gb is {config.memory_gb:g})",
+                  file=sys.stderr)
+        else:
+            room -= one.nbytes
+        return one
+
+    faces = read(datasets.read_faces, root / "train", root / "landmarks.csv", config.face_size, config.train_identities,
+                 config.pictures_each, on_bad="skip")
+    test_faces = read(datasets.read_faces, root / "test", root / "landmarks.csv", config.face_size)
+    actions = read(datasets.read_actions, stills, *tables, "train", frame, config.train_frames, on_bad="skip")
+    test_actions = read(datasets.read_actions, stills, *tables, "test", frame, config.test_frames)
     for line in faces.skipped + actions.skipped:
         print(f"skipped: {line}", file=sys.stderr)
     return evaluate.Data(faces, actions, test_faces, test_actions, datasets.read_pairs(root / "pairs_test.txt", test_faces))
@@ -124,7 +135,7 @@ class SeedRun:
         return evaluate.Judges(self.recognizer(), self.other(), self.reader())
 
     def controls(self) -> None:
-        """What the judges make of originals, once."""
+        """What the judges make of originals, once (by the first process alone, as all that is no training)."""
         path = self.folder / "start.json"
         if not path.exists():
             minutes = sum(self.loop(*names, title="").finished_minutes() for names in (
@@ -143,7 +154,7 @@ class SeedRun:
         """Train and judge one row, or read it where it is done."""
         folder = self.folder / file_name(name)
         path = folder / "row.json"
-        if path.exists():
+        if ranks.first_does(path.exists):
             return json.loads(path.read_text())
         began, judges = time.monotonic(), self.judges()
         torch.manual_seed(self.seed)
@@ -155,11 +166,15 @@ class SeedRun:
             game.anonymizer.eval().requires_grad_(False)
         attack = self.loop(file_name(name), "retrained", title=f"{name}: attacker")
         attacker = evaluate.train_attacker(judges.never_saw, game.anonymizer, self.data, self.config, attack, self.device)
-        row = evaluate.judge_row(name, game, attacker, judges, self.data, self.config, self.seed, self.device)
-        row["minutes"] = max((time.monotonic() - began) / 60, (played.seconds + attack.seconds) / 60)
-        row["peak_memory_gb"] = peak_memory()
-        write_whole(path, json.dumps(row, indent=1))
-        return row
+
+        def judge():
+            row = evaluate.judge_row(name, game, attacker, judges, self.data, self.config, self.seed, self.device)
+            row["minutes"] = max((time.monotonic() - began) / 60, (played.seconds + attack.seconds) / 60)
+            row["peak_memory_gb"] = peak_memory()
+            write_whole(path, json.dumps(row, indent=1))
+            return row
+
+        return ranks.first_does(judge)
 
     def anonymizer(self, name: str):
         """A finished row's anonymizer, for the figures."""
@@ -250,7 +265,8 @@ def collect(out: Path, preset: str, config, seeds: list[int], rows: list[str], d
     found = {name: [json.loads((folder / file_name(name) / "row.json").read_text()) for folder in seed_folders] for name in rows}
     every = [row for per_seed in found.values() for row in per_seed]
     memory = [row["peak_memory_gb"] for row in every if row["peak_memory_gb"]]              # shared pages count in each
-    return {"preset": preset, "hardware": checkup.hardware(device) | {"jobs": jobs, "peak_memory_gb": round(jobs * max(memory, default=0), 2)},
+    machine = checkup.hardware(device) | {"jobs": jobs, "peak_memory_gb": round(jobs * ranks.count() * max(memory, default=0), 2)}
+    return {"preset": preset, "hardware": machine | ({"processes": ranks.count()} if ranks.count() > 1 else {}),
             "versions": checkup.versions(), "minutes": None, "core_minutes": round(sum(one["minutes"] for one in starts + every), 2),
             "minutes_by_row": {name: round(float(np.mean([row["minutes"] for row in per_seed])), 2) for name, per_seed in found.items()},
             "seeds": seeds, "budget": budget(config), "counts": starts[0]["counts"],
@@ -317,33 +333,28 @@ def run(args, config) -> int:
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if jobs is None:
         # ours: 4 forks of 1 GB each at most; macOS's own libraries do not survive a fork
-        jobs = min(4, os.cpu_count() or 1) if device == "cpu" and sys.platform == "linux" else 1
+        jobs = min(4, os.cpu_count() or 1) if device == "cpu" and sys.platform == "linux" and ranks.asked() == 1 else 1
     rows = [name for name in ROWS if name in args.rows]                                     # the paper's order
     if jobs < 1 or (jobs > 1 and device != "cpu"):
         raise ValueError(f"--jobs is {jobs}: it must be at least 1, and 1 on a GPU, which a forked process cannot use")
+    if jobs > 1 and ranks.asked() > 1:
+        raise ValueError(f"--jobs is {jobs}: under torchrun it must be 1, since all processes train one row together")
     if args.check:
-        return checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
+        return 0 if not ranks.first() else checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
-    out, settings = args.out, args.out / "config.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LoopError(f"cannot make {out} ({error.strerror}): choose another --out") from error
-    if settings.exists():
-        different = presets.differences(config, args.preset, settings)
-        if different:
-            raise LoopError(f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out")
-    else:
-        write_whole(settings, presets.as_json(config, args.preset))
-    runs = []
+    ranks.join(device, config)
+    out, runs = args.out, []
+    ranks.first_does(lambda: open_folder(out, args.preset, config))
     for seed in args.seed:
         one = SeedRun(config, out / f"seed{seed}", seed, device)
         runs.append(one)
         together({"A's start": one.detector, "D's start": one.recognizer, "other judge": one.other, "landmark judge": one.reader}, jobs)
-        together({"controls": one.controls}, jobs)
+        together({"controls": lambda one=one: ranks.first_does(one.controls)}, jobs)
         # Ours first: it takes longest, so the others fill the second core meanwhile
         together({name: functools.partial(one.row, name) for name in sorted(rows, key="Ours".__ne__)}, jobs)
+    if not ranks.first():
+        return ranks.leave() or 0
     results = collect(out, args.preset, config, args.seed, rows, device, jobs)
     together({"figures": functools.partial(draw, runs[0], out, results, rows)}, jobs)
     results["minutes"] = round(wall_minutes(out, (time.monotonic() - began) / 60), 2)
@@ -354,7 +365,22 @@ def run(args, config) -> int:
     write_whole(out / "results.json", json.dumps(results, indent=1))
     written = [path.name for path in (out / name for name in OUTPUTS) if path.exists()]
     print(f"\n{table}\n{', '.join(written)} are in {out}.")
-    return 0
+    return ranks.leave() or 0
+
+
+def open_folder(out: Path, preset: str, config) -> None:
+    """Make the run's folder with its settings, or see that the one there is of the same settings. Raises LoopError."""
+    settings = out / "config.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoopError(f"cannot make {out} ({error.strerror}): choose another --out") from error
+    if settings.exists():
+        different = presets.differences(config, preset, settings)
+        if different:
+            raise LoopError(f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out")
+    else:
+        write_whole(settings, presets.as_json(config, preset))
 
 
 def wall_minutes(out: Path, now: float) -> float:

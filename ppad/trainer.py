@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ppad import figures, losses
+from ppad import figures, losses, ranks
 from ppad.attacks import AngularRecognizer, aligned_crops, jittered, recoloured
 from ppad.baselines import identity
 from ppad.crop_sampler import repaint
-from ppad.datasets import Batches
+from ppad.datasets import Batches, Feed
 from ppad.detector import ActionDetector, DetectorConfig
 from ppad.loop import Loop
 from ppad.losses import ASoftmaxLoss
@@ -85,6 +85,7 @@ class Game:
         self.speed.prepare(self.recognizer.network)
         self.optimizers = {"recognizer": self.speed.adam(self.recognizer.parameters(), config.lr_recognizer, betas)}
         if detector is not None:
+            ranks.join_norms(self.detector)
             bodies = (part for name, part in self.detector.named_modules() if name.endswith("backbone"))
             self.speed.prepare(next(bodies, self.detector))     # A's proposals change shape each time: its body alone gains
             learning = [p for p in self.detector.parameters() if p.requires_grad]
@@ -227,10 +228,11 @@ def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
     """A on original frames, before the game: the same update as line 11, with nothing repainted."""
     game = Game(config, make_recognizer(config, 2), detector, identity, device)
     batches = Batches(len(actions), config.batch_frames, seed=loop.seed)
+    feed = Feed(actions, batches, device)
 
     def step(number: int) -> dict:
         game.set_rates(number, config.pretrain_detector_steps)
-        return game.speed.in_parts(game.finetune_detector, *_to(device, actions.batch(*batches.next())))
+        return game.speed.in_parts(game.finetune_detector, *feed.next())
 
     loop.start(detector=detector, optimizer=game.optimizers["detector"], batches=batches, **game.speed.parts())
     loop.stage("detector", config.pretrain_detector_steps, step)
@@ -250,9 +252,11 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
     device, learns = game.device, bool(game.modifier_weights)
     face_batches = Batches(len(faces), config.batch_faces, seed=loop.seed)
     frame_batches = Batches(len(actions), config.batch_frames, seed=loop.seed)
+    face_feed, frame_feed = Feed(faces, face_batches, device), Feed(actions, frame_batches, device)
     parts = dict(game.parts(), faces=face_batches, frames=frame_batches)
     if learns:
         copy_batches = Batches(len(faces), config.practice_faces, seed=loop.seed + 1)       # leaves the game's order alone
+        copy_feed = Feed(faces, copy_batches, device)
         practice = dataclasses.replace(config, lr_modifier=config.lr_practice)
         partner = Game(practice, copy.deepcopy(game.recognizer), None, game.anonymizer, device)
         parts |= {f"partner_{name}": part for name, part in partner.parts().items() if name != "anonymizer"}
@@ -262,11 +266,11 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
 
     def copy_faces(number: int) -> dict:
         partner.set_rates(0, 1)
-        return partner.speed.in_parts(partner.copy_faces, _to(device, faces.batch(*copy_batches.next()))[0])
+        return partner.speed.in_parts(partner.copy_faces, copy_feed.next()[0])
 
-    def lines_2_and_3(players: Game, batches: Batches):
+    def lines_2_and_3(players: Game, feed: Feed):
         for turn in range(config.recognizer_updates):
-            pictures, landmarks, identities = _to(device, faces.batch(*batches.next()))
+            pictures, landmarks, identities = feed.next()
             last = turn == config.recognizer_updates - 1                                    # M answers D's last batch
             with torch.set_grad_enabled(last and config.accumulate == 1):
                 modified = players.anonymize(pictures)
@@ -275,21 +279,20 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
 
     def practise(number: int) -> dict:
         partner.set_rates(number, config.practice_steps)                                    # most is learnt after the drop
-        terms, seen = lines_2_and_3(partner, copy_batches)
+        terms, seen = lines_2_and_3(partner, copy_feed)
         return terms | partner.speed.in_parts(partner.update_modifier, *seen)
 
     def adversarial(number: int) -> dict:
         game.set_rates(number, config.T1)
-        terms, seen = lines_2_and_3(game, face_batches)
-        frames = _to(device, actions.batch(*frame_batches.next()))
-        return terms | game.speed.in_parts(game.update_modifier_and_detector, *seen, *frames)
+        terms, seen = lines_2_and_3(game, face_feed)
+        return terms | game.speed.in_parts(game.update_modifier_and_detector, *seen, *frame_feed.next())
 
     def finetune(number: int) -> dict:
         game.set_rates(number, config.T2)
-        return game.speed.in_parts(game.finetune_detector, *_to(device, actions.batch(*frame_batches.next())))
+        return game.speed.in_parts(game.finetune_detector, *frame_feed.next())
 
     def picture(stage: str, number: int) -> None:
-        if learns and number % config.sample_every == 0:
+        if learns and number % config.sample_every == 0 and ranks.first():
             after = game.anonymizer(shown.to(device)).cpu()
             figures.contact_sheet(torch.cat([shown, after]), Path(loop.folder) / f"sample_{stage}_{number:06d}.png", columns=len(shown))
 
@@ -298,12 +301,3 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
         loop.stage("practice", config.practice_steps, practise, after=partial(picture, "practice"))
     loop.stage("game", config.T1, adversarial, after=partial(picture, "game"))
     loop.stage("finetune", config.T2, finetune)
-
-
-def _to(device, batch):
-    """A batch of tensors, of lists of tensors and of dicts of tensors, on `device`."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: _to(device, value) for key, value in batch.items()}
-    return [_to(device, value) for value in batch]

@@ -35,6 +35,9 @@ def test_counts_of_prepared_folders(prepared, photos):  # noqa: F811
     fewer = checkup.count_data(dataclasses.replace(prepared, train_identities=3, pictures_each=2, train_frames=5))
     assert (fewer["train_faces"], fewer["people"], fewer["train_frames"]) == (6, 3, 5)
     assert checkup.picture_memory(prepared, counts) == pytest.approx((24 * 3 * 32 * 32 + 10 * 3 * 96 * 96) / 2 ** 30)
+    one = dataclasses.replace(prepared, memory_gb=3 * 96 * 96 * 5 / 2 ** 30)       # room for all faces and two frames
+    assert checkup.picture_memory(one, {**counts, "train_frames": 5, "test_frames": 1}) == pytest.approx(
+        (24 * 3 * 32 * 32 + 1 * 3 * 96 * 96) / 2 ** 30)                           # the five stay in their files, the one fits
 
 
 def test_counts_of_the_drawn_world(tiny):
@@ -72,6 +75,9 @@ def test_needs_of_a_run_by_hand(tiny):
     twice = dataclasses.replace(config, batch_faces=8, batch_frames=4, pretrain_recognizer_batch=8)
     assert need["training"] > weights
     assert checkup.needs(twice, 6, 10)["training"] - weights == pytest.approx(2 * (need["training"] - weights), rel=1e-2)
+    parted = dataclasses.replace(twice, accumulate=2, pretrain_recognizer_batch=4)
+    assert checkup.needs(parted, 6, 10)["training"] == pytest.approx(need["training"], rel=1e-9)       # one part at a time
+    assert checkup.needs(dataclasses.replace(config, checkpointing=True), 6, 10)["training"] < need["training"]
 
 
 def test_what_the_paper_preset_keeps_is_in_the_order_of_ten_gib():
@@ -93,6 +99,7 @@ def test_halved_ends(tiny):
     two = checkup.halved(one)
     assert (two.batch_faces, two.batch_frames, two.practice_faces) == (2, 1, 1)
     assert checkup.halved(checkup.halved(two)) is None
+    assert checkup.halved(tiny(batch_faces=8, batch_frames=4, practice_faces=4, accumulate=4)).accumulate == 2
 
 
 def test_minutes_by_hand(tiny):
@@ -125,6 +132,8 @@ def test_dry_run_makes_five_updates_of_each_kind(tiny, monkeypatch):
     monkeypatch.setattr(checkup, "PATIENCE", 0)
     checkup.dry_run(tiny(), 6, 10, "cpu")
     assert len(calls) == 4                                       # too slow: one of each
+    checkup.dry_run(tiny(accumulate=2), 6, 10, "cpu")
+    assert len(calls) == 4 + 4 * 2                               # each in two parts
 
 
 def test_a_loss_that_is_not_finite_is_named(tiny, monkeypatch):
@@ -152,6 +161,15 @@ def check(tiny_args, tmp_path, capsys, small):
         said = capsys.readouterr()
         return status, said.out, said.err
     return call
+
+
+def test_under_torchrun_the_first_process_checks_its_share(check, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    status, out, sentence = check()
+    assert status == 0 and "processes: 2 (torchrun); memory and times are those of one" in out, sentence
+    assert "this run: 0.0 GiB for training in each of 1 job," in out and "A learns" in out
 
 
 def test_missing_data_weights_and_gpu_are_told_in_one_sentence_after_all_has_been_printed(check, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""ppad.speed: parts, layout and precision change how a step is computed, not what it is; off, they do nothing."""
+"""ppad.speed: parts, layout, checkpointing and precision change how a step is computed, not what it is; off, they do nothing."""
 import copy
 
 import pytest
@@ -7,8 +7,9 @@ from torch import nn
 
 from ppad import config as presets
 from ppad import trainer
+from ppad.checkup import kept_bytes
 from ppad.loop import Loop
-from ppad.speed import Speed
+from ppad.speed import Speed, blocks, recompute
 
 PEOPLE, CLASSES = 6, 10
 
@@ -27,6 +28,7 @@ def test_all_is_off_unless_asked_for():
         config = presets.build(name)
         speed = Speed(config, "cpu")
         assert (config.precision, config.channels_last, config.compile, config.fused, config.accumulate) == ("fp32", False, False, False, 1)
+        assert not config.checkpointing
         assert speed.parts() == {} and not speed.scaler.is_enabled()
         with speed.autocast():
             assert not torch.is_autocast_enabled("cpu")
@@ -81,6 +83,72 @@ def test_parts_must_be_equal(tiny):
         Speed(tiny(accumulate=2), "cpu").in_parts(lambda batch: {}, torch.zeros(3))
 
 
+# ------------------------------------------------------------------ activation checkpointing
+
+def a_step(game, faces, frames):
+    """Everything that a step leaves behind: terms, gradients, weights and batch norm's averages."""
+    pictures, landmarks, identities = faces
+    with torch.set_grad_enabled(game.config.accumulate == 1):
+        modified = game.anonymize(pictures)
+    torch.manual_seed(1)
+    terms = game.speed.in_parts(game.update_recognizer, pictures, modified, landmarks, identities)
+    left = [gradients(game.recognizer)]
+    terms |= game.speed.in_parts(game.update_modifier_and_detector, pictures, modified, landmarks, identities, *frames)
+    left += [gradients(game.anonymizer), gradients(game.detector)]
+    for player in (game.recognizer, game.anonymizer, game.detector):
+        left += player.state_dict().values()
+    return [*terms.values(), *left]
+
+
+@pytest.mark.parametrize("how", [{}, {"accumulate": 2}, {"precision": "bf16"}, {"channels_last": True, "accumulate": 2}],
+                         ids=["plain", "parts", "bf16", "channels_last in parts"])
+def test_checkpointing_changes_no_bit_of_a_step(tiny, faces, frames, how):
+    """Also not the averages of A's batch norm, which its body works out twice: they count a step once."""
+    plain, saving = (make_game(tiny(checkpointing=checkpointing, **how)) for checkpointing in (False, True))
+    assert list(plain.detector.state_dict()) == list(saving.detector.state_dict())
+    for one, other in zip(a_step(plain, faces, frames), a_step(saving, faces, frames)):
+        assert torch.equal(one, other)
+    norm = next(layer for layer in saving.detector.modules() if isinstance(layer, nn.BatchNorm2d))
+    assert int(norm.num_batches_tracked) == how.get("accumulate", 1) and norm.momentum == 0.1
+
+
+def test_what_is_checkpointed_in_the_papers_networks():
+    with torch.device("meta"):
+        config = presets.build("paper")
+        modifier, network = trainer.make_modifier(config), trainer.make_recognizer(config, PEOPLE).network
+        body = trainer.make_detector(config, CLASSES).model.backbone
+    named = [[name for one in blocks(player) for name, module in player.named_modules() if module is one] for player in (modifier, network, body)]
+    assert named[0] == ["shrink", *(f"change.{i}" for i in range(9)), "paint"]
+    assert named[1] == [f"stages.{i}" for i in range(12)]                                  # 4 convolutions and 8 residual units
+    assert named[2] == [f"body.layer{stage}.{i}" for stage, count in enumerate((3, 4, 23, 3), 1) for i in range(count)]
+
+
+def test_checkpointing_keeps_less_and_gives_the_gradients_of_the_input():
+    with torch.device("meta"):
+        plain, saving = (nn.Sequential(*(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Sigmoid(), nn.Sigmoid()) for _ in range(4)))
+                         for _ in range(2))
+    recompute(saving)
+    one = 4 * 2 * 8 * 100                                             # bytes of one map of a batch of two
+    # each block: its input and two outputs of a sigmoid, the second of which is the next one's input; or the input alone
+    assert (kept_bytes(plain, 2, 8, 10, 10), kept_bytes(saving, 2, 8, 10, 10)) == (9 * one, 4 * one)
+    recompute(saving)                                                 # once is enough
+    assert saving[0].forward.func is not None and not hasattr(saving[0].forward.args[1], "func")
+
+
+def test_a_copy_of_a_checkpointed_network_is_checkpointed_by_itself(tiny, faces):
+    game = make_game(tiny(checkpointing=True))
+    partner = copy.deepcopy(game.recognizer)
+    nn.init.zeros_(partner.network.stages[0][0].weight)
+    changed = partner.network.stages[0]
+    assert changed.forward.args[0] is changed and changed.forward.args[1].__self__ is changed
+    assert not torch.equal(partner(torch.ones(1, 3, 28, 24)), game.recognizer(torch.ones(1, 3, 28, 24)))
+
+
+def test_checkpointing_and_compile_exclude_each_other(tiny):
+    with pytest.raises(presets.ConfigError, match="checkpointing is true, and so is compile"):
+        tiny(checkpointing=True, compile=True)
+
+
 # ------------------------------------------------------------------ precision
 
 def test_bf16_is_near_fp32_and_keeps_angles_and_weights_whole(tiny, faces, frames):
@@ -117,7 +185,7 @@ def test_fp16_leaves_out_a_step_whose_gradients_run_over_and_halves_its_scale(ti
 def test_precision_decides_a_result_and_older_runs_were_plain(tiny, tmp_path):
     path, plain = tmp_path / "config.json", tiny()
     path.write_text(presets.as_json(plain, "toy").replace('"precision": "fp32",', ""))     # before there was the field
-    assert presets.differences(tiny(channels_last=True, accumulate=2), "toy", path) == []
+    assert presets.differences(tiny(channels_last=True, accumulate=2, checkpointing=True), "toy", path) == []
     assert presets.differences(tiny(precision="bf16"), "toy", path) == ["precision: None there, 'bf16' here"]
     with pytest.raises(presets.ConfigError, match="precision is 'half': it must be"):
         tiny(precision="half")

@@ -117,7 +117,9 @@ def test_every_row_sees_the_same_data_in_the_same_order(tiny, tiny_faces, tiny_a
             def __len__(self):
                 return len(self.data)
 
-            def batch(self, indices, mirror=None):
+            lazy = False
+
+            def batch(self, indices, mirror=None, device="cpu"):
                 if mirror is not None:
                     order.append((type(self.data).__name__, indices.tolist(), mirror.tolist()))
                 return self.data.batch(indices, mirror)
