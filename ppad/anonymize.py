@@ -29,6 +29,7 @@ from ppad.loop import clock, write_whole
 from ppad.repainter import METHODS, SMALLEST_FACE, Anonymizer, default_finder
 
 SECONDS_BETWEEN_LINES = 1.0     # ours: progress a person can follow
+WORKERS = 4                     # ours: most batches searched at once, as each holds frames in memory
 SHEET_COLUMNS, SHEET_ROWS, SHEET_WIDTH = 4, 6, 240      # ours: the preview, px a picture
 
 
@@ -72,6 +73,7 @@ def anonymize_file(anonymizer, source, target, show=lambda frame: None, progress
     show(frame) is given every finished frame; progress(done, total or None) is called after each.
     """
     began, damaged, kind = time.monotonic(), [], movies.kind(source)
+    threads = torch.get_num_threads()
 
     def through(frames, total):
         for number, frame in enumerate(anonymizer.frames(frames), 1):
@@ -83,15 +85,21 @@ def anonymize_file(anonymizer, source, target, show=lambda frame: None, progress
         frame = anonymizer.picture(movies.read_picture(source))
         movies.save_picture(target, frame)
         show(frame)
-    elif kind == "animation":
-        frames, times, loop = movies.read_animation(source)
-        movies.save_animation(target, through(frames, len(times)), times, loop)
     else:
-        movie = movies.probe(source)
-        frames = movies.read_movie(source, movie, damaged if anonymizer.on_error == "cover" else None)
-        with movies.movie_writer(target, movie, source) as write:
-            for frame in through(frames, movie.count):
-                write(frame)
+        # Networks as small as the finder's hardly gain from a second core; a second frame beside the first does.
+        torch.set_num_threads(max(1, threads // anonymizer.workers))
+        try:
+            if kind == "animation":
+                frames, times, loop = movies.read_animation(source)
+                movies.save_animation(target, through(frames, len(times)), times, loop)
+            else:
+                movie = movies.probe(source)
+                frames = movies.read_movie(source, movie, damaged if anonymizer.on_error == "cover" else None)
+                with movies.movie_writer(target, movie, source) as write:
+                    for frame in through(frames, movie.count):
+                        write(frame)
+        finally:
+            torch.set_num_threads(threads)
     summary = dict(anonymizer.summary)
     summary["frames_covered_whole"] += len(damaged)
     return {"input": str(source), "output": str(target), "kind": kind, **summary, "seconds": round(time.monotonic() - began, 2)}
@@ -170,7 +178,8 @@ def run(args):
         raise ValueError(f"--run names the M of --method ours, but --method is {args.method}: leave one of the two out")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{args.device}', but torch sees no GPU here: use --device cpu")
-    settings = {"finder": default_finder(args.min_face, args.device), "on_error": args.on_error, "device": args.device}
+    settings = {"finder": default_finder(args.min_face, args.device), "on_error": args.on_error, "device": args.device,
+                "workers": min(WORKERS, torch.get_num_threads()) if args.device == "cpu" else 1}
     anonymizer = (Anonymizer.from_run(args.run, **settings) if args.method == "ours"
                   else Anonymizer.from_method(args.method, **settings))
     sheet, done, failed = Sheet(), [], []

@@ -45,14 +45,16 @@ class Anonymizer:
     anonymizer: any callable (B, 3, S, S) in [-1, 1] -> same; finder: any callable that takes a list of (H, W, 3) uint8
     frames and gives their face boxes, a list of (k, 4) xyxy px (None: `default_finder()`); size: S; steady: how far
     to look in movies; on_error: "stop" raises ValueError when a frame cannot be searched or repainted, "cover" blackens
-    that frame. After `picture` or `frames`, `summary` tells what was done.
+    that frame; workers: batches of a movie searched side by side, by a finder that threads may share. After
+    `picture` or `frames`, `summary` tells what was done.
     """
 
-    def __init__(self, anonymizer, finder=None, size=BASELINE_SIZE, steady=Steady(), on_error="stop", device="cpu"):
+    def __init__(self, anonymizer, finder=None, size=BASELINE_SIZE, steady=Steady(), on_error="stop", device="cpu",
+                 workers=1):
         if on_error not in ("stop", "cover"):
             raise ValueError(f"on_error is {on_error!r}: choose stop or cover")
         self.anonymizer, self.size, self.steady, self.on_error, self.device = anonymizer, size, steady, on_error, device
-        self.finder = default_finder(device=device) if finder is None else finder
+        self.finder, self.workers = default_finder(device=device) if finder is None else finder, workers
         self.summary = {}
 
     @classmethod
@@ -88,7 +90,7 @@ class Anonymizer:
     def frames(self, frames):
         """A movie's frames, an iterable of (H, W, 3) uint8 arrays of one size -> a generator of as many.
 
-        Each comes `steady.delay` frames after it was read, so that many, and two batches more, are in memory.
+        Each comes `steady.delay` frames after it was read, so that many, and `workers` + 1 batches more, are in memory.
         """
         return self._run(frames, Tracker(self.steady))
 
@@ -115,17 +117,18 @@ class Anonymizer:
                 yield painted
 
     def _searched(self, frames):
-        """(frames, their boxes) batch by batch, the next one being searched while the caller repaints this one. The last
-        batch is shorter than FRAMES_AT_ONCE."""
-        with ThreadPoolExecutor(1) as pool:
-            before, number, more = None, 0, True
-            while more:
-                batch = list(itertools.islice(frames, FRAMES_AT_ONCE))
-                search = pool.submit(self._find, batch, number)
-                if before:
-                    yield before[0], before[1].result()
-                before, number, more = (batch, search), number + len(batch), len(batch) == FRAMES_AT_ONCE
-            yield before[0], before[1].result()
+        """(frames, their boxes) batch by batch, the next `workers` being searched while the caller repaints this one. The
+        last batch is shorter than FRAMES_AT_ONCE."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            searches, number, more = deque(), 0, True
+            while more or searches:
+                if more:
+                    batch = list(itertools.islice(frames, FRAMES_AT_ONCE))
+                    searches.append((batch, pool.submit(self._find, batch, number)))
+                    number, more = number + len(batch), len(batch) == FRAMES_AT_ONCE
+                if len(searches) > self.workers or not more:
+                    batch, search = searches.popleft()
+                    yield batch, search.result()
 
     @staticmethod
     def _checked(frames):

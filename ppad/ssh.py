@@ -43,7 +43,7 @@ TEST_SCORE, TEST_NMS = 0.05, 0.3                        # SSH: test
 LARGEST_LOG = math.log(1000 / 16)                       # Faster R-CNN (torchvision): no box grows by more at once
 WIDTHS = {"vgg16": (512, 512, 128, 256),                # SSH: channels of conv4_3, conv5_3; of A in M1; in M2 and M3
           "light": (64, 128, 48, 96)}                   # ours: below 1 M parameters
-PIXELS_AT_ONCE = 4_000_000                              # ours: bounds the memory of `find`
+PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 4_000_000}    # ours, bounds the memory of `find`; on a CPU as `mtcnn`
 
 
 class VGGBody(nn.Module):
@@ -172,7 +172,8 @@ class SSH(nn.Module):
             raise ValueError("frames: give (B, H, W, 3) uint8 RGB, all of one size, not empty")
         (height, width), was_training, found = frames.shape[1:3], self.training, []
         self.eval()
-        for part in frames.split(max(1, PIXELS_AT_ONCE // (height * width))):
+        budget = PIXELS_AT_ONCE.get(self.fine.weight.device.type, PIXELS_AT_ONCE["cpu"])
+        for part in frames.split(max(1, budget // (height * width))):
             logits, shifts = self(part.to(self.fine.weight.device))
             sure, anchors = logits.softmax(2)[..., 1], anchors_for(height, width)[0].to(logits.device)
             frame, place = (sure > score).nonzero(as_tuple=True)

@@ -5,6 +5,7 @@ single frames misses a face now and then, and its boxes tremble. A face shown in
 
     gap      a face missed between two sightings is covered there, along a straight line from one to the other
     hold     a face is covered a few frames before its first sighting and after its last
+    grow     where it is covered but not seen it may have moved, so its box grows with the frames to the nearest sighting
     smooth   each edge goes to its outermost place within `radius` frames, and then to the mean of those places
 
 Why the last rule never uncovers: the mean at frame t runs over frames within `radius` of t, and each of them has
@@ -26,10 +27,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Which sighting continues which track. A head seldom moves by more than half its width from frame to frame; unseen for
-# longer it may be further off. Too generous costs nothing but a needless line between two faces (ours).
+# Which sighting continues which track. A head seldom moves by more than half its width from frame to frame, counted from
+# where it was or from where it was going; unseen for longer it may be further off. Too generous
+# costs nothing but a needless line between two faces (ours).
 REACH, REACH_PER_FRAME, REACH_MOST = 0.6, 0.1, 1.5      # in sides of the box, by frames since it was seen
 SIZES = 2.0                                              # ours: sides that differ by more are two faces
+# Each edge's way outwards in a frame without a sighting, in sides of the box: nothing for a neighbour of a sighting, where a
+# straight line is good enough, then so much a frame (ours: enough for a head that swings by its own width, unseen for ten
+# frames, to stay covered; more would make the box pulse).
+GROWTH, GROWTH_MOST = 0.02, 0.15
 
 
 @dataclass(frozen=True)
@@ -61,19 +67,28 @@ class Track:
         self.frames.append(frame)
         self.boxes.append(box)
 
+    def ahead(self, frame):
+        """Where the box would be at `frame`, after the last sighting, if it went on as it did before."""
+        last, before = self.boxes[-1], self.boxes[-2:][0]
+        way = (last - before).reshape(2, 2).mean(0) / max(self.frames[-1] - self.frames[-2:][0], 1)     # (2,) px a frame
+        return last + np.tile(way, 2) * (frame - self.frames[-1])
+
     def covers(self, frame, hold):
         """Is this face to be covered at `frame`? True from `hold` before the first sighting to `hold` after the last."""
         return self.first - hold <= frame <= self.frames[-1] + hold
 
     def at(self, frame, radius):
-        """The smoothed box (4,) at `frame`: filled along straight lines, held beyond the ends, then widened and averaged."""
+        """The smoothed box (4,) at `frame`: filled along straight lines, held beyond the ends, widened and
+        averaged, then grown where it is not seen."""
         window = np.arange(frame - 2 * radius, frame + 2 * radius + 1)                  # (4r + 1,)
         edges = np.stack(self.boxes)                                                    # (n, 4)
         path = np.stack([np.interp(window, self.frames, edges[:, i]) for i in range(4)])        # (4, 4r + 1)
         nearby = np.lib.stride_tricks.sliding_window_view(path, 2 * radius + 1, axis=1)         # (4, 2r + 1, 2r + 1)
         outer = np.concatenate([nearby[:2].min(2), nearby[2:].max(2)])                  # (4, 2r + 1)
         box, now = outer.mean(1), path[:, 2 * radius]                                   # (4,)
-        return np.concatenate([np.minimum(box[:2], now[:2]), np.maximum(box[2:], now[2:])])     # against rounding only
+        box = np.concatenate([np.minimum(box[:2], now[:2]), np.maximum(box[2:], now[2:])])      # against rounding only
+        way = growth(np.abs(frame - np.array(self.frames)).min()) * np.sqrt((box[2:] - box[:2]).prod())
+        return box + way * np.array([-1, -1, 1, 1])
 
     def forget(self, frame):
         """Drop sightings that no frame from `frame` on asks for: all but the last one at or before it."""
@@ -104,7 +119,8 @@ class Tracker:
         now, self.pushed = self.pushed, self.pushed + 1
         self.faces += len(boxes)
         alive = [track for track in self._tracks if now - track.frames[-1] - 1 <= self.steady.gap]
-        taken = match(np.array([track.boxes[-1] for track in alive]).reshape(-1, 4), boxes,
+        taken = match(np.array([track.boxes[-1] for track in alive]).reshape(-1, 4),
+                      np.array([track.ahead(now) for track in alive]).reshape(-1, 4), boxes,
                       np.array([now - track.frames[-1] for track in alive]))
         for index, box in enumerate(boxes):
             if index in taken:
@@ -146,19 +162,25 @@ class Tracker:
                 for name in ("frames", "faces", "tracks", "filled", "longest_gap", "frames_without_face")}
 
 
-def match(last, boxes, apart):
+def growth(unseen):
+    """How far each edge goes outwards, in sides of the box, `unseen` frames from the nearest sighting."""
+    return np.clip(GROWTH * (unseen - 1), 0, GROWTH_MOST)
+
+
+def match(last, ahead, boxes, apart):
     """Which detection continues which track: nearest pairs first, each used once.
 
-    last (n, 4): where the tracks were seen last; boxes (k, 4): detections; apart (n,): frames between. A pair fits when
-    the centres are within reach, which grows with `apart`, and the sides do not differ by more than SIZES.
-    Returns {index of box: index of track}.
+    last, ahead (n, 4): where the tracks were seen last, and where they would be now had they gone on; boxes (k, 4):
+    detections; apart (n,): frames between. A pair fits when the box's centre is within reach of one of the two, which
+    grows with `apart`, and the sides do not differ by more than SIZES. Returns {index of box: index of track}.
     """
     if not len(last) or not len(boxes):
         return {}
     side_last, side = (np.sqrt((b[:, 2:] - b[:, :2]).prod(1)) for b in (last, boxes))               # (n,), (k,)
-    off = (last[:, None, :2] + last[:, None, 2:] - boxes[None, :, :2] - boxes[None, :, 2:]) / 2     # (n, k, 2)
     larger, smaller = np.maximum(side_last[:, None], side), np.minimum(side_last[:, None], side)    # (n, k)
-    distance = np.hypot(off[..., 0], off[..., 1]) / larger                                          # (n, k)
+    middle, places = (boxes[:, :2] + boxes[:, 2:]) / 2, np.stack([last, ahead])                     # (k, 2), (2, n, 4)
+    off = ((places[..., :2] + places[..., 2:]) / 2)[:, :, None] - middle                            # (2, n, k, 2)
+    distance = np.hypot(off[..., 0], off[..., 1]).min(0) / larger                                   # (n, k)
     reach = np.minimum(REACH + REACH_PER_FRAME * (apart - 1), REACH_MOST)[:, None]                  # (n, 1)
     track, box = np.nonzero((distance <= reach) & (larger <= SIZES * smaller))
     taken, used = {}, set()
