@@ -239,10 +239,11 @@ def prepare_faces(out, split, items, faces, of=""):
             entry = json.loads(line)
             entries[entry["file"]] = entry
     rows = [[file, *entry["box"], *entry["points"]] for file, entry in sorted(entries.items()) if "problem" not in entry]
-    if not rows:
+    mine = [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")]
+    if not mine:
         raise UserError(f"no usable person/picture was found ({len(journal.entries)} left out); check SOURCE")
     write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
-    return [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")], left_out(out, split, journal)
+    return mine, left_out(out, split, journal)
 
 
 def prepare_actions(out, items, faces, how):

@@ -122,7 +122,7 @@ def open_source(path):
         if not path.is_file():
             raise UserError(f"{path}: there is no such folder or archive; check SOURCE")
         return _Zip(path) if zipfile.is_zipfile(path) else _Tar(path)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as problem:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, ValueError, RuntimeError) as problem:
         raise UserError(f"{path}: is no whole .zip, .tar or .tgz ({problem}); download it again") from problem
 
 

@@ -29,6 +29,13 @@ def boxes_of_masks(mask):
     return boxes
 
 
+def check_names(clips, where):
+    """UserError for a clip that is not (class, video): names become folders in OUT, and may not lead out of it."""
+    for clip in clips:
+        if len(clip) != 2 or any(part in ("", ".", "..") or any(sign in part for sign in "/\\:") for part in clip):
+            raise UserError(f"{where}: names a video {'/'.join(clip)!r}, which is not CLASS/VIDEO; use the official file")
+
+
 def read_splits(folder):
     """{(class, video): "train" or "test"} of the files CLASS_test_split1.txt, whose lines are `VIDEO.avi 1|2`."""
     clips = {}
@@ -39,6 +46,7 @@ def read_splits(folder):
                 if which not in ("1", "2") or not video.strip().endswith(".avi"):
                     raise UserError(f"{path}, line {number}: is {line!r}; it must be VIDEO.avi and 1 (train) or 2 (test)")
                 clips[path.name.removesuffix("_test_split1.txt"), video.strip()[:-4]] = "train" if which == "1" else "test"
+    check_names(clips, folder)
     if not clips:
         raise UserError(f"{folder}: holds no CLASS_test_split1.txt; unpack the official splits there")
     return clips
@@ -78,9 +86,7 @@ class Tubes:
             self.clips = {tuple(video.split("/")): split for split, videos in splits.items() for video in videos}
         except (KeyError, TypeError, IndexError, AttributeError) as problem:
             raise UserError(f"{path}: is not the ground truth of JHMDB (it lacks {problem}); use the official file") from problem
-        for clip in self.clips:
-            if len(clip) != 2 or any(part in ("", ".", "..") or "\\" in part or ":" in part for part in clip):
-                raise UserError(f"{path}: names a video {'/'.join(clip)!r}, which is not CLASS/VIDEO; use the official file")
+        check_names(self.clips, path)
 
     def boxes(self, clip):
         """As `Masks.boxes`."""
@@ -90,6 +96,8 @@ class Tubes:
             for tubes in self.tubes[video].values():
                 for tube in tubes:
                     for number, *box in np.asarray(tube, float).reshape(-1, 5).tolist():
+                        if number < 1:
+                            raise IndexError(f"frame {number:g}")
                         frames[int(number) - 1].append(box)
             return frames, tuple(map(int, self.sizes[video]))
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as problem:

@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import statistics
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -74,6 +75,15 @@ def memory(device) -> tuple[float, float] | None:
     return kib["MemAvailable"] * 1024 / GIB, kib["MemTotal"] * 1024 / GIB
 
 
+def peak_memory() -> float | None:
+    """This process's peak resident memory in GiB; None on Windows, which does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource                                              # not there on Windows
+    unit = 1 if sys.platform == "darwin" else 1024               # ru_maxrss: bytes on macOS, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB, 2)
+
+
 # ---------------------------------------------------------------- data
 
 def data_files(config) -> list[Path]:
@@ -91,7 +101,8 @@ def count_data(config) -> dict:
     if config.drawn:
         return {"train_faces": config.train_identities * config.pictures_each, "people": config.train_identities,
                 "test_faces": config.test_identities * config.test_pictures_each, "pairs": config.test_pairs,
-                "train_frames": config.train_frames, "test_frames": config.test_frames, "absent": 0, "classes": ASSUMED["classes"]}
+                "train_frames": config.train_frames, "test_frames": config.test_frames, "absent": 0, "absent_test": 0,
+                "classes": ASSUMED["classes"]}
     missing = [str(path) for path in data_files(config) if not path.exists()]
     if missing:
         raise DataError(f"{', '.join(missing)} not there: give --faces and --actions prepared folders (see the README)")
@@ -103,13 +114,15 @@ def count_data(config) -> dict:
 
     read_table(faces / "landmarks.csv", ("file", *POINT_COLUMNS))
     rows = read_table(actions / "annotations.csv", ("file", "split", "action"))
-    splits = Counter({row["file"]: row["split"] for row in rows}.values())
+    split_of = {row["file"]: row["split"] for row in rows}
+    splits = Counter(split_of.values())
+    absent = Counter(split for file, split in split_of.items() if not (actions / file).is_file())
     train = pictures("train", config.train_identities, config.pictures_each)
     return {"train_faces": sum(train), "people": len(train), "test_faces": sum(pictures("test")),
             "pairs": len(read_pair_lines(faces / "pairs_test.txt")[1]),
             "train_frames": min(splits["train"], config.train_frames or math.inf),
             "test_frames": min(splits["test"], config.test_frames or math.inf),
-            "absent": sum(not (actions / file).is_file() for file in {row["file"] for row in rows}),
+            "absent": absent.total(), "absent_test": absent["test"],
             "classes": len({row["action"] for row in rows})}
 
 
@@ -133,7 +146,8 @@ def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]
     """GiB of memory for training and for the pictures, and of disk, roughly: computed on shapes, nothing is allocated.
 
     Training: weights, gradients and Adam's two moments (4 x 4 bytes a weight), and what the largest step keeps for its
-    backward pass, of one part of an accumulated batch. Disk: two checkpoints a row of the players and of the attacker, weights and moments.
+    backward pass, of one part of an accumulated batch. Disk: two checkpoints a row of the players and of the attacker,
+    weights and moments.
     """
     with torch.device("meta"):
         modifier, recognizer = trainer.make_modifier(config), trainer.make_recognizer(config, people)
@@ -169,7 +183,8 @@ def kept_time(preset: str) -> str:
         if kept["preset"] == preset:
             machine = kept["hardware"]
             place = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
-            return f"{kept['minutes']:.0f} minutes for {len(kept['rows'])} rows, {len(kept['seeds'])} seed{'s' * (len(kept['seeds']) > 1)} ({place})"
+            seeds = f"{len(kept['seeds'])} seed{'s' * (len(kept['seeds']) > 1)}"
+            return f"{kept['minutes']:.0f} minutes for {len(kept['rows'])} rows, {seeds} ({place})"
     return "not measured"
 
 
@@ -197,7 +212,8 @@ def dry_run(config, people: int, classes: int, device) -> dict[str, float]:
     parts = {"M repaints": lambda: {"mean": modified(False).mean()},
              "D learns": lambda: learn(game.update_recognizer, pictures, seen, landmarks, identities),
              "M learns": lambda: learn(game.update_modifier, pictures, modified(), landmarks, identities),
-             "M and A learn": lambda: learn(game.update_modifier_and_detector, pictures, modified(), landmarks, identities, *scene),
+             "M and A learn": lambda: learn(game.update_modifier_and_detector, pictures, modified(), landmarks, identities,
+                                            *scene),
              "A learns": lambda: learn(game.finetune_detector, *scene)}
     seconds = {}
     for name, part in parts.items():
@@ -209,8 +225,8 @@ def dry_run(config, people: int, classes: int, device) -> dict[str, float]:
                     raise ValueError(f"in the dry run the term '{term}' became {float(value.detach())}")
             times.append(time.monotonic() - began)
         seconds[name] = statistics.median(times)
-        print(f"  {name:14} {seconds[name]:8.3f} seconds a step{'' if len(times) == STEPS else f' (after {len(times)} of {STEPS})'}",
-              flush=True)
+        fewer = "" if len(times) == STEPS else f" (after {len(times)} of {STEPS})"
+        print(f"  {name:14} {seconds[name]:8.3f} seconds a step{fewer}", flush=True)
     return seconds
 
 
@@ -255,7 +271,9 @@ def check(preset: str, config, out: Path, rows: list[str], seeds: list[int], dev
     print(f"memory: {'not told by this system' if room is None else f'{room[0]:.1f} GiB free of {room[1]:.1f}'}"
           f"; disk: {disk:.1f} GiB free for {out}")
 
+    shared, here = config, 1
     if (processes := ranks.asked()) > 1:                         # the first one checks what each will do
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
         config = dataclasses.replace(config, **{name: max(1, getattr(config, name) // processes) for name in BATCHES})
         print(f"processes: {processes} (torchrun); memory and times are those of one, with its share of every batch")
 
@@ -265,10 +283,15 @@ def check(preset: str, config, out: Path, rows: list[str], seeds: list[int], dev
         counts = count_data(config)
         print("  {train_faces} faces of {people} people to train on, {test_faces} and {pairs} pairs to test; {train_frames} and "
               "{test_frames} frames of {classes} actions, {absent} listed but not there".format(**counts))
-        pictures = picture_memory(config, counts)
+        pictures = picture_memory(config, counts) * here         # processes of torchrun do not share them, forked jobs do
+        if counts["absent_test"]:
+            problems.append(f"{counts['absent_test']} test frames of {Path(config.actions) / 'annotations.csv'} are not there: "
+                            "restore them, or delete their rows")
+        presets.check_counts(shared, counts["train_faces"], counts["train_frames"])
+        ranks.check_batches(shared)
     except (ValueError, OSError) as error:
         problems.append(str(error))
-        print("  data: missing or broken, see the end")
+        print("  not as it must be, see the end")
     if config.detector_weights and not Path(config.detector_weights).is_file():
         problems.append(f"detector_weights {config.detector_weights} is not there: see data_scripts/get_weights.py")
         config = dataclasses.replace(config, detector_weights="")
@@ -279,7 +302,8 @@ def check(preset: str, config, out: Path, rows: list[str], seeds: list[int], dev
         one = config if name == preset else presets.build(name)
         lacking = [path for path in data_files(one) if not path.exists()]
         data = "drawn" if one.drawn else "data there" if not lacking else f"{lacking[0]} missing"
-        body = "no weights file" if one.detector_body == "toy" else one.detector_weights or f"{one.detector_body} without weights file"
+        file = one.detector_weights or f"{one.detector_body} without weights file"
+        body = "no weights file" if one.detector_body == "toy" else file
         size = needs(one, people if name == preset else ASSUMED["people"], classes)["training"]
         print(f"{name:10} {size:5.1f} GiB  {data}; {body}; {kept_time(name)}")
     print("Training memory is roughly what the networks need; torch itself takes about half a GiB more.")
@@ -321,7 +345,8 @@ def rehearse(config, tried, people, classes, device, jobs, rows, seeds) -> list[
     part, ours = minutes(config, tried, seconds), "Ours" in rows
     whole = len(seeds) * (part["start"] + (len(rows) - ours) * part["fixed"] + ours * part["ours"]) / jobs
     print(f"at that speed: {part['start']:.0f} minutes before all rows, {part['fixed']:.0f} a row, {part['ours']:.0f} for Ours; "
-          f"about {whole:.0f} minutes for {len(rows)} rows, {len(seeds)} seed{'s' * (len(seeds) > 1)}, {jobs} at a time (judging comes on top)")
+          f"about {whole:.0f} minutes for {len(rows)} rows, {len(seeds)} seed{'s' * (len(seeds) > 1)}, {jobs} at a time "
+          "(judging comes on top)")
     if tried is config:
         return []
     return [f"memory is too short for its batches: at most {' '.join(f'--{name} {getattr(tried, name)}' for name in BATCHES)}"]

@@ -95,7 +95,7 @@ class Paper:
     fused: bool = False                        # ours: True on a GPU
     accumulate: int = 1                        # ours: more where memory is short; must divide the game's batches
     checkpointing: bool = False                # ours: True where memory is short
-    memory_gb: float = 8.0                     # ours: GiB for pictures; sets that do not fit are decoded batch by batch
+    memory_gb: float = 8.0                     # ours: GiB for pictures, a process; sets that do not fit are decoded by batches
     workers: int = 0                           # ours: threads that decode pictures; 0 = one a core, 16 at most
     eval_batch: int = 32                       # ours: pictures at a time where nothing is learnt
     log_every: int = 20                        # ours: steps between log lines
@@ -289,6 +289,16 @@ def check(config: Paper) -> None:
         raise ConfigError(f"adversarial_target is '{config.adversarial_target}': it must be 'ascent' or 'random'")
     if config.folds < 2:
         raise ConfigError("folds is 1: the threshold is fitted on the other folds, so there must be at least 2")
+
+
+def check_counts(config: Paper, faces: int, frames: int) -> None:
+    """Raise ConfigError naming the first batch that asks for more than there is to train on."""
+    for what, have, names in (("faces", faces, ("pretrain_recognizer_batch", "batch_faces", "practice_faces")),
+                              ("frames", frames, ("batch_frames",))):
+        for name in names:
+            if getattr(config, name) > have:
+                raise ConfigError(f"{name} is {getattr(config, name)}, but there are {have} {what} to train on: give more "
+                                  f"pictures, or a smaller --{name}")
 
 
 def as_json(config: Paper, preset: str) -> str:

@@ -8,8 +8,8 @@ torchvision's. This file adds three things:
 
 * `ActionDetector`, which speaks this package's language: frames in [-1, 1], boxes in pixels, checked targets, one
   method for training (`losses`) and one for use (`detect`);
-* the choice of body: a ResNet with a feature pyramid (the paper's is "resnet101"), a MobileNetV2 with a
-  narrower pyramid and heads for small machines, and "toy";
+* the choice of body: a ResNet with a feature pyramid (the paper's is "resnet101"), a MobileNetV2 without one,
+  whose deepest ImageNet map names the action (for small sets and machines), and "toy";
 * `ToyBody` with `ToyBoxHead`, a detector of under 2 M parameters that learns from scratch on two CPU cores.
 
 Why the toy is built as it is. Six of its ten actions differ only by an object of a few pixels beside a face, yet the
@@ -73,6 +73,9 @@ class DetectorConfig:
             raise ValueError(f"classes is {self.classes}; give the number of actions, at least 1, without background")
         if self.body == "toy" and self.weights is not None:
             raise ValueError("weights is set, but the toy body has no ImageNet file; leave weights at None")
+        stages = 5 if self.body in RESNETS else 6
+        if not 0 <= self.trainable_layers <= stages:
+            raise ValueError(f"trainable_layers is {self.trainable_layers}; give 0 to {stages}, the stages of {self.body}")
         if self.min_size is None:
             self.min_size = 160 if self.body == "toy" else 340
         if self.max_size is None:
@@ -256,10 +259,15 @@ def _mobile_heads(config: DetectorConfig) -> dict:
 
 def _load_body(body: nn.Module, config: DetectorConfig) -> None:
     """Fills a body from a torchvision classification file, leaving its classifier out."""
-    # weights_only: a weight file from elsewhere may hold tensors, never code.
-    state = torch.load(config.weights, map_location="cpu", weights_only=True)
-    # A ResNet names its layers as the body does; MobileNetV2 keeps them under "features.".
-    state = {name.removeprefix("features."): value for name, value in state.items()}
+    try:
+        # weights_only: a weight file from elsewhere may hold tensors, never code.
+        state = torch.load(config.weights, map_location="cpu", weights_only=True)
+        # A ResNet names its layers as the body does; MobileNetV2 keeps them under "features.".
+        state = {name.removeprefix("features."): value for name, value in state.items()}
+    except OSError as error:
+        raise ValueError(f"weights file {config.weights} cannot be opened ({error.strerror}); check the path") from error
+    except Exception as error:  # half a download, or the web page of an error: torch raises one of many types
+        raise ValueError(f"weights file {config.weights} is no file of weights; download torchvision's again") from error
     state = {name: value for name, value in state.items() if not name.startswith(("fc.", "classifier."))}
     try:
         body.load_state_dict(state)

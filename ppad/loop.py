@@ -11,7 +11,7 @@ goes on where the last checkpoint left off:
 * Ctrl-C finishes the step under way, saves and stops; a non-finite term stops the run and is named.
 
 Where several processes train together (`ppad.ranks`), each runs the loop and the first one writes. They save and stop
-after the same step: whether to do so they ask each other every `log_every` steps.
+after the same step: whether to do so they ask each other after each, since torchrun grants but 30 s after Ctrl-C.
 """
 import json
 import math
@@ -92,8 +92,7 @@ class Loop:
                 self.done[name] = number
                 now, last = time.monotonic(), number == steps
                 stop, due, shows = bool(pressed), now - saved > self.checkpoint_seconds, last or number % self.log_every == 0
-                if ranks.count() > 1:                          # asking each other makes them wait, so not at every step
-                    stop, due = ranks.any_of(stop, due) if shows else (False, False)
+                stop, due = ranks.any_of(stop, due)            # on the CPU: a GPU does not wait for it
                 due = due or stop or last
                 if due or shows:
                     shown = self._check(name, unchecked)
@@ -128,6 +127,7 @@ class Loop:
         temporary = self.folder / f"checkpoint.{os.getpid()}.tmp"
         try:
             torch.save(state, temporary)
+            _to_disk(temporary)
             if self.path.exists():
                 os.replace(self.path, self.previous)
             os.replace(temporary, self.path)
@@ -157,8 +157,8 @@ class Loop:
         if ranks.number() < len(chances):                       # else this run has more processes than the one before
             chance = chances[ranks.number()]
             torch.set_rng_state(chance["rng"])
-            if chance["cuda_rng"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(chance["cuda_rng"])
+            if torch.cuda.is_available():                       # perhaps with fewer GPUs than before
+                torch.cuda.set_rng_state_all(chance["cuda_rng"][:torch.cuda.device_count()])
         if ranks.first():
             self._cut_log()
 
@@ -204,7 +204,8 @@ def read_checkpoint(path) -> dict:
         raise LoopError(f"{path} does not exist: run ppad.reproduce first or name another run") from None
     except Exception as error:                                   # a torn file raises one of many types
         previous = path.with_name("checkpoint.prev.pt")
-        mend = f"delete it to go on from {previous.name}" if path != previous and previous.exists() else "delete it to start afresh"
+        older = path != previous and previous.exists()
+        mend = f"delete it to go on from {previous.name}" if older else "delete it to start afresh"
         raise LoopError(f"{path} cannot be read ({_first_line(error)}): {mend}") from error
 
 
@@ -225,10 +226,27 @@ def write_whole(path, content: str | bytes) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        _to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise LoopError(f"cannot write {path} ({error.strerror}): free some disk space or choose another --out") from error
+
+
+def read_whole(path) -> dict:
+    """What `write_whole` wrote as JSON. Raises LoopError naming the file when it cannot be read."""
+    try:
+        return dict(json.loads(Path(path).read_text()))
+    except FileNotFoundError:
+        raise LoopError(f"{path} does not exist: run the same command again, or name another run") from None
+    except (ValueError, TypeError, OSError) as error:
+        raise LoopError(f"{path} cannot be read ({_first_line(error)}): delete it and run the same command again") from error
+
+
+def _to_disk(path) -> None:
+    """Wait until a file's content is on the disk: a machine that goes down keeps the renaming and may lose what was renamed."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def clock(seconds: float) -> str:

@@ -23,12 +23,21 @@ LONGEST_WAIT = timedelta(hours=24)      # ours: the others wait while the first 
 
 def asked() -> int:
     """How many processes torchrun started; 1 without torchrun."""
-    return int(os.environ["WORLD_SIZE"]) if distributed.is_torchelastic_launched() else 1
+    launched = distributed.is_available() and distributed.is_torchelastic_launched()        # not every torch has it
+    return int(os.environ["WORLD_SIZE"]) if launched else 1
 
 
 def number() -> int:
     """This process's number, from 0."""
     return int(os.environ["RANK"]) if asked() > 1 else 0
+
+
+def check_batches(config) -> None:
+    """Raise ValueError naming the first batch of `config` that the processes cannot share equally."""
+    for name in ("batch_faces", "batch_frames", "practice_faces", "pretrain_recognizer_batch") if asked() > 1 else ():
+        parts = asked() * (1 if name == "pretrain_recognizer_batch" else config.accumulate)
+        if getattr(config, name) % parts:
+            raise ValueError(f"{name} is {getattr(config, name)}: {asked()} processes share it, so {parts} must divide it")
 
 
 def join(device: str, config) -> None:
@@ -38,10 +47,7 @@ def join(device: str, config) -> None:
     """
     if asked() == 1:
         return
-    for name in ("batch_faces", "batch_frames", "practice_faces", "pretrain_recognizer_batch"):
-        parts = asked() * (1 if name == "pretrain_recognizer_batch" else config.accumulate)
-        if getattr(config, name) % parts:
-            raise ValueError(f"{name} is {getattr(config, name)}: {asked()} processes share it, so {parts} must divide it")
+    check_batches(config)
     if device.startswith("cuda"):
         if device != "cuda":
             raise ValueError(f"device is '{device}': under torchrun give --device cuda, and each process takes one GPU")
@@ -61,7 +67,7 @@ def leave() -> None:
 
 def count() -> int:
     """How many processes have met; 1 before `join` and without torchrun."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def first() -> bool:

@@ -51,14 +51,19 @@ def read_table(path, columns):
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such table; check the path")
-    with open(path, newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a byte order mark first
-        delimiter = "\t" if "\t" in file.readline() else ","
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=delimiter)
-        rows = [{**row, "where": f"{path}, line {reader.line_num}"} for row in reader]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a byte order mark first
+            delimiter = "\t" if "\t" in file.readline() else ","
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=delimiter)
+            rows = [{**row, "where": f"{path}, line {reader.line_num}"} for row in reader]
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise DataError(f"{path}: cannot be read as a table ({problem}); save it as CSV in UTF-8") from problem
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
         raise DataError(f"{path}: its first line lacks the column(s) {', '.join(missing)}; add them or use another table")
+    if nameless := [row["where"] for row in rows if "file" in columns and not row["file"]]:
+        raise DataError(f"{nameless[0]}: file is empty; name the picture, or delete the row")
     if not rows:
         raise DataError(f"{path}: there is no row below the header; make or download it again")
     return rows

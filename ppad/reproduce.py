@@ -28,7 +28,7 @@ from ppad import config as presets
 from ppad import checkup, datasets, evaluate, figures, ranks, trainer
 from ppad.attacks import train_recognizer
 from ppad.baselines import BASELINES, make_baseline
-from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log, write_whole
+from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log, read_whole, write_whole
 
 ROWS = [*BASELINES, "Ours"]
 PLAYERS = {"modifier": ("Ours", "anonymizer"), "recognizer": ("Ours", "recognizer"), "detector": ("Ours", "detector"),
@@ -41,7 +41,8 @@ PATHS = ("faces", "actions", "detector_weights")        # kept by name only: res
 def parse(argv):
     """Command line to (namespace, config). An unknown flag or value ends with one sentence and status 2."""
     parser = argparse.ArgumentParser(prog="python -m ppad.reproduce", description=__doc__.split("\n")[0],
-                                     allow_abbrev=False, epilog="Any field of the preset can be set too: --T1 800 --l1_weight 3 (see ppad/config.py).")
+                                     allow_abbrev=False,
+                                     epilog="Any field of the preset can be set: --T1 800 --l1_weight 3 (see ppad/config.py).")
     parser.add_argument("--preset", default="toy", choices=sorted(presets.PRESETS))
     parser.add_argument("--out", type=Path, default=None, help="run folder (default runs/PRESET)")
     parser.add_argument("--rows", nargs="+", default=ROWS, metavar="ROW", choices=ROWS, help=f"any of: {', '.join(ROWS)}")
@@ -100,6 +101,7 @@ class SeedRun:
         self.config, self.folder, self.seed, self.device = config, folder, seed, device
         self.settings = {"seed": seed, **presets.deciding(dataclasses.asdict(config))}
         self.data = load_data(config, seed)
+        presets.check_counts(config, len(self.data.faces), len(self.data.actions))
         self.people, self.classes = int(self.data.faces.identities.max()) + 1, len(self.data.actions.classes)
 
     def loop(self, *names, title) -> Loop:
@@ -123,12 +125,13 @@ class SeedRun:
 
     def other(self):
         """The judge of another architecture."""
-        return evaluate.train_other(self.data, self.config, self.loop("judges", "other_architecture", title="judge: other"), self.device)
+        loop = self.loop("judges", "other_architecture", title="judge: other")
+        return evaluate.train_other(self.data, self.config, loop, self.device)
 
     def reader(self):
         """The judge of structure."""
-        return evaluate.train_landmark_reader(self.data, self.config, self.loop("judges", "landmark_reader", title="judge: landmarks"),
-                                              self.device)
+        loop = self.loop("judges", "landmark_reader", title="judge: landmarks")
+        return evaluate.train_landmark_reader(self.data, self.config, loop, self.device)
 
     def judges(self) -> evaluate.Judges:
         """The judges all rows share; each is trained once and read from its checkpoint afterwards."""
@@ -147,7 +150,8 @@ class SeedRun:
         data = self.data
         return {"train_faces": len(data.faces), "train_people": self.people, "test_faces": len(data.test_faces),
                 "test_people": len(set(data.test_faces.identities.tolist())), "pairs": len(data.pairs),
-                "pairs_dropped": len(data.pairs.dropped), "train_frames": len(data.actions), "test_frames": len(data.test_actions),
+                "pairs_dropped": len(data.pairs.dropped),
+                "train_frames": len(data.actions), "test_frames": len(data.test_actions),
                 "skipped": len(data.faces.skipped) + len(data.actions.skipped)}
 
     def row(self, name: str) -> dict:
@@ -155,7 +159,7 @@ class SeedRun:
         folder = self.folder / file_name(name)
         path = folder / "row.json"
         if ranks.first_does(path.exists):
-            return json.loads(path.read_text())
+            return read_whole(path)
         began, judges = time.monotonic(), self.judges()
         torch.manual_seed(self.seed)
         anonymizer = trainer.make_modifier(self.config) if name == "Ours" else make_baseline(name, seed=self.seed)
@@ -170,7 +174,7 @@ class SeedRun:
         def judge():
             row = evaluate.judge_row(name, game, attacker, judges, self.data, self.config, self.seed, self.device)
             row["minutes"] = max((time.monotonic() - began) / 60, (played.seconds + attack.seconds) / 60)
-            row["peak_memory_gb"] = peak_memory()
+            row["peak_memory_gb"] = checkup.peak_memory()
             write_whole(path, json.dumps(row, indent=1))
             return row
 
@@ -200,15 +204,6 @@ class SeedRun:
 def file_name(row: str) -> str:
     """A row's printed name as a folder name that every system accepts."""
     return "".join(c if c.isalnum() or c in "-." else "_" for c in row).strip("_")
-
-
-def peak_memory() -> float | None:
-    """This process's peak resident memory in GiB; None on Windows, which does not tell."""
-    if sys.platform == "win32":
-        return None
-    import resource                                               # not there on Windows
-    unit = 1 if sys.platform == "darwin" else 1024                # ru_maxrss: bytes on macOS, KiB on Linux
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
 
 
 def together(tasks: dict, jobs: int) -> None:
@@ -261,14 +256,16 @@ def together(tasks: dict, jobs: int) -> None:
 def collect(out: Path, preset: str, config, seeds: list[int], rows: list[str], device, jobs: int) -> dict:
     """results.json from the rows on disk: of the seeds asked for, every row that is done in each."""
     seed_folders = [out / f"seed{seed}" for seed in seeds]
-    starts = [json.loads((folder / "start.json").read_text()) for folder in seed_folders]
-    found = {name: [json.loads((folder / file_name(name) / "row.json").read_text()) for folder in seed_folders] for name in rows}
+    starts = [read_whole(folder / "start.json") for folder in seed_folders]
+    found = {name: [read_whole(folder / file_name(name) / "row.json") for folder in seed_folders] for name in rows}
     every = [row for per_seed in found.values() for row in per_seed]
     memory = [row["peak_memory_gb"] for row in every if row["peak_memory_gb"]]              # shared pages count in each
     machine = checkup.hardware(device) | {"jobs": jobs, "peak_memory_gb": round(jobs * ranks.count() * max(memory, default=0), 2)}
     return {"preset": preset, "hardware": machine | ({"processes": ranks.count()} if ranks.count() > 1 else {}),
-            "versions": checkup.versions(), "minutes": None, "core_minutes": round(sum(one["minutes"] for one in starts + every), 2),
-            "minutes_by_row": {name: round(float(np.mean([row["minutes"] for row in per_seed])), 2) for name, per_seed in found.items()},
+            "versions": checkup.versions(), "minutes": None,
+            "core_minutes": round(sum(one["minutes"] for one in starts + every), 2),
+            "minutes_by_row": {name: round(float(np.mean([row["minutes"] for row in per_seed])), 2)
+                               for name, per_seed in found.items()},
             "seeds": seeds, "budget": budget(config), "counts": starts[0]["counts"],
             "rows": [evaluate.summarise(per_seed) for per_seed in found.values()],
             "controls": [start["controls"] for start in starts],
@@ -321,9 +318,13 @@ def in_one_sentence(work) -> int:
     except (ValueError, OSError, LoopError) as error:        # every room raises ValueError for what it cannot use
         print(f"ppad.reproduce: {error}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError:
+        print("ppad.reproduce: the GPU's memory is full: --check says what would fit; --accumulate 2 --checkpointing true and a "
+              "smaller --eval_batch need less and go on in this folder", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
-        print(f"\nppad.reproduce: {stop if isinstance(stop, Interrupted) else 'stopped; the same command goes on from the last checkpoint'}",
-              file=sys.stderr)
+        told = stop if isinstance(stop, Interrupted) else "stopped; the same command goes on from the last checkpoint"
+        print(f"\nppad.reproduce: {told}", file=sys.stderr)
         return 130
 
 
@@ -349,7 +350,8 @@ def run(args, config) -> int:
     for seed in args.seed:
         one = SeedRun(config, out / f"seed{seed}", seed, device)
         runs.append(one)
-        together({"A's start": one.detector, "D's start": one.recognizer, "other judge": one.other, "landmark judge": one.reader}, jobs)
+        together({"A's start": one.detector, "D's start": one.recognizer, "other judge": one.other,
+                  "landmark judge": one.reader}, jobs)
         together({"controls": lambda one=one: ranks.first_does(one.controls)}, jobs)
         # Ours first: it takes longest, so the others fill the second core meanwhile
         together({name: functools.partial(one.row, name) for name in sorted(rows, key="Ours".__ne__)}, jobs)
@@ -386,7 +388,7 @@ def open_folder(out: Path, preset: str, config) -> None:
 def wall_minutes(out: Path, now: float) -> float:
     """Wall-clock minutes of all calls that worked on this folder and came to their end, this one (`now`) included."""
     path = out / "minutes.json"
-    total = now + (json.loads(path.read_text())["minutes"] if path.exists() else 0.0)
+    total = now + (read_whole(path)["minutes"] if path.exists() else 0.0)
     write_whole(path, json.dumps({"minutes": total}))
     return total
 

@@ -42,9 +42,9 @@ def game(settings, settle=settled):
                         trainer.make_modifier(settings))
 
 
-def play(folder, settings, settle=settled, kind=Loop):
+def play(folder, settings, settle=settled, kind=Loop, log_every=1):
     faces, actions = datasets.toy_faces(0, range(6), 4, 32), datasets.toy_actions(0, 10, 96, range(6))
-    trainer.play(game(settings, settle), faces, actions, settings, kind(folder, "Ours", 3, {}, log_every=1, checkpoint_seconds=1e9))
+    trainer.play(game(settings, settle), faces, actions, settings, kind(folder, "Ours", 3, {}, log_every, checkpoint_seconds=1e9))
 
 
 def pretrain(folder, settings):
@@ -71,7 +71,7 @@ def with_a_break(folder):
     settings = config.build("toy", **{**TINY, "T1": 2, "T2": 1})
     play(folder / "unbroken", settings, as_it_is)
     try:
-        play(folder / "broken", settings, as_it_is, Pressed)
+        play(folder / "broken", settings, as_it_is, Pressed, log_every=50)       # a stop does not wait for the next line
     except Interrupted as stop:
         (folder / f"stopped{ranks.number()}.txt").write_text(str(stop))
     play(folder / "broken", settings, as_it_is)

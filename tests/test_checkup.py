@@ -31,7 +31,7 @@ def test_counts_of_prepared_folders(prepared, photos):  # noqa: F811
     (photos / "faces/train/P0/notes.txt").write_text("no picture")
     counts = checkup.count_data(prepared)
     assert counts == {"train_faces": 12, "people": 4, "test_faces": 12, "pairs": 8, "train_frames": 6, "test_frames": 4,
-                      "absent": 1, "classes": 2}
+                      "absent": 1, "absent_test": 1, "classes": 2}
     fewer = checkup.count_data(dataclasses.replace(prepared, train_identities=3, pictures_each=2, train_frames=5))
     assert (fewer["train_faces"], fewer["people"], fewer["train_frames"]) == (6, 3, 5)
     assert checkup.picture_memory(prepared, counts) == pytest.approx((24 * 3 * 32 * 32 + 10 * 3 * 96 * 96) / 2 ** 30)
@@ -165,9 +165,13 @@ def check(tiny_args, tmp_path, capsys, small):
 
 def test_under_torchrun_the_first_process_checks_its_share(check, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
-    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
+    assert "batch_frames is 3: 2 processes share it, so 2 must divide it" in check("--batch_frames", 3)[2]
+    room = checkup.picture_memory
+    monkeypatch.setattr(checkup, "picture_memory", lambda *what: room(*what) and 1.0)
     status, out, sentence = check()
+    assert "2.0 GiB for the pictures" in out                     # each process holds its own
     assert status == 0 and "processes: 2 (torchrun); memory and times are those of one" in out, sentence
     assert "this run: 0.0 GiB for training in each of 1 job," in out and "A learns" in out
 
@@ -180,6 +184,16 @@ def test_missing_data_weights_and_gpu_are_told_in_one_sentence_after_all_has_bee
     for part in ("torch sees no GPU", "train, ", "faces.csv not there", "w.pth is not there"):
         assert part in sentence
     assert "A learns" in out and "about" in out                  # the dry run needs none of them
+
+
+def test_what_would_stop_the_run_later_is_told_now(check, photos):  # noqa: F811
+    """A test frame that is listed and not there; a batch larger than its set. The run itself refuses both too."""
+    (photos / "actions/7.png").unlink()
+    folders = "--drawn", "false", "--faces", photos / "faces", "--actions", photos / "actions", "--train_identities", 0, "--train_frames", 0
+    status, out, sentence = check(*folders, "--test_frames", 0, "--pretrain_recognizer_batch", 13)
+    assert status == 2 and "12 faces of 4 people" in out and "Nothing is missing" not in out
+    assert f"1 test frames of {photos / 'actions/annotations.csv'} are not there: restore them" in sentence
+    assert "pretrain_recognizer_batch is 13, but there are 12 faces to train on: give more pictures, or a smaller" in sentence
 
 
 def test_short_memory_makes_the_batches_smaller_and_says_so(check, monkeypatch):

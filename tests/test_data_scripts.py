@@ -221,6 +221,8 @@ def test_casia_drops_the_three_and_shares_an_out_with_lfw(tmp_path, capsys):
     assert "included: 10 of 494,414" in said and "people without the three in LFW: 2 of 10,572" in said
     assert "dropped, also in LFW: 1056413, 2 pictures" in said
     train, test = (datasets.read_faces(out / split, out / "landmarks.csv", 32) for split in ("train", "test"))
+    assert "no usable" in one_sentence(capsys, prepare_casia, lay(tmp_path / "empty", {"a/b.txt": b""}), lay(tmp_path / "half", {
+        ".test.jsonl": (out / ".test.jsonl").read_bytes()}))     # the other script's half does not stand in for this one's
     assert (len(train), len(test)) == (4, 8) and sorted(set(n.split("/")[0] for n in train.names)) == ["0000045", "0000099"]
 
 

@@ -126,6 +126,16 @@ def test_jhmdb_names_what_is_missing_or_broken(tmp_path, capsys):
     assert "line 1" in one_sentence(capsys, prepare_jhmdb, source, tmp_path / "x")
 
 
+def test_malicious_jhmdb_split_writes_nothing_outside(tmp_path, capsys):
+    """A clip's name becomes a folder in OUT: one that leads out of it, to where a clip lies ready, is refused."""
+    source = jhmdb(tmp_path / "in")
+    (source / "splits/wave_test_split1.txt").write_text("../../Rename_Images/wave/Hi_c.avi 1\n")
+    shutil.copy(source / "puppet_mask/wave/Hi_c/puppet_mask.mat", source / "Rename_Images/wave/Hi_c")
+    said = one_sentence(capsys, prepare_jhmdb, source, tmp_path / "out")
+    assert "names a video 'wave/../../Rename_Images/wave/Hi_c', which is not CLASS/VIDEO" in said
+    assert sorted(os.listdir(tmp_path)) == ["in"]
+
+
 def test_malicious_jhmdb_pickle_does_nothing(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/JHMDB-GT.pkl").write_bytes(pickle.dumps({"gttubes": Call(os.system, f"touch {tmp_path / 'trace'}")}, protocol=2))

@@ -88,6 +88,18 @@ def test_hostile_zip_is_refused_whole_and_named(tmp_path, monkeypatch, kind):
         open_source(tmp_path / "lfw.zip")
 
 
+@pytest.mark.parametrize("place, value", [(6, 99), (46, 0xff)], ids=["version 9.9", "name"])
+def test_a_zip_that_python_cannot_read_is_named(tmp_path, place, value):
+    """Errors of zipfile that are neither BadZipFile nor OSError. place: of a byte in the central directory's first entry."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("\u00e9.jpg", b"x")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.index(b"PK\x01\x02") + place] = value
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(UserError, match="a.zip: is no whole .zip"):
+        open_source(tmp_path / "a.zip")
+
+
 def test_limits_on_all_members_together(tmp_path, monkeypatch):
     path = tar(tmp_path / "a.tgz", GOOD)
     monkeypatch.setattr(_untrusted, "MOST", 1)

@@ -287,6 +287,24 @@ def test_wrong_weights_file(tmp_path):
         ActionDetector(DetectorConfig("resnet34", weights=path))
 
 
+@pytest.mark.parametrize("content, told", [(b"<html>404 Not Found</html>", "is no file of weights; download"),
+                                           (bytes(999), "is no file of weights; download"),
+                                           (None, "cannot be opened .No such file or directory.; check the path")])
+def test_a_file_that_holds_no_weights_is_named(tmp_path, content, told):
+    path = tmp_path / "resnet18.pth"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} {told}"):
+        ActionDetector(DetectorConfig("resnet18", weights=str(path)))
+
+
+def test_more_stages_than_there_are_are_refused():
+    """7 of MobileNetV2's six would count from the wrong end and freeze all of it."""
+    for body, layers in (("mobilenet_v2", 7), ("resnet18", 6), ("resnet18", -1)):
+        with pytest.raises(ValueError, match=f"trainable_layers is {layers}; give 0 to {6 if body == 'mobilenet_v2' else 5}"):
+            DetectorConfig(body, trainable_layers=layers)
+
+
 def one(boxes=((10.0, 10.0, 90.0, 130.0),), labels=(1,)):
     return [{"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels)}]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppad.loop import Interrupted, Loop, LoopError, clock, read_checkpoint, read_log, write_whole
+from ppad.loop import Interrupted, Loop, LoopError, clock, read_checkpoint, read_log, read_whole, write_whole
 
 SETTINGS = {"rate": 0.1, "seed": 7}
 
@@ -326,6 +326,40 @@ def test_write_whole_is_all_or_nothing(tmp_path, monkeypatch):
     with pytest.raises(LoopError, match="No space left"):
         write_whole(tmp_path / "a.json", "new")
     assert (tmp_path / "a.json").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_read_whole_names_what_it_cannot_read(tmp_path):
+    write_whole(tmp_path / "a.json", '{"minutes": 3}')
+    assert read_whole(tmp_path / "a.json") == {"minutes": 3}
+    for spoilt in ("", '{"minutes": ', "[1, 2]", "\x00" * 20):
+        (tmp_path / "a.json").write_text(spoilt)
+        with pytest.raises(LoopError, match=r"a\.json cannot be read .*: delete it and run the same command again"):
+            read_whole(tmp_path / "a.json")
+    with pytest.raises(LoopError, match="b.json does not exist"):
+        read_whole(tmp_path / "b.json")
+
+
+def test_what_is_renamed_is_on_the_disk_first(tmp_path, monkeypatch):
+    """Else a machine that goes down may keep the new name and lose the content."""
+    happened, (sync, replace) = [], (os.fsync, os.replace)
+    monkeypatch.setattr(os, "fsync", lambda file: happened.append("content") or sync(file))
+    monkeypatch.setattr(os, "replace", lambda *names: happened.append("name") or replace(*names))
+    write_whole(tmp_path / "a.json", "new")
+    Run(tmp_path / "a").go(1)
+    assert happened == ["content", "name", "content", "name"]
+
+
+def test_going_on_with_fewer_gpus(tmp_path, monkeypatch):
+    """A checkpoint of four GPUs on a machine with one."""
+    run, told = Run(tmp_path / "a"), []
+    run.go(1)
+    path = tmp_path / "a/checkpoint.pt"
+    torch.save({**read_checkpoint(path), "cuda_rng": [torch.zeros(16, dtype=torch.uint8)] * 4}, path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda states: told.append(len(states)))
+    Run(tmp_path / "a").go(1)                                    # nothing to do but to load
+    assert told == [1]
 
 
 def test_clock():

@@ -125,6 +125,13 @@ def test_a_share_is_an_equal_part_in_order(two, tiny, monkeypatch):
         ranks.share(torch.zeros(3))
 
 
+def test_a_torch_without_distributed_is_alone(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    for name in ("is_torchelastic_launched", "is_initialized"):
+        monkeypatch.delattr(torch.distributed, name)                                       # as such a torch has it
+    assert (ranks.asked(), ranks.count(), ranks.first()) == (1, 1, True)
+
+
 def test_alone_nothing_is_done():
     ranks.join("cpu", config.build("toy", batch_frames=7))
     table, loss, flags = torch.ones(2), torch.ones(1), (True, False)

@@ -37,6 +37,13 @@ def test_table_faults_are_named(tmp_path):
         read_table(write(tmp_path / "t.csv", "file,a\nx,1\n"), ("file", "b", "c"))
     with pytest.raises(DataError, match="no row"):
         read_table(write(tmp_path / "t.csv", "file,a\n"), ("file",))
+    with pytest.raises(DataError, match="t.csv, line 3: file is empty"):
+        read_table(write(tmp_path / "t.csv", "a,file\n1,x\n2\n"), ("file", "a"))
+    with pytest.raises(DataError, match="t.csv: cannot be read as a table .*field larger"):
+        read_table(write(tmp_path / "t.csv", "file,a\n\"" + "x" * 200_000), ("file",))
+    (tmp_path / "t.csv").write_bytes("file,a\nJos\u00e9.png,1\n".encode("latin1"))
+    with pytest.raises(DataError, match="t.csv: cannot be read as a table .*can't decode.*; save it as CSV in UTF-8"):
+        read_table(tmp_path / "t.csv", ("file",))
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "", "seven", None])

@@ -187,7 +187,7 @@ def test_a_row_is_the_same_alone_as_in_company(copied, tiny_args):
     (["--face_size", "30"], "face_size is 30"),
     (["--adversarial_target", "descent"], "adversarial_target is 'descent'"),
     (["--recognizer_depth", "7"], "depth must be one of [4, 10, 20], but is 7"),
-    (["--batch_faces", "1000"], "batch_size is 1000"),
+    (["--batch_faces", "1000"], "batch_faces is 1000, but there are 24 faces to train on"),
     (["--test_pairs", "100000"], "draw more people or pictures, or ask for fewer"),
 ])
 def test_wrong_command_lines(words, sentence, tiny_args, tmp_path, capsys):
@@ -217,6 +217,16 @@ def test_corrupt_checkpoint_is_named(copied, tiny_args, capsys):
     path.write_bytes(path.read_bytes()[:1000])
     assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 2
     assert f"{path} cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["start.json", "Masked/row.json", "../minutes.json"])
+def test_a_json_file_that_a_crash_left_empty_is_named(copied, tiny_args, capsys, name):
+    path = copied / "seed0" / name
+    path.write_text("")
+    assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 2
+    assert f"{path.name} cannot be read (Expecting value" in capsys.readouterr().err
+    path.unlink()
+    assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 0 and read(path)
 
 
 def test_full_disk(tmp_path, tiny_args, capsys, monkeypatch):
@@ -252,6 +262,7 @@ def test_a_gpu_that_is_not_there(tiny_args, tmp_path, capsys, monkeypatch):
     (OSError(28, "No space left"), 2, "No space left"),
     (LoopError("torn"), 2, "ppad.reproduce: torn\n"),
     (Interrupted("stopped at step 3"), 130, "ppad.reproduce: stopped at step 3\n"),
+    (torch.OutOfMemoryError("CUDA out of memory"), 2, "ppad.reproduce: the GPU's memory is full: --check says what would fit"),
     (KeyboardInterrupt(), 130, "goes on from the last checkpoint\n"),
 ])
 def test_one_sentence_for_what_a_user_can_mend(capsys, error, status, sentence):
