@@ -75,8 +75,8 @@ def anonymize_file(anonymizer, source, target, show=lambda frame: None, progress
     began, damaged, kind = time.monotonic(), [], movies.kind(source)
     threads = torch.get_num_threads()
 
-    def through(frames, total):
-        for number, frame in enumerate(anonymizer.frames(frames), 1):
+    def through(frames, total, rate=None):
+        for number, frame in enumerate(anonymizer.frames(frames, rate), 1):
             show(frame)
             progress(number, total)
             yield frame
@@ -96,7 +96,7 @@ def anonymize_file(anonymizer, source, target, show=lambda frame: None, progress
                 movie = movies.probe(source)
                 frames = movies.read_movie(source, movie, damaged if anonymizer.on_error == "cover" else None)
                 with movies.movie_writer(target, movie, source) as write:
-                    for frame in through(frames, movie.count):
+                    for frame in through(frames, movie.count, movie.rate):
                         write(frame)
         finally:
             torch.set_num_threads(threads)

@@ -161,22 +161,10 @@ def paste_faces(frames, crops, boxes):
     if len(flat) == 0:
         return frames
 
-    # 1. List every covered pixel of every box, N in all.
     start = (flat[:, :2] - 0.5).ceil().long()  # (K, 2) first pixel whose centre is in the box
     extent = (flat[:, 2:] - 0.5).ceil().long() - start  # (K, 2) pixels wide and high
-    face, rank = _enumerate(extent.prod(1))  # (N,) each
-    column = start[face, 0] + rank % extent[face, 0]  # (N,)
-    row = start[face, 1] + rank // extent[face, 0]  # (N,)
 
-    # 2. Keep one writer a pixel, the latest box. (Writing twice to one place has no defined order on a GPU.)
-    height, width = frames.shape[-2:]
-    place = (frame_of[face] * height + row) * width + column  # (N,)
-    owner = face.new_full((len(frames) * height * width,), -1)  # (B*H*W,)
-    owner = owner.scatter_reduce(0, place, face, "amax")
-    top = owner[place] == face  # (N,)
-    face, column, row = face[top], column[top], row[top]  # (N',) each
-
-    # 3. Resize all crops at once. A separable resize is one matrix for the rows and one for the columns; boxes smaller
+    # 1. Resize all crops at once. A separable resize is one matrix for the rows and one for the columns; boxes smaller
     # than the largest leave the rest of their patch unused.
     most_wide, most_high = extent.amax(0).tolist()
     across = _resize_matrix(flat[:, 0], flat[:, 2], start[:, 0], most_wide, crops.shape[-1])  # (K, w, S)
@@ -185,6 +173,24 @@ def paste_faces(frames, crops, boxes):
         patches = down[:, None] @ crops.to(frames.dtype) @ across[:, None].transpose(2, 3)  # (K, 3, h, w)
 
     pasted = frames.clone()
+    if len(flat) == 1:  # nothing can overlap, and a slice is far quicker than a list of pixels
+        left, top = start[0].tolist()
+        pasted[frame_of[0], :, top : top + most_high, left : left + most_wide] = patches[0]
+        return pasted
+
+    # 2. List every covered pixel of every box, N in all.
+    face, rank = _enumerate(extent.prod(1))  # (N,) each
+    column = start[face, 0] + rank % extent[face, 0]  # (N,)
+    row = start[face, 1] + rank // extent[face, 0]  # (N,)
+
+    # 3. Keep one writer a pixel, the latest box. (Writing twice to one place has no defined order on a GPU.)
+    height, width = frames.shape[-2:]
+    place = (frame_of[face] * height + row) * width + column  # (N,)
+    owner = face.new_full((len(frames) * height * width,), -1)  # (B*H*W,)
+    owner = owner.scatter_reduce(0, place, face, "amax")
+    top = owner[place] == face  # (N,)
+    face, column, row = face[top], column[top], row[top]  # (N',) each
+
     pasted[frame_of[face], :, row, column] = patches[face, :, row - start[face, 1], column - start[face, 0]]  # (N', 3)
     return pasted
 

@@ -175,7 +175,8 @@ def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
         good = embed(getattr(judges, name), pictures, landmarks, config, device)
         bad = embed(getattr(judges, name), pictures, landmarks, config, device, align_twice=True)
         report[name] = {"originals": verify(good, good, data.pairs), "misaligned_originals": verify(bad, bad, data.pairs)}
-    report["landmark_reader_on_originals"] = structure(pictures, data.test_faces, judges.landmark_reader, config, device)["landmark_error"]
+    left = structure(pictures, data.test_faces, judges.landmark_reader, config, device)
+    report["landmark_reader_on_originals"] = left["landmark_error"]
     report["frames_without_face"] = sum(len(b) == 0 for b in data.test_actions.face_boxes) / len(data.test_actions)
     return report
 

@@ -40,13 +40,17 @@ class FaceFinder:
         self.mtcnn = MTCNN.load() if mtcnn is None and rule != "ssh" else mtcnn
         self.ssh = SSH.load() if ssh is None and rule != "mtcnn" else ssh
 
-    def find(self, frames):
+    def find(self, frames, every=1):
         """Faces in frames (B, H, W, 3) uint8 RGB, or in a list of (H, W, 3) whose sizes may differ.
 
+        every: by rule "either", SSH looks at the first frame and every so many after it, for the frames of a movie
+        whose boxes are then followed from frame to frame; MTCNN looks at each. By the other rules it says nothing.
         Returns a list of B dicts, best face first: boxes (k, 4) xyxy px (MTCNN's may reach over the edge); scores
         (k,) in [0, 1], of the detector whose box it is; landmarks (k, 5, 2) px, NaN under rule "ssh". k may be 0.
-        ValueError when a frame is not (H, W, 3) uint8.
+        ValueError when a frame is not (H, W, 3) uint8, or `every` is below 1.
         """
+        if every < 1:
+            raise ValueError(f"every is {every}; give 1 for all frames, or more")
         frames = [torch.as_tensor(f) if torch.is_tensor(f) else torch.tensor(f) for f in frames]
         for i, frame in enumerate(frames):
             if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != torch.uint8:
@@ -55,7 +59,11 @@ class FaceFinder:
         for i, frame in enumerate(frames):
             by_size.setdefault(frame.shape, []).append(i)
         for indices in by_size.values():                                    # the detectors want one size at a time
-            found = getattr(self, f"_{self.rule}")(torch.stack([frames[i] for i in indices]))
+            batch = torch.stack([frames[i] for i in indices])
+            if self.rule == "either":
+                found = self._either(batch, [place for place, i in enumerate(indices) if i % every == 0])
+            else:
+                found = getattr(self, f"_{self.rule}")(batch)
             for i, faces in zip(indices, found):
                 order = faces["scores"].argsort(descending=True, stable=True)
                 answers[i] = {key: value[order] for key, value in faces.items()}
@@ -74,11 +82,16 @@ class FaceFinder:
         return [{"boxes": f["boxes"][j["face"]], "scores": f["scores"][j["face"]], "landmarks": j["landmarks"][j["face"]]}
                 for f, j in zip(found, judged)]
 
-    def _either(self, frames):
-        first, second = self.mtcnn.find(frames), self.ssh.find(frames, score=RECALL_SCORE)
-        for m, s in zip(first, second):                                     # SSH's own faces only
-            new = ~(box_iou(s["boxes"], m["boxes"]) > SAME_FACE).any(1)
-            s.update({key: s[key][new] for key in ("boxes", "scores")})
-        judged = self.mtcnn.confirm(frames, [s["boxes"] for s in second])   # for landmarks; its verdict is not asked
-        return [{"boxes": torch.cat([m["boxes"], s["boxes"]]), "scores": torch.cat([m["scores"], s["scores"]]),
-                 "landmarks": torch.cat([m["landmarks"], j["landmarks"]])} for m, s, j in zip(first, second, judged)]
+    def _either(self, frames, looked):
+        """looked: the places of the frames that SSH is to look at."""
+        found, own = self.mtcnn.find(frames), {}
+        for place, ssh in zip(looked, self.ssh.find(frames[looked], score=RECALL_SCORE) if looked else []):
+            new = ~(box_iou(ssh["boxes"], found[place]["boxes"]) > SAME_FACE).any(1)        # SSH's own faces only
+            if new.any():
+                own[place] = {key: ssh[key][new] for key in ("boxes", "scores")}
+        if own:                                                             # for landmarks; MTCNN's verdict is not asked
+            judged = self.mtcnn.confirm(frames[list(own)], [one["boxes"] for one in own.values()])
+            for (place, one), verdict in zip(own.items(), judged):
+                one["landmarks"] = verdict["landmarks"]
+                found[place] = {key: torch.cat([value, one[key]]) for key, value in found[place].items()}
+        return found

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ppad import config, trainer
 from ppad.baselines import make_baseline
 from ppad.crop_sampler import crop_faces, enlarge_boxes, paste_faces
 from ppad.face_finder import FaceFinder
@@ -35,7 +34,8 @@ SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"     # what it is and
 BASELINE_SIZE = 128             # ours: px of a crop for a method that has no size of its own
 RECALL = (0.5, 0.6, 0.6)        # ours: each of MTCNN's thresholds 0.1 lower, since a miss costs more than a false face
 SMALLEST_FACE = 20.0            # MTCNN's own default, px
-FRAMES_AT_ONCE = 8              # ours: searched together; few, as a movie may be large
+FRAMES_AT_ONCE = 6              # ours: searched together; few, as a movie may be large
+LOOKS_A_SECOND = 5              # ours: how often SSH looks at a movie; MTCNN looks at every frame
 CROPS_AT_ONCE = 16              # ours: repainted together
 
 
@@ -43,9 +43,10 @@ class Anonymizer:
     """Finds, follows and repaints faces.
 
     anonymizer: any callable (B, 3, S, S) in [-1, 1] -> same; finder: any callable that takes a list of (H, W, 3) uint8
-    frames and gives their face boxes, a list of (k, 4) xyxy px (None: `default_finder()`); size: S; steady: how far
-    to look in movies; on_error: "stop" raises ValueError when a frame cannot be searched or repainted, "cover" blackens
-    that frame; workers: batches of a movie searched side by side, by a finder that threads may share. After
+    frames and gives their face boxes, a list of (k, 4) xyxy px (None: `default_finder()`); if it has an `at_rate`, that
+    is asked for the finder of a movie; size: S; steady: how far to look in movies; on_error: "stop" raises ValueError when a
+    frame cannot be searched or repainted, "cover" blackens that frame; workers: batches of a movie searched side by side,
+    by a finder that threads may share. After
     `picture` or `frames`, `summary` tells what was done.
     """
 
@@ -61,6 +62,8 @@ class Anonymizer:
     def from_run(cls, run=None, device="cpu", **settings):
         """With M of a finished run's folder (`ppad.reproduce` leaves its networks in players.pt), or, without one, with the
         M that comes with the package. ValueError or LoopError when there is none."""
+        from ppad import config, trainer        # here, as the players and figures take long to load, and a blur needs none
+
         path = SHIPPED if run is None else Path(run) / "players.pt"
         held = read_checkpoint(path)
         try:
@@ -84,19 +87,22 @@ class Anonymizer:
         without metadata. ValueError when it cannot be searched or repainted."""
         if isinstance(image, Image.Image):
             return Image.fromarray(self.picture(rgb(image)))
-        single, = self._run([image], Tracker(Steady(0, 0, 0)))
+        single, = self._run([image], Tracker(Steady(0, 0, 0)), self.finder)
         return single
 
-    def frames(self, frames):
+    def frames(self, frames, rate=None):
         """A movie's frames, an iterable of (H, W, 3) uint8 arrays of one size -> a generator of as many.
+
+        rate: frames a second; None where neighbours need not look alike, so that each is searched as a picture is.
 
         Each comes `steady.delay` frames after it was read, so that many, and `workers` + 1 batches more, are in memory.
         """
-        return self._run(frames, Tracker(self.steady))
+        at_rate = getattr(self.finder, "at_rate", None)
+        return self._run(frames, Tracker(self.steady), at_rate(rate) if rate and at_rate else self.finder)
 
-    def _run(self, frames, tracker):
+    def _run(self, frames, tracker, finder):
         waiting, blind = deque(), set()                     # blind: frames that nobody could search or repaint
-        for batch, found in self._searched(self._checked(frames)):
+        for batch, found in self._searched(self._checked(frames), finder):
             for frame, boxes in zip(batch, found):
                 if boxes is None:
                     blind.add(tracker.pushed)
@@ -116,7 +122,7 @@ class Anonymizer:
                 self.summary = {**tracker.counts(), "frames_covered_whole": len(blind)}
                 yield painted
 
-    def _searched(self, frames):
+    def _searched(self, frames, finder):
         """(frames, their boxes) batch by batch, the next `workers` being searched while the caller repaints this one. The
         last batch is shorter than FRAMES_AT_ONCE."""
         with ThreadPoolExecutor(self.workers) as pool:
@@ -124,7 +130,7 @@ class Anonymizer:
             while more or searches:
                 if more:
                     batch = list(itertools.islice(frames, FRAMES_AT_ONCE))
-                    searches.append((batch, pool.submit(self._find, batch, number)))
+                    searches.append((batch, pool.submit(self._find, batch, number, finder)))
                     number, more = number + len(batch), len(batch) == FRAMES_AT_ONCE
                 if len(searches) > self.workers or not more:
                     batch, search = searches.popleft()
@@ -140,10 +146,10 @@ class Anonymizer:
                 raise ValueError(f"a frame is {frame.shape} {frame.dtype}: give (H, W, 3) uint8, of one size")
             yield frame
 
-    def _find(self, batch, number):
+    def _find(self, batch, number, finder):
         """Boxes (k, 4) numpy of each frame; None for one that cannot be searched, if such frames are to be covered."""
         def search(frames):
-            found = [np.asarray(torch.as_tensor(boxes).cpu(), np.float64).reshape(-1, 4) for boxes in self.finder(frames)]
+            found = [np.asarray(torch.as_tensor(boxes).cpu(), np.float64).reshape(-1, 4) for boxes in finder(frames)]
             if len(found) != len(frames):
                 raise ValueError(f"the finder answered for {len(found)} of {len(frames)} frames")
             if not all(np.isfinite(boxes).all() for boxes in found):
@@ -154,7 +160,7 @@ class Anonymizer:
             return []
         found = self._guarded(lambda: search(batch), number, "searched")
         if found is None and len(batch) > 1:            # one bad frame, or too many at once: each by itself
-            return [self._find([frame], number + i)[0] for i, frame in enumerate(batch)]
+            return [self._find([frame], number + i, finder)[0] for i, frame in enumerate(batch)]
         return [None] if found is None else found
 
     def _guarded(self, work, number, done):
@@ -198,13 +204,27 @@ class Anonymizer:
         return torch.tensor(window, device=self.device).permute(2, 0, 1)[None] / 127.5 - 1             # (1, 3, h, w)
 
 
+class RecallFinder:
+    """Frames to boxes by a `FaceFinder`, its SSH looking at the first of them and at every `every`-th after it."""
+
+    def __init__(self, faces, every=1):
+        self.faces, self.every = faces, every
+
+    def __call__(self, frames):
+        return [found["boxes"] for found in self.faces.find(frames, self.every)]
+
+    def at_rate(self, rate):
+        """The finder for a movie of `rate` frames a second: SSH, which takes as long as MTCNN, looks LOOKS_A_SECOND times a
+        second, at least once in FRAMES_AT_ONCE. What it alone finds is followed through the frames between, and held; a face
+        that MTCNN misses and that is in view for less than that may stay as it is."""
+        return RecallFinder(self.faces, max(1, round(rate / LOOKS_A_SECOND)))
+
+
 def default_finder(min_face=SMALLEST_FACE, device="cpu"):
     """A finder set to miss little: what MTCNN (at RECALL) or SSH finds, MTCNN alone where SSH has no weights."""
     mtcnn = MTCNN.load(config=MTCNNConfig(min_face=min_face, thresholds=RECALL)).to(device)
     try:
         ssh = SSH.load().to(device)
     except ValueError:
-        finder = FaceFinder(mtcnn=mtcnn, rule="mtcnn")
-    else:
-        finder = FaceFinder(mtcnn=mtcnn, ssh=ssh, rule="either")
-    return lambda frames: [found["boxes"] for found in finder.find(frames)]
+        return RecallFinder(FaceFinder(mtcnn=mtcnn, rule="mtcnn"))
+    return RecallFinder(FaceFinder(mtcnn=mtcnn, ssh=ssh, rule="either"))

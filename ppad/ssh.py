@@ -154,8 +154,7 @@ class SSH(nn.Module):
 
     def forward(self, frames):
         """frames (B, H, W, 3) uint8 RGB -> logits (B, N, 2) not face/face, shifts (B, N, 4), for `anchors_for`."""
-        x = frames.permute(0, 3, 1, 2).flip(1).float()                                  # (B, 3, H, W) BGR
-        x = x - x.new_tensor(MEAN_BGR)[:, None, None]
+        x = frames.flip(3).permute(0, 3, 1, 2) - torch.tensor(MEAN_BGR, device=frames.device)[:, None, None]   # (B, 3, H, W) BGR
         x = F.pad(x, (0, -x.shape[3] % STRIDES[-1], 0, -x.shape[2] % STRIDES[-1]))      # zero = the mean colour
         fine, coarse = self.body(x)
         up = F.interpolate(F.relu(self.coarse(coarse)), scale_factor=2, mode="bilinear", align_corners=False)

@@ -294,7 +294,8 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
     def picture(stage: str, number: int) -> None:
         if learns and number % config.sample_every == 0 and ranks.first():
             after = game.anonymizer(shown.to(device)).cpu()
-            figures.contact_sheet(torch.cat([shown, after]), Path(loop.folder) / f"sample_{stage}_{number:06d}.png", columns=len(shown))
+            path = Path(loop.folder) / f"sample_{stage}_{number:06d}.png"
+            figures.contact_sheet(torch.cat([shown, after]), path, columns=len(shown))
 
     if learns:
         loop.stage("copy", config.pretrain_modifier_steps, copy_faces)

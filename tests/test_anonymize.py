@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,47 @@ def test_every_frame_is_covered_though_a_third_of_the_boxes_is_missing():
     summary = person.summary
     assert summary["frames"] == 60 and summary["tracks"] == 1 and summary["filled"] > 5 and summary["longest_gap"] >= 1
     assert [frame[-1, 0, 2] for frame in after] == list(range(60))       # in order
+
+
+class SeldomFinder:
+    """Knows red, but in a movie looks only at the first frame of each batch."""
+
+    def __init__(self):
+        self.rates = []
+
+    def __call__(self, frames):
+        return find_red(frames)
+
+    def at_rate(self, rate):
+        self.rates.append(rate)
+        return lambda frames: [boxes if i == 0 else [] for i, boxes in enumerate(find_red(frames))]
+
+
+def test_what_is_looked_for_seldom_is_covered_in_every_frame():
+    finder = SeldomFinder()
+    person = masked(finder=finder)
+    assert not any(red(frame).any() for frame in person.frames(walk(40), rate=30)) and finder.rates == [30]
+    assert person.summary["longest_gap"] == repainter.FRAMES_AT_ONCE - 1 and person.summary["frames_without_face"] == 0
+    assert not any(red(frame).any() for frame in person.frames(walk(9)))    # frames of which nothing is known: each is searched
+    assert person.summary["longest_gap"] == 0
+    person.picture(scene())
+    assert finder.rates == [30]
+    assert not any(red(frame).any() for frame in masked().frames(walk(9), rate=30))     # a finder that knows no rates
+
+
+@pytest.mark.parametrize("rate, every", [(2, 1), (7, 1), (10, 2), (24, 5), (25, 5), (Fraction(30000, 1001), 6), (60, 12)])
+def test_how_often_ssh_looks_at_a_movie(rate, every):
+    asked = []
+
+    class Faces:
+        def find(self, frames, every):
+            asked.append((len(frames), every))
+            return [{"boxes": torch.zeros(0, 4)} for _ in frames]
+
+    finder = repainter.RecallFinder(Faces())
+    list(masked(finder=finder).frames([scene()] * 8, rate=rate))
+    masked(finder=finder).picture(scene())
+    assert sorted(asked) == sorted([(6, every), (2, every), (1, 1)])
 
 
 def test_frames_are_read_only_a_little_ahead():
@@ -310,6 +352,17 @@ def test_a_movie_by_command(command, capsys, monkeypatch):
     monkeypatch.setattr(anonymize, "default_finder", lambda *a: lambda batch: find_red(batch) if next(calls) < 5 else out_of_memory(batch))
     assert command("a.avi", "c.mp4", "--method", "mask") == 2 and "out of memory" in capsys.readouterr().err
     assert not list(Path().glob("*c.mp4*"))
+
+
+@ffmpeg
+def test_frames_of_a_movie_are_searched_at_its_rate_and_those_of_an_animation_each_by_itself(tmp_path):
+    finder = SeldomFinder()
+    write_movie(tmp_path / "a.mkv", walk(14))
+    anonymize.anonymize_file(masked(finder=finder), tmp_path / "a.mkv", tmp_path / "b.mkv")
+    assert finder.rates == [movies.probe(tmp_path / "a.mkv").rate]
+    movies.save_animation(tmp_path / "a.gif", iter(walk(14)), [100] * 14, 0)
+    anonymize.anonymize_file(masked(finder=finder), tmp_path / "a.gif", tmp_path / "b.gif")
+    assert len(finder.rates) == 1
 
 
 @ffmpeg

@@ -228,7 +228,7 @@ def test_every_command_parses():
 def test_flags_in_prose_exist():
     """Every `--flag` in backquotes is one of the main job's or of `anonymize`, or of the script named with it."""
     known = {f"--{name}" for name in vars(config.Paper())} | {f"--{name}" for name in ("preset", "out", "rows", "seed", "jobs")}
-    known |= {f"--{name}" for name in vars(anonymize.parse(["a"]))} | {"--check", "--nproc-per-node"}      # the last is torchrun's
+    known |= {f"--{name}" for name in vars(anonymize.parse(["a"]))} | {"--check", "--nproc-per-node", "--imagenet"}    # torchrun's; get_weights.py's
     known |= {f"--{name.replace('_', '-')}" for name in vars(grade.parse(["losses", "a.py"]))}
     text = re.sub(r"`python tests/test_readme.py --write`", "", README.read_text(encoding="utf-8"))
     assert set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text)) <= known

@@ -4,7 +4,9 @@
 
 CLIPS is a folder of movies, each with a face in view throughout; MTCNN's weights lie in $PPAD_WEIGHTS. Each clip is searched by
 the command's own finder, set to miss little. Then it is followed once with all detections, and by five seeds with 30 % of them
-dropped at random, of which the worst is reported. A box found on the originals is covered if every pixel of it is painted.
+dropped at random, of which the worst is reported. What is followed is what the command would follow (SSH on some of the frames,
+MTCNN on all); what must be covered is what both detectors together find on the originals, frame by frame. A box is covered if
+every pixel of it is painted.
 Longest runs of frames with an uncovered box, among
 
     face          the clip's person: all boxes, of any score, that overlap the face (IoU 0.3 with the nearest sure box of it)
@@ -16,15 +18,17 @@ Longest runs of frames with an uncovered box, among
 Flicker is the mean absolute change of the face's box edges from frame to frame (px), steady beside per-frame detection;
 `painted` the share of the frame that is painted, steady and with 30 % dropped, beside per-frame detection's (1.6 times its boxes).
 Speed: frames a second of the whole command, start-up included, `--method blur`, on the first clip played `--loops` times over
-with a tone, as H.264 in MP4. `--reference-python` is the interpreter of an environment with deface==1.5.0 and onnxruntime: its command is
-timed in turn with ours on the same file with as many threads, sound kept, H.264 in MP4 out, and the ratio added. deface runs one
-network (CenterFace) on every frame by itself; ours runs two detectors and follows the faces. Both encode with libx264 each at its
-own settings (`deface` its default crf and preset; ours crf 20, veryfast).
+with a tone, as H.264 in MP4. `--reference-python` is the interpreter of an environment with deface==1.5.0: its command is timed
+in turn with ours on the same file with as many threads, sound kept, H.264 in MP4 out, and the ratio added. deface runs one network
+(CenterFace) on every frame by itself, by OpenCV unless `onnx` and `onnxruntime` are installed besides; ours runs MTCNN on every
+frame and SSH on `ssh_looks_a_second`, and follows the faces. Both encode with libx264 each at its own settings (`deface` its
+default crf and preset; ours crf 20, veryfast). `cpu_seconds` is user + system time of the whole command with its children, the least of its runs.
 """
 import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -49,12 +53,15 @@ def steadiness(clip):
     from ppad.crop_sampler import enlarge_boxes
     from ppad.face_finder import FaceFinder
     from ppad.mtcnn import MTCNN, MTCNNConfig
-    from ppad.repainter import RECALL
+    from ppad.repainter import FRAMES_AT_ONCE, RECALL, RecallFinder
     from ppad.tracks import Tracker
-    frames = list(movies.read_movie(clip, movies.probe(clip)))
+    movie = movies.probe(clip)
+    frames = list(movies.read_movie(clip, movie))
     finder = FaceFinder(mtcnn=MTCNN.load(config=MTCNNConfig(thresholds=RECALL)), rule="either")
     size, found = frames[0].shape[:2], [finder.find([frame])[0] for frame in frames]
     boxes, scores = [one["boxes"].numpy() for one in found], [one["scores"].numpy() for one in found]
+    command = RecallFinder(finder).at_rate(movie.rate)
+    sightings = [b.numpy() for i in range(0, len(frames), FRAMES_AT_ONCE) for b in command(frames[i:i + FRAMES_AT_ONCE])]
 
     def overlap(box, others):
         return len(others) > 0 and bool((box_iou(torch.tensor(box)[None], torch.tensor(others)) >= 0.3).any())
@@ -79,7 +86,7 @@ def steadiness(clip):
     def follow(share, seed):
         """Runs by kind, uncovered boxes, flicker, painted share, of one random choice of the detections kept."""
         rng, tracker, popped = np.random.default_rng(seed), Tracker(), []
-        kept = [b[rng.random(len(b)) >= share] for b in boxes]
+        kept = [b[rng.random(len(b)) >= share] for b in sightings]
         for b in kept:
             tracker.push(b)
         tracker.finish()
@@ -109,7 +116,8 @@ def steadiness(clip):
         for key, share in uncovered.items():
             lost.setdefault(key, []).append(share)
     worst = {kind: max(one[0][kind] for one in dropped) for kind in KINDS}
-    return {"frames": len(frames), "sightings": sum(map(len, boxes)), "lowest_score": round(float(np.concatenate(scores).min()), 3),
+    return {"frames": len(frames), "sightings": sum(map(len, sightings)),
+            "found_on_originals": sum(map(len, boxes)), "lowest_score": round(float(np.concatenate(scores).min()), 3),
             "longest_uncovered_gap": {"all": every[0], "dropped": worst},
             "uncovered": [[*map(float, key), len(shares), max(shares)] for key, shares in sorted(lost.items())],
             "flicker_px": {"steady": round(every[2], 3), "steady_dropped": round(max(one[2] for one in dropped), 3),
@@ -118,18 +126,19 @@ def steadiness(clip):
                         "per_frame": round(float(np.mean([painted(b).mean() for b in boxes])), 4)}}
 
 
-def frames_a_second(command, frames, environment):
-    """Of one run of a whole command."""
-    start = time.perf_counter()
+def timed(command, environment):
+    """Seconds by the clock and seconds of CPU of one run of a whole command."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return round(frames / (time.perf_counter() - start), 2)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("clips", type=Path)
     parser.add_argument("--out", type=Path, default=Path("anonymize.json"))
-    parser.add_argument("--reference-python", help="interpreter of an environment with deface==1.5.0 and onnxruntime")
+    parser.add_argument("--reference-python", help="interpreter of an environment with deface==1.5.0")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--loops", type=int, default=10)
     args = parser.parse_args()
@@ -149,11 +158,15 @@ def main():
             code = "import sys; from deface.deface import main; sys.exit(main())"
             theirs = [args.reference_python, "-c", code, long, "--output", f"{place}/theirs.mp4", "--keep-audio"]
             commands["deface_1.5.0"] = theirs
-        runs = {name: [] for name in commands}
+        from ppad.repainter import LOOKS_A_SECOND
+        runs, cpu = {name: [] for name in commands}, {name: [] for name in commands}
         for _ in range(PASSES):
             for name, command in commands.items():
-                runs[name].append(frames_a_second(command, frames, environment))
-        result["speed"] = {"frames": frames, "frames_a_second": {name: max(rates) for name, rates in runs.items()}, "runs": runs}
+                seconds, busy = timed(command, environment)
+                runs[name].append(round(frames / seconds, 2))
+                cpu[name].append(round(busy, 2))
+        result["speed"] = {"frames": frames, "frames_a_second": {name: max(rates) for name, rates in runs.items()}, "runs": runs,
+                           "cpu_seconds": {name: min(times) for name, times in cpu.items()}, "ssh_looks_a_second": LOOKS_A_SECOND}
         if args.reference_python:
             result["speed"]["ratio"] = round(max(runs["ppad"]) / max(runs["deface_1.5.0"]), 2)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
