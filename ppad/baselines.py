@@ -170,57 +170,58 @@ class SuperPixel:
         axis = (torch.arange(size, device=crops.device, dtype=crops.dtype) + 0.5) * (self.compactness / step)  # (S,)
         xy = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))  # (2, S, S)
         features = torch.cat([_rgb_to_lab(crops), xy.expand(batch, -1, -1, -1)], 1)  # (B, 5, S, S)
-        # Pixels sorted by grid cell, so that one subtraction compares all pixels with one neighbour of their cell.
-        cells = features.view(batch, 5, g, step, g, step).permute(1, 3, 5, 0, 2, 4)  # (5, step, step, B, g, g)
+        # Pixels sorted by grid cell, so that every pixel of a cell is compared with the same nine clusters.
+        cells = features.view(batch, 5, g, step, g, step).permute(1, 0, 2, 4, 3, 5)  # (5, B, g, g, step, step)
         # A cluster starts in its cell's middle, with the colour of the one or two middle rows and columns.
         near = slice((step - 1) // 2, step // 2 + 1)
-        centre = cells[:, near, near].mean((1, 2))  # (5, B, g, g)
-        cells = cells.reshape(5, step * step, batch * g * g)  # (5, P, N): P = step^2 pixels in each of N cells
+        centre = cells[..., near, near].mean((4, 5)).transpose(0, 1)  # (B, 5, g, g)
+        cells = cells.reshape(5, batch * g * g, step * step)  # (5, N, P): N cells of P = step^2 pixels
 
         for _ in range(self.iterations):
-            choice = self._assign(cells, centre)  # (P, N)
-            centre = self._means(cells, choice, centre)  # (5, B, g, g)
-        choice = self._assign(cells, centre).long()  # (P, N)
-
-        # From "which of my nine neighbours" to the cluster's own number, then back from cells to a picture.
-        choice = choice.view(step, step, batch, g, g).permute(2, 3, 0, 4, 1)  # (B, g, step, g, step)
-        axis = torch.arange(g, device=crops.device)  # (g,)
-        row = axis[:, None, None, None] + choice // 3 - 1  # (B, g, step, g, step)
-        column = axis[:, None] + choice % 3 - 1  # (B, g, step, g, step)
-        return (row * g + column).reshape(batch, size, size)
+            label = self._assign(cells, centre)  # (N, P)
+            centre = self._means(cells, label, centre)  # (B, 5, g, g)
+        label = self._assign(cells, centre) % (g * g)  # (N, P) counted anew in each picture
+        return label.view(batch, g, g, step, step).transpose(2, 3).reshape(batch, size, size)  # from cells to a picture
 
     def _assign(self, cells, centre):
         """Which of the nine clusters around its cell is nearest to each pixel, by squared distance.
 
-        cells (5, P, N), centre (5, B, g, g) -> (P, N) uint8 in 0 ... 8, meaning 3 (dy + 1) + (dx + 1) cells away. On a
-        tie the lowest number stays.
+        cells (5, N, P), centre (B, 5, g, g) -> (N, P) long in 0 ... N - 1: picture by picture, row by row. On a tie the
+        lowest number wins. Differences are squared one feature at a time, not multiplied out: exact, and in any
+        precision the trainer may have chosen for matrix products.
         """
-        g = self.grid
-        around = F.pad(centre, (1, 1, 1, 1), value=1e6)  # (5, B, g+2, g+2) beyond the grid: too far to be chosen
-        best = torch.full_like(cells[0], float("inf"))  # (P, N)
-        choice = torch.zeros_like(best, dtype=torch.uint8)  # (P, N)
-        for j in range(9):
-            other = around[:, :, j // 3 : j // 3 + g, j % 3 : j % 3 + g].flatten(1)  # (5, N)
-            distance = (cells[0] - other[0]).square_()  # (P, N)
-            for f in range(1, 5):
-                gap = cells[f] - other[f]  # (P, N)
-                distance.addcmul_(gap, gap)
-            choice = torch.maximum(choice, (distance < best).to(torch.uint8) * j)  # a later winner is a larger j
-            best = torch.minimum(best, distance)
+        around = F.pad(centre, (1, 1, 1, 1), value=1e6)  # (B, 5, g+2, g+2) beyond the grid: too far to be chosen
+        other = F.unfold(around, 3).unflatten(1, (5, 9))  # (B, 5, 9, g*g)
+        other = other.permute(1, 0, 3, 2).reshape(5, cells.shape[1], 9, 1)  # (5, N, 9, 1)
+        # 256 cells at a time (ours): four pictures of 8 x 8 cells, whose distances still fit into a processor's cache.
+        choice = torch.cat([self._nearest(*part) for part in zip(cells.split(256, 1), other.split(256, 1))])  # (N, P)
+        own = torch.arange(cells.shape[1], device=cells.device)[:, None]  # (N, 1) the cluster that began in this cell
+        step = torch.arange(-1, 2, device=cells.device)
+        return own + (step[:, None] * self.grid + step).flatten()[choice.long()]  # (N, P)
+
+    def _nearest(self, cells, other):
+        """Which of nine is nearest: cells (5, n, P), other (5, n, 9, 1) -> (n, P) uint8, 3 (dy + 1) + (dx + 1)."""
+        distance = (cells[0][:, None] - other[0]).square_()  # (n, 9, P)
+        gap = torch.empty_like(distance)  # (n, 9, P) one buffer for all features
+        for f in range(1, 5):
+            torch.sub(cells[f][:, None], other[f], out=gap)
+            distance.addcmul_(gap, gap)
+        best = distance[:, 0].clone()  # (n, P)
+        choice = torch.zeros_like(best, dtype=torch.uint8)  # (n, P)
+        for j in range(1, 9):  # more than twice as quick as min(1), which walks through memory in strides
+            closer = distance[:, j] < best
+            choice = torch.maximum(choice, closer.to(torch.uint8) * j)  # a later winner is a larger j
+            torch.minimum(best, distance[:, j], out=best)
         return choice
 
-    def _means(self, cells, choice, centre):
-        """Each cluster moves to the mean of its pixels; one without pixels stays. Shapes as above -> (5, B, g, g)."""
-        g = self.grid
-        total = centre.new_zeros(6, len(centre[0]), g + 2, g + 2)  # sums of the five features, then the count
-        for j in range(9):
-            member = (choice == j).to(cells.dtype)  # (P, N)
-            window = total[:, :, j // 3 : j // 3 + g, j % 3 : j % 3 + g]  # (6, B, g, g) a view: added to in place
-            for f in range(5):
-                window[f] += (cells[f] * member).sum(0).view_as(centre[0])
-            window[5] += member.sum(0).view_as(centre[0])
-        total = total[:, :, 1:-1, 1:-1]  # (6, B, g, g)
-        return torch.where(total[5] > 0, total[:5] / total[5].clamp(min=1), centre)
+    def _means(self, cells, label, centre):
+        """Each cluster moves to the mean of its pixels; one without pixels stays. Shapes as above -> (B, 5, g, g)."""
+        label, rows = label.flatten(), cells.flatten(1)  # (N*P,), (5, N*P)
+        total = rows.new_zeros(5, cells.shape[1]).scatter_add_(1, label.expand(5, -1), rows)  # (5, N)
+        count = rows.new_zeros(cells.shape[1]).scatter_add_(0, label, torch.ones_like(rows[0]))  # (N,)
+        moved = total / count.clamp(min=1)  # (5, N)
+        moved = torch.where(count > 0, moved, centre.transpose(0, 1).reshape(total.shape))  # (5, N)
+        return moved.view(5, len(centre), *centre.shape[2:]).transpose(0, 1)  # (B, 5, g, g)
 
 
 # The paper's order and printed names (Table 1). Each entry makes the anonymizer from a seed (only Noise uses it).

@@ -5,8 +5,8 @@ verification on LFW with cosine similarity. Around the paper's one privacy numbe
 the usual others, so that a low accuracy can be told from a broken threshold: AUC, equal error rate, true accepts at a
 fixed rate of false accepts, rank-1 identification, and intervals by resampling identities.
 
-All are pure functions of arrays; nothing here knows a network. Detection takes torch tensors, because torchvision
-compares boxes; verification takes anything numpy can read. Scores are similarities: higher means "same person".
+All are pure functions of arrays; nothing here knows a network. Detection takes torch tensors, as torchvision's detectors
+give them; verification takes anything numpy can read. Scores are similarities: higher means "same person".
 
 Decided here: frame-mAP follows VOC 2010 and later ("envelope") unless the convention of the ACT detector ("act",
 Kalogeiton et al. 2017) is asked for, because the paper names neither; and a class that never occurs has no AP and is
@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 # ---------------------------------------------------------------------------------------------------------------
 # Action detection: frame-mAP.
@@ -39,9 +39,7 @@ def frame_map(
     Returns (mean, ap): ap (classes,) in [0, 1], ap[c - 1] for class c, nan where the class has no truth; the mean
     is over the others (nan if there are none).
     """
-    ap = np.array(
-        [frame_ap(detections, truths, label, iou_threshold, convention) for label in range(1, classes + 1)]
-    )
+    ap = _average_precisions(detections, truths, range(1, classes + 1), iou_threshold, convention)
     present = ~np.isnan(ap)
     return (float(ap[present].mean()) if present.any() else float("nan")), ap
 
@@ -62,25 +60,86 @@ def frame_ap(
     under the raw precision-recall curve started at recall 0, precision 1.
     Raises ValueError if the lists differ in length or the convention is unknown.
     """
+    return float(_average_precisions(detections, truths, [label], iou_threshold, convention)[0])
+
+
+def _average_precisions(detections, truths, labels, iou_threshold, convention) -> np.ndarray:
+    """`frame_ap` of each of `labels`, from one copy of all frames' boxes: an array as long as `labels`."""
     if len(detections) != len(truths):
         raise ValueError(f"detections covers {len(detections)} frames and truths {len(truths)}; give one entry a frame")
     if convention not in ("envelope", "act"):
         raise ValueError(f"convention is {convention!r}; choose 'envelope' or 'act'")
-    scores, hits, positives = [], [], 0
-    for found, truth in zip(detections, truths):
-        chosen = found["labels"] == label
-        wanted = truth["boxes"][truth["labels"] == label]  # (n, 4)
-        frame_scores = found["scores"][chosen].detach().cpu().double().numpy()  # (k,)
-        order = np.argsort(-frame_scores, kind="stable")
-        iou = box_iou(found["boxes"][chosen], wanted).detach().cpu().numpy()[order]  # (k, n)
-        scores.append(frame_scores[order])
-        hits.append(_match(iou, iou_threshold))
-        positives += len(wanted)
+    if len(truths) == 0:
+        return np.full(len(labels), np.nan)
+    found_frame, found_boxes, found_labels = _all_frames(detections)  # (K,), (K, 4), (K,)
+    truth_frame, truth_boxes, truth_labels = _all_frames(truths)
+    scores = torch.cat([found["scores"] for found in detections]).detach().cpu().double().numpy()  # (K,)
+
+    ap = []
+    for label in labels:
+        wanted = truth_labels == label
+        chosen = np.flatnonzero(found_labels == label)
+        # One ranking over all frames; a stable sort keeps the order given on ties.
+        chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
+        hits = _match(found_frame[chosen], found_boxes[chosen], truth_frame[wanted], truth_boxes[wanted], iou_threshold)
+        ap.append(_area(hits, int(wanted.sum()), convention))
+    return np.array(ap)
+
+
+def _all_frames(entries):
+    """All frames' boxes in one list: the frame of each (K,), boxes (K, 4) in single precision or better, labels (K,)."""
+    frame = np.repeat(np.arange(len(entries)), [len(entry["labels"]) for entry in entries])
+    boxes = torch.cat([entry["boxes"] for entry in entries]).detach().cpu()
+    boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+    return frame, boxes.numpy(), torch.cat([entry["labels"] for entry in entries]).cpu().numpy()
+
+
+def _match(frame, boxes, truth_frame, truth_boxes, threshold) -> np.ndarray:
+    """Which detections of one class hit, each truth being taken once: bool (k,).
+
+    frame (k,) and boxes (k, 4) of the detections, best score first over all frames; of the truths (m,) and (m, 4).
+    Frames do not touch each other, so round 0 lets the best detection of every frame choose, round 1 the second, ...
+    """
+    hits = np.zeros(len(frame), dtype=bool)
+    if len(frame) == 0 or len(truth_frame) == 0:
+        return hits
+    # A table with one row a frame, as wide as the most truths any frame has; `free` is False in the unused rest.
+    place = truth_frame, _turns(truth_frame)
+    shape = max(frame.max(), truth_frame.max()) + 1, place[1].max() + 1  # (F, n)
+    free, table = np.zeros(shape, dtype=bool), np.zeros((*shape, 4), truth_boxes.dtype)
+    free[place], table[place] = True, truth_boxes
+    iou = _iou(boxes[:, None], table[frame])  # (k, n)
+
+    turns = _turns(frame)
+    for rows in np.split(np.argsort(turns, kind="stable"), np.cumsum(np.bincount(turns))[:-1]):
+        at = frame[rows]  # (r,) all different: one detection a frame
+        best = np.argmax(np.where(free[at], iou[rows], -1.0), axis=1)
+        hits[rows] = free[at, best] & (iou[rows, best] >= threshold)
+        free[at, best] &= ~hits[rows]
+    return hits
+
+
+def _turns(frame):
+    """How many entries before this one have the same frame: (n,) -> (n,), so 0, 1, 2, ... within each frame."""
+    by_frame, count = np.argsort(frame, kind="stable"), np.bincount(frame)
+    first = np.cumsum(count) - count  # where each frame begins in by_frame
+    turns = np.empty_like(frame)
+    turns[by_frame] = np.arange(len(frame)) - first[frame[by_frame]]
+    return turns
+
+
+def _iou(a, b):
+    """Intersection over union of xyxy boxes (..., 4), pair by pair; two boxes without area have none: 0."""
+    overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # (..., 2)
+    common = overlap.clip(min=0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+
+
+def _area(hits, positives, convention) -> float:
+    """Area under the precision-recall curve: hits (k,) bool by falling score, `positives` truths; nan without truths."""
     if positives == 0:
         return float("nan")
-    scores, hits = np.concatenate(scores), np.concatenate(hits)
-    # Within a frame the rows are in score order already, so a stable sort keeps each frame's order on ties.
-    hits = hits[np.argsort(-scores, kind="stable")]
     true_positives = np.cumsum(hits)
     recall = true_positives / positives  # (k,)
     precision = true_positives / np.arange(1, len(hits) + 1)  # (k,)
@@ -89,19 +148,6 @@ def frame_ap(
         return float((np.diff(recall) * (precision[1:] + precision[:-1]) / 2).sum())
     envelope = np.maximum.accumulate(precision[::-1])[::-1]  # best precision at this recall or a higher one
     return float((np.diff(recall, prepend=0.0) * envelope).sum())
-
-
-def _match(iou: np.ndarray, threshold: float) -> np.ndarray:
-    """Which of one frame's detections hit: iou (k, n), best score first -> bool (k,). A truth is taken once."""
-    hits = np.zeros(len(iou), dtype=bool)
-    if iou.shape[1] == 0:
-        return hits
-    free = np.ones(iou.shape[1], dtype=bool)
-    for row in range(len(iou)):
-        best = np.argmax(np.where(free, iou[row], -1.0))
-        hits[row] = free[best] and iou[row, best] >= threshold
-        free[best] &= not hits[row]
-    return hits
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -347,6 +347,21 @@ def test_segments_match_slic_by_plain_loops(size):
     assert (got == expect).mean() > 0.99  # all but ties within rounding
 
 
+def test_a_cluster_without_pixels_stays_where_it_was():
+    # Noise in cells of 2 x 2 pixels: some clusters lose all their pixels and may win some back later, from where they were.
+    crops = rand(6, 3, 8, 8, seed=1)
+    got = SuperPixel(4, 1.0, 5).segment(crops).numpy()
+    expect = np.stack([slic_loop(lab_of(crop), 4, 1.0, 5) for crop in crops])
+    assert min(len(np.unique(one)) for one in expect) < 16  # there are such clusters
+    assert (got == expect).mean() > 0.99
+
+
+def test_many_pictures_are_segmented_as_one_by_one():
+    crops = torch.stack([smooth(1, 64, seed=seed)[0] for seed in range(11)])  # more cells than one pass takes
+    one_by_one = torch.cat([SuperPixel().segment(crops[i : i + 1]) for i in range(11)])
+    assert (SuperPixel().segment(crops) == one_by_one).float().mean() > 0.999
+
+
 @pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean colour")
 def test_flat_crops_stay_flat_and_keep_the_grid():
     flat = torch.full((1, 3, 64, 64), 0.37)

@@ -1,6 +1,6 @@
 WRONG = "a detection whose best truth is taken may not have another"
 HINT = "still free"
 REPLACE = [
-    ("best = np.argmax(np.where(free, iou[row], -1.0))",
-     "best = np.argmax(iou[row])"),
+    ("np.argmax(np.where(free[at], iou[rows], -1.0), axis=1)",
+     "np.argmax(iou[rows], axis=1)"),
 ]

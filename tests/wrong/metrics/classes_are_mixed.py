@@ -1,6 +1,6 @@
 WRONG = "a detection of any class can hit"
 HINT = "of another class"
 REPLACE = [
-    ('chosen = found["labels"] == label',
-     'chosen = found["labels"] > 0'),
+    ("np.flatnonzero(found_labels == label)",
+     "np.flatnonzero(found_labels > 0)"),
 ]

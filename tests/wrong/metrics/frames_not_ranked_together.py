@@ -1,7 +1,6 @@
 WRONG = "detections are ranked within their frame but not across frames"
 HINT = "Sort all frames' detections"
 REPLACE = [
-    ("""    hits = hits[np.argsort(-scores, kind="stable")]
-""",
-     ""),
+    ('np.argsort(-scores[chosen], kind="stable")',
+     "np.lexsort((-scores[chosen], found_frame[chosen]))"),
 ]

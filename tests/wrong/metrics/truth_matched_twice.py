@@ -1,7 +1,7 @@
 WRONG = "a truth can be hit by any number of detections"
 HINT = "one truth matched twice"
 REPLACE = [
-    ("""        free[best] &= not hits[row]
+    ("""        free[at, best] &= ~hits[rows]
 """,
      ""),
 ]
