@@ -3,7 +3,6 @@ through is a red pixel in the output, which no anonymizer here leaves. Real face
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +18,9 @@ from PIL import Image
 from ppad import anonymize, config, movies, mtcnn, repainter, trainer
 from ppad.repainter import Anonymizer
 from ppad.tracks import Steady
+from red_square import ffmpeg, find_red, red
 
 ROOT = Path(__file__).resolve().parents[1]
-ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
-                            reason="ffmpeg and ffprobe are not on the PATH: install ffmpeg to test movies")
 
 
 def scene(x=30, y=20, side=16, size=(72, 96), face=True):
@@ -33,19 +31,6 @@ def scene(x=30, y=20, side=16, size=(72, 96), face=True):
     if face:
         frame[y:y + side, x:x + side] = (255, 0, 0)
     return frame
-
-
-def red(frame):
-    frame = frame.astype(int)
-    return (frame[..., 0] > 150) & (frame[..., 1] < 100) & (frame[..., 2] < 100)
-
-
-def find_red(frames):
-    boxes = []
-    for frame in frames:
-        ys, xs = np.nonzero(red(np.asarray(frame)))
-        boxes.append([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]] if len(xs) else np.zeros((0, 4)))
-    return boxes
 
 
 def masked(**settings):

@@ -2,7 +2,6 @@
 half an output or a face. A drawn "face" is a red square, a stub finder knows red, and `mask` leaves none. Readers and writers one by
 one are in test_movies, tools that fail half way in test_anonymize; tests/benchmarks/bench_anonymize.py looks at real clips."""
 import os
-import shutil
 import struct
 import subprocess
 import threading
@@ -17,9 +16,8 @@ from PIL import Image
 
 from ppad import anonymize, movies
 from ppad.repainter import Anonymizer
+from red_square import ffmpeg, find_red, red
 
-ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
-                            reason="ffmpeg and ffprobe are not on the PATH: install ffmpeg to test movies")
 MASK = ("--method", "mask")
 
 
@@ -28,19 +26,6 @@ def scene(x=30, size=(72, 96)):
     frame = np.full((*size, 3), (40, 60, 90), np.uint8)
     frame[20:36, x:x + 16] = (255, 0, 0)
     return frame
-
-
-def red(frame):
-    frame = frame.astype(int)
-    return (frame[..., 0] > 150) & (frame[..., 1] < 100) & (frame[..., 2] < 100)
-
-
-def find_red(frames):
-    boxes = []
-    for frame in frames:
-        ys, xs = np.nonzero(red(np.asarray(frame)))
-        boxes.append([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]] if len(xs) else np.zeros((0, 4)))
-    return boxes
 
 
 def walk(n):
