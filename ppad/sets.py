@@ -22,31 +22,36 @@ from ppad.readers import FACE_SCALE, DataError, Pictures, checked_boxes
 MIRROR_ORDER = [1, 0, 2, 4, 3]  # in a mirror the image-left eye is the image-right one, and so for the mouth's corners
 
 
+class _PictureSet:
+    """What both sets say of their pictures (N, 3, H, W), which lie in the field that `PICTURES` names."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.PICTURES))
+
+    @property
+    def lazy(self) -> bool:
+        """Whether a batch's pictures must be decoded first."""
+        return isinstance(getattr(self, self.PICTURES), Pictures)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pictures, whether they are in memory or would be."""
+        return math.prod(getattr(self, self.PICTURES).shape)
+
+
 @dataclass
-class FaceSet:
+class FaceSet(_PictureSet):
     """Face crops with landmarks and people; `skipped` says which pictures a reader left out, and why.
 
     images (N, 3, S, S) uint8 RGB; landmarks (N, 5, 2) float32 px of the crop; identities (N,) int64, 0..P-1 without
     gaps; names: N times "person/picture", without suffix.
     """
+    PICTURES = "images"
     images: torch.Tensor | Pictures
     landmarks: torch.Tensor
     identities: torch.Tensor
     names: list[str]
     skipped: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def lazy(self) -> bool:
-        """Whether a batch's pictures must be decoded first."""
-        return isinstance(self.images, Pictures)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all pictures, whether they are in memory or would be."""
-        return math.prod(self.images.shape)
 
     def floats(self):
         """All pictures in [-1, 1], to be indexed like a tensor (N, 3, S, S); made when they are asked for."""
@@ -70,7 +75,7 @@ class FaceSet:
 
 
 @dataclass
-class ActionSet:
+class ActionSet(_PictureSet):
     """Action frames of one size; `skipped` says which pictures a reader left out, and why.
 
     frames (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people; labels (n,) int64, 1 to
@@ -78,6 +83,7 @@ class ActionSet:
     enlarged, k may be 0; names. face_actions: 0-based positions in `classes` of the actions that happen at the face.
     Boxes are clipped to the frame. Raises DataError for a box or label that cannot be right.
     """
+    PICTURES = "frames"
     frames: torch.Tensor | Pictures
     boxes: list
     labels: list
@@ -96,19 +102,6 @@ class ActionSet:
             if len(labels) != len(boxes) or not all(1 <= label <= len(self.classes) for label in labels.tolist()):
                 raise DataError(f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; give one label a box, "
                                 f"from 1 to {len(self.classes)} (0 is the background)")
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    @property
-    def lazy(self) -> bool:
-        """Whether a batch's pictures must be decoded first."""
-        return isinstance(self.frames, Pictures)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all pictures, whether they are in memory or would be."""
-        return math.prod(self.frames.shape)
 
     def batch(self, indices, mirror=None, device="cpu"):
         """Some frames as the detector wants them, on `device`.
