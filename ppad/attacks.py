@@ -53,7 +53,7 @@ class PlainRecognizer(nn.Module):
 
     def loss(self, crops: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
         """Softmax cross-entropy with label smoothing 0.1 (ours: a plain softmax overfits a small set)."""
-        return F.cross_entropy(self.classify(F.relu(self(crops))), identities, label_smoothing=0.1)
+        return F.cross_entropy(self.classify(F.relu(self(crops))), identities.to(crops.device), label_smoothing=0.1)
 
 
 class AngularRecognizer(nn.Module):
@@ -164,7 +164,7 @@ def embed(recognizer, pictures: torch.Tensor, landmarks: torch.Tensor, config, d
     parts = []
     for start in range(0, len(pictures), config.eval_batch):
         batch = pictures[start:start + config.eval_batch].to(device)
-        points = landmarks[start:start + config.eval_batch].to(device)
+        points = landmarks[start:start + config.eval_batch]
         if align_twice:
             batch = align_faces(batch, points, size)                             # (B, 3, h, w), aligned once
         crops = aligned_crops(batch, points, size)

@@ -196,12 +196,12 @@ def dry_run(config, people: int, classes: int, device) -> dict[str, float]:
                         trainer.make_modifier(config), device)
     size, height, width = config.face_size, config.frame_height, config.frame_width
     pictures = 2 * torch.rand(config.batch_faces, 3, size, size, device=device) - 1          # (B, 3, S, S)
-    landmarks = template((size, size)).expand(len(pictures), 5, 2).to(device)                # (B, 5, 2)
+    landmarks = template((size, size)).expand(len(pictures), 5, 2)                           # (B, 5, 2)
     identities = torch.randint(people, (len(pictures),), device=device)                      # (B,)
     frames = 2 * torch.rand(config.batch_frames, 3, height, width, device=device) - 1        # (B', 3, H, W)
     person = torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * torch.tensor([width, height] * 2, device=device)
     targets = [{"boxes": person, "labels": torch.randint(1, classes + 1, (1,), device=device)} for _ in frames]
-    heads = [person * 0.5 for _ in frames]                       # (1, 4): a face of a quarter of the frame's sides
+    heads = [person.cpu() * 0.5 for _ in frames]                  # (1, 4): a face of a quarter of the frame's sides
     scene = frames, targets, heads
 
     def modified(learns=config.accumulate == 1):                 # as ppad.trainer.play: accumulating, M repaints once more

@@ -17,6 +17,7 @@ nose, left mouth corner, right mouth corner (left as seen in the picture).
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 from torchvision.ops import roi_align
 
 # SphereFace's alignment targets in its 96 (wide) x 112 (high) frame, from its public alignment script.
@@ -95,7 +96,7 @@ def align_faces(images, landmarks, out_size=(112, 96)):
     # Under autocast M hands over half precision, whose steps at 100 px are half a pixel: no place for coordinates.
     images = images.to(torch.promote_types(images.dtype, torch.float32))
     with torch.autocast(images.device.type, enabled=False):
-        grid = _sampling_grid(images.shape, landmarks.to(images), out_size)  # (B, h, w, 2)
+        grid = _sampling_grid(images, landmarks.to(images.dtype), out_size)  # (B, h, w, 2)
         # Zero padding means grey in [-1, 1]; moving black to 0 for the sampling makes it mean black.
         return F.grid_sample(images - BLACK, grid, "bilinear", "zeros", align_corners=False) + BLACK  # (B, 3, h, w)
 
@@ -103,7 +104,7 @@ def align_faces(images, landmarks, out_size=(112, 96)):
 def recognizer_input(aligned):
     """M's scale to D's: RGB x/127.5 - 1 to BGR (x - 127.5)/128, x in 0...255. (B, 3, h, w) -> same shape.
     Source: SphereFace's public model files, which take BGR."""
-    return aligned[:, [2, 1, 0]] * (127.5 / 128)
+    return aligned.flip(1) * (127.5 / 128)
 
 
 def enlarge_boxes(boxes, frame_size, scale=1.6):
@@ -136,7 +137,7 @@ def crop_faces(frames, boxes, size):
     Raises ValueError for a list of the wrong length and for boxes without area, not finite or outside the frame.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
-    regions = torch.cat([frame_of[:, None].to(flat), flat], 1)  # (K, 5)
+    regions = _beside(torch.cat([frame_of[:, None].to(flat), flat], 1), frames)  # (K, 5)
     # sampling_ratio=-1 is the "ceil(box side / S)" above.
     return roi_align(frames, regions, size, sampling_ratio=-1, aligned=True)  # (K, 3, S, S)
 
@@ -163,36 +164,48 @@ def paste_faces(frames, crops, boxes):
 
     start = (flat[:, :2] - 0.5).ceil().long()  # (K, 2) first pixel whose centre is in the box
     extent = (flat[:, 2:] - 0.5).ceil().long() - start  # (K, 2) pixels wide and high
+    spots = torch.cat([frame_of[:, None], start, extent], 1).tolist()  # K times [frame, left, top, wide, high]
 
-    # 1. Resize all crops at once. A separable resize is one matrix for the rows and one for the columns; boxes smaller
+    # Resize all crops at once. A separable resize is one matrix for the rows and one for the columns; boxes smaller
     # than the largest leave the rest of their patch unused.
-    most_wide, most_high = extent.amax(0).tolist()
+    flat, start = _beside(flat, frames), _beside(start, frames)
+    most_wide, most_high = (max(spot[i] for spot in spots) for i in (3, 4))
     across = _resize_matrix(flat[:, 0], flat[:, 2], start[:, 0], most_wide, crops.shape[-1])  # (K, w, S)
     down = _resize_matrix(flat[:, 1], flat[:, 3], start[:, 1], most_high, crops.shape[-1])  # (K, h, S)
     with torch.autocast(frames.device.type, enabled=False):  # half precision here would show as banding
         patches = down[:, None] @ crops.to(frames.dtype) @ across[:, None].transpose(2, 3)  # (K, 3, h, w)
+    return _Overlay.apply(frames, patches, spots)
 
-    pasted = frames.clone()
-    if len(flat) == 1:  # nothing can overlap, and a slice is far quicker than a list of pixels
-        left, top = start[0].tolist()
-        pasted[frame_of[0], :, top : top + most_high, left : left + most_wide] = patches[0]
+
+class _Overlay(torch.autograd.Function):
+    """Lay patches (K, 3, h, w) over frames (B, 3, H, W), the later on top; spots: K times [frame, left, top, wide, high].
+
+    Its gradient is written by hand because autograd's own would copy all the frames once for every face.
+    """
+
+    @staticmethod
+    def forward(ctx, frames, patches, spots):
+        ctx.spots, ctx.shape = spots, patches.shape
+        pasted = frames.clone()
+        for patch, (frame, left, top, wide, high) in zip(patches, spots):
+            pasted[frame, :, top : top + high, left : left + wide] = patch[:, :high, :wide]
         return pasted
 
-    # 2. List every covered pixel of every box, N in all.
-    face, rank = _enumerate(extent.prod(1))  # (N,) each
-    column = start[face, 0] + rank % extent[face, 0]  # (N,)
-    row = start[face, 1] + rank // extent[face, 0]  # (N,)
-
-    # 3. Keep one writer a pixel, the latest box. (Writing twice to one place has no defined order on a GPU.)
-    height, width = frames.shape[-2:]
-    place = (frame_of[face] * height + row) * width + column  # (N,)
-    owner = face.new_full((len(frames) * height * width,), -1)  # (B*H*W,)
-    owner = owner.scatter_reduce(0, place, face, "amax")
-    top = owner[place] == face  # (N,)
-    face, column, row = face[top], column[top], row[top]  # (N',) each
-
-    pasted[frame_of[face], :, row, column] = patches[face, :, row - start[face, 1], column - start[face, 0]]  # (N', 3)
-    return pasted
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        to_frames, to_patches = None, gradient.new_zeros(ctx.shape)
+        for k, (frame, left, top, wide, high) in enumerate(ctx.spots):
+            patch = to_patches[k, :, :high, :wide]
+            patch.copy_(gradient[frame, :, top : top + high, left : left + wide])
+            for other, x, y, w, h in ctx.spots[k + 1 :]:
+                if other == frame and x < left + wide and x + w > left and y < top + high and y + h > top:
+                    patch[:, max(y - top, 0) : y + h - top, max(x - left, 0) : x + w - left] = 0  # hidden by a later one
+        if ctx.needs_input_grad[0]:
+            to_frames = gradient.clone()
+            for frame, left, top, wide, high in ctx.spots:
+                to_frames[frame, :, top : top + high, left : left + wide] = 0
+        return to_frames, to_patches, None
 
 
 def repaint(frames, boxes, anonymizer, size=256):
@@ -208,9 +221,9 @@ def repaint(frames, boxes, anonymizer, size=256):
     return paste_faces(frames, anonymizer(crop_faces(frames, boxes, size)), boxes)
 
 
-def _sampling_grid(shape, landmarks, out_size):
+def _sampling_grid(pictures, landmarks, out_size):
     """Where in the pictures (B, 3, H, W) each aligned crop pixel comes from, in grid_sample's units: (B, h, w, 2)."""
-    high, wide = shape[-2:]
+    high, wide = pictures.shape[-2:]
     out_high, out_wide = out_size
     fit = similarity(landmarks, template(out_size))  # (B, 2, 3) picture -> crop
 
@@ -225,15 +238,8 @@ def _sampling_grid(shape, landmarks, out_size):
     half_in = landmarks.new_tensor([[wide / 2], [high / 2]])  # (2, 1)
     unit_linear = inverse * half_out.T / half_in  # (B, 2, 2)
     unit_shift = (inverse @ half_out + origin) / half_in - 1  # (B, 2, 1)
-    theta = torch.cat([unit_linear, unit_shift], -1)  # (B, 2, 3)
-    return F.affine_grid(theta, [shape[0], shape[1], out_high, out_wide], align_corners=False)
-
-
-def _enumerate(counts):
-    """counts (n,) -> (item, rank), each (sum,): item i appears counts[i] times, with ranks 0 ... counts[i] - 1."""
-    item = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    first = counts.cumsum(0) - counts  # (n,)
-    return item, torch.arange(len(item), device=counts.device) - first[item]
+    theta = _beside(torch.cat([unit_linear, unit_shift], -1), pictures)  # (B, 2, 3)
+    return F.affine_grid(theta, [*pictures.shape[:2], out_high, out_wide], align_corners=False)
 
 
 def _resize_matrix(low, high, start, length, size):
@@ -252,35 +258,56 @@ def _resize_matrix(low, high, start, length, size):
 
 
 def _flatten_boxes(frames, boxes):
-    """Check a list of B box tensors against frames; return all boxes (K, 4) and the frame index of each (K,)."""
+    """Check a list of B box tensors against frames; return all boxes (K, 4) and the frame index of each (K,).
+
+    Both stay on the device of the boxes, and the rest of their arithmetic with them: see `_beside`.
+    """
     if frames.ndim != 4 or len(boxes) != len(frames):
         raise ValueError(
             f"boxes has {len(boxes)} entries for frames of shape {tuple(frames.shape)}: give (B, 3, H, W) frames and "
             "a list of B box tensors"
         )
     for b in boxes:
-        _check_boxes(b)
-    flat = torch.cat([b.to(frames) for b in boxes])  # (K, 4)
-    counts = torch.tensor([len(b) for b in boxes], device=frames.device)  # (B,)
-    frame_of, _ = _enumerate(counts)  # (K,)
+        _check_shape(b)
+    flat = torch.cat(list(boxes)).to(frames.dtype)  # (K, 4)
+    frame_of = torch.repeat_interleave(torch.tensor([len(b) for b in boxes])).to(flat.device)  # (K,)
     height, width = frames.shape[-2:]
     limit = flat.new_tensor([width, height, width, height])
-    inside = ((flat > -FRAME_SLACK) & (flat < limit + FRAME_SLACK)).all(1)  # (K,)
-    if not inside.all():
-        row = int((~inside).nonzero()[0])
-        raise ValueError(
-            f"boxes: face {row} {flat[row].tolist()} leaves its {width} x {height} frame: clip it with enlarge_boxes"
-        )
-    flat = flat.clamp(min=0).minimum(limit)
-    _check_boxes(flat)  # clipping can take the last of a sliver
-    return flat, frame_of
+    inside = ((flat > -FRAME_SLACK) & (flat < limit + FRAME_SLACK)).all(1)  # (K,) a NaN compares false
+    clipped = flat.clamp(min=0).minimum(limit)  # (K, 4)
+    if not (inside & _have_area(flat) & _have_area(clipped)).all():  # clipping can take the last of a sliver
+        _check_boxes(flat)
+        if not inside.all():
+            row = int((~inside).nonzero()[0])
+            raise ValueError(
+                f"boxes: face {row} {flat[row].tolist()} leaves its {width} x {height} frame: clip it with enlarge_boxes"
+            )
+        _check_boxes(clipped)
+    return clipped, frame_of
+
+
+def _beside(coordinates, pictures):
+    """Coordinates on the device of the pictures.
+
+    Boxes and landmarks are few numbers, and checking them means to wait for an answer. Where they are kept on the CPU
+    while the pictures lie on a GPU, the answer is there at once, and the GPU's queue of work never runs dry for it.
+    """
+    return coordinates.to(pictures.device, non_blocking=True)
+
+
+def _have_area(boxes):
+    return (boxes[:, 2:] > boxes[:, :2]).all(1)  # (k, 4) -> (k,)
+
+
+def _check_shape(boxes):
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (k, 4), got {tuple(boxes.shape)}: use zeros of (0, 4) for no face")
 
 
 def _check_boxes(boxes):
     """Raise ValueError unless boxes is (k, 4) and every row is finite with x1 < x2 and y1 < y2."""
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes must have shape (k, 4), got {tuple(boxes.shape)}: use zeros of (0, 4) for no face")
-    good = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # (k,)
+    _check_shape(boxes)
+    good = boxes.isfinite().all(1) & _have_area(boxes)  # (k,)
     if not good.all():
         row = int((~good).nonzero()[0])
         raise ValueError(

@@ -87,7 +87,7 @@ def train_landmark_reader(data: Data, config, loop: Loop, device="cpu") -> Landm
     def step(number: int) -> dict:
         optimizer.param_groups[0]["lr"] = 5e-3 * 0.5 * (1 + math.cos(math.pi * (number - 1) / config.landmark_steps))
         pictures, landmarks, _ = feed.next()
-        loss = F.l1_loss(reader(pictures), landmarks)
+        loss = F.l1_loss(reader(pictures), landmarks.to(device, non_blocking=True))
         optimizer.zero_grad(set_to_none=True)
         averaging(loss).backward()
         optimizer.step()
@@ -111,7 +111,7 @@ def action_ap(detector, anonymizer, actions, config, device="cpu") -> tuple[floa
     found, truths, batch = [], [], max(1, config.eval_batch // 8)
     for start in range(0, len(actions), batch):
         frames, targets, boxes = actions.batch(torch.arange(start, min(start + batch, len(actions))))
-        repainted = repainted_frames(frames.to(device), [b.to(device) for b in boxes], anonymizer, config.face_size)
+        repainted = repainted_frames(frames.to(device), boxes, anonymizer, config.face_size)
         found += [{key: value.cpu() for key, value in one.items()} for one in detector.detect(repainted)]
         truths += targets
     mean, per_class = metrics.frame_map(found, truths, len(actions.classes))

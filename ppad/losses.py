@@ -145,6 +145,12 @@ class ASoftmaxLoss(nn.Module):
         """The lambda that the next forward will use."""
         return lambda_schedule(int(self.step), **self.schedule)
 
+    def _apply(self, fn, recurse=True):
+        step = self.step
+        super()._apply(fn, recurse)
+        self.step = step  # `.to("cuda")` leaves the clock on the CPU, where reading it waits for nobody
+        return self
+
     def advance(self) -> None:
         """Count one update of D. The trainer calls it once after each, and nobody else does."""
         self.step += 1
@@ -158,7 +164,7 @@ class ASoftmaxLoss(nn.Module):
         margin: bool = True,
     ) -> torch.Tensor:
         """cosines (B, N) in [-1, 1], norms (B, 1) >= 0, both from `AngularMarginHead`; labels
-        (B,) int64 in 0..N-1. Returns the loss in nats: a scalar for "mean", (B,) for "none".
+        (B,) int64 in 0..N-1, best on the CPU, where checking them waits for nobody. Returns the loss in nats: a scalar for "mean", (B,) for "none".
         margin=False leaves the margin out: what D decides rather than what it is trained to reach.
 
         Raises ValueError for shapes, types, labels or reductions other than these.
@@ -166,7 +172,7 @@ class ASoftmaxLoss(nn.Module):
         _check_classification(cosines, norms, labels)
         if reduction not in ("mean", "none"):
             raise ValueError(f'reduction must be "mean" or "none", but is {reduction!r}.')
-        margin_lambda = self.margin_lambda
+        margin_lambda, labels = self.margin_lambda, labels.to(cosines.device, non_blocking=True)
         index = labels[:, None]  # (B, 1)
         own = cosines.gather(1, index)  # (B, 1), cosine to the true identity
         # lambda / (1 + lambda) written so that a lambda of infinity is plain softmax, not NaN.

@@ -58,20 +58,18 @@ class FaceSet(_PictureSet):
         return _Floats(self.images)
 
     def batch(self, indices, mirror=None, device="cpu"):
-        """Some faces as the networks want them, on `device`.
+        """Some faces as the networks want them.
 
         indices (B,) int64; mirror (B,) bool or None: which of them to flip left to right.
-        Returns faces (B, 3, S, S) float in [-1, 1], landmarks (B, 5, 2) px, identities (B,) int64.
+        Returns faces (B, 3, S, S) float in [-1, 1] on `device`; landmarks (B, 5, 2) px and identities (B,) int64, on the
+        CPU: whoever takes them looks first whether they can be right, and to look at a GPU is to wait for it.
         Raises DataError for a picture that can no longer be decoded.
         """
-        chosen = self.images[indices], self.landmarks[indices], self.identities[indices], mirror
-        images, points, identities, mirror = to_device(chosen, device)
-        faces = _to_float(images)  # (B, 3, S, S)
+        faces, points = _ready(self.images[indices], mirror, device), self.landmarks[indices]  # (B, 3, S, S), (B, 5, 2)
         if mirror is not None:
             flipped = torch.stack([faces.shape[3] - points[..., 0], points[..., 1]], 2)[:, MIRROR_ORDER]  # (B, 5, 2)
-            faces = torch.where(mirror[:, None, None, None], faces.flip(3), faces)
             points = torch.where(mirror[:, None, None], flipped, points)
-        return faces, points, identities
+        return faces, points, self.identities[indices]
 
 
 @dataclass
@@ -104,27 +102,25 @@ class ActionSet(_PictureSet):
                                 f"from 1 to {len(self.classes)} (0 is the background)")
 
     def batch(self, indices, mirror=None, device="cpu"):
-        """Some frames as the detector wants them, on `device`.
+        """Some frames as the detector wants them.
 
         indices (B,) int64; mirror (B,) bool or None: which of them to flip left to right.
-        Returns frames (B, 3, H, W) float in [-1, 1]; targets, a list of {"boxes": (n, 4) px, "labels": (n,) int64}; and
-        face boxes, a list of (k, 4) px, enlarged 1.6 times about their centre (paper section 5.2) and clipped.
+        Returns frames (B, 3, H, W) float in [-1, 1] on `device`; targets, a list of {"boxes": (n, 4) px, "labels": (n,)
+        int64}; and face boxes, a list of (k, 4) px, enlarged 1.6 times about their centre (paper section 5.2) and clipped;
+        both on the CPU, as in `FaceSet.batch`.
         Raises DataError for a picture that can no longer be decoded.
         """
         indices = torch.as_tensor(indices)
-        if mirror is None:
-            mirror = torch.zeros(len(indices), dtype=torch.bool)
+        flips = [False] * len(indices) if mirror is None else mirror.tolist()
         height, width = self.frames.shape[2:]
         targets, faces = [], []
-        for i, flip in zip(indices.tolist(), mirror.tolist()):
+        for i, flip in zip(indices.tolist(), flips):
             boxes, found = self.boxes[i], self.face_boxes[i]
             if flip:
                 boxes, found = _mirrored(boxes, width), _mirrored(found, width)
             targets.append({"boxes": boxes, "labels": self.labels[i]})
             faces.append(enlarge_boxes(found, (height, width), FACE_SCALE))
-        frames, mirror, targets, faces = to_device((self.frames[indices], mirror, targets, faces), device)
-        frames = _to_float(frames)  # (B, 3, H, W)
-        return torch.where(mirror[:, None, None, None], frames.flip(3), frames), targets, faces
+        return _ready(self.frames[indices], mirror, device), targets, faces
 
 
 @dataclass
@@ -154,15 +150,18 @@ class _Floats:
         return _to_float(self.images[indices])
 
 
-def to_device(batch, device):
-    """Tensors, lists and dicts of them, and None, on `device`; to a GPU through pinned memory, so nobody waits there."""
-    if isinstance(batch, torch.Tensor):
-        if torch.device(device).type == "cuda" and batch.device.type == "cpu":
-            return batch.pin_memory().to(device, non_blocking=True)
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    return [to_device(value, device) for value in batch] if isinstance(batch, (list, tuple)) else batch
+def _ready(pictures, mirror, device):
+    """uint8 pictures (B, 3, H, W) as floats in [-1, 1] on `device`, those flipped that `mirror` (B,), if any, says."""
+    pictures = _to_float(_moved(pictures, device))
+    if mirror is None:
+        return pictures
+    return torch.where(_moved(mirror, device)[:, None, None, None], pictures.flip(3), pictures)
+
+
+def _moved(batch, device):
+    if torch.device(device).type == "cuda":
+        return batch.pin_memory().to(device, non_blocking=True)  # through pinned memory the GPU fetches it itself
+    return batch.to(device)
 
 
 def _to_float(pictures):

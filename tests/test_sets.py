@@ -11,7 +11,6 @@ from test_reproduce import photos, read, run, truncate  # noqa: F401  (photos is
 from ppad import datasets, readers
 from ppad.datasets import Batches, DataError, Feed, read_actions, read_faces
 from ppad.readers import BOX_COLUMNS, POINT_COLUMNS
-from ppad.sets import to_device
 
 
 @pytest.fixture
@@ -142,7 +141,7 @@ def test_a_long_reading_says_how_far_it_is(folder, monkeypatch, capsys):
 # ------------------------------------------------------------------ on a device
 
 @each
-def test_everything_in_a_batch_is_on_the_device(folder, reader):
+def test_pictures_are_on_the_device_and_what_is_known_of_them_on_the_cpu(folder, reader):
     """The meta device holds no values, and refuses to be mixed with tensors that do."""
     def kinds(batch):
         if isinstance(batch, torch.Tensor):
@@ -151,8 +150,8 @@ def test_everything_in_a_batch_is_on_the_device(folder, reader):
 
     for memory in (0, 1e9):
         for mirror in (None, torch.tensor([True, False])):
-            batch = reader(folder, memory=memory).batch(torch.tensor([1, 2]), mirror, "meta")
-            assert kinds(batch) == {"meta"} and batch[0].dtype == torch.float32
+            pictures, *rest = reader(folder, memory=memory).batch(torch.tensor([1, 2]), mirror, "meta")
+            assert pictures.device.type == "meta" and pictures.dtype == torch.float32 and kinds(rest) == {"cpu"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -161,7 +160,7 @@ def test_a_gpu_gets_the_same_batches(folder, reader):
     data = reader(folder)
     plain, feed = Batches(12, 5, seed=1), Feed(data, Batches(12, 5, seed=1), "cuda")
     for _ in range(7):
-        assert_equal(to_device(list(data.batch(*plain.next())), "cuda"), list(feed.next()))
+        assert_equal(list(data.batch(*plain.next(), "cuda")), list(feed.next()))
 
 
 # ------------------------------------------------------------------ ahead of time

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_parts.py --out parts.json [--with-python PATH] [--small] [--repeats 5] [--threads 1] [--note WORDS]
 
-    crop           crop, align and paste with all faces at once, forward and backward, against the same one face at a time
-                   (`crop_crowd`: four faces a frame)
+    crop           crop, align and paste with all faces at once, forward and backward, against the same one face at a time:
+                   small crops; several faces a frame (`crop_crowd`); the sizes of two presets (`crop_toy`, `crop_photo`)
     slic           baselines.SuperPixel.segment against scikit-image's slic, as many segments; boundary recall on drawn regions
     map            metrics.frame_map against pycocotools' COCOeval (IoU 0.5)
     verification   metrics.auc, eer and tar_at_far against scikit-learn's ROC curve
@@ -204,43 +204,52 @@ def our_verification(work, repeats):
     return {"seconds": seconds, "answer": answer}
 
 
-def crop_against_loop(small, repeats, each=1):
-    """All faces, `each` a frame, at once against a loop that cuts, aligns and pastes one after another; both with gradients."""
+CROPS = {"crop": (16, 32, 96, 1), "crop_crowd": (16, 32, 96, 4),          # faces, S, the frames' side, faces a frame
+         "crop_toy": (16, 64, 160, 1), "crop_photo": (8, 128, 320, 1)}    # the presets' sizes
+
+
+def crop_against_loop(repeats, faces, size, side, each):
+    """One step's cropping, aligning and pasting, against a loop that takes one face after another; the same functions.
+
+    As in Algorithm 1: crops are cut for M; what M painted (here anything) is aligned for D and pasted for A; both send
+    gradients back to it. The gradients that come in are given, so that no loss over whole frames is timed.
+    """
     import torch
     from ppad.crop_sampler import align_faces, crop_faces, paste_faces, recognizer_input
     torch.manual_seed(SEED)
-    count, size, high, wide = (16, 32, 96, 96) if small else (32, 128, 320, 320)
-    frames = 2 * torch.rand(count // each, 3, high, wide) - 1
-    corner, side = torch.rand(count, 2) * high / 2, high / 8 + torch.rand(count, 1) * high / 8
-    boxes = list(torch.cat([corner, corner + side], 1).view(-1, each, 4))                       # count / each times (each, 4)
-    landmarks = size * (torch.tensor([[0.35, 0.4], [0.65, 0.4], [0.5, 0.58], [0.38, 0.75], [0.62, 0.75]]) + 0.02 * torch.randn(count, 5, 2))
+    frames, paint = 2 * torch.rand(faces // each, 3, side, side) - 1, 2 * torch.rand(faces, 3, size, size) - 1
+    corner, extent = torch.rand(faces, 2) * side / 2, side / 8 + torch.rand(faces, 1) * side / 8
+    boxes = list(torch.cat([corner, corner + extent], 1).view(-1, each, 4))                     # one (each, 4) a frame
+    points = size * (torch.tensor([[0.35, 0.4], [0.65, 0.4], [0.5, 0.58], [0.38, 0.75], [0.62, 0.75]]) + 0.02 * torch.randn(faces, 5, 2))
+    shape = (size * 7 // 8, size * 3 // 4)
+    from_detector, from_recognizer = torch.randn_like(frames), torch.randn(faces, 3, *shape)
 
-    def play(crops, points, frame, box):
-        aligned = recognizer_input(align_faces(crops, points, (size * 7 // 8, size * 3 // 4)))
-        return aligned, paste_faces(frame, crops * 0.5, box)
+    def play(painted, marks, before, over, where):
+        return crop_faces(before, where, size), recognizer_input(align_faces(painted, marks, shape)), paste_faces(over, painted, where)
+
+    def answers(painted, crops, aligned, pasted):
+        back = torch.autograd.grad([aligned, pasted], [painted], [from_recognizer, from_detector])
+        return crops, aligned.detach(), pasted.detach(), *back
 
     def together():
-        source = frames.clone().requires_grad_()
-        aligned, pasted = play(crop_faces(source, boxes, size), landmarks, source, boxes)
-        (aligned.square().sum() + pasted.square().sum()).backward()
-        return aligned.detach(), pasted.detach(), source.grad
+        painted = paint.clone().requires_grad_()
+        return answers(painted, *play(painted, points, frames, frames, boxes))
 
     def loop():
-        source, aligned, pasted = frames.clone().requires_grad_(), [], []
-        for i in range(len(frames)):
-            one = before = source[i:i + 1]
-            for j in range(each):
-                box, k = [boxes[i][j:j + 1]], i * each + j
-                seen, one = play(crop_faces(before, box, size), landmarks[k:k + 1], one, box)
+        painted, crops, aligned, pasted = paint.clone().requires_grad_(), [], [], []
+        one_by_one = zip(painted.split(1), points.split(1))
+        for before, of_frame in zip(frames.split(1), boxes):
+            after = before
+            for box, (face, marks) in zip(of_frame.split(1), one_by_one):
+                crop, seen, after = play(face, marks, before, after, [box])
+                crops.append(crop)
                 aligned.append(seen)
-            pasted.append(one)
-        aligned, pasted = torch.cat(aligned), torch.cat(pasted)
-        (aligned.square().sum() + pasted.square().sum()).backward()
-        return aligned.detach(), pasted.detach(), source.grad
+            pasted.append(after)
+        return answers(painted, torch.cat(crops), torch.cat(aligned), torch.cat(pasted))
 
     (ours, mine), (theirs, other) = median_seconds(together, repeats), median_seconds(loop, repeats)
-    return {"package": "a loop over faces, the same functions", "faces": count, "faces_a_frame": each, "crop_size": size,
-            "ms_ours": round(1000 * ours, 3),
+    return {"package": "a loop over faces, the same functions", "faces": faces, "faces_a_frame": each, "crop_size": size,
+            "frame_size": side, "ms_ours": round(1000 * ours, 3),
             "ms_other": round(1000 * theirs, 3), "ratio": round(theirs / ours, 2),
             "largest_difference": max(float((a - b).abs().max()) for a, b in zip(mine, other))}
 
@@ -271,7 +280,7 @@ def main():
     result = {"device": "cpu", "scale": "small" if args.small else "full", "note": args.note, "repeats": args.repeats,
               "machine": {"platform": platform.platform(), "processor": processor(), "cores": os.cpu_count(), "threads": args.threads},
               "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-              "crop": crop_against_loop(args.small, args.repeats), "crop_crowd": crop_against_loop(args.small, args.repeats, 4)}
+              **{name: crop_against_loop(args.repeats, *sizes) for name, sizes in CROPS.items()}}
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     with tempfile.TemporaryDirectory() as place:
         work, path = make_work(args.small), Path(place) / "work.npz"

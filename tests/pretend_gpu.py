@@ -1,0 +1,125 @@
+"""A GPU for machines that have none: its tensors keep their values here and refuse what a GPU's would refuse.
+
+Inside `with PretendGPU() as gpu`, what is moved to or made on `gpu.device` becomes an `OnGPU`. Mixing one with a tensor
+of the CPU in one operation raises RuntimeError, as CUDA does, and `gpu.waits` lists the places in ppad where the program
+waited for an answer from there. The device borrows the name of torch's `meta`, which autograd and modules know on every
+machine. What it does not show: half precision, pinned memory, streams, several GPUs, the kernels themselves.
+"""
+import contextlib
+import traceback
+from unittest.mock import patch
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+aten = torch.ops.aten
+META = torch.device("meta")
+BETWEEN = {aten.copy_.default, aten._to_copy.default}                             # carry values from one device to another
+INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
+ANSWERS = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default}
+
+
+class OnGPU(torch.Tensor):
+    """A tensor whose values lie in `.here`."""
+
+    @staticmethod
+    def __new__(cls, here):
+        made = torch.Tensor._make_wrapper_subclass(cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(),
+                                                   dtype=here.dtype, device=META)
+        made.here = here
+        return made
+
+    def new_tensor(self, data, dtype=None):
+        return OnGPU(torch.tensor(data, dtype=dtype or self.dtype))
+
+    def tolist(self):
+        return self.cpu().tolist()
+
+    def numpy(self, **_):
+        raise TypeError("can't convert a GPU tensor to numpy: use .cpu() first")
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return _run(func, args, kwargs or {}, lambda what: None)
+
+
+class PretendGPU(TorchDispatchMode):
+    """See the top of the file."""
+
+    def __init__(self):
+        super().__init__()
+        self.device, self.waits = META, []
+        tensor, as_tensor, save, autocast = torch.tensor, torch.as_tensor, torch.save, torch.autocast
+
+        class Generator(torch.Generator):
+            def __new__(cls, device="cpu"):
+                return super().__new__(cls, "cpu" if _there(device) else device)
+
+        def made(make):
+            def from_values(data, *, device=None, **how):
+                if isinstance(data, torch.Tensor) or not _there(device):
+                    return make(data, device=device, **how)
+                return OnGPU(make(data, **how))
+            return from_values
+
+        def saved(what, *where):
+            return save(_home(what), *where)
+
+        def half(kind, *how, **more):
+            return contextlib.nullcontext() if _there(kind) else autocast(kind, *how, **more)
+
+        self.patches = patch.multiple(torch, tensor=made(tensor), as_tensor=made(as_tensor), save=saved, autocast=half,
+                                      Generator=Generator)
+
+    def __enter__(self):
+        self.patches.start()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self.patches.stop()
+        return super().__exit__(*error)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return _run(func, args, kwargs or {}, self._note)
+
+    def _note(self, what):
+        places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_stack() if "/ppad/" in frame.filename]
+        self.waits.append((str(what), places[-1] if places else ""))
+
+
+def _run(func, args, kwargs, note):
+    flat = tree_flatten((args, kwargs))[0]
+    there = [one for one in flat if isinstance(one, OnGPU)]
+    here = [one for one in flat if isinstance(one, torch.Tensor) and not isinstance(one, OnGPU)]
+    device, target = kwargs.get("device"), args[0] if args else None
+    indexed_by_cpu = func in INDEXED and isinstance(target, OnGPU)                # CUDA takes indices from the CPU
+    if there and any(one.dim() for one in here) and func not in BETWEEN and not indexed_by_cpu:
+        raise RuntimeError(f"{func}: tensors on the GPU and on the CPU in one operation")
+    if there and (func in ANSWERS or indexed_by_cpu and here or func in INDEXED and any(one.dtype == torch.bool for one in there)):
+        note(func)
+    if func in BETWEEN and there and (here or device is not None and not _there(device)):
+        note("to the CPU")
+    if device is not None:
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+        stays = _there(device)
+    else:
+        stays = isinstance(target, OnGPU) if func is aten.copy_.default else bool(there)
+    out = func(*tree_map_only(OnGPU, lambda one: one.here, args), **tree_map_only(OnGPU, lambda one: one.here, kwargs))
+    if not stays or func is aten._local_scalar_dense.default:
+        return out
+    out = tree_map_only(torch.Tensor, OnGPU, out)
+    aliases = any(result.alias_info for result in func._schema.returns)           # a view, or what was changed in place
+    return return_and_correct_aliasing(func, args, kwargs, out) if aliases else out
+
+
+def _there(device):
+    return device is not None and torch.device(device).type == "meta"
+
+
+def _home(state):
+    if isinstance(state, dict):
+        return type(state)((key, _home(value)) for key, value in state.items())
+    if isinstance(state, (list, tuple)):
+        return type(state)(_home(value) for value in state)
+    return state.here.detach().clone() if isinstance(state, OnGPU) else state

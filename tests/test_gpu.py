@@ -1,0 +1,85 @@
+"""The game on a GPU that is pretended (tests/pretend_gpu.py): nothing is mixed, nobody waits, the numbers are the CPU's.
+
+Where there is a real one, a row runs there too.
+"""
+import json
+
+import pytest
+import torch
+from pretend_gpu import OnGPU, PretendGPU
+
+from ppad import crop_sampler, reproduce, trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter")      # the borrowed name: the values do arrive
+ROW = ("mAP", "verification_error", "structure")
+
+
+@pytest.fixture(scope="module")
+def row_on_cpu(tiny, tmp_path_factory):
+    return make_row(tiny(), tmp_path_factory.mktemp("cpu"), "cpu", "Ours")
+
+
+def make_row(config, folder, device, name):
+    run = reproduce.SeedRun(config, folder, 0, torch.device(device))
+    run.controls()
+    return {**run.row(name), **json.loads((folder / "start.json").read_text())}
+
+
+def test_the_pretended_gpu_refuses_and_counts():
+    with PretendGPU() as gpu:
+        there, here = torch.arange(4.0).to(gpu.device), torch.arange(4.0)
+        assert isinstance(there * 2, OnGPU) and isinstance(torch.zeros(3, device=gpu.device), OnGPU)
+        assert isinstance(there.view(2, 2)[0], OnGPU) and not isinstance(there.cpu(), OnGPU)
+        with pytest.raises(RuntimeError, match="on the GPU and on the CPU"):
+            there + here
+        with pytest.raises(RuntimeError, match="on the GPU and on the CPU"):
+            here[there.long()]
+        before = len(gpu.waits)
+        there.add_(1).mul_(torch.tensor(2.0))                            # a single number may come from the CPU
+        assert len(gpu.waits) == before
+        assert there.cpu().tolist() == [2, 4, 6, 8] and float(there.sum()) == 20 and bool((there > 1).all())
+        there[there > 2]
+        assert len(gpu.waits) == before + 4
+
+
+@pytest.mark.parametrize("changed", [{}, {"channels_last": True, "accumulate": 2, "checkpointing": True}])
+def test_a_whole_row_runs_there_and_comes_to_the_cpus_numbers(tiny, tmp_path, row_on_cpu, changed):
+    with PretendGPU() as gpu:
+        row = make_row(tiny(**changed), tmp_path, gpu.device, "Ours")
+    if not changed:                                                      # the others round otherwise, or draw otherwise
+        assert {key: row[key] for key in (*ROW, "controls")} == {key: row_on_cpu[key] for key in (*ROW, "controls")}
+
+
+@pytest.mark.parametrize("name", ["Blur(8x8)", "Masked", "Noise(0.3)", "Super-Pixel", "Edge"])
+def test_every_baseline_runs_there(name, faces):
+    anonymizer = reproduce.make_baseline(name, seed=0)
+    on_cpu = anonymizer(faces[0])
+    with PretendGPU() as gpu:
+        on_gpu = reproduce.make_baseline(name, seed=0)(faces[0].to(gpu.device)).cpu()
+    assert torch.equal(on_gpu, on_cpu)
+
+
+def test_neither_D_nor_M_waits_for_the_gpu(tiny, tiny_faces, tiny_actions):
+    """A GPU works through a queue; to ask it anything before the queue is done is to let it run dry."""
+    config = tiny()
+    with PretendGPU() as gpu:
+        game = trainer.Game(config, trainer.make_recognizer(config, 6), None, trainer.make_modifier(config), gpu.device)
+        batch = tiny_faces.batch(torch.tensor([0, 5, 10, 15]), torch.tensor([True, False, True, False]), gpu.device)
+        frames, _, boxes = tiny_actions.batch(torch.tensor([0, 4]), device=gpu.device)
+        gpu.waits.clear()
+        for _ in range(2):
+            modified = game.anonymize(batch[0])
+            game.update_recognizer(batch[0], modified, *batch[1:])
+            game.update_modifier(batch[0], modified, *batch[1:])
+            crop_sampler.repaint(frames, boxes, game.anonymize, config.face_size)
+            game.set_rates(1, 2)
+    assert gpu.waits == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("changed", [{}, {"precision": "bf16", "channels_last": True, "fused": True},
+                                     {"precision": "fp16", "accumulate": 2, "checkpointing": True}])
+def test_a_whole_row_runs_on_a_real_one(tiny, tmp_path, changed):
+    for name in ("Ours", "Noise(0.3)"):
+        row = make_row(tiny(**changed), tmp_path, "cuda", name)
+        assert 0 <= row["mAP"] <= 1 and 0 <= row["verification_error"]["strongest"] <= 1
