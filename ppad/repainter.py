@@ -189,14 +189,14 @@ class Anonymizer:
         low, high = (boxes[:, :2].floor().long() - 1).clamp(min=0), boxes[:, 2:].ceil().long() + 1
         windows = [(slice(y0, y1), slice(x0, x1)) for (x0, y0), (x1, y1) in zip(low.tolist(), high.tolist())]
         inside = [(box - corner.repeat(2))[None] for box, corner in zip(boxes, low)]    # k times (1, 4)
-        crops = torch.cat([crop_faces(self._pixels(frame[window]), [box.to(self.device)], self.size)
+        crops = torch.cat([crop_faces(self._pixels(frame[window]), [box], self.size)
                            for window, box in zip(windows, inside)])                    # (k, 3, S, S)
         crops = torch.cat([self.anonymizer(part) for part in crops.split(CROPS_AT_ONCE)])
         if not crops.isfinite().all():
             raise ValueError("the anonymizer gave pixels that are not finite")
         painted = frame.copy()
         for window, box, crop in zip(windows, inside, crops.clamp(-1, 1)):
-            pasted = paste_faces(self._pixels(painted[window]), crop[None], [box.to(self.device)])     # (1, 3, h, w)
+            pasted = paste_faces(self._pixels(painted[window]), crop[None], [box])     # (1, 3, h, w)
             painted[window] = ((pasted[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
         return painted
 

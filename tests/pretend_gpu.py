@@ -10,12 +10,12 @@ import traceback
 from unittest.mock import patch
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 aten = torch.ops.aten
 META = torch.device("meta")
-BETWEEN = {aten.copy_.default, aten._to_copy.default}                             # carry values from one device to another
+BETWEEN = {aten.copy_.default, aten._to_copy.default, aten.to.device, aten.to.dtype_layout, aten.to.other}   # devices
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 ANSWERS = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default}
 
@@ -92,25 +92,25 @@ def _run(func, args, kwargs, note):
     flat = tree_flatten((args, kwargs))[0]
     there = [one for one in flat if isinstance(one, OnGPU)]
     here = [one for one in flat if isinstance(one, torch.Tensor) and not isinstance(one, OnGPU)]
-    device, target = kwargs.get("device"), args[0] if args else None
+    devices, target = [one for one in flat if isinstance(one, torch.device)], args[0] if args else None
     indexed_by_cpu = func in INDEXED and isinstance(target, OnGPU)                # CUDA takes indices from the CPU
     if there and any(one.dim() for one in here) and func not in BETWEEN and not indexed_by_cpu:
         raise RuntimeError(f"{func}: tensors on the GPU and on the CPU in one operation")
     if there and (func in ANSWERS or indexed_by_cpu and here or func in INDEXED and any(one.dtype == torch.bool for one in there)):
         note(func)
-    if func in BETWEEN and there and (here or device is not None and not _there(device)):
-        note("to the CPU")
-    if device is not None:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
-        stays = _there(device)
+    if func in BETWEEN and isinstance(target, torch.Tensor):
+        stays = _there(devices[0]) if devices else isinstance(args[1] if func is aten.to.other else target, OnGPU)
+        if there and stays != isinstance(args[1] if func is aten.copy_.default else target, OnGPU):
+            note(func)
     else:
-        stays = isinstance(target, OnGPU) if func is aten.copy_.default else bool(there)
-    out = func(*tree_map_only(OnGPU, lambda one: one.here, args), **tree_map_only(OnGPU, lambda one: one.here, kwargs))
+        stays = _there(devices[0]) if devices else bool(there)
+    args, kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), (args, kwargs))
+    args, kwargs = tree_map_only(OnGPU, lambda one: one.here, (args, kwargs))
+    out = func(*args, **kwargs)
     if not stays or func is aten._local_scalar_dense.default:
         return out
-    out = tree_map_only(torch.Tensor, OnGPU, out)
-    aliases = any(result.alias_info for result in func._schema.returns)           # a view, or what was changed in place
-    return return_and_correct_aliasing(func, args, kwargs, out) if aliases else out
+    changed = [result.alias_info for result in func._schema.returns if result.alias_info and result.alias_info.is_write]
+    return target if changed else tree_map_only(torch.Tensor, OnGPU, out)         # in place: the very tensor comes back
 
 
 def _there(device):

@@ -8,7 +8,11 @@ import pytest
 import torch
 from pretend_gpu import OnGPU, PretendGPU
 
-from ppad import crop_sampler, reproduce, trainer
+from ppad import crop_sampler, datasets, reproduce, trainer
+from ppad.face_finder import FaceFinder
+from ppad.mtcnn import MTCNN, MTCNNConfig
+from ppad.repainter import Anonymizer
+from ppad.ssh import SSH
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter")      # the borrowed name: the values do arrive
 ROW = ("mAP", "verification_error", "structure")
@@ -74,6 +78,25 @@ def test_neither_D_nor_M_waits_for_the_gpu(tiny, tiny_faces, tiny_actions):
             crop_sampler.repaint(frames, boxes, game.anonymize, config.face_size)
             game.set_rates(1, 2)
     assert gpu.waits == []
+
+
+def test_faces_are_found_and_repainted_there_as_on_the_cpu():
+    pictures = list(datasets.toy_actions(0, 4, 160, range(2)).frames.permute(0, 2, 3, 1).numpy())
+
+    def found_and_repainted(device):
+        torch.manual_seed(0)                                             # of MTCNN no weights ship: random ones, that find much
+        mtcnn = MTCNN(MTCNNConfig(thresholds=(0.5, 0.5, 0.5))).to(device)
+        finder = FaceFinder(mtcnn=mtcnn, ssh=SSH.load().to(device), rule="either")
+        found = [{key: value.cpu() for key, value in one.items()} for one in finder.find(pictures)]
+        anonymizer = Anonymizer.from_run(finder=lambda frames: [found[0]["boxes"][:3]] * len(frames), device=device)
+        return found, anonymizer._paint(pictures[0], found[0]["boxes"][:3])
+
+    boxes, repainted = found_and_repainted("cpu")
+    with PretendGPU() as gpu:
+        boxes_there, repainted_there = found_and_repainted(gpu.device)
+    assert sum(len(one["boxes"]) for one in boxes) > 4 and (repainted != pictures[0]).any()
+    assert all(torch.equal(one[key], other[key]) for one, other in zip(boxes, boxes_there) for key in one)
+    assert (repainted == repainted_there).all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
