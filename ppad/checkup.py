@@ -60,7 +60,7 @@ def hardware(device) -> dict:
     """What a run runs on, for results.json and the check."""
     report = {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
     if torch.device(device).type == "cuda":
-        report |= {"gpu": torch.cuda.get_device_name(), "gpu_peak_gb": round(torch.cuda.max_memory_allocated() / GIB, 2)}
+        report["gpu"] = torch.cuda.get_device_name()
     return report
 
 
@@ -82,6 +82,11 @@ def peak_memory() -> float | None:
     import resource                                              # not there on Windows
     unit = 1 if sys.platform == "darwin" else 1024               # ru_maxrss: bytes on macOS, KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB, 2)
+
+
+def gpu_peak(device) -> float | None:
+    """The most GPU memory this process's tensors have taken, GiB; None where the device is none."""
+    return round(torch.cuda.max_memory_allocated() / GIB, 2) if torch.device(device).type == "cuda" else None
 
 
 # ---------------------------------------------------------------- data

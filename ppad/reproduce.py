@@ -12,12 +12,9 @@ import dataclasses
 import functools
 import io
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import random
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -28,7 +25,8 @@ from ppad import config as presets
 from ppad import checkup, datasets, evaluate, figures, ranks, trainer
 from ppad.attacks import train_recognizer
 from ppad.baselines import BASELINES, make_baseline
-from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log, read_whole, write_whole
+from ppad.jobs import gpu_memory, how_many, in_one_sentence, together
+from ppad.loop import Loop, LoopError, read_checkpoint, read_log, read_whole, write_whole
 
 ROWS = [*BASELINES, "Ours"]
 PLAYERS = {"modifier": ("Ours", "anonymizer"), "recognizer": ("Ours", "recognizer"), "detector": ("Ours", "detector"),
@@ -47,8 +45,8 @@ def parse(argv):
     parser.add_argument("--out", type=Path, default=None, help="run folder (default runs/PRESET)")
     parser.add_argument("--rows", nargs="+", default=ROWS, metavar="ROW", choices=ROWS, help=f"any of: {', '.join(ROWS)}")
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one or more seeds; figures show their mean and std")
-    parser.add_argument("--jobs", type=int, default=None, help="rows trained side by side, one CPU thread each "
-                        "(default: one a core on a Linux CPU, else 1; 1 = here, with torch's own threads)")
+    parser.add_argument("--jobs", type=int, default=None, help="rows trained side by side, one CPU thread each (default on Linux: "
+                        "one a core, or what the GPU holds, at most 4; else 1; 1 = here, with torch's own threads)")
     parser.add_argument("--check", action="store_true", help="only say what is here, what is missing and how long it would take")
     presets.add_fields(parser)
     args = parser.parse_args(argv)
@@ -174,7 +172,7 @@ class SeedRun:
         def judge():
             row = evaluate.judge_row(name, game, attacker, judges, self.data, self.config, self.seed, self.device)
             row["minutes"] = max((time.monotonic() - began) / 60, (played.seconds + attack.seconds) / 60)
-            row["peak_memory_gb"] = checkup.peak_memory()
+            row |= {"peak_memory_gb": checkup.peak_memory(), "gpu_peak_gb": checkup.gpu_peak(self.device)}
             write_whole(path, json.dumps(row, indent=1))
             return row
 
@@ -206,53 +204,6 @@ def file_name(row: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in row).strip("_")
 
 
-def together(tasks: dict, jobs: int) -> None:
-    """Run the tasks (name -> function), `jobs` at a time, each in a forked process with one thread.
-
-    Two single-threaded rows side by side use two cores better than one row on two threads, and the forks share
-    the data in memory. Each task leaves its result on disk. Where there is no fork (Windows), or with one job,
-    the tasks run here, in turn. Raises LoopError when a task failed, Interrupted when one was stopped.
-    """
-    if jobs < 2 or not hasattr(os, "fork"):
-        for task in tasks.values():
-            task()
-        return
-    context, waiting, running, failed = multiprocessing.get_context("fork"), list(tasks.items()), {}, []
-
-    def alone(task, parent=os.getpid()):
-        def follow():                                            # a parent killed outright must not leave us writing
-            while os.getppid() == parent:
-                time.sleep(1)
-            os._exit(1)
-
-        threading.Thread(target=follow, daemon=True).start()
-        torch.set_num_threads(1)
-        sys.exit(in_one_sentence(lambda: task() and 0))
-
-    while waiting or running:
-        while waiting and len(running) < jobs and not failed:
-            name, task = waiting.pop(0)
-            running[name] = context.Process(target=alone, args=(task,))
-            running[name].start()
-        try:
-            multiprocessing.connection.wait([process.sentinel for process in running.values()])
-        except KeyboardInterrupt:                                # the forks got it too: let them save
-            failed.append(("this run", 130))
-            continue
-        for name in [name for name, process in running.items() if not process.is_alive()]:
-            process = running.pop(name)
-            process.join()
-            if process.exitcode:
-                failed.append((name, process.exitcode))
-        if failed and not running:
-            break
-    if any(code == 130 for _, code in failed):
-        raise Interrupted("stopped; the same command goes on from the last checkpoints")
-    if failed:
-        raise LoopError(f"{', '.join(f'{name} ended with status {code}' for name, code in failed)}: see above; "
-                        "the same command goes on from the last checkpoints")
-
-
 def collect(out: Path, preset: str, config, seeds: list[int], rows: list[str], device, jobs: int) -> dict:
     """results.json from the rows on disk: of the seeds asked for, every row that is done in each."""
     seed_folders = [out / f"seed{seed}" for seed in seeds]
@@ -261,6 +212,8 @@ def collect(out: Path, preset: str, config, seeds: list[int], rows: list[str], d
     every = [row for per_seed in found.values() for row in per_seed]
     memory = [row["peak_memory_gb"] for row in every if row["peak_memory_gb"]]              # shared pages count in each
     machine = checkup.hardware(device) | {"jobs": jobs, "peak_memory_gb": round(jobs * ranks.count() * max(memory, default=0), 2)}
+    if any(on_gpu := [row.get("gpu_peak_gb") or 0 for row in every]):
+        machine["gpu_peak_gb_a_row"] = max(on_gpu)
     return {"preset": preset, "hardware": machine | ({"processes": ranks.count()} if ranks.count() > 1 else {}),
             "versions": checkup.versions(), "minutes": None,
             "core_minutes": round(sum(one["minutes"] for one in starts + every), 2),
@@ -311,38 +264,23 @@ def main(argv=None) -> int:
     return in_one_sentence(lambda: run(*parse(argv)))
 
 
-def in_one_sentence(work) -> int:
-    """Call `work`; what a user can mend, or has stopped, becomes one sentence and a status instead of a traceback."""
-    try:
-        return work()
-    except (ValueError, OSError, LoopError) as error:        # every room raises ValueError for what it cannot use
-        print(f"ppad.reproduce: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("ppad.reproduce: the GPU's memory is full: --check says what would fit; --accumulate 2 --checkpointing true and a "
-              "smaller --eval_batch need less and go on in this folder", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        told = stop if isinstance(stop, Interrupted) else "stopped; the same command goes on from the last checkpoint"
-        print(f"\nppad.reproduce: {told}", file=sys.stderr)
-        return 130
-
-
 def run(args, config) -> int:
     """All seeds and rows, then table and figures."""
-    began, jobs = time.monotonic(), args.jobs
-    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    began, jobs, gpu = time.monotonic(), args.jobs, gpu_memory()
+    device = config.device if config.device != "auto" else ("cuda" if gpu else "cpu")
     if jobs is None:
-        # ours: 4 forks of 1 GB each at most; macOS's own libraries do not survive a fork
-        jobs = min(4, os.cpu_count() or 1) if device == "cpu" and sys.platform == "linux" and ranks.asked() == 1 else 1
+        training = 0.0 if device == "cpu" else checkup.needs(config, **checkup.ASSUMED)["training"]
+        jobs = how_many(device, gpu, training) if ranks.asked() == 1 else 1
     rows = [name for name in ROWS if name in args.rows]                                     # the paper's order
-    if jobs < 1 or (jobs > 1 and device != "cpu"):
-        raise ValueError(f"--jobs is {jobs}: it must be at least 1, and 1 on a GPU, which a forked process cannot use")
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}: it must be at least 1")
+    if jobs > 1 and device != "cpu" and torch.cuda.is_initialized():
+        raise ValueError(f"--jobs is {jobs}: this process has used the GPU already, so its forks cannot: give 1, or start anew")
     if jobs > 1 and ranks.asked() > 1:
         raise ValueError(f"--jobs is {jobs}: under torchrun it must be 1, since all processes train one row together")
     if args.check:
         return 0 if not ranks.first() else checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device.startswith("cuda") and not gpu:
         raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
     ranks.join(device, config)
     out, runs = args.out, []
@@ -358,7 +296,7 @@ def run(args, config) -> int:
     if not ranks.first():
         return ranks.leave() or 0
     results = collect(out, args.preset, config, args.seed, rows, device, jobs)
-    together({"figures": functools.partial(draw, runs[0], out, results, rows)}, jobs)
+    together({"figures": functools.partial(draw, runs[0], out, results, rows)}, jobs if device == "cpu" else 1)
     results["minutes"] = round(wall_minutes(out, (time.monotonic() - began) / 60), 2)
     table = figures.table1_markdown(results)
     write_whole(out / "table1.md", table)

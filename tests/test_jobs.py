@@ -1,16 +1,17 @@
-"""Rows side by side in forked processes: the same numbers as in turn, and nothing lost when one of them, or all, stop."""
+"""ppad.jobs: rows side by side in forked processes, on a GPU too; the same numbers as in turn, nothing lost when they stop."""
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_reproduce import numbers, read, run
 
-from ppad import reproduce
+from ppad import jobs, reproduce
 from ppad.loop import Interrupted, LoopError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,14 +33,14 @@ def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
 
     def third():
         (tmp_path / "c").write_text(f"{os.getpid()} {torch.get_num_threads()}")
-    reproduce.together({"a": lambda: meet("a", "b"), "b": lambda: meet("b", "a"), "c": third}, 2)
+    jobs.together({"a": lambda: meet("a", "b"), "b": lambda: meet("b", "a"), "c": third}, 2)
     found = [(tmp_path / name).read_text().split() for name in "abc"]
     assert len({pid for pid, _ in found} | {str(os.getpid())}) == 4 and {threads for _, threads in found} == {"1"}
 
 
 def test_one_job_works_here_and_in_order():
     done = []
-    reproduce.together({name: lambda name=name: done.append((name, os.getpid())) for name in "abc"}, 1)
+    jobs.together({name: lambda name=name: done.append((name, os.getpid())) for name in "abc"}, 1)
     assert done == [(name, os.getpid()) for name in "abc"]
 
 
@@ -59,26 +60,101 @@ def test_a_task_that_fails_is_named_and_the_other_still_ends(tmp_path, capfd, ba
         (tmp_path / "good").touch()
     tasks = {"Good": good, "Bad": bad, "Late": (tmp_path / "late").touch}
     with pytest.raises(LoopError, match=f"^Bad ended with status {status}: see above; the same command goes on"):
-        reproduce.together(tasks, 2)
+        jobs.together(tasks, 2)
     assert (tmp_path / "good").exists() and not (tmp_path / "late").exists()   # nothing new is begun
     assert told in capfd.readouterr().err
 
 
 def test_a_task_that_was_stopped_stops_the_run():
     with pytest.raises(Interrupted, match="the same command goes on"):
-        reproduce.together({"a": lambda: explode(KeyboardInterrupt()), "b": lambda: None}, 2)
+        jobs.together({"a": lambda: explode(KeyboardInterrupt()), "b": lambda: None}, 2)
+
+
+# ------------------------------------------------------------------ how a task ends
+
+@pytest.mark.parametrize("error, status, sentence", [
+    (ValueError("width is 0"), 2, "ppad.reproduce: width is 0\n"),
+    (OSError(28, "No space left"), 2, "No space left"),
+    (LoopError("torn"), 2, "ppad.reproduce: torn\n"),
+    (Interrupted("stopped at step 3"), 130, "ppad.reproduce: stopped at step 3\n"),
+    (torch.OutOfMemoryError("CUDA out of memory"), 2, "ppad.reproduce: the GPU's memory is full: --check says what would fit"),
+    (KeyboardInterrupt(), 130, "goes on from the last checkpoint\n"),
+])
+def test_one_sentence_for_what_a_user_can_mend(capsys, error, status, sentence):
+    def work():
+        raise error
+    assert jobs.in_one_sentence(work) == status
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        jobs.in_one_sentence(lambda: 1 / 0)
+    assert jobs.in_one_sentence(lambda: 0) == 0
+
+
+# ------------------------------------------------------------------ on a GPU
+
+def test_only_forks_ask_for_the_gpu(tmp_path, tiny_args, monkeypatch):
+    """A process that has asked can no longer fork children that use it. Here the forks find out that there is none."""
+    asked = tmp_path / "asked"
+
+    def is_available():
+        with asked.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return True
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=16 * 2**30))
+    assert jobs.gpu_memory() == 16
+    assert run(*tiny_args, "--jobs", 2, "--device", "cuda", "--out", tmp_path / "run") == 2
+    assert len(asked.read_text().split()) >= 2 and str(os.getpid()) not in asked.read_text().split()
+
+
+def test_a_fork_that_dies_while_it_asks_has_seen_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert jobs.gpu_memory() == 0.0
+
+
+@pytest.mark.parametrize("device, gpu, training, cores, wanted", [
+    ("cpu", 0.0, 0.0, 2, 2), ("cpu", 0.0, 0.0, 64, 4), ("cpu", 0.0, 0.0, None, 1),
+    ("cuda", 80.0, 3.0, 16, 4), ("cuda", 80.0, 3.0, 4, 2), ("cuda", 24.0, 3.0, 16, 2), ("cuda", 12.0, 10.0, 16, 1)])
+def test_how_many_rows_at_once(monkeypatch, device, gpu, training, cores, wanted):
+    """On a GPU: four fifths of its memory, twice the networks' need and 1 GiB for each, two cores for each."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert jobs.how_many(device, gpu, training) == wanted
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert jobs.how_many(device, gpu, training) == (wanted if device == "cpu" else 1)
+    monkeypatch.setattr(jobs, "CAN_FORK", False)
+    assert jobs.how_many(device, gpu, training) == 1
+
+
+def test_after_the_gpu_was_used_here_forks_are_refused(tmp_path, tiny_args, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=2**34))
+    assert run(*tiny_args, "--jobs", 2, "--device", "cuda", "--out", tmp_path) == 2
+    assert "--jobs is 2: this process has used the GPU already" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.device_count(), reason="needs a GPU")
+def test_two_rows_side_by_side_on_a_gpu(tmp_path, tiny_args):
+    """In a process of its own: this one may have used the GPU."""
+    words = [*tiny_args, "--jobs", "2", "--rows", "Masked", "Edge", "--device", "cuda", "--out", tmp_path]
+    done = subprocess.run([sys.executable, "-m", "ppad.reproduce", *map(str, words)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "results.json")["hardware"]["gpu_peak_gb_a_row"] > 0
 
 
 # ------------------------------------------------------------------ the main job
 
 def test_two_jobs_give_the_numbers_of_one(tiny_args, tmp_path):
     """Every row.json, whatever runs beside it; torch has one thread in both (see conftest)."""
-    for jobs in (1, 2):
-        assert run(*tiny_args, "--jobs", jobs, "--rows", *ROWS, "--out", tmp_path / str(jobs)) == 0
+    for count in (1, 2):
+        assert run(*tiny_args, "--jobs", count, "--rows", *ROWS, "--out", tmp_path / str(count)) == 0
     for row in ROWS:
-        one, two = (numbers(tmp_path / jobs / "seed0" / reproduce.file_name(row) / "row.json") for jobs in "12")
+        one, two = (numbers(tmp_path / count / "seed0" / reproduce.file_name(row) / "row.json") for count in "12")
         assert one == two and one["name"] == row
-    one, two = (read(tmp_path / jobs / "results.json") for jobs in "12")
+    one, two = (read(tmp_path / count / "results.json") for count in "12")
     assert one["rows"] == two["rows"] and one["controls"] == two["controls"] and one["budget"] == two["budget"]
     assert (one["hardware"]["jobs"], two["hardware"]["jobs"]) == (1, 2)
     assert {path.name for path in (tmp_path / "1").iterdir()} == {path.name for path in (tmp_path / "2").iterdir()}
