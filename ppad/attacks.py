@@ -53,7 +53,8 @@ class PlainRecognizer(nn.Module):
 
     def loss(self, crops: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
         """Softmax cross-entropy with label smoothing 0.1 (ours: a plain softmax overfits a small set)."""
-        return F.cross_entropy(self.classify(F.relu(self(crops))), identities.to(crops.device), label_smoothing=0.1)
+        identities = identities.to(crops.device, non_blocking=crops.device.type != "cpu")
+        return F.cross_entropy(self.classify(F.relu(self(crops))), identities, label_smoothing=0.1)
 
 
 class AngularRecognizer(nn.Module):

@@ -60,14 +60,14 @@ def hardware(device) -> dict:
     """What a run runs on, for results.json and the check."""
     report = {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
     if torch.device(device).type == "cuda":
-        report["gpu"] = torch.cuda.get_device_name()
+        report["gpu"] = torch.cuda.get_device_name(device)
     return report
 
 
 def memory(device) -> tuple[float, float] | None:
     """(free, whole) memory in GiB of the GPU or of this machine; None where the system does not tell."""
     if torch.device(device).type == "cuda":
-        free, whole = torch.cuda.mem_get_info()
+        free, whole = torch.cuda.mem_get_info(device)
         return free / GIB, whole / GIB
     if not Path("/proc/meminfo").exists():
         return None
@@ -86,7 +86,7 @@ def peak_memory() -> float | None:
 
 def gpu_peak(device) -> float | None:
     """The most GPU memory this process's tensors have taken, GiB; None where the device is none."""
-    return round(torch.cuda.max_memory_allocated() / GIB, 2) if torch.device(device).type == "cuda" else None
+    return round(torch.cuda.max_memory_allocated(device) / GIB, 2) if torch.device(device).type == "cuda" else None
 
 
 # ---------------------------------------------------------------- data
@@ -202,11 +202,11 @@ def dry_run(config, people: int, classes: int, device) -> dict[str, float]:
     size, height, width = config.face_size, config.frame_height, config.frame_width
     pictures = 2 * torch.rand(config.batch_faces, 3, size, size, device=device) - 1          # (B, 3, S, S)
     landmarks = template((size, size)).expand(len(pictures), 5, 2)                           # (B, 5, 2)
-    identities = torch.randint(people, (len(pictures),), device=device)                      # (B,)
+    identities = torch.randint(people, (len(pictures),))                                     # (B,)
     frames = 2 * torch.rand(config.batch_frames, 3, height, width, device=device) - 1        # (B', 3, H, W)
-    person = torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * torch.tensor([width, height] * 2, device=device)
-    targets = [{"boxes": person, "labels": torch.randint(1, classes + 1, (1,), device=device)} for _ in frames]
-    heads = [person.cpu() * 0.5 for _ in frames]                  # (1, 4): a face of a quarter of the frame's sides
+    person = torch.tensor([[0.25, 0.25, 0.75, 0.75]]) * torch.tensor([width, height] * 2)
+    targets = [{"boxes": person, "labels": torch.randint(1, classes + 1, (1,))} for _ in frames]
+    heads = [person * 0.5 for _ in frames]                       # (1, 4): a face of a quarter of the frame's sides
     scene = frames, targets, heads
 
     def modified(learns=config.accumulate == 1):                 # as ppad.trainer.play: accumulating, M repaints once more
@@ -348,9 +348,10 @@ def rehearse(config, tried, people, classes, device, jobs, rows, seeds) -> list[
     if not seconds:
         return ["there is not enough memory for one picture at a time"]
     part, ours = minutes(config, tried, seconds), "Ours" in rows
-    whole = len(seeds) * (part["start"] + (len(rows) - ours) * part["fixed"] + ours * part["ours"]) / jobs
+    side_by_side = jobs if device == "cpu" else 1                # rows on one GPU share it: no promise how far
+    whole = len(seeds) * (part["start"] + (len(rows) - ours) * part["fixed"] + ours * part["ours"]) / side_by_side
     print(f"at that speed: {part['start']:.0f} minutes before all rows, {part['fixed']:.0f} a row, {part['ours']:.0f} for Ours; "
-          f"about {whole:.0f} minutes for {len(rows)} rows, {len(seeds)} seed{'s' * (len(seeds) > 1)}, {jobs} at a time "
+          f"about {whole:.0f} minutes for {len(rows)} rows, {len(seeds)} seed{'s' * (len(seeds) > 1)}, {side_by_side} at a time "
           "(judging comes on top)")
     if tried is config:
         return []

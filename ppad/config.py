@@ -142,7 +142,7 @@ class Photo(Paper):
     batch_faces: int = 32                      # ours
     batch_frames: int = 8                      # ours
     recognizer_updates: int = 2                # ours: D must keep up for the figure to mean anything
-    attack_steps: int = 1000                   # ours: starts from the pretrained D
+    attack_steps: int = 1000                   # ours: the attacker starts from the pretrained D; the other judge from nothing
     landmark_steps: int = 1000                 # ours
     folds: int = 2                             # the pack holds LFW folds 9 and 10
     sample_every: int = 250                    # ours

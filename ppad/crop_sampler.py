@@ -82,6 +82,7 @@ def align_faces(images, landmarks, out_size=(112, 96)):
     images (B, 3, H, W) and landmarks (B, 5, 2) in pixels of those images; returns (B, 3, h, w) for
     out_size = (h, w), bilinear, BLACK where the crop reaches beyond the picture. Exact gradient to `images`.
 
+    The landmarks may lie on the CPU whatever the images lie on, and are best there (see `_beside`).
     For D's view of M(f) pass M(f) as images and the landmarks of the original f: detecting them anew on a modified
     face would let M win by breaking the landmark detector. If f was resized for M, scale its landmarks alike.
     Bilinear sampling takes four pixels each, as in the paper; pictures over about twice the crop's scale would alias.
@@ -127,7 +128,7 @@ def enlarge_boxes(boxes, frame_size, scale=1.6):
 def crop_faces(frames, boxes, size):
     """Resample every face box of every frame to a square of `size` pixels (bilinear, Sec. 4).
 
-    frames (B, 3, H, W); boxes a list of B tensors (k_i, 4) xyxy px inside their frame, k_i may be 0.
+    frames (B, 3, H, W); boxes a list of B tensors (k_i, 4) xyxy px inside their frame, k_i may be 0, best on the CPU.
     Returns (K, 3, S, S), K = sum of k_i, in list order; K may be 0. Differentiable in frames.
 
     A crop pixel that covers more than one frame pixel averages ceil(box side / S) bilinear samples along each axis,
@@ -292,7 +293,8 @@ def _beside(coordinates, pictures):
     Boxes and landmarks are few numbers, and checking them means to wait for an answer. Where they are kept on the CPU
     while the pictures lie on a GPU, the answer is there at once, and the GPU's queue of work never runs dry for it.
     """
-    return coordinates.to(pictures.device, non_blocking=True)
+    # Not to wait is safe on the way to a GPU only: on the way back, the numbers would be read before they have come.
+    return coordinates.to(pictures.device, non_blocking=pictures.device.type != "cpu")
 
 
 def _have_area(boxes):

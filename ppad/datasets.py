@@ -5,7 +5,7 @@ The input pipeline is four parts that can be read on their own:
 * `FaceSet`, `ActionSet`, `Pairs`, in the room `sets`: the pictures and what is known of them, and `batch()`;
 * `toy_*` and `read_*`: where they come from, the drawn toy world or folders of pictures with a table;
 * `Batches`: which items come next, a stream that can be saved and resumed bit for bit;
-* `Feed`: the batches themselves on the device that learns, the next one made while this one is learnt from.
+* `Feed`: the batches themselves, their pictures on the device that learns, the next made while this one is learnt from.
 
 Sets that fit are held in memory as uint8, the rest stay in their files and are decoded batch by batch; either way every
 picture is decoded once while a set is read. Wrong data are refused here with a `DataError` that names the file or row

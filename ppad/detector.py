@@ -168,12 +168,8 @@ def _check_targets(targets: list[dict[str, Tensor]], frames: Tensor, classes: in
             )
         if labels.is_floating_point() or (labels < 1).any() or (labels > classes).any():
             raise ValueError(f"targets[{index}]['labels'] must be integers from 1 to {classes}; 0 is the background")
-        checked.append(
-            {
-                "boxes": boxes.to(frames.device, frames.dtype, non_blocking=True),
-                "labels": labels.to(frames.device, torch.int64, non_blocking=True),
-            }
-        )
+        soon = {"device": frames.device, "non_blocking": frames.device.type != "cpu"}  # a GPU need not be waited for
+        checked.append({"boxes": boxes.to(dtype=frames.dtype, **soon), "labels": labels.to(dtype=torch.int64, **soon)})
     return checked
 
 

@@ -87,7 +87,7 @@ def train_landmark_reader(data: Data, config, loop: Loop, device="cpu") -> Landm
     def step(number: int) -> dict:
         optimizer.param_groups[0]["lr"] = 5e-3 * 0.5 * (1 + math.cos(math.pi * (number - 1) / config.landmark_steps))
         pictures, landmarks, _ = feed.next()
-        loss = F.l1_loss(reader(pictures), landmarks.to(device, non_blocking=True))
+        loss = F.l1_loss(reader(pictures), landmarks.to(device, non_blocking=pictures.device.type != "cpu"))
         optimizer.zero_grad(set_to_none=True)
         averaging(loss).backward()
         optimizer.step()

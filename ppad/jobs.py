@@ -86,23 +86,30 @@ def in_one_sentence(work) -> int:
         return 130
 
 
-def gpu_memory() -> float:
-    """GiB of the GPU that torch sees, 0.0 without one. This process stays one whose forks can use it."""
+def gpu_memory(device: str = "cuda") -> float:
+    """GiB of the GPU that torch sees as `device`, 0.0 without one. This process stays one whose forks can use it."""
     def ask():
-        return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 0.0
+        which = torch.device(device).index or 0
+        return torch.cuda.get_device_properties(which).total_memory / GIB if torch.cuda.is_available() else 0.0
+
+    def answer():
+        try:
+            there.send(ask())
+        except RuntimeError:                                     # this process had asked before, so its forks cannot
+            there.send(None)
 
     if not CAN_FORK or torch.cuda.is_initialized():
         return ask()
     here, there = multiprocessing.Pipe(duplex=False)
-    fork = multiprocessing.get_context("fork").Process(target=lambda: there.send(ask()))
+    fork = multiprocessing.get_context("fork").Process(target=answer)
     fork.start()
     there.close()                                                # else nobody notices when the fork has died
     try:
-        return here.recv()
+        told = here.recv()
     except EOFError:
-        return 0.0
-    finally:
-        fork.join()
+        told = 0.0
+    fork.join()
+    return ask() if told is None else told
 
 
 def how_many(device: str, gpu: float, training: float) -> int:
@@ -112,8 +119,6 @@ def how_many(device: str, gpu: float, training: float) -> int:
     and CUDA's context (ours: not measured).
     """
     cores = os.cpu_count() or 1
-    if not CAN_FORK:
+    if not CAN_FORK or torch.cuda.is_initialized():
         return 1
-    if device == "cpu":
-        return min(MOST, cores)
-    return 1 if torch.cuda.is_initialized() else max(1, min(MOST, cores // 2, int(0.8 * gpu / (2 * training + 1))))
+    return min(MOST, cores) if device == "cpu" else max(1, min(MOST, cores // 2, int(0.8 * gpu / (2 * training + 1))))

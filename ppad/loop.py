@@ -118,7 +118,7 @@ class Loop:
     def save(self) -> None:
         """Write the checkpoint; the one before stays as `checkpoint.prev.pt`. Raises LoopError when it cannot."""
         chance, *others = ranks.every({"rng": torch.get_rng_state(),
-                                       "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []})
+                                       "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []})
         state = {"parts": {name: part.state_dict() for name, part in self.parts.items()}, "done": dict(self.done),
                  "settings": self.settings, "seconds": self.seconds, **chance}
         ranks.first_does(lambda: self._write({**state, "others": others} if others else state))

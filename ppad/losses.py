@@ -164,7 +164,8 @@ class ASoftmaxLoss(nn.Module):
         margin: bool = True,
     ) -> torch.Tensor:
         """cosines (B, N) in [-1, 1], norms (B, 1) >= 0, both from `AngularMarginHead`; labels
-        (B,) int64 in 0..N-1, best on the CPU, where checking them waits for nobody. Returns the loss in nats: a scalar for "mean", (B,) for "none".
+        (B,) int64 in 0..N-1, best on the CPU, where checking them waits for nobody. Returns the
+        loss in nats: a scalar for "mean", (B,) for "none".
         margin=False leaves the margin out: what D decides rather than what it is trained to reach.
 
         Raises ValueError for shapes, types, labels or reductions other than these.
@@ -172,7 +173,8 @@ class ASoftmaxLoss(nn.Module):
         _check_classification(cosines, norms, labels)
         if reduction not in ("mean", "none"):
             raise ValueError(f'reduction must be "mean" or "none", but is {reduction!r}.')
-        margin_lambda, labels = self.margin_lambda, labels.to(cosines.device, non_blocking=True)
+        margin_lambda = self.margin_lambda
+        labels = labels.to(cosines.device, non_blocking=cosines.device.type != "cpu")
         index = labels[:, None]  # (B, 1)
         own = cosines.gather(1, index)  # (B, 1), cosine to the true identity
         # lambda / (1 + lambda) written so that a lambda of infinity is plain softmax, not NaN.

@@ -45,8 +45,8 @@ def parse(argv):
     parser.add_argument("--out", type=Path, default=None, help="run folder (default runs/PRESET)")
     parser.add_argument("--rows", nargs="+", default=ROWS, metavar="ROW", choices=ROWS, help=f"any of: {', '.join(ROWS)}")
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one or more seeds; figures show their mean and std")
-    parser.add_argument("--jobs", type=int, default=None, help="rows trained side by side, one CPU thread each (default on Linux: "
-                        "one a core, or what the GPU holds, at most 4; else 1; 1 = here, with torch's own threads)")
+    parser.add_argument("--jobs", type=int, default=None, help="rows trained side by side, one CPU thread each (default on "
+                        "Linux: one a core, or what the GPU holds, at most 4; else 1; 1 = here, with torch's own threads)")
     parser.add_argument("--check", action="store_true", help="only say what is here, what is missing and how long it would take")
     presets.add_fields(parser)
     args = parser.parse_args(argv)
@@ -266,7 +266,7 @@ def main(argv=None) -> int:
 
 def run(args, config) -> int:
     """All seeds and rows, then table and figures."""
-    began, jobs, gpu = time.monotonic(), args.jobs, gpu_memory()
+    began, jobs, gpu = time.monotonic(), args.jobs, gpu_memory(config.device if config.device.startswith("cuda") else "cuda")
     device = config.device if config.device != "auto" else ("cuda" if gpu else "cpu")
     if jobs is None:
         training = 0.0 if device == "cpu" else checkup.needs(config, **checkup.ASSUMED)["training"]
@@ -275,7 +275,7 @@ def run(args, config) -> int:
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}: it must be at least 1")
     if jobs > 1 and device != "cpu" and torch.cuda.is_initialized():
-        raise ValueError(f"--jobs is {jobs}: this process has used the GPU already, so its forks cannot: give 1, or start anew")
+        raise ValueError(f"--jobs is {jobs}: this process has used the GPU already, and its forks cannot then: give --jobs 1")
     if jobs > 1 and ranks.asked() > 1:
         raise ValueError(f"--jobs is {jobs}: under torchrun it must be 1, since all processes train one row together")
     if args.check:

@@ -69,7 +69,7 @@ class Game:
     """One row's three players and their three updates.
 
     Args:
-        config: a preset. device: where everything lives.
+        config: a preset. device: where the players and the pictures live.
         recognizer: D, an `AngularRecognizer` (trained on originals before the game). detector: A, likewise; None when
             only M and D play.
         anonymizer: M or any callable (B, 3, S, S) in [-1, 1] -> same.

@@ -27,6 +27,8 @@ TINY = {"face_size": 32, "modifier_width": 4, "modifier_blocks": 1, "recognizer_
 
 
 def pytest_configure(config):
+    if not os.environ.get("PPAD_TEST_GPU"):         # tests fork, and a process that has counted its GPUs cannot (torch's rule)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)                        # sums in one order: "bit for bit" must not depend on the machine
     config.addinivalue_line("markers", "rubric(line, points=0, hint='', seconds=None): graded by ppad.grade, see there")
 

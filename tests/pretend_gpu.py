@@ -96,11 +96,14 @@ def _run(func, args, kwargs, note):
     indexed_by_cpu = func in INDEXED and isinstance(target, OnGPU)                # CUDA takes indices from the CPU
     if there and any(one.dim() for one in here) and func not in BETWEEN and not indexed_by_cpu:
         raise RuntimeError(f"{func}: tensors on the GPU and on the CPU in one operation")
-    if there and (func in ANSWERS or indexed_by_cpu and here or func in INDEXED and any(one.dtype == torch.bool for one in there)):
+    masked = func in INDEXED and any(one.dtype == torch.bool for one in there)
+    if there and (func in ANSWERS or masked or indexed_by_cpu and here):
         note(func)
     if func in BETWEEN and isinstance(target, torch.Tensor):
         stays = _there(devices[0]) if devices else isinstance(args[1] if func is aten.to.other else target, OnGPU)
         if there and stays != isinstance(args[1] if func is aten.copy_.default else target, OnGPU):
+            note(func)
+        if stays and not there and not kwargs.get("non_blocking"):
             note(func)
     else:
         stays = _there(devices[0]) if devices else bool(there)

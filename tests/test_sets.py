@@ -154,7 +154,7 @@ def test_pictures_are_on_the_device_and_what_is_known_of_them_on_the_cpu(folder,
             assert pictures.device.type == "meta" and pictures.dtype == torch.float32 and kinds(rest) == {"cpu"}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and PPAD_TEST_GPU=1")
 @each
 def test_a_gpu_gets_the_same_batches(folder, reader):
     data = reader(folder)

@@ -77,11 +77,11 @@ def measure(fields, device, steps):
     size, high, wide = config.face_size, config.frame_height, config.frame_width
     pictures = 2 * torch.rand(config.batch_faces, 3, size, size, device=device) - 1
     landmarks = template((size, size)).expand(len(pictures), 5, 2)
-    identities = torch.randint(PEOPLE, (len(pictures),), device=device)
+    identities = torch.randint(PEOPLE, (len(pictures),))           # what is known of the pictures is on the CPU, as in a run
     frames = 2 * torch.rand(config.batch_frames, 3, high, wide, device=device) - 1
-    person = torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * torch.tensor([wide, high] * 2, device=device)
-    targets = [{"boxes": person, "labels": torch.ones(1, dtype=torch.long, device=device)} for _ in frames]
-    boxes = [person.cpu() * 0.5 for _ in frames]                    # a face of a quarter of the frame's sides
+    person = torch.tensor([[0.25, 0.25, 0.75, 0.75]]) * torch.tensor([wide, high] * 2)
+    targets = [{"boxes": person, "labels": torch.ones(1, dtype=torch.long)} for _ in frames]
+    boxes = [person * 0.5 for _ in frames]                         # a face of a quarter of the frame's sides
     batch = (pictures, landmarks, identities), (frames, targets, boxes)
 
     def step():
