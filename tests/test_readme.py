@@ -88,6 +88,13 @@ def test_the_face_finders_card_says_what_was_measured():
         assert percent == [round(100 * one[key], 1) for one in at for key in ("recall", "precision")]
 
 
+def test_the_modifiers_card_says_how_its_own_seed_fared():
+    kept = json.loads((RESULTS / "photo/results.json").read_text())
+    ours = next(row for row in kept["rows"] if row["name"] == "Ours")["verification_error"]["strongest"]["per_seed"]
+    card = " ".join(CARD.read_text(encoding="utf-8").split())
+    assert f"this file is seed 0's, whose strongest attacker erred on {100 * ours[kept['seeds'].index(0)]:.1f} %" in card
+
+
 def test_result_block_of_a_kept_run(tmp_path, monkeypatch):
     """By hand: one row, two seeds; and without a run, exactly "not run"."""
     monkeypatch.setattr(sys.modules[__name__], "RESULTS", tmp_path)
