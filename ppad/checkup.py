@@ -28,7 +28,7 @@ import torchvision
 from ppad import config as presets
 from ppad import ranks, trainer
 from ppad.crop_sampler import template
-from ppad.readers import POINT_COLUMNS, SUFFIXES, DataError, read_pair_lines, read_table
+from ppad.readers import BOX_COLUMNS, POINT_COLUMNS, SUFFIXES, DataError, read_pair_lines, read_table
 from ppad.speed import recompute
 
 RESULTS = Path(__file__).resolve().parents[1] / "lesson_notebooks" / "results"
@@ -106,8 +106,8 @@ def count_data(config) -> dict:
     if config.drawn:
         return {"train_faces": config.train_identities * config.pictures_each, "people": config.train_identities,
                 "test_faces": config.test_identities * config.test_pictures_each, "pairs": config.test_pairs,
-                "train_frames": config.train_frames, "test_frames": config.test_frames, "absent": 0, "absent_test": 0,
-                "classes": ASSUMED["classes"]}
+                "train_frames": config.train_frames, "test_frames": config.test_frames, "classes": ASSUMED["classes"],
+                "absent": 0, "absent_test": 0, "absent_test_faces": 0}
     missing = [str(path) for path in data_files(config) if not path.exists()]
     if missing:
         raise DataError(f"{', '.join(missing)} not there: give --faces and --actions prepared folders (see the README)")
@@ -117,14 +117,16 @@ def count_data(config) -> dict:
         found = Counter(path.parent.name for path in (faces / part).glob("*/*") if path.suffix.lower() in SUFFIXES)
         return [min(found[person], each or math.inf) for person in sorted(found)[:people or None]]
 
-    read_table(faces / "landmarks.csv", ("file", *POINT_COLUMNS))
+    pairs = read_pair_lines(faces / "pairs_test.txt")[1]
+    marked = [row["file"] for row in read_table(faces / "landmarks.csv", ("file", *POINT_COLUMNS))]
+    read_table(actions / "faces.csv", ("file", *BOX_COLUMNS))
     rows = read_table(actions / "annotations.csv", ("file", "split", "action"))
     split_of = {row["file"]: row["split"] for row in rows}
     splits = Counter(split_of.values())
     absent = Counter(split for file, split in split_of.items() if not (actions / file).is_file())
     train = pictures("train", config.train_identities, config.pictures_each)
     return {"train_faces": sum(train), "people": len(train), "test_faces": sum(pictures("test")),
-            "pairs": len(read_pair_lines(faces / "pairs_test.txt")[1]),
+            "pairs": len(pairs), "absent_test_faces": sum(file.startswith("test/") and not (faces / file).is_file() for file in marked),
             "train_frames": min(splits["train"], config.train_frames or math.inf),
             "test_frames": min(splits["test"], config.test_frames or math.inf),
             "absent": absent.total(), "absent_test": absent["test"],
@@ -289,9 +291,10 @@ def check(preset: str, config, out: Path, rows: list[str], seeds: list[int], dev
         print("  {train_faces} faces of {people} people to train on, {test_faces} and {pairs} pairs to test; {train_frames} and "
               "{test_frames} frames of {classes} actions, {absent} listed but not there".format(**counts))
         pictures = picture_memory(config, counts) * here         # processes of torchrun do not share them, forked jobs do
-        if counts["absent_test"]:
-            problems.append(f"{counts['absent_test']} test frames of {Path(config.actions) / 'annotations.csv'} are not there: "
-                            "restore them, or delete their rows")
+        for key, kind, table in (("absent_test", "frames", Path(config.actions) / "annotations.csv"),
+                                 ("absent_test_faces", "faces", Path(config.faces) / "landmarks.csv")):
+            if counts[key]:
+                problems.append(f"{counts[key]} test {kind} of {table} are not there: restore them, or delete their rows")
         presets.check_counts(shared, counts["train_faces"], counts["train_frames"])
         ranks.check_batches(shared)
     except (ValueError, OSError) as error:
@@ -300,6 +303,8 @@ def check(preset: str, config, out: Path, rows: list[str], seeds: list[int], dev
     if config.detector_weights and not Path(config.detector_weights).is_file():
         problems.append(f"detector_weights {config.detector_weights} is not there: see data_scripts/get_weights.py")
         config = dataclasses.replace(config, detector_weights="")
+    if not config.detector_weights and config.detector_body != "toy":
+        print(f"  A's {config.detector_body} starts from nothing: give --detector_weights, or much more than a thousand frames")
     people, classes = max(2, counts["people"]), max(1, counts["classes"])
 
     print("\npreset      training  pictures and weights; time of the kept run")
@@ -321,6 +326,9 @@ def check(preset: str, config, out: Path, rows: list[str], seeds: list[int], dev
     if ram and pictures > ram[0]:
         problems.append(f"the pictures take {pictures:.1f} GiB of memory where {ram[0]:.1f} are free: lower --memory_gb, or read "
                         "fewer (--train_identities, --pictures_each, --train_frames)")
+    if room and jobs > 1 and jobs * need["training"] > room[0]:
+        problems.append(f"{jobs} jobs at once need {jobs * need['training']:.1f} GiB where {room[0]:.1f} are free: give --jobs "
+                        f"{max(1, int(room[0] / need['training']))}")
     tried = config
     while room and tried and needs(tried, people, classes)["training"] > room[0]:
         tried = halved(tried)
@@ -348,7 +356,7 @@ def rehearse(config, tried, people, classes, device, jobs, rows, seeds) -> list[
     if not seconds:
         return ["there is not enough memory for one picture at a time"]
     part, ours = minutes(config, tried, seconds), "Ours" in rows
-    side_by_side = jobs if device == "cpu" else 1                # rows on one GPU share it: no promise how far
+    side_by_side = min(jobs, len(rows)) if device == "cpu" else 1     # rows on one GPU share it: no promise how far
     whole = len(seeds) * (part["start"] + (len(rows) - ours) * part["fixed"] + ours * part["ours"]) / side_by_side
     print(f"at that speed: {part['start']:.0f} minutes before all rows, {part['fixed']:.0f} a row, {part['ours']:.0f} for Ours; "
           f"about {whole:.0f} minutes for {len(rows)} rows, {len(seeds)} seed{'s' * (len(seeds) > 1)}, {side_by_side} at a time "

@@ -273,10 +273,8 @@ def _check_on_bad(on_bad):
 
 def _refuse(problem, on_bad, skipped):
     """Raise for a fault of the table; raise for one bad picture, or note it and let the reader go on."""
-    if not isinstance(problem, BadPicture):
+    if on_bad == "error" or not isinstance(problem, BadPicture):
         raise problem
-    if on_bad == "error":
-        raise DataError(f"{problem}, or pass on_bad='skip'") from problem
     skipped.append(str(problem))
 
 
@@ -324,8 +322,8 @@ class Batches:
         """Go on exactly where the saved stream stood; ValueError if it ran over another set or batch size."""
         for name in ("count", "batch_size"):
             if state[name] != getattr(self, name):
-                raise ValueError(f"the saved {name} is {state[name]}, this run's is {getattr(self, name)}: resume with the "
-                                 "same data and settings.")
+                raise ValueError(f"{name} was {state[name]} when this run began and is {getattr(self, name)} now: restore the "
+                                 "pictures that were there, or choose another --out")
         self.generator.set_state(state["generator"].cpu())  # a checkpoint may have been loaded to a GPU
         self.order, self.position = state["order"].cpu().clone(), state["position"]
 

@@ -324,8 +324,12 @@ def _write(picture, path):
             factor = min(0.95, math.sqrt(MOST_BYTES / len(data)))  # the file is about as large as its area
             size = round(size[0] * factor), round(size[1] * factor)
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path} ({error.strerror}): free some disk space and run the same command again") from error
 
 
 def _png(picture):

@@ -150,7 +150,9 @@ class Loop:
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(parts[name])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except ValueError as error:                             # a part that knows what to do
+            raise LoopError(f"{path} does not fit this run: {_first_line(error)}") from error
+        except (KeyError, RuntimeError) as error:
             raise LoopError(f"{path} does not fit this program ({_first_line(error)}): move it away to start afresh") from error
         self.done, self.seconds = done, state["seconds"]
         chances = [state, *state.get("others", [])]

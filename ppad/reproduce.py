@@ -95,10 +95,10 @@ def load_data(config, seed: int) -> evaluate.Data:
 class SeedRun:
     """Everything of one seed: the pretrained start, the judges, the rows, each in its own folder and done once."""
 
-    def __init__(self, config, folder: Path, seed: int, device):
+    def __init__(self, config, folder: Path, seed: int, device, data: evaluate.Data | None = None):
         self.config, self.folder, self.seed, self.device = config, folder, seed, device
         self.settings = {"seed": seed, **presets.deciding(dataclasses.asdict(config))}
-        self.data = load_data(config, seed)
+        self.data = load_data(config, seed) if data is None else data
         presets.check_counts(config, len(self.data.faces), len(self.data.actions))
         self.people, self.classes = int(self.data.faces.identities.max()) + 1, len(self.data.actions.classes)
 
@@ -286,7 +286,8 @@ def run(args, config) -> int:
     out, runs = args.out, []
     ranks.first_does(lambda: open_folder(out, args.preset, config))
     for seed in args.seed:
-        one = SeedRun(config, out / f"seed{seed}", seed, device)
+        read = runs[0].data if runs and not config.drawn else None                          # folders are the same for each seed
+        one = SeedRun(config, out / f"seed{seed}", seed, device, read)
         runs.append(one)
         together({"A's start": one.detector, "D's start": one.recognizer, "other judge": one.other,
                   "landmark judge": one.reader}, jobs)

@@ -31,7 +31,7 @@ def test_counts_of_prepared_folders(prepared, photos):  # noqa: F811
     (photos / "faces/train/P0/notes.txt").write_text("no picture")
     counts = checkup.count_data(prepared)
     assert counts == {"train_faces": 12, "people": 4, "test_faces": 12, "pairs": 8, "train_frames": 6, "test_frames": 4,
-                      "absent": 1, "absent_test": 1, "classes": 2}
+                      "absent": 1, "absent_test": 1, "absent_test_faces": 0, "classes": 2}
     fewer = checkup.count_data(dataclasses.replace(prepared, train_identities=3, pictures_each=2, train_frames=5))
     assert (fewer["train_faces"], fewer["people"], fewer["train_frames"]) == (6, 3, 5)
     assert checkup.picture_memory(prepared, counts) == pytest.approx((24 * 3 * 32 * 32 + 10 * 3 * 96 * 96) / 2 ** 30)
@@ -47,6 +47,12 @@ def test_counts_of_the_drawn_world(tiny):
 
 
 def test_missing_and_broken_tables_are_named(prepared, photos):  # noqa: F811
+    table = photos / "actions/faces.csv"
+    whole = table.read_text()
+    table.write_text("file,x\n")
+    with pytest.raises(DataError, match="faces.csv"):
+        checkup.count_data(prepared)
+    table.write_text(whole)
     (photos / "actions/annotations.csv").write_text("file,split\n")
     with pytest.raises(DataError, match="annotations.csv"):
         checkup.count_data(prepared)
@@ -189,10 +195,12 @@ def test_missing_data_weights_and_gpu_are_told_in_one_sentence_after_all_has_bee
 def test_what_would_stop_the_run_later_is_told_now(check, photos):  # noqa: F811
     """A test frame that is listed and not there; a batch larger than its set. The run itself refuses both too."""
     (photos / "actions/7.png").unlink()
+    next((photos / "faces/test").glob("*/*.png")).unlink()
     folders = "--drawn", "false", "--faces", photos / "faces", "--actions", photos / "actions", "--train_identities", 0, "--train_frames", 0
     status, out, sentence = check(*folders, "--test_frames", 0, "--pretrain_recognizer_batch", 13)
     assert status == 2 and "12 faces of 4 people" in out and "Nothing is missing" not in out
     assert f"1 test frames of {photos / 'actions/annotations.csv'} are not there: restore them" in sentence
+    assert f"1 test faces of {photos / 'faces/landmarks.csv'} are not there: restore them" in sentence
     assert "pretrain_recognizer_batch is 13, but there are 12 faces to train on: give more pictures, or a smaller" in sentence
 
 
@@ -204,6 +212,19 @@ def test_short_memory_makes_the_batches_smaller_and_says_so(check, monkeypatch):
     monkeypatch.setattr(checkup, "memory", lambda device: (0.001, 1.0))
     status, out, sentence = check()
     assert status == 2 and "not enough memory for one picture at a time" in sentence and "dry run" not in out
+
+
+def test_rows_side_by_side_must_fit_together(check, monkeypatch):
+    monkeypatch.setattr(checkup, "memory", lambda device: (2.0, 4.0))
+    monkeypatch.setattr(checkup, "needs", lambda *_: {"training": 0.9, "disk": 0.0})
+    assert check("--jobs", 2)[0] == 0
+    status, _, sentence = check("--jobs", 3)
+    assert status == 2 and "3 jobs at once need 2.7 GiB where 2.0 are free: give --jobs 2" in sentence
+
+
+def test_a_large_body_without_weights_is_warned_of(check):
+    assert "starts from nothing" not in check()[1]
+    assert "A's mobilenet_v2 starts from nothing: give --detector_weights" in check("--detector_body", "mobilenet_v2")[1]
 
 
 def test_a_gpu_that_runs_out_of_memory_on_the_way(check, monkeypatch):

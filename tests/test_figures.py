@@ -80,12 +80,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     before = (tmp_path / "s.png").read_bytes()
 
     def stop(*_):
-        raise OSError("disk full")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(figures.os, "replace", stop)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=r"cannot write .*s.png \(No space left on device\): free some disk space"):
         figures.contact_sheet(one_colour(1.0), tmp_path / "s.png", 1)
-    assert (tmp_path / "s.png").read_bytes() == before
+    assert (tmp_path / "s.png").read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["s.png"]
 
 
 def test_contact_sheet_pixels_by_hand(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from ppad.datasets import Batches
 from ppad.loop import Interrupted, Loop, LoopError, clock, read_checkpoint, read_log, read_whole, write_whole
 
 SETTINGS = {"rate": 0.1, "seed": 7}
@@ -230,6 +231,17 @@ def test_other_settings_are_refused_by_name(tmp_path, settings):
     with pytest.raises(LoopError, match=rf"another configuration \({field}: .*choose another --out"):
         Run(tmp_path, settings=settings).start()
     assert (tmp_path / "checkpoint.pt").read_bytes() == old
+
+
+def test_a_part_that_knows_the_mend_is_quoted(tmp_path):
+    """`datasets.Batches` over a set that has lost a picture: to start afresh would be the wrong advice."""
+    def loop(count):
+        one = Loop(tmp_path, "x", 0, {})
+        one.start(batches=Batches(count, 2, seed=0))
+        return one
+    loop(6).save()
+    with pytest.raises(LoopError, match="does not fit this run: count was 6 when this run began and is 5 now: restore the pictures"):
+        loop(5)
 
 
 def test_parts_of_another_size_are_refused(tmp_path):

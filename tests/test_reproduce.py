@@ -316,6 +316,31 @@ def test_photographs_from_folders(photos, photo_args, capsys):
                                  "pairs_dropped": 0, "train_frames": 6, "test_frames": 4, "skipped": 1}
 
 
+def test_folders_are_read_once_for_all_seeds(photos, photo_args, monkeypatch):
+    read_faces, folders = datasets.read_faces, []
+
+    def noted(folder, *rest, **how):
+        folders.append(folder.name)
+        return read_faces(folder, *rest, **how)
+    monkeypatch.setattr(datasets, "read_faces", noted)
+    assert run(*photo_args, "--seed", 0, 1) == 0
+    assert folders == ["train", "test"]
+
+
+def test_a_picture_that_is_gone_when_the_run_goes_on(photos, photo_args, capsys):
+    """Never the advice to throw the checkpoint away: the picture can be put back."""
+    picture = photos / "faces/train/P1/P1_0002.png"
+    whole = picture.read_bytes()
+    assert run(*photo_args) == 0
+    truncate(picture)
+    assert run(*photo_args, "--rows", "Edge") == 2
+    error = capsys.readouterr().err
+    assert "P1_0002.png: cannot be read" in error and "move it away" not in error
+    assert "count was 12 when this run began and is 11 now: restore the pictures that were there, or choose another --out" in error
+    picture.write_bytes(whole)
+    assert run(*photo_args, "--rows", "Edge") == 0
+
+
 def line_of(path, start):
     return next(line for line in path.read_text().splitlines() if line.startswith(start))
 
