@@ -11,14 +11,18 @@ tables are made of the journals at the end, written beside their name first and 
 Pictures are copied as they are, so nothing is lost to a second compression. Nothing outside OUT is written.
 """
 import argparse
+import contextlib
 import csv
+import errno
 import io
 import itertools
 import json
 import os
 import sys
 import tarfile
+import textwrap
 import time
+import warnings
 import zipfile
 import zlib
 from collections import deque
@@ -26,17 +30,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))     # `python data_scripts/x.py` leaves the project out
 
 from _faces import main_face  # noqa: E402
 from _untrusted import BadItem, UserError  # noqa: E402
 from ppad.face_finder import RULES  # noqa: E402
-from ppad.readers import BOX_COLUMNS, POINT_COLUMNS, SUFFIXES, DataError, cores  # noqa: E402
+from ppad.readers import BOX_COLUMNS, FORMATS, POINT_COLUMNS, SUFFIXES, DataError, cores  # noqa: E402
 
+MOST_PIXELS = 50_000_000      # ours: of one picture, fifty times 1280 x 720; a small file can claim any number
 AT_ONCE = 16                  # ours: pictures that the face finder gets together
 NAMED = 20                    # ours: so many left-out pictures are named on the screen; left_out_*.txt names all
+
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)   # `decode` refuses such pictures itself, and names them
 
 
 # ---------------------------------------------------------------- command line
@@ -81,12 +89,27 @@ def check_places(source, out):
 
 # ---------------------------------------------------------------- writing
 
+@contextlib.contextmanager
+def writing(path):
+    """What goes wrong inside, as when the disk is full, is a UserError that names `path`."""
+    try:
+        yield
+    except OSError as problem:
+        mend = "free some disk space" if problem.errno in (errno.ENOSPC, errno.EDQUOT) else "see that it can be written"
+        raise UserError(f"cannot write {path} ({problem.strerror}): {mend} and run the same command again") from problem
+
+
 def write_file(path, content):
     """Bytes or text under `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    os.replace(part, path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+            os.replace(part, path)
+    finally:                                             # after an error or Ctrl-C too; once renamed it is not there
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def table_text(columns, rows):
@@ -106,7 +129,8 @@ class Journal:
 
     def __init__(self, out, name, how):
         self.path, self.entries = out / f".{name}.jsonl", {}
-        out.mkdir(parents=True, exist_ok=True)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
         if lines[-1]:                                    # a stop in the middle of a line: cut it off
             with open(self.path, "r+b") as file:
@@ -119,12 +143,13 @@ class Journal:
             if number:
                 self.entries[entry["file"]] = entry
             elif entry["how"] != how:
-                raise UserError(f"{out}: was begun with {entry['how']!r}, this command says {how!r}; give another OUT")
+                there, here = differing(entry["how"], how), differing(how, entry["how"])
+                raise UserError(f"{out}: was begun with {there!r}, this command says {here!r}; give another OUT")
         if len(lines) < 2:
             self._write({"how": how})
 
     def _write(self, entry):
-        with open(self.path, "ab") as file:
+        with writing(self.path), open(self.path, "ab") as file:
             file.write(json.dumps(entry).encode() + b"\n")
 
     def add(self, entry):
@@ -135,12 +160,39 @@ class Journal:
         """Whether this picture is in OUT; one left out is tried again, as its source may have been mended."""
         return file in self.entries and "problem" not in self.entries[file] and (self.path.parent / file).is_file()
 
+    def check_source(self, offered):
+        """UserError when OUT holds a picture that SOURCE has not, or has with another number of bytes.
+
+        offered: (file in OUT, bytes in SOURCE, or None where it is not copied) of all that SOURCE has. Pictures that were
+        left out do not count: they may have been deleted from SOURCE since.
+        """
+        strange = {file for file, entry in self.entries.items() if "problem" not in entry}
+        for file, size in offered:
+            if file in strange:
+                path = self.path.parent / file
+                if size is None or not path.is_file() or path.stat().st_size == size:
+                    strange.remove(file)
+        if strange:
+            many = f"{len(strange):,} picture{'s' if len(strange) > 1 else ''}"
+            raise UserError(f"{self.path.parent}: holds {many} that SOURCE has not, or has with other content, such as "
+                            f"{min(strange)}: it was begun from another SOURCE; give another OUT")
+
+
+def differing(how, other):
+    """The parts of a `how` that `other` has not, on one line; all of it where there is none."""
+    parts = [part for part in how.split(", ") if part not in other.split(", ")]
+    return textwrap.shorten(", ".join(parts) or how, 200)
+
 
 def decode(data):
-    """Bytes as an RGB picture; BadItem if they are none, down to the last pixel."""
+    """Bytes as an RGB picture; BadItem if they are none, down to the last pixel, or more than MOST_PIXELS."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:    # reads the size, not yet the pixels
+            if picture.width * picture.height > MOST_PIXELS:
+                raise BadItem(f"is {picture.width} x {picture.height}, more than the {MOST_PIXELS:,} pixels that are allowed")
             return picture.convert("RGB")
+    except UnidentifiedImageError as problem:            # its own text names an address in memory, another on every run
+        raise BadItem("cannot be read as a picture (no picture format is known)") from problem
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
         raise BadItem(f"cannot be read as a picture ({problem})") from problem
 
@@ -148,9 +200,9 @@ def decode(data):
 def gather(out, journal, items, faces, record, log=print):
     """Bring every item into OUT that is not there.
 
-    items yields (file in OUT, names it may have in a table of faces, load() -> bytes, what is known). record(picture,
-    its faces, what is known) makes the journal's entry. Both may raise BadItem. Faces are found in a thread a core; files
-    are loaded, recorded and written here, in order, since an archive can be read by one at a time.
+    items yields (file in OUT, names it may have in a table of faces, path in SOURCE or load() -> bytes, what is known).
+    record(picture, its faces, what is known) makes the journal's entry. Both may raise BadItem. Faces are found in a thread
+    a core; files are loaded, recorded and written here, in order, since an archive can be read by one at a time.
     """
     began, count, workers, waiting = time.monotonic(), 0, cores(), deque()
     fresh = (item for item in items if not journal.done(item[0]))
@@ -176,9 +228,9 @@ def gather(out, journal, items, faces, record, log=print):
 
 
 def loaded(load):
-    """The bytes that load() gives, or why it cannot, as a BadItem."""
+    """The bytes of a path, or that load() gives, or why there are none, as a BadItem."""
     try:
-        return load()
+        return load.read_bytes() if isinstance(load, Path) else load()
     except (BadItem, OSError, EOFError, RuntimeError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as problem:
         return BadItem(str(problem))
 
@@ -221,10 +273,11 @@ def count_line(what, have, official=None):
 
 # ---------------------------------------------------------------- the two prepared folders
 
-def prepare_faces(out, split, items, faces, of=""):
-    """Items (file below the split, names, load) into OUT/split, and landmarks.csv anew from the journals of both splits.
+def prepare_faces(out, split, source, pictures, faces, of=""):
+    """Pictures into OUT/split, and landmarks.csv anew from the journals of both splits.
 
-    of: what else must be the same for an unfinished OUT to be gone on with.
+    source: as `open_source` gives it; pictures: a list of (name in it, PERSON/PICTURE below the split); of: what else must
+    be the same for an unfinished OUT to be gone on with.
     Returns (pictures in OUT/split as person/picture, how many were left out).
     """
     def record(picture, found, known):
@@ -232,7 +285,10 @@ def prepare_faces(out, split, items, faces, of=""):
         return {"box": box, "points": points}
 
     journal = Journal(out, split, f"faces by {faces.name}{of}")
-    gather(out, journal, ((f"{split}/{file}", names, load, None) for file, names, load in items), faces, record)
+    journal.check_source((f"{split}/{file}", source.size(name)) for name, file in pictures)
+    items = ((f"{split}/{file}", [name, f"{split}/{file}", file], lambda name=name: source.read(name), None)
+             for name, file in pictures)
+    gather(out, journal, items, faces, record)
     entries = {}
     for path in out.glob(".t*.jsonl"):                   # .train.jsonl and .test.jsonl: two scripts may share one OUT
         for line in path.read_bytes().splitlines()[1:]:
@@ -246,10 +302,11 @@ def prepare_faces(out, split, items, faces, of=""):
     return mine, left_out(out, split, journal)
 
 
-def prepare_actions(out, items, faces, how):
-    """Items (file, names, load, (split, people)) into OUT, with annotations.csv and faces.csv.
+def prepare_actions(out, items, faces, how, offered):
+    """Items (file, names, path or load, (split, people)) into OUT, with annotations.csv and faces.csv.
 
-    items(done): the items, given a function that says of a file whether it is in OUT already;
+    items(done): the items, given a function that says of a file whether it is in OUT already; offered: as
+    `Journal.check_source` takes it;
     people(width, height) -> list of (action, box px), or raises BadItem. Returns (entries in OUT, how many were left out).
     """
     def record(picture, found, known):
@@ -257,6 +314,7 @@ def prepare_actions(out, items, faces, how):
         return {"split": split, "size": picture.size, "people": people(*picture.size), "faces": [box for box, _ in found]}
 
     journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
+    journal.check_source(offered)
     gather(out, journal, items(journal.done), faces, record)
     entries = [entry for _, entry in sorted(journal.entries.items()) if "problem" not in entry]
     if not entries:

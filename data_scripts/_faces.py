@@ -16,10 +16,23 @@ from ppad.readers import BOX_COLUMNS, FACE_SCALE, POINT_COLUMNS, checked_boxes, 
 FACE_SCORE = 0.8              # paper Sec. 4: detections above 0.8 are kept
 
 
+def check_device(name):
+    """UserError unless torch can compute there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as problem:
+        raise UserError(f"device is '{name}', which is no device of torch: use cpu or cuda") from problem
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device is '{name}', but torch sees no GPU here: use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device is '{name}', but torch sees {torch.cuda.device_count()} GPU(s) here: use --device cuda")
+
+
 class Faces:
     """Where faces come from: a table, or the face finder. `faces(name, pictures)`; `name` says which, for the journal."""
 
     def __init__(self, args):
+        check_device(args.device)
         rule = getattr(args, "rule", "mtcnn")
         if args.landmarks:
             actions = hasattr(args, "rule")

@@ -84,6 +84,9 @@ class _Zip:
     def read(self, name):
         return self.archive.read(self.members[name])      # stops at the size that was checked, then compares the CRC
 
+    def size(self, name):
+        return self.members[name].file_size
+
 
 class _Tar:
     def __init__(self, path):
@@ -99,6 +102,9 @@ class _Tar:
     def read(self, name):
         return self.archive.extractfile(self.members[name]).read()
 
+    def size(self, name):
+        return self.members[name].size
+
 
 class _Folder:
     def __init__(self, path):
@@ -108,9 +114,13 @@ class _Folder:
     def read(self, name):
         return (self.path / name).read_bytes()
 
+    def size(self, name):
+        return (self.path / name).stat().st_size
+
 
 def open_source(path):
-    """A folder, .zip, .tar or .tgz as an object with `members` (paths of its files) and `read(name)` -> bytes.
+    """A folder, .zip, .tar or .tgz as an object with `members` (paths of its files), `read(name)` -> bytes, and
+    `size(name)`, how many.
 
     Members of an archive come in its own order, in which reading is quick. UserError for a path that is neither, and for
     an archive with any member that leads out of it, is a link, or is too large: then nothing of it is read.

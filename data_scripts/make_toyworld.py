@@ -21,6 +21,9 @@ from ppad import config as presets
 from ppad.readers import BOX_COLUMNS, POINT_COLUMNS
 from ppad.reproduce import load_data
 
+DRAWN_BY = ("train_identities", "pictures_each", "test_identities", "test_pictures_each", "train_frames", "test_frames",
+            "test_pairs", "frame_height", "face_size", "folds")          # `load_data` draws by these; an OUT is of one choice
+
 
 def write_picture(path, image):
     """image (3, S, S) uint8 as PNG, which loses nothing."""
@@ -81,7 +84,8 @@ def main(argv=None):
         raise UserError(str(problem)) from problem
     if not config.drawn:
         raise UserError("faces and actions are given; the toy world reads no pictures: leave them out")
-    Journal(args.out, "toyworld", f"seed {args.seed}, {presets.as_json(config, 'toy')}")  # refuses what other settings drew
+    how = ", ".join([f"seed {args.seed}", *(f"{name} {getattr(config, name)}" for name in DRAWN_BY)])
+    Journal(args.out, "toyworld", how)                   # refuses what other settings drew
     data = load_data(config, args.seed)
     write_faces(args.out / "faces", {"train": data.faces, "test": data.test_faces})
     write_pairs(args.out / "faces" / "pairs_test.txt", data.pairs, data.test_faces.names)

@@ -19,7 +19,7 @@ ALSO_IN_LFW = ("0166921", "1056413", "1193098")          # SphereFace's own list
 
 
 def portraits(source, dropped):
-    """(NUMBER/PICTURE, names it may have in a table, load) of every picture; of the dropped people, only a count."""
+    """(name in SOURCE, NUMBER/PICTURE) of every picture; of the dropped people, only a count."""
     for name in source.members:
         parts = PurePosixPath(name).parts
         if len(parts) < 2 or not is_picture(name):
@@ -28,14 +28,14 @@ def portraits(source, dropped):
         if parts[-2] in ALSO_IN_LFW:
             dropped.setdefault(parts[-2], []).append(file)
         else:
-            yield file, [file, name, f"train/{file}"], lambda name=name: source.read(name)
+            yield name, file
 
 
 def main(argv=None):
     args = arguments(__doc__).parse_args(argv)
     check_places(args.source, args.out)
     faces, source, dropped = Faces(args), open_source(args.source), {}
-    files, lost = prepare_faces(args.out, "train", portraits(source, dropped), faces)
+    files, lost = prepare_faces(args.out, "train", source, list(portraits(source, dropped)), faces)
 
     people, pictures = len({file.split("/")[0] for file in files}), sum(map(len, dropped.values()))
     print(count_line("pictures, dropped and left out ones included", len(files) + pictures + lost, PICTURES))

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +56,16 @@ def find_movies(source):
 
 
 def extract(movie, numbers, folder):
-    """Frames of a movie by number, from 1: {number: PNG bytes}, and what ffmpeg complained of. One pass of decoding.
+    """Frames of a movie by number, from 1: {number: PNG bytes}, and what ffmpeg complained of first. One pass of decoding.
 
     The chosen frames are given times of a steady 25 a second, so that ffmpeg neither repeats nor drops any.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    chosen = "+".join(f"eq(n,{number - 1})" for number in numbers)
+    terms = [f"eq(n,{number - 1})" for number in numbers]
+    while len(terms) > 1:                                # a tree: ffmpeg refuses a sum more than 100 terms deep
+        terms = [f"({'+'.join(terms[i:i + 50])})" for i in range(0, len(terms), 50)]
+    chosen, = terms
     command = ["ffmpeg", "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FORMATS,
                "-i", f"file:{movie.resolve()}", "-an", "-sn", "-filter:v", f"select='{chosen}',setpts=N/(25*TB)",
                "-r", "25", "-frames:v", str(len(numbers)), "%06d.png"]
@@ -70,7 +74,8 @@ def extract(movie, numbers, folder):
         pictures = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return dict(zip(numbers, pictures)), (said.strip().splitlines() or ["it ends before that frame"])[-1]
+    first = (said.strip().splitlines() or ["it ends before that frame"])[0]              # the others tell what followed from it
+    return dict(zip(numbers, pictures)), textwrap.shorten(re.sub(r"^\[[^\]]* @ 0x[0-9a-f]+\] ", "", first), 200)
 
 
 def keyframes(videos, movies, out, done):
@@ -100,7 +105,9 @@ def main(argv=None):
         raise UserError("ffmpeg is not installed; install it (apt install ffmpeg, brew install ffmpeg, or from ffmpeg.org)")
     videos, boxless = read_annotations(args.source / "daly1.1.0.pkl")
     movies = find_movies(args.source)
-    entries, lost = prepare_actions(args.out, lambda done: keyframes(videos, movies, args.out, done), Faces(args), "keyframes")
+    offered = [(f"{video}/{number:06d}.png", None) for video, (_, frames) in videos.items() for number in frames]
+    entries, lost = prepare_actions(args.out, lambda done: keyframes(videos, movies, args.out, done), Faces(args), "keyframes",
+                                    offered)
 
     got = {Path(entry["file"]).parts[0] for entry in entries}
     print(count_line("videos", len(got), VIDEOS))

@@ -87,16 +87,13 @@ def faces_folder(args):
         raise UserError(f"{min(both)!r} is in train and in test; nobody may be in both")
     listing = hashlib.sha256("\n".join(f"{split} {person} {name}" for split, person, name in rows).encode()).hexdigest()[:16]
     for split in ("train", "test"):
-        def items(split=split):
-            for _, person, name in sorted(row for row in rows if row[0] == split):
-                file = renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}"
-                yield file, [name, f"{split}/{file}", file], lambda name=name: source.read(name)
-
-        files, lost = prepare_faces(args.out, split, items(), faces, f", of the listing {listing}")
+        pictures = [(name, renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}")
+                    for _, person, name in sorted(row for row in rows if row[0] == split)]
+        files, lost = prepare_faces(args.out, split, source, pictures, faces, f", of the listing {listing}")
         if split == "test":
             write_file(args.out / "pairs_test.txt", draw_pairs(files))
-        offered = sum(row[0] == split for row in rows)
-        print(count_line(f"{split} pictures", len(files), offered) + f", of {len({file.split('/')[0] for file in files})} people")
+        people = len({file.split("/")[0] for file in files})
+        print(count_line(f"{split} pictures", len(files), len(pictures)) + f", of {people} people")
         print(count_line("left out (named above)", lost))
 
 
@@ -121,14 +118,15 @@ def frames(source, table):
             return [(row["action"], checked_boxes(numbers(row, BOX_COLUMNS), width, height, f"{row['where']}: box")[0].tolist())
                     for row in here]
 
-        yield file, [file], lambda file=file: (source / file).read_bytes(), (here[0]["split"], people)
+        yield file, [file], source / file, (here[0]["split"], people)
 
 
 def actions_folder(args):
     table = args.source / "annotations.csv"
     how = f"boxes of table {hashlib.sha256(table.read_bytes()).hexdigest()[:16]}"
     items = list(frames(args.source, table))             # the whole table is checked before the first picture
-    entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how)
+    offered = [(file, path.stat().st_size) for file, _, path, _ in items if path.is_file()]
+    entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how, offered)
     for split in ("train", "test"):
         print(count_line(f"{split} frames", sum(entry["split"] == split for entry in entries), sum(item[3][0] == split for item in items)))
     print(count_line("person boxes", sum(len(entry["people"]) for entry in entries)))

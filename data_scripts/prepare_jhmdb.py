@@ -127,7 +127,7 @@ def frames_of(source, truth, counts):
                     return [(action, clipped(box, width, height)) for box in boxes]
 
                 file = f"{name}/{path.name}"
-                yield file, [file], path.read_bytes, (split, people)
+                yield file, [file], path, (split, people)
 
 
 def main(argv=None):
@@ -140,7 +140,9 @@ def main(argv=None):
     else:
         raise UserError(f"{args.source}: holds neither puppet_mask/ nor JHMDB-GT.pkl; unpack the official files there")
     counts = {"beyond": 0, "empty": 0}
-    entries, lost = prepare_actions(args.out, lambda done: frames_of(args.source, truth, counts), Faces(args), truth.name)
+    faces, items = Faces(args), list(frames_of(args.source, truth, counts))
+    offered = [(file, path.stat().st_size) for file, _, path, _ in items]
+    entries, lost = prepare_actions(args.out, lambda done: items, faces, truth.name, offered)
 
     clips = {(entry["split"], *Path(entry["file"]).parts[:2]) for entry in entries}
     print(count_line("clips", len(clips), CLIPS))

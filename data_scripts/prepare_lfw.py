@@ -9,8 +9,10 @@ The face is the one a portrait is of, see `_common.main_face`. A picture without
 need it are named too, and the reader drops them. Stop it when you like: the same command goes on.
 
 Last it writes mean_face.png, the mean of all faces aligned by their landmarks, by their boxes, and as the pictures come,
-and prepared.json: counts, time, and how sharp the three means are. Landmarks that were wrong would blur the first.
+and prepared.json: counts, time of all calls, and how sharp the three means are. Landmarks that were wrong would blur the
+first.
 """
+import io
 import json
 import sys
 import time
@@ -29,6 +31,7 @@ from ppad.readers import BOX_COLUMNS, POINT_COLUMNS, cores, numbers, open_pictur
 
 PICTURES, PEOPLE, PAIRS = 13_233, 5_749, 6_000           # official: the set's own page
 CROP = 112, 96                                           # SphereFace: height and width of D's aligned crops
+TIMES = "minutes", "cpu_minutes"                         # of prepared.json
 FEATURES = slice(40, 104), slice(20, 76)                 # ours: rows and columns of such a crop that hold eyes, nose and mouth
 
 
@@ -42,12 +45,11 @@ def find_pairs(source, given):
 
 
 def portraits(source):
-    """(PERSON/PICTURE, names it may have in a table, load) of every picture; what lies further up does not count."""
+    """(name in SOURCE, PERSON/PICTURE) of every picture; what lies further up does not count."""
     for name in source.members:
         parts = PurePosixPath(name).parts
         if len(parts) >= 2 and is_picture(name):
-            file = "/".join(parts[-2:])
-            yield file, [file, name, f"test/{file}"], lambda name=name: source.read(name)
+            yield name, "/".join(parts[-2:])
 
 
 def mean_faces(out):
@@ -77,8 +79,18 @@ def sharpness(picture):
     return float(np.hypot(*np.gradient(picture[FEATURES].mean(axis=2))).mean())
 
 
+def times(began, report):
+    """TIMES since `began`, seconds of both clocks: of this call, and with those that `report` has of earlier calls."""
+    this = {name: (now - then) / 60 for name, now, then in zip(TIMES, (time.monotonic(), time.process_time()), began)}
+    try:
+        before = json.loads(report.read_bytes())
+        return this, {name: value + before.get(name, 0) for name, value in this.items()}
+    except (OSError, ValueError, AttributeError, TypeError):     # there is none, or none that can be read
+        return this, this
+
+
 def main(argv=None):
-    began, cpu = time.monotonic(), time.process_time()
+    began = time.monotonic(), time.process_time()
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="LFW's pairs.txt")
     args = parser.parse_args(argv)
@@ -86,7 +98,12 @@ def main(argv=None):
     pairs_file = find_pairs(args.source, args.pairs)
     _, pairs = read_pair_lines(pairs_file)
     faces, source = Faces(args), open_source(args.source)
-    files, lost = prepare_faces(args.out, "test", portraits(source), faces)
+    report = args.out / "prepared.json"
+    try:
+        files, lost = prepare_faces(args.out, "test", source, list(portraits(source)), faces)
+    except KeyboardInterrupt:                            # the rest is not known yet
+        write_file(report, json.dumps(times(began, report)[1], indent=1) + "\n")
+        raise
     write_file(args.out / "pairs_test.txt", pairs_file.read_bytes())
 
     have = {PurePosixPath(file).stem for file in files}
@@ -101,16 +118,18 @@ def main(argv=None):
         shown = ", ".join(missing[:20]) + (", ..." if len(missing) > 20 else "")
         print(f"{len(missing)} pictures that pairs need are not here: {shown}")
 
-    minutes = {"minutes": (time.monotonic() - began) / 60, "cpu_minutes": (time.process_time() - cpu) / 60, "threads": cores()}
+    this_call, all_calls = times(began, report)
     means = mean_faces(args.out)
     sharp = {name: round(sharpness(mean), 3) for name, mean in means.items()}
     row = Image.fromarray(np.hstack(list(means.values())).round().astype(np.uint8))
-    row.resize((2 * row.width, 2 * row.height), Image.Resampling.BICUBIC).save(args.out / "mean_face.png")
+    row.resize((2 * row.width, 2 * row.height), Image.Resampling.BICUBIC).save(drawn := io.BytesIO(), "PNG")
+    write_file(args.out / "mean_face.png", drawn.getvalue())
     counts = {"pictures": len(files), "people": people, "pairs": len(pairs) - len(broken), "left_out": lost}
-    report = {**counts, **minutes, "sharpness": sharp, "hardware": checkup.hardware(args.device), "versions": checkup.versions()}
-    write_file(args.out / "prepared.json", json.dumps(report, indent=1) + "\n")
+    facts = {**counts, **all_calls, "threads": cores(), "sharpness": sharp,
+             "hardware": checkup.hardware(args.device), "versions": checkup.versions()}
+    write_file(report, json.dumps(facts, indent=1) + "\n")
     shown = ", ".join(f"{name} {value:.2f}" for name, value in sharp.items())
-    print("this call took {minutes:.1f} minutes, {cpu_minutes:.1f} of processor time".format(**minutes))
+    print("this call took {minutes:.1f} minutes, {cpu_minutes:.1f} of processor time".format(**this_call))
     print(f"sharpness of the mean face, aligned by: {shown} (mean_face.png)")
 
 

@@ -27,6 +27,7 @@ POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # order
 POINT_COLUMNS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # whatever the suffix says; of all that Pillow knows, some start programs
 FACE_SCALE = 1.6  # paper section 5.2: face boxes are enlarged 1.6 times, so that most of the head is inside
 ROUNDING = 1.0  # px; ours: tables are rounded, so a true box may leave its picture by this much
 MOST_WORKERS = 16  # ours: threads that decode; more of them wait for the disk or for Python's lock
@@ -139,7 +140,7 @@ def open_picture(path):
     if not path.is_file():
         raise BadPicture(f"{path}: there is no such picture; restore it or delete its row")
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             return picture.convert("RGB")  # decodes, so a truncated file fails here and not in the middle of training
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
         raise BadPicture(f"{path}: cannot be read as a picture ({problem}); replace the file") from problem

@@ -1,11 +1,14 @@
 """Face folders from LFW, CASIA, anything and the toy world: miniatures, read back by the readers that training uses."""
 import csv
+import errno
 import io
 import json
 import os
 import shutil
+import struct
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -315,6 +318,124 @@ def test_any_number_of_threads_writes_the_same_files_in_the_same_order(tmp_path,
         outs.append(snapshot(tmp_path / f"{threads}"))
         assert outs[-1].pop("prepared.json")             # holds the time it took
     assert outs[0] == outs[1] and len(outs[0][".test.jsonl"].splitlines()) == 1 + 10
+
+
+# ---------------------------------------------------------------- stops, mix-ups and broken input
+
+def test_an_out_of_another_source_is_refused_and_left_as_it_is(tmp_path, capsys):
+    first, out = lfw(tmp_path), tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(first), str(out)]) == 0
+    done, pairs, _ = snapshot(out), ["--pairs", str(tmp_path / "in/pairs.txt")], capsys.readouterr()
+    other = lay(tmp_path / "other", {f"Eve_E/Eve_E_{i:04d}.jpg": picture(70 + i) for i in (1, 2)})
+    said = one_sentence(capsys, prepare_lfw, other, out, *pairs)
+    assert "holds 8 pictures that SOURCE has not" in said and "give another OUT" in said
+    assert "such as test/Ann_A/Ann_A_0001.jpg" in said
+    changed = lay(tmp_path / "changed", {**lfw_files(), "Cid_C/Cid_C_0001.jpg": picture(200, (70, 80))})
+    said = one_sentence(capsys, prepare_lfw, changed, out, *pairs)               # the same names, one with other content
+    assert "holds 1 picture that" in said and "test/Cid_C/Cid_C_0001.jpg" in said
+    assert snapshot(out) == done
+    (first / "Ben_B/Ben_B_0003.jpg").unlink()            # what was left out may go, and new pictures may come
+    lay(first, {"Eve_E/Eve_E_0001.jpg": picture(70)})
+    assert prepare_lfw.run(prepare_lfw.main, [str(first), str(out)]) == 0
+    assert "pictures: 9 of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
+def test_a_source_packed_otherwise_is_the_same_source(tmp_path, kind):
+    source, out = lfw(tmp_path), tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    if kind != "folder":
+        source = shutil.make_archive(str(tmp_path / "in" / "packed"), kind, source)
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_gone_on_from(tmp_path, capsys, monkeypatch):
+    source, out, real = lfw(tmp_path), tmp_path / "out", Path.write_bytes
+
+    def full(path, content):
+        if path.name.startswith("Ben_B"):
+            real(path, content[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    said = one_sentence(capsys, prepare_lfw, source, out)
+    assert said == (f"cannot write {out / 'test/Ben_B/Ben_B_0001.jpg'} (No space left on device): free some disk space and run "
+                    "the same command again")
+    assert not list(out.rglob("*.part"))
+    monkeypatch.setattr(Path, "write_bytes", real)
+
+    class FullFile(io.BytesIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(_common, "open", lambda path, mode: FullFile() if mode == "ab" else open(path, mode), raising=False)
+    assert f"cannot write {out / '.test.jsonl'} (No space left" in one_sentence(capsys, prepare_lfw, source, out)
+    monkeypatch.delattr(_common, "open")
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    assert "pictures: 8 of" in capsys.readouterr().out
+
+
+def test_an_out_that_may_not_be_written_is_not_called_full(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(_common.UserError, match=r"a.txt .(Not a directory|File exists).: see that it can be written"):
+        _common.write_file(tmp_path / "file" / "a.txt", "text")
+
+
+def claims(width, height):
+    """A PNG file of a few bytes that says it is width x height."""
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_that_claims_too_many_pixels_is_not_decoded(monkeypatch):
+    monkeypatch.setattr(Image.Image, "convert", lambda *args: pytest.fail("it was decoded"))
+    with pytest.raises(_common.BadItem, match="is 13000 x 13000, more than the 50,000,000 pixels"):
+        _common.decode(claims(13000, 13000))
+    with pytest.raises(_common.BadItem, match="exceeds limit"):                  # Pillow's own limit is above ours
+        _common.decode(claims(30000, 30000))
+
+
+def test_what_is_no_picture_is_told_alike_every_time(tmp_path, capsys):
+    source, out = lay(lfw(tmp_path), {"Ben_B/Ben_B_0003.jpg": b"<html>not found</html>"}), tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    assert "Ben_B_0003.jpg: cannot be read as a picture (no picture format is known)\n" in (out / "left_out_test.txt").read_text()
+
+
+def test_minutes_of_all_calls_are_added_up(tmp_path, monkeypatch, capsys):
+    source, out, clock = lfw(tmp_path), tmp_path / "out", iter(range(0, 10**6, 60))
+    monkeypatch.setattr(prepare_lfw.time, "process_time", lambda: next(clock))   # each look at it is a minute later
+    real, told = Finder.find, []
+
+    def stops(self, frames):
+        raise KeyboardInterrupt
+
+    for find in (stops, real, real):
+        monkeypatch.setattr(Finder, "find", find)
+        assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == (130 if find is stops else 0)
+        told.append(json.loads((out / "prepared.json").read_text())["cpu_minutes"])
+    assert told == [1, 2, 3] and "1.0 of processor time" in capsys.readouterr().out
+    (out / "prepared.json").write_text("[")              # damaged: counted anew
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    assert json.loads((out / "prepared.json").read_text())["cpu_minutes"] == 1
+
+
+@pytest.mark.parametrize("device, said", [("cuda", "device is 'cuda', but torch sees no GPU here: use --device cpu"),
+                                          ("banana", "device is 'banana', which is no device of torch: use cpu or cuda")])
+def test_a_device_that_is_not_there(tmp_path, capsys, monkeypatch, device, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert one_sentence(capsys, prepare_lfw, lfw(tmp_path), tmp_path / "out", "--device", device) == said
+
+
+def test_toy_world_names_only_what_differs(tmp_path, tiny_args, capsys):
+    words, out = tiny_args[2:], tmp_path / "toy"
+    assert make_toyworld.run(make_toyworld.main, [str(out), *words]) == 0
+    said = one_sentence(capsys, make_toyworld, out, *words, "--train_frames", 12)
+    assert said == f"{out}: was begun with 'train_frames 10', this command says 'train_frames 12'; give another OUT"
+    assert make_toyworld.run(make_toyworld.main, [str(out), *words, "--T1", "7", "--margin", "3"]) == 0      # draw nothing
 
 
 # ---------------------------------------------------------------- the mean face

@@ -223,6 +223,24 @@ def test_daly_a_playlist_called_movie_reads_nothing(tmp_path, capsys):
     assert "000001.png" in capsys.readouterr().err and len(rows(tmp_path / "out/annotations.csv")) == 1
 
 
+@needs_ffmpeg
+def test_daly_more_keyframes_than_ffmpeg_adds_up(tmp_path):
+    """ffmpeg refuses a sum of more than 100 terms; 2,600 fill the tree's second level too, most of them not in the movie."""
+    path = tmp_path / "m.mp4"
+    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=size=32x32:rate=25", "-frames:v", "130",
+                    "-c:v", "mpeg4", f"file:{path}"], check=True)
+    for count, there in ((120, 120), (2600, 130)):
+        pictures, complaint = prepare_daly.extract(path, list(range(1, count + 1)), tmp_path / "frames")
+        assert list(pictures) == list(range(1, there + 1)) and complaint == "it ends before that frame"
+
+
+@needs_ffmpeg
+def test_daly_quotes_why_ffmpeg_failed(tmp_path):
+    """The first line, without the address in memory, which differs from run to run; the last only says that it failed."""
+    (tmp_path / "m.mp4").write_bytes(b"no movie")
+    assert prepare_daly.extract(tmp_path / "m.mp4", [1], tmp_path / "frames") == ({}, "moov atom not found")
+
+
 def test_daly_user_mistakes(tmp_path, capsys, monkeypatch):
     source = tmp_path / "in"
     (source / "videos").mkdir(parents=True)
@@ -278,6 +296,39 @@ def test_own_frames(tmp_path, capsys):
 def test_own_frames_with_a_wrong_table(tmp_path, capsys, old, new, word):
     assert word in one_sentence(capsys, prepare_folder, own(tmp_path / "in", TABLE.replace(old, new)), tmp_path / "out")
     assert not (tmp_path / "out/annotations.csv").exists()
+
+
+def test_frames_of_another_source_are_refused(tmp_path, capsys):
+    source, out = own(tmp_path / "in"), tmp_path / "out"
+    assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
+    done, _ = snapshot(out), capsys.readouterr()
+    lay(source, {"a/1.png": frame(90, (80, 60))})
+    assert "holds 1 picture that" in one_sentence(capsys, prepare_folder, source, out)
+    (source / "a/1.png").unlink()
+    assert "such as a/1.png" in one_sentence(capsys, prepare_folder, source, out)
+    assert snapshot(out) == done
+
+
+def test_jhmdb_of_another_source_is_refused(tmp_path, capsys):
+    source, out = jhmdb(tmp_path / "in"), tmp_path / "out"
+    assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0
+    done = snapshot(out)
+    assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0 and snapshot(out) == done
+    shutil.rmtree(source / "Rename_Images/wave/Hi_c")
+    assert "holds 3 pictures that SOURCE has not" in one_sentence(capsys, prepare_jhmdb, source, out)
+
+
+@needs_ffmpeg
+def test_daly_of_another_annotation_is_refused_but_movies_may_go(tmp_path, capsys):
+    source, out = daly(tmp_path / "in"), tmp_path / "out"
+    assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
+    shutil.rmtree(source / "videos")                     # to save room, once their frames are in OUT
+    assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
+    other = daly_annotation()
+    del other["annot"][f"{list(VIDEOS)[1]}.mp4"]
+    (source / "daly1.1.0.pkl").write_bytes(py2(other))
+    capsys.readouterr()
+    assert "such as zzzzzzzzzz1/000030.png" in one_sentence(capsys, prepare_daly, source, out)
 
 
 def test_the_paper_rule_asks_for_ssh_weights(tmp_path, capsys, monkeypatch):

@@ -167,3 +167,12 @@ def test_pair_list_faults_are_named(tmp_path, old, new, says):
     assert old in PAIRS
     with pytest.raises(DataError, match=says):
         read_pair_lines(write(tmp_path / "pairs.txt", PAIRS.replace(old, new, 1)))
+
+
+def test_a_postscript_under_a_pictures_name_is_none(tmp_path):
+    """Pillow would hand it to Ghostscript."""
+    (tmp_path / "a.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n")
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert picture.format == "EPS"
+    with pytest.raises(BadPicture, match="cannot identify image file"):
+        open_picture(tmp_path / "a.jpg")
