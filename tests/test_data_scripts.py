@@ -472,5 +472,5 @@ def test_readme_tells_what_the_kept_lfw_run_found():
     kept, text = (ROOT / "lesson_notebooks/results/lfw/prepared.json").read_text(), (ROOT / "README.md").read_text(encoding="utf-8")
     kept = json.loads(kept)
     assert (f"found {kept['pictures']:,} of 13,233 faces, {kept['people']:,} people and {kept['pairs']:,} of 6,000 pairs in "
-            f"{kept['minutes']:.0f} minutes") in text and f"{kept['cpu_minutes']:.0f} minutes of processor time" in text
+            f"{kept['minutes']:.1f} minutes") in text and f"{kept['cpu_minutes']:.1f} minutes of processor time" in text
     assert ", ".join(f"{value:.1f}" for value in kept["sharpness"].values()) in text and kept["hardware"]["cores"] == 2
