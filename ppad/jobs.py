@@ -90,7 +90,8 @@ def gpu_memory(device: str = "cuda") -> float:
     """GiB of the GPU that torch sees as `device`, 0.0 without one. This process stays one whose forks can use it."""
     def ask():
         which = torch.device(device).index or 0
-        return torch.cuda.get_device_properties(which).total_memory / GIB if torch.cuda.is_available() else 0.0
+        seen = torch.cuda.is_available() and which < torch.cuda.device_count()
+        return torch.cuda.get_device_properties(which).total_memory / GIB if seen else 0.0
 
     def answer():
         try:

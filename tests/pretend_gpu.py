@@ -2,7 +2,7 @@
 
 Inside `with PretendGPU() as gpu`, what is moved to or made on `gpu.device` becomes an `OnGPU`. Mixing one with a tensor
 of the CPU in one operation raises RuntimeError, as CUDA does, and `gpu.waits` lists the places in ppad where the program
-waited for an answer from there. The device borrows the name of torch's `meta`, which autograd and modules know on every
+waited for an answer from there, or for a copy. The device borrows the name of torch's `meta`, which autograd and modules know on every
 machine. What it does not show: half precision, pinned memory, streams, several GPUs, the kernels themselves.
 """
 import contextlib

@@ -105,6 +105,7 @@ def test_only_forks_ask_for_the_gpu(tmp_path, tiny_args, monkeypatch):
             file.write(f"{os.getpid()}\n")
         return True
     monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=16 * 2**30))
     assert jobs.gpu_memory() == 16
     assert run(*tiny_args, "--jobs", 2, "--device", "cuda", "--out", tmp_path / "run") == 2
@@ -120,8 +121,9 @@ def test_where_forks_cannot_ask_any_more_this_process_does(monkeypatch):
             raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
         return SimpleNamespace(total_memory=(16 + index) * 2**30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
-    assert jobs.gpu_memory() == 16 and jobs.gpu_memory("cuda:1") == 17
+    assert jobs.gpu_memory() == 16 and jobs.gpu_memory("cuda:1") == 17 and jobs.gpu_memory("cuda:2") == 0
 
 
 def test_a_fork_that_dies_while_it_asks_has_seen_no_gpu(monkeypatch):
@@ -145,6 +147,7 @@ def test_how_many_rows_at_once(monkeypatch, device, gpu, training, cores, wanted
 def test_after_the_gpu_was_used_here_forks_are_refused(tmp_path, tiny_args, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=2**34))
     assert run(*tiny_args, "--jobs", 2, "--device", "cuda", "--out", tmp_path) == 2
     assert "--jobs is 2: this process has used the GPU already" in capsys.readouterr().err
