@@ -11,7 +11,9 @@ torch's SyncBatchNorm is for GPUs. (M and D have no batch norm, nor has an A wit
 
 One process that ends, ends all: torchrun stops the others. Alone, without torchrun, every function here does nothing.
 """
+import inspect
 import os
+from contextlib import ExitStack
 from datetime import timedelta
 
 import torch
@@ -131,7 +133,13 @@ class Averaging:
             return loss
         if self.together is None:
             # no first exchange of weights: the seed makes them alike, and `loss` has been worked out with them already
-            self.together = DistributedDataParallel(_Weights(self.weights), init_sync=False)
+            if "init_sync" in inspect.signature(DistributedDataParallel.__init__).parameters:
+                self.together = DistributedDataParallel(_Weights(self.weights), init_sync=False)
+            else:                               # torch 2.6 exchanges them all the same; autograd must not take that for a change
+                with ExitStack() as unchanged:
+                    for weight in self.weights:
+                        unchanged.enter_context(torch.autograd._unsafe_preserve_version_counter(weight))
+                    self.together = DistributedDataParallel(_Weights(self.weights))
         return self.together(loss)
 
 
