@@ -28,6 +28,7 @@ import torchvision
 from ppad import config as presets
 from ppad import ranks, trainer
 from ppad.crop_sampler import template
+from ppad.ranks import BATCHES
 from ppad.readers import BOX_COLUMNS, POINT_COLUMNS, SUFFIXES, DataError, read_pair_lines, read_table
 from ppad.speed import recompute
 
@@ -35,7 +36,6 @@ RESULTS = Path(__file__).resolve().parents[1] / "lesson_notebooks" / "results"
 STEPS = 5                       # ours: the median of five leaves out the first, which warms up
 PATIENCE = 60                   # ours: seconds after which a part of the dry run ends with fewer steps
 ASSUMED = {"people": 10572, "classes": 10}      # Sec. 5.1: CASIA-WebFace less its three people of LFW; DALY's classes
-BATCHES = ("batch_faces", "batch_frames", "practice_faces", "pretrain_recognizer_batch")
 GIB = 2 ** 30
 
 

@@ -110,8 +110,9 @@ def action_ap(detector, anonymizer, actions, config, device="cpu") -> tuple[floa
     """mAP and AP by class (frame-mAP at IoU 0.5, Sec. 5.1) of `detector` on test frames whose faces are repainted."""
     found, truths, batch = [], [], max(1, config.eval_batch // 8)
     for start in range(0, len(actions), batch):
-        frames, targets, boxes = actions.batch(torch.arange(start, min(start + batch, len(actions))))
-        repainted = repainted_frames(frames.to(device), boxes, anonymizer, config.face_size)
+        index = torch.arange(start, min(start + batch, len(actions)))
+        frames, targets, boxes = actions.batch(index, device=device)
+        repainted = repainted_frames(frames, boxes, anonymizer, config.face_size)
         found += [{key: value.cpu() for key, value in one.items()} for one in detector.detect(repainted)]
         truths += targets
     mean, per_class = metrics.frame_map(found, truths, len(actions.classes))

@@ -20,6 +20,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+BATCHES = ("batch_faces", "batch_frames", "practice_faces", "pretrain_recognizer_batch")    # of a preset: what is shared
 LONGEST_WAIT = timedelta(hours=24)      # ours: the others wait while the first judges a row; one that died is torchrun's to find
 
 
@@ -36,7 +37,7 @@ def number() -> int:
 
 def check_batches(config) -> None:
     """Raise ValueError naming the first batch of `config` that the processes cannot share equally."""
-    for name in ("batch_faces", "batch_frames", "practice_faces", "pretrain_recognizer_batch") if asked() > 1 else ():
+    for name in BATCHES if asked() > 1 else ():
         parts = asked() * (1 if name == "pretrain_recognizer_batch" else config.accumulate)
         if getattr(config, name) % parts:
             raise ValueError(f"{name} is {getattr(config, name)}: {asked()} processes share it, so {parts} must divide it")

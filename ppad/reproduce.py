@@ -266,8 +266,10 @@ def main(argv=None) -> int:
 
 def run(args, config) -> int:
     """All seeds and rows, then table and figures."""
-    began, jobs, gpu = time.monotonic(), args.jobs, gpu_memory(config.device if config.device.startswith("cuda") else "cuda")
-    device = config.device if config.device != "auto" else ("cuda" if gpu else "cpu")
+    began, jobs, device = time.monotonic(), args.jobs, config.device
+    gpu = 0.0 if device == "cpu" else gpu_memory("cuda" if device == "auto" else device)
+    if device == "auto":
+        device = "cuda" if gpu else "cpu"
     if jobs is None:
         training = 0.0 if device == "cpu" else checkup.needs(config, **checkup.ASSUMED)["training"]
         jobs = how_many(device, gpu, training) if ranks.asked() == 1 else 1
