@@ -10,6 +10,7 @@ tables are made of the journals at the end, written beside their name first and 
 
 Pictures are copied as they are, so nothing is lost to a second compression. Nothing outside OUT is written.
 """
+
 import argparse
 import contextlib
 import csv
@@ -32,34 +33,63 @@ from pathlib import Path
 import torch
 from PIL import Image, UnidentifiedImageError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))     # `python data_scripts/x.py` leaves the project out
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # `python data_scripts/x.py` leaves the project out
 
-from _faces import main_face  # noqa: E402
-from _untrusted import BadItem, UserError  # noqa: E402
-from ppad.face_finder import RULES  # noqa: E402
-from ppad.readers import BOX_COLUMNS, FORMATS, POINT_COLUMNS, SUFFIXES, DataError, cores  # noqa: E402
+from _faces import main_face
+from _untrusted import BadItem, UserError
 
-MOST_PIXELS = 50_000_000      # ours: of one picture, fifty times 1280 x 720; a small file can claim any number
-AT_ONCE = 16                  # ours: pictures that the face finder gets together
-NAMED = 20                    # ours: so many left-out pictures are named on the screen; left_out_*.txt names all
+from ppad.face_finder import RULES
+from ppad.readers import BOX_COLUMNS, FORMATS, POINT_COLUMNS, SUFFIXES, DataError, cores
+
+MOST_PIXELS = (
+    50_000_000  # ours: of one picture, fifty times 1280 x 720; a small file can claim any number
+)
+AT_ONCE = 16  # ours: pictures that the face finder gets together
+NAMED = 20  # ours: so many left-out pictures are named on the screen; left_out_*.txt names all
 
 
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)   # `decode` refuses such pictures itself, and names them
+warnings.simplefilter(
+    "ignore", Image.DecompressionBombWarning
+)  # `decode` refuses such pictures itself, and names them
 
 
 # ---------------------------------------------------------------- command line
 
+
 def arguments(doc, actions=False):
     """The parser that the scripts share: SOURCE OUT, a table instead of the face finder, and a device."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("source", type=Path, metavar="SOURCE")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the prepared folder; nothing is written elsewhere")
-    columns = "file, x_min, y_min, x_max, y_max" if actions else "file and the ten landmark columns, with or without a face box"
-    parser.add_argument("--landmarks", type=Path, metavar="TABLE", help=f"take faces from this table ({columns}; see the README) "
-                        "instead of finding them")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="the prepared folder; nothing is written elsewhere"
+    )
+    columns = (
+        "file, x_min, y_min, x_max, y_max"
+        if actions
+        else "file and the ten landmark columns, with or without a face box"
+    )
+    parser.add_argument(
+        "--landmarks",
+        type=Path,
+        metavar="TABLE",
+        help=f"take faces from this table ({columns}; see the README) instead of finding them",
+    )
     if actions:
-        parser.add_argument("--rule", choices=RULES, default="mtcnn", help="how faces are found (see ppad/face_finder.py)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where faces are found")
+        parser.add_argument(
+            "--rule",
+            choices=RULES,
+            default="mtcnn",
+            help="how faces are found (see ppad/face_finder.py)",
+        )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where faces are found",
+    )
     return parser
 
 
@@ -82,12 +112,15 @@ def check_places(source, out):
     if not source.exists():
         raise UserError(f"{source}: there is no such file or folder; check SOURCE")
     if source.is_relative_to(out) or out.is_relative_to(source):
-        raise UserError(f"OUT {out} and SOURCE {source} lie in one another; give a folder of its own as OUT")
+        raise UserError(
+            f"OUT {out} and SOURCE {source} lie in one another; give a folder of its own as OUT"
+        )
     if out.exists() and not out.is_dir():
         raise UserError(f"OUT {out} is a file; give a folder")
 
 
 # ---------------------------------------------------------------- writing
+
 
 @contextlib.contextmanager
 def writing(path):
@@ -95,8 +128,14 @@ def writing(path):
     try:
         yield
     except OSError as problem:
-        mend = "free some disk space" if problem.errno in (errno.ENOSPC, errno.EDQUOT) else "see that it can be written"
-        raise UserError(f"cannot write {path} ({problem.strerror}): {mend} and run the same command again") from problem
+        mend = (
+            "free some disk space"
+            if problem.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "see that it can be written"
+        )
+        raise UserError(
+            f"cannot write {path} ({problem.strerror}): {mend} and run the same command again"
+        ) from problem
 
 
 def write_file(path, content):
@@ -107,7 +146,7 @@ def write_file(path, content):
             path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
             os.replace(part, path)
-    finally:                                             # after an error or Ctrl-C too; once renamed it is not there
+    finally:  # after an error or Ctrl-C too; once renamed it is not there
         with contextlib.suppress(OSError):
             part.unlink()
 
@@ -117,7 +156,9 @@ def table_text(columns, rows):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([f"{value:.2f}" if isinstance(value, float) else value for value in row] for row in rows)
+    writer.writerows(
+        [f"{value:.2f}" if isinstance(value, float) else value for value in row] for row in rows
+    )
     return text.getvalue()
 
 
@@ -132,19 +173,23 @@ class Journal:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
-        if lines[-1]:                                    # a stop in the middle of a line: cut it off
+        if lines[-1]:  # a stop in the middle of a line: cut it off
             with open(self.path, "r+b") as file:
                 file.truncate(sum(len(line) + 1 for line in lines[:-1]))
         for number, line in enumerate(lines[:-1]):
             try:
                 entry = json.loads(line)
             except ValueError as problem:
-                raise UserError(f"{self.path}: line {number + 1} is damaged; delete the file to begin anew") from problem
+                raise UserError(
+                    f"{self.path}: line {number + 1} is damaged; delete the file to begin anew"
+                ) from problem
             if number:
                 self.entries[entry["file"]] = entry
             elif entry["how"] != how:
                 there, here = differing(entry["how"], how), differing(how, entry["how"])
-                raise UserError(f"{out}: was begun with {there!r}, this command says {here!r}; give another OUT")
+                raise UserError(
+                    f"{out}: was begun with {there!r}, this command says {here!r}; give another OUT"
+                )
         if len(lines) < 2:
             self._write({"how": how})
 
@@ -158,7 +203,11 @@ class Journal:
 
     def done(self, file):
         """Whether this picture is in OUT; one left out is tried again, as its source may have been mended."""
-        return file in self.entries and "problem" not in self.entries[file] and (self.path.parent / file).is_file()
+        return (
+            file in self.entries
+            and "problem" not in self.entries[file]
+            and (self.path.parent / file).is_file()
+        )
 
     def check_source(self, offered):
         """UserError when OUT holds a picture that SOURCE has not, or has with another number of bytes.
@@ -174,8 +223,10 @@ class Journal:
                     strange.remove(file)
         if strange:
             many = f"{len(strange):,} picture{'s' if len(strange) > 1 else ''}"
-            raise UserError(f"{self.path.parent}: holds {many} that SOURCE has not, or has with other content, such as "
-                            f"{min(strange)}: it was begun from another SOURCE; give another OUT")
+            raise UserError(
+                f"{self.path.parent}: holds {many} that SOURCE has not, or has with other content, such as "
+                f"{min(strange)}: it was begun from another SOURCE; give another OUT"
+            )
 
 
 def differing(how, other):
@@ -187,11 +238,17 @@ def differing(how, other):
 def decode(data):
     """Bytes as an RGB picture; BadItem if they are none, down to the last pixel, or more than MOST_PIXELS."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:    # reads the size, not yet the pixels
+        with Image.open(
+            io.BytesIO(data), formats=FORMATS
+        ) as picture:  # reads the size, not yet the pixels
             if picture.width * picture.height > MOST_PIXELS:
-                raise BadItem(f"is {picture.width} x {picture.height}, more than the {MOST_PIXELS:,} pixels that are allowed")
+                raise BadItem(
+                    f"is {picture.width} x {picture.height}, more than the {MOST_PIXELS:,} pixels that are allowed"
+                )
             return picture.convert("RGB")
-    except UnidentifiedImageError as problem:            # its own text names an address in memory, another on every run
+    except (
+        UnidentifiedImageError
+    ) as problem:  # its own text names an address in memory, another on every run
         raise BadItem("cannot be read as a picture (no picture format is known)") from problem
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
         raise BadItem(f"cannot be read as a picture ({problem})") from problem
@@ -206,11 +263,13 @@ def gather(out, journal, items, faces, record, log=print):
     """
     began, count, workers, waiting = time.monotonic(), 0, cores(), deque()
     fresh = (item for item in items if not journal.done(item[0]))
-    torch.set_num_threads(1)                             # two threads that find faces outrun one that computes in two
+    torch.set_num_threads(1)  # two threads that find faces outrun one that computes in two
     with ThreadPoolExecutor(workers) as pool:
         while True:
             while len(waiting) < workers and (chunk := list(itertools.islice(fresh, AT_ONCE))):
-                waiting.append(pool.submit(look, [(*item, loaded(item[2])) for item in chunk], faces))
+                waiting.append(
+                    pool.submit(look, [(*item, loaded(item[2])) for item in chunk], faces)
+                )
             if not waiting:
                 break
             for (file, _, _, known, data), found in waiting.popleft().result():
@@ -224,14 +283,25 @@ def gather(out, journal, items, faces, record, log=print):
                     journal.add({"file": file, "problem": str(problem)})
                 count += 1
                 if count % 1000 == 0:
-                    log(f"{count:,} pictures, {count / (time.monotonic() - began):.1f} a second", flush=True)
+                    log(
+                        f"{count:,} pictures, {count / (time.monotonic() - began):.1f} a second",
+                        flush=True,
+                    )
 
 
 def loaded(load):
     """The bytes of a path, or that load() gives, or why there are none, as a BadItem."""
     try:
         return load.read_bytes() if isinstance(load, Path) else load()
-    except (BadItem, OSError, EOFError, RuntimeError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as problem:
+    except (
+        BadItem,
+        OSError,
+        EOFError,
+        RuntimeError,
+        zlib.error,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+    ) as problem:
         return BadItem(str(problem))
 
 
@@ -254,12 +324,19 @@ def look(chunk, faces):
 
 def left_out(out, name, journal):
     """Name the pictures that were left out, here and in OUT/left_out_NAME.txt; returns how many."""
-    lines = [f"{file}: {entry['problem']}" for file, entry in sorted(journal.entries.items()) if "problem" in entry]
+    lines = [
+        f"{file}: {entry['problem']}"
+        for file, entry in sorted(journal.entries.items())
+        if "problem" in entry
+    ]
     write_file(out / f"left_out_{name}.txt", "".join(f"{line}\n" for line in lines))
     for line in lines[:NAMED]:
         print(f"left out: {line}", file=sys.stderr)
     if len(lines) > NAMED:
-        print(f"left out: {len(lines) - NAMED} more, see {out / f'left_out_{name}.txt'}", file=sys.stderr)
+        print(
+            f"left out: {len(lines) - NAMED} more, see {out / f'left_out_{name}.txt'}",
+            file=sys.stderr,
+        )
     return len(lines)
 
 
@@ -268,10 +345,13 @@ def count_line(what, have, official=None):
     if official is None:
         return f"{what}: {have:,}"
     less = official - have
-    return f"{what}: {have:,} of {official:,}" + (f", {less:,} missing" if less > 0 else f", {-less:,} too many" if less else "")
+    return f"{what}: {have:,} of {official:,}" + (
+        f", {less:,} missing" if less > 0 else f", {-less:,} too many" if less else ""
+    )
 
 
 # ---------------------------------------------------------------- the two prepared folders
+
 
 def prepare_faces(out, split, source, pictures, faces, of=""):
     """Pictures into OUT/split, and landmarks.csv anew from the journals of both splits.
@@ -280,24 +360,40 @@ def prepare_faces(out, split, source, pictures, faces, of=""):
     be the same for an unfinished OUT to be gone on with.
     Returns (pictures in OUT/split as person/picture, how many were left out).
     """
+
     def record(picture, found, known):
         box, points = main_face(found, picture)
         return {"box": box, "points": points}
 
     journal = Journal(out, split, f"faces by {faces.name}{of}")
     journal.check_source((f"{split}/{file}", source.size(name)) for name, file in pictures)
-    items = ((f"{split}/{file}", [name, f"{split}/{file}", file], lambda name=name: source.read(name), None)
-             for name, file in pictures)
+    items = (
+        (
+            f"{split}/{file}",
+            [name, f"{split}/{file}", file],
+            lambda name=name: source.read(name),
+            None,
+        )
+        for name, file in pictures
+    )
     gather(out, journal, items, faces, record)
     entries = {}
-    for path in out.glob(".t*.jsonl"):                   # .train.jsonl and .test.jsonl: two scripts may share one OUT
+    for path in out.glob(
+        ".t*.jsonl"
+    ):  # .train.jsonl and .test.jsonl: two scripts may share one OUT
         for line in path.read_bytes().splitlines()[1:]:
             entry = json.loads(line)
             entries[entry["file"]] = entry
-    rows = [[file, *entry["box"], *entry["points"]] for file, entry in sorted(entries.items()) if "problem" not in entry]
+    rows = [
+        [file, *entry["box"], *entry["points"]]
+        for file, entry in sorted(entries.items())
+        if "problem" not in entry
+    ]
     mine = [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")]
     if not mine:
-        raise UserError(f"no usable person/picture was found ({len(journal.entries)} left out); check SOURCE")
+        raise UserError(
+            f"no usable person/picture was found ({len(journal.entries)} left out); check SOURCE"
+        )
     write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
     return mine, left_out(out, split, journal)
 
@@ -309,18 +405,33 @@ def prepare_actions(out, items, faces, how, offered):
     `Journal.check_source` takes it;
     people(width, height) -> list of (action, box px), or raises BadItem. Returns (entries in OUT, how many were left out).
     """
+
     def record(picture, found, known):
         split, people = known
-        return {"split": split, "size": picture.size, "people": people(*picture.size), "faces": [box for box, _ in found]}
+        return {
+            "split": split,
+            "size": picture.size,
+            "people": people(*picture.size),
+            "faces": [box for box, _ in found],
+        }
 
     journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
     journal.check_source(offered)
     gather(out, journal, items(journal.done), faces, record)
     entries = [entry for _, entry in sorted(journal.entries.items()) if "problem" not in entry]
     if not entries:
-        raise UserError(f"no usable frame was found ({len(journal.entries)} left out); check SOURCE")
-    people = [[e["file"], e["split"], action, *e["size"], *map(float, box)] for e in entries for action, box in e["people"]]
-    write_file(out / "annotations.csv", table_text(["file", "split", "action", "width", "height", *BOX_COLUMNS], unique(people)))
+        raise UserError(
+            f"no usable frame was found ({len(journal.entries)} left out); check SOURCE"
+        )
+    people = [
+        [e["file"], e["split"], action, *e["size"], *map(float, box)]
+        for e in entries
+        for action, box in e["people"]
+    ]
+    write_file(
+        out / "annotations.csv",
+        table_text(["file", "split", "action", "width", "height", *BOX_COLUMNS], unique(people)),
+    )
     boxes = [[e["file"], *map(float, box)] for e in entries for box in e["faces"]]
     write_file(out / "faces.csv", table_text(["file", *BOX_COLUMNS], unique(boxes)))
     return entries, left_out(out, "actions", journal)
@@ -330,8 +441,12 @@ def clipped(box, width, height):
     """A person box (x0, y0, x1, y1) cut at the frame's edges; BadItem if nothing of it is left."""
     x0, y0, x1, y1 = (float(value) for value in box)
     x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
-    if not (x1 - x0 >= 0.01 and y1 - y0 >= 0.01):        # a hundredth of a pixel is what the table resolves; also NaN
-        raise BadItem(f"its person box ({', '.join(f'{float(v):g}' for v in box)}) has no area in the {width} x {height} frame")
+    if not (
+        x1 - x0 >= 0.01 and y1 - y0 >= 0.01
+    ):  # a hundredth of a pixel is what the table resolves; also NaN
+        raise BadItem(
+            f"its person box ({', '.join(f'{float(v):g}' for v in box)}) has no area in the {width} x {height} frame"
+        )
     return x0, y0, x1, y1
 
 

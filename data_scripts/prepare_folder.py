@@ -11,20 +11,31 @@ person; width and height are filled in. OUT gets the pictures, annotations.csv a
 
 Faces are found by MTCNN, or taken from a table. Stop it when you like: the same command goes on.
 """
+
 import hashlib
 import itertools
 import random
 import sys
 from pathlib import PurePosixPath
 
-from _common import arguments, check_places, count_line, is_picture, prepare_actions, prepare_faces, run, write_file
+from _common import (
+    arguments,
+    check_places,
+    count_line,
+    is_picture,
+    prepare_actions,
+    prepare_faces,
+    run,
+    write_file,
+)
 from _faces import Faces
 from _untrusted import BadItem, UserError, open_source
+
 from ppad.readers import BOX_COLUMNS, checked_boxes, numbers, read_table
 
-TEST_SHARE = 0.2                                         # ours: of the people
-FOLDS, EACH = 10, 300                                    # LFW: ten folds of 300 pairs of one person and 300 of two
-PICTURES_A_FOLD = 500                                    # ours: pairs of more need not be listed to draw 300 of them
+TEST_SHARE = 0.2  # ours: of the people
+FOLDS, EACH = 10, 300  # LFW: ten folds of 300 pairs of one person and 300 of two
+PICTURES_A_FOLD = 500  # ours: pairs of more need not be listed to draw 300 of them
 
 
 def split_people(names):
@@ -32,12 +43,25 @@ def split_people(names):
 
     People are put in the order of a hash of their name, which is as good as chance and the same every time.
     """
-    found = [(PurePosixPath(name).parts, name) for name in names if is_picture(name) and len(PurePosixPath(name).parts) > 1]
-    own = [(parts[-3], parts[-2], name) for parts, name in found if len(parts) > 2 and parts[-3] in ("train", "test")]
+    found = [
+        (PurePosixPath(name).parts, name)
+        for name in names
+        if is_picture(name) and len(PurePosixPath(name).parts) > 1
+    ]
+    own = [
+        (parts[-3], parts[-2], name)
+        for parts, name in found
+        if len(parts) > 2 and parts[-3] in ("train", "test")
+    ]
     if own:
         return own
-    people = sorted({parts[-2] for parts, _ in found}, key=lambda person: hashlib.sha256(person.encode()).digest())
-    test = set(people[:max(4, round(TEST_SHARE * len(people)))])     # four at least: two folds of two people
+    people = sorted(
+        {parts[-2] for parts, _ in found},
+        key=lambda person: hashlib.sha256(person.encode()).digest(),
+    )
+    test = set(
+        people[: max(4, round(TEST_SHARE * len(people)))]
+    )  # four at least: two folds of two people
     return [("test" if parts[-2] in test else "train", parts[-2], name) for parts, name in found]
 
 
@@ -47,7 +71,9 @@ def test_names(rows):
     for _, person, name in sorted(rows, key=lambda row: row[1:]):
         plain = "_".join(person.split())
         if persons.setdefault(plain, person) != person:
-            raise UserError(f"test people {person!r} and {persons[plain]!r} would get one name; rename one of the folders")
+            raise UserError(
+                f"test people {person!r} and {persons[plain]!r} would get one name; rename one of the folders"
+            )
         count[plain] = count.get(plain, 0) + 1
         names[name] = f"{plain}/{plain}_{count[plain]:04d}{PurePosixPath(name).suffix.lower()}"
     return names
@@ -60,18 +86,29 @@ def draw_pairs(files, seed=0):
     """
     people, chance = {}, random.Random(seed)
     for file in sorted(files):
-        people.setdefault(file.split("/")[0], []).append(int(PurePosixPath(file).stem.rpartition("_")[2]))
-    order = sorted(people, key=lambda person: (-len(people[person]), person))    # many pictures first, dealt out in turn
+        people.setdefault(file.split("/")[0], []).append(
+            int(PurePosixPath(file).stem.rpartition("_")[2])
+        )
+    order = sorted(
+        people, key=lambda person: (-len(people[person]), person)
+    )  # many pictures first, dealt out in turn
     rich = sum(len(numbers) > 1 for numbers in people.values())
     count, folds = min(FOLDS, rich, len(people) // 2), []
     for fold in range(count):
         pictures = [(person, number) for person in order[fold::count] for number in people[person]]
         pairs = list(itertools.combinations(pictures[:PICTURES_A_FOLD], 2))
-        folds.append([[pair for pair in pairs if (pair[0][0] == pair[1][0]) is same] for same in (True, False)])
+        folds.append(
+            [
+                [pair for pair in pairs if (pair[0][0] == pair[1][0]) is same]
+                for same in (True, False)
+            ]
+        )
     each = min([EACH, *(len(kind) for fold in folds for kind in fold)])
     if count < 2 or each < 1:
-        raise UserError(f"the test half has {len(people)} people, {rich} of them with two pictures; two folds of pairs need at "
-                        "least four people, two of them with two pictures: add people")
+        raise UserError(
+            f"the test half has {len(people)} people, {rich} of them with two pictures; two folds of pairs need at "
+            "least four people, two of them with two pictures: add people"
+        )
     lines = [f"{count}\t{each}"]
     for same, different in folds:
         lines += [f"{a}\t{i}\t{j}" for (a, i), (_, j) in chance.sample(same, each)]
@@ -83,13 +120,21 @@ def faces_folder(args):
     source, faces = open_source(args.source), Faces(args)
     rows = split_people(source.members)
     renamed = test_names([row for row in rows if row[0] == "test"])
-    if both := {person for split, person, _ in rows if split == "train"} & {person for split, person, _ in rows if split == "test"}:
+    if both := {person for split, person, _ in rows if split == "train"} & {
+        person for split, person, _ in rows if split == "test"
+    }:
         raise UserError(f"{min(both)!r} is in train and in test; nobody may be in both")
-    listing = hashlib.sha256("\n".join(f"{split} {person} {name}" for split, person, name in rows).encode()).hexdigest()[:16]
+    listing = hashlib.sha256(
+        "\n".join(f"{split} {person} {name}" for split, person, name in rows).encode()
+    ).hexdigest()[:16]
     for split in ("train", "test"):
-        pictures = [(name, renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}")
-                    for _, person, name in sorted(row for row in rows if row[0] == split)]
-        files, lost = prepare_faces(args.out, split, source, pictures, faces, f", of the listing {listing}")
+        pictures = [
+            (name, renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}")
+            for _, person, name in sorted(row for row in rows if row[0] == split)
+        ]
+        files, lost = prepare_faces(
+            args.out, split, source, pictures, faces, f", of the listing {listing}"
+        )
         if split == "test":
             write_file(args.out / "pairs_test.txt", draw_pairs(files))
         people = len({file.split("/")[0] for file in files})
@@ -102,10 +147,19 @@ def frames(source, table):
     rows = {}
     for row in read_table(table, ("file", "split", "action", *BOX_COLUMNS)):
         path = PurePosixPath(row["file"])
-        if path.is_absolute() or ".." in path.parts or "\\" in row["file"] or not is_picture(row["file"]):
-            raise UserError(f"{row['where']}: file is {row['file']!r}; it must be a picture below SOURCE")
+        if (
+            path.is_absolute()
+            or ".." in path.parts
+            or "\\" in row["file"]
+            or not is_picture(row["file"])
+        ):
+            raise UserError(
+                f"{row['where']}: file is {row['file']!r}; it must be a picture below SOURCE"
+            )
         if row["split"] not in ("train", "test") or not row["action"]:
-            raise UserError(f"{row['where']}: split is {row['split']!r} and action {row['action']!r}; give train or test, and a name")
+            raise UserError(
+                f"{row['where']}: split is {row['split']!r} and action {row['action']!r}; give train or test, and a name"
+            )
         rows.setdefault(row["file"], []).append(row)
     for file, here in rows.items():
         if len({row["split"] for row in here}) > 1:
@@ -114,9 +168,18 @@ def frames(source, table):
         def people(width, height, here=here):
             for row in here:
                 if row.get("width") and numbers(row, ("width", "height")) != [width, height]:
-                    raise BadItem(f"is {width} x {height}, its row says {row['width']} x {row['height']}")
-            return [(row["action"], checked_boxes(numbers(row, BOX_COLUMNS), width, height, f"{row['where']}: box")[0].tolist())
-                    for row in here]
+                    raise BadItem(
+                        f"is {width} x {height}, its row says {row['width']} x {row['height']}"
+                    )
+            return [
+                (
+                    row["action"],
+                    checked_boxes(numbers(row, BOX_COLUMNS), width, height, f"{row['where']}: box")[
+                        0
+                    ].tolist(),
+                )
+                for row in here
+            ]
 
         yield file, [file], source / file, (here[0]["split"], people)
 
@@ -124,11 +187,17 @@ def frames(source, table):
 def actions_folder(args):
     table = args.source / "annotations.csv"
     how = f"boxes of table {hashlib.sha256(table.read_bytes()).hexdigest()[:16]}"
-    items = list(frames(args.source, table))             # the whole table is checked before the first picture
+    items = list(frames(args.source, table))  # the whole table is checked before the first picture
     offered = [(file, path.stat().st_size) for file, _, path, _ in items if path.is_file()]
     entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how, offered)
     for split in ("train", "test"):
-        print(count_line(f"{split} frames", sum(entry["split"] == split for entry in entries), sum(item[3][0] == split for item in items)))
+        print(
+            count_line(
+                f"{split} frames",
+                sum(entry["split"] == split for entry in entries),
+                sum(item[3][0] == split for item in items),
+            )
+        )
     print(count_line("person boxes", sum(len(entry["people"]) for entry in entries)))
     print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))
     print(count_line("left out (named above)", lost))
@@ -139,7 +208,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     check_places(args.source, args.out)
     if (args.source / "annotations.csv").is_file():
-        args.rule = "mtcnn"                              # tells `Faces` that a table holds boxes and need not hold landmarks
+        args.rule = "mtcnn"  # tells `Faces` that a table holds boxes and need not hold landmarks
         actions_folder(args)
     else:
         faces_folder(args)

@@ -12,6 +12,7 @@ Last it writes mean_face.png, the mean of all faces aligned by their landmarks, 
 and prepared.json: counts, time of all calls, and how sharp the three means are. Landmarks that were wrong would blur the
 first.
 """
+
 import io
 import json
 import sys
@@ -20,19 +21,31 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
-
 from _common import arguments, check_places, count_line, is_picture, prepare_faces, run, write_file
 from _faces import Faces
 from _untrusted import UserError, open_source
+from PIL import Image
+
 from ppad import checkup
 from ppad.crop_sampler import align_faces
-from ppad.readers import BOX_COLUMNS, POINT_COLUMNS, cores, numbers, open_picture, read_many, read_pair_lines, read_table
+from ppad.readers import (
+    BOX_COLUMNS,
+    POINT_COLUMNS,
+    cores,
+    numbers,
+    open_picture,
+    read_many,
+    read_pair_lines,
+    read_table,
+)
 
-PICTURES, PEOPLE, PAIRS = 13_233, 5_749, 6_000           # official: the set's own page
-CROP = 112, 96                                           # SphereFace: height and width of D's aligned crops
-TIMES = "minutes", "cpu_minutes"                         # of prepared.json
-FEATURES = slice(40, 104), slice(20, 76)                 # ours: rows and columns of such a crop that hold eyes, nose and mouth
+PICTURES, PEOPLE, PAIRS = 13_233, 5_749, 6_000  # official: the set's own page
+CROP = 112, 96  # SphereFace: height and width of D's aligned crops
+TIMES = "minutes", "cpu_minutes"  # of prepared.json
+FEATURES = (
+    slice(40, 104),
+    slice(20, 76),
+)  # ours: rows and columns of such a crop that hold eyes, nose and mouth
 
 
 def find_pairs(source, given):
@@ -41,7 +54,9 @@ def find_pairs(source, given):
     for path in places:
         if path.is_file():
             return path
-    raise UserError(f"no pairs.txt at {' or '.join(map(str, places))}; download it from LFW's page and name it with --pairs")
+    raise UserError(
+        f"no pairs.txt at {' or '.join(map(str, places))}; download it from LFW's page and name it with --pairs"
+    )
 
 
 def portraits(source):
@@ -59,19 +74,32 @@ def mean_faces(out):
     without landmarks would give. "pictures": one and the same cut for all pictures, how the set itself places faces.
     """
     rows = read_table(out / "landmarks.csv", ("file", *BOX_COLUMNS, *POINT_COLUMNS))
-    rows = [row for row in rows if row["file"].startswith("test/")]   # another script's train half may be there too
-    points = torch.tensor([numbers(row, POINT_COLUMNS) for row in rows]).view(-1, 5, 2)               # (N, 5, 2) px
-    corners = torch.tensor([numbers(row, BOX_COLUMNS) for row in rows]).view(-1, 2, 1, 2)             # (N, 2, 1, 2) px
-    first, side = corners[:, 0], corners[:, 1] - corners[:, 0]                                        # (N, 1, 2) each
-    usual = first + side * ((points - first) / side).mean(dim=0)                                      # (N, 5, 2)
-    known = torch.stack([points, usual, points.mean(dim=0).expand_as(points)], dim=1)                 # (N, 3, 5, 2)
+    rows = [
+        row for row in rows if row["file"].startswith("test/")
+    ]  # another script's train half may be there too
+    points = torch.tensor([numbers(row, POINT_COLUMNS) for row in rows]).view(
+        -1, 5, 2
+    )  # (N, 5, 2) px
+    corners = torch.tensor([numbers(row, BOX_COLUMNS) for row in rows]).view(
+        -1, 2, 1, 2
+    )  # (N, 2, 1, 2) px
+    first, side = corners[:, 0], corners[:, 1] - corners[:, 0]  # (N, 1, 2) each
+    usual = first + side * ((points - first) / side).mean(dim=0)  # (N, 5, 2)
+    known = torch.stack(
+        [points, usual, points.mean(dim=0).expand_as(points)], dim=1
+    )  # (N, 3, 5, 2)
 
     def crops(i):
-        pixels = torch.tensor(np.asarray(open_picture(out / rows[i]["file"]))).permute(2, 0, 1) / 127.5 - 1   # (3, H, W)
-        return align_faces(pixels.expand(3, -1, -1, -1), known[i], CROP).double()                     # (3, 3, 112, 96)
+        pixels = (
+            torch.tensor(np.asarray(open_picture(out / rows[i]["file"]))).permute(2, 0, 1) / 127.5
+            - 1
+        )  # (3, H, W)
+        return align_faces(pixels.expand(3, -1, -1, -1), known[i], CROP).double()  # (3, 3, 112, 96)
 
     mean = sum(read_many(crops, range(len(rows)), len(rows), 0, "mean face")) / len(rows)
-    return dict(zip(("landmarks", "boxes", "pictures"), ((mean + 1) * 127.5).permute(0, 2, 3, 1).numpy()))
+    return dict(
+        zip(("landmarks", "boxes", "pictures"), ((mean + 1) * 127.5).permute(0, 2, 3, 1).numpy())
+    )
 
 
 def sharpness(picture):
@@ -81,11 +109,19 @@ def sharpness(picture):
 
 def times(began, report):
     """TIMES since `began`, seconds of both clocks: of this call, and with those that `report` has of earlier calls."""
-    this = {name: (now - then) / 60 for name, now, then in zip(TIMES, (time.monotonic(), time.process_time()), began)}
+    this = {
+        name: (now - then) / 60
+        for name, now, then in zip(TIMES, (time.monotonic(), time.process_time()), began)
+    }
     try:
         before = json.loads(report.read_bytes())
         return this, {name: value + before.get(name, 0) for name, value in this.items()}
-    except (OSError, ValueError, AttributeError, TypeError):     # there is none, or none that can be read
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        TypeError,
+    ):  # there is none, or none that can be read
         return this, this
 
 
@@ -101,14 +137,18 @@ def main(argv=None):
     report = args.out / "prepared.json"
     try:
         files, lost = prepare_faces(args.out, "test", source, list(portraits(source)), faces)
-    except KeyboardInterrupt:                            # the rest is not known yet
+    except KeyboardInterrupt:  # the rest is not known yet
         write_file(report, json.dumps(times(began, report)[1], indent=1) + "\n")
         raise
     write_file(args.out / "pairs_test.txt", pairs_file.read_bytes())
 
     have = {PurePosixPath(file).stem for file in files}
     needed = {f"{person}_{number:04d}" for pair in pairs for person, number in pair}
-    broken = [pair for pair in pairs if not all(f"{person}_{number:04d}" in have for person, number in pair)]
+    broken = [
+        pair
+        for pair in pairs
+        if not all(f"{person}_{number:04d}" in have for person, number in pair)
+    ]
     people = len({file.split("/")[0] for file in files})
     print(count_line("pictures", len(files), PICTURES))
     print(count_line("people", people, PEOPLE))
@@ -122,14 +162,31 @@ def main(argv=None):
     means = mean_faces(args.out)
     sharp = {name: round(sharpness(mean), 3) for name, mean in means.items()}
     row = Image.fromarray(np.hstack(list(means.values())).round().astype(np.uint8))
-    row.resize((2 * row.width, 2 * row.height), Image.Resampling.BICUBIC).save(drawn := io.BytesIO(), "PNG")
+    row.resize((2 * row.width, 2 * row.height), Image.Resampling.BICUBIC).save(
+        drawn := io.BytesIO(), "PNG"
+    )
     write_file(args.out / "mean_face.png", drawn.getvalue())
-    counts = {"pictures": len(files), "people": people, "pairs": len(pairs) - len(broken), "left_out": lost}
-    facts = {**counts, **all_calls, "threads": cores(), "sharpness": sharp,
-             "hardware": checkup.hardware(args.device), "versions": checkup.versions()}
+    counts = {
+        "pictures": len(files),
+        "people": people,
+        "pairs": len(pairs) - len(broken),
+        "left_out": lost,
+    }
+    facts = {
+        **counts,
+        **all_calls,
+        "threads": cores(),
+        "sharpness": sharp,
+        "hardware": checkup.hardware(args.device),
+        "versions": checkup.versions(),
+    }
     write_file(report, json.dumps(facts, indent=1) + "\n")
     shown = ", ".join(f"{name} {value:.2f}" for name, value in sharp.items())
-    print("this call took {minutes:.1f} minutes, {cpu_minutes:.1f} of processor time".format(**this_call))
+    print(
+        "this call took {minutes:.1f} minutes, {cpu_minutes:.1f} of processor time".format(
+            **this_call
+        )
+    )
     print(f"sharpness of the mean face, aligned by: {shown} (mean_face.png)")
 
 

@@ -31,8 +31,12 @@ class Blur:
     def __call__(self, crops):
         """(B, 3, S, S) -> same, in [-1, 1]. Raises ValueError if S < cells: that would blur nothing."""
         size = _side(crops, least=self.cells)
-        small = F.interpolate(crops, size=(self.cells, self.cells), mode="area")  # (B, 3, cells, cells)
-        return F.interpolate(small, size=(size, size), mode="bilinear", align_corners=False)  # (B, 3, S, S)
+        small = F.interpolate(
+            crops, size=(self.cells, self.cells), mode="area"
+        )  # (B, 3, cells, cells)
+        return F.interpolate(
+            small, size=(size, size), mode="bilinear", align_corners=False
+        )  # (B, 3, S, S)
 
 
 class Noise:
@@ -48,7 +52,9 @@ class Noise:
 
     def __init__(self, variance, seed=0):
         if not variance > 0:
-            raise ValueError(f"variance must be greater than 0, got {variance}: use identity for no noise")
+            raise ValueError(
+                f"variance must be greater than 0, got {variance}: use identity for no noise"
+            )
         self.variance = variance
         self.seed = seed
         self.calls = 0
@@ -57,9 +63,13 @@ class Noise:
         """(B, 3, S, S) -> same, in [-1, 1]. Raises ValueError for anything but square RGB crops."""
         _side(crops)
         generator = torch.Generator(crops.device)
-        generator.manual_seed(self.seed * 1_000_003 + self.calls)  # a prime (ours) keeps seeds' calls apart
+        generator.manual_seed(
+            self.seed * 1_000_003 + self.calls
+        )  # a prime (ours) keeps seeds' calls apart
         self.calls += 1
-        draw = torch.randn(crops.shape, generator=generator, device=crops.device, dtype=crops.dtype)  # (B, 3, S, S)
+        draw = torch.randn(
+            crops.shape, generator=generator, device=crops.device, dtype=crops.dtype
+        )  # (B, 3, S, S)
         return (crops + 2 * math.sqrt(self.variance) * draw).clamp(-1, 1)
 
     def state_dict(self):
@@ -103,7 +113,9 @@ class Edge:
         luma = crops.new_tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601 grey
         grey = ((crops + 1) / 2 * luma).sum(1)  # (B, S, S) in [0, 1]
         sigma = self.sigma * unit
-        bell = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(math.ceil(3 * sigma) + 1)]  # cut at 3 sigma
+        bell = [
+            math.exp(-0.5 * (k / sigma) ** 2) for k in range(math.ceil(3 * sigma) + 1)
+        ]  # cut at 3 sigma
         total = bell[0] + 2 * sum(bell[1:])
         bell = [weight / total for weight in bell]
         grey = _filter(_filter(grey, bell, dim=1), bell, dim=2)  # (B, S, S)
@@ -120,7 +132,9 @@ class Edge:
             if torch.equal(grown, edge):
                 break
             edge = grown
-        return (edge.to(crops.dtype) * 2 - 1)[:, None].expand(-1, 3, -1, -1).contiguous()  # (B, 3, S, S)
+        return (
+            (edge.to(crops.dtype) * 2 - 1)[:, None].expand(-1, 3, -1, -1).contiguous()
+        )  # (B, 3, S, S)
 
 
 @dataclass(frozen=True)
@@ -149,8 +163,12 @@ class SuperPixel:
         label = self.segment(crops)  # (B, S, S)
         rgb = crops.flatten(2)  # (B, 3, S*S)
         label = label.flatten(1)[:, None].expand_as(rgb)  # (B, 3, S*S)
-        total = rgb.new_zeros(len(rgb), 3, self.grid**2).scatter_add(2, label, rgb)  # (B, 3, grid^2)
-        count = torch.zeros_like(total).scatter_add(2, label, torch.ones_like(rgb))  # (B, 3, grid^2)
+        total = rgb.new_zeros(len(rgb), 3, self.grid**2).scatter_add(
+            2, label, rgb
+        )  # (B, 3, grid^2)
+        count = torch.zeros_like(total).scatter_add(
+            2, label, torch.ones_like(rgb)
+        )  # (B, 3, grid^2)
         mean = (total / count.clamp(min=1)).clamp(-1, 1)  # the clamp only takes off rounding
         return mean.gather(2, label).view_as(crops)  # (B, 3, S, S)
 
@@ -162,26 +180,36 @@ class SuperPixel:
         """
         size, g = _side(crops, least=self.grid), self.grid
         if size % g:
-            raise ValueError(f"crops are {size} pixels wide, not a multiple of {g}: crop at such a size")
+            raise ValueError(
+                f"crops are {size} pixels wide, not a multiple of {g}: crop at such a size"
+            )
         step = size // g
         batch = len(crops)
 
         # Features scaled so that SLIC's distance (colour^2 + (compactness / step)^2 space^2) is plain Euclidean.
-        axis = (torch.arange(size, device=crops.device, dtype=crops.dtype) + 0.5) * (self.compactness / step)  # (S,)
+        axis = (torch.arange(size, device=crops.device, dtype=crops.dtype) + 0.5) * (
+            self.compactness / step
+        )  # (S,)
         xy = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))  # (2, S, S)
         features = torch.cat([_rgb_to_lab(crops), xy.expand(batch, -1, -1, -1)], 1)  # (B, 5, S, S)
         # Pixels sorted by grid cell, so that every pixel of a cell is compared with the same nine clusters.
-        cells = features.view(batch, 5, g, step, g, step).permute(1, 0, 2, 4, 3, 5)  # (5, B, g, g, step, step)
+        cells = features.view(batch, 5, g, step, g, step).permute(
+            1, 0, 2, 4, 3, 5
+        )  # (5, B, g, g, step, step)
         # A cluster starts in its cell's middle, with the colour of the one or two middle rows and columns.
         near = slice((step - 1) // 2, step // 2 + 1)
         centre = cells[..., near, near].mean((4, 5)).transpose(0, 1)  # (B, 5, g, g)
-        cells = cells.reshape(5, batch * g * g, step * step)  # (5, N, P): N cells of P = step^2 pixels
+        cells = cells.reshape(
+            5, batch * g * g, step * step
+        )  # (5, N, P): N cells of P = step^2 pixels
 
         for _ in range(self.iterations):
             label = self._assign(cells, centre)  # (N, P)
             centre = self._means(cells, label, centre)  # (B, 5, g, g)
         label = self._assign(cells, centre) % (g * g)  # (N, P) counted anew in each picture
-        return label.view(batch, g, g, step, step).transpose(2, 3).reshape(batch, size, size)  # from cells to a picture
+        return (
+            label.view(batch, g, g, step, step).transpose(2, 3).reshape(batch, size, size)
+        )  # from cells to a picture
 
     def _assign(self, cells, centre):
         """Which of the nine clusters around its cell is nearest to each pixel, by squared distance.
@@ -190,12 +218,18 @@ class SuperPixel:
         lowest number wins. Differences are squared one feature at a time, not multiplied out: exact, and in any
         precision the trainer may have chosen for matrix products.
         """
-        around = F.pad(centre, (1, 1, 1, 1), value=1e6)  # (B, 5, g+2, g+2) beyond the grid: too far to be chosen
+        around = F.pad(
+            centre, (1, 1, 1, 1), value=1e6
+        )  # (B, 5, g+2, g+2) beyond the grid: too far to be chosen
         other = F.unfold(around, 3).unflatten(1, (5, 9))  # (B, 5, 9, g*g)
         other = other.permute(1, 0, 3, 2).reshape(5, cells.shape[1], 9, 1)  # (5, N, 9, 1)
         # 256 cells at a time (ours): four pictures of 8 x 8 cells, whose distances still fit into a processor's cache.
-        choice = torch.cat([self._nearest(*part) for part in zip(cells.split(256, 1), other.split(256, 1))])  # (N, P)
-        own = torch.arange(cells.shape[1], device=cells.device)[:, None]  # (N, 1) the cluster that began in this cell
+        choice = torch.cat(
+            [self._nearest(*part) for part in zip(cells.split(256, 1), other.split(256, 1))]
+        )  # (N, P)
+        own = torch.arange(cells.shape[1], device=cells.device)[
+            :, None
+        ]  # (N, 1) the cluster that began in this cell
         step = torch.arange(-1, 2, device=cells.device)
         return own + (step[:, None] * self.grid + step).flatten()[choice.long()]  # (N, P)
 
@@ -208,17 +242,25 @@ class SuperPixel:
             distance.addcmul_(gap, gap)
         best = distance[:, 0].clone()  # (n, P)
         choice = torch.zeros_like(best, dtype=torch.uint8)  # (n, P)
-        for j in range(1, 9):  # more than twice as quick as min(1), which walks through memory in strides
+        for j in range(
+            1, 9
+        ):  # more than twice as quick as min(1), which walks through memory in strides
             closer = distance[:, j] < best
-            choice = torch.maximum(choice, closer.to(torch.uint8) * j)  # a later winner is a larger j
+            choice = torch.maximum(
+                choice, closer.to(torch.uint8) * j
+            )  # a later winner is a larger j
             torch.minimum(best, distance[:, j], out=best)
         return choice
 
     def _means(self, cells, label, centre):
         """Each cluster moves to the mean of its pixels; one without pixels stays. Shapes as above -> (B, 5, g, g)."""
         label, rows = label.flatten(), cells.flatten(1)  # (N*P,), (5, N*P)
-        total = rows.new_zeros(5, cells.shape[1]).scatter_add_(1, label.expand(5, -1), rows)  # (5, N)
-        count = rows.new_zeros(cells.shape[1]).scatter_add_(0, label, torch.ones_like(rows[0]))  # (N,)
+        total = rows.new_zeros(5, cells.shape[1]).scatter_add_(
+            1, label.expand(5, -1), rows
+        )  # (5, N)
+        count = rows.new_zeros(cells.shape[1]).scatter_add_(
+            0, label, torch.ones_like(rows[0])
+        )  # (N,)
         moved = total / count.clamp(min=1)  # (5, N)
         moved = torch.where(count > 0, moved, centre.transpose(0, 1).reshape(total.shape))  # (5, N)
         return moved.view(5, len(centre), *centre.shape[2:]).transpose(0, 1)  # (B, 5, g, g)
@@ -249,9 +291,13 @@ def make_baseline(name, seed=0):
 def _side(crops, least=1):
     """S of square RGB crops (B, 3, S, S); ValueError otherwise or if S < least."""
     if crops.ndim != 4 or crops.shape[1] != 3 or crops.shape[2] != crops.shape[3]:
-        raise ValueError(f"crops must have shape (B, 3, S, S), got {tuple(crops.shape)}: crop faces to squares first")
+        raise ValueError(
+            f"crops must have shape (B, 3, S, S), got {tuple(crops.shape)}: crop faces to squares first"
+        )
     if crops.shape[-1] < least:
-        raise ValueError(f"crops are {crops.shape[-1]} pixels wide, fewer than {least}: crop at a larger size")
+        raise ValueError(
+            f"crops are {crops.shape[-1]} pixels wide, fewer than {least}: crop at a larger size"
+        )
     return crops.shape[-1]
 
 
@@ -265,7 +311,9 @@ def _filter(x, half, dim):
     padded = _repeat_rim(x, radius, dim)
     out = half[0] * x
     for k in range(1, radius + 1):
-        out = out + half[k] * (padded.narrow(dim, radius - k, n) + padded.narrow(dim, radius + k, n))
+        out = out + half[k] * (
+            padded.narrow(dim, radius - k, n) + padded.narrow(dim, radius + k, n)
+        )
     return out
 
 
@@ -313,13 +361,21 @@ def _is_ridge(strength, gx, gy):
 def _rgb_to_lab(crops):
     """sRGB in [-1, 1], (B, 3, S, S), to CIE L*a*b* under D65 (IEC 61966-2-1 and CIE 15), L in 0 ... 100."""
     srgb = (crops + 1) / 2
-    linear = torch.where(srgb > 0.04045, ((srgb + 0.055) / 1.055).clamp(min=0) ** 2.4, srgb / 12.92)  # (B, 3, S, S)
+    linear = torch.where(
+        srgb > 0.04045, ((srgb + 0.055) / 1.055).clamp(min=0) ** 2.4, srgb / 12.92
+    )  # (B, 3, S, S)
     to_xyz = crops.new_tensor(
         [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
     )
-    to_xyz = to_xyz / to_xyz.sum(1, keepdim=True)  # relative to the white point, which is R = G = B = 1
+    to_xyz = to_xyz / to_xyz.sum(
+        1, keepdim=True
+    )  # relative to the white point, which is R = G = B = 1
     r, g, b = linear[:, None].unbind(2)  # (B, 1, S, S) each
-    xyz = to_xyz[:, 0, None, None] * r + to_xyz[:, 1, None, None] * g + to_xyz[:, 2, None, None] * b  # (B, 3, S, S)
-    f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-6) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
+    xyz = (
+        to_xyz[:, 0, None, None] * r + to_xyz[:, 1, None, None] * g + to_xyz[:, 2, None, None] * b
+    )  # (B, 3, S, S)
+    f = torch.where(
+        xyz > (6 / 29) ** 3, xyz.clamp(min=1e-6) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29
+    )
     fx, fy, fz = f.unbind(1)  # (B, S, S) each
     return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], 1)  # (B, 3, S, S)

@@ -33,9 +33,13 @@ TEMPLATE_96x112 = (
     (62.7299, 92.2041),
 )
 
-BLACK = -1.0  # what align_faces shows beyond the picture: black, as in SphereFace's alignment script
+BLACK = (
+    -1.0
+)  # what align_faces shows beyond the picture: black, as in SphereFace's alignment script
 MIN_SPREAD = 1e-2  # px (ours): points closer together than this, or a fit that shrinks them to this, are not a face
-FRAME_SLACK = 1e-2  # px (ours): forgives the rounding of a box that was scaled together with its frame
+FRAME_SLACK = (
+    1e-2  # px (ours): forgives the rounding of a box that was scaled together with its frame
+)
 
 
 def template(out_size=(112, 96)):
@@ -54,7 +58,9 @@ def similarity(landmarks, target):
     Raises ValueError for wrong shapes, and for a row whose points are not finite, coincide, or fit only a scale of 0.
     """
     if landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2):
-        raise ValueError(f"landmarks must have shape (B, 5, 2), got {tuple(landmarks.shape)}: give five x, y a face")
+        raise ValueError(
+            f"landmarks must have shape (B, 5, 2), got {tuple(landmarks.shape)}: give five x, y a face"
+        )
     target = target.to(landmarks)
     source_mean = landmarks.mean(1)  # (B, 2)
     target_mean = target.mean(0)  # (2,)
@@ -65,11 +71,17 @@ def similarity(landmarks, target):
     spread = (x * x + y * y).sum(1)  # (B,)
     a = (x * u + y * v).sum(1) / spread  # (B,)
     b = (x * v - y * u).sum(1) / spread  # (B,)
-    fitted = (a * a + b * b) * spread  # (B,) spread of the landmarks once they are mapped into the crop
-    good = (spread > MIN_SPREAD**2) & (fitted > MIN_SPREAD**2)  # a NaN compares false, so it counts as bad
+    fitted = (
+        a * a + b * b
+    ) * spread  # (B,) spread of the landmarks once they are mapped into the crop
+    good = (spread > MIN_SPREAD**2) & (
+        fitted > MIN_SPREAD**2
+    )  # a NaN compares false, so it counts as bad
     if not good.all():
         row = int((~good).nonzero()[0])
-        raise ValueError(f"landmarks row {row} is degenerate: drop that face or give five finite, distinct points")
+        raise ValueError(
+            f"landmarks row {row} is degenerate: drop that face or give five finite, distinct points"
+        )
 
     linear = torch.stack([torch.stack([a, -b], -1), torch.stack([b, a], -1)], 1)  # (B, 2, 2)
     shift = target_mean - (linear * source_mean[:, None]).sum(-1)  # (B, 2)
@@ -99,7 +111,9 @@ def align_faces(images, landmarks, out_size=(112, 96)):
     with torch.autocast(images.device.type, enabled=False):
         grid = _sampling_grid(images, landmarks.to(images.dtype), out_size)  # (B, h, w, 2)
         # Zero padding means grey in [-1, 1]; moving black to 0 for the sampling makes it mean black.
-        return F.grid_sample(images - BLACK, grid, "bilinear", "zeros", align_corners=False) + BLACK  # (B, 3, h, w)
+        return (
+            F.grid_sample(images - BLACK, grid, "bilinear", "zeros", align_corners=False) + BLACK
+        )  # (B, 3, h, w)
 
 
 def recognizer_input(aligned):
@@ -159,22 +173,34 @@ def paste_faces(frames, crops, boxes):
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     if crops.ndim != 4 or len(crops) != len(flat) or crops.shape[-1] != crops.shape[-2]:
-        raise ValueError(f"crops has shape {tuple(crops.shape)} for {len(flat)} boxes: give (K, 3, S, S), one a box")
+        raise ValueError(
+            f"crops has shape {tuple(crops.shape)} for {len(flat)} boxes: give (K, 3, S, S), one a box"
+        )
     if len(flat) == 0:
         return frames
 
     start = (flat[:, :2] - 0.5).ceil().long()  # (K, 2) first pixel whose centre is in the box
     extent = (flat[:, 2:] - 0.5).ceil().long() - start  # (K, 2) pixels wide and high
-    spots = torch.cat([frame_of[:, None], start, extent], 1).tolist()  # K times [frame, left, top, wide, high]
+    spots = torch.cat(
+        [frame_of[:, None], start, extent], 1
+    ).tolist()  # K times [frame, left, top, wide, high]
 
     # Resize all crops at once. A separable resize is one matrix for the rows and one for the columns; boxes smaller
     # than the largest leave the rest of their patch unused.
     flat, start = _beside(flat, frames), _beside(start, frames)
     most_wide, most_high = (max(spot[i] for spot in spots) for i in (3, 4))
-    across = _resize_matrix(flat[:, 0], flat[:, 2], start[:, 0], most_wide, crops.shape[-1])  # (K, w, S)
-    down = _resize_matrix(flat[:, 1], flat[:, 3], start[:, 1], most_high, crops.shape[-1])  # (K, h, S)
-    with torch.autocast(frames.device.type, enabled=False):  # half precision here would show as banding
-        patches = down[:, None] @ crops.to(frames.dtype) @ across[:, None].transpose(2, 3)  # (K, 3, h, w)
+    across = _resize_matrix(
+        flat[:, 0], flat[:, 2], start[:, 0], most_wide, crops.shape[-1]
+    )  # (K, w, S)
+    down = _resize_matrix(
+        flat[:, 1], flat[:, 3], start[:, 1], most_high, crops.shape[-1]
+    )  # (K, h, S)
+    with torch.autocast(
+        frames.device.type, enabled=False
+    ):  # half precision here would show as banding
+        patches = (
+            down[:, None] @ crops.to(frames.dtype) @ across[:, None].transpose(2, 3)
+        )  # (K, 3, h, w)
     return _Overlay.apply(frames, patches, spots)
 
 
@@ -200,8 +226,16 @@ class _Overlay(torch.autograd.Function):
             patch = to_patches[k, :, :high, :wide]
             patch.copy_(gradient[frame, :, top : top + high, left : left + wide])
             for other, x, y, w, h in ctx.spots[k + 1 :]:
-                if other == frame and x < left + wide and x + w > left and y < top + high and y + h > top:
-                    patch[:, max(y - top, 0) : y + h - top, max(x - left, 0) : x + w - left] = 0  # hidden by a later one
+                if (
+                    other == frame
+                    and x < left + wide
+                    and x + w > left
+                    and y < top + high
+                    and y + h > top
+                ):
+                    patch[:, max(y - top, 0) : y + h - top, max(x - left, 0) : x + w - left] = (
+                        0  # hidden by a later one
+                    )
         if ctx.needs_input_grad[0]:
             to_frames = gradient.clone()
             for frame, left, top, wide, high in ctx.spots:
@@ -249,9 +283,13 @@ def _resize_matrix(low, high, start, length, size):
     Row i is the frame pixel start (K,) + i, i < length; column j the crop pixel j < size; each row sums to 1.
     Beyond the outermost crop pixel's centre the rim's colour goes on. Returns (K, length, size).
     """
-    pixel = start[:, None] + torch.arange(length, device=low.device) + low.new_tensor(0.5)  # (K, length) centres
+    pixel = (
+        start[:, None] + torch.arange(length, device=low.device) + low.new_tensor(0.5)
+    )  # (K, length) centres
     ratio = (size / (high - low))[:, None]  # (K, 1) crop pixels per frame pixel
-    point = ((pixel - low[:, None]) * ratio).clamp(0.5, size - 0.5)  # (K, length) the centres, seen in the crop
+    point = ((pixel - low[:, None]) * ratio).clamp(
+        0.5, size - 0.5
+    )  # (K, length) the centres, seen in the crop
     centres = torch.arange(size, device=low.device) + low.new_tensor(0.5)  # (size,)
     reach = ratio.clamp(min=1)[..., None]  # (K, 1, 1) half the tent's width
     tent = (1 - (point[..., None] - centres).abs() / reach).clamp(min=0)  # (K, length, size)
@@ -271,12 +309,18 @@ def _flatten_boxes(frames, boxes):
     for b in boxes:
         _check_shape(b)
     flat = torch.cat(list(boxes)).to(frames.dtype)  # (K, 4)
-    frame_of = torch.repeat_interleave(torch.tensor([len(b) for b in boxes])).to(flat.device)  # (K,)
+    frame_of = torch.repeat_interleave(torch.tensor([len(b) for b in boxes])).to(
+        flat.device
+    )  # (K,)
     height, width = frames.shape[-2:]
     limit = flat.new_tensor([width, height, width, height])
-    inside = ((flat > -FRAME_SLACK) & (flat < limit + FRAME_SLACK)).all(1)  # (K,) a NaN compares false
+    inside = ((flat > -FRAME_SLACK) & (flat < limit + FRAME_SLACK)).all(
+        1
+    )  # (K,) a NaN compares false
     clipped = flat.clamp(min=0).minimum(limit)  # (K, 4)
-    if not (inside & _have_area(flat) & _have_area(clipped)).all():  # clipping can take the last of a sliver
+    if not (
+        inside & _have_area(flat) & _have_area(clipped)
+    ).all():  # clipping can take the last of a sliver
         _check_boxes(flat)
         if not inside.all():
             row = int((~inside).nonzero()[0])
@@ -303,7 +347,9 @@ def _have_area(boxes):
 
 def _check_shape(boxes):
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes must have shape (k, 4), got {tuple(boxes.shape)}: use zeros of (0, 4) for no face")
+        raise ValueError(
+            f"boxes must have shape (k, 4), got {tuple(boxes.shape)}: use zeros of (0, 4) for no face"
+        )
 
 
 def _check_boxes(boxes):

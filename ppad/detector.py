@@ -36,7 +36,12 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BODIES = RESNETS + ("mobilenet_v2", "toy")
-LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")  # torchvision's four names
+LOSS_NAMES = (
+    "loss_objectness",
+    "loss_rpn_box_reg",
+    "loss_classifier",
+    "loss_box_reg",
+)  # torchvision's four names
 
 # Channel mean and deviation of ImageNet pictures in [0, 1]: what torchvision's weight files were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -70,18 +75,26 @@ class DetectorConfig:
         if self.body not in BODIES:
             raise ValueError(f"body is {self.body!r}; choose one of {', '.join(BODIES)}")
         if self.classes < 1:
-            raise ValueError(f"classes is {self.classes}; give the number of actions, at least 1, without background")
+            raise ValueError(
+                f"classes is {self.classes}; give the number of actions, at least 1, without background"
+            )
         if self.body == "toy" and self.weights is not None:
-            raise ValueError("weights is set, but the toy body has no ImageNet file; leave weights at None")
+            raise ValueError(
+                "weights is set, but the toy body has no ImageNet file; leave weights at None"
+            )
         stages = 5 if self.body in RESNETS else 6
         if not 0 <= self.trainable_layers <= stages:
-            raise ValueError(f"trainable_layers is {self.trainable_layers}; give 0 to {stages}, the stages of {self.body}")
+            raise ValueError(
+                f"trainable_layers is {self.trainable_layers}; give 0 to {stages}, the stages of {self.body}"
+            )
         if self.min_size is None:
             self.min_size = 160 if self.body == "toy" else 340
         if self.max_size is None:
             self.max_size = max(self.min_size, 160 if self.body == "toy" else 800)
         if not 0 < self.min_size <= self.max_size:
-            raise ValueError(f"min_size is {self.min_size} and max_size {self.max_size}; need 0 < min_size <= max_size")
+            raise ValueError(
+                f"min_size is {self.min_size} and max_size {self.max_size}; need 0 < min_size <= max_size"
+            )
 
 
 class ActionDetector(nn.Module):
@@ -138,18 +151,26 @@ class ActionDetector(nn.Module):
 
 def _check_frames(frames: Tensor) -> None:
     if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
-        raise ValueError(f"frames is {frames.dtype} {tuple(frames.shape)}; give a float tensor (B, 3, H, W)")
+        raise ValueError(
+            f"frames is {frames.dtype} {tuple(frames.shape)}; give a float tensor (B, 3, H, W)"
+        )
     if len(frames) == 0:
         raise ValueError("frames holds no frame; give at least one")
     # Written so that nan fails too. A hair above 1 is rounding (a resize, a paste), not another range.
     if not frames.detach().abs().amax() <= 1.01:
-        raise ValueError("frames has values outside [-1, 1] or nan; scale pictures to [-1, 1] first")
+        raise ValueError(
+            "frames has values outside [-1, 1] or nan; scale pictures to [-1, 1] first"
+        )
 
 
-def _check_targets(targets: list[dict[str, Tensor]], frames: Tensor, classes: int) -> list[dict[str, Tensor]]:
+def _check_targets(
+    targets: list[dict[str, Tensor]], frames: Tensor, classes: int
+) -> list[dict[str, Tensor]]:
     """Returns the targets on the frames' device in the dtypes torchvision wants; raises ValueError on bad ones."""
     if len(targets) != len(frames):
-        raise ValueError(f"targets has {len(targets)} entries for {len(frames)} frames; give one dict a frame")
+        raise ValueError(
+            f"targets has {len(targets)} entries for {len(frames)} frames; give one dict a frame"
+        )
     height, width = frames.shape[-2:]
     checked = []
     for index, target in enumerate(targets):
@@ -160,16 +181,28 @@ def _check_targets(targets: list[dict[str, Tensor]], frames: Tensor, classes: in
                 "give (n, 4) and (n,), with n = 0 when nobody is there"
             )
         if not ((boxes[:, 2:] > boxes[:, :2]).all() and boxes.isfinite().all()):
-            raise ValueError(f"targets[{index}]['boxes'] holds a box without area; drop it or order it as x1 y1 x2 y2")
+            raise ValueError(
+                f"targets[{index}]['boxes'] holds a box without area; drop it or order it as x1 y1 x2 y2"
+            )
         limit = boxes.new_tensor([width, height, width, height])
         if (boxes < 0).any() or (boxes > limit).any():
             raise ValueError(
                 f"targets[{index}]['boxes'] reaches outside the {width}x{height} frame; clip it to the frame"
             )
         if labels.is_floating_point() or (labels < 1).any() or (labels > classes).any():
-            raise ValueError(f"targets[{index}]['labels'] must be integers from 1 to {classes}; 0 is the background")
-        soon = {"device": frames.device, "non_blocking": frames.device.type != "cpu"}  # a GPU need not be waited for
-        checked.append({"boxes": boxes.to(dtype=frames.dtype, **soon), "labels": labels.to(dtype=torch.int64, **soon)})
+            raise ValueError(
+                f"targets[{index}]['labels'] must be integers from 1 to {classes}; 0 is the background"
+            )
+        soon = {
+            "device": frames.device,
+            "non_blocking": frames.device.type != "cpu",
+        }  # a GPU need not be waited for
+        checked.append(
+            {
+                "boxes": boxes.to(dtype=frames.dtype, **soon),
+                "labels": labels.to(dtype=torch.int64, **soon),
+            }
+        )
     return checked
 
 
@@ -193,7 +226,11 @@ def _build_pyramid(config: DetectorConfig) -> FasterRCNN:
         )
         # One anchor size a level, strides 4-64, three shapes: torchvision's default, written out because it is tied
         # to the five levels that a ResNet gives.
-        heads = {"rpn_anchor_generator": AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), (SHAPES,) * 5)}
+        heads = {
+            "rpn_anchor_generator": AnchorGenerator(
+                ((32,), (64,), (128,), (256,), (512,)), (SHAPES,) * 5
+            )
+        }
     else:
         backbone = MobileBody(norm_layer, 6 if scratch else config.trainable_layers)
         heads = _mobile_heads(config)
@@ -220,18 +257,30 @@ class MobileBody(nn.Module):
     stills cannot train them. norm_layer: of the body; learning: how many of its six stages learn, from the top.
     """
 
-    WIDE, DEEP, SPLIT = 96, 1280, 14  # channels of the two maps; the block that halves the wide map (torchvision's model)
+    WIDE, DEEP, SPLIT = (
+        96,
+        1280,
+        14,
+    )  # channels of the two maps; the block that halves the wide map (torchvision's model)
 
     def __init__(self, norm_layer, learning: int):
         super().__init__()
         self.out_channels = self.WIDE  # FasterRCNN asks its backbone for this
         self.body = mobilenet_v2(norm_layer=norm_layer).features
-        starts = [0, 2, 4, 7, self.SPLIT, 18, len(self.body)]  # first blocks of the stages: where the stride doubles
-        self.body[:starts[6 - learning]].requires_grad_(False)
+        starts = [
+            0,
+            2,
+            4,
+            7,
+            self.SPLIT,
+            18,
+            len(self.body),
+        ]  # first blocks of the stages: where the stride doubles
+        self.body[: starts[6 - learning]].requires_grad_(False)
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
-        wide = self.body[:self.SPLIT](frames)  # (B, WIDE, H / 16, W / 16)
-        return {"deep": self.body[self.SPLIT:](wide), "wide": wide}  # (B, DEEP, H / 32, W / 32)
+        wide = self.body[: self.SPLIT](frames)  # (B, WIDE, H / 16, W / 16)
+        return {"deep": self.body[self.SPLIT :](wide), "wide": wide}  # (B, DEEP, H / 32, W / 32)
 
 
 def _mobile_heads(config: DetectorConfig) -> dict:
@@ -264,10 +313,18 @@ def _load_body(body: nn.Module, config: DetectorConfig) -> None:
         # A ResNet names its layers as the body does; MobileNetV2 keeps them under "features.".
         state = {name.removeprefix("features."): value for name, value in state.items()}
     except OSError as error:
-        raise ValueError(f"weights file {config.weights} cannot be opened ({error.strerror}); check the path") from error
-    except Exception as error:  # half a download, or the web page of an error: torch raises one of many types
-        raise ValueError(f"weights file {config.weights} is no file of weights; download torchvision's again") from error
-    state = {name: value for name, value in state.items() if not name.startswith(("fc.", "classifier."))}
+        raise ValueError(
+            f"weights file {config.weights} cannot be opened ({error.strerror}); check the path"
+        ) from error
+    except (
+        Exception
+    ) as error:  # half a download, or the web page of an error: torch raises one of many types
+        raise ValueError(
+            f"weights file {config.weights} is no file of weights; download torchvision's again"
+        ) from error
+    state = {
+        name: value for name, value in state.items() if not name.startswith(("fc.", "classifier."))
+    }
     try:
         body.load_state_dict(state)
     except RuntimeError as error:
@@ -284,7 +341,9 @@ def _load_body(body: nn.Module, config: DetectorConfig) -> None:
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution, batch norm, ReLU: (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
     conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015, as in torchvision
+    nn.init.kaiming_normal_(
+        conv.weight, mode="fan_out", nonlinearity="relu"
+    )  # He et al. 2015, as in torchvision
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
@@ -296,8 +355,12 @@ class ToyBody(nn.Module):
     def __init__(self):
         super().__init__()
         self.out_channels = self.COARSE  # FasterRCNN asks its backbone for this
-        self.fine = nn.Sequential(_conv(3, 16, 2), _conv(16, 24), _conv(24, self.FINE, 2), _conv(self.FINE, self.FINE))
-        self.coarse = nn.Sequential(_conv(self.FINE, 64, 2), _conv(64, 64, 2), _conv(64, self.COARSE))
+        self.fine = nn.Sequential(
+            _conv(3, 16, 2), _conv(16, 24), _conv(24, self.FINE, 2), _conv(self.FINE, self.FINE)
+        )
+        self.coarse = nn.Sequential(
+            _conv(self.FINE, 64, 2), _conv(64, 64, 2), _conv(64, self.COARSE)
+        )
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
         fine = self.fine(frames)  # (B, FINE, H / 4, W / 4)

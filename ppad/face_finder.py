@@ -14,6 +14,7 @@ box above 0.8 (read the other way, it would judge the doubtful ones below). A bo
 it; R-net and O-net judge that square (P-net only proposes, which SSH has done). MTCNN may say yes or no, but
 does not move the box: the box and score kept are SSH's, the landmarks are O-net's.
 """
+
 import torch
 from torchvision.ops import box_iou
 
@@ -21,9 +22,9 @@ from ppad.mtcnn import MTCNN
 from ppad.ssh import SSH
 
 RULES = ("paper", "either", "mtcnn", "ssh")
-PAPER_SCORE = 0.8         # paper Sec. 4
-RECALL_SCORE = 0.5        # ours: when a miss costs more than a false face, SSH need only think a face likelier than not
-SAME_FACE = 0.3           # ours: SSH's own NMS threshold; above it two boxes are one face
+PAPER_SCORE = 0.8  # paper Sec. 4
+RECALL_SCORE = 0.5  # ours: when a miss costs more than a false face, SSH need only think a face likelier than not
+SAME_FACE = 0.3  # ours: SSH's own NMS threshold; above it two boxes are one face
 
 
 class FaceFinder:
@@ -54,14 +55,18 @@ class FaceFinder:
         frames = [torch.as_tensor(f) if torch.is_tensor(f) else torch.tensor(f) for f in frames]
         for i, frame in enumerate(frames):
             if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != torch.uint8:
-                raise ValueError(f"frames[{i}] is {tuple(frame.shape)} {frame.dtype}; give (H, W, 3) uint8 RGB")
+                raise ValueError(
+                    f"frames[{i}] is {tuple(frame.shape)} {frame.dtype}; give (H, W, 3) uint8 RGB"
+                )
         by_size, answers = {}, [None] * len(frames)
         for i, frame in enumerate(frames):
             by_size.setdefault(frame.shape, []).append(i)
-        for indices in by_size.values():                                    # the detectors want one size at a time
+        for indices in by_size.values():  # the detectors want one size at a time
             batch = torch.stack([frames[i] for i in indices])
             if self.rule == "either":
-                found = self._either(batch, [place for place, i in enumerate(indices) if i % every == 0])
+                found = self._either(
+                    batch, [place for place, i in enumerate(indices) if i % every == 0]
+                )
             else:
                 found = getattr(self, f"_{self.rule}")(batch)
             for i, faces in zip(indices, found):
@@ -74,24 +79,39 @@ class FaceFinder:
 
     def _ssh(self, frames):
         found = self.ssh.find(frames, score=PAPER_SCORE)
-        return [{**f, "landmarks": f["boxes"].new_full((len(f["boxes"]), 5, 2), float("nan"))} for f in found]
+        return [
+            {**f, "landmarks": f["boxes"].new_full((len(f["boxes"]), 5, 2), float("nan"))}
+            for f in found
+        ]
 
     def _paper(self, frames):
         found = self.ssh.find(frames, score=PAPER_SCORE)
         judged = self.mtcnn.confirm(frames, [f["boxes"] for f in found])
-        return [{"boxes": f["boxes"][j["face"]], "scores": f["scores"][j["face"]], "landmarks": j["landmarks"][j["face"]]}
-                for f, j in zip(found, judged)]
+        return [
+            {
+                "boxes": f["boxes"][j["face"]],
+                "scores": f["scores"][j["face"]],
+                "landmarks": j["landmarks"][j["face"]],
+            }
+            for f, j in zip(found, judged)
+        ]
 
     def _either(self, frames, looked):
         """looked: the places of the frames that SSH is to look at."""
         found, own = self.mtcnn.find(frames), {}
-        for place, ssh in zip(looked, self.ssh.find(frames[looked], score=RECALL_SCORE) if looked else []):
-            new = ~(box_iou(ssh["boxes"], found[place]["boxes"]) > SAME_FACE).any(1)        # SSH's own faces only
+        for place, ssh in zip(
+            looked, self.ssh.find(frames[looked], score=RECALL_SCORE) if looked else []
+        ):
+            new = ~(box_iou(ssh["boxes"], found[place]["boxes"]) > SAME_FACE).any(
+                1
+            )  # SSH's own faces only
             if new.any():
                 own[place] = {key: ssh[key][new] for key in ("boxes", "scores")}
-        if own:                                                             # for landmarks; MTCNN's verdict is not asked
+        if own:  # for landmarks; MTCNN's verdict is not asked
             judged = self.mtcnn.confirm(frames[list(own)], [one["boxes"] for one in own.values()])
             for (place, one), verdict in zip(own.items(), judged):
                 one["landmarks"] = verdict["landmarks"]
-                found[place] = {key: torch.cat([value, one[key]]) for key, value in found[place].items()}
+                found[place] = {
+                    key: torch.cat([value, one[key]]) for key, value in found[place].items()
+                }
         return found

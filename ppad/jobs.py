@@ -7,6 +7,7 @@ most of it idle: it waits for the CPU to hand it the next of thousands of short 
 A process that has talked to a GPU cannot fork children that do. So the process that forks asks nothing of the GPU, not
 even whether it is there: `gpu_memory` lets a fork ask.
 """
+
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -18,9 +19,11 @@ import torch
 
 from ppad.loop import Interrupted, LoopError
 
-GIB = 2 ** 30
-MOST = 4                   # ours: on a CPU 4 forks of 1 GB each at most; on a GPU more of them would only wait for each other
-CAN_FORK = sys.platform == "linux"      # macOS's own libraries do not survive a fork, and Windows has none
+GIB = 2**30
+MOST = 4  # ours: on a CPU 4 forks of 1 GB each at most; on a GPU more of them would only wait for each other
+CAN_FORK = (
+    sys.platform == "linux"
+)  # macOS's own libraries do not survive a fork, and Windows has none
 
 
 def together(tasks: dict, jobs: int) -> None:
@@ -33,10 +36,15 @@ def together(tasks: dict, jobs: int) -> None:
         for task in tasks.values():
             task()
         return
-    context, waiting, running, failed = multiprocessing.get_context("fork"), list(tasks.items()), {}, []
+    context, waiting, running, failed = (
+        multiprocessing.get_context("fork"),
+        list(tasks.items()),
+        {},
+        [],
+    )
 
     def alone(task, parent=os.getpid()):
-        def follow():                                            # a parent killed outright must not leave us writing
+        def follow():  # a parent killed outright must not leave us writing
             while os.getppid() == parent:
                 time.sleep(1)
             os._exit(1)
@@ -52,7 +60,7 @@ def together(tasks: dict, jobs: int) -> None:
             running[name].start()
         try:
             multiprocessing.connection.wait([process.sentinel for process in running.values()])
-        except KeyboardInterrupt:                                # the forks got it too: let them save
+        except KeyboardInterrupt:  # the forks got it too: let them save
             failed.append(("this run", 130))
             continue
         for name in [name for name, process in running.items() if not process.is_alive()]:
@@ -65,29 +73,43 @@ def together(tasks: dict, jobs: int) -> None:
     if any(code == 130 for _, code in failed):
         raise Interrupted("stopped; the same command goes on from the last checkpoints")
     if failed:
-        raise LoopError(f"{', '.join(f'{name} ended with status {code}' for name, code in failed)}: see above; "
-                        "the same command goes on from the last checkpoints")
+        raise LoopError(
+            f"{', '.join(f'{name} ended with status {code}' for name, code in failed)}: see above; "
+            "the same command goes on from the last checkpoints"
+        )
 
 
 def in_one_sentence(work) -> int:
     """Call `work`; what a user can mend, or has stopped, becomes one sentence and a status instead of a traceback."""
     try:
         return work()
-    except (ValueError, OSError, LoopError) as error:        # every room raises ValueError for what it cannot use
+    except (
+        ValueError,
+        OSError,
+        LoopError,
+    ) as error:  # every room raises ValueError for what it cannot use
         print(f"ppad.reproduce: {error}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError:
-        print("ppad.reproduce: the GPU's memory is full: --check says what would fit; --jobs 1, --accumulate 2 --checkpointing "
-              "true and a smaller --eval_batch need less and go on in this folder", file=sys.stderr)
+        print(
+            "ppad.reproduce: the GPU's memory is full: --check says what would fit; --jobs 1, --accumulate 2 --checkpointing "
+            "true and a smaller --eval_batch need less and go on in this folder",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt as stop:
-        told = stop if isinstance(stop, Interrupted) else "stopped; the same command goes on from the last checkpoint"
+        told = (
+            stop
+            if isinstance(stop, Interrupted)
+            else "stopped; the same command goes on from the last checkpoint"
+        )
         print(f"\nppad.reproduce: {told}", file=sys.stderr)
         return 130
 
 
 def gpu_memory(device: str = "cuda") -> float:
     """GiB of the GPU that torch sees as `device`, 0.0 without one. This process stays one whose forks can use it."""
+
     def ask():
         which = torch.device(device).index or 0
         seen = torch.cuda.is_available() and which < torch.cuda.device_count()
@@ -96,7 +118,7 @@ def gpu_memory(device: str = "cuda") -> float:
     def answer():
         try:
             there.send(ask())
-        except RuntimeError:                                     # this process had asked before, so its forks cannot
+        except RuntimeError:  # this process had asked before, so its forks cannot
             there.send(None)
 
     if not CAN_FORK or torch.cuda.is_initialized():
@@ -104,7 +126,7 @@ def gpu_memory(device: str = "cuda") -> float:
     here, there = multiprocessing.Pipe(duplex=False)
     fork = multiprocessing.get_context("fork").Process(target=answer)
     fork.start()
-    there.close()                                                # else nobody notices when the fork has died
+    there.close()  # else nobody notices when the fork has died
     try:
         told = here.recv()
     except EOFError:
@@ -122,4 +144,8 @@ def how_many(device: str, gpu: float, training: float) -> int:
     cores = os.cpu_count() or 1
     if not CAN_FORK or torch.cuda.is_initialized():
         return 1
-    return min(MOST, cores) if device == "cpu" else max(1, min(MOST, cores // 2, int(0.8 * gpu / (2 * training + 1))))
+    return (
+        min(MOST, cores)
+        if device == "cpu"
+        else max(1, min(MOST, cores // 2, int(0.8 * gpu / (2 * training + 1))))
+    )

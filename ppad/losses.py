@@ -134,7 +134,9 @@ class ASoftmaxLoss(nn.Module):
                     f"{ORIGINAL_SCHEDULE[name]} is the original's."
                 )
         if not scale >= 0:
-            raise ValueError(f"scale must be 0 (the feature's own norm, the paper's) or more, but is {scale}.")
+            raise ValueError(
+                f"scale must be 0 (the feature's own norm, the paper's) or more, but is {scale}."
+            )
         self.m = m
         self.scale = scale
         self.schedule = {"base": base, "gamma": gamma, "floor": floor, "power": power}
@@ -148,7 +150,9 @@ class ASoftmaxLoss(nn.Module):
     def _apply(self, fn, recurse=True):
         step = self.step
         super()._apply(fn, recurse)
-        self.step = step  # `.to("cuda")` leaves the clock on the CPU, where reading it waits for nobody
+        self.step = (
+            step  # `.to("cuda")` leaves the clock on the CPU, where reading it waits for nobody
+        )
         return self
 
     def advance(self) -> None:
@@ -185,9 +189,7 @@ class ASoftmaxLoss(nn.Module):
         return F.cross_entropy(logits, labels, reduction=reduction)
 
 
-def _check_classification(
-    cosines: torch.Tensor, norms: torch.Tensor, labels: torch.Tensor
-) -> None:
+def _check_classification(cosines: torch.Tensor, norms: torch.Tensor, labels: torch.Tensor) -> None:
     if cosines.ndim != 2:
         raise ValueError(f"cosines must be (B, N), but is {tuple(cosines.shape)}.")
     batch, identities = cosines.shape

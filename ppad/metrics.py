@@ -66,14 +66,18 @@ def frame_ap(
 def _average_precisions(detections, truths, labels, iou_threshold, convention) -> np.ndarray:
     """`frame_ap` of each of `labels`, from one copy of all frames' boxes: an array as long as `labels`."""
     if len(detections) != len(truths):
-        raise ValueError(f"detections covers {len(detections)} frames and truths {len(truths)}; give one entry a frame")
+        raise ValueError(
+            f"detections covers {len(detections)} frames and truths {len(truths)}; give one entry a frame"
+        )
     if convention not in ("envelope", "act"):
         raise ValueError(f"convention is {convention!r}; choose 'envelope' or 'act'")
     if len(truths) == 0:
         return np.full(len(labels), np.nan)
     found_frame, found_boxes, found_labels = _all_frames(detections)  # (K,), (K, 4), (K,)
     truth_frame, truth_boxes, truth_labels = _all_frames(truths)
-    scores = torch.cat([found["scores"] for found in detections]).detach().cpu().double().numpy()  # (K,)
+    scores = (
+        torch.cat([found["scores"] for found in detections]).detach().cpu().double().numpy()
+    )  # (K,)
 
     ap = []
     for label in labels:
@@ -81,7 +85,13 @@ def _average_precisions(detections, truths, labels, iou_threshold, convention) -
         chosen = np.flatnonzero(found_labels == label)
         # One ranking over all frames; a stable sort keeps the order given on ties.
         chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-        hits = _match(found_frame[chosen], found_boxes[chosen], truth_frame[wanted], truth_boxes[wanted], iou_threshold)
+        hits = _match(
+            found_frame[chosen],
+            found_boxes[chosen],
+            truth_frame[wanted],
+            truth_boxes[wanted],
+            iou_threshold,
+        )
         ap.append(_area(hits, int(wanted.sum()), convention))
     return np.array(ap)
 
@@ -146,7 +156,9 @@ def _area(hits, positives, convention) -> float:
     if convention == "act":
         recall, precision = np.r_[0.0, recall], np.r_[1.0, precision]
         return float((np.diff(recall) * (precision[1:] + precision[:-1]) / 2).sum())
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]  # best precision at this recall or a higher one
+    envelope = np.maximum.accumulate(precision[::-1])[
+        ::-1
+    ]  # best precision at this recall or a higher one
     return float((np.diff(recall, prepend=0.0) * envelope).sum())
 
 
@@ -167,14 +179,18 @@ class FoldAccuracy:
     correct: np.ndarray
 
 
-def cosine_scores(features_a: np.ndarray, features_b: np.ndarray, mean: np.ndarray | float = 0.0) -> np.ndarray:
+def cosine_scores(
+    features_a: np.ndarray, features_b: np.ndarray, mean: np.ndarray | float = 0.0
+) -> np.ndarray:
     """Cosine similarity of each pair of rows, (P, d) and (P, d) -> (P,) in [-1, 1], after subtracting `mean`.
 
     A feature that equals the mean has no direction; its similarity is 0.
     """
     a, b = np.asarray(features_a, np.float64) - mean, np.asarray(features_b, np.float64) - mean
     if a.shape != b.shape or a.ndim != 2:
-        raise ValueError(f"features_a is {a.shape} and features_b {b.shape}; give two (pairs, d) arrays of one shape")
+        raise ValueError(
+            f"features_a is {a.shape} and features_b {b.shape}; give two (pairs, d) arrays of one shape"
+        )
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)  # (P,)
     return np.divide((a * b).sum(1), norms, out=np.zeros(len(a)), where=norms > 0)
 
@@ -221,10 +237,14 @@ def fold_accuracy(
     features_a, features_b = np.asarray(features_a, np.float64), np.asarray(features_b, np.float64)
     same, folds = np.asarray(same, bool), np.asarray(folds)
     if not len(features_a) == len(features_b) == len(same) == len(folds):
-        raise ValueError("features_a, features_b, same and folds differ in length; give one row a pair in each")
+        raise ValueError(
+            "features_a, features_b, same and folds differ in length; give one row a pair in each"
+        )
     names = np.unique(folds)
     if len(names) < 2:
-        raise ValueError("folds names fewer than two folds; the threshold must be fitted on pairs that are not tested")
+        raise ValueError(
+            "folds names fewer than two folds; the threshold must be fitted on pairs that are not tested"
+        )
     accuracies, thresholds, correct = [], [], np.zeros(len(same), bool)
     for name in names:
         test = folds == name
@@ -235,7 +255,9 @@ def fold_accuracy(
         accuracies.append(correct[test].mean())
         thresholds.append(fitted)
     accuracies, thresholds = np.array(accuracies), np.array(thresholds)
-    return FoldAccuracy(float(accuracies.mean()), float(accuracies.std()), accuracies, thresholds, correct)
+    return FoldAccuracy(
+        float(accuracies.mean()), float(accuracies.std()), accuracies, thresholds, correct
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -275,7 +297,9 @@ def tar_at_far(scores: np.ndarray, same: np.ndarray, far: float = 1e-3) -> float
     return float(true_accepts[false_accepts <= far].max())
 
 
-def rank1(gallery: np.ndarray, gallery_ids: np.ndarray, probe: np.ndarray, probe_ids: np.ndarray) -> float:
+def rank1(
+    gallery: np.ndarray, gallery_ids: np.ndarray, probe: np.ndarray, probe_ids: np.ndarray
+) -> float:
     """Identification rate in [0, 1]: how often a probe's nearest gallery face, by cosine, has the probe's identity.
 
     gallery (G, d), gallery_ids (G,), probe (Q, d), probe_ids (Q,). The first of equal neighbours wins. Raises
@@ -283,7 +307,12 @@ def rank1(gallery: np.ndarray, gallery_ids: np.ndarray, probe: np.ndarray, probe
     """
     gallery, probe = np.asarray(gallery, np.float64), np.asarray(probe, np.float64)
     gallery_ids, probe_ids = np.asarray(gallery_ids), np.asarray(probe_ids)
-    if len(gallery) != len(gallery_ids) or len(probe) != len(probe_ids) or not len(gallery) or not len(probe):
+    if (
+        len(gallery) != len(gallery_ids)
+        or len(probe) != len(probe_ids)
+        or not len(gallery)
+        or not len(probe)
+    ):
         raise ValueError("gallery and probe each need one identity a row and at least one row")
     # A probe's own length does not change its order of neighbours, so only the gallery is normalised.
     norms = np.linalg.norm(gallery, axis=1, keepdims=True)  # (G, 1)
@@ -295,7 +324,9 @@ def rank1(gallery: np.ndarray, gallery_ids: np.ndarray, probe: np.ndarray, probe
 def _scores_and_same(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
     if scores.ndim != 1 or scores.shape != same.shape or len(scores) == 0:
-        raise ValueError(f"scores is {scores.shape} and same {same.shape}; give two (pairs,) arrays of one length")
+        raise ValueError(
+            f"scores is {scores.shape} and same {same.shape}; give two (pairs,) arrays of one length"
+        )
     if not np.isfinite(scores).all():
         raise ValueError("scores holds nan or infinity; check the features they came from")
     return scores, same

@@ -12,6 +12,7 @@ Sound is encoded again as well, since a copied stream would carry along whatever
 frame rate gets its mean rate, frames repeated or left out so that picture and sound stay together.
 A file appears under its name only when it is complete; until then it is `.name.part` beside it.
 """
+
 import json
 import os
 import shutil
@@ -26,20 +27,71 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 
-FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP", ".tif": "TIFF",
-           ".tiff": "TIFF"}
-ANIMATED = (".gif", ".webp", ".png")                    # of these, the ones that can move
-DECODED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")   # ours: what people's folders hold; fewer
-                                                        # decoders, fewer ways in for a crafted file
-H264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "20")         # ours: hardly visible loss, quick on two cores
-VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "6", "-crf", "30", "-b:v", "0")     # ours, likewise
+FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+ANIMATED = (".gif", ".webp", ".png")  # of these, the ones that can move
+DECODED = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "PPM",
+)  # ours: what people's folders hold; fewer
+# decoders, fewer ways in for a crafted file
+H264 = (
+    "-c:v",
+    "libx264",
+    "-preset",
+    "veryfast",
+    "-crf",
+    "20",
+)  # ours: hardly visible loss, quick on two cores
+VP9 = (
+    "-c:v",
+    "libvpx-vp9",
+    "-deadline",
+    "realtime",
+    "-cpu-used",
+    "6",
+    "-crf",
+    "30",
+    "-b:v",
+    "0",
+)  # ours, likewise
 AAC, OPUS = ("-c:a", "aac", "-b:a", "192k"), ("-c:a", "libopus", "-b:a", "128k")
-MOVIES = {".mp4": ("mp4", H264, AAC), ".m4v": ("mp4", H264, AAC), ".mov": ("mov", H264, AAC),
-          ".mkv": ("matroska", H264, AAC), ".webm": ("webm", VP9, OPUS)}    # suffix -> container, picture, sound
-READ_MOVIES = (*MOVIES, ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts", ".ogv")
-QUALITY = 95                                            # ours: of JPEG and WebP
-MOST_PIXELS = 8192 * 8192                               # ours: a frame larger than 8K is a bomb, not a movie
-WHITE = (255, 255, 255, 255)                            # ours: what shows through a picture's transparent parts
+MOVIES = {
+    ".mp4": ("mp4", H264, AAC),
+    ".m4v": ("mp4", H264, AAC),
+    ".mov": ("mov", H264, AAC),
+    ".mkv": ("matroska", H264, AAC),
+    ".webm": ("webm", VP9, OPUS),
+}  # suffix -> container, picture, sound
+READ_MOVIES = (
+    *MOVIES,
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".3gp",
+    ".ts",
+    ".mts",
+    ".m2ts",
+    ".ogv",
+)
+QUALITY = 95  # ours: of JPEG and WebP
+MOST_PIXELS = 8192 * 8192  # ours: a frame larger than 8K is a bomb, not a movie
+WHITE = (255, 255, 255, 255)  # ours: what shows through a picture's transparent parts
 
 
 @contextmanager
@@ -49,9 +101,11 @@ def whole(path):
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(b"")                      # a read-only folder is noticed before the work, not after
+        temporary.write_bytes(b"")  # a read-only folder is noticed before the work, not after
     except OSError as error:
-        raise ValueError(f"cannot write {path} ({error.strerror}): choose another place for the output") from error
+        raise ValueError(
+            f"cannot write {path} ({error.strerror}): choose another place for the output"
+        ) from error
     try:
         yield temporary
         os.replace(temporary, path)
@@ -60,7 +114,7 @@ def whole(path):
 
 
 def kind(path):
-    """"picture", "animation" or "movie", by what is in the file and not by its name.
+    """ "picture", "animation" or "movie", by what is in the file and not by its name.
 
     ValueError, in one sentence, for a file that is absent, empty, too large to open safely, or neither of the three.
     """
@@ -78,11 +132,12 @@ def kind(path):
             raise ValueError(f"{path} cannot be read as a picture: replace the file") from None
         probe(path)
         return "movie"
-    except Exception as error:                          # a crafted or damaged file raises one of many types
+    except Exception as error:  # a crafted or damaged file raises one of many types
         raise ValueError(_unreadable(path, error)) from error
 
 
 # ---------------------------------------------------------------- pictures
+
 
 def read_picture(path):
     """A picture as (H, W, 3) uint8 sRGB, turned upright. ValueError if it is damaged, too large or no picture."""
@@ -104,9 +159,11 @@ def rgb(image):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its pixels have 32 bits; save it with 8 or 16 bits a channel")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))               # 65535 / 255 = 257
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257
     elif image.mode == "F":
-        raise ValueError("its pixels are floating point numbers; save it with 8 or 16 bits a channel")
+        raise ValueError(
+            "its pixels are floating point numbers; save it with 8 or 16 bits a channel"
+        )
     elif "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
@@ -115,8 +172,13 @@ def rgb(image):
     if profile:
         try:
             profile = ImageCms.ImageCmsProfile(BytesIO(profile))
-            image = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):          # a damaged profile, or one for another kind of pixel
+            image = ImageCms.profileToProfile(
+                image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+        except (
+            ImageCms.PyCMSError,
+            OSError,
+        ):  # a damaged profile, or one for another kind of pixel
             pass
     return np.array(image.convert("RGB"))
 
@@ -137,7 +199,7 @@ def read_animation(path):
             times = []
             for frame in ImageSequence.Iterator(image):
                 frame.load()
-                times.append(frame.info.get("duration", 100))                           # ours, as browsers: 100 ms
+                times.append(frame.info.get("duration", 100))  # ours, as browsers: 100 ms
             loop = image.info.get("loop")
     except Exception as error:
         raise ValueError(_unreadable(path, error)) from error
@@ -157,8 +219,18 @@ def save_animation(path, frames, times, loop):
     with whole(path) as temporary:
         pictures = (Image.fromarray(frame) for frame in frames)
         first, looping = next(pictures), {} if loop is None else {"loop": loop}
-        rest = list(pictures) if _format(path) == "PNG" else pictures                   # Pillow looks at a PNG's twice
-        first.save(temporary, format=_format(path), save_all=True, append_images=rest, duration=times, quality=QUALITY, **looping)
+        rest = (
+            list(pictures) if _format(path) == "PNG" else pictures
+        )  # Pillow looks at a PNG's twice
+        first.save(
+            temporary,
+            format=_format(path),
+            save_all=True,
+            append_images=rest,
+            duration=times,
+            quality=QUALITY,
+            **looping,
+        )
 
 
 def _format(path):
@@ -176,39 +248,72 @@ def _unreadable(path, error):
 
 # ---------------------------------------------------------------- movies
 
+
 @dataclass(frozen=True)
 class Movie:
     """What `probe` found: frames a second, how many there should be (None if the file does not say), HD or not."""
 
     rate: Fraction
     count: int | None
-    matrix: str         # how colours are to be read where the file does not say: bt709 for HD, as players do
+    matrix: (
+        str  # how colours are to be read where the file does not say: bt709 for HD, as players do
+    )
 
 
 def probe(path):
     """Ask ffprobe about the first moving picture of `path`. ValueError if ffmpeg is missing or there is none."""
     for program in ("ffmpeg", "ffprobe"):
         if shutil.which(program) is None:
-            raise ValueError(f"{program} is not on the PATH, and {path} is no picture: install ffmpeg for movies")
-    answer = subprocess.run(["ffprobe", "-v", "error", "-protocol_whitelist", "file", "-select_streams", "V:0", "-show_entries",
-                             "stream=width,height,avg_frame_rate,r_frame_rate,duration,color_space:format=duration,format_name",
-                             "-of", "json", _url(path)], capture_output=True, text=True, errors="replace")
+            raise ValueError(
+                f"{program} is not on the PATH, and {path} is no picture: install ffmpeg for movies"
+            )
+    answer = subprocess.run(
+        [
+            "ffprobe",
+            "-v",
+            "error",
+            "-protocol_whitelist",
+            "file",
+            "-select_streams",
+            "V:0",
+            "-show_entries",
+            "stream=width,height,avg_frame_rate,r_frame_rate,duration,color_space:format=duration,format_name",
+            "-of",
+            "json",
+            _url(path),
+        ],
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
     found = json.loads(answer.stdout or "{}") if answer.returncode == 0 else {}
     name = found.get("format", {}).get("format_name", "")
-    if not found.get("streams") or name in ("tty", "image2") or name.endswith("_pipe"):     # any text is a "tty" to ffmpeg
+    if (
+        not found.get("streams") or name in ("tty", "image2") or name.endswith("_pipe")
+    ):  # any text is a "tty" to ffmpeg
         reason = f" ({_reason(answer.stderr, path)})" if answer.stderr.strip() else ""
-        raise ValueError(f"{path} holds no picture and no movie that can be read{reason}: replace the file")
+        raise ValueError(
+            f"{path} holds no picture and no movie that can be read{reason}: replace the file"
+        )
     stream = found["streams"][0]
     width, height = stream.get("width", 0), stream.get("height", 0)
     if not 0 < width * height <= MOST_PIXELS:
-        raise ValueError(f"{path} has frames of {width} x {height} px, not between 1 and {MOST_PIXELS:,} pixels: convert it first")
-    mean, least = (Fraction(stream[key]) if stream.get(key, "0/0").split("/")[-1] != "0" else Fraction(0)
-                   for key in ("avg_frame_rate", "r_frame_rate"))
-    rate = least if least and (not mean or least <= mean * Fraction(3, 2)) else mean    # "least" is wild in phone movies
+        raise ValueError(
+            f"{path} has frames of {width} x {height} px, not between 1 and {MOST_PIXELS:,} pixels: convert it first"
+        )
+    mean, least = (
+        Fraction(stream[key]) if stream.get(key, "0/0").split("/")[-1] != "0" else Fraction(0)
+        for key in ("avg_frame_rate", "r_frame_rate")
+    )
+    rate = (
+        least if least and (not mean or least <= mean * Fraction(3, 2)) else mean
+    )  # "least" is wild in phone movies
     if not rate:
         raise ValueError(f"{path} does not say how many frames a second it has: convert it first")
     seconds = stream.get("duration") or found["format"].get("duration")
-    matrix = "auto" if stream.get("color_space", "unknown") != "unknown" or height < 720 else "bt709"
+    matrix = (
+        "auto" if stream.get("color_space", "unknown") != "unknown" or height < 720 else "bt709"
+    )
     return Movie(rate, round(float(seconds) * rate) if seconds else None, matrix)
 
 
@@ -219,12 +324,38 @@ def read_movie(path, movie, covered=None):
     list `covered` is given, each frame from there to the end comes black, and its number is added to the list.
     ValueError also when there is no frame at all.
     """
-    filters = (f"fps={movie.rate}:start_time=0,scale=w='round(iw*max(sar,1))':h='round(ih/min(sar,1))'"
-               f":in_color_matrix={movie.matrix},setsar=1")
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe", "-i", _url(path), "-map", "0:V:0",
-               "-vf", filters, "-r", str(movie.rate), "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
+    filters = (
+        f"fps={movie.rate}:start_time=0,scale=w='round(iw*max(sar,1))':h='round(ih/min(sar,1))'"
+        f":in_color_matrix={movie.matrix},setsar=1"
+    )
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-nostdin",
+        "-protocol_whitelist",
+        "file,pipe",
+        "-i",
+        _url(path),
+        "-map",
+        "0:V:0",
+        "-vf",
+        filters,
+        "-r",
+        str(movie.rate),
+        "-f",
+        "image2pipe",
+        "-c:v",
+        "ppm",
+        "-pix_fmt",
+        "rgb24",
+        "pipe:1",
+    ]
     # Complaints go to a file: one about a frame is in it before that frame is in the pipe, so looking suffices.
-    with tempfile.TemporaryFile() as complaints, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as reader:
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as reader,
+    ):
 
         def complaint():
             complaints.seek(0)
@@ -236,19 +367,25 @@ def read_movie(path, movie, covered=None):
                 count += 1
                 damaged = os.fstat(complaints.fileno()).st_size > 0
                 if damaged and covered is None:
-                    raise ValueError(f"{path} is damaged at about frame {count} ({complaint()}): repair it, or cover "
-                                     "what cannot be read by --on_error cover")
+                    raise ValueError(
+                        f"{path} is damaged at about frame {count} ({complaint()}): repair it, or cover "
+                        "what cannot be read by --on_error cover"
+                    )
                 if damaged:
                     covered.append(count - 1)
                     frame = np.zeros_like(frame)
                 yield frame
             if count == 0:
-                raise ValueError(f"{path} holds no frame that can be read ({complaint() or 'it is empty'}): replace the file")
+                raise ValueError(
+                    f"{path} holds no frame that can be read ({complaint() or 'it is empty'}): replace the file"
+                )
             if (reader.wait() or complaint()) and covered is None:
-                raise ValueError(f"{path} breaks off after frame {count} ({complaint()}): repair it, or keep what there "
-                                 "is by --on_error cover")
+                raise ValueError(
+                    f"{path} breaks off after frame {count} ({complaint()}): repair it, or keep what there "
+                    "is by --on_error cover"
+                )
         finally:
-            reader.kill()                               # also when the caller stops half way
+            reader.kill()  # also when the caller stops half way
 
 
 def _next_ppm(pipe):
@@ -256,9 +393,13 @@ def _next_ppm(pipe):
     if pipe.readline() != b"P6\n":
         return None
     width, height = map(int, pipe.readline().split())
-    pipe.readline()                                     # 255, the largest value
+    pipe.readline()  # 255, the largest value
     data = pipe.read(3 * width * height)
-    return np.frombuffer(data, np.uint8).reshape(height, width, 3) if len(data) == 3 * width * height else None
+    return (
+        np.frombuffer(data, np.uint8).reshape(height, width, 3)
+        if len(data) == 3 * width * height
+        else None
+    )
 
 
 @contextmanager
@@ -279,13 +420,19 @@ def movie_writer(path, movie, source=None):
             nonlocal process, size
             if process is None:
                 size = frame.shape
-                process = subprocess.Popen(_encoder(temporary, path.suffix.lower(), size, movie, source),
-                                           stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints)
+                process = subprocess.Popen(
+                    _encoder(temporary, path.suffix.lower(), size, movie, source),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=complaints,
+                )
             if frame.shape != size:
-                raise ValueError(f"a frame is {frame.shape}, the first was {size}: give frames of one size")
+                raise ValueError(
+                    f"a frame is {frame.shape}, the first was {size}: give frames of one size"
+                )
             try:
                 process.stdin.write(np.ascontiguousarray(frame))
-            except OSError as error:                    # ffmpeg has gone
+            except OSError as error:  # ffmpeg has gone
                 raise ValueError(failure()) from error
 
         def failure():
@@ -297,13 +444,13 @@ def movie_writer(path, movie, source=None):
             yield write
             if process is None:
                 raise ValueError(f"cannot write {path}: there was no frame")
-            with suppress(OSError):                     # the last frames may find that ffmpeg has gone
+            with suppress(OSError):  # the last frames may find that ffmpeg has gone
                 process.stdin.close()
             if process.wait():
                 raise ValueError(failure())
         finally:
             if process is not None:
-                process.kill()                          # of no effect on one that has ended
+                process.kill()  # of no effect on one that has ended
                 with suppress(OSError):
                     process.stdin.close()
                 process.wait()
@@ -312,15 +459,62 @@ def movie_writer(path, movie, source=None):
 def _encoder(temporary, suffix, size, movie, source):
     """The ffmpeg command that turns raw frames of `size` = (H, W, 3) on its standard input into a movie."""
     container, picture, sound = MOVIES[suffix]
-    heard, sound = (["-protocol_whitelist", "file,pipe", "-i", _url(source)], ["-map", "1:a?", *sound]) if source else ([], [])
+    heard, sound = (
+        (["-protocol_whitelist", "file,pipe", "-i", _url(source)], ["-map", "1:a?", *sound])
+        if source
+        else ([], [])
+    )
     # Even sizes, as 4:2:0 colour needs; colours named, so that players need not guess.
     filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,scale=out_color_matrix=bt709:out_range=tv"
-    return ["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[1]}x{size[0]}",
-            "-r", str(movie.rate), "-i", "pipe:0", *heard, "-map", "0:v:0", *sound, *picture, "-vf", filters, "-pix_fmt", "yuv420p",
-            "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv",
-            "-map_metadata", "-1", "-map_chapters", "-1", "-sn", "-dn", "-fflags", "+bitexact", "-flags:v", "+bitexact",
-            "-flags:a", "+bitexact", *(("-movflags", "+faststart") if container in ("mp4", "mov") else ()),
-            "-f", container, _url(temporary)]
+    return [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-y",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{size[1]}x{size[0]}",
+        "-r",
+        str(movie.rate),
+        "-i",
+        "pipe:0",
+        *heard,
+        "-map",
+        "0:v:0",
+        *sound,
+        *picture,
+        "-vf",
+        filters,
+        "-pix_fmt",
+        "yuv420p",
+        "-colorspace",
+        "bt709",
+        "-color_primaries",
+        "bt709",
+        "-color_trc",
+        "bt709",
+        "-color_range",
+        "tv",
+        "-map_metadata",
+        "-1",
+        "-map_chapters",
+        "-1",
+        "-sn",
+        "-dn",
+        "-fflags",
+        "+bitexact",
+        "-flags:v",
+        "+bitexact",
+        "-flags:a",
+        "+bitexact",
+        *(("-movflags", "+faststart") if container in ("mp4", "mov") else ()),
+        "-f",
+        container,
+        _url(temporary),
+    ]
 
 
 def _url(path):

@@ -22,6 +22,7 @@ weights we load (`facenet-pytorch==2.6.0`, fetched by `data_scripts/get_weights.
 averaging; the part of a window outside the frame is cut off, where the original fills it with black; dense layers
 read their input in the order (x, y, channel), the mark of networks trained on transposed pictures.
 """
+
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,20 +33,23 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import batched_nms
 
-STRIDE, CELL = 2, 12          # original: P-net's outputs are 2 px apart and each sees 12x12 px
-WINDOWS_AT_ONCE = 1024        # ours: bounds memory when a crowd gives thousands of windows
-PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 16_000_000}   # ours, measured: on a CPU four LFW pictures at a time stay
-                              # in the cache (+20 % over one, +35 % over twenty); a GPU wants full batches
+STRIDE, CELL = 2, 12  # original: P-net's outputs are 2 px apart and each sees 12x12 px
+WINDOWS_AT_ONCE = 1024  # ours: bounds memory when a crowd gives thousands of windows
+PIXELS_AT_ONCE = {
+    "cpu": 300_000,
+    "cuda": 16_000_000,
+}  # ours, measured: on a CPU four LFW pictures at a time stay
+# in the cache (+20 % over one, +35 % over twenty); a GPU wants full batches
 
 
 @dataclass(frozen=True)
 class MTCNNConfig:
-    min_face: float = 20.0                      # original demo, and the public weights' default: smallest face, px
-    factor: float = 0.709                       # original: one pyramid level to the next, about sqrt(1/2)
-    thresholds: tuple = (0.6, 0.7, 0.7)         # original: least face probability after P, R, O
-    nms_level: float = 0.5                      # original: P-net, within one level
-    nms_frame: float = 0.7                      # original: P-net across levels, and R-net
-    nms_smaller: float = 0.7                    # original: O-net, intersection over the smaller box
+    min_face: float = 20.0  # original demo, and the public weights' default: smallest face, px
+    factor: float = 0.709  # original: one pyramid level to the next, about sqrt(1/2)
+    thresholds: tuple = (0.6, 0.7, 0.7)  # original: least face probability after P, R, O
+    nms_level: float = 0.5  # original: P-net, within one level
+    nms_frame: float = 0.7  # original: P-net across levels, and R-net
+    nms_smaller: float = 0.7  # original: O-net, intersection over the smaller box
 
 
 class PNet(nn.Module):
@@ -56,13 +60,13 @@ class PNet(nn.Module):
         self.conv1, self.prelu1 = nn.Conv2d(3, 10, 3), nn.PReLU(10)
         self.conv2, self.prelu2 = nn.Conv2d(10, 16, 3), nn.PReLU(16)
         self.conv3, self.prelu3 = nn.Conv2d(16, 32, 3), nn.PReLU(32)
-        self.conv4_1 = nn.Conv2d(32, 2, 1)      # not face, face
-        self.conv4_2 = nn.Conv2d(32, 4, 1)      # box corrections
+        self.conv4_1 = nn.Conv2d(32, 2, 1)  # not face, face
+        self.conv4_2 = nn.Conv2d(32, 4, 1)  # box corrections
 
     def forward(self, x):
         """x (B, 3, H, W), (value - 127.5) / 128 -> face probability (B, h, w), corrections (B, 4, h, w)."""
         x = F.max_pool2d(self.prelu1(self.conv1(x)), 2, 2, ceil_mode=True)
-        x = self.prelu3(self.conv3(self.prelu2(self.conv2(x))))             # (B, 32, h, w)
+        x = self.prelu3(self.conv3(self.prelu2(self.conv2(x))))  # (B, 32, h, w)
         return face_probability(self.conv4_1(x)), self.conv4_2(x)
 
 
@@ -81,8 +85,8 @@ class RNet(nn.Module):
         """x (N, 3, 24, 24) -> face probability (N,), corrections (N, 4)."""
         x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)  # (N, 28, 11, 11)
         x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2, ceil_mode=True)  # (N, 48, 4, 4)
-        x = self.prelu3(self.conv3(x))                                      # (N, 64, 3, 3)
-        x = self.prelu4(self.dense4(x.permute(0, 3, 2, 1).flatten(1)))      # (N, 128)
+        x = self.prelu3(self.conv3(x))  # (N, 64, 3, 3)
+        x = self.prelu4(self.dense4(x.permute(0, 3, 2, 1).flatten(1)))  # (N, 128)
         return face_probability(self.dense5_1(x)), self.dense5_2(x)
 
 
@@ -96,15 +100,19 @@ class ONet(nn.Module):
         self.conv3, self.prelu3 = nn.Conv2d(64, 64, 3), nn.PReLU(64)
         self.conv4, self.prelu4 = nn.Conv2d(64, 128, 2), nn.PReLU(128)
         self.dense5, self.prelu5 = nn.Linear(1152, 256), nn.PReLU(256)
-        self.dense6_1, self.dense6_2, self.dense6_3 = nn.Linear(256, 2), nn.Linear(256, 4), nn.Linear(256, 10)
+        self.dense6_1, self.dense6_2, self.dense6_3 = (
+            nn.Linear(256, 2),
+            nn.Linear(256, 4),
+            nn.Linear(256, 10),
+        )
 
     def forward(self, x):
         """x (N, 3, 48, 48) -> face probability (N,), corrections (N, 4), landmarks (N, 10) as x1..x5, y1..y5."""
         x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)  # (N, 32, 23, 23)
         x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2, ceil_mode=True)  # (N, 64, 10, 10)
         x = F.max_pool2d(self.prelu3(self.conv3(x)), 2, 2, ceil_mode=True)  # (N, 64, 4, 4)
-        x = self.prelu4(self.conv4(x))                                      # (N, 128, 3, 3)
-        x = self.prelu5(self.dense5(x.permute(0, 3, 2, 1).flatten(1)))      # (N, 256)
+        x = self.prelu4(self.conv4(x))  # (N, 128, 3, 3)
+        x = self.prelu5(self.dense5(x.permute(0, 3, 2, 1).flatten(1)))  # (N, 256)
         return face_probability(self.dense6_1(x)), self.dense6_2(x), self.dense6_3(x)
 
 
@@ -115,6 +123,7 @@ def face_probability(logits):
 
 # ---- area averaging by running sums
 
+
 def sum_table(frames):
     """Running sums: entry (y, x) is the sum of all pixels above and to the left.
 
@@ -122,7 +131,7 @@ def sum_table(frames):
     of wrapped numbers are still right as long as one rectangle's own sum fits (8 million pixels).
     """
     sums = frames.to(torch.int32).cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
-    return F.pad(sums, (0, 0, 1, 0, 1, 0))                                  # (B, H+1, W+1, 3)
+    return F.pad(sums, (0, 0, 1, 0, 1, 0))  # (B, H+1, W+1, 3)
 
 
 def bins(length, n):
@@ -138,10 +147,10 @@ def resize_frames(table, height, width):
     """Whole frames of a sum table, area-averaged. -> (B, 3, height, width), (mean - 127.5) / 128."""
     (top, bottom), (left, right) = bins(table.shape[1] - 1, height), bins(table.shape[2] - 1, width)
     top, bottom, left, right = (i.to(table.device) for i in (top, bottom, left, right))
-    sums = table.index_select(1, bottom) - table.index_select(1, top)       # (B, height, W+1, 3)
-    sums = sums.index_select(2, right) - sums.index_select(2, left)         # (B, height, width, 3)
-    area = ((bottom - top)[:, None] * (right - left))[..., None]            # (height, width, 1)
-    return ((sums / area - 127.5) / 128).permute(0, 3, 1, 2)                # (B, 3, height, width)
+    sums = table.index_select(1, bottom) - table.index_select(1, top)  # (B, height, W+1, 3)
+    sums = sums.index_select(2, right) - sums.index_select(2, left)  # (B, height, width, 3)
+    area = ((bottom - top)[:, None] * (right - left))[..., None]  # (height, width, 1)
+    return ((sums / area - 127.5) / 128).permute(0, 3, 1, 2)  # (B, 3, height, width)
 
 
 def resize_windows(table, frame, boxes, size):
@@ -151,23 +160,27 @@ def resize_windows(table, frame, boxes, size):
     """
     height, width = table.shape[1] - 1, table.shape[2] - 1
     x1, y1, x2, y2 = boxes.trunc().long().unbind(1)
-    x1, y1 = (x1.clamp(1, width) - 1)[:, None], (y1.clamp(1, height) - 1)[:, None]     # (N, 1)
+    x1, y1 = (x1.clamp(1, width) - 1)[:, None], (y1.clamp(1, height) - 1)[:, None]  # (N, 1)
     x2, y2 = x2[:, None].clamp(max=width), y2[:, None].clamp(max=height)
-    (left, right), (top, bottom) = bins((x2 - x1).clamp(min=1), size), bins((y2 - y1).clamp(min=1), size)
-    left, right, top, bottom = left + x1, right + x1, top + y1, bottom + y1            # (N, size)
-    flat = table.flatten(0, 2)                                                         # (B (H+1) (W+1), 3)
+    (left, right), (top, bottom) = (
+        bins((x2 - x1).clamp(min=1), size),
+        bins((y2 - y1).clamp(min=1), size),
+    )
+    left, right, top, bottom = left + x1, right + x1, top + y1, bottom + y1  # (N, size)
+    flat = table.flatten(0, 2)  # (B (H+1) (W+1), 3)
 
     def corner(y, x):
-        row = (frame[:, None] * (height + 1) + y) * (width + 1)                        # (N, size)
-        return flat.index_select(0, (row[:, :, None] + x[:, None, :]).flatten())       # (N size size, 3)
+        row = (frame[:, None] * (height + 1) + y) * (width + 1)  # (N, size)
+        return flat.index_select(0, (row[:, :, None] + x[:, None, :]).flatten())  # (N size size, 3)
 
     sums = corner(bottom, right) - corner(bottom, left) - corner(top, right) + corner(top, left)
-    area = ((bottom - top)[:, :, None] * (right - left)[:, None, :]).flatten()         # (N size size,)
+    area = ((bottom - top)[:, :, None] * (right - left)[:, None, :]).flatten()  # (N size size,)
     means = (sums / area[:, None] - 127.5) / 128
-    return means.view(-1, size, size, 3).permute(0, 3, 1, 2)                           # (N, 3, size, size)
+    return means.view(-1, size, size, 3).permute(0, 3, 1, 2)  # (N, 3, size, size)
 
 
 # ---- boxes, all in MATLAB numbering
+
 
 def squared(boxes):
     """Boxes (N, 4) grown to squares of their longer side about the same centre."""
@@ -191,12 +204,14 @@ def nms_smaller(boxes, scores, frame, threshold):
     """
     order = scores.argsort(descending=True, stable=True)
     boxes, frame = boxes[order], frame[order]
-    low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])             # (N, N, 2)
+    low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])  # (N, N, 2)
     high = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (high - low + 1).clamp(min=0).prod(2)                          # (N, N)
+    shared = (high - low + 1).clamp(min=0).prod(2)  # (N, N)
     area = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
-    clash = (shared / torch.minimum(area[:, None], area[None]) > threshold) & (frame[:, None] == frame[None])
-    clash = clash.triu(1)                                                   # row: the better one of the two
+    clash = (shared / torch.minimum(area[:, None], area[None]) > threshold) & (
+        frame[:, None] == frame[None]
+    )
+    clash = clash.triu(1)  # row: the better one of the two
     kept = torch.ones_like(frame, dtype=torch.bool)
     while True:
         now = ~(clash & kept[:, None]).any(0)
@@ -216,7 +231,9 @@ class MTCNN(nn.Module):
         if config.min_face < 12:
             raise ValueError(f"min_face is {config.min_face}; P-net sees 12 px, so give 12 or more")
         if not 0 < config.factor < 1:
-            raise ValueError(f"factor is {config.factor}; each pyramid level must be smaller: 0 < factor < 1")
+            raise ValueError(
+                f"factor is {config.factor}; each pyramid level must be smaller: 0 < factor < 1"
+            )
         self.config = config
         self.pnet, self.rnet, self.onet = PNet(), RNet(), ONet()
         self.eval().requires_grad_(False)
@@ -228,8 +245,12 @@ class MTCNN(nn.Module):
         for name in ("pnet", "rnet", "onet"):
             path = folder / f"{name}.pt"
             if not path.is_file():
-                raise ValueError(f"no MTCNN weights at {path}; run: python data_scripts/get_weights.py --out {folder}")
-            getattr(model, name).load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+                raise ValueError(
+                    f"no MTCNN weights at {path}; run: python data_scripts/get_weights.py --out {folder}"
+                )
+            getattr(model, name).load_state_dict(
+                torch.load(path, map_location="cpu", weights_only=True)
+            )
         return model
 
     @torch.inference_mode()
@@ -246,20 +267,24 @@ class MTCNN(nn.Module):
         return [found for part in parts for found in self._find(part)]
 
     def _find(self, frames):
-        table = sum_table(frames)                                           # (B, H+1, W+1, 3)
+        table = sum_table(frames)  # (B, H+1, W+1, 3)
         frame, boxes = self.propose(table)
         frame, boxes = self.refine(table, frame, boxes)
         score, shift, points = self._in_parts(self.onet, table, frame, boxes, 48)
         keep = score > self.config.thresholds[2]
         frame, boxes, score, shift, points = (t[keep] for t in (frame, boxes, score, shift, points))
-        points = placed(points, boxes)                                      # (N, 5, 2), before the box moves
+        points = placed(points, boxes)  # (N, 5, 2), before the box moves
         boxes = corrected(boxes, shift)
         parts = []
-        for i in range(len(frames)):                                        # N^2 numbers for one frame at a time
+        for i in range(len(frames)):  # N^2 numbers for one frame at a time
             mine = (frame == i).nonzero()[:, 0]
-            parts.append(mine[nms_smaller(boxes[mine], score[mine], frame[mine], self.config.nms_smaller)])
-        to_ours = boxes.new_tensor([1, 1, 0, 0])                            # pixels first..last -> edges
-        return [{"boxes": boxes[k] - to_ours, "scores": score[k], "landmarks": points[k]} for k in parts]
+            parts.append(
+                mine[nms_smaller(boxes[mine], score[mine], frame[mine], self.config.nms_smaller)]
+            )
+        to_ours = boxes.new_tensor([1, 1, 0, 0])  # pixels first..last -> edges
+        return [
+            {"boxes": boxes[k] - to_ours, "scores": score[k], "landmarks": points[k]} for k in parts
+        ]
 
     @torch.inference_mode()
     def confirm(self, frames, boxes):
@@ -272,10 +297,14 @@ class MTCNN(nn.Module):
         """
         frames = self._checked(frames)
         if len(boxes) != len(frames):
-            raise ValueError(f"boxes: {len(boxes)} lists for {len(frames)} frames; give one (k, 4) tensor a frame")
+            raise ValueError(
+                f"boxes: {len(boxes)} lists for {len(frames)} frames; give one (k, 4) tensor a frame"
+            )
         counts = [len(b) for b in boxes]
         frame = torch.repeat_interleave(torch.tensor(counts)).to(frames.device)
-        square = torch.cat([torch.as_tensor(b).to(frames.device).float().reshape(-1, 4) for b in boxes])
+        square = torch.cat(
+            [torch.as_tensor(b).to(frames.device).float().reshape(-1, 4) for b in boxes]
+        )
         square = squared(square + square.new_tensor([1, 1, 0, 0]))
         table = sum_table(frames)
         first, shift = self._in_parts(self.rnet, table, frame, square, 24)
@@ -291,20 +320,22 @@ class MTCNN(nn.Module):
         cfg, (height, width) = self.config, (table.shape[1] - 1, table.shape[2] - 1)
         scale, found = CELL / cfg.min_face, []
         while min(height, width) * scale >= CELL:
-            prob, shift = self.pnet(resize_frames(table, int(height * scale + 1), int(width * scale + 1)))
+            prob, shift = self.pnet(
+                resize_frames(table, int(height * scale + 1), int(width * scale + 1))
+            )
             frame, row, col = (prob >= cfg.thresholds[0]).nonzero(as_tuple=True)
-            cell = torch.stack([col, row], 1) * STRIDE                      # (n, 2)
+            cell = torch.stack([col, row], 1) * STRIDE  # (n, 2)
             boxes = torch.cat([((cell + 1) / scale).floor(), ((cell + CELL) / scale).floor()], 1)
             level = torch.full_like(frame, len(found))
             found.append((frame, boxes, prob[frame, row, col], shift[frame, :, row, col], level))
             scale *= cfg.factor
-        if not found:                                                       # smaller than the smallest face
+        if not found:  # smaller than the smallest face
             return table.new_zeros(0, dtype=torch.long), table.new_zeros(0, 4, dtype=torch.float)
         frame, boxes, prob, shift, level = (torch.cat(t) for t in zip(*found))
         keep = batched_nms(boxes, prob, frame * len(found) + level, cfg.nms_level)
         keep = keep[batched_nms(boxes[keep], prob[keep], frame[keep], cfg.nms_frame)]
         frame, boxes, shift = frame[keep], boxes[keep], shift[keep]
-        size = boxes[:, 2:] - boxes[:, :2]                                  # without the + 1 here: as the original
+        size = boxes[:, 2:] - boxes[:, :2]  # without the + 1 here: as the original
         return frame, squared(boxes + shift * size.repeat(1, 2))
 
     def refine(self, table, frame, boxes):
@@ -316,23 +347,36 @@ class MTCNN(nn.Module):
 
     def _in_parts(self, net, table, frame, boxes, size):
         """A network's outputs for all windows, at most WINDOWS_AT_ONCE of them in memory."""
-        parts = [net(resize_windows(table, f, b, size))
-                 for f, b in zip(frame.split(WINDOWS_AT_ONCE), boxes.split(WINDOWS_AT_ONCE))]
+        parts = [
+            net(resize_windows(table, f, b, size))
+            for f, b in zip(frame.split(WINDOWS_AT_ONCE), boxes.split(WINDOWS_AT_ONCE))
+        ]
         return tuple(torch.cat(t) for t in zip(*parts))
 
     def _checked(self, frames):
         frames = torch.from_numpy(np.array(frames)) if isinstance(frames, np.ndarray) else frames
-        if not torch.is_tensor(frames) or frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
-            got = f"{tuple(frames.shape)} {frames.dtype}" if torch.is_tensor(frames) else type(frames).__name__
+        if (
+            not torch.is_tensor(frames)
+            or frames.dtype != torch.uint8
+            or frames.ndim != 4
+            or frames.shape[3] != 3
+        ):
+            got = (
+                f"{tuple(frames.shape)} {frames.dtype}"
+                if torch.is_tensor(frames)
+                else type(frames).__name__
+            )
             raise ValueError(f"frames are {got}; give (B, H, W, 3) uint8 RGB, all of one size")
         if 0 in frames.shape[1:3]:
-            raise ValueError(f"frames are {frames.shape[1]}x{frames.shape[2]} px; give pictures that are not empty")
+            raise ValueError(
+                f"frames are {frames.shape[1]}x{frames.shape[2]} px; give pictures that are not empty"
+            )
         return frames.to(self.pnet.conv1.weight.device)
 
 
 def placed(points, boxes):
     """O-net's landmarks (N, 10), in shares of the square it saw, as pixels (N, 5, 2) in our coordinates."""
-    points = points.view(-1, 2, 5).transpose(1, 2)                          # (N, 5, 2)
+    points = points.view(-1, 2, 5).transpose(1, 2)  # (N, 5, 2)
     size = boxes[:, None, 2:] - boxes[:, None, :2] + 1
     return boxes[:, None, :2] - 1 + size * points
 

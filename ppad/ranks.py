@@ -11,6 +11,7 @@ torch's SyncBatchNorm is for GPUs. (M and D have no batch norm, nor has an A wit
 
 One process that ends, ends all: torchrun stops the others. Alone, without torchrun, every function here does nothing.
 """
+
 import inspect
 import os
 from contextlib import ExitStack
@@ -20,13 +21,22 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-BATCHES = ("batch_faces", "batch_frames", "practice_faces", "pretrain_recognizer_batch")    # of a preset: what is shared
-LONGEST_WAIT = timedelta(hours=24)      # ours: the others wait while the first judges a row; one that died is torchrun's to find
+BATCHES = (
+    "batch_faces",
+    "batch_frames",
+    "practice_faces",
+    "pretrain_recognizer_batch",
+)  # of a preset: what is shared
+LONGEST_WAIT = timedelta(
+    hours=24
+)  # ours: the others wait while the first judges a row; one that died is torchrun's to find
 
 
 def asked() -> int:
     """How many processes torchrun started; 1 without torchrun."""
-    launched = distributed.is_available() and distributed.is_torchelastic_launched()        # not every torch has it
+    launched = (
+        distributed.is_available() and distributed.is_torchelastic_launched()
+    )  # not every torch has it
     return int(os.environ["WORLD_SIZE"]) if launched else 1
 
 
@@ -40,7 +50,9 @@ def check_batches(config) -> None:
     for name in BATCHES if asked() > 1 else ():
         parts = asked() * (1 if name == "pretrain_recognizer_batch" else config.accumulate)
         if getattr(config, name) % parts:
-            raise ValueError(f"{name} is {getattr(config, name)}: {asked()} processes share it, so {parts} must divide it")
+            raise ValueError(
+                f"{name} is {getattr(config, name)}: {asked()} processes share it, so {parts} must divide it"
+            )
 
 
 def join(device: str, config) -> None:
@@ -53,13 +65,19 @@ def join(device: str, config) -> None:
     check_batches(config)
     if device.startswith("cuda"):
         if device != "cuda":
-            raise ValueError(f"device is '{device}': under torchrun give --device cuda, and each process takes one GPU")
+            raise ValueError(
+                f"device is '{device}': under torchrun give --device cuda, and each process takes one GPU"
+            )
         here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         if here > gpus:
-            raise ValueError(f"torchrun started {here} processes for {gpus} GPU{'s' * (gpus != 1)}: give --nproc-per-node {gpus}")
+            raise ValueError(
+                f"torchrun started {here} processes for {gpus} GPU{'s' * (gpus != 1)}: give --nproc-per-node {gpus}"
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # both: gradients travel between GPUs, while flags and waiting stay on the CPU
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=LONGEST_WAIT)
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=LONGEST_WAIT
+    )
 
 
 def leave() -> None:
@@ -70,7 +88,11 @@ def leave() -> None:
 
 def count() -> int:
     """How many processes have met; 1 before `join` and without torchrun."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    return (
+        distributed.get_world_size()
+        if distributed.is_available() and distributed.is_initialized()
+        else 1
+    )
 
 
 def first() -> bool:
@@ -80,6 +102,7 @@ def first() -> bool:
 
 # ---------------------------------------------------------------- what each does alone
 
+
 def share(*batch) -> tuple:
     """This process's part of a batch: tensors or lists with B entries -> with B / N, in order.
 
@@ -88,8 +111,16 @@ def share(*batch) -> tuple:
     parts = count()
     for one in batch:
         if len(one) % parts:
-            raise ValueError(f"{parts} processes cannot share a batch of {len(one)} equally: give batches that {parts} divides")
-    return tuple(one[number() * len(one) // parts:(number() + 1) * len(one) // parts] for one in batch) if parts > 1 else batch
+            raise ValueError(
+                f"{parts} processes cannot share a batch of {len(one)} equally: give batches that {parts} divides"
+            )
+    return (
+        tuple(
+            one[number() * len(one) // parts : (number() + 1) * len(one) // parts] for one in batch
+        )
+        if parts > 1
+        else batch
+    )
 
 
 def first_does(work):
@@ -99,12 +130,13 @@ def first_does(work):
     done = [work() if first() else None]
     try:
         distributed.broadcast_object_list(done)
-    except RuntimeError as error:               # its end of the line is gone
+    except RuntimeError as error:  # its end of the line is gone
         raise ValueError("the first process has stopped: see what it says") from error
     return done[0]
 
 
 # ---------------------------------------------------------------- what they do together
+
 
 class _Weights(nn.Module):
     """Weights without a network: loss in, loss out."""
@@ -136,10 +168,12 @@ class Averaging:
             # no first exchange of weights: the seed makes them alike, and `loss` has been worked out with them already
             if "init_sync" in inspect.signature(DistributedDataParallel.__init__).parameters:
                 self.together = DistributedDataParallel(_Weights(self.weights), init_sync=False)
-            else:                               # torch 2.6 exchanges them all the same; autograd must not take that for a change
+            else:  # torch 2.6 exchanges them all the same; autograd must not take that for a change
                 with ExitStack() as unchanged:
                     for weight in self.weights:
-                        unchanged.enter_context(torch.autograd._unsafe_preserve_version_counter(weight))
+                        unchanged.enter_context(
+                            torch.autograd._unsafe_preserve_version_counter(weight)
+                        )
                     self.together = DistributedDataParallel(_Weights(self.weights))
         return self.together(loss)
 
@@ -147,7 +181,9 @@ class Averaging:
 def join_norms(network: nn.Module) -> None:
     """Batch norm inside `network` looks at the batches of all processes (GPUs only); its state dict keeps its names."""
     if count() > 1 and next(network.parameters()).is_cuda:
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)         # in place, but for a network that is itself a batch norm
+        nn.SyncBatchNorm.convert_sync_batchnorm(
+            network
+        )  # in place, but for a network that is itself a batch norm
 
 
 def mean(table: torch.Tensor) -> torch.Tensor:

@@ -23,12 +23,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # order of the 5 landmarks, image-left first
+POINTS = (
+    "left_eye",
+    "right_eye",
+    "nose",
+    "left_mouth",
+    "right_mouth",
+)  # order of the 5 landmarks, image-left first
 POINT_COLUMNS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # whatever the suffix says; of all that Pillow knows, some start programs
-FACE_SCALE = 1.6  # paper section 5.2: face boxes are enlarged 1.6 times, so that most of the head is inside
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+)  # whatever the suffix says; of all that Pillow knows, some start programs
+FACE_SCALE = (
+    1.6  # paper section 5.2: face boxes are enlarged 1.6 times, so that most of the head is inside
+)
 ROUNDING = 1.0  # px; ours: tables are rounded, so a true box may leave its picture by this much
 MOST_WORKERS = 16  # ours: threads that decode; more of them wait for the disk or for Python's lock
 CHUNK = 128  # ours: pictures handed to the threads at once, so that results do not pile up: 180 MB of 600 x 800 frames
@@ -53,16 +67,22 @@ def read_table(path, columns):
     if not path.is_file():
         raise DataError(f"{path}: there is no such table; check the path")
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a byte order mark first
+        with open(
+            path, newline="", encoding="utf-8-sig"
+        ) as file:  # -sig: spreadsheets put a byte order mark first
             delimiter = "\t" if "\t" in file.readline() else ","
             file.seek(0)
             reader = csv.DictReader(file, delimiter=delimiter)
             rows = [{**row, "where": f"{path}, line {reader.line_num}"} for row in reader]
     except (UnicodeDecodeError, csv.Error) as problem:
-        raise DataError(f"{path}: cannot be read as a table ({problem}); save it as CSV in UTF-8") from problem
+        raise DataError(
+            f"{path}: cannot be read as a table ({problem}); save it as CSV in UTF-8"
+        ) from problem
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
-        raise DataError(f"{path}: its first line lacks the column(s) {', '.join(missing)}; add them or use another table")
+        raise DataError(
+            f"{path}: its first line lacks the column(s) {', '.join(missing)}; add them or use another table"
+        )
     if nameless := [row["where"] for row in rows if "file" in columns and not row["file"]]:
         raise DataError(f"{nameless[0]}: file is empty; name the picture, or delete the row")
     if not rows:
@@ -79,7 +99,9 @@ def numbers(row, columns):
         except (TypeError, ValueError):  # None where the row is too short
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{row['where']}: {column} is {row[column]!r}, not a finite number; correct or delete the row")
+            raise DataError(
+                f"{row['where']}: {column} is {row[column]!r}, not a finite number; correct or delete the row"
+            )
         values.append(value)
     return values
 
@@ -91,22 +113,34 @@ def read_pair_lines(path):
     Returns the number of pairs a fold (2 N) and the pairs, each ((name, i), (name, j)).
     Raises DataError for a line of another form, a pair that comes twice, or another number of lines than promised.
     """
-    lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [
+        line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
     header, lines = (lines or [[]])[0], lines[1:]
     if len(header) != 2 or not all(word.isdigit() for word in header):
-        raise DataError(f"{path}: its first line is {' '.join(header)!r}; it must hold folds and pairs, as LFW's 10 300")
+        raise DataError(
+            f"{path}: its first line is {' '.join(header)!r}; it must hold folds and pairs, as LFW's 10 300"
+        )
     folds, each = map(int, header)
     if len(lines) != 2 * folds * each:
-        raise DataError(f"{path}: has {len(lines)} pairs, its first line promises {2 * folds * each}; download it again")
+        raise DataError(
+            f"{path}: has {len(lines)} pairs, its first line promises {2 * folds * each}; download it again"
+        )
     pairs, seen = [], set()
     for number, line in enumerate(lines):
         at = f"{path}, pair {number + 1} ({' '.join(line)})"
-        words = 3 if number % (2 * each) < each else 4  # in each fold the N of one person come first
+        words = (
+            3 if number % (2 * each) < each else 4
+        )  # in each fold the N of one person come first
         if len(line) != words or not (line[1] + line[-1]).isdigit():
-            raise DataError(f"{at}: must be {'name i j' if words == 3 else 'name i other j'}; correct the line")
+            raise DataError(
+                f"{at}: must be {'name i j' if words == 3 else 'name i other j'}; correct the line"
+            )
         pair = (line[0], int(line[1])), (line[0] if words == 3 else line[2], int(line[-1]))
         if (words == 4 and line[0] == line[2]) or pair[0] == pair[1] or frozenset(pair) in seen:
-            raise DataError(f"{at}: comes twice, or its two ends are not different; correct or delete the line")
+            raise DataError(
+                f"{at}: comes twice, or its two ends are not different; correct or delete the line"
+            )
         seen.add(frozenset(pair))
         pairs.append(pair)
     return 2 * each, pairs
@@ -126,11 +160,15 @@ def checked_boxes(boxes, width, height, where, slack=ROUNDING):
         if not all(map(math.isfinite, box)):
             raise DataError(f"{where} ({shown}) holds NaN or infinity; correct or delete it")
         if x1 <= x0 or y1 <= y0:
-            raise DataError(f"{where} ({shown}) has no area; x_min must be below x_max and y_min below y_max")
+            raise DataError(
+                f"{where} ({shown}) has no area; x_min must be below x_max and y_min below y_max"
+            )
         overhang = max(-x0, -y0, x1 - width, y1 - height)
         if overhang > slack or x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
-            raise DataError(f"{where} ({shown}) lies outside its {width:g} x {height:g} picture; "
-                            "give it in pixels of that picture")
+            raise DataError(
+                f"{where} ({shown}) lies outside its {width:g} x {height:g} picture; "
+                "give it in pixels of that picture"
+            )
     limit = torch.tensor([width, height, width, height], dtype=torch.float32)
     return torch.minimum(boxes.clamp(min=0), limit)
 
@@ -141,9 +179,13 @@ def open_picture(path):
         raise BadPicture(f"{path}: there is no such picture; restore it or delete its row")
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            return picture.convert("RGB")  # decodes, so a truncated file fails here and not in the middle of training
+            return picture.convert(
+                "RGB"
+            )  # decodes, so a truncated file fails here and not in the middle of training
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
-        raise BadPicture(f"{path}: cannot be read as a picture ({problem}); replace the file") from problem
+        raise BadPicture(
+            f"{path}: cannot be read as a picture ({problem}); replace the file"
+        ) from problem
 
 
 def read_face(path, row, boxed, size):
@@ -160,7 +202,9 @@ def read_face(path, row, boxed, size):
     picture = open_picture(path)
     width, height = picture.size
     if (points < 0).any() or (points > (width, height)).any() or (points[0] == points[1]).all():
-        raise BadPicture(f"{row['where']}: the landmarks do not fit the {width} x {height} picture {path}; correct the row")
+        raise BadPicture(
+            f"{row['where']}: the landmarks do not fit the {width} x {height} picture {path}; correct the row"
+        )
     if boxed:
         x0, y0, x1, y1 = numbers(row, BOX_COLUMNS)
         checked_boxes((x0, y0, x1, y1), width, height, f"{row['where']}: box", math.inf)
@@ -169,7 +213,9 @@ def read_face(path, row, boxed, size):
     elif width == height:
         side, left, top = width, 0.0, 0.0
     else:
-        raise BadPicture(f"{path}: is {width} x {height}, not square; crop the faces, or give face boxes in the table")
+        raise BadPicture(
+            f"{path}: is {width} x {height}, not square; crop the faces, or give face boxes in the table"
+        )
     landmarks = (points - np.float32([left, top])) * np.float32(size / side)  # (5, 2)
     return cut_face(picture, (left, top, side), size), landmarks, (left, top, side)
 
@@ -180,9 +226,13 @@ def cut_face(picture, window, size):
     (left, top, side), (width, height) = window, picture.size
     margin = math.ceil(max(0, -left, -top, left + side - width, top + side - height))
     if margin:
-        picture = Image.fromarray(np.pad(np.asarray(picture), ((margin,) * 2, (margin,) * 2, (0, 0)), mode="edge"))
+        picture = Image.fromarray(
+            np.pad(np.asarray(picture), ((margin,) * 2, (margin,) * 2, (0, 0)), mode="edge")
+        )
     window = (left + margin, top + margin, left + margin + side, top + margin + side)
-    return np.array(picture.resize((size, size), Image.Resampling.BILINEAR, box=window))  # averages when it shrinks
+    return np.array(
+        picture.resize((size, size), Image.Resampling.BILINEAR, box=window)
+    )  # averages when it shrinks
 
 
 def letterbox(picture, frame_size):
@@ -192,14 +242,21 @@ def letterbox(picture, frame_size):
     """
     height, width = frame_size
     scale = min(width / picture.width, height / picture.height)
-    size = (max(1, min(width, round(picture.width * scale))), max(1, min(height, round(picture.height * scale))))
+    size = (
+        max(1, min(width, round(picture.width * scale))),
+        max(1, min(height, round(picture.height * scale))),
+    )
     frame = np.full((height, width, 3), GREY, np.uint8)
-    frame[:size[1], :size[0]] = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-    factors = (size[0] / picture.width, size[1] / picture.height)  # of the rounded size, so boxes stay exact
+    frame[: size[1], : size[0]] = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+    factors = (
+        size[0] / picture.width,
+        size[1] / picture.height,
+    )  # of the rounded size, so boxes stay exact
     return frame, torch.tensor(factors * 2, dtype=torch.float32)
 
 
 # ---------------------------------------------------------------- many pictures
+
 
 def cores() -> int:
     """Threads that decode unless told otherwise: one a core, 16 at most."""
@@ -220,7 +277,11 @@ def read_many(work, items, total, workers, title):
             done, now = done + len(chunk), time.monotonic()
             if now - told > SECONDS_BETWEEN_LINES and done < total:
                 told, left = now, (now - began) / done * (total - done)
-                print(f"{title}: {done:,} of {total:,} pictures read, about {left:.0f} s left", file=sys.stderr, flush=True)
+                print(
+                    f"{title}: {done:,} of {total:,} pictures read, about {left:.0f} s left",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 class Pictures:
@@ -241,9 +302,15 @@ class Pictures:
 
     def __getitem__(self, indices):
         chosen = torch.arange(len(self))[indices].tolist()
-        with ThreadPoolExecutor(min(self.workers, max(1, len(chosen)))) as pool:  # made anew: a forked job has no threads
+        with ThreadPoolExecutor(
+            min(self.workers, max(1, len(chosen)))
+        ) as pool:  # made anew: a forked job has no threads
             pictures = list(pool.map(self._one, chosen))
-        stacked = torch.from_numpy(np.stack(pictures)) if pictures else torch.empty(0, *self.shape[2:], 3, dtype=torch.uint8)
+        stacked = (
+            torch.from_numpy(np.stack(pictures))
+            if pictures
+            else torch.empty(0, *self.shape[2:], 3, dtype=torch.uint8)
+        )
         return stacked.permute(0, 3, 1, 2).contiguous()  # (B, H, W, 3) -> (B, 3, H, W)
 
     def _one(self, index):
@@ -251,4 +318,6 @@ class Pictures:
         try:
             return self.shape_it(open_picture(Path(path)), known)
         except BadPicture as problem:
-            raise DataError(f"{problem}, which was whole when the run began, and run the same command again") from problem
+            raise DataError(
+                f"{problem}, which was whole when the run began, and run the same command again"
+            ) from problem

@@ -11,6 +11,7 @@ face missed in a frame is covered all the same. It works on arrays of uint8 RGB 
 It fails closed: a frame that cannot be searched or repainted (a box that is not finite, memory that runs out) raises, or is
 made black if asked. What was not searched never comes out.
 """
+
 import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -29,14 +30,26 @@ from ppad.mtcnn import MTCNN, MTCNNConfig
 from ppad.ssh import SSH
 from ppad.tracks import Steady, Tracker
 
-METHODS = {"blur": "Blur(8x8)", "mask": "Masked", "noise": "Noise(0.5)", "edge": "Edge", "superpixel": "Super-Pixel"}
-SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"     # what it is and how far to trust it: modifier.md beside it
-BASELINE_SIZE = 128             # ours: px of a crop for a method that has no size of its own
-RECALL = (0.5, 0.6, 0.6)        # ours: each of MTCNN's thresholds 0.1 lower, since a miss costs more than a false face
-SMALLEST_FACE = 20.0            # MTCNN's own default, px
-FRAMES_AT_ONCE = 6              # ours: searched together; few, as a movie may be large
-LOOKS_A_SECOND = 5              # ours: how often SSH looks at a movie; MTCNN looks at every frame
-CROPS_AT_ONCE = 16              # ours: repainted together
+METHODS = {
+    "blur": "Blur(8x8)",
+    "mask": "Masked",
+    "noise": "Noise(0.5)",
+    "edge": "Edge",
+    "superpixel": "Super-Pixel",
+}
+SHIPPED = (
+    Path(__file__).parent / "weights" / "modifier.pt"
+)  # what it is and how far to trust it: modifier.md beside it
+BASELINE_SIZE = 128  # ours: px of a crop for a method that has no size of its own
+RECALL = (
+    0.5,
+    0.6,
+    0.6,
+)  # ours: each of MTCNN's thresholds 0.1 lower, since a miss costs more than a false face
+SMALLEST_FACE = 20.0  # MTCNN's own default, px
+FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
+LOOKS_A_SECOND = 5  # ours: how often SSH looks at a movie; MTCNN looks at every frame
+CROPS_AT_ONCE = 16  # ours: repainted together
 
 
 class Anonymizer:
@@ -50,28 +63,52 @@ class Anonymizer:
     `picture` or `frames`, `summary` tells what was done.
     """
 
-    def __init__(self, anonymizer, finder=None, size=BASELINE_SIZE, steady=Steady(), on_error="stop", device="cpu",
-                 workers=1):
+    def __init__(
+        self,
+        anonymizer,
+        finder=None,
+        size=BASELINE_SIZE,
+        steady=Steady(),
+        on_error="stop",
+        device="cpu",
+        workers=1,
+    ):
         if on_error not in ("stop", "cover"):
             raise ValueError(f"on_error is {on_error!r}: choose stop or cover")
-        self.anonymizer, self.size, self.steady, self.on_error, self.device = anonymizer, size, steady, on_error, device
-        self.finder, self.workers = default_finder(device=device) if finder is None else finder, workers
+        self.anonymizer, self.size, self.steady, self.on_error, self.device = (
+            anonymizer,
+            size,
+            steady,
+            on_error,
+            device,
+        )
+        self.finder, self.workers = (
+            default_finder(device=device) if finder is None else finder,
+            workers,
+        )
         self.summary = {}
 
     @classmethod
     def from_run(cls, run=None, device="cpu", **settings):
         """With M of a finished run's folder (`ppad.reproduce` leaves its networks in players.pt), or, without one, with the
         M that comes with the package. ValueError or LoopError when there is none."""
-        from ppad import config, trainer        # here, as the players and figures take long to load, and a blur needs none
+        from ppad import (
+            config,
+            trainer,
+        )  # here, as the players and figures take long to load, and a blur needs none
 
         path = SHIPPED if run is None else Path(run) / "players.pt"
         held = read_checkpoint(path)
         try:
             fields = config.Paper(**held["config"])
             modifier = trainer.make_modifier(fields)
-            modifier.load_state_dict(held["parts"]["modifier"])       # kept in half precision, used in single
+            modifier.load_state_dict(
+                held["parts"]["modifier"]
+            )  # kept in half precision, used in single
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} does not hold M of this version: run ppad.reproduce again in a new folder") from error
+            raise ValueError(
+                f"{path} does not hold M of this version: run ppad.reproduce again in a new folder"
+            ) from error
         modifier = modifier.to(device).eval().requires_grad_(False)
         return cls(modifier, size=fields.face_size, device=device, **settings)
 
@@ -87,7 +124,7 @@ class Anonymizer:
         without metadata. ValueError when it cannot be searched or repainted."""
         if isinstance(image, Image.Image):
             return Image.fromarray(self.picture(rgb(image)))
-        single, = self._run([image], Tracker(Steady(0, 0, 0)), self.finder)
+        (single,) = self._run([image], Tracker(Steady(0, 0, 0)), self.finder)
         return single
 
     def frames(self, frames, rate=None):
@@ -98,17 +135,19 @@ class Anonymizer:
         Each comes `steady.delay` frames after it was read, so that many, and `workers` + 1 batches more, are in memory.
         """
         at_rate = getattr(self.finder, "at_rate", None)
-        return self._run(frames, Tracker(self.steady), at_rate(rate) if rate and at_rate else self.finder)
+        return self._run(
+            frames, Tracker(self.steady), at_rate(rate) if rate and at_rate else self.finder
+        )
 
     def _run(self, frames, tracker, finder):
-        waiting, blind = deque(), set()                     # blind: frames that nobody could search or repaint
+        waiting, blind = deque(), set()  # blind: frames that nobody could search or repaint
         for batch, found in self._searched(self._checked(frames), finder):
             for frame, boxes in zip(batch, found):
                 if boxes is None:
                     blind.add(tracker.pushed)
                 tracker.push(np.zeros((0, 4)) if boxes is None else boxes)
                 waiting.append(frame)
-            if len(batch) < FRAMES_AT_ONCE:                 # the last one, maybe empty
+            if len(batch) < FRAMES_AT_ONCE:  # the last one, maybe empty
                 tracker.finish()
             while tracker.ready():
                 number, frame, boxes = tracker.frames, waiting.popleft(), tracker.pop()
@@ -143,23 +182,31 @@ class Anonymizer:
         for frame in map(np.asarray, frames):
             size = size or frame.shape
             if frame.shape != size or len(size) != 3 or size[2] != 3 or frame.dtype != np.uint8:
-                raise ValueError(f"a frame is {frame.shape} {frame.dtype}: give (H, W, 3) uint8, of one size")
+                raise ValueError(
+                    f"a frame is {frame.shape} {frame.dtype}: give (H, W, 3) uint8, of one size"
+                )
             yield frame
 
     def _find(self, batch, number, finder):
         """Boxes (k, 4) numpy of each frame; None for one that cannot be searched, if such frames are to be covered."""
+
         def search(frames):
-            found = [np.asarray(torch.as_tensor(boxes).cpu(), np.float64).reshape(-1, 4) for boxes in finder(frames)]
+            found = [
+                np.asarray(torch.as_tensor(boxes).cpu(), np.float64).reshape(-1, 4)
+                for boxes in finder(frames)
+            ]
             if len(found) != len(frames):
                 raise ValueError(f"the finder answered for {len(found)} of {len(frames)} frames")
             if not all(np.isfinite(boxes).all() for boxes in found):
                 raise ValueError("the finder gave a box that is not finite")
-            return [boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)] for boxes in found]     # no area: there is nothing in it
+            return [
+                boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)] for boxes in found
+            ]  # no area: there is nothing in it
 
         if not batch:
             return []
         found = self._guarded(lambda: search(batch), number, "searched")
-        if found is None and len(batch) > 1:            # one bad frame, or too many at once: each by itself
+        if found is None and len(batch) > 1:  # one bad frame, or too many at once: each by itself
             return [self._find([frame], number + i, finder)[0] for i, frame in enumerate(batch)]
         return [None] if found is None else found
 
@@ -168,40 +215,69 @@ class Anonymizer:
         try:
             with torch.inference_mode():
                 return work()
-        except (RuntimeError, MemoryError, ValueError, IndexError, TypeError) as error:     # out of memory is a RuntimeError
+        except (
+            RuntimeError,
+            MemoryError,
+            ValueError,
+            IndexError,
+            TypeError,
+        ) as error:  # out of memory is a RuntimeError
             if self.on_error == "cover":
                 return None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"frame {number} cannot be {done} ({reason}): nothing was written; --on_error cover blackens "
-                             "such frames") from error
+            raise ValueError(
+                f"frame {number} cannot be {done} ({reason}): nothing was written; --on_error cover blackens "
+                "such frames"
+            ) from error
 
     def _paint(self, frame, boxes):
         """frame (H, W, 3) uint8 with what is in 1.6 times the boxes (k, 4) repainted; elsewhere its bits are kept."""
         height, width = frame.shape[:2]
         boxes = torch.as_tensor(boxes, dtype=torch.float32)
-        boxes = boxes[(boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2:] > 0).all(1)]   # not wholly outside
+        boxes = boxes[
+            (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2:] > 0).all(1)
+        ]  # not wholly outside
         if not len(boxes):
             return frame
-        boxes = enlarge_boxes(boxes, (height, width))                                   # (k, 4)
+        boxes = enlarge_boxes(boxes, (height, width))  # (k, 4)
         # Largest last, so on top: a small box must not show again, finer, what a large one has hidden.
         boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).prod(1).argsort()]
         # Only a window about each box is made floating point. One pixel more: crops look that far over the rim.
         low, high = (boxes[:, :2].floor().long() - 1).clamp(min=0), boxes[:, 2:].ceil().long() + 1
-        windows = [(slice(y0, y1), slice(x0, x1)) for (x0, y0), (x1, y1) in zip(low.tolist(), high.tolist())]
-        inside = [(box - corner.repeat(2))[None] for box, corner in zip(boxes, low)]    # k times (1, 4)
-        crops = torch.cat([crop_faces(self._pixels(frame[window]), [box], self.size)
-                           for window, box in zip(windows, inside)])                    # (k, 3, S, S)
+        windows = [
+            (slice(y0, y1), slice(x0, x1))
+            for (x0, y0), (x1, y1) in zip(low.tolist(), high.tolist())
+        ]
+        inside = [
+            (box - corner.repeat(2))[None] for box, corner in zip(boxes, low)
+        ]  # k times (1, 4)
+        crops = torch.cat(
+            [
+                crop_faces(self._pixels(frame[window]), [box], self.size)
+                for window, box in zip(windows, inside)
+            ]
+        )  # (k, 3, S, S)
         crops = torch.cat([self.anonymizer(part) for part in crops.split(CROPS_AT_ONCE)])
         if not crops.isfinite().all():
             raise ValueError("the anonymizer gave pixels that are not finite")
         painted = frame.copy()
         for window, box, crop in zip(windows, inside, crops.clamp(-1, 1)):
-            pasted = paste_faces(self._pixels(painted[window]), crop[None], [box])     # (1, 3, h, w)
-            painted[window] = ((pasted[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+            pasted = paste_faces(self._pixels(painted[window]), crop[None], [box])  # (1, 3, h, w)
+            painted[window] = (
+                ((pasted[0] + 1) * 127.5)
+                .round()
+                .clamp(0, 255)
+                .byte()
+                .permute(1, 2, 0)
+                .cpu()
+                .numpy()
+            )
         return painted
 
     def _pixels(self, window):
-        return torch.tensor(window, device=self.device).permute(2, 0, 1)[None] / 127.5 - 1             # (1, 3, h, w)
+        return (
+            torch.tensor(window, device=self.device).permute(2, 0, 1)[None] / 127.5 - 1
+        )  # (1, 3, h, w)
 
 
 class RecallFinder:

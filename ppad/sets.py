@@ -11,6 +11,7 @@ asked for: both give a (B, 3, H, W) uint8 tensor for `pictures[indices]`, and no
 Boxes are xyxy pixels and landmarks x,y pixels, continuous (pixel i covers [i, i+1)). Boxes and labels that cannot be
 right are refused with a `DataError` that names the picture and the mend, before they can become a wrong number later.
 """
+
 import math
 from dataclasses import dataclass, field
 
@@ -19,7 +20,13 @@ import torch
 from ppad.crop_sampler import enlarge_boxes
 from ppad.readers import FACE_SCALE, DataError, Pictures, checked_boxes
 
-MIRROR_ORDER = [1, 0, 2, 4, 3]  # in a mirror the image-left eye is the image-right one, and so for the mouth's corners
+MIRROR_ORDER = [
+    1,
+    0,
+    2,
+    4,
+    3,
+]  # in a mirror the image-left eye is the image-right one, and so for the mouth's corners
 
 
 class _PictureSet:
@@ -46,6 +53,7 @@ class FaceSet(_PictureSet):
     images (N, 3, S, S) uint8 RGB; landmarks (N, 5, 2) float32 px of the crop; identities (N,) int64, 0..P-1 without
     gaps; names: N times "person/picture", without suffix.
     """
+
     PICTURES = "images"
     images: torch.Tensor | Pictures
     landmarks: torch.Tensor
@@ -65,9 +73,14 @@ class FaceSet(_PictureSet):
         CPU: whoever takes them looks first whether they can be right, and to look at a GPU is to wait for it.
         Raises DataError for a picture that can no longer be decoded.
         """
-        faces, points = _ready(self.images[indices], mirror, device), self.landmarks[indices]  # (B, 3, S, S), (B, 5, 2)
+        faces, points = (
+            _ready(self.images[indices], mirror, device),
+            self.landmarks[indices],
+        )  # (B, 3, S, S), (B, 5, 2)
         if mirror is not None:
-            flipped = torch.stack([faces.shape[3] - points[..., 0], points[..., 1]], 2)[:, MIRROR_ORDER]  # (B, 5, 2)
+            flipped = torch.stack([faces.shape[3] - points[..., 0], points[..., 1]], 2)[
+                :, MIRROR_ORDER
+            ]  # (B, 5, 2)
             points = torch.where(mirror[:, None, None], flipped, points)
         return faces, points, self.identities[indices]
 
@@ -81,6 +94,7 @@ class ActionSet(_PictureSet):
     enlarged, k may be 0; names. face_actions: 0-based positions in `classes` of the actions that happen at the face.
     Boxes are clipped to the frame. Raises DataError for a box or label that cannot be right.
     """
+
     PICTURES = "frames"
     frames: torch.Tensor | Pictures
     boxes: list
@@ -93,13 +107,21 @@ class ActionSet(_PictureSet):
 
     def __post_init__(self):
         size = self.frames.shape[3], self.frames.shape[2]
-        self.boxes = [checked_boxes(b, *size, f"{name}: box") for name, b in zip(self.names, self.boxes)]
-        self.face_boxes = [checked_boxes(b, *size, f"{name}: face box", math.inf)
-                           for name, b in zip(self.names, self.face_boxes)]
+        self.boxes = [
+            checked_boxes(b, *size, f"{name}: box") for name, b in zip(self.names, self.boxes)
+        ]
+        self.face_boxes = [
+            checked_boxes(b, *size, f"{name}: face box", math.inf)
+            for name, b in zip(self.names, self.face_boxes)
+        ]
         for name, labels, boxes in zip(self.names, self.labels, self.boxes):
-            if len(labels) != len(boxes) or not all(1 <= label <= len(self.classes) for label in labels.tolist()):
-                raise DataError(f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; give one label a box, "
-                                f"from 1 to {len(self.classes)} (0 is the background)")
+            if len(labels) != len(boxes) or not all(
+                1 <= label <= len(self.classes) for label in labels.tolist()
+            ):
+                raise DataError(
+                    f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; give one label a box, "
+                    f"from 1 to {len(self.classes)} (0 is the background)"
+                )
 
     def batch(self, indices, mirror=None, device="cpu"):
         """Some frames as the detector wants them.
@@ -129,6 +151,7 @@ class Pairs:
 
     `dropped` names the pairs of a pairs file with a picture that the face set lacks.
     """
+
     first: torch.Tensor
     second: torch.Tensor
     same: torch.Tensor
@@ -160,7 +183,9 @@ def _ready(pictures, mirror, device):
 
 def _moved(batch, device):
     if torch.device(device).type == "cuda":
-        return batch.pin_memory().to(device, non_blocking=True)  # through pinned memory the GPU fetches it itself
+        return batch.pin_memory().to(
+            device, non_blocking=True
+        )  # through pinned memory the GPU fetches it itself
     return batch.to(device)
 
 
@@ -169,4 +194,6 @@ def _to_float(pictures):
 
 
 def _mirrored(boxes, width):
-    return torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)  # (n, 4)
+    return torch.stack(
+        [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1
+    )  # (n, 4)

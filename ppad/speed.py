@@ -19,6 +19,7 @@ Six fields of a preset, all off unless asked for, because a CPU gains little by 
 All but `precision` change results by rounding only, so a run may go on with other ones. Where several processes train
 together (`ppad.ranks`), `descend` takes the mean of their gradients.
 """
+
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -30,17 +31,21 @@ from ppad import ranks
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-LONGEST_GRADIENT = 10.0    # ours: an unlucky batch of a young Faster R-CNN can throw weights far away
+LONGEST_GRADIENT = 10.0  # ours: an unlucky batch of a young Faster R-CNN can throw weights far away
 
 
 class Speed:
     """The six fields at work for the players of one training. config: a preset; device: where they live."""
 
     def __init__(self, config, device):
-        self.config, self.kind, self.dtype = config, torch.device(device).type, PRECISIONS[config.precision]
+        self.config, self.kind, self.dtype = (
+            config,
+            torch.device(device).type,
+            PRECISIONS[config.precision],
+        )
         self.scaler = torch.amp.GradScaler(self.kind, enabled=config.precision == "fp16")
-        self.turn, self.turns = 0, 1                              # which part of how many is being learnt from
-        self.averaging = {}                                       # optimizers -> ranks.Averaging of their weights
+        self.turn, self.turns = 0, 1  # which part of how many is being learnt from
+        self.averaging = {}  # optimizers -> ranks.Averaging of their weights
 
     def parts(self) -> dict:
         """What a checkpoint must hold besides players and optimizers."""
@@ -51,7 +56,9 @@ class Speed:
         ranks.join_norms(network)
         for layer in network.modules():
             if isinstance(layer, nn.PReLU) and self.dtype is not None and self.kind == "cpu":
-                layer.register_forward_pre_hook(_in_full)         # autocast sees to it on a GPU, not on a CPU
+                layer.register_forward_pre_hook(
+                    _in_full
+                )  # autocast sees to it on a GPU, not on a CPU
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)
         if self.config.checkpointing:
@@ -82,7 +89,10 @@ class Speed:
         self.turns, told = turns, []
         try:
             for self.turn in range(turns):
-                part = [one[self.turn * len(one) // turns:(self.turn + 1) * len(one) // turns] for one in batch]
+                part = [
+                    one[self.turn * len(one) // turns : (self.turn + 1) * len(one) // turns]
+                    for one in batch
+                ]
                 told.append({name: term.detach() for name, term in update(*part).items()})
         finally:
             self.turn, self.turns = 0, 1
@@ -95,7 +105,7 @@ class Speed:
                 optimizer.zero_grad(set_to_none=True)
         if self.turns > 1:
             loss = loss / self.turns
-        if self.turn == self.turns - 1:                           # the processes wait for each other once a step
+        if self.turn == self.turns - 1:  # the processes wait for each other once a step
             loss = self._averaging(optimizers)(loss)
         self.scaler.scale(loss).backward()
         if self.turn < self.turns - 1:
@@ -103,14 +113,16 @@ class Speed:
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], LONGEST_GRADIENT)
-            self.scaler.step(optimizer)                           # fp16: not with a gradient that ran over
+            self.scaler.step(optimizer)  # fp16: not with a gradient that ran over
         self.scaler.update()
         return True
 
     def _averaging(self, optimizers):
         learners = tuple(optimizers)
         if learners not in self.averaging:
-            weights = [weight for optimizer in learners for weight in optimizer.param_groups[0]["params"]]
+            weights = [
+                weight for optimizer in learners for weight in optimizer.param_groups[0]["params"]
+            ]
             self.averaging[learners] = ranks.Averaging(weights)
         return self.averaging[learners]
 
@@ -120,6 +132,7 @@ def _in_full(layer, given):
 
 
 # ---------------------------------------------------------------- activation checkpointing
+
 
 def blocks(network: nn.Module) -> list[nn.Module]:
     """The parts of `network` that are checkpointed: what has layers inside and stands in an nn.Sequential, else an
@@ -141,22 +154,31 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 def recompute(network: nn.Module) -> None:
     """Checkpoint the blocks of `network`, in place and without renaming; a second time does nothing."""
     for block in blocks(network):
-        if "forward" not in vars(block):                          # a copy of a checkpointed network is one already
+        if "forward" not in vars(block):  # a copy of a checkpointed network is one already
             block.forward = partial(_checkpointed, block, block.forward)
 
 
 def _checkpointed(block, forward, *given):
     if not torch.is_grad_enabled():
         return forward(*given)
-    return checkpoint(forward, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), _again(block)))
+    return checkpoint(
+        forward, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), _again(block))
+    )
 
 
 @contextmanager
 def _again(block):
     """While a block works something out for the second time, its batch norms do not count it a second time."""
-    norms = [(layer, layer.momentum, layer.num_batches_tracked) for layer in block.modules() if isinstance(layer, NORMS)]
+    norms = [
+        (layer, layer.momentum, layer.num_batches_tracked)
+        for layer in block.modules()
+        if isinstance(layer, NORMS)
+    ]
     for norm, _, _ in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None       # 1 x the average so far + 0 x this batch
+        norm.momentum, norm.num_batches_tracked = (
+            0.0,
+            None,
+        )  # 1 x the average so far + 0 x this batch
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 `python -m ppad.grade --starter COMPONENT` writes it; the README's page for instructors says how it is used.
 """
+
 import ast
 
 
@@ -12,7 +13,7 @@ def starter(source: str) -> str:
     Expects the indentation of this package, four spaces.
     """
     rows, tree = source.splitlines(keepends=True), ast.parse(source)
-    edits = []                                                          # (first row, last row, text in their place)
+    edits = []  # (first row, last row, text in their place)
 
     def visit(nodes):
         for node in nodes:
@@ -20,8 +21,12 @@ def starter(source: str) -> str:
                 continue
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
             if node.name.startswith("_") and not node.name.endswith("__"):
-                while first and rows[first - 1].lstrip().startswith("#") and "# --" not in rows[first - 1]:
-                    first -= 1                                          # its comment goes with it, a heading stays
+                while (
+                    first
+                    and rows[first - 1].lstrip().startswith("#")
+                    and "# --" not in rows[first - 1]
+                ):
+                    first -= 1  # its comment goes with it, a heading stays
                 while first and not rows[first - 1].strip():
                     first -= 1
                 edits.append((first, node.end_lineno, ""))
@@ -31,12 +36,16 @@ def starter(source: str) -> str:
                 body, indent = node.body[0], " " * (node.col_offset + 4)
                 if ast.get_docstring(node) is not None:
                     start, kept = body.end_lineno, ""
-                else:                                                   # the first statement may share the signature's row
+                else:  # the first statement may share the signature's row
                     start = body.lineno - 1
-                    kept = rows[start].encode()[:body.col_offset].decode().rstrip()
+                    kept = rows[start].encode()[: body.col_offset].decode().rstrip()
                     kept += "\n" if kept else ""
                 # A default like `config=Config()` runs at import, and so does its __post_init__: that may not raise.
-                todo = "pass  # write me" if node.name == "__post_init__" else 'raise NotImplementedError("write me")'
+                todo = (
+                    "pass  # write me"
+                    if node.name == "__post_init__"
+                    else 'raise NotImplementedError("write me")'
+                )
                 edits.append((start, node.end_lineno, f"{kept}{indent}{todo}\n"))
 
     visit(tree.body)

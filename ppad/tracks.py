@@ -23,6 +23,7 @@ Filling and smoothing look ahead, so answers come `delay` frames after the boxes
 
 Nothing is dropped: each pushed box lies within a popped box of its frame. Boxes are xyxy px, numpy float64 (k, 4).
 """
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +31,12 @@ import numpy as np
 # Which sighting continues which track. A head seldom moves by more than half its width from frame to frame, counted from
 # where it was or from where it was going; unseen for longer it may be further off. Too generous
 # costs nothing but a needless line between two faces (ours).
-REACH, REACH_PER_FRAME, REACH_MOST = 0.6, 0.1, 1.5      # in sides of the box, by frames since it was seen
-SIZES = 2.0                                              # ours: sides that differ by more are two faces
+REACH, REACH_PER_FRAME, REACH_MOST = (
+    0.6,
+    0.1,
+    1.5,
+)  # in sides of the box, by frames since it was seen
+SIZES = 2.0  # ours: sides that differ by more are two faces
 # Each edge's way outwards in a frame without a sighting, in sides of the box: nothing for a neighbour of a sighting, where a
 # straight line is good enough, then so much a frame (ours: enough for a head that swings by its own width, unseen for ten
 # frames, to stay covered; more would make the box pulse).
@@ -42,14 +47,16 @@ GROWTH, GROWTH_MOST = 0.02, 0.15
 class Steady:
     """How far to look, in frames. All ours, tried on four movies at 30 a second with 30 % of the boxes taken away."""
 
-    gap: int = 15       # most missed frames between two sightings of one track: half a second
-    hold: int = 10      # frames covered before the first and after the last sighting
-    radius: int = 3     # smoothing: 2 * radius frames before and after have a say
+    gap: int = 15  # most missed frames between two sightings of one track: half a second
+    hold: int = 10  # frames covered before the first and after the last sighting
+    radius: int = 3  # smoothing: 2 * radius frames before and after have a say
 
     def __post_init__(self):
         for name in ("gap", "hold", "radius"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a number of frames, 0 or more")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}: give a number of frames, 0 or more"
+                )
 
     @property
     def delay(self):
@@ -70,7 +77,9 @@ class Track:
     def ahead(self, frame):
         """Where the box would be at `frame`, after the last sighting, if it went on as it did before."""
         last, before = self.boxes[-1], self.boxes[-2:][0]
-        way = (last - before).reshape(2, 2).mean(0) / max(self.frames[-1] - self.frames[-2:][0], 1)     # (2,) px a frame
+        way = (last - before).reshape(2, 2).mean(0) / max(
+            self.frames[-1] - self.frames[-2:][0], 1
+        )  # (2,) px a frame
         return last + np.tile(way, 2) * (frame - self.frames[-1])
 
     def covers(self, frame, hold):
@@ -80,14 +89,22 @@ class Track:
     def at(self, frame, radius):
         """The smoothed box (4,) at `frame`: filled along straight lines, held beyond the ends, widened and
         averaged, then grown where it is not seen."""
-        window = np.arange(frame - 2 * radius, frame + 2 * radius + 1)                  # (4r + 1,)
-        edges = np.stack(self.boxes)                                                    # (n, 4)
-        path = np.stack([np.interp(window, self.frames, edges[:, i]) for i in range(4)])        # (4, 4r + 1)
-        nearby = np.lib.stride_tricks.sliding_window_view(path, 2 * radius + 1, axis=1)         # (4, 2r + 1, 2r + 1)
-        outer = np.concatenate([nearby[:2].min(2), nearby[2:].max(2)])                  # (4, 2r + 1)
-        box, now = outer.mean(1), path[:, 2 * radius]                                   # (4,)
-        box = np.concatenate([np.minimum(box[:2], now[:2]), np.maximum(box[2:], now[2:])])      # against rounding only
-        way = growth(np.abs(frame - np.array(self.frames)).min()) * np.sqrt((box[2:] - box[:2]).prod())
+        window = np.arange(frame - 2 * radius, frame + 2 * radius + 1)  # (4r + 1,)
+        edges = np.stack(self.boxes)  # (n, 4)
+        path = np.stack(
+            [np.interp(window, self.frames, edges[:, i]) for i in range(4)]
+        )  # (4, 4r + 1)
+        nearby = np.lib.stride_tricks.sliding_window_view(
+            path, 2 * radius + 1, axis=1
+        )  # (4, 2r + 1, 2r + 1)
+        outer = np.concatenate([nearby[:2].min(2), nearby[2:].max(2)])  # (4, 2r + 1)
+        box, now = outer.mean(1), path[:, 2 * radius]  # (4,)
+        box = np.concatenate(
+            [np.minimum(box[:2], now[:2]), np.maximum(box[2:], now[2:])]
+        )  # against rounding only
+        way = growth(np.abs(frame - np.array(self.frames)).min()) * np.sqrt(
+            (box[2:] - box[:2]).prod()
+        )
         return box + way * np.array([-1, -1, 1, 1])
 
     def forget(self, frame):
@@ -113,15 +130,22 @@ class Tracker:
         """The next frame's detections (k, 4) xyxy px; k may be 0. ValueError unless finite with x1 < x2, y1 < y2."""
         boxes = np.asarray(boxes, np.float64)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"boxes have shape {boxes.shape}: give (k, 4) xyxy px, (0, 4) for no face")
+            raise ValueError(
+                f"boxes have shape {boxes.shape}: give (k, 4) xyxy px, (0, 4) for no face"
+            )
         if not (np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
-            raise ValueError(f"boxes of frame {self.pushed} hold one that is not finite or has no area: drop it")
+            raise ValueError(
+                f"boxes of frame {self.pushed} hold one that is not finite or has no area: drop it"
+            )
         now, self.pushed = self.pushed, self.pushed + 1
         self.faces += len(boxes)
         alive = [track for track in self._tracks if now - track.frames[-1] - 1 <= self.steady.gap]
-        taken = match(np.array([track.boxes[-1] for track in alive]).reshape(-1, 4),
-                      np.array([track.ahead(now) for track in alive]).reshape(-1, 4), boxes,
-                      np.array([now - track.frames[-1] for track in alive]))
+        taken = match(
+            np.array([track.boxes[-1] for track in alive]).reshape(-1, 4),
+            np.array([track.ahead(now) for track in alive]).reshape(-1, 4),
+            boxes,
+            np.array([now - track.frames[-1] for track in alive]),
+        )
         for index, box in enumerate(boxes):
             if index in taken:
                 track = alive[taken[index]]
@@ -146,20 +170,32 @@ class Tracker:
             raise ValueError("pop: the frames ahead are not known yet: push more, or call finish")
         frame, hold, radius = self.frames, self.steady.hold, self.steady.radius
         shown = [track for track in self._tracks if track.covers(frame, hold)]
-        boxes = np.array([track.at(frame, radius) for track in shown]).reshape(-1, 4)   # (n, 4)
+        boxes = np.array([track.at(frame, radius) for track in shown]).reshape(-1, 4)  # (n, 4)
         self.filled += sum(frame not in track.frames for track in shown)
         self.frames_without_face += not shown
         self.frames += 1
         for track in self._tracks:
             track.forget(self.frames - 2 * radius)
-        self._tracks = [track for track in self._tracks                                 # over, and out of reach of a push
-                        if track.frames[-1] + max(hold, self.steady.gap) + 1 >= self.frames]
+        self._tracks = [
+            track
+            for track in self._tracks  # over, and out of reach of a push
+            if track.frames[-1] + max(hold, self.steady.gap) + 1 >= self.frames
+        ]
         return boxes
 
     def counts(self):
         """The counts as a dict, for a summary."""
-        return {name: getattr(self, name)
-                for name in ("frames", "faces", "tracks", "filled", "longest_gap", "frames_without_face")}
+        return {
+            name: getattr(self, name)
+            for name in (
+                "frames",
+                "faces",
+                "tracks",
+                "filled",
+                "longest_gap",
+                "frames_without_face",
+            )
+        }
 
 
 def growth(unseen):
@@ -176,12 +212,15 @@ def match(last, ahead, boxes, apart):
     """
     if not len(last) or not len(boxes):
         return {}
-    side_last, side = (np.sqrt((b[:, 2:] - b[:, :2]).prod(1)) for b in (last, boxes))               # (n,), (k,)
-    larger, smaller = np.maximum(side_last[:, None], side), np.minimum(side_last[:, None], side)    # (n, k)
-    middle, places = (boxes[:, :2] + boxes[:, 2:]) / 2, np.stack([last, ahead])                     # (k, 2), (2, n, 4)
-    off = ((places[..., :2] + places[..., 2:]) / 2)[:, :, None] - middle                            # (2, n, k, 2)
-    distance = np.hypot(off[..., 0], off[..., 1]).min(0) / larger                                   # (n, k)
-    reach = np.minimum(REACH + REACH_PER_FRAME * (apart - 1), REACH_MOST)[:, None]                  # (n, 1)
+    side_last, side = (np.sqrt((b[:, 2:] - b[:, :2]).prod(1)) for b in (last, boxes))  # (n,), (k,)
+    larger, smaller = (
+        np.maximum(side_last[:, None], side),
+        np.minimum(side_last[:, None], side),
+    )  # (n, k)
+    middle, places = (boxes[:, :2] + boxes[:, 2:]) / 2, np.stack([last, ahead])  # (k, 2), (2, n, 4)
+    off = ((places[..., :2] + places[..., 2:]) / 2)[:, :, None] - middle  # (2, n, k, 2)
+    distance = np.hypot(off[..., 0], off[..., 1]).min(0) / larger  # (n, k)
+    reach = np.minimum(REACH + REACH_PER_FRAME * (apart - 1), REACH_MOST)[:, None]  # (n, 1)
     track, box = np.nonzero((distance <= reach) & (larger <= SIZES * smaller))
     taken, used = {}, set()
     for i in np.argsort(distance[track, box], kind="stable"):

@@ -3,6 +3,7 @@
 The tiny preset is the toy preset with every size and count as small as the networks accept, so that the whole main
 job (all its stages, judges, attackers and figures) takes seconds. Its numbers mean nothing; its bookkeeping does.
 """
+
 import os
 import sys
 from pathlib import Path
@@ -13,24 +14,57 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))                       # `pytest` alone, unlike `python -m pytest`, leaves the root out
+sys.path.insert(0, str(ROOT))  # `pytest` alone, unlike `python -m pytest`, leaves the root out
 
-from ppad import config, datasets  # noqa: E402
+from ppad import config, datasets
 
-TINY = {"face_size": 32, "modifier_width": 4, "modifier_blocks": 1, "recognizer_depth": 4, "recognizer_width": 4,
-        "other_width": 4, "embedding": 16, "recognizer_height": 28, "recognizer_breadth": 24, "frame_height": 96,
-        "frame_width": 96, "batch_faces": 4, "practice_faces": 4, "batch_frames": 2, "train_identities": 6, "pictures_each": 4,
-        "test_identities": 6, "test_pictures_each": 4, "train_frames": 10, "test_frames": 10, "test_pairs": 16, "folds": 2,
-        "pretrain_recognizer_steps": 3, "pretrain_recognizer_batch": 4, "pretrain_modifier_steps": 2, "practice_steps": 2,
-        "pretrain_detector_steps": 2, "T1": 3, "T2": 2, "attack_steps": 3, "landmark_steps": 2, "log_every": 1,
-        "sample_every": 2, "landmark_jitter": 1.0}  # jitter draws from torch's global chance, so its bookkeeping is tried too
+TINY = {
+    "face_size": 32,
+    "modifier_width": 4,
+    "modifier_blocks": 1,
+    "recognizer_depth": 4,
+    "recognizer_width": 4,
+    "other_width": 4,
+    "embedding": 16,
+    "recognizer_height": 28,
+    "recognizer_breadth": 24,
+    "frame_height": 96,
+    "frame_width": 96,
+    "batch_faces": 4,
+    "practice_faces": 4,
+    "batch_frames": 2,
+    "train_identities": 6,
+    "pictures_each": 4,
+    "test_identities": 6,
+    "test_pictures_each": 4,
+    "train_frames": 10,
+    "test_frames": 10,
+    "test_pairs": 16,
+    "folds": 2,
+    "pretrain_recognizer_steps": 3,
+    "pretrain_recognizer_batch": 4,
+    "pretrain_modifier_steps": 2,
+    "practice_steps": 2,
+    "pretrain_detector_steps": 2,
+    "T1": 3,
+    "T2": 2,
+    "attack_steps": 3,
+    "landmark_steps": 2,
+    "log_every": 1,
+    "sample_every": 2,
+    "landmark_jitter": 1.0,
+}  # jitter draws from torch's global chance, so its bookkeeping is tried too
 
 
 def pytest_configure(config):
-    if not os.environ.get("PPAD_TEST_GPU"):         # tests fork, and a process that has counted its GPUs cannot (torch's rule)
+    if not os.environ.get(
+        "PPAD_TEST_GPU"
+    ):  # tests fork, and a process that has counted its GPUs cannot (torch's rule)
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    torch.set_num_threads(1)                        # sums in one order: "bit for bit" must not depend on the machine
-    config.addinivalue_line("markers", "rubric(line, points=0, hint='', seconds=None): graded by ppad.grade, see there")
+    torch.set_num_threads(1)  # sums in one order: "bit for bit" must not depend on the machine
+    config.addinivalue_line(
+        "markers", "rubric(line, points=0, hint='', seconds=None): graded by ppad.grade, see there"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +76,11 @@ def tiny():
 @pytest.fixture(scope="session")
 def tiny_args():
     """The tiny preset as command line words."""
-    return ["--jobs", "1", *(word for name, value in TINY.items() for word in (f"--{name}", str(value)))]
+    return [
+        "--jobs",
+        "1",
+        *(word for name, value in TINY.items() for word in (f"--{name}", str(value))),
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +99,12 @@ def tiny_actions():
 
 @pytest.fixture
 def faces(tiny_faces):
-    return tiny_faces.batch(torch.tensor([0, 5, 10, 15]))             # pictures, landmarks, identities
+    return tiny_faces.batch(torch.tensor([0, 5, 10, 15]))  # pictures, landmarks, identities
 
 
 @pytest.fixture
 def frames(tiny_actions):
-    return tiny_actions.batch(torch.tensor([0, 4]))                   # frames, targets, face boxes
+    return tiny_actions.batch(torch.tensor([0, 4]))  # frames, targets, face boxes
 
 
 class UseOrder(TorchFunctionMode):
@@ -78,7 +116,9 @@ class UseOrder(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         for value in (*args, *(kwargs or {}).values()):
-            if isinstance(value, nn.Parameter) and all(value is not known for known in self.parameters):
+            if isinstance(value, nn.Parameter) and all(
+                value is not known for known in self.parameters
+            ):
                 self.parameters.append(value)
         return function(*args, **(kwargs or {}))
 
@@ -93,7 +133,9 @@ def ppad_data():
     """The folder of real pictures that PPAD_DATA names; skips where there is none."""
     folder = os.environ.get("PPAD_DATA")
     if not folder:
-        pytest.skip("PPAD_DATA is not set: it names the folder with photo_pack/ in it (real pictures)")
+        pytest.skip(
+            "PPAD_DATA is not set: it names the folder with photo_pack/ in it (real pictures)"
+        )
     if not (Path(folder) / "photo_pack").is_dir():
         pytest.skip(f"PPAD_DATA is {folder}, which has no photo_pack folder")
     return Path(folder)

@@ -4,6 +4,7 @@ Drawn people, the smallest networks, and the same eight faces and two frames at 
 are plain to see. First M is held while D and A learn; then D is held while M hides the faces. The losses of D are taken
 here, by hand, and not from what the trainer tells.
 """
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,20 +13,20 @@ from ppad import metrics, trainer
 from ppad.attacks import aligned_crops
 from ppad.baselines import make_baseline
 
-STEPS = 25              # of each half
+STEPS = 25  # of each half
 
 
 def loss_of_D(game, pictures, landmarks, identities):
     """Softmax cross-entropy of D's cosines, without the margin, by hand."""
     with torch.no_grad():
         features = embeddings(game, pictures, landmarks)
-        cosines = F.normalize(features) @ F.normalize(game.recognizer.head.weight).T                    # (B, N)
+        cosines = F.normalize(features) @ F.normalize(game.recognizer.head.weight).T  # (B, N)
         return float(F.cross_entropy(game.config.recognizer_scale * cosines, identities))
 
 
 def embeddings(game, pictures, landmarks):
     with torch.no_grad():
-        return game.recognizer.network(aligned_crops(pictures, landmarks, (28, 24)))                    # (B, E)
+        return game.recognizer.network(aligned_crops(pictures, landmarks, (28, 24)))  # (B, E)
 
 
 def verification(game, pictures, landmarks, identities):
@@ -36,17 +37,37 @@ def verification(game, pictures, landmarks, identities):
     return metrics.auc(scores, (identities[first] == identities[second]).numpy())
 
 
-@pytest.mark.rubric("plays a 50-step toy game that learns", points=5, seconds=90, hint=(
-    "in the game all modules work together; the reason below says which half fails. 'held M': D or A does not learn "
-    "(labels, alignment, sign of L_adv, zero_grad). 'held D': M does not hide (its gradient is cut, its sign is wrong)"))
+@pytest.mark.rubric(
+    "plays a 50-step toy game that learns",
+    points=5,
+    seconds=90,
+    hint=(
+        "in the game all modules work together; the reason below says which half fails. 'held M': D or A does not learn "
+        "(labels, alignment, sign of L_adv, zero_grad). 'held D': M does not hide (its gradient is cut, its sign is wrong)"
+    ),
+)
 def test_a_short_game_learns(tiny, tiny_faces, tiny_actions):
     torch.manual_seed(0)
-    config = tiny(modifier_width=8, recognizer_width=8, embedding=32, landmark_jitter=0.0, colour_jitter=0.0,
-                  adversarial_cap=2.0, adversarial_weight=1.0, l1_weight=0.5)
-    pictures, landmarks, people = tiny_faces.batch(torch.tensor([0, 1, 4, 5, 8, 9, 12, 13]))           # four people, twice
+    config = tiny(
+        modifier_width=8,
+        recognizer_width=8,
+        embedding=32,
+        landmark_jitter=0.0,
+        colour_jitter=0.0,
+        adversarial_cap=2.0,
+        adversarial_weight=1.0,
+        l1_weight=0.5,
+    )
+    pictures, landmarks, people = tiny_faces.batch(
+        torch.tensor([0, 1, 4, 5, 8, 9, 12, 13])
+    )  # four people, twice
     frames = tiny_actions.batch(torch.tensor([0, 4]))
-    game = trainer.Game(config, trainer.make_recognizer(config, 4), trainer.make_detector(config, 10),
-                        trainer.make_modifier(config))
+    game = trainer.Game(
+        config,
+        trainer.make_recognizer(config, 4),
+        trainer.make_detector(config, 10),
+        trainer.make_modifier(config),
+    )
 
     def seen():
         with torch.no_grad():
@@ -62,24 +83,44 @@ def test_a_short_game_learns(tiny, tiny_faces, tiny_actions):
     assert torch.equal(seen(), modified), "held M: M moved while only D and A should learn"
     after = [loss_of_D(game, faces, landmarks, people) for faces in (pictures, modified)]
     for name, first, last in zip(("original", "modified"), before, after):
-        assert last < 0.5 * first, f"held M: D's loss on {name} faces went from {first:.2f} to {last:.2f}, not below half"
+        assert last < 0.5 * first, (
+            f"held M: D's loss on {name} faces went from {first:.2f} to {last:.2f}, not below half"
+        )
     told_apart = verification(game, pictures, landmarks, people)
-    assert 0.75 < told_apart <= 1, f"held M: D's AUC on the faces it learnt is {told_apart:.2f}, it should be above 0.75"
+    assert 0.75 < told_apart <= 1, (
+        f"held M: D's AUC on the faces it learnt is {told_apart:.2f}, it should be above 0.75"
+    )
 
     # D held: M hides the faces, A goes on.
     held = [value.clone() for value in game.recognizer.state_dict().values()]
     for _ in range(STEPS):
-        terms = game.update_modifier_and_detector(pictures, game.anonymize(pictures), landmarks, people, *frames)
+        terms = game.update_modifier_and_detector(
+            pictures, game.anonymize(pictures), landmarks, people, *frames
+        )
         detection.append(float(terms["L_det"].detach()))
-    assert all(torch.equal(*pair) for pair in zip(held, game.recognizer.state_dict().values())), "held D: D moved in M's steps"
+    assert all(torch.equal(*pair) for pair in zip(held, game.recognizer.state_dict().values())), (
+        "held D: D moved in M's steps"
+    )
     hidden = loss_of_D(game, seen(), landmarks, people)
-    assert hidden > 1, f"held D: D's loss on M's faces went from {after[1]:.2f} to {hidden:.2f}, it should rise above 1"
+    assert hidden > 1, (
+        f"held D: D's loss on M's faces went from {after[1]:.2f} to {hidden:.2f}, it should rise above 1"
+    )
     late = sum(detection[-10:]) / 10
-    assert late < 0.5 * detection[0], f"L_det went from {detection[0]:.2f} to {late:.2f}, it should fall below half"
-    found = game.detector.detect(trainer.repainted_frames(frames[0], frames[2], game.anonymizer, config.face_size))
+    assert late < 0.5 * detection[0], (
+        f"L_det went from {detection[0]:.2f} to {late:.2f}, it should fall below half"
+    )
+    found = game.detector.detect(
+        trainer.repainted_frames(frames[0], frames[2], game.anonymizer, config.face_size)
+    )
     precision, _ = metrics.frame_map(found, frames[1], 10)
-    assert precision > 0.4, f"A's frame-mAP on the two frames it learnt is {precision:.2f}, it should be above 0.4"
+    assert precision > 0.4, (
+        f"A's frame-mAP on the two frames it learnt is {precision:.2f}, it should be above 0.4"
+    )
 
     # A row of Table 1 that learns nothing: a black box hides everybody from the same D.
-    masked = trainer.Game(config, game.recognizer, game.detector, make_baseline("Masked")).anonymize(pictures)
-    assert loss_of_D(game, masked, landmarks, people) > 1, "D names masked faces: does the mask cover the whole crop?"
+    masked = trainer.Game(
+        config, game.recognizer, game.detector, make_baseline("Masked")
+    ).anonymize(pictures)
+    assert loss_of_D(game, masked, landmarks, people) > 1, (
+        "D names masked faces: does the mask cover the whole crop?"
+    )

@@ -5,6 +5,7 @@ of the CPU in one operation raises RuntimeError, as CUDA does, and `gpu.waits` l
 waited for an answer from there, or for a copy. The device borrows the name of torch's `meta`, which autograd and modules know on every
 machine. What it does not show: half precision, pinned memory, streams, several GPUs, the kernels themselves.
 """
+
 import contextlib
 import traceback
 from unittest.mock import patch
@@ -15,9 +16,25 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 aten = torch.ops.aten
 META = torch.device("meta")
-BETWEEN = {aten.copy_.default, aten._to_copy.default, aten.to.device, aten.to.dtype_layout, aten.to.other}   # devices
-INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
-ANSWERS = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default}
+BETWEEN = {
+    aten.copy_.default,
+    aten._to_copy.default,
+    aten.to.device,
+    aten.to.dtype_layout,
+    aten.to.other,
+}  # devices
+INDEXED = {
+    aten.index.Tensor,
+    aten.index_put_.default,
+    aten.index_put.default,
+    aten._index_put_impl_.default,
+}
+ANSWERS = {
+    aten._local_scalar_dense.default,
+    aten.equal.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+}
 
 
 class OnGPU(torch.Tensor):
@@ -25,8 +42,14 @@ class OnGPU(torch.Tensor):
 
     @staticmethod
     def __new__(cls, here):
-        made = torch.Tensor._make_wrapper_subclass(cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(),
-                                                   dtype=here.dtype, device=META)
+        made = torch.Tensor._make_wrapper_subclass(
+            cls,
+            here.shape,
+            strides=here.stride(),
+            storage_offset=here.storage_offset(),
+            dtype=here.dtype,
+            device=META,
+        )
         made.here = here
         return made
 
@@ -50,7 +73,12 @@ class PretendGPU(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.device, self.waits = META, []
-        tensor, as_tensor, save, autocast = torch.tensor, torch.as_tensor, torch.save, torch.autocast
+        tensor, as_tensor, save, autocast = (
+            torch.tensor,
+            torch.as_tensor,
+            torch.save,
+            torch.autocast,
+        )
 
         class Generator(torch.Generator):
             def __new__(cls, device="cpu"):
@@ -61,6 +89,7 @@ class PretendGPU(TorchDispatchMode):
                 if isinstance(data, torch.Tensor) or not _there(device):
                     return make(data, device=device, **how)
                 return OnGPU(make(data, **how))
+
             return from_values
 
         def saved(what, *where):
@@ -69,8 +98,14 @@ class PretendGPU(TorchDispatchMode):
         def half(kind, *how, **more):
             return contextlib.nullcontext() if _there(kind) else autocast(kind, *how, **more)
 
-        self.patches = patch.multiple(torch, tensor=made(tensor), as_tensor=made(as_tensor), save=saved, autocast=half,
-                                      Generator=Generator)
+        self.patches = patch.multiple(
+            torch,
+            tensor=made(tensor),
+            as_tensor=made(as_tensor),
+            save=saved,
+            autocast=half,
+            Generator=Generator,
+        )
 
     def __enter__(self):
         self.patches.start()
@@ -84,7 +119,11 @@ class PretendGPU(TorchDispatchMode):
         return _run(func, args, kwargs or {}, self._note)
 
     def _note(self, what):
-        places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_stack() if "/ppad/" in frame.filename]
+        places = [
+            f"{frame.filename}:{frame.lineno}"
+            for frame in traceback.extract_stack()
+            if "/ppad/" in frame.filename
+        ]
         self.waits.append((str(what), places[-1] if places else ""))
 
 
@@ -92,15 +131,24 @@ def _run(func, args, kwargs, note):
     flat = tree_flatten((args, kwargs))[0]
     there = [one for one in flat if isinstance(one, OnGPU)]
     here = [one for one in flat if isinstance(one, torch.Tensor) and not isinstance(one, OnGPU)]
-    devices, target = [one for one in flat if isinstance(one, torch.device)], args[0] if args else None
-    indexed_by_cpu = func in INDEXED and isinstance(target, OnGPU)                # CUDA takes indices from the CPU
+    devices, target = (
+        [one for one in flat if isinstance(one, torch.device)],
+        args[0] if args else None,
+    )
+    indexed_by_cpu = func in INDEXED and isinstance(
+        target, OnGPU
+    )  # CUDA takes indices from the CPU
     if there and any(one.dim() for one in here) and func not in BETWEEN and not indexed_by_cpu:
         raise RuntimeError(f"{func}: tensors on the GPU and on the CPU in one operation")
     masked = func in INDEXED and any(one.dtype == torch.bool for one in there)
     if there and (func in ANSWERS or masked or indexed_by_cpu and here):
         note(func)
     if func in BETWEEN and isinstance(target, torch.Tensor):
-        stays = _there(devices[0]) if devices else isinstance(args[1] if func is aten.to.other else target, OnGPU)
+        stays = (
+            _there(devices[0])
+            if devices
+            else isinstance(args[1] if func is aten.to.other else target, OnGPU)
+        )
         if there and stays != isinstance(args[1] if func is aten.copy_.default else target, OnGPU):
             note(func)
         if stays and not there and not kwargs.get("non_blocking"):
@@ -112,8 +160,14 @@ def _run(func, args, kwargs, note):
     out = func(*args, **kwargs)
     if not stays or func is aten._local_scalar_dense.default:
         return out
-    changed = [result.alias_info for result in func._schema.returns if result.alias_info and result.alias_info.is_write]
-    return target if changed else tree_map_only(torch.Tensor, OnGPU, out)         # in place: the very tensor comes back
+    changed = [
+        result.alias_info
+        for result in func._schema.returns
+        if result.alias_info and result.alias_info.is_write
+    ]
+    return (
+        target if changed else tree_map_only(torch.Tensor, OnGPU, out)
+    )  # in place: the very tensor comes back
 
 
 def _there(device):

@@ -5,6 +5,7 @@ all its proposals, the same number in each frame; and it has GroupNorm for batch
 process's share. The optimizer is plain SGD: Adam divides a gradient by its own size, so where a gradient is nothing but
 rounding (M's biases before instance norm) it would compare rounding with rounding.
 """
+
 import signal
 import sys
 from pathlib import Path
@@ -19,8 +20,17 @@ from ppad import attacks, config, datasets, ranks, reproduce, trainer
 from ppad.loop import Interrupted, Loop
 from ppad.speed import Speed
 
-PLAIN = {"landmark_jitter": 0.0, "batch_frames": 2, "lr_recognizer": 0.003, "lr_modifier": 0.01, "lr_practice": 0.01,
-         "lr_detector": 0.01, "T1": 2, "T2": 1, "pretrain_recognizer_batch": 8}
+PLAIN = {
+    "landmark_jitter": 0.0,
+    "batch_frames": 2,
+    "lr_recognizer": 0.003,
+    "lr_modifier": 0.01,
+    "lr_practice": 0.01,
+    "lr_detector": 0.01,
+    "T1": 2,
+    "T2": 1,
+    "pretrain_recognizer_batch": 8,
+}
 
 
 def settled(detector):
@@ -30,28 +40,45 @@ def settled(detector):
             if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 setattr(parent, name, nn.GroupNorm(1, norm.num_features))
     rpn, roi = detector.model.rpn, detector.model.roi_heads
-    rpn.nms_thresh = 1.0                                              # the best 32 proposals, wherever they are
-    rpn.proposal_matcher.low_threshold = rpn.proposal_matcher.high_threshold         # no anchor is left out as undecided
+    rpn.nms_thresh = 1.0  # the best 32 proposals, wherever they are
+    rpn.proposal_matcher.low_threshold = (
+        rpn.proposal_matcher.high_threshold
+    )  # no anchor is left out as undecided
     rpn.fg_bg_sampler.batch_size_per_image = roi.fg_bg_sampler.batch_size_per_image = 10000
     return detector
 
 
 def game(settings, settle=settled):
     torch.manual_seed(0)
-    return trainer.Game(settings, trainer.make_recognizer(settings, 6), settle(trainer.make_detector(settings, 10)),
-                        trainer.make_modifier(settings))
+    return trainer.Game(
+        settings,
+        trainer.make_recognizer(settings, 6),
+        settle(trainer.make_detector(settings, 10)),
+        trainer.make_modifier(settings),
+    )
 
 
 def play(folder, settings, settle=settled, kind=Loop, log_every=1):
-    faces, actions = datasets.toy_faces(0, range(6), 4, 32), datasets.toy_actions(0, 10, 96, range(6))
-    trainer.play(game(settings, settle), faces, actions, settings, kind(folder, "Ours", 3, {}, log_every, checkpoint_seconds=1e9))
+    faces, actions = (
+        datasets.toy_faces(0, range(6), 4, 32),
+        datasets.toy_actions(0, 10, 96, range(6)),
+    )
+    trainer.play(
+        game(settings, settle),
+        faces,
+        actions,
+        settings,
+        kind(folder, "Ours", 3, {}, log_every, checkpoint_seconds=1e9),
+    )
 
 
 def pretrain(folder, settings):
     faces = datasets.toy_faces(0, range(6), 4, 32)
     recognizer = game(settings).recognizer
     batches = datasets.Batches(len(faces), settings.pretrain_recognizer_batch, seed=1)
-    attacks.train_recognizer(recognizer, faces, batches, settings, 3, Loop(folder, "D", 3, {}, log_every=1))
+    attacks.train_recognizer(
+        recognizer, faces, batches, settings, 3, Loop(folder, "D", 3, {}, log_every=1)
+    )
 
 
 def everything(folder):
@@ -61,7 +88,13 @@ def everything(folder):
         settings = config.build("toy", **{**TINY, **PLAIN})
         pretrain(folder / "D", settings)
         play(folder / "whole", settings)
-        play(folder / "parts", config.build("toy", **{**TINY, **PLAIN, "batch_frames": 4, "accumulate": 2, "checkpointing": True}))
+        play(
+            folder / "parts",
+            config.build(
+                "toy",
+                **{**TINY, **PLAIN, "batch_frames": 4, "accumulate": 2, "checkpointing": True},
+            ),
+        )
     finally:
         Speed.adam = adam
 
@@ -71,7 +104,9 @@ def with_a_break(folder):
     settings = config.build("toy", **{**TINY, "T1": 2, "T2": 1})
     play(folder / "unbroken", settings, as_it_is)
     try:
-        play(folder / "broken", settings, as_it_is, Pressed, log_every=50)       # a stop does not wait for the next line
+        play(
+            folder / "broken", settings, as_it_is, Pressed, log_every=50
+        )  # a stop does not wait for the next line
     except Interrupted as stop:
         (folder / f"stopped{ranks.number()}.txt").write_text(str(stop))
     play(folder / "broken", settings, as_it_is)
@@ -94,7 +129,11 @@ class Pressed(Loop):
 
 def main_job(folder):
     """The real main job: stopped by Ctrl-C at the second process in the game's first step, then run to its end."""
-    words = [word for name, value in {**TINY, "device": "cpu"}.items() for word in (f"--{name}", str(value))]
+    words = [
+        word
+        for name, value in {**TINY, "device": "cpu"}.items()
+        for word in (f"--{name}", str(value))
+    ]
     for kind in (Pressed, Loop):
         reproduce.Loop = kind
         status = reproduce.main([*words, "--rows", "Ours", "--out", str(folder / "main")])
@@ -106,6 +145,6 @@ if __name__ == "__main__":
     ranks.join("cpu", config.build("toy", **TINY))
     everything(Path(sys.argv[1]))
     with_a_break(Path(sys.argv[1]))
-    ranks.join = ranks.leave = lambda *_: None                        # processes that torchrun started meet once
+    ranks.join = ranks.leave = lambda *_: None  # processes that torchrun started meet once
     main_job(Path(sys.argv[1]))
-    ranks.first_does(lambda: sys.exit(3))                             # torchrun must end the other, which waits for it
+    ranks.first_does(lambda: sys.exit(3))  # torchrun must end the other, which waits for it

@@ -1,11 +1,14 @@
 """The drawn "face" of test_anonymize and test_bad_input: a pure red square, and a stub finder that knows red."""
+
 import shutil
 
 import numpy as np
 import pytest
 
-ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
-                            reason="ffmpeg and ffprobe are not on the PATH: install ffmpeg to test movies")
+ffmpeg = pytest.mark.skipif(
+    not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
+    reason="ffmpeg and ffprobe are not on the PATH: install ffmpeg to test movies",
+)
 
 
 def red(frame):
@@ -19,5 +22,7 @@ def find_red(frames):
     boxes = []
     for frame in frames:
         ys, xs = np.nonzero(red(np.asarray(frame)))
-        boxes.append([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]] if len(xs) else np.zeros((0, 4)))
+        boxes.append(
+            [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]] if len(xs) else np.zeros((0, 4))
+        )
     return boxes

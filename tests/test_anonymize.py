@@ -1,5 +1,6 @@
 """The Anonymizer and the command. A drawn "face" is a pure red square and a stub finder knows red; so a face that got
 through is a red pixel in the output, which no anonymizer here leaves. Real faces: the last tests, where there are weights."""
+
 import dataclasses
 import json
 import os
@@ -14,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from red_square import ffmpeg, find_red, red
 
-from ppad import anonymize, config, movies, mtcnn, repainter, trainer
+from ppad import anonymize, movies, mtcnn, repainter, trainer
 from ppad.repainter import Anonymizer
 from ppad.tracks import Steady
-from red_square import ffmpeg, find_red, red
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +30,7 @@ def scene(x=30, y=20, side=16, size=(72, 96), face=True):
     frame[..., 1] = np.linspace(60, 120, size[1])
     frame[..., 2] = 90
     if face:
-        frame[y:y + side, x:x + side] = (255, 0, 0)
+        frame[y : y + side, x : x + side] = (255, 0, 0)
     return frame
 
 
@@ -43,6 +44,7 @@ def walk(n):
 
 # ---------------------------------------------------------------- pictures and frames
 
+
 def test_picture_paints_the_enlarged_box_and_nothing_else():
     before = scene()
     kept = before.copy()
@@ -50,7 +52,7 @@ def test_picture_paints_the_enlarged_box_and_nothing_else():
     after = person.picture(before)
     changed = (after != before).any(2)
     expected = np.zeros_like(changed)
-    expected[15:41, 25:51] = True                            # (30, 20, 46, 46-10) about its centre, 1.6 times: 25.2 ... 50.8
+    expected[15:41, 25:51] = True  # (30, 20, 46, 46-10) about its centre, 1.6 times: 25.2 ... 50.8
     assert (changed == expected).all() and (after[expected] == 0).all() and (before == kept).all()
     assert person.summary["faces"] == 1 and person.summary["frames"] == 1
     none = scene(face=False)
@@ -62,22 +64,29 @@ def test_crops_are_those_of_the_whole_frame():
     """Windows are an economy: an anonymizer sees what `crop_faces` cuts from the whole frame, at rims and edges too."""
     frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     boxes, seen = torch.tensor([[-5.0, -5, 20, 20], [31.0, 11, 44, 30], [60, 40, 75, 55]]), []
-    person = Anonymizer(lambda crops: seen.append(crops) or crops, finder=lambda frames: [boxes], size=16)
+    person = Anonymizer(
+        lambda crops: seen.append(crops) or crops, finder=lambda frames: [boxes], size=16
+    )
     after = person.picture(frame)
     large = repainter.enlarge_boxes(boxes, (50, 70))
     large = large[(large[:, 2:] - large[:, :2]).prod(1).argsort()]
     whole = torch.tensor(frame).permute(2, 0, 1)[None] / 127.5 - 1
-    torch.testing.assert_close(torch.cat(seen), repainter.crop_faces(whole, [large], 16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.cat(seen), repainter.crop_faces(whole, [large], 16), atol=1e-5, rtol=0
+    )
     outside = np.ones((50, 70), bool)
     for x0, y0, x1, y1 in large.tolist():
-        outside[int(y0):int(np.ceil(y1)), int(x0):int(np.ceil(x1))] = False
+        outside[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = False
     np.testing.assert_array_equal(after[outside], frame[outside])
 
 
 def test_a_small_box_does_not_show_again_what_a_large_one_hid():
     frame = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
     boxes = [[20.0, 20, 60, 60], [36.0, 36, 44, 44]]
-    after = [Anonymizer.from_method("blur", finder=lambda frames: [b]).picture(frame) for b in (boxes, boxes[::-1], boxes[:1])]
+    after = [
+        Anonymizer.from_method("blur", finder=lambda frames: [b]).picture(frame)
+        for b in (boxes, boxes[::-1], boxes[:1])
+    ]
     np.testing.assert_array_equal(after[0], after[2])
     np.testing.assert_array_equal(after[1], after[2])
 
@@ -86,13 +95,18 @@ def test_every_frame_is_covered_though_a_third_of_the_boxes_is_missing():
     rng = np.random.default_rng(1)
     frames = walk(60)
     for number, frame in enumerate(frames):
-        frame[-1, 0, 2] = number                             # a mark, far from the face
+        frame[-1, 0, 2] = number  # a mark, far from the face
     person = masked(finder=lambda batch: [b if rng.random() > 0.3 else [] for b in find_red(batch)])
     after = list(person.frames(iter(frames)))
     assert len(after) == 60 and not any(red(frame).any() for frame in after)
     summary = person.summary
-    assert summary["frames"] == 60 and summary["tracks"] == 1 and summary["filled"] > 5 and summary["longest_gap"] >= 1
-    assert [frame[-1, 0, 2] for frame in after] == list(range(60))       # in order
+    assert (
+        summary["frames"] == 60
+        and summary["tracks"] == 1
+        and summary["filled"] > 5
+        and summary["longest_gap"] >= 1
+    )
+    assert [frame[-1, 0, 2] for frame in after] == list(range(60))  # in order
 
 
 class SeldomFinder:
@@ -112,16 +126,27 @@ class SeldomFinder:
 def test_what_is_looked_for_seldom_is_covered_in_every_frame():
     finder = SeldomFinder()
     person = masked(finder=finder)
-    assert not any(red(frame).any() for frame in person.frames(walk(40), rate=30)) and finder.rates == [30]
-    assert person.summary["longest_gap"] == repainter.FRAMES_AT_ONCE - 1 and person.summary["frames_without_face"] == 0
-    assert not any(red(frame).any() for frame in person.frames(walk(9)))    # frames of which nothing is known: each is searched
+    assert not any(
+        red(frame).any() for frame in person.frames(walk(40), rate=30)
+    ) and finder.rates == [30]
+    assert (
+        person.summary["longest_gap"] == repainter.FRAMES_AT_ONCE - 1
+        and person.summary["frames_without_face"] == 0
+    )
+    assert not any(
+        red(frame).any() for frame in person.frames(walk(9))
+    )  # frames of which nothing is known: each is searched
     assert person.summary["longest_gap"] == 0
     person.picture(scene())
     assert finder.rates == [30]
-    assert not any(red(frame).any() for frame in masked().frames(walk(9), rate=30))     # a finder that knows no rates
+    assert not any(
+        red(frame).any() for frame in masked().frames(walk(9), rate=30)
+    )  # a finder that knows no rates
 
 
-@pytest.mark.parametrize("rate, every", [(2, 1), (7, 1), (10, 2), (24, 5), (25, 5), (Fraction(30000, 1001), 6), (60, 12)])
+@pytest.mark.parametrize(
+    "rate, every", [(2, 1), (7, 1), (10, 2), (24, 5), (25, 5), (Fraction(30000, 1001), 6), (60, 12)]
+)
 def test_how_often_ssh_looks_at_a_movie(rate, every):
     asked = []
 
@@ -139,7 +164,9 @@ def test_how_often_ssh_looks_at_a_movie(rate, every):
 def test_frames_are_read_only_a_little_ahead():
     read = []
     steady = Steady(gap=3, hold=2, radius=1)
-    produced = masked(steady=steady).frames(read.append(t) or frame for t, frame in enumerate(walk(60)))
+    produced = masked(steady=steady).frames(
+        read.append(t) or frame for t, frame in enumerate(walk(60))
+    )
     for t in range(30):
         next(produced)
         assert len(read) <= t + 1 + steady.delay + 2 * repainter.FRAMES_AT_ONCE
@@ -147,23 +174,34 @@ def test_frames_are_read_only_a_little_ahead():
 
 def test_empty_tiny_and_odd_frames():
     assert list(masked().frames([])) == []
-    np.testing.assert_array_equal(masked().picture(np.full((1, 1, 3), 7, np.uint8)), np.full((1, 1, 3), 7, np.uint8))
-    for frames in ([scene(), scene(size=(10, 10), face=False)], [scene().astype(float)], [scene()[..., 0]]):
+    np.testing.assert_array_equal(
+        masked().picture(np.full((1, 1, 3), 7, np.uint8)), np.full((1, 1, 3), 7, np.uint8)
+    )
+    for frames in (
+        [scene(), scene(size=(10, 10), face=False)],
+        [scene().astype(float)],
+        [scene()[..., 0]],
+    ):
         with pytest.raises(ValueError, match="of one size"):
             list(masked().frames(frames))
-    outside = Anonymizer.from_method("mask", finder=lambda frames: [[[-50.0, -50, -10, -10], [200, 5, 220, 25]]])
+    outside = Anonymizer.from_method(
+        "mask", finder=lambda frames: [[[-50.0, -50, -10, -10], [200, 5, 220, 25]]]
+    )
     np.testing.assert_array_equal(outside.picture(scene()), scene())
     assert masked().picture(Image.fromarray(scene()).convert("RGBA")).mode == "RGB"
 
 
 # ---------------------------------------------------------------- fails closed
 
+
 def broken(at, how):
     """A finder that fails whenever frame `at` (marked by its corner pixel) is among those it is given."""
+
     def find(frames):
         if any(frame[0, 0, 0] == at for frame in frames):
             return how(frames)
         return find_red(frames)
+
     return find
 
 
@@ -171,8 +209,16 @@ def out_of_memory(frames):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-@pytest.mark.parametrize("how", [out_of_memory, lambda frames: [], lambda frames: [[[0, 0, np.nan, 9]]] * len(frames),
-                                 lambda frames: [[1, 2, 3]] * len(frames), lambda frames: None])
+@pytest.mark.parametrize(
+    "how",
+    [
+        out_of_memory,
+        lambda frames: [],
+        lambda frames: [[[0, 0, np.nan, 9]]] * len(frames),
+        lambda frames: [[1, 2, 3]] * len(frames),
+        lambda frames: None,
+    ],
+)
 def test_a_frame_that_cannot_be_searched(how):
     frames = walk(30)
     frames[11][0, 0, 0] = 77
@@ -180,11 +226,15 @@ def test_a_frame_that_cannot_be_searched(how):
         list(masked(finder=broken(77, how)).frames(frames))
     person = masked(finder=broken(77, how), on_error="cover")
     after = list(person.frames(frames))
-    assert [t for t in range(30) if not after[t].any()] == [11] and person.summary["frames_covered_whole"] == 1
+    assert [t for t in range(30) if not after[t].any()] == [11] and person.summary[
+        "frames_covered_whole"
+    ] == 1
     assert not any(red(frame).any() for frame in after)
 
 
-@pytest.mark.parametrize("anonymizer", [lambda crops: crops * float("nan"), out_of_memory, lambda crops: crops[:, :, 1:]])
+@pytest.mark.parametrize(
+    "anonymizer", [lambda crops: crops * float("nan"), out_of_memory, lambda crops: crops[:, :, 1:]]
+)
 def test_a_face_that_cannot_be_repainted(anonymizer):
     with pytest.raises(ValueError, match="frame 0 cannot be repainted"):
         Anonymizer(anonymizer, finder=find_red).picture(scene())
@@ -194,6 +244,7 @@ def test_a_face_that_cannot_be_repainted(anonymizer):
 
 
 # ---------------------------------------------------------------- the command
+
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
@@ -206,16 +257,29 @@ def command(monkeypatch, tmp_path):
 def test_a_picture_by_command(command, capsys):
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "SecretCamera"
-    Image.fromarray(scene()).transpose(Image.Transpose.ROTATE_90).save("a.jpg", exif=exif, quality=95)
+    Image.fromarray(scene()).transpose(Image.Transpose.ROTATE_90).save(
+        "a.jpg", exif=exif, quality=95
+    )
     before = Path("a.jpg").read_bytes()
     assert command("a.jpg", "--method", "mask", "--report", "r.json", "--preview", "p.png") == 0
-    assert Path("a.jpg").read_bytes() == before and b"Secret" not in Path("a_anonymized.jpg").read_bytes()
+    assert (
+        Path("a.jpg").read_bytes() == before
+        and b"Secret" not in Path("a_anonymized.jpg").read_bytes()
+    )
     after = movies.read_picture("a_anonymized.jpg")
-    assert after.shape == scene().shape and not red(after).any() and not red(movies.read_picture("p.png")).any()
+    assert (
+        after.shape == scene().shape
+        and not red(after).any()
+        and not red(movies.read_picture("p.png")).any()
+    )
     report = json.loads(Path("r.json").read_text())
-    assert report["files"][0]["faces"] == 1 and report["method"] == "mask" and report["not_done"] == []
+    assert (
+        report["files"][0]["faces"] == 1 and report["method"] == "mask" and report["not_done"] == []
+    )
     assert "1 face" in capsys.readouterr().out
-    assert command("a.jpg", "--method", "mask") == 2 and "is there already" in capsys.readouterr().err
+    assert (
+        command("a.jpg", "--method", "mask") == 2 and "is there already" in capsys.readouterr().err
+    )
     assert command("a.jpg", "--method", "blur", "--overwrite") == 0
 
 
@@ -223,17 +287,22 @@ def test_a_folder_by_command(command, capsys):
     Path("in/deep").mkdir(parents=True)
     Image.fromarray(scene()).save("in/a.png")
     Image.fromarray(scene()).save("in/deep/b.webp")
-    Image.fromarray(scene()).save("in/c.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(5)], duration=50)
+    Image.fromarray(scene()).save(
+        "in/c.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(5)], duration=50
+    )
     Path("in/bad.jpg").write_bytes(Path("in/a.png").read_bytes()[:60])
     Path("in/diary.txt").write_text("secret")
-    assert command("in", "in/out", "--method", "mask") == 2       # also into itself
+    assert command("in", "in/out", "--method", "mask") == 2  # also into itself
     printed = capsys.readouterr()
-    assert "3 done, 0 there already, 1 not done, 1 left out" in printed.out and "bad.jpg" in printed.err
+    assert (
+        "3 done, 0 there already, 1 not done, 1 left out" in printed.out
+        and "bad.jpg" in printed.err
+    )
     made = sorted(str(path) for path in Path("in/out").rglob("*") if path.is_file())
     assert made == ["in/out/a.png", "in/out/c.gif", "in/out/deep/b.webp"]
     assert not any(red(frame).any() for frame in movies.read_animation("in/out/c.gif")[0])
     Path("in/bad.jpg").unlink()
-    assert command("in", "in/out", "--method", "mask") == 0       # goes on: nothing is done twice
+    assert command("in", "in/out", "--method", "mask") == 0  # goes on: nothing is done twice
     assert "0 done, 3 there already" in capsys.readouterr().out
 
 
@@ -246,14 +315,22 @@ def test_bad_input_by_command(command, capsys, monkeypatch):
     os.link("a.png", "other_name.png")
     files = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     mask = ("--method", "mask")
-    for words, sentence in ((("none.png", *mask), "is not there"), (("empty.png", *mask), "is empty"), (("half.png", *mask), "cannot be read"),
-                            (("nothing", *mask), "no picture and no movie"), (("a.png", "a.png", *mask), "is the input itself"),
-                            (("a.png", "other_name.png", *mask, "--overwrite"), "is the input itself"),
-                            (("a.png", "a.doc", *mask), "name that ends in"), (("a.png", "a.png/b.png", *mask), "cannot write"),
-                            (("a.png", "b.png", *mask, "--report", "a.png"), "ends in .json"),
-                            (("a.png", "b.png", *mask, "--preview", "a.png"), "is an input"), (("a.png", *mask, "--run", "r"), "leave one of the two out"),
-                            *[(("a.png", "b.png", *mask, "--device", "cuda"), "no GPU")] * (not torch.cuda.is_available()),
-                            (("a.png", "--run", "nowhere"), "players.pt does not exist")):
+    for words, sentence in (
+        (("none.png", *mask), "is not there"),
+        (("empty.png", *mask), "is empty"),
+        (("half.png", *mask), "cannot be read"),
+        (("nothing", *mask), "no picture and no movie"),
+        (("a.png", "a.png", *mask), "is the input itself"),
+        (("a.png", "other_name.png", *mask, "--overwrite"), "is the input itself"),
+        (("a.png", "a.doc", *mask), "name that ends in"),
+        (("a.png", "a.png/b.png", *mask), "cannot write"),
+        (("a.png", "b.png", *mask, "--report", "a.png"), "ends in .json"),
+        (("a.png", "b.png", *mask, "--preview", "a.png"), "is an input"),
+        (("a.png", *mask, "--run", "r"), "leave one of the two out"),
+        *[(("a.png", "b.png", *mask, "--device", "cuda"), "no GPU")]
+        * (not torch.cuda.is_available()),
+        (("a.png", "--run", "nowhere"), "players.pt does not exist"),
+    ):
         assert command(*words) == 2, words
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1, (words, error)
@@ -266,17 +343,27 @@ def test_bad_input_by_command(command, capsys, monkeypatch):
         assert stop.value.code == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write to read-only folders")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write to read-only folders"
+)
 def test_a_read_only_folder(command, capsys):
     Image.fromarray(scene()).save("a.png")
     Path("locked").mkdir(mode=0o500)
-    assert command("a.png", "locked/b.png", "--method", "mask") == 2 and "cannot write" in capsys.readouterr().err
+    assert (
+        command("a.png", "locked/b.png", "--method", "mask") == 2
+        and "cannot write" in capsys.readouterr().err
+    )
 
 
 def test_a_failing_finder_leaves_no_file(command, monkeypatch, capsys):
     monkeypatch.setattr(anonymize, "default_finder", lambda *a: out_of_memory)
-    Image.fromarray(scene()).save("a.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(20)])
-    assert command("a.gif", "b.gif", "--method", "mask") == 2 and "out of memory" in capsys.readouterr().err
+    Image.fromarray(scene()).save(
+        "a.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(20)]
+    )
+    assert (
+        command("a.gif", "b.gif", "--method", "mask") == 2
+        and "out of memory" in capsys.readouterr().err
+    )
     assert sorted(os.listdir()) == ["a.gif"]
     assert command("a.gif", "b.gif", "--method", "mask", "--on_error", "cover") == 0
     assert not any(frame.any() for frame in movies.read_animation("b.gif")[0])
@@ -287,15 +374,24 @@ def test_m_of_a_run(command, tiny, tmp_path, capsys):
     folder = tmp_path / "runs/toy"
     folder.mkdir(parents=True)
     Image.fromarray(scene()).save("a.png")
-    assert command("a.png", "--run", "runs/toy") == 2 and "players.pt does not exist" in capsys.readouterr().err
+    assert (
+        command("a.png", "--run", "runs/toy") == 2
+        and "players.pt does not exist" in capsys.readouterr().err
+    )
     torch.manual_seed(0)
     modifier = trainer.make_modifier(tiny())
     fields = dataclasses.asdict(tiny())
-    torch.save({"config": fields, "parts": {"modifier": modifier.state_dict()}}, folder / "players.pt")
+    torch.save(
+        {"config": fields, "parts": {"modifier": modifier.state_dict()}}, folder / "players.pt"
+    )
     assert command("a.png", "--run", "runs/toy") == 0
     expected = Anonymizer(modifier.eval(), finder=find_red, size=tiny().face_size).picture(scene())
     np.testing.assert_array_equal(movies.read_picture("a_anonymized.png"), expected)
-    for held in ({"config": fields, "parts": {}}, {"config": {"no_such_field": 1}, "parts": {}}, []):
+    for held in (
+        {"config": fields, "parts": {}},
+        {"config": {"no_such_field": 1}, "parts": {}},
+        [],
+    ):
         torch.save(held, folder / "players.pt")
         with pytest.raises(ValueError, match="does not hold M"):
             Anonymizer.from_run("runs/toy", finder=find_red)
@@ -315,32 +411,77 @@ def test_progress_and_preview(capsys, monkeypatch):
 
 # ---------------------------------------------------------------- movies
 
+
 def write_movie(path, frames, sound=True):
     tone = ["-f", "lavfi", "-i", f"sine=f=440:d={len(frames) / 25}", "-c:a", "aac"] if sound else []
-    subprocess.run(["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames[0].shape[1]}x{frames[0].shape[0]}",
-                    "-r", "25", "-i", "-", *tone, "-c:v", "libx264", "-crf", "10", path], input=np.stack(frames).tobytes(), check=True)
+    subprocess.run(
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-y",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            f"{frames[0].shape[1]}x{frames[0].shape[0]}",
+            "-r",
+            "25",
+            "-i",
+            "-",
+            *tone,
+            "-c:v",
+            "libx264",
+            "-crf",
+            "10",
+            path,
+        ],
+        input=np.stack(frames).tobytes(),
+        check=True,
+    )
 
 
 @ffmpeg
 def test_a_movie_by_command(command, capsys, monkeypatch):
     rng = np.random.default_rng(3)
-    monkeypatch.setattr(anonymize, "default_finder", lambda *a: lambda batch: [b if rng.random() > 0.3 else [] for b in find_red(batch)])
+    monkeypatch.setattr(
+        anonymize,
+        "default_finder",
+        lambda *a: lambda batch: [b if rng.random() > 0.3 else [] for b in find_red(batch)],
+    )
     write_movie("a.avi", walk(50))
     assert command("a.avi", "--method", "mask", "--report", "r.json", "--preview", "p.png") == 0
     assert ", 1 track, longest gap" in capsys.readouterr().out
     after = list(movies.read_movie("a_anonymized.avi.mp4", movies.probe("a_anonymized.avi.mp4")))
-    assert 50 <= len(after) <= 52 and not any(red(frame).any() for frame in after)      # .avi starts two frames late
-    one, = json.loads(Path("r.json").read_text())["files"]
-    assert one["frames"] == len(after) and one["frames_without_face"] == 0 and one["kind"] == "movie"
-    assert command("a.avi", "b.gif", "--method", "mask") == 2 and "a movie needs a name" in capsys.readouterr().err
-    calls = iter(range(99))                                  # fails when half of the movie is in ffmpeg's hands
-    monkeypatch.setattr(anonymize, "default_finder", lambda *a: lambda batch: find_red(batch) if next(calls) < 5 else out_of_memory(batch))
-    assert command("a.avi", "c.mp4", "--method", "mask") == 2 and "out of memory" in capsys.readouterr().err
+    assert 50 <= len(after) <= 52 and not any(
+        red(frame).any() for frame in after
+    )  # .avi starts two frames late
+    (one,) = json.loads(Path("r.json").read_text())["files"]
+    assert (
+        one["frames"] == len(after) and one["frames_without_face"] == 0 and one["kind"] == "movie"
+    )
+    assert (
+        command("a.avi", "b.gif", "--method", "mask") == 2
+        and "a movie needs a name" in capsys.readouterr().err
+    )
+    calls = iter(range(99))  # fails when half of the movie is in ffmpeg's hands
+    monkeypatch.setattr(
+        anonymize,
+        "default_finder",
+        lambda *a: lambda batch: find_red(batch) if next(calls) < 5 else out_of_memory(batch),
+    )
+    assert (
+        command("a.avi", "c.mp4", "--method", "mask") == 2
+        and "out of memory" in capsys.readouterr().err
+    )
     assert not list(Path().glob("*c.mp4*"))
 
 
 @ffmpeg
-def test_frames_of_a_movie_are_searched_at_its_rate_and_those_of_an_animation_each_by_itself(tmp_path):
+def test_frames_of_a_movie_are_searched_at_its_rate_and_those_of_an_animation_each_by_itself(
+    tmp_path,
+):
     finder = SeldomFinder()
     write_movie(tmp_path / "a.mkv", walk(14))
     anonymize.anonymize_file(masked(finder=finder), tmp_path / "a.mkv", tmp_path / "b.mkv")
@@ -355,10 +496,12 @@ def test_frames_of_a_movie_are_searched_at_its_rate_and_those_of_an_animation_ea
 def test_kill_in_the_middle_leaves_no_output(tmp_path):
     """kill -9 after some frames: no output under its name; what lies beside it under a temporary one shows no face."""
     write_movie(tmp_path / "a.mkv", walk(50) * 4)
-    script = (f"import sys, time; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-              "import test_anonymize as t; from ppad import anonymize\n"
-              "def slow(frames): print('found', flush=True); time.sleep(0.05); return t.find_red(frames)\n"
-              "anonymize.anonymize_file(t.masked(finder=slow), 'a.mkv', 'b.mkv')")
+    script = (
+        f"import sys, time; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+        "import test_anonymize as t; from ppad import anonymize\n"
+        "def slow(frames): print('found', flush=True); time.sleep(0.05); return t.find_red(frames)\n"
+        "anonymize.anonymize_file(t.masked(finder=slow), 'a.mkv', 'b.mkv')"
+    )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE)
     for _ in range(12):
         process.stdout.readline()
@@ -366,7 +509,7 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path):
     process.communicate()
     assert not (tmp_path / "b.mkv").exists()
     left = tmp_path / ".b.mkv.part"
-    for _ in range(50):                                      # ffmpeg ends by itself, its pipe being closed
+    for _ in range(50):  # ffmpeg ends by itself, its pipe being closed
         if left.exists() and left.stat().st_size:
             break
         time.sleep(0.1)
@@ -377,29 +520,43 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path):
 
 # ---------------------------------------------------------------- real faces
 
+
 @ffmpeg
 def test_a_real_clip_is_covered_and_does_not_flicker(ppad_data):
     """30 frames of a signing person, a third of the detections dropped: what is found on the originals lies in what is
     painted, in every frame; and box edges change at most half as much as those of per-frame detection."""
-    folder = mtcnn.weights_folder() if (mtcnn.weights_folder() / "onet.pt").is_file() else ppad_data / "weights"
+    folder = (
+        mtcnn.weights_folder()
+        if (mtcnn.weights_folder() / "onet.pt").is_file()
+        else ppad_data / "weights"
+    )
     clip = ppad_data / "clips" / "help.mkv"
     if not (folder / "onet.pt").is_file() or not clip.is_file():
-        pytest.skip("no MTCNN weights or no clips: run data_scripts/get_weights.py, or set PPAD_DATA to a folder with clips/")
+        pytest.skip(
+            "no MTCNN weights or no clips: run data_scripts/get_weights.py, or set PPAD_DATA to a folder with clips/"
+        )
     frames = list(movies.read_movie(clip, movies.probe(clip)))[:30]
-    detector = mtcnn.MTCNN.load(folder, mtcnn.MTCNNConfig(min_face=60))                 # this clip's face is about 90 px
+    detector = mtcnn.MTCNN.load(
+        folder, mtcnn.MTCNNConfig(min_face=60)
+    )  # this clip's face is about 90 px
     found = [one["boxes"][one["scores"] > 0.95].numpy() for one in detector.find(np.stack(frames))]
     assert all(len(boxes) for boxes in found)
     rng, upcoming = np.random.default_rng(0), iter(found)
-    dropping = lambda batch: [boxes[rng.random(len(boxes)) > 0.3] for boxes in (next(upcoming) for _ in batch)]  # noqa: E731
+    dropping = lambda batch: [
+        boxes[rng.random(len(boxes)) > 0.3] for boxes in (next(upcoming) for _ in batch)
+    ]
     after = list(Anonymizer.from_method("mask", finder=dropping).frames(frames))
     for boxes, frame in zip(found, after):
         for x0, y0, x1, y1 in np.clip(boxes, 0, (640, 480, 640, 480)):
-            assert not frame[int(np.ceil(y0)):int(y1), int(np.ceil(x0)):int(x1)].any()
+            assert not frame[int(np.ceil(y0)) : int(y1), int(np.ceil(x0)) : int(x1)].any()
     tracker, popped = repainter.Tracker(), []
     for boxes in found:
         tracker.push(boxes[:1])
     tracker.finish()
     while tracker.ready():
         popped.append(tracker.pop()[0])
-    flicker = [np.abs(np.diff(np.array(path), axis=0)).mean() for path in (popped, [boxes[0] for boxes in found])]
+    flicker = [
+        np.abs(np.diff(np.array(path), axis=0)).mean()
+        for path in (popped, [boxes[0] for boxes in found])
+    ]
     assert flicker[0] <= 0.5 * flicker[1], flicker

@@ -1,4 +1,5 @@
 """Attackers: what they are shown, that they learn, that they leave others alone, and what `verify` says of features."""
+
 import copy
 import math
 
@@ -16,7 +17,9 @@ from ppad.loop import Loop, read_checkpoint, read_log
 def all_pairs(identities, folds=4):
     """Every pair of a set, dealt out to folds in turn."""
     first, second = torch.triu_indices(len(identities), len(identities), 1)
-    return Pairs(first, second, identities[first] == identities[second], torch.arange(len(first)) % folds)
+    return Pairs(
+        first, second, identities[first] == identities[second], torch.arange(len(first)) % folds
+    )
 
 
 class Flat(nn.Module):
@@ -28,9 +31,10 @@ class Flat(nn.Module):
 
 # ------------------------------------------------------------------ what a recogniser is shown
 
+
 def test_aligned_crops_are_BGR_in_Ds_scale(tiny_faces):
     red = torch.tensor([1.0, -1.0, 0.5])[None, :, None, None].expand(1, 3, 32, 32)
-    landmarks = (template((28, 24)) + torch.tensor([4.0, 2.0]))[None]                # the whole crop lies inside
+    landmarks = (template((28, 24)) + torch.tensor([4.0, 2.0]))[None]  # the whole crop lies inside
     crop = attacks.aligned_crops(red, landmarks, (28, 24))
     assert crop.shape == (1, 3, 28, 24)
     wanted = torch.tensor([0.5, -1.0, 1.0]) * 127.5 / 128
@@ -39,7 +43,9 @@ def test_aligned_crops_are_BGR_in_Ds_scale(tiny_faces):
 
 def test_jitter_is_in_pixels_of_a_crop_of_112():
     template_112 = template((112, 96))
-    landmarks = torch.stack([template_112, 3 * template_112]).repeat(2000, 1, 1)     # (4000, 5, 2), two scales
+    landmarks = torch.stack([template_112, 3 * template_112]).repeat(
+        2000, 1, 1
+    )  # (4000, 5, 2), two scales
     moved = attacks.jittered(landmarks, 1.5) - landmarks
     assert float(moved[0::2].std()) == pytest.approx(1.5, rel=0.03)
     assert float(moved[1::2].std()) == pytest.approx(4.5, rel=0.03)
@@ -50,7 +56,9 @@ def test_recolouring_draws_once_a_picture():
     crops = torch.full((200, 3, 4, 4), 0.5)
     after = attacks.recoloured(crops, 0.2)
     flat = after.flatten(1)
-    assert (flat == flat[:, :1]).all() and float(flat[:, 0].std()) > 0.05              # alike in a picture, not between them
+    assert (flat == flat[:, :1]).all() and float(
+        flat[:, 0].std()
+    ) > 0.05  # alike in a picture, not between them
     assert float(flat.min()) >= 0.5 * 0.8 - 0.2 and float(flat.max()) <= 0.5 * 1.2 + 0.2
     assert float(attacks.recoloured(torch.ones(50, 3, 2, 2), 0.5).max()) <= 1
     assert attacks.recoloured(crops, 0) is crops
@@ -64,12 +72,15 @@ def test_plain_recognizer_shapes():
 
 # ------------------------------------------------------------------ features
 
+
 def test_embedding_is_of_the_crop_and_of_its_mirror(tiny, tiny_faces):
     config = tiny(eval_batch=3)
     pictures, landmarks, _ = tiny_faces.batch(torch.arange(7))
     features = attacks.embed(Flat(), pictures, landmarks, config)
     crops = attacks.aligned_crops(pictures, landmarks, (28, 24))
-    torch.testing.assert_close(features, torch.cat([crops.flatten(1), crops.flip(3).flatten(1)], 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        features, torch.cat([crops.flatten(1), crops.flip(3).flatten(1)], 1), atol=1e-5, rtol=0
+    )
 
 
 def test_embedding_is_in_eval_mode_and_leaves_the_mode_as_it_was(tiny, tiny_faces):
@@ -78,21 +89,31 @@ def test_embedding_is_in_eval_mode_and_leaves_the_mode_as_it_was(tiny, tiny_face
     before = copy.deepcopy(plain.state_dict())
     whole = attacks.embed(plain, pictures, landmarks, tiny())
     assert plain.training and not whole.requires_grad
-    assert all(torch.equal(before[key], value) for key, value in plain.state_dict().items())     # batch norm did not count
+    assert all(
+        torch.equal(before[key], value) for key, value in plain.state_dict().items()
+    )  # batch norm did not count
     torch.testing.assert_close(whole[:1], attacks.embed(plain, pictures[:1], landmarks[:1], tiny()))
-    assert not attacks.embed(plain.eval(), pictures, landmarks, tiny()).requires_grad and not plain.training
+    assert (
+        not attacks.embed(plain.eval(), pictures, landmarks, tiny()).requires_grad
+        and not plain.training
+    )
 
 
 def test_repainted_set_is_in_order(tiny, tiny_faces):
     pictures, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
-    assert torch.equal(attacks.repaint_set(tiny_faces, lambda x: x / 2, tiny(eval_batch=5)), pictures / 2)
+    assert torch.equal(
+        attacks.repaint_set(tiny_faces, lambda x: x / 2, tiny(eval_batch=5)), pictures / 2
+    )
 
 
 # ------------------------------------------------------------------ verification
 
+
 def test_verify_separable_features():
     identities = torch.arange(5).repeat_interleave(4)
-    features = torch.eye(5)[identities] + 0.01 * torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    features = torch.eye(5)[identities] + 0.01 * torch.randn(
+        20, 5, generator=torch.Generator().manual_seed(0)
+    )
     report = attacks.verify(features, features, all_pairs(identities))
     assert report == {"error": 0.0, "auc": 1.0, "eer": 0.0, "tar_at_far_1e-3": 1.0}
 
@@ -100,42 +121,66 @@ def test_verify_separable_features():
 def test_verify_random_features():
     """As many same pairs as different ones, features of pure chance: half of them wrong, give or take four sigma."""
     features, count = torch.randn(1200, 16, generator=torch.Generator().manual_seed(0)), 600
-    pairs = Pairs(torch.arange(count), torch.arange(count) + count, torch.arange(count) % 2 == 0, torch.arange(count) // 60)
+    pairs = Pairs(
+        torch.arange(count),
+        torch.arange(count) + count,
+        torch.arange(count) % 2 == 0,
+        torch.arange(count) // 60,
+    )
     report = attacks.verify(features, features, pairs)
-    assert report["error"] == pytest.approx(0.5, abs=0.08) and report["auc"] == pytest.approx(0.5, abs=0.08)
+    assert report["error"] == pytest.approx(0.5, abs=0.08) and report["auc"] == pytest.approx(
+        0.5, abs=0.08
+    )
     assert report["eer"] == pytest.approx(0.5, abs=0.08) and report["tar_at_far_1e-3"] < 0.05
 
 
 def test_verify_takes_the_first_of_a_pair_from_first_and_the_second_from_second():
     identities = torch.arange(5).repeat_interleave(4)
-    good, noise = torch.eye(5)[identities], torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
+    good, noise = (
+        torch.eye(5)[identities],
+        torch.randn(20, 5, generator=torch.Generator().manual_seed(1)),
+    )
     pairs = all_pairs(identities)
     swapped = Pairs(pairs.second, pairs.first, pairs.same, pairs.folds)
-    across = (pairs.first < 10) & (pairs.second >= 10)             # first ones among the first ten, second ones not
+    across = (pairs.first < 10) & (
+        pairs.second >= 10
+    )  # first ones among the first ten, second ones not
     half = Pairs(pairs.first[across], pairs.second[across], pairs.same[across], pairs.folds[across])
     mixed = torch.cat([good[:10], noise[10:]]), torch.cat([noise[:10], good[10:]])
-    assert attacks.verify(*mixed, half) == attacks.verify(good, good, half)          # only the sound half is ever looked at
-    assert attacks.verify(good, noise, pairs)["error"] == pytest.approx(attacks.verify(noise, good, swapped)["error"])
+    assert attacks.verify(*mixed, half) == attacks.verify(
+        good, good, half
+    )  # only the sound half is ever looked at
+    assert attacks.verify(good, noise, pairs)["error"] == pytest.approx(
+        attacks.verify(noise, good, swapped)["error"]
+    )
 
 
 def test_aligning_twice_ruins_an_intact_recogniser(tiny):
     """The control of the control: a recogniser that reads the crop's middle is perfect, until the crop is cut twice."""
     generator, count, people = torch.Generator().manual_seed(0), 60, 6
     identities = torch.arange(people).repeat_interleave(count // people)
-    colours = torch.rand(people, 3, generator=generator)[identities] * 255           # who it is: the colour of the nose
-    images = (torch.rand(count, 3, 64, 64, generator=generator) * 255).byte()         # and nothing else
+    colours = (
+        torch.rand(people, 3, generator=generator)[identities] * 255
+    )  # who it is: the colour of the nose
+    images = (torch.rand(count, 3, 64, 64, generator=generator) * 255).byte()  # and nothing else
     landmarks = (template((28, 24)) + torch.tensor([30.0, 30.0])).repeat(count, 1, 1)
     x, y = landmarks[0, 2].round().int().tolist()
-    images[:, :, y - 3:y + 3, x - 3:x + 3] = colours[:, :, None, None].byte()
+    images[:, :, y - 3 : y + 3, x - 3 : x + 3] = colours[:, :, None, None].byte()
     row, column = template((28, 24))[2].flip(0).int().tolist()
 
     class Nose(nn.Module):
         def forward(self, crops):
-            return crops[:, :, row - 1:row + 2, column - 1:column + 1].mean((2, 3))
+            return crops[:, :, row - 1 : row + 2, column - 1 : column + 1].mean((2, 3))
 
-    pictures, pairs = FaceSet(images, landmarks, identities, []).batch(torch.arange(count))[0], all_pairs(identities)
+    pictures, pairs = (
+        FaceSet(images, landmarks, identities, []).batch(torch.arange(count))[0],
+        all_pairs(identities),
+    )
     config = tiny(recognizer_height=28, recognizer_breadth=24)
-    good, bad = (attacks.embed(Nose(), pictures, landmarks, config, align_twice=twice)[:, :3] for twice in (False, True))
+    good, bad = (
+        attacks.embed(Nose(), pictures, landmarks, config, align_twice=twice)[:, :3]
+        for twice in (False, True)
+    )
     good, bad = attacks.verify(good, good, pairs), attacks.verify(bad, bad, pairs)
     assert good["auc"] > 0.99 and good["error"] < 0.02
     assert bad["auc"] < 0.7
@@ -143,20 +188,27 @@ def test_aligning_twice_ruins_an_intact_recogniser(tiny):
 
 # ------------------------------------------------------------------ training
 
+
 @pytest.fixture(scope="module")
 def plain_people():
     """Four people who differ in one flat colour; nothing could be easier to learn."""
     colours = torch.tensor([[220, 40, 40], [40, 220, 40], [40, 40, 220], [200, 200, 60]])
     identities = torch.arange(4).repeat_interleave(8)
     images = colours[identities][:, :, None, None].expand(-1, 3, 32, 32).float()
-    images = (images + 25 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 255).byte()
+    images = (
+        (images + 25 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)))
+        .clamp(0, 255)
+        .byte()
+    )
     landmarks = (template((28, 24)) + torch.tensor([4.0, 2.0])).repeat(len(identities), 1, 1)
     return FaceSet(images, landmarks, identities, [f"{i}" for i in range(len(identities))])
 
 
 def make_recognizer(kind, config, seed=0):
     torch.manual_seed(seed)
-    return attacks.PlainRecognizer(4, 8, 4) if kind == "plain" else trainer.make_recognizer(config, 4)
+    return (
+        attacks.PlainRecognizer(4, 8, 4) if kind == "plain" else trainer.make_recognizer(config, 4)
+    )
 
 
 def train(kind, faces, config, folder, steps=60, seed=0, **more):
@@ -174,7 +226,11 @@ def test_training_learns_an_easy_problem(tiny, plain_people, tmp_path, kind):
     features = attacks.embed(trained, pictures, landmarks, config)
     assert attacks.verify(features, features, all_pairs(identities))["error"] < 0.02
     log = read_log(tmp_path / "log.jsonl")
-    assert [line["step"] for line in log] == [20, 40, 60] and log[-1]["loss"] < 0.8 * math.log(4) and log[-1]["loss"] < 0.9 * log[0]["loss"]
+    assert (
+        [line["step"] for line in log] == [20, 40, 60]
+        and log[-1]["loss"] < 0.8 * math.log(4)
+        and log[-1]["loss"] < 0.9 * log[0]["loss"]
+    )
 
 
 def test_learning_rate_falls_along_a_cosine(tiny, plain_people, tmp_path):
@@ -188,11 +244,15 @@ def test_margin_goes_on_where_it_was(tiny, plain_people, tmp_path):
     recognizer = make_recognizer("angular", tiny())
     recognizer.margin.step += 500
     loop = Loop(tmp_path, "attacker", 3, {})
-    attacks.train_recognizer(recognizer, plain_people, Batches(len(plain_people), 8, 1), tiny(), 4, loop)
+    attacks.train_recognizer(
+        recognizer, plain_people, Batches(len(plain_people), 8, 1), tiny(), 4, loop
+    )
     assert int(recognizer.margin.step) == 504
 
 
-def test_attacker_trains_on_the_anonymizers_output_and_leaves_it_alone(tiny, plain_people, tmp_path):
+def test_attacker_trains_on_the_anonymizers_output_and_leaves_it_alone(
+    tiny, plain_people, tmp_path
+):
     config, seen = tiny(), []
     torch.manual_seed(0)
     modifier = trainer.make_modifier(config)
@@ -201,6 +261,7 @@ def test_attacker_trains_on_the_anonymizers_output_and_leaves_it_alone(tiny, pla
     def spy(pictures):
         seen.append((pictures.shape, torch.is_grad_enabled()))
         return modifier(pictures)
+
     train("angular", plain_people, config, tmp_path, steps=3, anonymizer=spy)
     assert seen == [((8, 3, 32, 32), False)] * 3
     assert all(torch.equal(before[key], value) for key, value in modifier.state_dict().items())
@@ -218,12 +279,15 @@ class PowerCut(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind, row", [("angular", None), ("plain", None), ("angular", "Noise(0.1)")])
+@pytest.mark.parametrize(
+    "kind, row", [("angular", None), ("plain", None), ("angular", "Noise(0.1)")]
+)
 def test_training_cut_and_resumed_equals_unbroken(tiny, plain_people, tmp_path, kind, row):
     config = tiny(landmark_jitter=1.0, colour_jitter=0.2)
 
     class Cut:
         """The anonymizer of a run that loses power at its fourth step."""
+
         def __init__(self, inside, at):
             self.inside, self.at, self.calls = inside, at, 0
 
@@ -240,18 +304,30 @@ def test_training_cut_and_resumed_equals_unbroken(tiny, plain_people, tmp_path, 
         return Cut(make_baseline(row or "Un-anonymized"), at)
 
     whole = anonymizer()
-    unbroken = train(kind, plain_people, config, tmp_path / "a", steps=6, anonymizer=whole, seconds=0)
+    unbroken = train(
+        kind, plain_people, config, tmp_path / "a", steps=6, anonymizer=whole, seconds=0
+    )
     with pytest.raises(PowerCut):
-        train(kind, plain_people, config, tmp_path / "b", steps=6, anonymizer=anonymizer(4), seconds=0)
+        train(
+            kind, plain_people, config, tmp_path / "b", steps=6, anonymizer=anonymizer(4), seconds=0
+        )
     rest = anonymizer()
-    resumed = train(kind, plain_people, config, tmp_path / "b", steps=6, seed=99, anonymizer=rest, seconds=0)
+    resumed = train(
+        kind, plain_people, config, tmp_path / "b", steps=6, seed=99, anonymizer=rest, seconds=0
+    )
     assert rest.calls == 3
     for key, value in unbroken.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
     a, b = (read_checkpoint(tmp_path / name / "checkpoint.pt")["parts"] for name in "ab")
     for number, moments in a["optimizer"]["state"].items():
-        assert all(torch.equal(value, b["optimizer"]["state"][number][key]) for key, value in moments.items())
-    assert torch.equal(a["batches"]["order"], b["batches"]["order"]) and a["batches"]["position"] == b["batches"]["position"]
+        assert all(
+            torch.equal(value, b["optimizer"]["state"][number][key])
+            for key, value in moments.items()
+        )
+    assert (
+        torch.equal(a["batches"]["order"], b["batches"]["order"])
+        and a["batches"]["position"] == b["batches"]["position"]
+    )
     assert (tmp_path / "a/log.jsonl").read_text() == (tmp_path / "b/log.jsonl").read_text()
     if row:
         assert whole.inside.calls == rest.inside.calls == 6

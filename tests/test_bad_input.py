@@ -1,6 +1,7 @@
 """What people really hand to `python -m ppad.anonymize`: by the whole command, a right result or one clear sentence, and in no case
 half an output or a face. A drawn "face" is a red square, a stub finder knows red, and `mask` leaves none. Readers and writers one by
 one are in test_movies, tools that fail half way in test_anonymize; tests/benchmarks/bench_anonymize.py looks at real clips."""
+
 import os
 import struct
 import subprocess
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from red_square import ffmpeg, find_red, red
 
 from ppad import anonymize, movies
 from ppad.repainter import Anonymizer
-from red_square import ffmpeg, find_red, red
 
 MASK = ("--method", "mask")
 
@@ -24,7 +25,7 @@ MASK = ("--method", "mask")
 def scene(x=30, size=(72, 96)):
     """A grey-blue frame with a red square whose left edge is x."""
     frame = np.full((*size, 3), (40, 60, 90), np.uint8)
-    frame[20:36, x:x + 16] = (255, 0, 0)
+    frame[20:36, x : x + 16] = (255, 0, 0)
     return frame
 
 
@@ -51,27 +52,47 @@ def refused(command, capsys, words, sentence):
 
 # ---------------------------------------------------------------- pictures
 
+
 def test_kinds_of_pixels_by_command(command):
     """16 bits, CMYK, palette, alpha, one bit, 1x1: done, and a face in them is gone."""
     picture, alpha = Image.fromarray(scene()), Image.fromarray(scene()).convert("RGBA")
-    alpha.putalpha(Image.fromarray(np.where(np.arange(96) < 60, 255, 0).astype(np.uint8)[None].repeat(72, 0)))
-    ink = 255 - scene()                                      # no black: the inverse of RGB
-    cmyk = Image.merge("CMYK", [Image.fromarray(c) for c in (*ink.transpose(2, 0, 1), 0 * ink[..., 0])])
-    for name, image in (("palette.png", picture.convert("P", palette=Image.Palette.ADAPTIVE)), ("palette.gif", picture),
-                        ("alpha.png", alpha), ("alpha.webp", alpha), ("cmyk.jpg", cmyk), ("cmyk.tif", cmyk)):
+    alpha.putalpha(
+        Image.fromarray(np.where(np.arange(96) < 60, 255, 0).astype(np.uint8)[None].repeat(72, 0))
+    )
+    ink = 255 - scene()  # no black: the inverse of RGB
+    cmyk = Image.merge(
+        "CMYK", [Image.fromarray(c) for c in (*ink.transpose(2, 0, 1), 0 * ink[..., 0])]
+    )
+    for name, image in (
+        ("palette.png", picture.convert("P", palette=Image.Palette.ADAPTIVE)),
+        ("palette.gif", picture),
+        ("alpha.png", alpha),
+        ("alpha.webp", alpha),
+        ("cmyk.jpg", cmyk),
+        ("cmyk.tif", cmyk),
+    ):
         image.save(name)
         before, out = movies.read_picture(name), Path(name).with_stem("out_" + Path(name).stem)
         assert red(before).any(), name
         assert command(name, out) == 0
-        assert movies.read_picture(out).shape == before.shape and not red(movies.read_picture(out)).any(), name
+        assert (
+            movies.read_picture(out).shape == before.shape
+            and not red(movies.read_picture(out)).any()
+        ), name
     deep = (np.arange(72 * 96, dtype=np.uint16) * 9).reshape(72, 96)
     Image.fromarray(deep).save("deep.png")
     Image.fromarray(deep > 9999).save("bit.png")
     Image.new("RGB", (1, 1), (1, 2, 3)).save("dot.png")
-    for name, expected in (("deep.png", deep / 257), ("bit.png", (deep > 9999) * 255), ("dot.png", np.array([[[1, 2, 3]]]))):
+    for name, expected in (
+        ("deep.png", deep / 257),
+        ("bit.png", (deep > 9999) * 255),
+        ("dot.png", np.array([[[1, 2, 3]]])),
+    ):
         assert command(name, "out_" + name) == 0
         got = movies.read_picture("out_" + name).astype(float)
-        assert np.abs(got - (expected if expected.ndim == 3 else expected[..., None])).max() <= 1, name
+        assert np.abs(got - (expected if expected.ndim == 3 else expected[..., None])).max() <= 1, (
+            name
+        )
 
 
 def test_a_name_that_says_something_else(command, capsys):
@@ -80,7 +101,9 @@ def test_a_name_that_says_something_else(command, capsys):
     assert command("really.jpg") == 0
     with Image.open("really_anonymized.jpg") as image:
         assert image.format == "JPEG" and not red(np.asarray(image)).any()
-    Image.fromarray(scene()).save("moving.jpg", "GIF", save_all=True, append_images=[Image.fromarray(f) for f in walk(3)])
+    Image.fromarray(scene()).save(
+        "moving.jpg", "GIF", save_all=True, append_images=[Image.fromarray(f) for f in walk(3)]
+    )
     refused(command, capsys, ("moving.jpg",), "an animation needs a name that ends in")
     Path("words.jpg").write_text("These are words.\n" * 9)
     refused(command, capsys, ("words.jpg",), "words.jpg")
@@ -91,8 +114,13 @@ def test_a_name_that_says_something_else(command, capsys):
 def test_a_bomb(command, capsys):
     """A PNG of some dozen bytes that says it has 3.6 thousand million pixels."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    Path("bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-                                 + b"\0\0\0\4IDAT1234")
+    Path("bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + b"\0\0\0\4IDAT1234"
+    )
     refused(command, capsys, ("bomb.png",), "too large to open safely")
 
 
@@ -105,15 +133,23 @@ def test_a_place_where_nothing_may_be_written(command, capsys, monkeypatch):
         if path.parent.name == "locked":
             raise PermissionError(13, "Permission denied")
         return write(path, data)
+
     Path("locked").mkdir()
     monkeypatch.setattr(Path, "write_bytes", denied)
-    refused(command, capsys, ("a.png", "locked/b.png"), "cannot write locked/b.png (Permission denied)")
+    refused(
+        command, capsys, ("a.png", "locked/b.png"), "cannot write locked/b.png (Permission denied)"
+    )
 
 
 def test_output_that_is_the_input(command, capsys):
     Image.fromarray(scene()).save("a.png")
     os.link("a.png", "hard.png")
-    for words in (("a.png", "a.png"), ("a.png", "./a.png"), ("a.png", "hard.png"), ("a.png", "hard.png", "--overwrite")):
+    for words in (
+        ("a.png", "a.png"),
+        ("a.png", "./a.png"),
+        ("a.png", "hard.png"),
+        ("a.png", "hard.png", "--overwrite"),
+    ):
         refused(command, capsys, words, "is the input itself")
     if os.name != "nt":
         os.symlink("a.png", "soft.png")
@@ -123,16 +159,24 @@ def test_output_that_is_the_input(command, capsys):
 
 # ---------------------------------------------------------------- animations
 
+
 @pytest.mark.parametrize("suffix", movies.ANIMATED)
 def test_an_animation_with_holes_and_times_of_its_own(command, suffix):
     """Each frame shows for as long as before; transparent parts become white, and no face is left under them or in a frame."""
     frames, times = [], [40, 120, 80, 250]
     for number, frame in enumerate(walk(4)):
         alpha = np.full(frame.shape[:2], 255, np.uint8)
-        alpha[50:, 60 + number:] = 0                         # a hole, below the face
+        alpha[50:, 60 + number :] = 0  # a hole, below the face
         frames.append(Image.fromarray(np.dstack([frame, alpha])))
-    frames[0].save(f"a{suffix}", save_all=True, append_images=frames[1:], duration=times, loop=2, lossless=True,
-                   **{"disposal": 2} if suffix == ".gif" else {})
+    frames[0].save(
+        f"a{suffix}",
+        save_all=True,
+        append_images=frames[1:],
+        duration=times,
+        loop=2,
+        lossless=True,
+        **{"disposal": 2} if suffix == ".gif" else {},
+    )
     assert command(f"a{suffix}", f"b{suffix}") == 0
     got, got_times, loop = movies.read_animation(f"b{suffix}")
     got = list(got)
@@ -140,16 +184,38 @@ def test_an_animation_with_holes_and_times_of_its_own(command, suffix):
     for number, frame in enumerate(got):
         assert not red(frame).any() and frame[55:, 70:].min() > 245
         assert np.abs(frame[60:, :50].astype(int) - (40, 60, 90)).max() < 12
-    with Image.open(f"b{suffix}") as image:                  # opaque: nothing can lie under what one sees
+    with Image.open(f"b{suffix}") as image:  # opaque: nothing can lie under what one sees
         image.seek(2)
         assert image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 # ---------------------------------------------------------------- movies
 
+
 def write_movie(path, frames):
-    subprocess.run(["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames[0].shape[1]}x{frames[0].shape[0]}",
-                    "-r", "25", "-i", "-", "-c:v", "ffv1", path], input=np.stack(frames).tobytes(), check=True)
+    subprocess.run(
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-y",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            f"{frames[0].shape[1]}x{frames[0].shape[0]}",
+            "-r",
+            "25",
+            "-i",
+            "-",
+            "-c:v",
+            "ffv1",
+            path,
+        ],
+        input=np.stack(frames).tobytes(),
+        check=True,
+    )
 
 
 @ffmpeg
@@ -162,9 +228,15 @@ def test_movies_of_odd_kinds(command, capsys, monkeypatch):
     Path("dot_out.mkv").unlink()
     capsys.readouterr()
     files = sorted(os.listdir())
-    assert command("cut.mkv", "cut_out.mkv") in (0, 2)       # what is missing is either complained of or simply not there
+    assert command("cut.mkv", "cut_out.mkv") in (
+        0,
+        2,
+    )  # what is missing is either complained of or simply not there
     if sorted(os.listdir()) != files:
-        assert not any(red(frame).any() for frame in movies.read_movie("cut_out.mkv", movies.probe("cut_out.mkv")))
+        assert not any(
+            red(frame).any()
+            for frame in movies.read_movie("cut_out.mkv", movies.probe("cut_out.mkv"))
+        )
         Path("cut_out.mkv").unlink()
     capsys.readouterr()
     Path("a.mkv").rename("film.jpg")
@@ -178,11 +250,12 @@ def test_movies_of_odd_kinds(command, capsys, monkeypatch):
 
 # ---------------------------------------------------------------- many at once
 
+
 def test_batches_searched_side_by_side_come_in_order():
     """Three workers, of which the first to begin is the last to end: the same frames as one by one, and none too many read."""
     frames = [*walk(38), scene(80)]
     for number, frame in enumerate(frames):
-        frame[-1, 0] = (1, 2, number)                        # a mark, far from the face
+        frame[-1, 0] = (1, 2, number)  # a mark, far from the face
     read, busy, most = [], set(), []
 
     def slow(batch):
@@ -191,6 +264,7 @@ def test_batches_searched_side_by_side_come_in_order():
         time.sleep(0.05 if batch[0][-1, 0, 2] % 16 == 0 else 0.01)
         busy.discard(threading.get_ident())
         return find_red(batch)
+
     person = Anonymizer.from_method("mask", finder=slow, workers=3)
     alone = Anonymizer.from_method("mask", finder=find_red)
     after = list(person.frames(read.append(0) or frame for frame in frames))
@@ -199,18 +273,25 @@ def test_batches_searched_side_by_side_come_in_order():
         np.testing.assert_array_equal(one, other)
     read.clear()
     next(person.frames(read.append(0) or frame for frame in frames * 9))
-    assert len(read) <= 1 + person.steady.delay + 4 * 8      # workers + 1 batches of 8
+    assert len(read) <= 1 + person.steady.delay + 4 * 8  # workers + 1 batches of 8
 
 
 def test_threads_are_as_before_though_a_run_fails(command, monkeypatch):
     def out_of_memory(frames):
         raise MemoryError
+
     before = torch.get_num_threads()
-    Image.fromarray(scene()).save("a.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(20)])
+    Image.fromarray(scene()).save(
+        "a.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(20)]
+    )
     try:
         torch.set_num_threads(2)
         assert command("a.gif", "b.gif") == 0 and torch.get_num_threads() == 2
         monkeypatch.setattr(anonymize, "default_finder", lambda *a: out_of_memory)
-        assert command("a.gif", "c.gif") == 2 and torch.get_num_threads() == 2 and not list(Path().glob("*c.gif*"))
+        assert (
+            command("a.gif", "c.gif") == 2
+            and torch.get_num_threads() == 2
+            and not list(Path().glob("*c.gif*"))
+        )
     finally:
         torch.set_num_threads(before)

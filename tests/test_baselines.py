@@ -19,19 +19,26 @@ def rand(*shape, seed=0):
 
 def smooth(batch=3, size=64, seed=0):
     """Blobby pictures with outlines, more like faces than white noise is."""
-    return torch.nn.functional.interpolate(rand(batch, 3, 6, 6, seed=seed), (size, size), mode="bicubic").clamp(-1, 1)
+    return torch.nn.functional.interpolate(
+        rand(batch, 3, 6, 6, seed=seed), (size, size), mode="bicubic"
+    ).clamp(-1, 1)
 
 
 # ---- what all share ----
 
 
-@pytest.mark.rubric("the public names are there, in the paper's order", points=1,
-                    hint="Table 1's names and order in BASELINES, the starter's fields and defaults; Un-anonymized "
-                         "is the function identity itself")
+@pytest.mark.rubric(
+    "the public names are there, in the paper's order",
+    points=1,
+    hint="Table 1's names and order in BASELINES, the starter's fields and defaults; Un-anonymized "
+    "is the function identity itself",
+)
 def test_the_public_names_are_there():
     assert (Blur(8).cells, Masked().value, Noise(0.1).calls, SuperPixel().grid) == (8, -1.0, 0, 8)
     assert (Edge().sigma, Edge().low, Edge().high) == (1.0, 0.025, 0.05)
-    assert baselines.make_baseline("Un-anonymized") is baselines.identity  # the trainer asks for it by name
+    assert (
+        baselines.make_baseline("Un-anonymized") is baselines.identity
+    )  # the trainer asks for it by name
     assert all(callable(make(0)) for make in baselines.BASELINES.values())
 
 
@@ -41,10 +48,13 @@ def test_names_are_the_papers_in_its_order():
 
 
 @pytest.mark.parametrize("name", PAPER_ORDER)
-@pytest.mark.rubric("each baseline is an anonymizer", points=2,
-                    hint="same shape, type and range [-1, 1], the crops given untouched (no in-place change), no "
-                         "picture sees its neighbours in the batch, no crops at all are fine; clip what leaves the "
-                         "range")
+@pytest.mark.rubric(
+    "each baseline is an anonymizer",
+    points=2,
+    hint="same shape, type and range [-1, 1], the crops given untouched (no in-place change), no "
+    "picture sees its neighbours in the batch, no crops at all are fine; clip what leaves the "
+    "range",
+)
 def test_each_is_an_anonymizer(name):
     crops = smooth()
     before = crops.clone()
@@ -84,9 +94,12 @@ def test_no_crops_at_all_are_fine(name):
     assert make_baseline(name)(torch.zeros(0, 3, 64, 64)).shape == (0, 3, 64, 64)
 
 
-@pytest.mark.rubric("bad input is refused", points=1,
-                    hint="what the docstrings name raises ValueError: crops that are not square RGB or too small, a "
-                         "variance of 0, an unknown name")
+@pytest.mark.rubric(
+    "bad input is refused",
+    points=1,
+    hint="what the docstrings name raises ValueError: crops that are not square RGB or too small, a "
+    "variance of 0, an unknown name",
+)
 def test_bad_input_is_a_ValueError():
     for call, argument in [
         *((make_baseline(name), torch.zeros(1, 3, 64, 48)) for name in PAPER_ORDER[1:]), (make_baseline, "blur"),
@@ -94,15 +107,20 @@ def test_bad_input_is_a_ValueError():
     ]:  # fmt: skip
         with pytest.raises(ValueError):
             call(argument)
-            pytest.fail(f"{call} took {argument if call is make_baseline else 'crops it cannot take'}")
+            pytest.fail(
+                f"{call} took {argument if call is make_baseline else 'crops it cannot take'}"
+            )
 
 
 # ---- identity, mask, blur, noise ----
 
 
-@pytest.mark.rubric("Masked and Blur leave nothing of the border", points=2,
-                    hint="the baseline leaks the border: all of the crop is changed, rim included; Masked is one "
-                         "value everywhere")
+@pytest.mark.rubric(
+    "Masked and Blur leave nothing of the border",
+    points=2,
+    hint="the baseline leaks the border: all of the crop is changed, rim included; Masked is one "
+    "value everywhere",
+)
 def test_identity_and_mask():
     crops = rand(2, 3, 8, 8)
     assert torch.equal(identity(crops), crops)
@@ -110,9 +128,12 @@ def test_identity_and_mask():
 
 
 @pytest.mark.parametrize("cells, size", [(8, 64), (16, 64), (24, 72)])
-@pytest.mark.rubric("Blur keeps the cells' means and nothing else", points=3,
-                    hint="down by area mean: picking or interpolating pixels lets finer detail alias through; then "
-                         "up bilinear with align_corners=False")
+@pytest.mark.rubric(
+    "Blur keeps the cells' means and nothing else",
+    points=3,
+    hint="down by area mean: picking or interpolating pixels lets finer detail alias through; then "
+    "up bilinear with align_corners=False",
+)
 def test_blur_is_block_means_interpolated(cells, size):
     crops = rand(2, 3, size, size)
     out = Blur(cells)(crops).numpy()
@@ -131,7 +152,9 @@ def test_blur_is_block_means_interpolated(cells, size):
 @pytest.mark.rubric("Blur keeps the cells' means and nothing else")
 def test_blur_depends_on_nothing_but_the_block_means():
     crops = rand(1, 3, 64, 64)
-    shuffled = crops.view(1, 3, 8, 8, 8, 8).flip(3, 5).reshape(1, 3, 64, 64)  # each block mirrored in itself
+    shuffled = (
+        crops.view(1, 3, 8, 8, 8, 8).flip(3, 5).reshape(1, 3, 64, 64)
+    )  # each block mirrored in itself
     assert torch.allclose(Blur(8)(crops), Blur(8)(shuffled), atol=1e-5)
 
 
@@ -139,7 +162,11 @@ def test_blur_depends_on_nothing_but_the_block_means():
 def test_no_border_of_the_face_is_left():
     for name in ("Masked", "Blur(8x8)"):  # a face of noise on grey: what is left of it shows
         grey = torch.zeros(1, 3, 64, 64)
-        grey[..., :2], grey[..., -1:], grey[..., :1, :] = 0.9 * rand(1, 3, 64, 2), rand(1, 3, 64, 1), rand(1, 3, 1, 64)
+        grey[..., :2], grey[..., -1:], grey[..., :1, :] = (
+            0.9 * rand(1, 3, 64, 2),
+            rand(1, 3, 64, 1),
+            rand(1, 3, 1, 64),
+        )
         out = make_baseline(name)(grey)
         assert (out.diff(dim=-1).abs() < 0.2).all() and (out.diff(dim=-2).abs() < 0.2).all(), name
 
@@ -150,16 +177,22 @@ def test_blur_refuses_to_enlarge():
 
 
 @pytest.mark.parametrize("variance", [0.1, 0.3, 0.5])
-@pytest.mark.rubric("Noise has the variance that its name says", points=3,
-                    hint="variance, not standard deviation: take the root; it counts in pictures from 0 to 1, so in "
-                         "[-1, 1] the noise is twice as large; clip to the range")
+@pytest.mark.rubric(
+    "Noise has the variance that its name says",
+    points=3,
+    hint="variance, not standard deviation: take the root; it counts in pictures from 0 to 1, so in "
+    "[-1, 1] the noise is twice as large; clip to the range",
+)
 def test_noise_has_the_clipped_gaussians_moments(variance):
     # In 0...1 pictures mid grey is 0.5 and noise has this variance; clipping leaves tails outside P(|n| > 0.5).
     out = (Noise(variance)(torch.zeros(8, 3, 64, 64)) + 1) / 2
     sigma = variance**0.5
     normal = torch.distributions.Normal(0.0, 1.0)
     tail = 1 - normal.cdf(torch.tensor(0.5 / sigma))
-    assert abs((out == 1).float().mean() - tail) < 0.01 and abs((out == 0).float().mean() - tail) < 0.01
+    assert (
+        abs((out == 1).float().mean() - tail) < 0.01
+        and abs((out == 0).float().mean() - tail) < 0.01
+    )
     inner = out[(out > 0) & (out < 1)] - 0.5  # a normal truncated at +-0.5: variance in closed form
     cut = torch.tensor(0.5 / sigma)
     expect = variance * (1 - 2 * cut * normal.log_prob(cut).exp() / (1 - 2 * tail))
@@ -172,9 +205,12 @@ def test_noise_before_clipping_has_the_named_variance():
     assert abs(out.var() / 0.0004 - 1) < 0.02
 
 
-@pytest.mark.rubric("Noise is fresh each call and repeatable", points=2,
-                    hint="fresh noise each call from an own generator seeded by (seed, calls); count the calls; "
-                         "torch's global generator stays as it was")
+@pytest.mark.rubric(
+    "Noise is fresh each call and repeatable",
+    points=2,
+    hint="fresh noise each call from an own generator seeded by (seed, calls); count the calls; "
+    "torch's global generator stays as it was",
+)
 def test_noise_is_fresh_each_call_reproducible_and_resumable():
     crops = torch.zeros(2, 3, 16, 16)
     noise = Noise(0.1, seed=3)
@@ -182,7 +218,10 @@ def test_noise_is_fresh_each_call_reproducible_and_resumable():
     assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
     again = Noise(0.1, seed=3)
     again.load_state_dict({"calls": 1})
-    assert torch.equal(again(crops), second) and again.state_dict() == {"calls": 2} == noise.state_dict()
+    assert (
+        torch.equal(again(crops), second)
+        and again.state_dict() == {"calls": 2} == noise.state_dict()
+    )
     assert not torch.equal(make_baseline("Noise(0.1)", seed=4)(crops), first)
     assert torch.equal(make_baseline("Noise(0.1)", seed=3)(crops), first)
 
@@ -212,9 +251,12 @@ def step_picture(column, size=64):
 
 @pytest.mark.parametrize("column", [20, 32, 47])
 @pytest.mark.parametrize("turn", [0, 1, 2, 3])
-@pytest.mark.rubric("Edge draws thin, linked lines", points=3,
-                    hint="thin: of two equal neighbours across a step one stays; link weak edges to strong ones "
-                         "only; sigma and both thresholds count in 1/64 of the side, whatever the size of the crop")
+@pytest.mark.rubric(
+    "Edge draws thin, linked lines",
+    points=3,
+    hint="thin: of two equal neighbours across a step one stays; link weak edges to strong ones "
+    "only; sigma and both thresholds count in 1/64 of the side, whatever the size of the crop",
+)
 def test_a_step_gives_one_thin_straight_line(column, turn):
     edges = Edge()(step_picture(column).rot90(turn, (2, 3))).rot90(-turn, (2, 3))[0, 0] > 0
     assert torch.equal(edges.sum(1), torch.ones(64, dtype=torch.long))  # one pixel in each row
@@ -252,11 +294,17 @@ def test_linking_keeps_weak_edges_only_where_they_touch_strong_ones():
     # about 0.032 (weak, between 0.025 and 0.05), 0.3 about 0.11 (strong).
     weak = torch.full((64,), 0.09)
     assert (Edge()(contrast_step(weak)) < 0).all()
-    fading = torch.cat([torch.full((8,), 0.3), torch.linspace(0.3, 0.09, 24), torch.full((32,), 0.09)])
+    fading = torch.cat(
+        [torch.full((8,), 0.3), torch.linspace(0.3, 0.09, 24), torch.full((32,), 0.09)]
+    )
     line = Edge()(contrast_step(fading))[0, 0, :, 31:33] > 0
-    assert torch.equal(line.sum(1), torch.ones(64, dtype=torch.long))  # linked down to the last row, 32 weak rows away
+    assert torch.equal(
+        line.sum(1), torch.ones(64, dtype=torch.long)
+    )  # linked down to the last row, 32 weak rows away
     # Linked or not, what is below the low threshold stays out.
-    vanishing = torch.cat([torch.full((8,), 0.3), torch.linspace(0.3, 0.04, 24), torch.full((32,), 0.04)])
+    vanishing = torch.cat(
+        [torch.full((8,), 0.3), torch.linspace(0.3, 0.04, 24), torch.full((32,), 0.04)]
+    )
     line = Edge()(contrast_step(vanishing))[0, 0, :, 31:33] > 0
     assert line[:20].any(1).all() and not line[34:].any()
 
@@ -274,10 +322,13 @@ def test_edges_do_not_depend_on_the_crops_size():
 # ---- super-pixel ----
 
 
-@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean colour", points=3,
-                    hint="distance is Lab colour plus (compactness / step) place, only the nine clusters around a "
-                         "pixel's cell count, then each pixel takes the mean RGB of its own cluster in its own "
-                         "picture")
+@pytest.mark.rubric(
+    "Super-Pixel paints SLIC's clusters in their mean colour",
+    points=3,
+    hint="distance is Lab colour plus (compactness / step) place, only the nine clusters around a "
+    "pixel's cell count, then each pixel takes the mean RGB of its own cluster in its own "
+    "picture",
+)
 def test_each_pixel_is_the_mean_of_its_super_pixel():
     crops = smooth()
     sp = SuperPixel()
@@ -286,7 +337,9 @@ def test_each_pixel_is_the_mean_of_its_super_pixel():
     for b in range(3):
         for k in np.unique(label[b]):
             member = label[b] == k
-            assert np.allclose(out[b][:, member], crops[b].numpy()[:, member].mean(1, keepdims=True), atol=1e-5)
+            assert np.allclose(
+                out[b][:, member], crops[b].numpy()[:, member].mean(1, keepdims=True), atol=1e-5
+            )
 
 
 def slic_loop(lab, grid, compactness, iterations):
@@ -323,7 +376,9 @@ def lab_of(crop):
     """sRGB (3, S, S) in [-1, 1] to Lab by the textbook, in numpy."""
     s = (crop.double().numpy() + 1) / 2
     linear = np.where(s > 0.04045, ((s + 0.055) / 1.055) ** 2.4, s / 12.92)
-    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    matrix = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
     x, y, z = np.tensordot(matrix, linear, 1) / np.array([0.9505, 1.0, 1.089])[:, None, None]
     f = [np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116) for t in (x, y, z)]
     return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
@@ -333,9 +388,13 @@ def lab_of(crop):
 def test_super_pixels_follow_lab_colour_and_place():
     crop = (smooth(1, 64, seed=5) + 0.1 * rand(1, 3, 64, 64, seed=6)).clamp(-1, 1)
     got = SuperPixel(8, 10.0, 5).segment(crop)[0].numpy()
-    assert (got == slic_loop(lab_of(crop[0]), 8, 10.0, 5)).mean() > 0.9  # wherever the clusters started
+    assert (
+        got == slic_loop(lab_of(crop[0]), 8, 10.0, 5)
+    ).mean() > 0.9  # wherever the clusters started
     cell = np.arange(64) // 8
-    assert abs(got // 8 - cell[:, None]).max() <= 1 and abs(got % 8 - cell).max() <= 1  # a neighbour of its own cell
+    assert (
+        abs(got // 8 - cell[:, None]).max() <= 1 and abs(got % 8 - cell).max() <= 1
+    )  # a neighbour of its own cell
 
 
 @pytest.mark.parametrize("size", [32, 40])
@@ -357,7 +416,9 @@ def test_a_cluster_without_pixels_stays_where_it_was():
 
 
 def test_many_pictures_are_segmented_as_one_by_one():
-    crops = torch.stack([smooth(1, 64, seed=seed)[0] for seed in range(11)])  # more cells than one pass takes
+    crops = torch.stack(
+        [smooth(1, 64, seed=seed)[0] for seed in range(11)]
+    )  # more cells than one pass takes
     one_by_one = torch.cat([SuperPixel().segment(crops[i : i + 1]) for i in range(11)])
     assert (SuperPixel().segment(crops) == one_by_one).float().mean() > 0.999
 

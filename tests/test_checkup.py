@@ -1,4 +1,5 @@
 """`--check`: what it counts, computes and predicts, by hand; what it refuses, in one sentence after everything else."""
+
 import dataclasses
 import json
 
@@ -15,34 +16,68 @@ from ppad.readers import DataError
 @pytest.fixture
 def small(monkeypatch):
     """Sizes of the big presets are computed once, in the test for it; here they are a number."""
-    monkeypatch.setattr(checkup, "needs", lambda config, *_: {"training": 0.01 * config.batch_faces, "disk": 0.01})
+    monkeypatch.setattr(
+        checkup, "needs", lambda config, *_: {"training": 0.01 * config.batch_faces, "disk": 0.01}
+    )
 
 
 @pytest.fixture
 def prepared(photos, tiny):  # noqa: F811
-    return tiny(drawn=False, faces=str(photos / "faces"), actions=str(photos / "actions"), train_identities=0,
-                pictures_each=0, train_frames=0, test_frames=0)
+    return tiny(
+        drawn=False,
+        faces=str(photos / "faces"),
+        actions=str(photos / "actions"),
+        train_identities=0,
+        pictures_each=0,
+        train_frames=0,
+        test_frames=0,
+    )
 
 
 # ------------------------------------------------------------------ data
+
 
 def test_counts_of_prepared_folders(prepared, photos):  # noqa: F811
     (photos / "actions/7.png").unlink()
     (photos / "faces/train/P0/notes.txt").write_text("no picture")
     counts = checkup.count_data(prepared)
-    assert counts == {"train_faces": 12, "people": 4, "test_faces": 12, "pairs": 8, "train_frames": 6, "test_frames": 4,
-                      "absent": 1, "absent_test": 1, "absent_test_faces": 0, "classes": 2}
-    fewer = checkup.count_data(dataclasses.replace(prepared, train_identities=3, pictures_each=2, train_frames=5))
+    assert counts == {
+        "train_faces": 12,
+        "people": 4,
+        "test_faces": 12,
+        "pairs": 8,
+        "train_frames": 6,
+        "test_frames": 4,
+        "absent": 1,
+        "absent_test": 1,
+        "absent_test_faces": 0,
+        "classes": 2,
+    }
+    fewer = checkup.count_data(
+        dataclasses.replace(prepared, train_identities=3, pictures_each=2, train_frames=5)
+    )
     assert (fewer["train_faces"], fewer["people"], fewer["train_frames"]) == (6, 3, 5)
-    assert checkup.picture_memory(prepared, counts) == pytest.approx((24 * 3 * 32 * 32 + 10 * 3 * 96 * 96) / 2 ** 30)
-    one = dataclasses.replace(prepared, memory_gb=3 * 96 * 96 * 5 / 2 ** 30)       # room for all faces and two frames
-    assert checkup.picture_memory(one, {**counts, "train_frames": 5, "test_frames": 1}) == pytest.approx(
-        (24 * 3 * 32 * 32 + 1 * 3 * 96 * 96) / 2 ** 30)                           # the five stay in their files, the one fits
+    assert checkup.picture_memory(prepared, counts) == pytest.approx(
+        (24 * 3 * 32 * 32 + 10 * 3 * 96 * 96) / 2**30
+    )
+    one = dataclasses.replace(
+        prepared, memory_gb=3 * 96 * 96 * 5 / 2**30
+    )  # room for all faces and two frames
+    assert checkup.picture_memory(
+        one, {**counts, "train_frames": 5, "test_frames": 1}
+    ) == pytest.approx(
+        (24 * 3 * 32 * 32 + 1 * 3 * 96 * 96) / 2**30
+    )  # the five stay in their files, the one fits
 
 
 def test_counts_of_the_drawn_world(tiny):
     counts = checkup.count_data(tiny())
-    assert (counts["train_faces"], counts["people"], counts["test_faces"], counts["pairs"]) == (24, 6, 24, 16)
+    assert (counts["train_faces"], counts["people"], counts["test_faces"], counts["pairs"]) == (
+        24,
+        6,
+        24,
+        16,
+    )
     assert checkup.data_files(tiny()) == []
 
 
@@ -58,11 +93,15 @@ def test_missing_and_broken_tables_are_named(prepared, photos):  # noqa: F811
         checkup.count_data(prepared)
     (photos / "actions/annotations.csv").unlink()
     (photos / "faces/pairs_test.txt").unlink()
-    with pytest.raises(DataError, match=r"pairs_test\.txt, .*annotations\.csv not there: give --faces and --actions"):
+    with pytest.raises(
+        DataError,
+        match=r"pairs_test\.txt, .*annotations\.csv not there: give --faces and --actions",
+    ):
         checkup.count_data(prepared)
 
 
 # ------------------------------------------------------------------ needs
+
 
 def test_kept_bytes_by_hand():
     """A convolution keeps its input, a ReLU its output; weights are not counted again."""
@@ -73,17 +112,30 @@ def test_kept_bytes_by_hand():
 
 def test_needs_of_a_run_by_hand(tiny):
     config = tiny()
-    networks = trainer.make_modifier(config), trainer.make_recognizer(config, 6), trainer.make_detector(config, 10)
+    networks = (
+        trainer.make_modifier(config),
+        trainer.make_recognizer(config, 6),
+        trainer.make_detector(config, 10),
+    )
     m, d, a = (sum(p.numel() for p in one.parameters()) for one in networks)
     need = checkup.needs(config, 6, 10, rows=3)
-    assert need["disk"] * 2 ** 30 == pytest.approx(3 * 2 * 12 * (m + a + 3 * d))             # D, its partner, the attacker
-    weights = 16 * (m + a + 2 * d) / 2 ** 30
+    assert need["disk"] * 2**30 == pytest.approx(
+        3 * 2 * 12 * (m + a + 3 * d)
+    )  # D, its partner, the attacker
+    weights = 16 * (m + a + 2 * d) / 2**30
     twice = dataclasses.replace(config, batch_faces=8, batch_frames=4, pretrain_recognizer_batch=8)
     assert need["training"] > weights
-    assert checkup.needs(twice, 6, 10)["training"] - weights == pytest.approx(2 * (need["training"] - weights), rel=1e-2)
+    assert checkup.needs(twice, 6, 10)["training"] - weights == pytest.approx(
+        2 * (need["training"] - weights), rel=1e-2
+    )
     parted = dataclasses.replace(twice, accumulate=2, pretrain_recognizer_batch=4)
-    assert checkup.needs(parted, 6, 10)["training"] == pytest.approx(need["training"], rel=1e-9)       # one part at a time
-    assert checkup.needs(dataclasses.replace(config, checkpointing=True), 6, 10)["training"] < need["training"]
+    assert checkup.needs(parted, 6, 10)["training"] == pytest.approx(
+        need["training"], rel=1e-9
+    )  # one part at a time
+    assert (
+        checkup.needs(dataclasses.replace(config, checkpointing=True), 6, 10)["training"]
+        < need["training"]
+    )
 
 
 def test_what_the_paper_preset_keeps_is_in_the_order_of_ten_gib():
@@ -95,9 +147,21 @@ def test_kept_time(tmp_path, monkeypatch):
     monkeypatch.setattr(checkup, "RESULTS", tmp_path)
     assert checkup.kept_time("toy") == "not measured"
     (tmp_path / "a").mkdir()
-    (tmp_path / "a/results.json").write_text(json.dumps(
-        {"preset": "toy", "minutes": 18.7, "rows": [1, 2], "seeds": [0], "hardware": {"cpu": "A chip", "cores": 2}}))
-    assert checkup.kept_time("toy") == "19 minutes for 2 rows, 1 seed (A chip, 2 cores)" and checkup.kept_time("paper") == "not measured"
+    (tmp_path / "a/results.json").write_text(
+        json.dumps(
+            {
+                "preset": "toy",
+                "minutes": 18.7,
+                "rows": [1, 2],
+                "seeds": [0],
+                "hardware": {"cpu": "A chip", "cores": 2},
+            }
+        )
+    )
+    assert (
+        checkup.kept_time("toy") == "19 minutes for 2 rows, 1 seed (A chip, 2 cores)"
+        and checkup.kept_time("paper") == "not measured"
+    )
 
 
 def test_halved_ends(tiny):
@@ -105,18 +169,45 @@ def test_halved_ends(tiny):
     two = checkup.halved(one)
     assert (two.batch_faces, two.batch_frames, two.practice_faces) == (2, 1, 1)
     assert checkup.halved(checkup.halved(two)) is None
-    assert checkup.halved(tiny(batch_faces=8, batch_frames=4, practice_faces=4, accumulate=4)).accumulate == 2
+    assert (
+        checkup.halved(
+            tiny(batch_faces=8, batch_frames=4, practice_faces=4, accumulate=4)
+        ).accumulate
+        == 2
+    )
 
 
 def test_minutes_by_hand(tiny):
     """Each part costs a power of ten of minutes, so that a digit of the sum says how often it was counted."""
-    config = tiny(T1=3, T2=2, recognizer_updates=2, batch_faces=4, practice_faces=2, pretrain_recognizer_batch=8,
-                  pretrain_recognizer_steps=4, attack_steps=1, pretrain_detector_steps=5, pretrain_modifier_steps=4, practice_steps=2)
-    seconds = {"M repaints": 60e8, "D learns": 60.0, "M learns": 60e2, "M and A learn": 60e4, "A learns": 60e6}
+    config = tiny(
+        T1=3,
+        T2=2,
+        recognizer_updates=2,
+        batch_faces=4,
+        practice_faces=2,
+        pretrain_recognizer_batch=8,
+        pretrain_recognizer_steps=4,
+        attack_steps=1,
+        pretrain_detector_steps=5,
+        pretrain_modifier_steps=4,
+        practice_steps=2,
+    )
+    seconds = {
+        "M repaints": 60e8,
+        "D learns": 60.0,
+        "M learns": 60e2,
+        "M and A learn": 60e4,
+        "A learns": 60e6,
+    }
     told = checkup.minutes(config, config, seconds)
-    assert told["start"] == 5 * 1 + 5 * 1e6                      # five lessons of eight crops, as an update's; A's five steps
+    assert (
+        told["start"] == 5 * 1 + 5 * 1e6
+    )  # five lessons of eight crops, as an update's; A's five steps
     assert told["fixed"] == 3 * 2 + 1 + (3 + 2) * 1e6
-    assert told["ours"] == pytest.approx((6 + 1 + 0.5 * 2 * 2) + 0.5 * (4 + 2) * 1e2 + 3 * 1e4 + 2 * 1e6 + (3 + 0.5 * 2 + 2) * 1e8, rel=1e-12)
+    assert told["ours"] == pytest.approx(
+        (6 + 1 + 0.5 * 2 * 2) + 0.5 * (4 + 2) * 1e2 + 3 * 1e4 + 2 * 1e6 + (3 + 0.5 * 2 + 2) * 1e8,
+        rel=1e-12,
+    )
     tried = dataclasses.replace(config, batch_faces=2, batch_frames=1)
     half = {name: value / 2 for name, value in seconds.items()}
     assert checkup.minutes(config, tried, half) == pytest.approx(told)
@@ -124,12 +215,20 @@ def test_minutes_by_hand(tiny):
 
 # ------------------------------------------------------------------ the dry run
 
+
 def test_dry_run_makes_five_updates_of_each_kind(tiny, monkeypatch):
     calls = []
-    for name in ("update_recognizer", "update_modifier", "update_modifier_and_detector", "finetune_detector"):
+    for name in (
+        "update_recognizer",
+        "update_modifier",
+        "update_modifier_and_detector",
+        "finetune_detector",
+    ):
+
         def counted(self, *given, name=name, real=getattr(trainer.Game, name)):
             calls.append(name)
             return real(self, *given)
+
         monkeypatch.setattr(trainer.Game, name, counted)
     seconds = checkup.dry_run(tiny(), 6, 10, "cpu")
     assert len(seconds) == 5 and min(seconds.values()) > 0
@@ -137,35 +236,49 @@ def test_dry_run_makes_five_updates_of_each_kind(tiny, monkeypatch):
     calls.clear()
     monkeypatch.setattr(checkup, "PATIENCE", 0)
     checkup.dry_run(tiny(), 6, 10, "cpu")
-    assert len(calls) == 4                                       # too slow: one of each
+    assert len(calls) == 4  # too slow: one of each
     checkup.dry_run(tiny(accumulate=2), 6, 10, "cpu")
-    assert len(calls) == 4 + 4 * 2                               # each in two parts
+    assert len(calls) == 4 + 4 * 2  # each in two parts
 
 
 def test_a_loss_that_is_not_finite_is_named(tiny, monkeypatch):
-    monkeypatch.setattr(trainer.Game, "update_modifier", lambda *_: {"L_adv": torch.tensor(1.0), "L_l1": torch.tensor(float("nan"))})
+    monkeypatch.setattr(
+        trainer.Game,
+        "update_modifier",
+        lambda *_: {"L_adv": torch.tensor(1.0), "L_l1": torch.tensor(float("nan"))},
+    )
     with pytest.raises(ValueError, match="dry run the term 'L_l1' became nan"):
         checkup.dry_run(tiny(), 6, 10, "cpu")
 
 
 # ------------------------------------------------------------------ the whole check
 
+
 def test_check_of_a_preset_that_can_run(tiny_args, tmp_path, capsys):
     assert run("--check", *tiny_args, "--out", tmp_path / "run", "--rows", "Masked", "Ours") == 0
     said = capsys.readouterr().out
-    assert not list(tmp_path.iterdir())                          # nothing is written
-    for part in (f"torch {torch.__version__}", "GiB free for", "24 faces of 6 people", "M and A learn", "for 2 rows, 1 seed, 1 at a time",
-                 "Nothing is missing.", *(f"\n{preset} " for preset in presets.PRESETS)):
+    assert not list(tmp_path.iterdir())  # nothing is written
+    for part in (
+        f"torch {torch.__version__}",
+        "GiB free for",
+        "24 faces of 6 people",
+        "M and A learn",
+        "for 2 rows, 1 seed, 1 at a time",
+        "Nothing is missing.",
+        *(f"\n{preset} " for preset in presets.PRESETS),
+    ):
         assert part in said, part
 
 
 @pytest.fixture
 def check(tiny_args, tmp_path, capsys, small):
     """check(words) -> status, what was printed, and the sentence at the end."""
+
     def call(*words):
         status = run("--check", *tiny_args, "--rows", "Ours", "--out", tmp_path / "run", *words)
         said = capsys.readouterr()
         return status, said.out, said.err
+
     return call
 
 
@@ -173,45 +286,98 @@ def test_under_torchrun_the_first_process_checks_its_share(check, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert "batch_frames is 3: 2 processes share it, so 2 must divide it" in check("--batch_frames", 3)[2]
+    assert (
+        "batch_frames is 3: 2 processes share it, so 2 must divide it"
+        in check("--batch_frames", 3)[2]
+    )
     room = checkup.picture_memory
     monkeypatch.setattr(checkup, "picture_memory", lambda *what: room(*what) and 1.0)
     status, out, sentence = check()
-    assert "2.0 GiB for the pictures" in out                     # each process holds its own
-    assert status == 0 and "processes: 2 (torchrun); memory and times are those of one" in out, sentence
+    assert "2.0 GiB for the pictures" in out  # each process holds its own
+    assert status == 0 and "processes: 2 (torchrun); memory and times are those of one" in out, (
+        sentence
+    )
     assert "this run: 0.0 GiB for training in each of 1 job," in out and "A learns" in out
 
 
-def test_missing_data_weights_and_gpu_are_told_in_one_sentence_after_all_has_been_printed(check, tmp_path, monkeypatch):
+def test_missing_data_weights_and_gpu_are_told_in_one_sentence_after_all_has_been_printed(
+    check, tmp_path, monkeypatch
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    status, out, sentence = check("--preset", "photo", "--detector_body", "toy", "--faces", tmp_path / "f", "--actions", tmp_path / "a",
-                                  "--detector_weights", tmp_path / "w.pth", "--device", "cuda")
-    assert status == 2 and sentence.count("\n") == 1 and sentence.startswith("ppad.reproduce: photo cannot run here as it is: ")
+    status, out, sentence = check(
+        "--preset",
+        "photo",
+        "--detector_body",
+        "toy",
+        "--faces",
+        tmp_path / "f",
+        "--actions",
+        tmp_path / "a",
+        "--detector_weights",
+        tmp_path / "w.pth",
+        "--device",
+        "cuda",
+    )
+    assert (
+        status == 2
+        and sentence.count("\n") == 1
+        and sentence.startswith("ppad.reproduce: photo cannot run here as it is: ")
+    )
     for part in ("torch sees no GPU", "train, ", "faces.csv not there", "w.pth is not there"):
         assert part in sentence
-    assert "A learns" in out and "about" in out                  # the dry run needs none of them
+    assert "A learns" in out and "about" in out  # the dry run needs none of them
 
 
 def test_what_would_stop_the_run_later_is_told_now(check, photos):  # noqa: F811
     """A test frame that is listed and not there; a batch larger than its set. The run itself refuses both too."""
     (photos / "actions/7.png").unlink()
     next((photos / "faces/test").glob("*/*.png")).unlink()
-    folders = "--drawn", "false", "--faces", photos / "faces", "--actions", photos / "actions", "--train_identities", 0, "--train_frames", 0
+    folders = (
+        "--drawn",
+        "false",
+        "--faces",
+        photos / "faces",
+        "--actions",
+        photos / "actions",
+        "--train_identities",
+        0,
+        "--train_frames",
+        0,
+    )
     status, out, sentence = check(*folders, "--test_frames", 0, "--pretrain_recognizer_batch", 13)
     assert status == 2 and "12 faces of 4 people" in out and "Nothing is missing" not in out
-    assert f"1 test frames of {photos / 'actions/annotations.csv'} are not there: restore them" in sentence
-    assert f"1 test faces of {photos / 'faces/landmarks.csv'} are not there: restore them" in sentence
-    assert "pretrain_recognizer_batch is 13, but there are 12 faces to train on: give more pictures, or a smaller" in sentence
+    assert (
+        f"1 test frames of {photos / 'actions/annotations.csv'} are not there: restore them"
+        in sentence
+    )
+    assert (
+        f"1 test faces of {photos / 'faces/landmarks.csv'} are not there: restore them" in sentence
+    )
+    assert (
+        "pretrain_recognizer_batch is 13, but there are 12 faces to train on: give more pictures, or a smaller"
+        in sentence
+    )
 
 
 def test_short_memory_makes_the_batches_smaller_and_says_so(check, monkeypatch):
     monkeypatch.setattr(checkup, "memory", lambda device: (0.025, 1.0))
     status, out, sentence = check()
-    assert "memory being short with batch_faces 2 instead of 4, batch_frames 1 instead of 2:" in out and "A learns" in out
-    assert status == 2 and "memory is too short for its batches: at most --batch_faces 2 --batch_frames 1 --practice_faces 2" in sentence
+    assert (
+        "memory being short with batch_faces 2 instead of 4, batch_frames 1 instead of 2:" in out
+        and "A learns" in out
+    )
+    assert (
+        status == 2
+        and "memory is too short for its batches: at most --batch_faces 2 --batch_frames 1 --practice_faces 2"
+        in sentence
+    )
     monkeypatch.setattr(checkup, "memory", lambda device: (0.001, 1.0))
     status, out, sentence = check()
-    assert status == 2 and "not enough memory for one picture at a time" in sentence and "dry run" not in out
+    assert (
+        status == 2
+        and "not enough memory for one picture at a time" in sentence
+        and "dry run" not in out
+    )
 
 
 def test_rows_side_by_side_must_fit_together(check, monkeypatch):
@@ -219,12 +385,17 @@ def test_rows_side_by_side_must_fit_together(check, monkeypatch):
     monkeypatch.setattr(checkup, "needs", lambda *_: {"training": 0.9, "disk": 0.0})
     assert check("--jobs", 2)[0] == 0
     status, _, sentence = check("--jobs", 3)
-    assert status == 2 and "3 jobs at once need 2.7 GiB where 2.0 are free: give --jobs 2" in sentence
+    assert (
+        status == 2 and "3 jobs at once need 2.7 GiB where 2.0 are free: give --jobs 2" in sentence
+    )
 
 
 def test_a_large_body_without_weights_is_warned_of(check):
     assert "starts from nothing" not in check()[1]
-    assert "A's mobilenet_v2 starts from nothing: give --detector_weights" in check("--detector_body", "mobilenet_v2")[1]
+    assert (
+        "A's mobilenet_v2 starts from nothing: give --detector_weights"
+        in check("--detector_body", "mobilenet_v2")[1]
+    )
 
 
 def test_a_gpu_that_runs_out_of_memory_on_the_way(check, monkeypatch):
@@ -234,9 +405,15 @@ def test_a_gpu_that_runs_out_of_memory_on_the_way(check, monkeypatch):
         if len(pictures) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return learn(self, pictures, *rest)
+
     monkeypatch.setattr(trainer.Game, "update_modifier", greedy)
     status, out, sentence = check()
-    assert status == 2 and "batch_faces 1 instead of 4" in out and out.count("dry run on cpu") == 3 and "--batch_faces 1" in sentence
+    assert (
+        status == 2
+        and "batch_faces 1 instead of 4" in out
+        and out.count("dry run on cpu") == 3
+        and "--batch_faces 1" in sentence
+    )
 
 
 def test_pictures_and_checkpoints_that_do_not_fit(check, monkeypatch):
@@ -244,4 +421,6 @@ def test_pictures_and_checkpoints_that_do_not_fit(check, monkeypatch):
     monkeypatch.setattr(checkup, "picture_memory", lambda *_: 1e9)
     status, _, sentence = check()
     assert status == 2 and "choose another --out" in sentence
-    assert checkup.memory("cpu") is None or "the pictures take 1000000000.0 GiB of memory" in sentence
+    assert (
+        checkup.memory("cpu") is None or "the pictures take 1000000000.0 GiB of memory" in sentence
+    )

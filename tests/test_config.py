@@ -1,4 +1,5 @@
 """Presets: the paper's numbers are the paper's, every field says where it comes from, wrong values are named."""
+
 import argparse
 import dataclasses
 import inspect
@@ -14,9 +15,14 @@ NAMES = [field.name for field in dataclasses.fields(presets.Paper)]
 
 # ------------------------------------------------------------------ where numbers come from
 
+
 @pytest.mark.parametrize("preset", presets.PRESETS.values(), ids=lambda preset: preset.__name__)
 def test_every_field_names_its_source(preset):
-    lines = [line for line in inspect.getsource(preset).splitlines() if re.match(r"    \w+: \w+ = ", line)]
+    lines = [
+        line
+        for line in inspect.getsource(preset).splitlines()
+        if re.match(r"    \w+: \w+ = ", line)
+    ]
     assert len(lines) > 20
     for line in lines:
         comment = line.partition("  # ")[2]
@@ -29,7 +35,12 @@ def test_paper_preset_is_the_paper():
     assert (paper.adam_beta1, paper.adam_beta2) == (0.5, 0.999)
     assert (paper.lr_detector, paper.lr_modifier, paper.lr_recognizer) == (1e-3, 3e-4, 3e-4)
     assert paper.lr_drop_at == 7 / 12
-    assert (paper.face_size, paper.modifier_blocks, paper.modifier_width, paper.modifier_upsample) == (256, 9, 64, "transposed")
+    assert (
+        paper.face_size,
+        paper.modifier_blocks,
+        paper.modifier_width,
+        paper.modifier_upsample,
+    ) == (256, 9, 64, "transposed")
     assert (paper.recognizer_depth, paper.recognizer_width, paper.embedding) == (20, 64, 512)
     assert (paper.recognizer_height, paper.recognizer_breadth, paper.margin) == (112, 96, 4)
     assert (paper.lambda_base, paper.lambda_gamma, paper.lambda_floor) == (1000, 0.12, 5)
@@ -43,7 +54,14 @@ def test_paper_preset_is_the_paper():
 def test_smaller_presets_keep_the_papers_game(name):
     """What makes it the paper's method is not a matter of size."""
     small, paper = presets.build(name), presets.build("paper")
-    for field in ("adam_beta1", "adam_beta2", "lr_drop_at", "margin", "lambda_floor", "adversarial_target"):
+    for field in (
+        "adam_beta1",
+        "adam_beta2",
+        "lr_drop_at",
+        "margin",
+        "lambda_floor",
+        "adversarial_target",
+    ):
         assert getattr(small, field) == getattr(paper, field)
 
 
@@ -54,6 +72,7 @@ def test_presets_have_one_set_of_fields():
 
 
 # ------------------------------------------------------------------ setting fields
+
 
 def parsed(*words):
     parser = argparse.ArgumentParser()
@@ -66,11 +85,16 @@ def test_every_field_can_be_set_on_the_command_line():
     for field in dataclasses.fields(presets.Paper):
         text = {bool: "true", int: "3", float: "0.5", str: "word"}[type(field.default)]
         value = parsed(f"--{field.name}", text)[field.name]
-        assert value == {bool: True, int: 3, float: 0.5, str: "word"}[type(field.default)] and type(value) is type(field.default)
+        assert value == {bool: True, int: 3, float: 0.5, str: "word"}[type(field.default)] and type(
+            value
+        ) is type(field.default)
     assert parsed("--drawn", "False")["drawn"] is False
 
 
-@pytest.mark.parametrize("words", [("--T1", "many"), ("--T1", "1.5"), ("--drawn", "maybe"), ("--nosuch", "1"), ("--l1_weight",)])
+@pytest.mark.parametrize(
+    "words",
+    [("--T1", "many"), ("--T1", "1.5"), ("--drawn", "maybe"), ("--nosuch", "1"), ("--l1_weight",)],
+)
 def test_wrong_command_line_values_exit_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
         parsed(*words)
@@ -79,42 +103,61 @@ def test_wrong_command_line_values_exit_2(words, capsys):
 
 def test_photographs_bring_their_own_pairs():
     """test_pairs counts drawn pairs only: 0, all of the pairs file, is right for photographs and wrong for the toy world."""
-    assert presets.build("photo").test_pairs == 0 and presets.build("toy", folds=10, test_pairs=20).test_pairs == 20
+    assert (
+        presets.build("photo").test_pairs == 0
+        and presets.build("toy", folds=10, test_pairs=20).test_pairs == 20
+    )
     with pytest.raises(presets.ConfigError, match="test_pairs is 0"):
         presets.build("toy", test_pairs=0)
 
 
 def test_the_papers_game_has_no_practice_no_light_and_no_fixed_length():
     paper = presets.build("paper")
-    assert (paper.practice_steps, paper.pretrain_modifier_steps, paper.modifier_light, paper.recognizer_scale) == (0, 0, False, 0)
+    assert (
+        paper.practice_steps,
+        paper.pretrain_modifier_steps,
+        paper.modifier_light,
+        paper.recognizer_scale,
+    ) == (0, 0, False, 0)
 
 
 def test_build_overrides_and_leaves_none_alone():
     config = presets.build("toy", T1=7, T2=None, l1_weight=0.0)
     assert (config.T1, config.T2, config.l1_weight) == (7, presets.Toy.T2, 0.0)
-    assert presets.build("toy").T1 == presets.Toy.T1            # the preset itself is untouched
+    assert presets.build("toy").T1 == presets.Toy.T1  # the preset itself is untouched
 
 
-@pytest.mark.parametrize("preset, fields, sentence", [
-    ("tiny", {}, "preset 'tiny' is unknown: choose one of toy, photo, photo_cpu, paper"),
-    ("toy", {"epochs": 3}, "field 'epochs' is unknown"),
-    ("toy", {"batch_faces": 0}, "batch_faces is 0: it must be at least 1"),
-    ("toy", {"recognizer_updates": 0}, "recognizer_updates is 0"),
-    ("toy", {"log_every": 0}, "log_every is 0"),
-    ("toy", {"T1": -1}, "T1 is -1: it must not be negative"),
-    ("toy", {"lr_modifier": -1e-4}, "lr_modifier is -0.0001"),
-    ("toy", {"l1_weight": float("nan")}, "l1_weight is nan"),
-    ("toy", {"face_size": 66}, "face_size is 66: .*8x8 grid.*multiple of 8"),
-    ("toy", {"adversarial_target": "descent"}, "adversarial_target is 'descent': it must be 'ascent' or 'random'"),
-    ("toy", {"folds": 1}, "folds is 1: "),
-    ("toy", {"face_size": 68}, "face_size is 68"),                     # a multiple of 4 alone will not do
-    ("toy", {"folds": 10, "test_pairs": 19}, "test_pairs is 19: each of the 10 folds needs a pair of each kind"),
-    ("toy", {"practice_steps": -1}, "practice_steps is -1: it must not be negative"),
-    ("toy", {"recognizer_scale": -16.0}, "recognizer_scale is -16.0: it must not be negative"),
-    ("toy", {"adversarial_weight": float("nan")}, "adversarial_weight is nan"),
-    ("toy", {"recognizer_height": 0}, "recognizer_height is 0: it must be at least 1"),
-    ("toy", {"other_width": 0}, "other_width is 0"),
-])
+@pytest.mark.parametrize(
+    "preset, fields, sentence",
+    [
+        ("tiny", {}, "preset 'tiny' is unknown: choose one of toy, photo, photo_cpu, paper"),
+        ("toy", {"epochs": 3}, "field 'epochs' is unknown"),
+        ("toy", {"batch_faces": 0}, "batch_faces is 0: it must be at least 1"),
+        ("toy", {"recognizer_updates": 0}, "recognizer_updates is 0"),
+        ("toy", {"log_every": 0}, "log_every is 0"),
+        ("toy", {"T1": -1}, "T1 is -1: it must not be negative"),
+        ("toy", {"lr_modifier": -1e-4}, "lr_modifier is -0.0001"),
+        ("toy", {"l1_weight": float("nan")}, "l1_weight is nan"),
+        ("toy", {"face_size": 66}, "face_size is 66: .*8x8 grid.*multiple of 8"),
+        (
+            "toy",
+            {"adversarial_target": "descent"},
+            "adversarial_target is 'descent': it must be 'ascent' or 'random'",
+        ),
+        ("toy", {"folds": 1}, "folds is 1: "),
+        ("toy", {"face_size": 68}, "face_size is 68"),  # a multiple of 4 alone will not do
+        (
+            "toy",
+            {"folds": 10, "test_pairs": 19},
+            "test_pairs is 19: each of the 10 folds needs a pair of each kind",
+        ),
+        ("toy", {"practice_steps": -1}, "practice_steps is -1: it must not be negative"),
+        ("toy", {"recognizer_scale": -16.0}, "recognizer_scale is -16.0: it must not be negative"),
+        ("toy", {"adversarial_weight": float("nan")}, "adversarial_weight is nan"),
+        ("toy", {"recognizer_height": 0}, "recognizer_height is 0: it must be at least 1"),
+        ("toy", {"other_width": 0}, "other_width is 0"),
+    ],
+)
 def test_wrong_settings_are_named(preset, fields, sentence):
     with pytest.raises(presets.ConfigError, match=sentence):
         presets.build(preset, **fields)
@@ -122,20 +165,27 @@ def test_wrong_settings_are_named(preset, fields, sentence):
 
 # ------------------------------------------------------------------ config.json
 
+
 def test_config_file_is_complete_and_compares(tmp_path):
     path, config = tmp_path / "config.json", presets.build("toy", T1=7)
     path.write_text(presets.as_json(config, "toy"))
     assert json.loads(path.read_text()) == {"preset": "toy", **dataclasses.asdict(config)}
     assert presets.differences(config, "toy", path) == []
     assert presets.differences(presets.build("toy", T1=8, l1_weight=1.0), "toy", path) == [
-        "T1: 7 there, 8 here", f"l1_weight: {presets.Toy.l1_weight} there, 1.0 here"]
-    assert "preset: 'toy' there, 'photo' here" in presets.differences(presets.build("photo"), "photo", path)
+        "T1: 7 there, 8 here",
+        f"l1_weight: {presets.Toy.l1_weight} there, 1.0 here",
+    ]
+    assert "preset: 'toy' there, 'photo' here" in presets.differences(
+        presets.build("photo"), "photo", path
+    )
 
 
 def test_fields_of_the_machine_may_differ(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(presets.as_json(presets.build("toy"), "toy"))
-    other = presets.build("toy", device="cpu", log_every=1, sample_every=1, checkpoint_seconds=0, eval_batch=3)
+    other = presets.build(
+        "toy", device="cpu", log_every=1, sample_every=1, checkpoint_seconds=0, eval_batch=3
+    )
     assert presets.differences(other, "toy", path) == []
 
 

@@ -9,8 +9,17 @@ import torch
 import torch.nn.functional as F
 
 from ppad import crop_sampler
-from ppad.crop_sampler import TEMPLATE_96x112, align_faces, crop_faces, enlarge_boxes, paste_faces
-from ppad.crop_sampler import recognizer_input, repaint, similarity, template
+from ppad.crop_sampler import (
+    TEMPLATE_96x112,
+    align_faces,
+    crop_faces,
+    enlarge_boxes,
+    paste_faces,
+    recognizer_input,
+    repaint,
+    similarity,
+    template,
+)
 
 NO_FACE = torch.zeros(0, 4)
 
@@ -22,7 +31,10 @@ def rand(*shape, seed=0, dtype=torch.float32):
 def turned(points, scale, degrees, shift):
     """Points (5, 2) under a known similarity."""
     angle = math.radians(degrees)
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=points.dtype)
+    turn = torch.tensor(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]],
+        dtype=points.dtype,
+    )
     return scale * points @ turn.T + torch.tensor(shift, dtype=points.dtype)
 
 
@@ -30,16 +42,26 @@ def ramp(height, width, dtype=torch.float64):
     """A picture whose red is its own x coordinate and green its y (continuous, scaled to [-1, 1]), blue 0."""
     x = (torch.arange(width, dtype=dtype) + 0.5) / width * 2 - 1
     y = (torch.arange(height, dtype=dtype) + 0.5) / height * 2 - 1
-    return torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.zeros(height, width)])[None]
+    return torch.stack(
+        [x.expand(height, width), y[:, None].expand(height, width), torch.zeros(height, width)]
+    )[None]
 
 
-@pytest.mark.rubric("aligned faces lie on the template, under the public names", points=4,
-                    hint="off by half a pixel? a pixel's centre is i + 0.5, so align_corners=False in grid and "
-                         "sampler; width / 96 scales x and height / 112 scales y; the crop asks for the inverse "
-                         "transform; a face is aligned once, not twice. Or a name or a default that other rooms use is "
-                         "missing or changed: keep the starter's signatures")
+@pytest.mark.rubric(
+    "aligned faces lie on the template, under the public names",
+    points=4,
+    hint="off by half a pixel? a pixel's centre is i + 0.5, so align_corners=False in grid and "
+    "sampler; width / 96 scales x and height / 112 scales y; the crop asks for the inverse "
+    "transform; a face is aligned once, not twice. Or a name or a default that other rooms use is "
+    "missing or changed: keep the starter's signatures",
+)
 def test_the_public_names_are_there():
-    defaults = {"template": (112, 96), "align_faces": (112, 96), "enlarge_boxes": 1.6, "repaint": 256}  # the last argument's
+    defaults = {
+        "template": (112, 96),
+        "align_faces": (112, 96),
+        "enlarge_boxes": 1.6,
+        "repaint": 256,
+    }  # the last argument's
     for name in ("similarity", "recognizer_input", "crop_faces", "paste_faces", *defaults):
         *_, last = inspect.signature(getattr(crop_sampler, name)).parameters.values()
         assert last.default == defaults.get(name, inspect.Parameter.empty), name
@@ -52,12 +74,17 @@ def test_template_is_the_published_one_and_scales_with_the_frame():
     assert TEMPLATE_96x112[0] == (30.2946, 51.6963) and TEMPLATE_96x112[4] == (62.7299, 92.2041)
     assert torch.allclose(template((56, 48)), template() / 2)
     assert torch.allclose(template((224, 96)), template() * torch.tensor([1.0, 2.0]))
-    assert abs(template()[:, 0].mean() - 48) < 0.05  # the half-pixel choice: symmetric about the frame's middle
+    assert (
+        abs(template()[:, 0].mean() - 48) < 0.05
+    )  # the half-pixel choice: symmetric about the frame's middle
 
 
-@pytest.mark.rubric("similarity is the least-squares fit of all five points", points=3,
-                    hint="write out the normal equations: a = sum(x u + y v) / spread, b = sum(x v - y u) / spread, "
-                         "of points minus their mean; the sign of b turns the face, and all five points count")
+@pytest.mark.rubric(
+    "similarity is the least-squares fit of all five points",
+    points=3,
+    hint="write out the normal equations: a = sum(x u + y v) / spread, b = sum(x v - y u) / spread, "
+    "of points minus their mean; the sign of b turns the face, and all five points count",
+)
 def test_similarity_matches_numpy_least_squares():
     landmarks = 60 + 30 * rand(4, 5, 2, dtype=torch.float64)
     target = template().double()
@@ -94,12 +121,17 @@ def test_landmarks_on_the_template_leave_the_picture_as_it_is():
     assert torch.allclose(align_faces(picture, template()[None]), picture, atol=1e-4)
 
 
-@pytest.mark.rubric("beyond the picture an aligned face is black", points=1,
-                    hint="a sampler's zero padding is grey in [-1, 1], and a repeated rim is no black either: BLACK "
-                         "is -1")
+@pytest.mark.rubric(
+    "beyond the picture an aligned face is black",
+    points=1,
+    hint="a sampler's zero padding is grey in [-1, 1], and a repeated rim is no black either: BLACK "
+    "is -1",
+)
 def test_a_whole_pixel_shift_is_exact_and_black_beyond_the_picture():
     picture = rand(1, 3, 112, 96, dtype=torch.float64)
-    out = align_faces(picture, template()[None].double() + torch.tensor([3.0, -2.0]))  # crop pixel = picture + (3, -2)
+    out = align_faces(
+        picture, template()[None].double() + torch.tensor([3.0, -2.0])
+    )  # crop pixel = picture + (3, -2)
     assert torch.allclose(out[:, :, 2:, :-3], picture[:, :, :-2, 3:], atol=1e-5)
     assert torch.allclose(out[:, :, :2], torch.tensor(-1.0).double(), atol=1e-4)
     assert torch.allclose(out[:, :, :, -3:], torch.tensor(-1.0).double(), atol=1e-4)
@@ -118,7 +150,9 @@ def test_a_turned_scaled_face_aligns_onto_the_template(scale, degrees):
     where_x = (out[0] + 1) / 2 * width  # (112, 96)
     where_y = (out[1] + 1) / 2 * height
     for i, j in [(0, 0), (51, 30), (111, 95), (70, 5)]:
-        expect = turned(torch.tensor([[j + 0.5, i + 0.5]]).double() - middle, scale, degrees, shift)[0]
+        expect = turned(
+            torch.tensor([[j + 0.5, i + 0.5]]).double() - middle, scale, degrees, shift
+        )[0]
         assert abs(where_x[i, j] - expect[0]) < 1e-3 and abs(where_y[i, j] - expect[1]) < 1e-3
 
 
@@ -129,37 +163,54 @@ def test_each_row_is_aligned_by_its_own_landmarks_at_any_size():
     both = align_faces(pictures, landmarks, (28, 24))
     assert both.shape == (2, 3, 28, 24)
     for i in range(2):
-        assert torch.allclose(both[i : i + 1], align_faces(pictures[i : i + 1], landmarks[i : i + 1], (28, 24)), atol=1e-4)
+        assert torch.allclose(
+            both[i : i + 1],
+            align_faces(pictures[i : i + 1], landmarks[i : i + 1], (28, 24)),
+            atol=1e-4,
+        )
     assert both.min() >= -1 - 1e-6 and both.max() <= 1 + 1e-6
 
 
-@pytest.mark.rubric("gradients flow through crop and paste", points=2,
-                    hint="a detach, a no_grad or a round cuts the gradient: L_adv reaches M through align_faces, "
-                         "L_det through paste_faces")
+@pytest.mark.rubric(
+    "gradients flow through crop and paste",
+    points=2,
+    hint="a detach, a no_grad or a round cuts the gradient: L_adv reaches M through align_faces, "
+    "L_det through paste_faces",
+)
 def test_align_gradient_is_exact():
     pictures = rand(2, 3, 9, 8, dtype=torch.float64).requires_grad_()
     landmarks = template((9, 8)).double() + 0.5 * rand(2, 5, 2, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda p: align_faces(p, landmarks, (7, 6)), pictures)
 
 
-@pytest.mark.rubric("D's input is BGR in D's scale", points=2,
-                    hint="BGR/RGB swapped? SphereFace takes blue first; its scale is (x - 127.5) / 128, ours x / "
-                         "127.5 - 1")
+@pytest.mark.rubric(
+    "D's input is BGR in D's scale",
+    points=2,
+    hint="BGR/RGB swapped? SphereFace takes blue first; its scale is (x - 127.5) / 128, ours x / "
+    "127.5 - 1",
+)
 def test_recognizer_input_matches_the_byte_arithmetic():
     levels = torch.tensor([[255.0, 100.0, 0.0]]).view(1, 3, 1, 1)  # R, G, B
     out = recognizer_input(levels / 127.5 - 1).flatten()
-    assert torch.allclose(out, torch.tensor([(0 - 127.5) / 128, (100 - 127.5) / 128, (255 - 127.5) / 128]))
+    assert torch.allclose(
+        out, torch.tensor([(0 - 127.5) / 128, (100 - 127.5) / 128, (255 - 127.5) / 128])
+    )
 
 
 # ---- enlarge_boxes ----
-@pytest.mark.rubric("face boxes grow by 1.6 about their centre", points=1,
-                    hint="scale width and height about the centre, then clip x to the frame's width and y to its "
-                         "height: frame_size is (H, W)")
+@pytest.mark.rubric(
+    "face boxes grow by 1.6 about their centre",
+    points=1,
+    hint="scale width and height about the centre, then clip x to the frame's width and y to its "
+    "height: frame_size is (H, W)",
+)
 def test_enlarge_scales_about_the_centre_and_clips():
     boxes = torch.tensor([[40, 30, 60, 40], [0, 0, 10, 20]])
     out = enlarge_boxes(boxes, (100, 200))
     assert torch.allclose(out, torch.tensor([[34.0, 27.0, 66.0, 43.0], [0.0, 0.0, 13.0, 26.0]]))
-    assert torch.allclose(enlarge_boxes(boxes, (35, 62), 1.6)[0], torch.tensor([34.0, 27.0, 62.0, 35.0]))
+    assert torch.allclose(
+        enlarge_boxes(boxes, (35, 62), 1.6)[0], torch.tensor([34.0, 27.0, 62.0, 35.0])
+    )
     assert enlarge_boxes(NO_FACE, (10, 10)).shape == (0, 4)
 
 
@@ -190,12 +241,18 @@ def loop_crop(picture, box, size):
     return out
 
 
-BOXES = [torch.tensor(b).double().view(-1, 4) for b in ([[1, 2, 21, 17], [3.3, 1.2, 7.9, 9.4]], [], [[0, 0, 24, 20]])]
+BOXES = [
+    torch.tensor(b).double().view(-1, 4)
+    for b in ([[1, 2, 21, 17], [3.3, 1.2, 7.9, 9.4]], [], [[0, 0, 24, 20]])
+]
 
 
-@pytest.mark.rubric("crop_faces reads the right places", points=3,
-                    hint="off by half a pixel? roi_align needs aligned=True; a crop pixel that covers several frame "
-                         "pixels is the mean of ceil(side / S) samples along each axis")
+@pytest.mark.rubric(
+    "crop_faces reads the right places",
+    points=3,
+    hint="off by half a pixel? roi_align needs aligned=True; a crop pixel that covers several frame "
+    "pixels is the mean of ceil(side / S) samples along each axis",
+)
 def test_crop_matches_a_per_pixel_loop():
     frames = rand(3, 3, 20, 24, dtype=torch.float64)
     crops = crop_faces(frames, BOXES, 6)
@@ -217,7 +274,10 @@ def test_strong_down_scaling_averages():
 @pytest.mark.rubric("gradients flow through crop and paste")
 def test_crop_gradient_is_exact():
     frames = rand(2, 3, 7, 8, dtype=torch.float64).requires_grad_()
-    boxes = [torch.tensor([[0.5, 1.0, 7.7, 6.2]]).double(), torch.tensor([[2.0, 2.0, 4.0, 5.0]]).double()]
+    boxes = [
+        torch.tensor([[0.5, 1.0, 7.7, 6.2]]).double(),
+        torch.tensor([[2.0, 2.0, 4.0, 5.0]]).double(),
+    ]
     assert torch.autograd.gradcheck(lambda f: crop_faces(f, boxes, 3), frames)
 
 
@@ -235,19 +295,26 @@ def loop_paste(frames, crops, boxes):
                     for centre, low, high in ((i + 0.5, y1, y2), (j + 0.5, x1, x2)):
                         ratio = size / (high - low)
                         at = min(max((centre - low) * ratio, 0.5), size - 0.5)
-                        w = np.array([max(0.0, 1 - abs(at - s - 0.5) / max(ratio, 1)) for s in range(size)])
+                        w = np.array(
+                            [max(0.0, 1 - abs(at - s - 0.5) / max(ratio, 1)) for s in range(size)]
+                        )
                         weights.append(w / w.sum())
                     out[b, :, i, j] = np.einsum("h,chw,w->c", weights[0], crops[k], weights[1])
             k += 1
     return out
 
 
-@pytest.mark.rubric("paste_faces writes in the box and nowhere else", points=3,
-                    hint="paste outside the box? only pixels whose centre i + 0.5 lies in it change; where boxes "
-                         "overlap the later box is on top; a crop larger than its box needs the wider tent")
+@pytest.mark.rubric(
+    "paste_faces writes in the box and nowhere else",
+    points=3,
+    hint="paste outside the box? only pixels whose centre i + 0.5 lies in it change; where boxes "
+    "overlap the later box is on top; a crop larger than its box needs the wider tent",
+)
 def test_paste_matches_a_per_pixel_loop_with_overlaps():
     frames = rand(3, 3, 20, 24, dtype=torch.float64)
-    crops = rand(3, 3, 6, 6, seed=1, dtype=torch.float64)  # larger than one of the boxes, smaller than the others
+    crops = rand(
+        3, 3, 6, 6, seed=1, dtype=torch.float64
+    )  # larger than one of the boxes, smaller than the others
     got = paste_faces(frames, crops, BOXES)
     assert np.allclose(got, loop_paste(frames.numpy(), crops.numpy(), BOXES), atol=1e-9)
 
@@ -263,7 +330,10 @@ def test_paste_of_a_whole_pixel_box_is_torchs_antialiased_resize(size):
 @pytest.mark.rubric("paste_faces writes in the box and nowhere else")
 def test_crop_then_paste_of_a_whole_pixel_box_is_the_identity():
     frames = rand(2, 3, 20, 24)
-    boxes = [torch.tensor([[3.0, 2.0, 11.0, 10.0], [16.0, 12.0, 24.0, 20.0]]), torch.tensor([[0.0, 0.0, 8.0, 8.0]])]
+    boxes = [
+        torch.tensor([[3.0, 2.0, 11.0, 10.0], [16.0, 12.0, 24.0, 20.0]]),
+        torch.tensor([[0.0, 0.0, 8.0, 8.0]]),
+    ]
     crops = crop_faces(frames, boxes, 8)
     assert (crops[0] - frames[0, :, 2:10, 3:11]).abs().max() < 1e-6
     assert (paste_faces(frames, crops, boxes) - frames).abs().max() < 1e-6
@@ -274,7 +344,9 @@ def test_only_pixels_whose_centre_is_in_the_box_change():
     frames = rand(1, 3, 9, 9)
     out = paste_faces(frames, torch.full((1, 3, 4, 4), 5.0), [torch.tensor([[2.5, 2.6, 5.5, 6.4]])])
     changed = torch.zeros(9, 9, dtype=torch.bool)
-    changed[3:6, 2:5] = True  # x: 2.5 <= centre < 5.5 is pixels 2, 3, 4; y: 2.6 ... 6.4 is pixels 3, 4, 5
+    changed[3:6, 2:5] = (
+        True  # x: 2.5 <= centre < 5.5 is pixels 2, 3, 4; y: 2.6 ... 6.4 is pixels 3, 4, 5
+    )
     assert torch.allclose(out[0, :, changed], torch.tensor(5.0))
     assert torch.equal(out[0, :, ~changed], frames[0, :, ~changed])
     between = [torch.tensor([[2.6, 2.6, 3.4, 3.4]])]  # holds no pixel's centre
@@ -296,22 +368,31 @@ def test_the_later_box_is_on_top():
 def test_paste_gradient_is_exact_in_crops_and_frames():
     frames = rand(2, 3, 7, 8, dtype=torch.float64).requires_grad_()
     crops = rand(3, 3, 4, 4, seed=1, dtype=torch.float64).requires_grad_()
-    boxes = [torch.tensor(b).double() for b in ([[0.4, 1, 5, 6.2], [3, 3, 5.5, 5]], [[1.0, 1, 8, 7]])]
+    boxes = [
+        torch.tensor(b).double() for b in ([[0.4, 1, 5, 6.2], [3, 3, 5.5, 5]], [[1.0, 1, 8, 7]])
+    ]
     assert torch.autograd.gradcheck(lambda f, c: paste_faces(f, c, boxes), (frames, crops))
 
 
 @pytest.mark.rubric("gradients flow through crop and paste")
 def test_every_crop_pixel_gets_gradient_even_in_a_small_box():
     crops = torch.zeros(1, 3, 64, 64, requires_grad=True)
-    paste_faces(torch.zeros(1, 3, 9, 9), crops, [torch.tensor([[2.0, 2.0, 7.0, 7.0]])]).sum().backward()
+    paste_faces(
+        torch.zeros(1, 3, 9, 9), crops, [torch.tensor([[2.0, 2.0, 7.0, 7.0]])]
+    ).sum().backward()
     assert (crops.grad > 0).all()
-    assert torch.allclose(crops.grad.sum(), torch.tensor(75.0))  # 25 pixels x 3 channels, weights sum to 1
+    assert torch.allclose(
+        crops.grad.sum(), torch.tensor(75.0)
+    )  # 25 pixels x 3 channels, weights sum to 1
 
 
 # ---- repaint ----
-@pytest.mark.rubric("no face, no change; bad input is refused", points=1,
-                    hint="frames without a face come back as they are and the anonymizer is not called without one; "
-                         "what the docstrings name raises ValueError")
+@pytest.mark.rubric(
+    "no face, no change; bad input is refused",
+    points=1,
+    hint="frames without a face come back as they are and the anonymizer is not called without one; "
+    "what the docstrings name raises ValueError",
+)
 def test_repaint_goes_through_the_anonymizer_and_spares_frames_without_a_face():
     frames = rand(2, 3, 12, 12)
     seen = []
@@ -338,23 +419,34 @@ def test_repaint_without_any_face_never_calls_the_anonymizer():
 def test_half_precision_around_the_sampler_does_not_move_pixels():
     pictures = rand(1, 3, 140, 120)
     landmarks, boxes = template()[None] + 11.3, [torch.tensor([[20.2, 30.7, 101.4, 121.9]])]
-    aligned, pasted = align_faces(pictures, landmarks), paste_faces(pictures, pictures[:, :, :64, :64], boxes)
+    aligned, pasted = (
+        align_faces(pictures, landmarks),
+        paste_faces(pictures, pictures[:, :, :64, :64], boxes),
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(align_faces(pictures, landmarks), aligned)
         assert torch.equal(paste_faces(pictures, pictures[:, :, :64, :64], boxes), pasted)
-    assert (align_faces(pictures.bfloat16(), landmarks) - aligned).abs().max() < 0.01  # rounded colours, same places
+    assert (
+        align_faces(pictures.bfloat16(), landmarks) - aligned
+    ).abs().max() < 0.01  # rounded colours, same places
 
 
 @pytest.mark.rubric("gradients flow through crop and paste")
 def test_repaint_sends_gradient_to_the_anonymizers_weights():
     gain = torch.tensor(0.5, requires_grad=True)
     frames = torch.ones(1, 3, 12, 12)
-    repaint(frames, [torch.tensor([[2.0, 2.0, 6.0, 6.0]])], lambda crops: gain * crops, size=8).sum().backward()
+    repaint(
+        frames, [torch.tensor([[2.0, 2.0, 6.0, 6.0]])], lambda crops: gain * crops, size=8
+    ).sum().backward()
     assert torch.allclose(gain.grad, torch.tensor(48.0))  # 16 pixels x 3 channels of value 1
 
 
 # ---- bad input ----
-FRAME, BOX, FACES = rand(1, 3, 8, 8), torch.tensor([[1.0, 1.0, 5.0, 5.0]]), torch.tensor(TEMPLATE_96x112).repeat(3, 1, 1)
+FRAME, BOX, FACES = (
+    rand(1, 3, 8, 8),
+    torch.tensor([[1.0, 1.0, 5.0, 5.0]]),
+    torch.tensor(TEMPLATE_96x112).repeat(3, 1, 1),
+)
 NOT_THIS = torch.tensor([0.0, 1.0, 0.0])[:, None, None]  # the middle one of three faces
 BAD_BOXES = [[4, 4, 4, 8], [9, 4, 4, 8], [-30, -30, -20, -20], [0, 0, float("nan"), 4]]
 OUTSIDE = [[-2, 0, 5, 5], [3, 3, 8.5, 6], [-0.009, 1, -0.001, 5]]
@@ -363,8 +455,14 @@ REFUSED = [
     ("landmarks row 1", similarity, FACES / (1 - NOT_THIS), FACES[0]),
     ("landmarks", similarity, torch.zeros(2, 4, 2), FACES[0]),
     ("landmarks", align_faces, torch.zeros(2, 3, 8, 8), FACES[:1]),
-    *(("boxes row 1", enlarge_boxes, torch.cat([BOX, torch.tensor([bad])]), (20, 20)) for bad in BAD_BOXES),
-    *(("boxes", crop_faces, FRAME, [torch.tensor([bad]).float()], 4) for bad in BAD_BOXES + OUTSIDE),
+    *(
+        ("boxes row 1", enlarge_boxes, torch.cat([BOX, torch.tensor([bad])]), (20, 20))
+        for bad in BAD_BOXES
+    ),
+    *(
+        ("boxes", crop_faces, FRAME, [torch.tensor([bad]).float()], 4)
+        for bad in BAD_BOXES + OUTSIDE
+    ),
     ("boxes", crop_faces, rand(2, 3, 8, 8), [BOX], 4),
     ("boxes", crop_faces, FRAME, BOX, 4),
     ("crops", paste_faces, FRAME, rand(2, 3, 4, 4), [BOX]),

@@ -1,4 +1,5 @@
 """Face folders from LFW, CASIA, anything and the toy world: miniatures, read back by the readers that training uses."""
+
 import csv
 import errno
 import io
@@ -19,15 +20,16 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "data_scripts"))
 
-import _common  # noqa: E402
-import _faces  # noqa: E402
-import make_toyworld  # noqa: E402
-import prepare_casia  # noqa: E402
-import prepare_folder  # noqa: E402
-import prepare_lfw  # noqa: E402
-from ppad import config, crop_sampler, datasets, readers, reproduce  # noqa: E402
+import _common
+import _faces
+import make_toyworld
+import prepare_casia
+import prepare_folder
+import prepare_lfw
 
-POINTS = torch.tensor([[20., 30], [40, 30], [30, 40], [22, 50], [38, 50]])
+from ppad import config, crop_sampler, datasets, readers, reproduce
+
+POINTS = torch.tensor([[20.0, 30], [40, 30], [30, 40], [22, 50], [38, 50]])
 
 
 class Finder:
@@ -40,14 +42,23 @@ class Finder:
         answers = []
         for frame in frames:
             self.seen.append(frame)
-            boxes = torch.tensor([[15., 20, 45, 60], [-30, -30, 12, 12], [10, 10, 60, 79]])[:0 if frame.float().mean() < 20 else 3]
-            answers.append({"boxes": boxes, "scores": torch.tensor([.99, .9, .75])[:len(boxes)], "landmarks": POINTS.repeat(len(boxes), 1, 1)})
+            boxes = torch.tensor([[15.0, 20, 45, 60], [-30, -30, 12, 12], [10, 10, 60, 79]])[
+                : 0 if frame.float().mean() < 20 else 3
+            ]
+            answers.append(
+                {
+                    "boxes": boxes,
+                    "scores": torch.tensor([0.99, 0.9, 0.75])[: len(boxes)],
+                    "landmarks": POINTS.repeat(len(boxes), 1, 1),
+                }
+            )
         return answers
 
 
 @pytest.fixture(autouse=True)
 def finder(monkeypatch):
     """No weights are needed but where a test says so."""
+
     class Weights:
         @classmethod
         def load(cls):
@@ -55,6 +66,7 @@ def finder(monkeypatch):
 
         def to(self, device):
             return self
+
     monkeypatch.setattr(_faces, "FaceFinder", Finder)
     monkeypatch.setattr(_faces, "MTCNN", Weights)
 
@@ -67,8 +79,12 @@ def picture(value, size=(60, 80), form="JPEG"):
 
 
 def lfw_files():
-    files = {f"{p}/{p}_{i:04d}.jpg": picture(60 + 20 * n + i) for n, p in enumerate("Ann_A Ben_B Cid_C Dee_D".split()) for i in (1, 2)}
-    files["Ann_A/Ann_A_0003.jpg"] = picture(0)           # dark: no face will be found
+    files = {
+        f"{p}/{p}_{i:04d}.jpg": picture(60 + 20 * n + i)
+        for n, p in enumerate("Ann_A Ben_B Cid_C Dee_D".split())
+        for i in (1, 2)
+    }
+    files["Ann_A/Ann_A_0003.jpg"] = picture(0)  # dark: no face will be found
     files["Ben_B/Ben_B_0003.jpg"] = files["Ben_B/Ben_B_0001.jpg"][:300]
     return files
 
@@ -84,7 +100,11 @@ def lay(folder, files):
 
 
 def snapshot(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def lfw(tmp_path, kind="folder"):
@@ -106,16 +126,20 @@ def test_lfw_miniature(tmp_path, capsys, kind):
     said = capsys.readouterr()
     assert "pictures: 8 of 13,233, 13,225 missing" in said.out and "people: 4 of 5,749" in said.out
     assert "pairs: 3 of 6,000" in said.out and "Ben_B_0003" in said.out
-    assert "Ann_A_0003.jpg: no face found" in said.err and "Ben_B_0003.jpg: cannot be read" in said.err
+    assert (
+        "Ann_A_0003.jpg: no face found" in said.err and "Ben_B_0003.jpg: cannot be read" in said.err
+    )
     assert snapshot(tmp_path / "in") == before and sorted(os.listdir(tmp_path)) == ["in", "out"]
 
-    faces = datasets.read_faces(out / "test", out / "landmarks.csv", 64)      # "error": every picture there is usable
+    faces = datasets.read_faces(
+        out / "test", out / "landmarks.csv", 64
+    )  # "error": every picture there is usable
     pairs = datasets.read_pairs(out / "pairs_test.txt", faces)
     assert len(faces) == 8 and len(pairs) == 3 and pairs.same.tolist() == [True, False, True]
-    side = 1.6 * 40                                      # the central face of 30 x 40, not the larger one at the edge
+    side = 1.6 * 40  # the central face of 30 x 40, not the larger one at the edge
     corner = torch.tensor([30 - side / 2, 40 - side / 2])
     assert torch.allclose(faces.landmarks[0], (POINTS - corner) * 64 / side, atol=0.02)
-    for file, content in lfw_files().items():            # copied as they are
+    for file, content in lfw_files().items():  # copied as they are
         if "_0003" not in file:
             assert (out / "test" / file).read_bytes() == content
 
@@ -124,7 +148,9 @@ def test_a_stopped_run_goes_on_and_ends_alike(tmp_path, monkeypatch, capsys):
     source, whole, out = lfw(tmp_path), tmp_path / "whole", tmp_path / "out"
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(whole)]) == 0
     monkeypatch.setattr(_common, "AT_ONCE", 2)
-    monkeypatch.setattr(_common, "cores", lambda: 1)     # nothing is looked at ahead, so what was seen can be counted
+    monkeypatch.setattr(
+        _common, "cores", lambda: 1
+    )  # nothing is looked at ahead, so what was seen can be counted
     found, real = [], Finder.find
 
     def stops(self, frames):
@@ -136,18 +162,22 @@ def test_a_stopped_run_goes_on_and_ends_alike(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Finder, "find", stops)
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 130
     assert len(list(out.glob("test/*/*.jpg"))) == 2 and not (out / "landmarks.csv").exists()
-    with open(out / ".test.jsonl", "ab") as journal:     # killed in the middle of a line
+    with open(out / ".test.jsonl", "ab") as journal:  # killed in the middle of a line
         journal.write(b'{"file": "test/Cid')
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
     ended, unbroken = snapshot(out), snapshot(whole)
     for one in (ended, unbroken):
-        assert one.pop("prepared.json")                  # holds the time it took
+        assert one.pop("prepared.json")  # holds the time it took
     assert {**ended, ".test.jsonl": 0} == {**unbroken, ".test.jsonl": 0}
-    assert set(ended[".test.jsonl"].split(b"\n")) == set(unbroken[".test.jsonl"].split(b"\n"))    # its lines may come in another order
-    assert len(found) == 4 + 7                           # the two done ones not again; Ann_A_0003 too is looked at
+    assert set(ended[".test.jsonl"].split(b"\n")) == set(
+        unbroken[".test.jsonl"].split(b"\n")
+    )  # its lines may come in another order
+    assert len(found) == 4 + 7  # the two done ones not again; Ann_A_0003 too is looked at
     capsys.readouterr()
     source.joinpath("Ben_B/Ben_B_0003.jpg").write_bytes(picture(90))
-    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0     # a mended picture is taken in
+    assert (
+        prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    )  # a mended picture is taken in
     assert "pictures: 9 of" in capsys.readouterr().out
 
 
@@ -164,12 +194,19 @@ def test_user_mistakes_end_in_one_sentence(tmp_path, capsys, monkeypatch):
     assert "lie in one another" in one_sentence(capsys, prepare_lfw, source, source / "out")
     assert "lie in one another" in one_sentence(capsys, prepare_lfw, source, tmp_path)
     assert "is a file" in one_sentence(capsys, prepare_lfw, source, tmp_path / "in" / "pairs.txt")
-    assert "no pairs.txt" in one_sentence(capsys, prepare_lfw, source, out, "--pairs", tmp_path / "p.txt")
-    assert "no such table" in one_sentence(capsys, prepare_lfw, source, out, "--landmarks", tmp_path / "l.csv")
+    assert "no pairs.txt" in one_sentence(
+        capsys, prepare_lfw, source, out, "--pairs", tmp_path / "p.txt"
+    )
+    assert "no such table" in one_sentence(
+        capsys, prepare_lfw, source, out, "--landmarks", tmp_path / "l.csv"
+    )
     (tmp_path / "empty").mkdir()
-    assert "no usable" in one_sentence(capsys, prepare_casia, tmp_path / "empty", tmp_path / "other")
+    assert "no usable" in one_sentence(
+        capsys, prepare_casia, tmp_path / "empty", tmp_path / "other"
+    )
     assert not out.exists()
     from ppad.mtcnn import MTCNN
+
     monkeypatch.setattr(_faces, "MTCNN", MTCNN)
     monkeypatch.setenv("PPAD_WEIGHTS", str(tmp_path / "nothing"))
     said = one_sentence(capsys, prepare_lfw, source, out)
@@ -183,102 +220,210 @@ def test_a_hostile_archive_writes_nothing(tmp_path, capsys):
             info = tarfile.TarInfo(name)
             info.size = len(picture(90))
             archive.addfile(info, io.BytesIO(picture(90)))
-    assert "evil.jpg' leads out" in one_sentence(capsys, prepare_lfw, tmp_path / "lfw.tgz", tmp_path / "out")
+    assert "evil.jpg' leads out" in one_sentence(
+        capsys, prepare_lfw, tmp_path / "lfw.tgz", tmp_path / "out"
+    )
     assert sorted(os.listdir(tmp_path)) == ["lfw.tgz", "pairs.txt"]
 
 
 def test_a_given_table_takes_the_finders_place(tmp_path, capsys, monkeypatch):
     source, out = lfw(tmp_path), tmp_path / "out"
     monkeypatch.setattr(_faces, "FaceFinder", None)
-    rows = [[file, 10, 20, 50, 60, *POINTS.flatten().tolist()] for file in lfw_files() if "Dee" not in file]
-    (tmp_path / "t.tsv").write_text("\n".join("\t".join(map(str, row)) for row in [["file", *readers.BOX_COLUMNS, *readers.POINT_COLUMNS], *rows]))
-    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out), "--landmarks", str(tmp_path / "t.tsv")]) == 0
+    rows = [
+        [file, 10, 20, 50, 60, *POINTS.flatten().tolist()]
+        for file in lfw_files()
+        if "Dee" not in file
+    ]
+    (tmp_path / "t.tsv").write_text(
+        "\n".join(
+            "\t".join(map(str, row))
+            for row in [["file", *readers.BOX_COLUMNS, *readers.POINT_COLUMNS], *rows]
+        )
+    )
+    assert (
+        prepare_lfw.run(
+            prepare_lfw.main, [str(source), str(out), "--landmarks", str(tmp_path / "t.tsv")]
+        )
+        == 0
+    )
     assert "Dee_D_0001.jpg: no face found" in capsys.readouterr().err
     faces = datasets.read_faces(out / "test", out / "landmarks.csv", 64)
-    assert len(faces) == 7 and torch.allclose(faces.landmarks[0], (POINTS - torch.tensor([-2., 8])) * 1.0, atol=0.02)
-    assert "give another OUT" in one_sentence(capsys, prepare_lfw, source, out, "--landmarks", csv_of_points(tmp_path / "u.csv", lfw_files()))
+    assert len(faces) == 7 and torch.allclose(
+        faces.landmarks[0], (POINTS - torch.tensor([-2.0, 8])) * 1.0, atol=0.02
+    )
+    assert "give another OUT" in one_sentence(
+        capsys,
+        prepare_lfw,
+        source,
+        out,
+        "--landmarks",
+        csv_of_points(tmp_path / "u.csv", lfw_files()),
+    )
 
 
 def csv_of_points(path, files):
-    path.write_text(_common.table_text(["file", *readers.POINT_COLUMNS], [[file, *POINTS.flatten().tolist()] for file in files]))
+    path.write_text(
+        _common.table_text(
+            ["file", *readers.POINT_COLUMNS], [[file, *POINTS.flatten().tolist()] for file in files]
+        )
+    )
     return path
 
 
 def test_square_crops_need_no_box(tmp_path):
     """The box written for a crop is the one whose 1.6-fold square is the whole picture: it is read back as it was."""
-    files = {f"p{i}/{j}.png": picture(60 + 10 * i + j, (80, 80), "PNG") for i in range(6) for j in (1, 2)}
+    files = {
+        f"p{i}/{j}.png": picture(60 + 10 * i + j, (80, 80), "PNG") for i in range(6) for j in (1, 2)
+    }
     source, out = lay(tmp_path / "in", files), tmp_path / "out"
-    assert prepare_folder.run(prepare_folder.main, [str(source), str(out), "--landmarks", str(csv_of_points(tmp_path / "t.csv", files))]) == 0
+    assert (
+        prepare_folder.run(
+            prepare_folder.main,
+            [str(source), str(out), "--landmarks", str(csv_of_points(tmp_path / "t.csv", files))],
+        )
+        == 0
+    )
     faces = datasets.read_faces(out / "train", out / "landmarks.csv", 80)
     original = np.asarray(Image.open(source / (faces.names[0] + ".png")))
-    assert np.array_equal(faces.images[0].permute(1, 2, 0).numpy(), original) and torch.allclose(faces.landmarks[0], POINTS, atol=0.01)
+    assert np.array_equal(faces.images[0].permute(1, 2, 0).numpy(), original) and torch.allclose(
+        faces.landmarks[0], POINTS, atol=0.01
+    )
 
 
 def test_casia_drops_the_three_and_shares_an_out_with_lfw(tmp_path, capsys):
-    files = {f"CASIA-WebFace/{p}/{i:03d}.jpg": picture(70 + i) for p in ("0000045", "0000099", "0166921", "1056413", "1193098") for i in (1, 2)}
+    files = {
+        f"CASIA-WebFace/{p}/{i:03d}.jpg": picture(70 + i)
+        for p in ("0000045", "0000099", "0166921", "1056413", "1193098")
+        for i in (1, 2)
+    }
     files["CASIA-WebFace/0000045/Thumbs.db"] = b"x"
     out = tmp_path / "out"
     assert prepare_lfw.run(prepare_lfw.main, [str(lfw(tmp_path)), str(out)]) == 0
-    assert prepare_casia.run(prepare_casia.main, [str(lay(tmp_path / "casia", files)), str(out)]) == 0
+    assert (
+        prepare_casia.run(prepare_casia.main, [str(lay(tmp_path / "casia", files)), str(out)]) == 0
+    )
     said = capsys.readouterr().out
-    assert "included: 10 of 494,414" in said and "people without the three in LFW: 2 of 10,572" in said
+    assert (
+        "included: 10 of 494,414" in said and "people without the three in LFW: 2 of 10,572" in said
+    )
     assert "dropped, also in LFW: 1056413, 2 pictures" in said
-    train, test = (datasets.read_faces(out / split, out / "landmarks.csv", 32) for split in ("train", "test"))
-    assert "no usable" in one_sentence(capsys, prepare_casia, lay(tmp_path / "empty", {"a/b.txt": b""}), lay(tmp_path / "half", {
-        ".test.jsonl": (out / ".test.jsonl").read_bytes()}))     # the other script's half does not stand in for this one's
-    assert (len(train), len(test)) == (4, 8) and sorted(set(n.split("/")[0] for n in train.names)) == ["0000045", "0000099"]
+    train, test = (
+        datasets.read_faces(out / split, out / "landmarks.csv", 32) for split in ("train", "test")
+    )
+    assert "no usable" in one_sentence(
+        capsys,
+        prepare_casia,
+        lay(tmp_path / "empty", {"a/b.txt": b""}),
+        lay(tmp_path / "half", {".test.jsonl": (out / ".test.jsonl").read_bytes()}),
+    )  # the other script's half does not stand in for this one's
+    assert (len(train), len(test)) == (4, 8) and sorted(
+        set(n.split("/")[0] for n in train.names)
+    ) == ["0000045", "0000099"]
 
 
 def test_folder_of_faces_is_ready_for_the_main_job(tmp_path, capsys):
-    files = {f"Some One {n}/pic {i}.jpg": picture(50 + 6 * n + i) for n in range(20) for i in range(3)}
+    files = {
+        f"Some One {n}/pic {i}.jpg": picture(50 + 6 * n + i) for n in range(20) for i in range(3)
+    }
     source, out = lay(tmp_path / "in", files), tmp_path / "out"
     assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
     assert "test pictures: 12 of 12, of 4 people" in capsys.readouterr().out
-    train, test = (datasets.read_faces(out / split, out / "landmarks.csv", 32) for split in ("train", "test"))
+    train, test = (
+        datasets.read_faces(out / split, out / "landmarks.csv", 32) for split in ("train", "test")
+    )
     pairs = datasets.read_pairs(out / "pairs_test.txt", test)
     assert len(train) == 48 and len(test) == 12 and not pairs.dropped
-    people = [{test.names[i].split("/")[0] for k in (pairs.first, pairs.second) for i in k[pairs.folds == fold]} for fold in (0, 1)]
-    assert pairs.folds.max() == 1 and not people[0] & people[1]              # two folds, nobody in both
-    assert {name.replace("_", " ") for name in people[0] | people[1]}.isdisjoint(name.split("/")[0] for name in train.names)
+    people = [
+        {
+            test.names[i].split("/")[0]
+            for k in (pairs.first, pairs.second)
+            for i in k[pairs.folds == fold]
+        }
+        for fold in (0, 1)
+    ]
+    assert pairs.folds.max() == 1 and not people[0] & people[1]  # two folds, nobody in both
+    assert {name.replace("_", " ") for name in people[0] | people[1]}.isdisjoint(
+        name.split("/")[0] for name in train.names
+    )
     lay(source, {"Some One 3/a new one.jpg": picture(80)})
-    assert "give another OUT" in one_sentence(capsys, prepare_folder, source, out)   # numbers would shift
+    assert "give another OUT" in one_sentence(
+        capsys, prepare_folder, source, out
+    )  # numbers would shift
 
 
 def test_folder_keeps_its_own_halves_and_refuses_a_person_in_both(tmp_path, capsys):
-    files = {f"{split}/{split}{n}/{i}.jpg": picture(60 + n + i) for split in ("train", "test") for n in range(5) for i in range(2)}
+    files = {
+        f"{split}/{split}{n}/{i}.jpg": picture(60 + n + i)
+        for split in ("train", "test")
+        for n in range(5)
+        for i in range(2)
+    }
     source = lay(tmp_path / "in", files)
     assert prepare_folder.run(prepare_folder.main, [str(source), str(tmp_path / "out")]) == 0
-    assert len(list((tmp_path / "out/train").glob("train*/*"))) == 10 == len(list((tmp_path / "out/test").glob("test*/*")))
+    assert (
+        len(list((tmp_path / "out/train").glob("train*/*")))
+        == 10
+        == len(list((tmp_path / "out/test").glob("test*/*")))
+    )
     lay(source, {"train/test1/x.jpg": picture(60)})
-    assert "'test1' is in train and in test" in one_sentence(capsys, prepare_folder, source, tmp_path / "out2")
+    assert "'test1' is in train and in test" in one_sentence(
+        capsys, prepare_folder, source, tmp_path / "out2"
+    )
 
 
 def test_drawn_pairs_obey_lfws_format_at_its_full_size():
     files = [f"p{n:03d}/p{n:03d}_{i:04d}.jpg" for n in range(150) for i in range(1, 9)]
     text = prepare_folder.draw_pairs(files)
-    assert text.splitlines()[0] == "10\t300" and len(text.splitlines()) == 6001 and text == prepare_folder.draw_pairs(files[::-1])
+    assert (
+        text.splitlines()[0] == "10\t300"
+        and len(text.splitlines()) == 6001
+        and text == prepare_folder.draw_pairs(files[::-1])
+    )
 
 
 def test_toy_world_on_disk_equals_the_one_in_memory(tmp_path, tiny, tiny_args, capsys):
     """Also through the main job's own loader."""
-    words = tiny_args[2:]                                # without --jobs 1
+    words = tiny_args[2:]  # without --jobs 1
     assert make_toyworld.run(make_toyworld.main, [str(tmp_path / "toy"), *words]) == 0
     memory = reproduce.load_data(tiny(), 0)
-    photo = config.build("photo", faces=str(tmp_path / "toy/faces"), actions=str(tmp_path / "toy/actions"), face_size=32, frame_height=96, frame_width=96)
+    photo = config.build(
+        "photo",
+        faces=str(tmp_path / "toy/faces"),
+        actions=str(tmp_path / "toy/actions"),
+        face_size=32,
+        frame_height=96,
+        frame_width=96,
+    )
     disk = reproduce.load_data(photo, 0)
     for a, b in ((memory.faces, disk.faces), (memory.test_faces, disk.test_faces)):
-        assert a.names == b.names and torch.equal(a.images, b.images) and torch.equal(a.landmarks, b.landmarks)
+        assert (
+            a.names == b.names
+            and torch.equal(a.images, b.images)
+            and torch.equal(a.landmarks, b.landmarks)
+        )
         assert torch.equal(a.identities, b.identities)
     for a, b in ((memory.actions, disk.actions), (memory.test_actions, disk.test_actions)):
         assert torch.equal(a.frames, b.frames) and [f"{name}.png" for name in a.names] == b.names
-        assert all(map(torch.equal, a.boxes, b.boxes)) and all(map(torch.equal, a.face_boxes, b.face_boxes))
+        assert all(map(torch.equal, a.boxes, b.boxes)) and all(
+            map(torch.equal, a.face_boxes, b.face_boxes)
+        )
         assert [a.classes[l[0] - 1] for l in a.labels] == [b.classes[l[0] - 1] for l in b.labels]
 
     def as_set(pairs):
-        return {tuple(x) for x in torch.stack([pairs.first, pairs.second, pairs.same.long(), pairs.folds], 1).tolist()}
+        return {
+            tuple(x)
+            for x in torch.stack(
+                [pairs.first, pairs.second, pairs.same.long(), pairs.folds], 1
+            ).tolist()
+        }
+
     assert as_set(memory.pairs) == as_set(disk.pairs)
-    assert "give another OUT" in one_sentence(capsys, make_toyworld, tmp_path / "toy", *words, "--seed", 1)
-    assert "face_size" in one_sentence(capsys, make_toyworld, tmp_path / "toy2", "--face_size", "30")
+    assert "give another OUT" in one_sentence(
+        capsys, make_toyworld, tmp_path / "toy", *words, "--seed", 1
+    )
+    assert "face_size" in one_sentence(
+        capsys, make_toyworld, tmp_path / "toy2", "--face_size", "30"
+    )
 
 
 def test_some_of_the_real_lfw(tmp_path, monkeypatch, capsys):
@@ -292,13 +437,20 @@ def test_some_of_the_real_lfw(tmp_path, monkeypatch, capsys):
     if not (data / "lfw" / "landmarks.tsv").exists() or not (data / "weights" / "onet.pt").exists():
         pytest.skip("PPAD_DATA does not name a folder with lfw/ and weights/")
     from ppad import face_finder, mtcnn
+
     monkeypatch.setattr(_faces, "FaceFinder", face_finder.FaceFinder)
     monkeypatch.setattr(_faces, "MTCNN", mtcnn.MTCNN)
     monkeypatch.setenv("PPAD_WEIGHTS", str(data / "weights"))
     for person in sorted((data / "lfw" / "lfw-deepfunneled").iterdir())[100:124]:
         shutil.copytree(person, tmp_path / "in" / person.name)
     out = tmp_path / "out"
-    assert prepare_lfw.run(prepare_lfw.main, [str(tmp_path / "in"), str(out), "--pairs", str(data / "lfw" / "pairs.txt")]) == 0
+    assert (
+        prepare_lfw.run(
+            prepare_lfw.main,
+            [str(tmp_path / "in"), str(out), "--pairs", str(data / "lfw" / "pairs.txt")],
+        )
+        == 0
+    )
     with open(data / "lfw" / "landmarks.tsv", newline="") as file:
         reference = {row["file"]: row for row in csv.DictReader(file, delimiter="\t")}
     with open(out / "landmarks.csv", newline="") as file:
@@ -306,7 +458,10 @@ def test_some_of_the_real_lfw(tmp_path, monkeypatch, capsys):
     assert len(rows) == len(list((tmp_path / "in").glob("*/*"))) >= 24
     for row in rows:
         known = reference[row["file"].removeprefix("test/")]
-        assert all(abs(float(row[column]) - float(known[column])) < 3 for column in (*readers.BOX_COLUMNS, *readers.POINT_COLUMNS)), row["file"]
+        assert all(
+            abs(float(row[column]) - float(known[column])) < 3
+            for column in (*readers.BOX_COLUMNS, *readers.POINT_COLUMNS)
+        ), row["file"]
 
 
 def test_any_number_of_threads_writes_the_same_files_in_the_same_order(tmp_path, monkeypatch):
@@ -316,11 +471,12 @@ def test_any_number_of_threads_writes_the_same_files_in_the_same_order(tmp_path,
         monkeypatch.setattr(_common, "cores", lambda threads=threads: threads)
         assert prepare_lfw.run(prepare_lfw.main, [str(source), str(tmp_path / f"{threads}")]) == 0
         outs.append(snapshot(tmp_path / f"{threads}"))
-        assert outs[-1].pop("prepared.json")             # holds the time it took
+        assert outs[-1].pop("prepared.json")  # holds the time it took
     assert outs[0] == outs[1] and len(outs[0][".test.jsonl"].splitlines()) == 1 + 10
 
 
 # ---------------------------------------------------------------- stops, mix-ups and broken input
+
 
 def test_an_out_of_another_source_is_refused_and_left_as_it_is(tmp_path, capsys):
     first, out = lfw(tmp_path), tmp_path / "out"
@@ -330,11 +486,15 @@ def test_an_out_of_another_source_is_refused_and_left_as_it_is(tmp_path, capsys)
     said = one_sentence(capsys, prepare_lfw, other, out, *pairs)
     assert "holds 8 pictures that SOURCE has not" in said and "give another OUT" in said
     assert "such as test/Ann_A/Ann_A_0001.jpg" in said
-    changed = lay(tmp_path / "changed", {**lfw_files(), "Cid_C/Cid_C_0001.jpg": picture(200, (70, 80))})
-    said = one_sentence(capsys, prepare_lfw, changed, out, *pairs)               # the same names, one with other content
+    changed = lay(
+        tmp_path / "changed", {**lfw_files(), "Cid_C/Cid_C_0001.jpg": picture(200, (70, 80))}
+    )
+    said = one_sentence(
+        capsys, prepare_lfw, changed, out, *pairs
+    )  # the same names, one with other content
     assert "holds 1 picture that" in said and "test/Cid_C/Cid_C_0001.jpg" in said
     assert snapshot(out) == done
-    (first / "Ben_B/Ben_B_0003.jpg").unlink()            # what was left out may go, and new pictures may come
+    (first / "Ben_B/Ben_B_0003.jpg").unlink()  # what was left out may go, and new pictures may come
     lay(first, {"Eve_E/Eve_E_0001.jpg": picture(70)})
     assert prepare_lfw.run(prepare_lfw.main, [str(first), str(out)]) == 0
     assert "pictures: 9 of" in capsys.readouterr().out
@@ -360,8 +520,10 @@ def test_a_full_disk_is_told_in_one_sentence_and_gone_on_from(tmp_path, capsys, 
 
     monkeypatch.setattr(Path, "write_bytes", full)
     said = one_sentence(capsys, prepare_lfw, source, out)
-    assert said == (f"cannot write {out / 'test/Ben_B/Ben_B_0001.jpg'} (No space left on device): free some disk space and run "
-                    "the same command again")
+    assert said == (
+        f"cannot write {out / 'test/Ben_B/Ben_B_0001.jpg'} (No space left on device): free some disk space and run "
+        "the same command again"
+    )
     assert not list(out.rglob("*.part"))
     monkeypatch.setattr(Path, "write_bytes", real)
 
@@ -369,8 +531,15 @@ def test_a_full_disk_is_told_in_one_sentence_and_gone_on_from(tmp_path, capsys, 
         def write(self, content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(_common, "open", lambda path, mode: FullFile() if mode == "ab" else open(path, mode), raising=False)
-    assert f"cannot write {out / '.test.jsonl'} (No space left" in one_sentence(capsys, prepare_lfw, source, out)
+    monkeypatch.setattr(
+        _common,
+        "open",
+        lambda path, mode: FullFile() if mode == "ab" else open(path, mode),
+        raising=False,
+    )
+    assert f"cannot write {out / '.test.jsonl'} (No space left" in one_sentence(
+        capsys, prepare_lfw, source, out
+    )
     monkeypatch.delattr(_common, "open")
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
     assert "pictures: 8 of" in capsys.readouterr().out
@@ -378,16 +547,30 @@ def test_a_full_disk_is_told_in_one_sentence_and_gone_on_from(tmp_path, capsys, 
 
 def test_an_out_that_may_not_be_written_is_not_called_full(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(_common.UserError, match=r"a.txt .(Not a directory|File exists).: see that it can be written"):
+    with pytest.raises(
+        _common.UserError,
+        match=r"a.txt .(Not a directory|File exists).: see that it can be written",
+    ):
         _common.write_file(tmp_path / "file" / "a.txt", "text")
 
 
 def claims(width, height):
     """A PNG file of a few bytes that says it is width x height."""
+
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -395,19 +578,27 @@ def test_a_picture_that_claims_too_many_pixels_is_not_decoded(monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", lambda *args: pytest.fail("it was decoded"))
     with pytest.raises(_common.BadItem, match="is 13000 x 13000, more than the 50,000,000 pixels"):
         _common.decode(claims(13000, 13000))
-    with pytest.raises(_common.BadItem, match="exceeds limit"):                  # Pillow's own limit is above ours
+    with pytest.raises(_common.BadItem, match="exceeds limit"):  # Pillow's own limit is above ours
         _common.decode(claims(30000, 30000))
 
 
 def test_what_is_no_picture_is_told_alike_every_time(tmp_path, capsys):
-    source, out = lay(lfw(tmp_path), {"Ben_B/Ben_B_0003.jpg": b"<html>not found</html>"}), tmp_path / "out"
+    source, out = (
+        lay(lfw(tmp_path), {"Ben_B/Ben_B_0003.jpg": b"<html>not found</html>"}),
+        tmp_path / "out",
+    )
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
-    assert "Ben_B_0003.jpg: cannot be read as a picture (no picture format is known)\n" in (out / "left_out_test.txt").read_text()
+    assert (
+        "Ben_B_0003.jpg: cannot be read as a picture (no picture format is known)\n"
+        in (out / "left_out_test.txt").read_text()
+    )
 
 
 def test_minutes_of_all_calls_are_added_up(tmp_path, monkeypatch, capsys):
     source, out, clock = lfw(tmp_path), tmp_path / "out", iter(range(0, 10**6, 60))
-    monkeypatch.setattr(prepare_lfw.time, "process_time", lambda: next(clock))   # each look at it is a minute later
+    monkeypatch.setattr(
+        prepare_lfw.time, "process_time", lambda: next(clock)
+    )  # each look at it is a minute later
     real, told = Finder.find, []
 
     def stops(self, frames):
@@ -415,30 +606,46 @@ def test_minutes_of_all_calls_are_added_up(tmp_path, monkeypatch, capsys):
 
     for find in (stops, real, real):
         monkeypatch.setattr(Finder, "find", find)
-        assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == (130 if find is stops else 0)
+        assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == (
+            130 if find is stops else 0
+        )
         told.append(json.loads((out / "prepared.json").read_text())["cpu_minutes"])
     assert told == [1, 2, 3] and "1.0 of processor time" in capsys.readouterr().out
-    (out / "prepared.json").write_text("[")              # damaged: counted anew
+    (out / "prepared.json").write_text("[")  # damaged: counted anew
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
     assert json.loads((out / "prepared.json").read_text())["cpu_minutes"] == 1
 
 
-@pytest.mark.parametrize("device, said", [("cuda", "device is 'cuda', but torch sees no GPU here: use --device cpu"),
-                                          ("banana", "device is 'banana', which is no device of torch: use cpu or cuda")])
+@pytest.mark.parametrize(
+    "device, said",
+    [
+        ("cuda", "device is 'cuda', but torch sees no GPU here: use --device cpu"),
+        ("banana", "device is 'banana', which is no device of torch: use cpu or cuda"),
+    ],
+)
 def test_a_device_that_is_not_there(tmp_path, capsys, monkeypatch, device, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert one_sentence(capsys, prepare_lfw, lfw(tmp_path), tmp_path / "out", "--device", device) == said
+    assert (
+        one_sentence(capsys, prepare_lfw, lfw(tmp_path), tmp_path / "out", "--device", device)
+        == said
+    )
 
 
 def test_toy_world_names_only_what_differs(tmp_path, tiny_args, capsys):
     words, out = tiny_args[2:], tmp_path / "toy"
     assert make_toyworld.run(make_toyworld.main, [str(out), *words]) == 0
     said = one_sentence(capsys, make_toyworld, out, *words, "--train_frames", 12)
-    assert said == f"{out}: was begun with 'train_frames 10', this command says 'train_frames 12'; give another OUT"
-    assert make_toyworld.run(make_toyworld.main, [str(out), *words, "--T1", "7", "--margin", "3"]) == 0      # draw nothing
+    assert (
+        said
+        == f"{out}: was begun with 'train_frames 10', this command says 'train_frames 12'; give another OUT"
+    )
+    assert (
+        make_toyworld.run(make_toyworld.main, [str(out), *words, "--T1", "7", "--margin", "3"]) == 0
+    )  # draw nothing
 
 
 # ---------------------------------------------------------------- the mean face
+
 
 def test_mean_face_is_sharp_by_landmarks_and_not_by_boxes(tmp_path):
     """One pattern, turned, scaled and moved at random: only its landmarks bring it together. Boxes are loose, as found ones."""
@@ -446,21 +653,34 @@ def test_mean_face_is_sharp_by_landmarks_and_not_by_boxes(tmp_path):
     ys, xs = np.mgrid[:160, :160] + 0.5
     lines = [["file", *readers.BOX_COLUMNS, *readers.POINT_COLUMNS], ["train/A/a.png", *[1.0] * 14]]
     for i in range(40):
-        angle, scale = chance.uniform(-.4, .4), chance.uniform(.8, 1.2)
+        angle, scale = chance.uniform(-0.4, 0.4), chance.uniform(0.8, 1.2)
         turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         points = (pattern.numpy() - (48, 72)) @ turn.T + 80 + chance.uniform(-15, 15, 2)
-        dots = sum(np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 2 / (3 * scale) ** 2) for x, y in points)
+        dots = sum(
+            np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 2 / (3 * scale) ** 2) for x, y in points
+        )
         name = f"test/P{i}/P{i}_0001.png"
         (tmp_path / name).parent.mkdir(parents=True)
-        Image.fromarray((255 * np.stack([dots.clip(0, 1)] * 3, 2)).astype(np.uint8)).save(tmp_path / name)
-        box = *(points.min(0) - chance.uniform(5, 15, 2)), *(points.max(0) + chance.uniform(5, 15, 2))
+        Image.fromarray((255 * np.stack([dots.clip(0, 1)] * 3, 2)).astype(np.uint8)).save(
+            tmp_path / name
+        )
+        box = (
+            *(points.min(0) - chance.uniform(5, 15, 2)),
+            *(points.max(0) + chance.uniform(5, 15, 2)),
+        )
         lines.append([name, *box, *points.reshape(-1)])
-    (tmp_path / "landmarks.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    (tmp_path / "landmarks.csv").write_text(
+        "".join(",".join(map(str, line)) + "\n" for line in lines)
+    )
     means = prepare_lfw.mean_faces(tmp_path)
     peaks = {name: [mean[int(y), int(x)].max() for x, y in pattern] for name, mean in means.items()}
-    assert min(peaks["landmarks"]) > 220 and max(peaks["pictures"]) < 120   # of 255: each dot stands where D expects it
+    assert (
+        min(peaks["landmarks"]) > 220 and max(peaks["pictures"]) < 120
+    )  # of 255: each dot stands where D expects it
     sharp = {name: prepare_lfw.sharpness(mean) for name, mean in means.items()}
-    assert sharp["landmarks"] > 1.3 * max(sharp["boxes"], sharp["pictures"]) and means["boxes"].shape == (112, 96, 3)
+    assert sharp["landmarks"] > 1.3 * max(sharp["boxes"], sharp["pictures"]) and means[
+        "boxes"
+    ].shape == (112, 96, 3)
 
 
 def test_sharpness_of_a_ramp_is_its_slope():
@@ -469,8 +689,16 @@ def test_sharpness_of_a_ramp_is_its_slope():
 
 
 def test_readme_tells_what_the_kept_lfw_run_found():
-    kept, text = (ROOT / "lesson_notebooks/results/lfw/prepared.json").read_text(), (ROOT / "README.md").read_text(encoding="utf-8")
+    kept, text = (
+        (ROOT / "lesson_notebooks/results/lfw/prepared.json").read_text(),
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+    )
     kept = json.loads(kept)
-    assert (f"found {kept['pictures']:,} of 13,233 faces, {kept['people']:,} people and {kept['pairs']:,} of 6,000 pairs in "
-            f"{kept['minutes']:.1f} minutes") in text and f"{kept['cpu_minutes']:.1f} minutes of processor time" in text
-    assert ", ".join(f"{value:.1f}" for value in kept["sharpness"].values()) in text and kept["hardware"]["cores"] == 2
+    assert (
+        f"found {kept['pictures']:,} of 13,233 faces, {kept['people']:,} people and {kept['pairs']:,} of 6,000 pairs in "
+        f"{kept['minutes']:.1f} minutes"
+    ) in text and f"{kept['cpu_minutes']:.1f} minutes of processor time" in text
+    assert (
+        ", ".join(f"{value:.1f}" for value in kept["sharpness"].values()) in text
+        and kept["hardware"]["cores"] == 2
+    )

@@ -1,4 +1,5 @@
 """JHMDB, DALY and frames with boxes: miniatures in the official formats, read back by the reader that training uses."""
+
 import csv
 import io
 import os
@@ -15,14 +16,15 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts"))
 
-import prepare_daly  # noqa: E402
-import prepare_folder  # noqa: E402
-import prepare_jhmdb  # noqa: E402
-from ppad import datasets, mtcnn  # noqa: E402
-from test_data_scripts import finder, lay, one_sentence, snapshot  # noqa: E402, F401
-from test_data_scripts_untrusted import Call, mat, py2  # noqa: E402
+import prepare_daly
+import prepare_folder
+import prepare_jhmdb
+from test_data_scripts import finder, lay, one_sentence, snapshot  # noqa: F401
+from test_data_scripts_untrusted import Call, mat, py2
 
-SIZE = 64, 48                                            # W, H
+from ppad import datasets, mtcnn
+
+SIZE = 64, 48  # W, H
 
 
 def frame(value, size=SIZE):
@@ -42,7 +44,12 @@ def box_of(row):
 
 # ---------------------------------------------------------------- JHMDB
 
-MINI = {("brush_hair", "April_09_#1_a"): 1, ("brush_hair", "Bed_b"): 2, ("wave", "Hi_c"): 1, ("wave", "Lo_d"): 2}
+MINI = {
+    ("brush_hair", "April_09_#1_a"): 1,
+    ("brush_hair", "Bed_b"): 2,
+    ("wave", "Hi_c"): 1,
+    ("wave", "Lo_d"): 2,
+}
 
 
 def mask_of(clip, frames=4):
@@ -50,19 +57,23 @@ def mask_of(clip, frames=4):
     mask = np.zeros((SIZE[1], SIZE[0], frames), np.uint8)
     for t in range(frames):
         if t != 2:
-            mask[8:20, 5 + t:12 + t, t] = 1
-            mask[20:41 - t, 10 + t:21 + t, t] = 5
+            mask[8:20, 5 + t : 12 + t, t] = 1
+            mask[20 : 41 - t, 10 + t : 21 + t, t] = 5
     return mask
 
 
 def jhmdb(folder):
     files = {}
     for (action, video), _ in MINI.items():
-        for number in range(1, 6):                       # the fifth frame has no mask
+        for number in range(1, 6):  # the fifth frame has no mask
             files[f"Rename_Images/{action}/{video}/{number:05d}.png"] = frame(100 + number)
-        files[f"puppet_mask/{action}/{video}/puppet_mask.mat"] = mat({"part_mask": mask_of((action, video))})
+        files[f"puppet_mask/{action}/{video}/puppet_mask.mat"] = mat(
+            {"part_mask": mask_of((action, video))}
+        )
     for action in ("brush_hair", "wave"):
-        text = "".join(f"{video}.avi {which} \n" for (a, video), which in MINI.items() if a == action)
+        text = "".join(
+            f"{video}.avi {which} \n" for (a, video), which in MINI.items() if a == action
+        )
         files[f"splits/{action}_test_split1.txt"] = text.encode()
         files[f"splits/{action}_test_split2.txt"] = text.replace(" 1", " 2").encode()
     return lay(folder, files)
@@ -73,18 +84,32 @@ def test_jhmdb_miniature(tmp_path, capsys):
     before = snapshot(source)
     assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0
     said = capsys.readouterr().out
-    assert "clips: 4 of 928, 924 missing" in said and "classes: 2 of 21" in said and "frames: 12\n" in said
-    assert "train clips of split 1: 2 of 2" in said and "dropped: 4 frames beyond the last mask, 4 with an empty mask" in said
+    assert (
+        "clips: 4 of 928, 924 missing" in said
+        and "classes: 2 of 21" in said
+        and "frames: 12\n" in said
+    )
+    assert (
+        "train clips of split 1: 2 of 2" in said
+        and "dropped: 4 frames beyond the last mask, 4 with an empty mask" in said
+    )
     assert snapshot(source) == before
     people = {row["file"]: row for row in rows(out / "annotations.csv")}
     assert len(people) == 12
     for (action, video), which in MINI.items():
-        for number in (1, 2, 4):                         # by hand: columns 5+t to 20+t, rows 8 to 40-t, as edges
+        for number in (1, 2, 4):  # by hand: columns 5+t to 20+t, rows 8 to 40-t, as edges
             t, row = number - 1, people[f"{action}/{video}/{number:05d}.png"]
             assert box_of(row) == [5 + t, 8, 21 + t, 41 - t]
             assert (row["split"], row["action"]) == ({1: "train", 2: "test"}[which], action)
-    train, test = (datasets.read_actions(out, out / "annotations.csv", out / "faces.csv", split, (48, 64)) for split in ("train", "test"))
-    assert len(train) == len(test) == 6 and train.classes == ["brush_hair", "wave"] and len(train.face_boxes[0]) == 2
+    train, test = (
+        datasets.read_actions(out, out / "annotations.csv", out / "faces.csv", split, (48, 64))
+        for split in ("train", "test")
+    )
+    assert (
+        len(train) == len(test) == 6
+        and train.classes == ["brush_hair", "wave"]
+        and len(train.face_boxes[0]) == 2
+    )
 
 
 def test_jhmdb_pickle_gives_what_the_masks_give(tmp_path, capsys):
@@ -92,11 +117,21 @@ def test_jhmdb_pickle_gives_what_the_masks_give(tmp_path, capsys):
     assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(tmp_path / "masks")]) == 0
     tubes, classes = {}, ["brush_hair", "wave"]
     for action, video in MINI:
-        found = [(t + 1, box) for t, box in enumerate(prepare_jhmdb.boxes_of_masks(mask_of(None))) if box]
-        tubes[f"{action}/{video}"] = {classes.index(action): [np.array([[number, *box] for number, box in found], np.float32)]}
+        found = [
+            (t + 1, box) for t, box in enumerate(prepare_jhmdb.boxes_of_masks(mask_of(None))) if box
+        ]
+        tubes[f"{action}/{video}"] = {
+            classes.index(action): [np.array([[number, *box] for number, box in found], np.float32)]
+        }
     names = {which: [f"{a}/{v}" for (a, v), w in MINI.items() if w == which] for which in (1, 2)}
-    truth = {"labels": classes, "gttubes": tubes, "nframes": {v: 4 for v in tubes}, "resolution": {v: SIZE[::-1] for v in tubes},
-             "train_videos": [names[1], names[2], []], "test_videos": [names[2], names[1], []]}
+    truth = {
+        "labels": classes,
+        "gttubes": tubes,
+        "nframes": dict.fromkeys(tubes, 4),
+        "resolution": dict.fromkeys(tubes, SIZE[::-1]),
+        "train_videos": [names[1], names[2], []],
+        "test_videos": [names[2], names[1], []],
+    }
     (source / "JHMDB-GT.pkl").write_bytes(py2(truth))
     shutil.rmtree(source / "puppet_mask")
     shutil.rmtree(source / "splits")
@@ -118,8 +153,13 @@ def test_jhmdb_names_what_is_missing_or_broken(tmp_path, capsys):
     (source / "Rename_Images/brush_hair/Bed_b/00002.png").write_bytes(frame(90, (80, 48)))
     assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0
     said = capsys.readouterr()
-    assert "wave/Hi_c: no folder of frames" in said.out and "wave/Lo_d: no puppet_mask.mat" in said.out
-    assert "Bed_b/00001.png: cannot be read" in said.err and "Bed_b/00002.png: is 80 x 48, its ground truth is for 64 x 48" in said.err
+    assert (
+        "wave/Hi_c: no folder of frames" in said.out and "wave/Lo_d: no puppet_mask.mat" in said.out
+    )
+    assert (
+        "Bed_b/00001.png: cannot be read" in said.err
+        and "Bed_b/00002.png: is 80 x 48, its ground truth is for 64 x 48" in said.err
+    )
     assert len(rows(out / "annotations.csv")) == 4
     assert "neither puppet_mask/ nor" in one_sentence(capsys, prepare_jhmdb, out, tmp_path / "x")
     (source / "splits/wave_test_split1.txt").write_text("Lo_d.avi 3\n")
@@ -130,7 +170,9 @@ def test_malicious_jhmdb_split_writes_nothing_outside(tmp_path, capsys):
     """A clip's name becomes a folder in OUT: one that leads out of it, to where a clip lies ready, is refused."""
     source = jhmdb(tmp_path / "in")
     (source / "splits/wave_test_split1.txt").write_text("../../Rename_Images/wave/Hi_c.avi 1\n")
-    shutil.copy(source / "puppet_mask/wave/Hi_c/puppet_mask.mat", source / "Rename_Images/wave/Hi_c")
+    shutil.copy(
+        source / "puppet_mask/wave/Hi_c/puppet_mask.mat", source / "Rename_Images/wave/Hi_c"
+    )
     said = one_sentence(capsys, prepare_jhmdb, source, tmp_path / "out")
     assert "names a video 'wave/../../Rename_Images/wave/Hi_c', which is not CLASS/VIDEO" in said
     assert sorted(os.listdir(tmp_path)) == ["in"]
@@ -138,7 +180,9 @@ def test_malicious_jhmdb_split_writes_nothing_outside(tmp_path, capsys):
 
 def test_malicious_jhmdb_pickle_does_nothing(tmp_path, capsys):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/JHMDB-GT.pkl").write_bytes(pickle.dumps({"gttubes": Call(os.system, f"touch {tmp_path / 'trace'}")}, protocol=2))
+    (tmp_path / "in/JHMDB-GT.pkl").write_bytes(
+        pickle.dumps({"gttubes": Call(os.system, f"touch {tmp_path / 'trace'}")}, protocol=2)
+    )
     assert "system" in one_sentence(capsys, prepare_jhmdb, tmp_path / "in", tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["in"]
 
@@ -146,34 +190,95 @@ def test_malicious_jhmdb_pickle_does_nothing(tmp_path, capsys):
 # ---------------------------------------------------------------- DALY
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-VIDEOS = {"-aB_c3456789": 20, "zzzzzzzzzz1": 30}         # id: frames. A YouTube id may begin with a hyphen
+VIDEOS = {"-aB_c3456789": 20, "zzzzzzzzzz1": 30}  # id: frames. A YouTube id may begin with a hyphen
 
 
 def movie(path, frames):
     """A movie whose frame n (from 1) is grey, 40 + 5 n: its number can be read off its brightness."""
     raw = b"".join(bytes([40 + 5 * n]) * (64 * 48 * 3) for n in range(1, frames + 1))
-    subprocess.run(["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", "25", "-i", "-",
-                    "-c:v", "mpeg4", "-q:v", "1", "-g", "10", f"file:{path}"], input=raw, check=True)
+    subprocess.run(
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-y",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            "64x48",
+            "-r",
+            "25",
+            "-i",
+            "-",
+            "-c:v",
+            "mpeg4",
+            "-q:v",
+            "1",
+            "-g",
+            "10",
+            f"file:{path}",
+        ],
+        input=raw,
+        check=True,
+    )
 
 
 def keyframe(number, *box):
-    return {"time": (number - 1) / 25, "frameNumber": number, "boundingBox": np.array([box], np.float32).reshape(-1, 4),
-            "objects": np.zeros((0, 7)), "pose": np.zeros((0, 3))}
+    return {
+        "time": (number - 1) / 25,
+        "frameNumber": number,
+        "boundingBox": np.array([box], np.float32).reshape(-1, 4),
+        "objects": np.zeros((0, 7)),
+        "pose": np.zeros((0, 3)),
+    }
 
 
 def instance(*keyframes):
-    return {"beginTime": 0.0, "endTime": 1.0, "keyframes": list(keyframes), "flags": {"isSmall": False, "isZoom": True}}
+    return {
+        "beginTime": 0.0,
+        "endTime": 1.0,
+        "keyframes": list(keyframes),
+        "flags": {"isSmall": False, "isZoom": True},
+    }
 
 
 def daly_annotation():
     ids = list(VIDEOS)
-    annot = {f"{ids[0]}.mp4": {"suggestedClass": "Drinking", "annot": {
-                 "Drinking": [instance(keyframe(1, .25, .5, .5, 1), keyframe(17, 0, 0, 1.2, .5)), instance(keyframe(17, .5, .5, .75, .75))],
-                 "Phoning": [instance(keyframe(8, .1, .1, .1, .4), keyframe(9), keyframe(21, 0, 0, 1, 1))]}},   # no area; no box; no such frame
-             f"{ids[1]}.mp4": {"suggestedClass": "Ironing", "annot": {"Ironing": [instance(keyframe(30, .25, .25, .5, .5), keyframe(31, 0, 0, 1, 1))]}},
-             "gone_video1.mp4": {"suggestedClass": "Ironing", "annot": {"Ironing": [instance(keyframe(3, 0, 0, 1, 1))]}}}
-    return {"splits": [[f"{ids[1]}.mp4"]], "joints": ["head"], "labels": ["Drinking", "Ironing", "Phoning"], "annot": annot, "version": "1.1.0",
-            "objectList": ["bottle"], "metadata": {name: {"fps": 25.0, "nbframes_ffmpeg": 20, "duration": .8} for name in annot}}
+    annot = {
+        f"{ids[0]}.mp4": {
+            "suggestedClass": "Drinking",
+            "annot": {
+                "Drinking": [
+                    instance(keyframe(1, 0.25, 0.5, 0.5, 1), keyframe(17, 0, 0, 1.2, 0.5)),
+                    instance(keyframe(17, 0.5, 0.5, 0.75, 0.75)),
+                ],
+                "Phoning": [
+                    instance(keyframe(8, 0.1, 0.1, 0.1, 0.4), keyframe(9), keyframe(21, 0, 0, 1, 1))
+                ],
+            },
+        },  # no area; no box; no such frame
+        f"{ids[1]}.mp4": {
+            "suggestedClass": "Ironing",
+            "annot": {
+                "Ironing": [instance(keyframe(30, 0.25, 0.25, 0.5, 0.5), keyframe(31, 0, 0, 1, 1))]
+            },
+        },
+        "gone_video1.mp4": {
+            "suggestedClass": "Ironing",
+            "annot": {"Ironing": [instance(keyframe(3, 0, 0, 1, 1))]},
+        },
+    }
+    return {
+        "splits": [[f"{ids[1]}.mp4"]],
+        "joints": ["head"],
+        "labels": ["Drinking", "Ironing", "Phoning"],
+        "annot": annot,
+        "version": "1.1.0",
+        "objectList": ["bottle"],
+        "metadata": {name: {"fps": 25.0, "nbframes_ffmpeg": 20, "duration": 0.8} for name in annot},
+    }
 
 
 def daly(folder):
@@ -190,26 +295,48 @@ def test_daly_miniature(tmp_path, capsys, monkeypatch):
     before = snapshot(source)
     assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
     said = capsys.readouterr()
-    assert "videos: 2 of 510" in said.out and "test videos: 1 of 200" in said.out and "1 movies are not in SOURCE: gone_video1" in said.out
-    assert "annotated frames: 3 of 6, 3 missing" in said.out and "person boxes: 4 of 7" in said.out and "without a box: 2" in said.out
-    assert "zzzzzzzzzz1.mp4 has no readable frame 31" in said.err and "-aB_c3456789.mp4 has no readable frame 21" in said.err
+    assert (
+        "videos: 2 of 510" in said.out
+        and "test videos: 1 of 200" in said.out
+        and "1 movies are not in SOURCE: gone_video1" in said.out
+    )
+    assert (
+        "annotated frames: 3 of 6, 3 missing" in said.out
+        and "person boxes: 4 of 7" in said.out
+        and "without a box: 2" in said.out
+    )
+    assert (
+        "zzzzzzzzzz1.mp4 has no readable frame 31" in said.err
+        and "-aB_c3456789.mp4 has no readable frame 21" in said.err
+    )
     assert snapshot(source) == before and not (out / ".frames").exists()
     table = {(row["file"], row["x_min"]): row for row in rows(out / "annotations.csv")}
     first, second = list(VIDEOS)
     assert {(key[0], row["action"], row["split"], *box_of(row)) for key, row in table.items()} == {
-        (f"{first}/000001.png", "Drinking", "train", 16, 24, 32, 48), (f"{first}/000017.png", "Drinking", "train", 0, 0, 64, 24),
-        (f"{first}/000017.png", "Drinking", "train", 32, 24, 48, 36), (f"{second}/000030.png", "Ironing", "test", 16, 12, 32, 24)}
-    for file in {key[0] for key in table}:               # the very frame, to the number
+        (f"{first}/000001.png", "Drinking", "train", 16, 24, 32, 48),
+        (f"{first}/000017.png", "Drinking", "train", 0, 0, 64, 24),
+        (f"{first}/000017.png", "Drinking", "train", 32, 24, 48, 36),
+        (f"{second}/000030.png", "Ironing", "test", 16, 12, 32, 24),
+    }
+    for file in {key[0] for key in table}:  # the very frame, to the number
         grey = np.asarray(Image.open(out / file)).mean()
         assert round((grey - 40) / 5) == int(Path(file).stem), (file, grey)
-    train = datasets.read_actions(out, out / "annotations.csv", out / "faces.csv", "train", (48, 64))
+    train = datasets.read_actions(
+        out, out / "annotations.csv", out / "faces.csv", "train", (48, 64)
+    )
     assert len(train) == 2 and [len(boxes) for boxes in train.boxes] == [1, 2]
 
     calls = []
     monkeypatch.setattr(prepare_daly, "extract", lambda *args: calls.append(args[:2]) or ({}, "-"))
     shutil.copy(source / f"videos/{first}.mp4", source / "videos/gone_video1.mp4")
-    assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0     # goes on: only what is not there
-    assert [(path.stem, numbers) for path, numbers in calls] == [(first, [21]), ("gone_video1", [3]), (second, [31])]
+    assert (
+        prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
+    )  # goes on: only what is not there
+    assert [(path.stem, numbers) for path, numbers in calls] == [
+        (first, [21]),
+        ("gone_video1", [3]),
+        (second, [31]),
+    ]
 
 
 @needs_ffmpeg
@@ -218,27 +345,53 @@ def test_daly_a_playlist_called_movie_reads_nothing(tmp_path, capsys):
     source = daly(tmp_path / "in")
     other = tmp_path / "secret.mp4"
     shutil.move(source / f"videos/{list(VIDEOS)[0]}.mp4", other)
-    (source / f"videos/{list(VIDEOS)[0]}.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other}\n#EXT-X-ENDLIST\n")
+    (source / f"videos/{list(VIDEOS)[0]}.mp4").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other}\n#EXT-X-ENDLIST\n"
+    )
     assert prepare_daly.run(prepare_daly.main, [str(source), str(tmp_path / "out")]) == 0
-    assert "000001.png" in capsys.readouterr().err and len(rows(tmp_path / "out/annotations.csv")) == 1
+    assert (
+        "000001.png" in capsys.readouterr().err and len(rows(tmp_path / "out/annotations.csv")) == 1
+    )
 
 
 @needs_ffmpeg
 def test_daly_more_keyframes_than_ffmpeg_adds_up(tmp_path):
     """ffmpeg refuses a sum of more than 100 terms; 2,600 fill the tree's second level too, most of them not in the movie."""
     path = tmp_path / "m.mp4"
-    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=size=32x32:rate=25", "-frames:v", "130",
-                    "-c:v", "mpeg4", f"file:{path}"], check=True)
+    subprocess.run(
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc=size=32x32:rate=25",
+            "-frames:v",
+            "130",
+            "-c:v",
+            "mpeg4",
+            f"file:{path}",
+        ],
+        check=True,
+    )
     for count, there in ((120, 120), (2600, 130)):
-        pictures, complaint = prepare_daly.extract(path, list(range(1, count + 1)), tmp_path / "frames")
-        assert list(pictures) == list(range(1, there + 1)) and complaint == "it ends before that frame"
+        pictures, complaint = prepare_daly.extract(
+            path, list(range(1, count + 1)), tmp_path / "frames"
+        )
+        assert (
+            list(pictures) == list(range(1, there + 1)) and complaint == "it ends before that frame"
+        )
 
 
 @needs_ffmpeg
 def test_daly_quotes_why_ffmpeg_failed(tmp_path):
     """The first line, without the address in memory, which differs from run to run; the last only says that it failed."""
     (tmp_path / "m.mp4").write_bytes(b"no movie")
-    assert prepare_daly.extract(tmp_path / "m.mp4", [1], tmp_path / "frames") == ({}, "moov atom not found")
+    assert prepare_daly.extract(tmp_path / "m.mp4", [1], tmp_path / "frames") == (
+        {},
+        "moov atom not found",
+    )
 
 
 def test_daly_user_mistakes(tmp_path, capsys, monkeypatch):
@@ -247,7 +400,9 @@ def test_daly_user_mistakes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(prepare_daly.shutil, "which", lambda name: "/usr/bin/ffmpeg")
     assert "no such file" in one_sentence(capsys, prepare_daly, source, tmp_path / "out")
     path = source / "daly1.1.0.pkl"
-    path.write_bytes(pickle.dumps({"annot": Call(os.system, f"touch {tmp_path / 'trace'}")}, protocol=2))
+    path.write_bytes(
+        pickle.dumps({"annot": Call(os.system, f"touch {tmp_path / 'trace'}")}, protocol=2)
+    )
     assert "system" in one_sentence(capsys, prepare_daly, source, tmp_path / "out")
     wrong = daly_annotation()
     wrong["annot"]["../../evil.mp4"] = wrong["annot"].pop("gone_video1.mp4")
@@ -256,7 +411,9 @@ def test_daly_user_mistakes(tmp_path, capsys, monkeypatch):
     path.write_bytes(py2({"annot": {}}))
     assert "not DALY's annotation" in one_sentence(capsys, prepare_daly, source, tmp_path / "out")
     path.write_bytes(py2(daly_annotation()))
-    assert "no usable frame" in one_sentence(capsys, prepare_daly, source, tmp_path / "out")     # no movie is there
+    assert "no usable frame" in one_sentence(
+        capsys, prepare_daly, source, tmp_path / "out"
+    )  # no movie is there
     monkeypatch.setattr(prepare_daly.shutil, "which", lambda name: None)
     assert "ffmpeg is not installed" in one_sentence(capsys, prepare_daly, source, tmp_path / "out")
     assert not (tmp_path / "trace").exists()
@@ -273,7 +430,15 @@ b/3.png,test,jump,0,0,9,9
 
 
 def own(folder, table=TABLE):
-    return lay(folder, {"a/1.png": frame(90), "b/2.png": frame(91), "b/3.png": frame(92)[:50], "annotations.csv": table.encode()})
+    return lay(
+        folder,
+        {
+            "a/1.png": frame(90),
+            "b/2.png": frame(91),
+            "b/3.png": frame(92)[:50],
+            "annotations.csv": table.encode(),
+        },
+    )
 
 
 def test_own_frames(tmp_path, capsys):
@@ -281,20 +446,43 @@ def test_own_frames(tmp_path, capsys):
     assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
     said = capsys.readouterr()
     assert "test frames: 1 of 2, 1 missing" in said.out and "b/3.png: cannot be read" in said.err
-    train = datasets.read_actions(out, out / "annotations.csv", out / "faces.csv", "train", (48, 64))
-    assert train.boxes[0].tolist() == [[1, 2, 30, 40], [5, 5, 20, 20]] and train.classes == ["jump", "wave"]
-    assert torch.allclose(train.face_boxes[0], torch.tensor([[15., 20, 45, 48], [0, 0, 12, 12]]))
+    train = datasets.read_actions(
+        out, out / "annotations.csv", out / "faces.csv", "train", (48, 64)
+    )
+    assert train.boxes[0].tolist() == [[1, 2, 30, 40], [5, 5, 20, 20]] and train.classes == [
+        "jump",
+        "wave",
+    ]
+    assert torch.allclose(train.face_boxes[0], torch.tensor([[15.0, 20, 45, 48], [0, 0, 12, 12]]))
     (tmp_path / "f.csv").write_text("file,x_min,y_min,x_max,y_max\na/1.png,3,4,10,12\n")
-    assert prepare_folder.run(prepare_folder.main, [str(source), str(tmp_path / "given"), "--landmarks", str(tmp_path / "f.csv")]) == 0
+    assert (
+        prepare_folder.run(
+            prepare_folder.main,
+            [str(source), str(tmp_path / "given"), "--landmarks", str(tmp_path / "f.csv")],
+        )
+        == 0
+    )
     assert [box_of(row) for row in rows(tmp_path / "given/faces.csv")] == [[3, 4, 10, 12]]
 
 
-@pytest.mark.parametrize("old, new, word", [
-    ("b/2.png,test", "../evil.png,test", "'../evil.png'"), ("b/2.png,test", "/etc/x.png,test", "/etc/x.png"), ("b/2.png,test", "annotations.csv,test", "must be a picture"),
-    ("b/2.png,test,wave", "b/2.png,val,wave", "'val'"), ("a/1.png,train,jump", "a/1.png,test,jump", "in train and in test"), ("30,40", "1,40", "no area"),
-    ("30,40", "300,40", "outside"), ("30,40", "x,40", "not a finite number"), (",action,", ",label,", "lacks the column")])
+@pytest.mark.parametrize(
+    "old, new, word",
+    [
+        ("b/2.png,test", "../evil.png,test", "'../evil.png'"),
+        ("b/2.png,test", "/etc/x.png,test", "/etc/x.png"),
+        ("b/2.png,test", "annotations.csv,test", "must be a picture"),
+        ("b/2.png,test,wave", "b/2.png,val,wave", "'val'"),
+        ("a/1.png,train,jump", "a/1.png,test,jump", "in train and in test"),
+        ("30,40", "1,40", "no area"),
+        ("30,40", "300,40", "outside"),
+        ("30,40", "x,40", "not a finite number"),
+        (",action,", ",label,", "lacks the column"),
+    ],
+)
 def test_own_frames_with_a_wrong_table(tmp_path, capsys, old, new, word):
-    assert word in one_sentence(capsys, prepare_folder, own(tmp_path / "in", TABLE.replace(old, new)), tmp_path / "out")
+    assert word in one_sentence(
+        capsys, prepare_folder, own(tmp_path / "in", TABLE.replace(old, new)), tmp_path / "out"
+    )
     assert not (tmp_path / "out/annotations.csv").exists()
 
 
@@ -313,16 +501,21 @@ def test_jhmdb_of_another_source_is_refused(tmp_path, capsys):
     source, out = jhmdb(tmp_path / "in"), tmp_path / "out"
     assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0
     done = snapshot(out)
-    assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0 and snapshot(out) == done
+    assert (
+        prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0
+        and snapshot(out) == done
+    )
     shutil.rmtree(source / "Rename_Images/wave/Hi_c")
-    assert "holds 3 pictures that SOURCE has not" in one_sentence(capsys, prepare_jhmdb, source, out)
+    assert "holds 3 pictures that SOURCE has not" in one_sentence(
+        capsys, prepare_jhmdb, source, out
+    )
 
 
 @needs_ffmpeg
 def test_daly_of_another_annotation_is_refused_but_movies_may_go(tmp_path, capsys):
     source, out = daly(tmp_path / "in"), tmp_path / "out"
     assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
-    shutil.rmtree(source / "videos")                     # to save room, once their frames are in OUT
+    shutil.rmtree(source / "videos")  # to save room, once their frames are in OUT
     assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
     other = daly_annotation()
     del other["annot"][f"{list(VIDEOS)[1]}.mp4"]
@@ -333,12 +526,19 @@ def test_daly_of_another_annotation_is_refused_but_movies_may_go(tmp_path, capsy
 
 def test_the_paper_rule_asks_for_ssh_weights(tmp_path, capsys, monkeypatch):
     import _faces
+
     from ppad import face_finder
+
     monkeypatch.setattr(_faces, "FaceFinder", face_finder.FaceFinder)
     monkeypatch.setenv("PPAD_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(_faces.MTCNN, "load", classmethod(lambda cls: mtcnn.MTCNN()), raising=False)
     monkeypatch.setattr(_faces.MTCNN, "to", lambda self, device: self, raising=False)
-    missing, load = tmp_path / "ssh_light.pt", face_finder.SSH.load                          # as where somebody deleted them
+    missing, load = (
+        tmp_path / "ssh_light.pt",
+        face_finder.SSH.load,
+    )  # as where somebody deleted them
     monkeypatch.setattr(face_finder.SSH, "load", classmethod(lambda cls: load(missing)))
-    said = one_sentence(capsys, prepare_jhmdb, jhmdb(tmp_path / "in"), tmp_path / "out", "--rule", "paper")
+    said = one_sentence(
+        capsys, prepare_jhmdb, jhmdb(tmp_path / "in"), tmp_path / "out", "--rule", "paper"
+    )
     assert "faces cannot be found" in said and "--landmarks" in said

@@ -1,4 +1,5 @@
 """Archives, pickles and MATLAB files by hostile hands: nothing runs, nothing is written, and the culprit is named."""
+
 import io
 import os
 import pickle
@@ -14,11 +15,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts"))
 
-import _untrusted  # noqa: E402
-from _untrusted import UserError, load_pickle, open_source, read_mat  # noqa: E402
-
+import _untrusted
+from _untrusted import UserError, load_pickle, open_source, read_mat
 
 # ---------------------------------------------------------------- archives
+
 
 def tar(path, members, mode="w:gz"):
     """members: (name, content) or a TarInfo."""
@@ -59,9 +60,14 @@ def test_folder_and_archives_read_alike(tmp_path, kind):
 
 
 HOSTILE = {
-    "leads out": ("../evil.jpg", b"x"), "absolute": ("/tmp/evil.jpg", b"x"), "backslash": ("a\\..\\evil.jpg", b"x"), "drive": ("C:evil.jpg", b"x"),
-    "symbolic link": link("lfw/evil.jpg", tarfile.SYMTYPE, "/etc/passwd"), "hard link": link("lfw/evil.jpg", tarfile.LNKTYPE, "/etc/passwd"),
-    "device": link("lfw/evil.jpg", tarfile.CHRTYPE, ""), "huge": ("evil.jpg", bytes(2000)),
+    "leads out": ("../evil.jpg", b"x"),
+    "absolute": ("/tmp/evil.jpg", b"x"),
+    "backslash": ("a\\..\\evil.jpg", b"x"),
+    "drive": ("C:evil.jpg", b"x"),
+    "symbolic link": link("lfw/evil.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+    "hard link": link("lfw/evil.jpg", tarfile.LNKTYPE, "/etc/passwd"),
+    "device": link("lfw/evil.jpg", tarfile.CHRTYPE, ""),
+    "huge": ("evil.jpg", bytes(2000)),
 }
 
 
@@ -88,7 +94,7 @@ def test_hostile_zip_is_refused_whole_and_named(tmp_path, monkeypatch, kind):
         open_source(tmp_path / "lfw.zip")
 
 
-@pytest.mark.parametrize("place, value", [(6, 99), (46, 0xff)], ids=["version 9.9", "name"])
+@pytest.mark.parametrize("place, value", [(6, 99), (46, 0xFF)], ids=["version 9.9", "name"])
 def test_a_zip_that_python_cannot_read_is_named(tmp_path, place, value):
     """Errors of zipfile that are neither BadZipFile nor OSError. place: of a byte in the central directory's first entry."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -124,7 +130,7 @@ def test_a_header_that_asks_for_all_memory(tmp_path, monkeypatch):
         open_source(path)
 
 
-@pytest.mark.parametrize("spoil", [lambda b: b[:len(b) // 2], lambda b: b"<html>not found</html>"])
+@pytest.mark.parametrize("spoil", [lambda b: b[: len(b) // 2], lambda b: b"<html>not found</html>"])
 def test_a_damaged_archive_is_named(tmp_path, spoil):
     path = tar(tmp_path / "a.tgz", [("x.jpg", os.urandom(5000))])
     path.write_bytes(spoil(path.read_bytes()))
@@ -134,28 +140,46 @@ def test_a_damaged_archive_is_named(tmp_path, spoil):
 
 # ---------------------------------------------------------------- pickles
 
+
 def py2(content):
     """A pickle as Python 2 wrote it: protocol 2, the old names of modules, and arrays' bytes as text."""
-    return pickle.dumps(content, protocol=2).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    return pickle.dumps(content, protocol=2).replace(
+        b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+    )
 
 
 def test_plain_contents_come_out_equal(tmp_path):
-    content = {"box": np.float32([[.1, .2, .3, .4]]), "n": [1, 2.5, None, True, ("a", {"b"})], "ü": np.arange(6).reshape(2, 3).T,
-               "names": np.array(["x", "yy"]), "objects": np.array([1, "a", None], object), "one": np.float64(3.5),
-               "empty": np.zeros((0, 4)), "big": np.array([1, 2], ">i4"), "yes": np.array([True, False])}
+    content = {
+        "box": np.float32([[0.1, 0.2, 0.3, 0.4]]),
+        "n": [1, 2.5, None, True, ("a", {"b"})],
+        "ü": np.arange(6).reshape(2, 3).T,
+        "names": np.array(["x", "yy"]),
+        "objects": np.array([1, "a", None], object),
+        "one": np.float64(3.5),
+        "empty": np.zeros((0, 4)),
+        "big": np.array([1, 2], ">i4"),
+        "yes": np.array([True, False]),
+    }
     (tmp_path / "a.pkl").write_bytes(py2(content))
     got = load_pickle(tmp_path / "a.pkl")
     assert got.keys() == content.keys() and got["n"] == content["n"] and got["one"] == 3.5
     for key in ("box", "ü", "names", "objects", "empty", "big", "yes"):
-        assert got[key].dtype == content[key].dtype.newbyteorder("=") and got[key].shape == content[key].shape
+        assert (
+            got[key].dtype == content[key].dtype.newbyteorder("=")
+            and got[key].shape == content[key].shape
+        )
         assert np.array_equal(got[key], content[key]), key
 
 
 def test_python_2_own_bytes(tmp_path):
     """Written out by hand: {'x': numpy.array([1.5, -2.0])} of Python 2, whose array bytes are a str (opcode U)."""
     raw = struct.pack("<2d", 1.5, -2.0)
-    assembled = (b"\x80\x02}U\x01xcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"
-                 b"cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x10" + raw + b"tbs.")
+    assembled = (
+        b"\x80\x02}U\x01xcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"
+        b"cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x10"
+        + raw
+        + b"tbs."
+    )
     (tmp_path / "a.pkl").write_bytes(assembled)
     assert load_pickle(tmp_path / "a.pkl")["x"].tolist() == [1.5, -2.0]
 
@@ -168,8 +192,12 @@ class Call:
         return self.what
 
 
-HOSTILE_CALLS = {"system": lambda p: Call(os.system, f"touch {p}"), "open": lambda p: Call(open, str(p), "w"),
-                 "eval": lambda p: Call(eval, f"open({str(p)!r}, 'w')"), "getattr": lambda p: Call(getattr, os, "system")}
+HOSTILE_CALLS = {
+    "system": lambda p: Call(os.system, f"touch {p}"),
+    "open": lambda p: Call(open, str(p), "w"),
+    "eval": lambda p: Call(eval, f"open({str(p)!r}, 'w')"),
+    "getattr": lambda p: Call(getattr, os, "system"),
+}
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
@@ -181,19 +209,37 @@ def test_malicious_pickle_does_nothing_and_is_named(tmp_path, kind, protocol):
     with pytest.raises(UserError, match=kind) as refused:
         load_pickle(evil)
     assert not trace.exists() and str(evil) in str(refused.value)
-    if kind == "system":                                 # the trap works: without the restriction it would have run
+    if kind == "system":  # the trap works: without the restriction it would have run
         pickle.loads(evil.read_bytes())
         assert trace.exists()
 
 
 def forged(shape, raw, code=b"f8"):
     size = struct.pack("<I", shape)
-    return (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01J" + size + b"\x85cnumpy\ndtype\nU"
-            + bytes([len(code)]) + code + b"K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89" + raw + b"tb.")
+    return (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01J"
+        + size
+        + b"\x85cnumpy\ndtype\nU"
+        + bytes([len(code)])
+        + code
+        + b"K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        + raw
+        + b"tb."
+    )
 
 
-@pytest.mark.parametrize("content", [forged(1000, b"U\x08" + bytes(8)), forged(1000, b"]", b"O8"), forged(1, b"]"),
-                                     forged(1, b"U\x08" + bytes(8), b"V8"), b"\x80\x02(dp", b"", b"\x80\x02cnumpy\nfromfile\n."])
+@pytest.mark.parametrize(
+    "content",
+    [
+        forged(1000, b"U\x08" + bytes(8)),
+        forged(1000, b"]", b"O8"),
+        forged(1, b"]"),
+        forged(1, b"U\x08" + bytes(8), b"V8"),
+        b"\x80\x02(dp",
+        b"",
+        b"\x80\x02cnumpy\nfromfile\n.",
+    ],
+)
 def test_forged_arrays_and_torn_pickles_are_refused(tmp_path, content):
     """A shape larger than the contents would make numpy read memory that is not its own."""
     (tmp_path / "a.pkl").write_bytes(content)
@@ -208,6 +254,7 @@ def test_the_forgery_is_refused_for_its_size_alone(tmp_path):
 
 # ---------------------------------------------------------------- MATLAB
 
+
 def element(kind, content, order="<"):
     if len(content) <= 4:
         return struct.pack(order + "I", len(content) << 16 | kind) + content.ljust(4, b"\0")
@@ -216,11 +263,20 @@ def element(kind, content, order="<"):
 
 def mat(arrays, compressed=True, order="<", mat_class=9, stored=2):
     """A MAT v5 file by its published layout. arrays: {name: uint8 array}; class 9 = uint8, data type 2 = uint8."""
-    out = b"MATLAB 5.0 MAT-file, made by a test".ljust(124) + struct.pack(order + "H", 0x0100) + (b"IM" if order == "<" else b"MI")
+    out = (
+        b"MATLAB 5.0 MAT-file, made by a test".ljust(124)
+        + struct.pack(order + "H", 0x0100)
+        + (b"IM" if order == "<" else b"MI")
+    )
     for name, values in arrays.items():
-        inner = (element(6, struct.pack(order + "II", mat_class, 0), order)
-                 + element(5, np.array(values.shape, order + "i4").tobytes(), order) + element(1, name.encode(), order)
-                 + element(stored, values.astype(order + _untrusted.NUMBERS[stored]).tobytes(order="F"), order))
+        inner = (
+            element(6, struct.pack(order + "II", mat_class, 0), order)
+            + element(5, np.array(values.shape, order + "i4").tobytes(), order)
+            + element(1, name.encode(), order)
+            + element(
+                stored, values.astype(order + _untrusted.NUMBERS[stored]).tobytes(order="F"), order
+            )
+        )
         whole = struct.pack(order + "II", 14, len(inner)) + inner
         packed = zlib.compress(whole)
         out += struct.pack(order + "II", 15, len(packed)) + packed if compressed else whole
@@ -232,7 +288,9 @@ def mat(arrays, compressed=True, order="<", mat_class=9, stored=2):
 def test_mat_array_by_name(tmp_path, compressed, order):
     values = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
     small = np.uint8([[7]])
-    (tmp_path / "a.mat").write_bytes(mat({"other": small, "part_mask": values, "z": small}, compressed, order))
+    (tmp_path / "a.mat").write_bytes(
+        mat({"other": small, "part_mask": values, "z": small}, compressed, order)
+    )
     got = read_mat(tmp_path / "a.mat", "part_mask")
     assert got.shape == (3, 4, 5) and np.array_equal(got, values)
     assert read_mat(tmp_path / "a.mat", "z").tolist() == [[7]]
@@ -248,11 +306,23 @@ def test_mat_doubles_stored_as_doubles_or_shorter(tmp_path):
 MASK = mat({"part_mask": np.ones((3, 4, 5), np.uint8)}, compressed=False)
 
 
-@pytest.mark.parametrize("content, word", [
-    (mat({"else": np.ones((2, 2), np.uint8)}), "has no 'part_mask' .it has else"), (MASK[:-30], "damaged"), (b"x" * 200, "no MATLAB 5"),
-    (mat({"part_mask": np.ones((2, 2), np.uint8)}, mat_class=4), "not a real numeric"), (mat({"part_mask": np.ones((2, 2), np.uint8)})[:-6], "damaged"),
-    (MASK.replace(np.array([3, 4, 5], "<i4").tobytes(), np.array([3, 4, 9], "<i4").tobytes()), "60 values for the shape"),
-    (b"MATLAB 7.3 MAT-file".ljust(200), "save it with -v7")])
+@pytest.mark.parametrize(
+    "content, word",
+    [
+        (mat({"else": np.ones((2, 2), np.uint8)}), "has no 'part_mask' .it has else"),
+        (MASK[:-30], "damaged"),
+        (b"x" * 200, "no MATLAB 5"),
+        (mat({"part_mask": np.ones((2, 2), np.uint8)}, mat_class=4), "not a real numeric"),
+        (mat({"part_mask": np.ones((2, 2), np.uint8)})[:-6], "damaged"),
+        (
+            MASK.replace(
+                np.array([3, 4, 5], "<i4").tobytes(), np.array([3, 4, 9], "<i4").tobytes()
+            ),
+            "60 values for the shape",
+        ),
+        (b"MATLAB 7.3 MAT-file".ljust(200), "save it with -v7"),
+    ],
+)
 def test_bad_mat_is_named(tmp_path, content, word):
     (tmp_path / "a.mat").write_bytes(content)
     with pytest.raises(UserError, match=word):

@@ -9,7 +9,15 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
 from torchvision.ops import box_iou
 
-from ppad.detector import BODIES, IMAGENET_MEAN, IMAGENET_STD, LOSS_NAMES, ActionDetector, DetectorConfig, MobileBody
+from ppad.detector import (
+    BODIES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LOSS_NAMES,
+    ActionDetector,
+    DetectorConfig,
+    MobileBody,
+)
 
 
 def scene(count=2, size=160):
@@ -19,7 +27,9 @@ def scene(count=2, size=160):
     for index in range(count - 1):
         x, y, label = 20 + 30 * index, 10 + 10 * index, 1 + index
         frames[index, index % 3, y : y + 120, x : x + 80] = 0.8
-        targets.append({"boxes": torch.tensor([[x, y, x + 80.0, y + 120.0]]), "labels": torch.tensor([label])})
+        targets.append(
+            {"boxes": torch.tensor([[x, y, x + 80.0, y + 120.0]]), "labels": torch.tensor([label])}
+        )
     targets.append({"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)})
     return frames, targets
 
@@ -30,9 +40,12 @@ def toy():
     return ActionDetector(DetectorConfig("toy"))
 
 
-@pytest.mark.rubric("L_det is four losses, and each teaches the frames", points=4,
-                    hint="return all four by torchvision's names; a detach or no_grad on the frames leaves M without "
-                         "L_det")
+@pytest.mark.rubric(
+    "L_det is four losses, and each teaches the frames",
+    points=4,
+    hint="return all four by torchvision's names; a detach or no_grad on the frames leaves M without "
+    "L_det",
+)
 def test_four_losses_and_gradient_to_frames(toy):
     toy.train()
     frames, targets = scene()
@@ -45,9 +58,12 @@ def test_four_losses_and_gradient_to_frames(toy):
         assert gradient[0].abs().sum() > 0, name
 
 
-@pytest.mark.rubric("background is class 0, actions count from 1", points=3,
-                    hint="background is one class more: the box predictor has classes + 1 outputs, and labels 1 ... "
-                         "classes go in and come out unshifted; 0 is no action")
+@pytest.mark.rubric(
+    "background is class 0, actions count from 1",
+    points=3,
+    hint="background is one class more: the box predictor has classes + 1 outputs, and labels 1 ... "
+    "classes go in and come out unshifted; 0 is no action",
+)
 def test_background_is_class_0_and_the_last_action_can_be_learnt(toy):
     toy.train()
     frames, targets = scene()
@@ -69,9 +85,12 @@ def test_frames_with_nobody_only(toy):
     assert losses["loss_classifier"] > 0 and losses["loss_objectness"] > 0
 
 
-@pytest.mark.rubric("a small detector learns boxes and actions", points=4,
-                    hint="the toy has at most two million weights; losses and detect must see the same picture, and "
-                         "labels must come out as they went in")
+@pytest.mark.rubric(
+    "a small detector learns boxes and actions",
+    points=4,
+    hint="the toy has at most two million weights; losses and detect must see the same picture, and "
+    "labels must come out as they went in",
+)
 def test_toy_is_small():
     assert sum(p.numel() for p in ActionDetector(DetectorConfig("toy")).parameters()) <= 2_000_000
 
@@ -94,27 +113,39 @@ def test_toy_learns_two_boxes():
     assert (found[2]["scores"] < 0.5).all()
 
 
-@pytest.mark.rubric("detect changes nothing and is well formed", points=2,
-                    hint="detect runs in evaluation mode and puts each module back into the mode it was in; "
-                         "batch-norm's buffers must not move; no gradient; boxes come back in the frame's own "
-                         "pixels, not the resized frame's; best score first")
+@pytest.mark.rubric(
+    "detect changes nothing and is well formed",
+    points=2,
+    hint="detect runs in evaluation mode and puts each module back into the mode it was in; "
+    "batch-norm's buffers must not move; no gradient; boxes come back in the frame's own "
+    "pixels, not the resized frame's; best score first",
+)
 def test_detections_are_well_formed_and_modes_restored(toy):
     toy.train()
     *_, part = toy.modules()
     part.eval()  # a caller may hold one part still
-    frames = torch.rand(2, 3, 120, 100, requires_grad=True) * 2 - 1  # the network looks at them enlarged
+    frames = (
+        torch.rand(2, 3, 120, 100, requires_grad=True) * 2 - 1
+    )  # the network looks at them enlarged
     before = {name: value.clone() for name, value in toy.state_dict().items()}
     found = toy.detect(frames)
     assert all(module.training == (module is not part) for module in toy.modules())
     toy.train()
     assert len(found) == 2 and sum(len(one["boxes"]) for one in found) > 0
     for one in found:
-        assert one["boxes"].shape == (len(one["scores"]), 4) and one["labels"].shape == one["scores"].shape
+        assert (
+            one["boxes"].shape == (len(one["scores"]), 4)
+            and one["labels"].shape == one["scores"].shape
+        )
         assert not one["boxes"].requires_grad and not one["scores"].requires_grad
-        assert (one["boxes"] >= 0).all() and (one["boxes"] <= torch.tensor([100.0, 120.0, 100.0, 120.0])).all()
+        assert (one["boxes"] >= 0).all() and (
+            one["boxes"] <= torch.tensor([100.0, 120.0, 100.0, 120.0])
+        ).all()
         assert ((one["labels"] >= 1) & (one["labels"] <= 10)).all()
         assert (one["scores"].diff() <= 0).all()
-    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())  # no statistics moved
+    assert all(
+        torch.equal(value, before[name]) for name, value in toy.state_dict().items()
+    )  # no statistics moved
 
 
 def test_toy_frames_are_not_resized():
@@ -129,7 +160,11 @@ def test_toy_frames_are_not_resized():
     [
         ({}, (240, 320), (340, 453)),  # JHMDB
         ({"min_size": 600, "max_size": 800}, (360, 480), (600, 800)),  # DALY, 4:3
-        ({"min_size": 600, "max_size": 800}, (360, 640), (450, 800)),  # DALY, 16:9: the long side decides
+        (
+            {"min_size": 600, "max_size": 800},
+            (360, 640),
+            (450, 800),
+        ),  # DALY, 16:9: the long side decides
     ],
 )
 def test_range_and_size_of_what_the_body_sees(sizes, frame, resized):
@@ -154,10 +189,13 @@ class Seen(Exception):
         ("toy", {}, (160, 160), (160, 160)),
     ],
 )
-@pytest.mark.rubric("the body sees frames as ImageNet's weights expect", points=3,
-                    hint="frames are RGB in [-1, 1]: (v + 1) / 2 before ImageNet's mean and deviation, or both "
-                         "constants restated; BGR/RGB swapped? the short side is min_size unless the long side would "
-                         "exceed max_size")
+@pytest.mark.rubric(
+    "the body sees frames as ImageNet's weights expect",
+    points=3,
+    hint="frames are RGB in [-1, 1]: (v + 1) / 2 before ImageNet's mean and deviation, or both "
+    "constants restated; BGR/RGB swapped? the short side is min_size unless the long side would "
+    "exceed max_size",
+)
 def test_what_the_first_layer_is_given(body, sizes, frame, resized, training):
     """The same, seen from outside: what reaches the first convolution of the body, in training and in use."""
     detector = ActionDetector(DetectorConfig(body, **sizes))
@@ -167,10 +205,15 @@ def test_what_the_first_layer_is_given(body, sizes, frame, resized, training):
     def stop(module, inputs):
         seen.append(inputs[0])
         raise Seen
+
     first.register_forward_pre_hook(stop)
-    unit = torch.tensor([0.9, 0.2, 0.7])[:, None, None].expand(3, *frame)  # a flat picture in [0, 1]
+    unit = torch.tensor([0.9, 0.2, 0.7])[:, None, None].expand(
+        3, *frame
+    )  # a flat picture in [0, 1]
     with pytest.raises(Seen):
-        detector.losses(unit[None] * 2 - 1, one(boxes=((10.0, 10.0, 90.0, 130.0),))) if training else detector.detect(unit[None] * 2 - 1)
+        detector.losses(
+            unit[None] * 2 - 1, one(boxes=((10.0, 10.0, 90.0, 130.0),))
+        ) if training else detector.detect(unit[None] * 2 - 1)
     shown = seen[0][0].detach()
     covered = (shown != 0).any(0)  # the rest is padding
     assert (int(covered.any(1).sum()), int(covered.any(0).sum())) == resized
@@ -181,9 +224,12 @@ def test_what_the_first_layer_is_given(body, sizes, frame, resized, training):
         assert shown[0, 10, 10] > shown[2, 10, 10] > shown[1, 10, 10]  # red, blue, green
 
 
-@pytest.mark.rubric("a weights file fills the body and is frozen as said", points=2,
-                    hint="all but the classifier is loaded; trainable_layers counts from the top; batch norm's "
-                         "statistics from ImageNet must not drift; from scratch everything learns")
+@pytest.mark.rubric(
+    "a weights file fills the body and is frozen as said",
+    points=2,
+    hint="all but the classifier is loaded; trainable_layers counts from the top; batch norm's "
+    "statistics from ImageNet must not drift; from scratch everything learns",
+)
 def test_a_weights_file_fills_the_body_and_its_statistics_stay(tmp_path):
     torch.manual_seed(1)
     source = mobilenet_v2(weights=None).state_dict()
@@ -191,10 +237,18 @@ def test_a_weights_file_fills_the_body_and_its_statistics_stay(tmp_path):
         source[name] = source[name] + 0.01 * torch.rand(source[name].shape).to(source[name].dtype)
     torch.save(source, tmp_path / "weights.pth")
     sizes = {"min_size": 96, "max_size": 96}
-    detector = ActionDetector(DetectorConfig("mobilenet_v2", weights=str(tmp_path / "weights.pth"), trainable_layers=2, **sizes))
+    detector = ActionDetector(
+        DetectorConfig(
+            "mobilenet_v2", weights=str(tmp_path / "weights.pth"), trainable_layers=2, **sizes
+        )
+    )
     body = {}  # the name in torchvision's file -> the detector's own tensor
     for name in source:
-        mine = [key for key in detector.state_dict() if ("." + key).endswith("." + name.removeprefix("features."))]
+        mine = [
+            key
+            for key in detector.state_dict()
+            if ("." + key).endswith("." + name.removeprefix("features."))
+        ]
         if not name.startswith("classifier.") and not name.endswith("num_batches_tracked"):
             assert mine and torch.equal(detector.state_dict()[mine[0]], source[name]), name
             body[name] = mine[0]
@@ -216,12 +270,17 @@ def test_a_weights_file_fills_the_body_and_its_statistics_stay(tmp_path):
 def test_full_bodies_train_and_detect(body):
     torch.manual_seed(0)
     detector = ActionDetector(DetectorConfig(body, classes=21, min_size=96, max_size=128))
-    assert [len(sizes) for sizes in detector.model.rpn.anchor_generator.sizes] == {"resnet18": [1] * 5, "mobilenet_v2": [6]}[body]
+    assert [len(sizes) for sizes in detector.model.rpn.anchor_generator.sizes] == {
+        "resnet18": [1] * 5,
+        "mobilenet_v2": [6],
+    }[body]
     frames, targets = scene()
     losses = detector.losses(frames, targets)
     sum(losses.values()).backward()
     assert set(losses) == set(LOSS_NAMES)
-    assert all(p.grad is not None for p in detector.model.backbone.body.parameters())  # scratch: trained whole
+    assert all(
+        p.grad is not None for p in detector.model.backbone.body.parameters()
+    )  # scratch: trained whole
     for one in detector.detect(frames):
         assert (one["boxes"] <= 160).all()  # in the frame's pixels, not the resized frame's
     assert detector.model.roi_heads.box_predictor.cls_score.out_features == 22
@@ -235,16 +294,29 @@ def test_mobile_body_gives_torchvisions_own_maps_and_freezes_from_below():
     frames = torch.rand(1, 3, 96, 128)
     maps = body(frames)
     torch.testing.assert_close(maps["deep"], whole.features.eval()(frames))
-    assert maps["wide"].shape == (1, 96, 6, 8) and maps["deep"].shape == (1, 1280, 3, 4)  # strides 16 and 32
+    assert maps["wide"].shape == (1, 96, 6, 8) and maps["deep"].shape == (
+        1,
+        1280,
+        3,
+        4,
+    )  # strides 16 and 32
     learning = {name.split(".")[0] for name, p in body.body.named_parameters() if p.requires_grad}
-    assert learning == {"14", "15", "16", "17", "18"}  # the two highest stages: from the block that halves the wide map
+    assert learning == {
+        "14",
+        "15",
+        "16",
+        "17",
+        "18",
+    }  # the two highest stages: from the block that halves the wide map
 
 
 @pytest.mark.parametrize("body", ["resnet101", "resnet50", "resnet34"])
 def test_other_resnets_can_be_built(body):
     with torch.device("meta"):  # shapes only: no memory, no initialisation
         detector = ActionDetector(DetectorConfig(body))
-    blocks = {"resnet34": [3, 4, 6, 3], "resnet50": [3, 4, 6, 3], "resnet101": [3, 4, 23, 3]}[body]  # He et al. 2016
+    blocks = {"resnet34": [3, 4, 6, 3], "resnet50": [3, 4, 6, 3], "resnet101": [3, 4, 23, 3]}[
+        body
+    ]  # He et al. 2016
     assert [len(detector.model.backbone.body[f"layer{i}"]) for i in (1, 2, 3, 4)] == blocks
 
 
@@ -261,8 +333,12 @@ def test_weights_file_is_used_and_frozen_as_said(body, build, tmp_path):
     loaded = detector.model.backbone.body.state_dict()
     source = {name.removeprefix("features."): value for name, value in model.state_dict().items()}
     assert loaded and all(torch.equal(value, source[name]) for name, value in loaded.items())
-    learns = [name for name, p in detector.model.backbone.body.named_parameters() if p.requires_grad]
-    top = {"resnet18": ("layer3.", "layer4."), "mobilenet_v2": ("14.", "15.", "16.", "17.", "18.")}[body]
+    learns = [
+        name for name, p in detector.model.backbone.body.named_parameters() if p.requires_grad
+    ]
+    top = {"resnet18": ("layer3.", "layer4."), "mobilenet_v2": ("14.", "15.", "16.", "17.", "18.")}[
+        body
+    ]
     assert {name[: name.index(".") + 1] for name in learns} == set(top)
     # ImageNet's statistics must not drift in training.
     frames, targets = scene()
@@ -276,7 +352,9 @@ def test_real_mobilenet_file():
     path = Path(os.environ.get("PPAD_DATA", "data")) / "weights" / "mobilenet_v2-b0353104.pth"
     if not path.is_file():
         pytest.skip("set PPAD_DATA to the folder that holds weights/mobilenet_v2-b0353104.pth")
-    detector = ActionDetector(DetectorConfig("mobilenet_v2", weights=str(path), min_size=96, max_size=128))
+    detector = ActionDetector(
+        DetectorConfig("mobilenet_v2", weights=str(path), min_size=96, max_size=128)
+    )
     frames, targets = scene()
     assert sum(detector.losses(frames, targets).values()).isfinite()
 
@@ -287,9 +365,14 @@ def test_wrong_weights_file(tmp_path):
         ActionDetector(DetectorConfig("resnet34", weights=path))
 
 
-@pytest.mark.parametrize("content, told", [(b"<html>404 Not Found</html>", "is no file of weights; download"),
-                                           (bytes(999), "is no file of weights; download"),
-                                           (None, "cannot be opened .No such file or directory.; check the path")])
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        (b"<html>404 Not Found</html>", "is no file of weights; download"),
+        (bytes(999), "is no file of weights; download"),
+        (None, "cannot be opened .No such file or directory.; check the path"),
+    ],
+)
 def test_a_file_that_holds_no_weights_is_named(tmp_path, content, told):
     path = tmp_path / "resnet18.pth"
     if content is not None:
@@ -301,7 +384,10 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path, content, told):
 def test_more_stages_than_there_are_are_refused():
     """7 of MobileNetV2's six would count from the wrong end and freeze all of it."""
     for body, layers in (("mobilenet_v2", 7), ("resnet18", 6), ("resnet18", -1)):
-        with pytest.raises(ValueError, match=f"trainable_layers is {layers}; give 0 to {6 if body == 'mobilenet_v2' else 5}"):
+        with pytest.raises(
+            ValueError,
+            match=f"trainable_layers is {layers}; give 0 to {6 if body == 'mobilenet_v2' else 5}",
+        ):
             DetectorConfig(body, trainable_layers=layers)
 
 
@@ -336,9 +422,12 @@ def test_refusals_say_what_is_wrong(toy, frames, targets, word):
         toy.losses(frames, targets)
 
 
-@pytest.mark.rubric("bad input is refused", points=1,
-                    hint="torchvision takes boxes without area or outside the frame without a word: check frames, "
-                         "boxes and labels first and raise ValueError; losses in evaluation mode is a RuntimeError")
+@pytest.mark.rubric(
+    "bad input is refused",
+    points=1,
+    hint="torchvision takes boxes without area or outside the frame without a word: check frames, "
+    "boxes and labels first and raise ValueError; losses in evaluation mode is a RuntimeError",
+)
 def test_bad_input_is_a_ValueError(toy):
     toy.train()
     for frames, targets, _ in REFUSED:
@@ -353,7 +442,9 @@ def test_bad_input_is_a_ValueError(toy):
 @pytest.mark.rubric("bad input is refused")
 def test_full_frame_box_is_accepted(toy):
     toy.train()
-    assert sum(toy.losses(torch.zeros(1, 3, 160, 160), one(boxes=((0.0, 0.0, 160.0, 160.0),))).values()).isfinite()
+    assert sum(
+        toy.losses(torch.zeros(1, 3, 160, 160), one(boxes=((0.0, 0.0, 160.0, 160.0),))).values()
+    ).isfinite()
 
 
 @pytest.mark.rubric("bad input is refused")
@@ -384,14 +475,22 @@ def test_bad_settings_are_a_ValueError():
             ActionDetector(DetectorConfig(**settings))
 
 
-@pytest.mark.rubric("the public names and the paper's settings are there", points=1,
-                    hint="keep the starter's names and defaults; min_size and max_size of None become 340 and 800, "
-                         "for the toy 160 and 160")
+@pytest.mark.rubric(
+    "the public names and the paper's settings are there",
+    points=1,
+    hint="keep the starter's names and defaults; min_size and max_size of None become 340 and 800, "
+    "for the toy 160 and 160",
+)
 def test_config_defaults_follow_the_paper():
     config = DetectorConfig()
     assert (config.weights, config.trainable_layers, config.max_size) == (None, 3, 800)
     assert (DetectorConfig("toy").min_size, DetectorConfig("toy").max_size) == (160, 160)
     assert (IMAGENET_MEAN, IMAGENET_STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert set(LOSS_NAMES) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+    assert set(LOSS_NAMES) == {
+        "loss_objectness",
+        "loss_rpn_box_reg",
+        "loss_classifier",
+        "loss_box_reg",
+    }
     assert (config.body, config.min_size, config.classes) == ("resnet101", 340, 10)
     assert set(BODIES) == {"resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "toy"}

@@ -1,4 +1,5 @@
 """Rows of Table 1: judged with stubs whose answers are known, so that every number can be worked out by hand."""
+
 import copy
 import math
 from types import SimpleNamespace
@@ -59,29 +60,38 @@ class Detector:
 
 
 def truth(actions, shift=0):
-    return [{"boxes": boxes, "labels": (labels - 1 + shift) % 10 + 1, "scores": torch.ones(len(labels))}
-            for boxes, labels in zip(actions.boxes, actions.labels)]
+    return [
+        {"boxes": boxes, "labels": (labels - 1 + shift) % 10 + 1, "scores": torch.ones(len(labels))}
+        for boxes, labels in zip(actions.boxes, actions.labels)
+    ]
 
 
 # ------------------------------------------------------------------ action detection
 
+
 def test_a_detector_that_tells_the_truth_has_mAP_1(tiny, tiny_actions):
     detector = Detector(truth(tiny_actions))
-    mean, per_class = evaluate.action_ap(detector, make_baseline("Masked"), tiny_actions, tiny(eval_batch=24))
-    assert mean == 1.0 and per_class == {name: 1.0 for name in tiny_actions.classes}
+    mean, per_class = evaluate.action_ap(
+        detector, make_baseline("Masked"), tiny_actions, tiny(eval_batch=24)
+    )
+    assert mean == 1.0 and per_class == dict.fromkeys(tiny_actions.classes, 1.0)
     assert len(detector.frames) == len(tiny_actions)
 
 
 def test_a_detector_that_names_the_next_action_has_mAP_0(tiny, tiny_actions):
-    assert evaluate.action_ap(Detector(truth(tiny_actions, 1)), identity, tiny_actions, tiny())[0] == 0
+    assert (
+        evaluate.action_ap(Detector(truth(tiny_actions, 1)), identity, tiny_actions, tiny())[0] == 0
+    )
 
 
 def test_AP_is_filed_under_the_right_class(tiny, tiny_actions):
     answers = truth(tiny_actions)
-    answers[3]["labels"] = torch.tensor([1])                          # the frame of action 3 is called action 0
+    answers[3]["labels"] = torch.tensor([1])  # the frame of action 3 is called action 0
     mean, per_class = evaluate.action_ap(Detector(answers), identity, tiny_actions, tiny())
     wrong, confused = tiny_actions.classes[3], tiny_actions.classes[0]
-    assert per_class[wrong] == 0 and per_class[confused] == 1.0       # the true one comes first among equal scores
+    assert (
+        per_class[wrong] == 0 and per_class[confused] == 1.0
+    )  # the true one comes first among equal scores
     assert mean == pytest.approx(0.9)
 
 
@@ -98,10 +108,11 @@ def test_un_anonymized_frames_are_shown_as_they_are(tiny, tiny_actions):
     detector = Detector(truth(tiny_actions))
     evaluate.action_ap(detector, make_baseline("Un-anonymized"), tiny_actions, tiny())
     frames, _, _ = tiny_actions.batch(torch.arange(len(tiny_actions)))
-    assert torch.equal(torch.stack(detector.frames), frames)          # no crop is pasted back, so no blur
+    assert torch.equal(torch.stack(detector.frames), frames)  # no crop is pasted back, so no blur
 
 
 # ------------------------------------------------------------------ structure
+
 
 class TrueReader(nn.Module):
     def __init__(self, faces, offset=0.0):
@@ -109,7 +120,7 @@ class TrueReader(nn.Module):
         self.landmarks, self.offset, self.at = faces.landmarks, offset, 0
 
     def forward(self, pictures):
-        points = self.landmarks[self.at:self.at + len(pictures)]
+        points = self.landmarks[self.at : self.at + len(pictures)]
         self.at += len(pictures)
         eyes = (points[:, 1] - points[:, 0]).norm(dim=1)
         return points + self.offset * eyes[:, None, None] * torch.tensor([1.0, 0.0])
@@ -117,12 +128,16 @@ class TrueReader(nn.Module):
 
 def test_structure_of_originals_is_whole(tiny, tiny_faces):
     originals, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
-    assert evaluate.structure(originals, tiny_faces, TrueReader(tiny_faces), tiny(eval_batch=5)) == {"l1": 0, "landmark_error": 0}
+    assert evaluate.structure(
+        originals, tiny_faces, TrueReader(tiny_faces), tiny(eval_batch=5)
+    ) == {"l1": 0, "landmark_error": 0}
 
 
 def test_structure_is_in_eye_distances_and_in_the_range_of_eq_3(tiny, tiny_faces):
     originals, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
-    report = evaluate.structure(originals - 0.25, tiny_faces, TrueReader(tiny_faces, 0.4), tiny(eval_batch=5))
+    report = evaluate.structure(
+        originals - 0.25, tiny_faces, TrueReader(tiny_faces, 0.4), tiny(eval_batch=5)
+    )
     assert report == pytest.approx({"l1": 0.25, "landmark_error": 0.4}, rel=1e-4)
 
 
@@ -131,10 +146,13 @@ def test_landmark_reader_answers_in_pixels():
     points = reader(torch.zeros(2, 3, 32, 32))
     assert points.shape == (2, 5, 2)
     nn.init.zeros_(reader.body[-1].weight), nn.init.zeros_(reader.body[-1].bias)
-    assert torch.equal(reader(torch.zeros(2, 3, 32, 32)), torch.full((2, 5, 2), 16.0))       # starts from the middle
+    assert torch.equal(
+        reader(torch.zeros(2, 3, 32, 32)), torch.full((2, 5, 2), 16.0)
+    )  # starts from the middle
 
 
 # ------------------------------------------------------------------ privacy
+
 
 def recognizers(faces, config, sees):
     size = (config.recognizer_height, config.recognizer_breadth)
@@ -145,7 +163,12 @@ def recognizers(faces, config, sees):
 def test_strongest_is_the_lowest_error_of_any_attacker(tiny, data, sees):
     originals, _, _ = data.test_faces.batch(torch.arange(len(data.test_faces)))
     report = evaluate.privacy(recognizers(data.test_faces, tiny(), sees), originals, data, tiny())
-    assert report[sees]["both"]["error"] == report[sees]["probe"]["error"] == report[sees]["originals"] == 0
+    assert (
+        report[sees]["both"]["error"]
+        == report[sees]["probe"]["error"]
+        == report[sees]["originals"]
+        == 0
+    )
     assert report["strongest"]["error"] == 0 and report["strongest"]["attacker"] == sees
     assert all(report[name]["both"]["error"] > 0.1 for name in evaluate.ATTACKERS if name != sees)
     assert report[sees]["rank1"] == 1.0
@@ -157,18 +180,26 @@ def test_strongest_is_the_lowest_over_both_kinds_of_comparison(tiny, data):
     noise = torch.rand(originals.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     players = recognizers(data.test_faces, config, "own")
     report = evaluate.privacy(players, noise, data, config)
-    every = {(name, kind): report[name][kind]["error"] for name in evaluate.ATTACKERS for kind in ("both", "probe")}
+    every = {
+        (name, kind): report[name][kind]["error"]
+        for name in evaluate.ATTACKERS
+        for kind in ("both", "probe")
+    }
     assert report["strongest"]["error"] == min(every.values())
-    assert every[report["strongest"]["attacker"], report["strongest"]["pictures"]] == min(every.values())
-    assert report["own"]["originals"] == 0                             # originals are still recognised
+    assert every[report["strongest"]["attacker"], report["strongest"]["pictures"]] == min(
+        every.values()
+    )
+    assert report["own"]["originals"] == 0  # originals are still recognised
 
 
 def test_interval_contains_the_point():
     """Forty people, as many same pairs as different ones, two folds."""
     generator = torch.Generator().manual_seed(0)
     identities = torch.arange(40).repeat_interleave(5)
-    first = torch.arange(0, 200, 5).repeat(4)                          # everybody's first picture, four times
-    partner = torch.cat([first[:40] + 1, first[:40] + 2, (first[:40] + 5) % 200, (first[:40] + 11) % 200])
+    first = torch.arange(0, 200, 5).repeat(4)  # everybody's first picture, four times
+    partner = torch.cat(
+        [first[:40] + 1, first[:40] + 2, (first[:40] + 5) % 200, (first[:40] + 11) % 200]
+    )
     pairs = Pairs(first, partner, identities[first] == identities[partner], torch.arange(160) % 2)
     data = evaluate.Data(None, None, SimpleNamespace(identities=identities), None, pairs)
     exact = torch.eye(40)[identities]
@@ -194,17 +225,25 @@ def test_frames_without_a_face_are_counted(tiny, data, tiny_actions):
     actions = copy.copy(tiny_actions)
     actions.face_boxes = [torch.zeros(0, 4)] * 3 + tiny_actions.face_boxes[3:]
     judges = evaluate.Judges(Blind(), Blind(), TrueReader(data.test_faces))
-    report = evaluate.controls(judges, evaluate.Data(data.faces, actions, data.test_faces, actions, data.pairs), tiny())
+    report = evaluate.controls(
+        judges, evaluate.Data(data.faces, actions, data.test_faces, actions, data.pairs), tiny()
+    )
     assert report["frames_without_face"] == pytest.approx(0.3)
 
 
 # ------------------------------------------------------------------ a whole row
 
+
 def test_a_row_quotes_the_right_attacker_in_each_place(tiny, data, tiny_actions):
     size, config = (28, 24), tiny()
 
     class Game:
-        anonymizer, recognizer, detector = make_baseline("Un-anonymized"), Blind(), Detector(truth(tiny_actions))
+        anonymizer, recognizer, detector = (
+            make_baseline("Un-anonymized"),
+            Blind(),
+            Detector(truth(tiny_actions)),
+        )
+
     judges = evaluate.Judges(Blind(), Oracle(data.test_faces, size), TrueReader(data.test_faces))
     row = evaluate.judge_row("Un-anonymized", Game, Blind(), judges, data, config, seed=4)
     error = row["verification_error"]
@@ -212,7 +251,9 @@ def test_a_row_quotes_the_right_attacker_in_each_place(tiny, data, tiny_actions)
     assert error["other_architecture"] == error["strongest"] == error["probe_vs_original"] == 0
     assert error["own"] == error["never_saw"] == error["retrained"] > 0.1
     assert (row["name"], row["seed"], row["mAP"]) == ("Un-anonymized", 4, 1.0)
-    assert row["structure"] == {"l1": 0, "landmark_error": 0} and set(row["AP"]) == set(tiny_actions.classes)
+    assert row["structure"] == {"l1": 0, "landmark_error": 0} and set(row["AP"]) == set(
+        tiny_actions.classes
+    )
 
 
 def test_retrained_attacker_starts_from_D_and_leaves_D_alone(tiny, data, tmp_path):
@@ -221,48 +262,83 @@ def test_retrained_attacker_starts_from_D_and_leaves_D_alone(tiny, data, tmp_pat
     recognizer = trainer.make_recognizer(config, 6)
     recognizer.margin.step += 9
     before = copy.deepcopy(recognizer.state_dict())
-    attacker = evaluate.train_attacker(recognizer, make_baseline("Noise(0.1)"), data, config, Loop(tmp_path, "attacker", 0, {}))
+    attacker = evaluate.train_attacker(
+        recognizer, make_baseline("Noise(0.1)"), data, config, Loop(tmp_path, "attacker", 0, {})
+    )
     assert attacker is not recognizer and recognizer.training
     assert all(torch.equal(before[key], value) for key, value in recognizer.state_dict().items())
     assert all(p.grad is None for p in recognizer.parameters())
-    moved = [key for key, value in attacker.state_dict().items() if not torch.equal(before[key], value)]
+    moved = [
+        key for key, value in attacker.state_dict().items() if not torch.equal(before[key], value)
+    ]
     assert len(moved) > len(before) / 2 and int(attacker.margin.step) == 9 + config.attack_steps
-    gap = max(float((before[key] - value).abs().max()) for key, value in attacker.state_dict().items() if key != "margin.step")
-    assert gap < 1e-3 * (config.attack_steps + 1)                     # a few Adam steps away from D's weights
+    gap = max(
+        float((before[key] - value).abs().max())
+        for key, value in attacker.state_dict().items()
+        if key != "margin.step"
+    )
+    assert gap < 1e-3 * (config.attack_steps + 1)  # a few Adam steps away from D's weights
 
 
 def test_judges_are_trained_on_originals_and_resume(tiny, data, tmp_path):
     config = tiny()
 
-    for name, train, steps in (("other", evaluate.train_other, config.attack_steps),
-                               ("reader", evaluate.train_landmark_reader, config.landmark_steps)):
+    for name, train, steps in (
+        ("other", evaluate.train_other, config.attack_steps),
+        ("reader", evaluate.train_landmark_reader, config.landmark_steps),
+    ):
         torch.manual_seed(1)
         one = train(data, config, Loop(tmp_path / name, name, 0, {}, 1))
-        torch.manual_seed(2)                                          # the loop's seed makes the judge, not what came before
+        torch.manual_seed(2)  # the loop's seed makes the judge, not what came before
         fresh = train(data, config, Loop(tmp_path / f"{name} again", name, 0, {}, 1))
         read = train(data, config, Loop(tmp_path / name, name, 0, {}, 1))
-        assert not one.training and read_checkpoint(tmp_path / name / "checkpoint.pt")["done"] == {"train": steps}
+        assert not one.training and read_checkpoint(tmp_path / name / "checkpoint.pt")["done"] == {
+            "train": steps
+        }
         for key, value in one.state_dict().items():
-            assert torch.equal(value, read.state_dict()[key]) and torch.equal(value, fresh.state_dict()[key])
+            assert torch.equal(value, read.state_dict()[key]) and torch.equal(
+                value, fresh.state_dict()[key]
+            )
 
 
 def test_landmark_reader_learns_from_originals(tiny, data, tmp_path):
-    evaluate.train_landmark_reader(data, tiny(landmark_steps=60), Loop(tmp_path, "reader", 0, {}, 1))
+    evaluate.train_landmark_reader(
+        data, tiny(landmark_steps=60), Loop(tmp_path, "reader", 0, {}, 1)
+    )
     px = [line["px"] for line in read_log(tmp_path / "log.jsonl")]
     assert sum(px[-10:]) < 0.8 * sum(px[:10])
 
 
 def made_up(mAP, own, lip):
-    error = {key: 0.1 for key in (*evaluate.ATTACKERS, "strongest", "probe_vs_original")} | {"own": own}
-    return {"name": "Edge", "seed": 0, "mAP": mAP, "AP": {"Lip": lip, "Photo": 1.0}, "verification_error": error,
-            "structure": {"l1": own / 2, "landmark_error": 0.25}, "attacks": {"of": own}}
+    error = dict.fromkeys((*evaluate.ATTACKERS, "strongest", "probe_vs_original"), 0.1) | {
+        "own": own
+    }
+    return {
+        "name": "Edge",
+        "seed": 0,
+        "mAP": mAP,
+        "AP": {"Lip": lip, "Photo": 1.0},
+        "verification_error": error,
+        "structure": {"l1": own / 2, "landmark_error": 0.25},
+        "attacks": {"of": own},
+    }
 
 
 def test_summary_by_hand():
-    row = evaluate.summarise([made_up(0.5, 0.2, 0.0), made_up(0.7, 0.3, 0.5), made_up(0.6, 0.1, 1.0)])
+    row = evaluate.summarise(
+        [made_up(0.5, 0.2, 0.0), made_up(0.7, 0.3, 0.5), made_up(0.6, 0.1, 1.0)]
+    )
     assert row["name"] == "Edge"
-    assert row["mAP"] == {"mean": pytest.approx(0.6), "std": pytest.approx(0.1), "per_seed": [0.5, 0.7, 0.6]}   # n - 1
-    assert row["verification_error"]["own"] == {"mean": pytest.approx(0.2), "std": pytest.approx(0.1), "per_seed": [0.2, 0.3, 0.1]}
+    assert row["mAP"] == {
+        "mean": pytest.approx(0.6),
+        "std": pytest.approx(0.1),
+        "per_seed": [0.5, 0.7, 0.6],
+    }  # n - 1
+    assert row["verification_error"]["own"] == {
+        "mean": pytest.approx(0.2),
+        "std": pytest.approx(0.1),
+        "per_seed": [0.2, 0.3, 0.1],
+    }
     assert row["verification_error"]["strongest"]["std"] == pytest.approx(0, abs=1e-12)
     assert row["AP"] == {"Lip": pytest.approx(0.5), "Photo": 1.0}
     assert row["structure"] == {"l1": pytest.approx(0.1), "landmark_error": 0.25}
@@ -271,4 +347,6 @@ def test_summary_by_hand():
 
 def test_summary_of_one_seed_has_no_spread():
     row = evaluate.summarise([made_up(0.5, 0.2, 0.0)])
-    assert row["mAP"] == {"mean": 0.5, "std": 0.0, "per_seed": [0.5]} and not math.isnan(row["AP"]["Lip"])
+    assert row["mAP"] == {"mean": 0.5, "std": 0.0, "per_seed": [0.5]} and not math.isnan(
+        row["AP"]["Lip"]
+    )

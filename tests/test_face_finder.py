@@ -1,12 +1,17 @@
 """FaceFinder: the rules on made-up detectors whose answers are known, then MTCNN's real verdict on real pictures."""
+
 import numpy as np
 import pytest
 import torch
+from test_mtcnn import lfw, model  # fixtures  # noqa: F401
 
 from ppad.face_finder import FaceFinder
-from test_mtcnn import lfw, model                                           # fixtures  # noqa: F401
 
-A, B, C = [10.0, 10, 30, 30], [50.0, 50, 90, 90], [100.0, 5, 120, 25]       # B is no face; C is SSH's doubtful one
+A, B, C = (
+    [10.0, 10, 30, 30],
+    [50.0, 50, 90, 90],
+    [100.0, 5, 120, 25],
+)  # B is no face; C is SSH's doubtful one
 
 
 class FakeSSH:
@@ -22,13 +27,26 @@ class FakeMTCNN:
     def find(self, frames):
         self.sizes = [*getattr(self, "sizes", []), tuple(frames.shape[:3])]
         boxes = torch.tensor([[11.0, 9, 31, 31], [0, 60, 20, 80]])
-        return [{"boxes": boxes + f[0, 0, 0], "scores": torch.tensor([0.8, 0.95]), "landmarks": torch.ones(2, 5, 2)}
-                for f in frames]
+        return [
+            {
+                "boxes": boxes + f[0, 0, 0],
+                "scores": torch.tensor([0.8, 0.95]),
+                "landmarks": torch.ones(2, 5, 2),
+            }
+            for f in frames
+        ]
 
     def confirm(self, frames, boxes):
         assert len(frames) == len(boxes)
-        return [{"face": torch.tensor([b.tolist() != B for b in bs], dtype=torch.bool), "scores": torch.ones(len(bs)),
-                 "boxes": bs + 100, "landmarks": torch.full((len(bs), 5, 2), 2.0)} for bs in boxes]
+        return [
+            {
+                "face": torch.tensor([b.tolist() != B for b in bs], dtype=torch.bool),
+                "scores": torch.ones(len(bs)),
+                "boxes": bs + 100,
+                "landmarks": torch.full((len(bs), 5, 2), 2.0),
+            }
+            for bs in boxes
+        ]
 
 
 def find(rule, frames=np.zeros((2, 100, 130, 3), np.uint8)):
@@ -37,14 +55,19 @@ def find(rule, frames=np.zeros((2, 100, 130, 3), np.uint8)):
 
 def test_paper_rule_keeps_confirmed_boxes_above_080():
     for answer in find("paper"):
-        assert answer["boxes"].tolist() == [A]                              # SSH's own box, not MTCNN's
+        assert answer["boxes"].tolist() == [A]  # SSH's own box, not MTCNN's
         assert answer["scores"].tolist() == [pytest.approx(0.9)]
         assert torch.equal(answer["landmarks"], torch.full((1, 5, 2), 2.0))
 
 
 def test_either_rule_keeps_what_one_of_them_finds():
     for answer in find("either"):
-        assert answer["boxes"].tolist() == [B, [0, 60, 20, 80], [11, 9, 31, 31], C]       # by score; A is there once
+        assert answer["boxes"].tolist() == [
+            B,
+            [0, 60, 20, 80],
+            [11, 9, 31, 31],
+            C,
+        ]  # by score; A is there once
         assert answer["landmarks"][:, 0, 0].tolist() == [2, 1, 1, 2]
 
 
@@ -56,29 +79,47 @@ class Counting(FakeSSH):
 
     def find(self, frames, score):
         self.shown += frames[:, 0, 0, 0].tolist()
-        return [{"boxes": torch.tensor([C])[:int(f[0, 0, 0] > 0)], "scores": torch.tensor([0.6])[:int(f[0, 0, 0] > 0)]}
-                for f in frames]
+        return [
+            {
+                "boxes": torch.tensor([C])[: int(f[0, 0, 0] > 0)],
+                "scores": torch.tensor([0.6])[: int(f[0, 0, 0] > 0)],
+            }
+            for f in frames
+        ]
 
 
 @pytest.mark.parametrize("every, shown", [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (9, [0])])
 def test_in_a_movie_ssh_looks_at_every_so_many_frames_and_mtcnn_at_all(every, shown):
     mtcnn, ssh = FakeMTCNN(), Counting()
     confirmed, judge = [], mtcnn.confirm
-    mtcnn.confirm = lambda frames, boxes: confirmed.extend(frames[:, 0, 0, 0].tolist()) or judge(frames, boxes)
-    frames = [np.full((100 + 10 * (i == 4), 130, 3), i, np.uint8) for i in range(7)]    # one of another size: places still count
+    mtcnn.confirm = lambda frames, boxes: (
+        confirmed.extend(frames[:, 0, 0, 0].tolist()) or judge(frames, boxes)
+    )
+    frames = [
+        np.full((100 + 10 * (i == 4), 130, 3), i, np.uint8) for i in range(7)
+    ]  # one of another size: places still count
     answers = FaceFinder(mtcnn, ssh, "either").find(frames, every)
     assert sorted(ssh.shown) == shown
-    assert sorted(confirmed) == [i for i in shown if i > 0]                 # judged where SSH has a face of its own only
+    assert sorted(confirmed) == [
+        i for i in shown if i > 0
+    ]  # judged where SSH has a face of its own only
     for i, answer in enumerate(answers):
         own = i in shown and i > 0
-        assert answer["boxes"].tolist() == [[i, 60 + i, 20 + i, 80 + i], [11 + i, 9 + i, 31 + i, 31 + i], C][:2 + own]
-        assert answer["landmarks"][:, 0, 0].tolist() == [1, 1, 2][:2 + own]
+        assert (
+            answer["boxes"].tolist()
+            == [[i, 60 + i, 20 + i, 80 + i], [11 + i, 9 + i, 31 + i, 31 + i], C][: 2 + own]
+        )
+        assert answer["landmarks"][:, 0, 0].tolist() == [1, 1, 2][: 2 + own]
 
 
 def test_parts_alone():
     assert [a["boxes"].tolist() for a in find("mtcnn")] == [[[0, 60, 20, 80], [11, 9, 31, 31]]] * 2
     answer = find("ssh")[0]
-    assert answer["boxes"].tolist() == [B, A] and answer["landmarks"].isnan().all() and len(answer["landmarks"]) == 2
+    assert (
+        answer["boxes"].tolist() == [B, A]
+        and answer["landmarks"].isnan().all()
+        and len(answer["landmarks"]) == 2
+    )
 
 
 def test_a_part_alone_does_not_need_the_other(monkeypatch, tmp_path):
@@ -94,21 +135,25 @@ def test_frames_of_several_sizes_come_back_in_order():
     frames = [np.full((40 + 10 * (i % 2), 60, 3), i, np.uint8) for i in range(5)]
     answers = FaceFinder(mtcnn, rule="mtcnn", ssh=FakeSSH()).find(frames)
     assert [a["boxes"].min().item() for a in answers] == [0, 1, 2, 3, 4]
-    assert mtcnn.sizes == [(3, 40, 60), (2, 50, 60)]                        # one pass for each size
+    assert mtcnn.sizes == [(3, 40, 60), (2, 50, 60)]  # one pass for each size
     assert FaceFinder(mtcnn, FakeSSH()).find([]) == []
 
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="rule is 'all'"):
         FaceFinder(FakeMTCNN(), FakeSSH(), "all")
-    for bad in (np.zeros((1, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), [np.zeros((8, 8, 4), np.uint8)]):
+    for bad in (
+        np.zeros((1, 8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint8),
+        [np.zeros((8, 8, 4), np.uint8)],
+    ):
         with pytest.raises(ValueError, match=r"frames\[0\]"):
             FaceFinder(FakeMTCNN(), FakeSSH()).find(bad)
     with pytest.raises(ValueError, match="every is 0"):
         FaceFinder(FakeMTCNN(), FakeSSH(), "either").find(np.zeros((2, 8, 8, 3), np.uint8), every=0)
 
 
-def test_real_mtcnn_confirms_faces_and_drops_background(model, lfw):        # noqa: F811
+def test_real_mtcnn_confirms_faces_and_drops_background(model, lfw):  # noqa: F811
     frames, rows, _ = lfw
 
     class Proposals:
@@ -117,10 +162,19 @@ def test_real_mtcnn_confirms_faces_and_drops_background(model, lfw):        # no
         def find(self, frames, score):
             move = torch.tensor([0.06, -0.05, 0.08, 0.04])
             found = [row[:4] + move * (row[2:4] - row[:2]).repeat(2) for row in rows]
-            return [{"boxes": torch.stack([b, torch.tensor([0.0, 0, 50, 50])]), "scores": torch.tensor([0.9, 0.85])}
-                    for b in found]
+            return [
+                {
+                    "boxes": torch.stack([b, torch.tensor([0.0, 0, 50, 50])]),
+                    "scores": torch.tensor([0.9, 0.85]),
+                }
+                for b in found
+            ]
 
     answers = FaceFinder(model, Proposals()).find(frames)
     assert np.mean([len(a["boxes"]) == 1 and a["boxes"][0, 0] > 20 for a in answers]) >= 0.9
-    errors = [(a["landmarks"][0] - row[4:].view(5, 2)).norm(dim=1) for a, row in zip(answers, rows) if len(a["boxes"])]
+    errors = [
+        (a["landmarks"][0] - row[4:].view(5, 2)).norm(dim=1)
+        for a, row in zip(answers, rows)
+        if len(a["boxes"])
+    ]
     assert torch.cat(errors).median() < 2

@@ -1,4 +1,5 @@
 """get_weights: made-up wheels instead of the network; what must never happen is a wrong or half file under a right name."""
+
 import hashlib
 import importlib.util
 import subprocess
@@ -21,7 +22,9 @@ WHEEL_NAME = "facenet_pytorch-2.6.0-py3-none-any.whl"
 @pytest.fixture(autouse=True)
 def known_files(monkeypatch):
     """The script expects our made-up contents; the real sums are checked in a test of their own."""
-    monkeypatch.setattr(get_weights, "SHA256", {n: hashlib.sha256(c).hexdigest() for n, c in CONTENT.items()})
+    monkeypatch.setattr(
+        get_weights, "SHA256", {n: hashlib.sha256(c).hexdigest() for n, c in CONTENT.items()}
+    )
 
 
 def wheel(folder, content=CONTENT, extra=()):
@@ -45,6 +48,7 @@ def fake_pip(monkeypatch, make):
     def run(command, **options):
         calls.append(command)
         return make(Path(command[command.index("--dest") + 1]))
+
     monkeypatch.setattr(get_weights.from_pip, "__defaults__", (run,))
     return calls
 
@@ -53,19 +57,33 @@ def test_pip_downloads_and_three_files_come_out(tmp_path, monkeypatch):
     def make(folder):
         wheel(folder, extra=("../evil.pt", "facenet_pytorch/__init__.py"))
         return subprocess.CompletedProcess([], 0, "", "")
+
     calls = fake_pip(monkeypatch, make)
     assert get_weights.main(["--out", str(tmp_path / "w")]) == 0
-    assert "download" in calls[0] and "facenet-pytorch==2.6.0" in calls[0] and "--no-deps" in calls[0]
+    assert (
+        "download" in calls[0] and "facenet-pytorch==2.6.0" in calls[0] and "--no-deps" in calls[0]
+    )
     assert names(tmp_path / "w") == sorted(CONTENT) and names(tmp_path) == ["w"]
     assert all((tmp_path / "w" / n).read_bytes() == c for n, c in CONTENT.items())
-    assert get_weights.main(["--out", str(tmp_path / "w")]) == 0 and len(calls) == 1      # nothing left to fetch
+    assert (
+        get_weights.main(["--out", str(tmp_path / "w")]) == 0 and len(calls) == 1
+    )  # nothing left to fetch
 
 
 def test_no_network_says_what_to_do(tmp_path, monkeypatch, capsys):
-    fake_pip(monkeypatch, lambda folder: subprocess.CompletedProcess([], 1, "", "WARNING: x\nERROR: no matching version\n"))
+    fake_pip(
+        monkeypatch,
+        lambda folder: subprocess.CompletedProcess(
+            [], 1, "", "WARNING: x\nERROR: no matching version\n"
+        ),
+    )
     assert get_weights.main(["--out", str(tmp_path / "w")]) == 2
     said = capsys.readouterr().err
-    assert "no matching version" in said and "pip download facenet-pytorch==2.6.0" in said and "--from" in said
+    assert (
+        "no matching version" in said
+        and "pip download facenet-pytorch==2.6.0" in said
+        and "--from" in said
+    )
     assert names(tmp_path / "w") == []
 
 
@@ -83,7 +101,9 @@ def test_local_sources(tmp_path, kind):
 
 def test_one_local_file(tmp_path, capsys):
     (tmp_path / "onet.pt").write_bytes(CONTENT["onet.pt"])
-    assert get_weights.main(["--from", str(tmp_path / "onet.pt"), "--out", str(tmp_path / "w")]) == 0
+    assert (
+        get_weights.main(["--from", str(tmp_path / "onet.pt"), "--out", str(tmp_path / "w")]) == 0
+    )
     assert names(tmp_path / "w") == ["onet.pt"]
     assert capsys.readouterr().out.count("not there") == 2
 
@@ -101,8 +121,11 @@ def test_a_wrong_sum_is_refused_and_the_old_file_stays(tmp_path, capsys):
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, capsys):
     def full_disk(*paths):
         raise OSError("no space left on device")
+
     monkeypatch.setattr(get_weights.os, "replace", full_disk)
-    assert get_weights.main(["--from", str(wheel(tmp_path / "in")), "--out", str(tmp_path / "w")]) == 2
+    assert (
+        get_weights.main(["--from", str(wheel(tmp_path / "in")), "--out", str(tmp_path / "w")]) == 2
+    )
     assert names(tmp_path / "w") == [] and "no space" in capsys.readouterr().err
 
 
@@ -110,33 +133,56 @@ def test_sources_that_are_none(tmp_path, capsys):
     (tmp_path / "page.whl").write_text("<html>")
     (tmp_path / "empty").mkdir()
     other = wheel(tmp_path / "other", {"pnet.pt": CONTENT["pnet.pt"]})
-    for source, word in ((tmp_path / "page.whl", "not a wheel"), (tmp_path / "empty", "neither"),
-                         (tmp_path / "gone.whl", "no such file"), (other, "not a wheel")):
+    for source, word in (
+        (tmp_path / "page.whl", "not a wheel"),
+        (tmp_path / "empty", "neither"),
+        (tmp_path / "gone.whl", "no such file"),
+        (other, "not a wheel"),
+    ):
         assert get_weights.main(["--from", str(source), "--out", str(tmp_path / "w")]) == 2
         assert word in capsys.readouterr().err
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(get_weights, "LARGEST", 10)
-    assert get_weights.main(["--from", str(wheel(tmp_path / "in")), "--out", str(tmp_path / "w")]) == 2
+    assert (
+        get_weights.main(["--from", str(wheel(tmp_path / "in")), "--out", str(tmp_path / "w")]) == 2
+    )
     assert "claims" in capsys.readouterr().err and names(tmp_path / "w") == []
 
 
 def test_imagenet_goes_through_torchs_own_loader(tmp_path, monkeypatch, capsys):
     import torch
+
     asked = []
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **options: asked.append((url, options)))
+    monkeypatch.setattr(
+        torch.hub, "load_state_dict_from_url", lambda url, **options: asked.append((url, options))
+    )
     source = str(wheel(tmp_path / "in"))
-    assert get_weights.main(["--from", source, "--out", str(tmp_path / "w"), "--imagenet", "vgg16"]) == 0
+    assert (
+        get_weights.main(["--from", source, "--out", str(tmp_path / "w"), "--imagenet", "vgg16"])
+        == 0
+    )
     url, options = asked[0]
-    assert url.endswith("vgg16-397923af.pth") and options["check_hash"] and options["model_dir"] == str(tmp_path / "w")
-    assert get_weights.main(["--from", source, "--out", str(tmp_path / "w"), "--imagenet", "vgg17"]) == 2
+    assert (
+        url.endswith("vgg16-397923af.pth")
+        and options["check_hash"]
+        and options["model_dir"] == str(tmp_path / "w")
+    )
+    assert (
+        get_weights.main(["--from", source, "--out", str(tmp_path / "w"), "--imagenet", "vgg17"])
+        == 2
+    )
     assert "vgg17" in capsys.readouterr().err
 
     def offline(url, **options):
         raise OSError("name or service not known")
+
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
-    assert get_weights.main(["--from", source, "--out", str(tmp_path / "w"), "--imagenet", "vgg16"]) == 2
+    assert (
+        get_weights.main(["--from", source, "--out", str(tmp_path / "w"), "--imagenet", "vgg16"])
+        == 2
+    )
     assert "vgg16-397923af.pth" in capsys.readouterr().err
 
 
@@ -146,6 +192,7 @@ def test_the_sums_are_those_of_the_files_in_use(monkeypatch):
     folder = fresh.weights_folder()
     if not (folder / "onet.pt").is_file():
         from test_mtcnn import data
+
         folder = data("weights")
     assert all(fresh.is_there(name, folder) for name in fresh.SHA256) and len(fresh.SHA256) == 3
 

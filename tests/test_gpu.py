@@ -2,6 +2,7 @@
 
 Where there is a real one, a row runs there too.
 """
+
 import json
 
 import pytest
@@ -15,7 +16,9 @@ from ppad.mtcnn import MTCNN, MTCNNConfig
 from ppad.repainter import Anonymizer
 from ppad.ssh import SSH
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter")      # the borrowed name: the values do arrive
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*to a meta parameter"
+)  # the borrowed name: the values do arrive
 ROW = ("mAP", "verification_error", "structure")
 
 
@@ -40,20 +43,28 @@ def test_the_pretended_gpu_refuses_and_counts():
         with pytest.raises(RuntimeError, match="on the GPU and on the CPU"):
             here[there.long()]
         before = len(gpu.waits)
-        there.add_(1).mul_(torch.tensor(2.0))                            # a single number may come from the CPU
+        there.add_(1).mul_(torch.tensor(2.0))  # a single number may come from the CPU
         assert len(gpu.waits) == before
-        assert there.cpu().tolist() == [2, 4, 6, 8] and float(there.sum()) == 20 and bool((there > 1).all())
+        assert (
+            there.cpu().tolist() == [2, 4, 6, 8]
+            and float(there.sum()) == 20
+            and bool((there > 1).all())
+        )
         there[there > 2]
         assert len(gpu.waits) == before + 4
 
 
-@pytest.mark.parametrize("changed", [{}, {"channels_last": True, "accumulate": 2, "checkpointing": True}])
+@pytest.mark.parametrize(
+    "changed", [{}, {"channels_last": True, "accumulate": 2, "checkpointing": True}]
+)
 def test_a_whole_row_runs_there_and_comes_to_the_cpus_numbers(tiny, tmp_path, row_on_cpu, changed):
     with PretendGPU() as gpu:
         row = make_row(tiny(**changed), tmp_path, gpu.device, "Ours")
     assert 0 <= row["mAP"] <= 1 and 0 <= row["verification_error"]["strongest"] <= 1
-    if not changed:                                                      # the others round otherwise, or draw otherwise
-        assert {key: row[key] for key in (*ROW, "controls")} == {key: row_on_cpu[key] for key in (*ROW, "controls")}
+    if not changed:  # the others round otherwise, or draw otherwise
+        assert {key: row[key] for key in (*ROW, "controls")} == {
+            key: row_on_cpu[key] for key in (*ROW, "controls")
+        }
 
 
 @pytest.mark.parametrize("name", ["Blur(8x8)", "Masked", "Noise(0.3)", "Super-Pixel", "Edge"])
@@ -69,9 +80,17 @@ def test_neither_D_nor_M_waits_for_the_gpu(tiny, tiny_faces, tiny_actions):
     """A GPU works through a queue; to ask it anything before the queue is done is to let it run dry."""
     config = tiny()
     with PretendGPU() as gpu:
-        game = trainer.Game(config, trainer.make_recognizer(config, 6), None, trainer.make_modifier(config), gpu.device)
+        game = trainer.Game(
+            config,
+            trainer.make_recognizer(config, 6),
+            None,
+            trainer.make_modifier(config),
+            gpu.device,
+        )
         judge = PlainRecognizer(4, 16, 6).to(gpu.device)
-        batch = tiny_faces.batch(torch.tensor([0, 5, 10, 15]), torch.tensor([True, False, True, False]), gpu.device)
+        batch = tiny_faces.batch(
+            torch.tensor([0, 5, 10, 15]), torch.tensor([True, False, True, False]), gpu.device
+        )
         frames, _, boxes = tiny_actions.batch(torch.tensor([0, 4]), device=gpu.device)
         gpu.waits.clear()
         for _ in range(2):
@@ -88,24 +107,34 @@ def test_faces_are_found_and_repainted_there_as_on_the_cpu():
     pictures = list(datasets.toy_actions(0, 2, 128, range(2)).frames.permute(0, 2, 3, 1).numpy())
 
     def found_and_repainted(device):
-        torch.manual_seed(0)                                             # of MTCNN no weights ship: random ones, that find much
+        torch.manual_seed(0)  # of MTCNN no weights ship: random ones, that find much
         mtcnn = MTCNN(MTCNNConfig(thresholds=(0.5, 0.5, 0.5))).to(device)
         finder = FaceFinder(mtcnn=mtcnn, ssh=SSH.load().to(device), rule="either")
         found = [{key: value.cpu() for key, value in one.items()} for one in finder.find(pictures)]
-        anonymizer = Anonymizer.from_run(finder=lambda frames: [found[0]["boxes"][:3]] * len(frames), device=device)
+        anonymizer = Anonymizer.from_run(
+            finder=lambda frames: [found[0]["boxes"][:3]] * len(frames), device=device
+        )
         return found, anonymizer._paint(pictures[0], found[0]["boxes"][:3])
 
     boxes, repainted = found_and_repainted("cpu")
     with PretendGPU() as gpu:
         boxes_there, repainted_there = found_and_repainted(gpu.device)
     assert sum(len(one["boxes"]) for one in boxes) > 4 and (repainted != pictures[0]).any()
-    assert all(torch.equal(one[key], other[key]) for one, other in zip(boxes, boxes_there) for key in one)
+    assert all(
+        torch.equal(one[key], other[key]) for one, other in zip(boxes, boxes_there) for key in one
+    )
     assert (repainted == repainted_there).all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and PPAD_TEST_GPU=1")
-@pytest.mark.parametrize("changed", [{}, {"precision": "bf16", "channels_last": True, "fused": True},
-                                     {"precision": "fp16", "accumulate": 2, "checkpointing": True}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"precision": "bf16", "channels_last": True, "fused": True},
+        {"precision": "fp16", "accumulate": 2, "checkpointing": True},
+    ],
+)
 def test_a_whole_row_runs_on_a_real_one(tiny, tmp_path, changed):
     for name in ("Ours", "Noise(0.3)"):
         row = make_row(tiny(**changed), tmp_path, "cuda", name)

@@ -1,4 +1,5 @@
 """The grader, on a small package made here whose grading takes a second. The real components: test_grade_components.py."""
+
 import json
 import os
 import shutil
@@ -45,7 +46,7 @@ def _times(x, n):
 
 def area(width, height): return math.prod([width, height])
 '''
-TEST_SHAPES = '''import pytest
+TEST_SHAPES = """import pytest
 from ppad.shapes import SIDES, area, double
 
 
@@ -67,18 +68,18 @@ class TestArea:
 
 def test_without_a_mark():
     assert SIDES == 5
-'''
-GAME = '''import pytest
+"""
+GAME = """import pytest
 from ppad.shapes import area, double
 
 
 @pytest.mark.rubric("plays", points=5, hint="both together", seconds=1)
 def test_game():
     assert double(area(1, 2)) == 4
-'''
-CONFTEST = '''def pytest_configure(config):
+"""
+CONFTEST = """def pytest_configure(config):
     config.addinivalue_line("markers", "rubric: see ppad.grade")
-'''
+"""
 AREA = "def area(width, height): return width * height\n"
 LIMITS = grade.Limits(seconds=60, test_seconds=2, memory=400 * grade.MB)
 
@@ -105,13 +106,20 @@ def hand_in(course, source, name="student.py"):
 
 
 def files_of(folder):
-    paths = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    paths = [
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
     return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
 def command(course, *words):
-    return subprocess.run([sys.executable, "-m", "ppad.grade", *map(str, words)], cwd=course, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"})
+    return subprocess.run(
+        [sys.executable, "-m", "ppad.grade", *map(str, words)],
+        cwd=course,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
 
 
 def points(report):
@@ -120,12 +128,15 @@ def points(report):
 
 # ---------------------------------------------------------------- the rubric and the points
 
+
 def test_the_real_module_gets_full_points(course):
     report = grade.grade("shapes", course / "ppad" / "shapes.py", course)
     assert (report.points, report.out_of, report.notes) == (10, 10, [])
     assert [(line.text, line.points, line.hint) for line in report.lines] == [
-        ("doubles numbers", 2, "times two, not squared"), ("area is width times height", 3, "width * height"),
-        ("plays", 5, "both together")]
+        ("doubles numbers", 2, "times two, not squared"),
+        ("area is width times height", 3, "width * height"),
+        ("plays", 5, "both together"),
+    ]
     assert grade.components(course) == ["shapes"]
 
 
@@ -133,9 +144,12 @@ def test_a_line_needs_all_its_tests_and_the_miss_says_why(course):
     wrong = SHAPES.replace("x * n", "x ** n").replace("return math", "return 1 + math")
     report = grade.grade("shapes", hand_in(course, wrong), course)
     assert points(report) == [0, 0, 0]
-    assert len(report.lines[0].reasons) == 1                            # 2 ** 2 is right by chance
+    assert len(report.lines[0].reasons) == 1  # 2 ** 2 is right by chance
     assert report.lines[0].reasons[0].startswith("test_double[3]: assert 9 ==")
-    assert [reason.partition(":")[0] for reason in report.lines[1].reasons] == ["TestArea", "TestArea"]
+    assert [reason.partition(":")[0] for reason in report.lines[1].reasons] == [
+        "TestArea",
+        "TestArea",
+    ]
     without = grade.grade("shapes", hand_in(course, SHAPES), course, game=False)
     assert (without.points, without.out_of) == (5, 5)
 
@@ -143,33 +157,51 @@ def test_a_line_needs_all_its_tests_and_the_miss_says_why(course):
 # ---------------------------------------------------------------- broken and hostile submissions
 
 CRASH = "import ctypes\ndef double(x): ctypes.string_at(0)\n"
-DELETE = ("import shutil, pathlib\ndef double(x):\n    here = pathlib.Path(__file__).parent\n"
-          "    shutil.rmtree(here)\n    shutil.rmtree(here.parent, ignore_errors=True)\n"
-          "    shutil.rmtree('.', ignore_errors=True)\n")
-FORGE = ("import glob, json, os\nfor path in glob.glob('*.jsonl'):\n    with open(path, 'a') as file:\n"
-         "        for test in ('test_shapes.py::test_double[2]', 'test_shapes.py::test_double[3]'):\n"
-         "            name = 'tests/' + test\n"
-         "            for row in (['', 'collected', [name], ''], ['', 'start', name, ''], ['', 'result', name, '']):\n"
-         "                file.write(json.dumps(row) + '\\n')\n        file.write(json.dumps(['', 'end', None, '']) + '\\n')\n")
-IN_A_FUNCTION = {   # what `double` does, beside a good `area` -> words of the reason for its line; the game needs both
+DELETE = (
+    "import shutil, pathlib\ndef double(x):\n    here = pathlib.Path(__file__).parent\n"
+    "    shutil.rmtree(here)\n    shutil.rmtree(here.parent, ignore_errors=True)\n"
+    "    shutil.rmtree('.', ignore_errors=True)\n"
+)
+FORGE = (
+    "import glob, json, os\nfor path in glob.glob('*.jsonl'):\n    with open(path, 'a') as file:\n"
+    "        for test in ('test_shapes.py::test_double[2]', 'test_shapes.py::test_double[3]'):\n"
+    "            name = 'tests/' + test\n"
+    "            for row in (['', 'collected', [name], ''], ['', 'start', name, ''], ['', 'result', name, '']):\n"
+    "                file.write(json.dumps(row) + '\\n')\n        file.write(json.dumps(['', 'end', None, '']) + '\\n')\n"
+)
+IN_A_FUNCTION = {  # what `double` does, beside a good `area` -> words of the reason for its line; the game needs both
     "endless loop": ("def double(x):\n    while True: pass\n", "took longer than 2 s"),
-    "memory hog": ("def double(x):\n    held = []\n    while True: held.append(bytearray(b'x' * 10_000_000))\n", "memory"),
+    "memory hog": (
+        "def double(x):\n    held = []\n    while True: held.append(bytearray(b'x' * 10_000_000))\n",
+        "memory",
+    ),
     "one huge request": ("def double(x): return bytearray(10 ** 12)\n", "MemoryError"),
     "sys.exit": ("import sys\ndef double(x): sys.exit(0)\n", "SystemExit"),
     "os._exit": ("import os\ndef double(x): os._exit(0)\n", "ended (status 0"),
-    "pytest.exit": ("import pytest\ndef double(x): pytest.exit('good', returncode=0)\n", "broken off"),
+    "pytest.exit": (
+        "import pytest\ndef double(x): pytest.exit('good', returncode=0)\n",
+        "broken off",
+    ),
     "pytest.skip": ("import pytest\ndef double(x): pytest.skip('good')\n", "counts as not passed"),
     "Ctrl-C": ("def double(x): raise KeyboardInterrupt\n", "ended (status"),
     "crash": (CRASH, "crashed"),
-    "prints 100 MB": ("def double(x):\n    for _ in range(100): print('x' * 1_000_000)\n    return 2 * x\n",
-                      "printed more than 1 MB"),
+    "prints 100 MB": (
+        "def double(x):\n    for _ in range(100): print('x' * 1_000_000)\n    return 2 * x\n",
+        "printed more than 1 MB",
+    ),
     "deletes its folder": (DELETE, "assert None =="),
-    "fills the disk": ("def double(x):\n    with open('big', 'wb') as file:\n"
-                       "        for _ in range(400): file.write(bytes(2 ** 20))\n    return 2 * x\n", "too large"),
+    "fills the disk": (
+        "def double(x):\n    with open('big', 'wb') as file:\n"
+        "        for _ in range(400): file.write(bytes(2 ** 20))\n    return 2 * x\n",
+        "too large",
+    ),
     "wrong result": ("def double(x): return [x, x]\n", "assert [2, 2] =="),
     "wrong name": ("def twice(x): return 2 * x\n", "your file has no double"),
     "wrong signature": ("def double(): return 4\n", "TypeError"),
-    "control characters": ("def double(x): raise ValueError('\\x00\\x1b[31m]]>\\ud800')\n", "ValueError"),
+    "control characters": (
+        "def double(x): raise ValueError('\\x00\\x1b[31m]]>\\ud800')\n",
+        "ValueError",
+    ),
 }
 
 
@@ -185,7 +217,7 @@ def test_a_hostile_function_costs_its_own_line(course, case):
     assert "Traceback" not in grade._table(report)
     ElementTree.fromstring(grade._junit([report]))
     if case == "endless loop":
-        assert "took longer than 1 s" in report.lines[2].reasons[0]     # the mark's own limit
+        assert "took longer than 1 s" in report.lines[2].reasons[0]  # the mark's own limit
 
 
 AT_IMPORT = {
@@ -193,7 +225,10 @@ AT_IMPORT = {
     "sys.exit": ("import sys\nsys.exit(0)\n", "SystemExit"),
     "os._exit": ("import os\nos._exit(0)\n", "ended (status 0"),
     "prints 100 MB": ("print('x' * 100_000_000)\n" + SHAPES, "printed more than 1 MB"),
-    "deletes everything": ("import shutil\nshutil.rmtree('.', ignore_errors=True)\n", "tests could not use your file"),
+    "deletes everything": (
+        "import shutil\nshutil.rmtree('.', ignore_errors=True)\n",
+        "tests could not use your file",
+    ),
     "forged journal": (FORGE + "os._exit(0)\n", "ended (status 0"),
     "syntax error": ("def double(x:\n", "SyntaxError"),
     "not Python": (b"\x7fELF\x00\x01\x02\xff", "cannot be imported"),
@@ -216,31 +251,51 @@ def test_a_file_that_cannot_be_imported_gets_0_and_is_told_why(course, case):
 
 def test_a_byte_order_mark_and_another_encoding_do_no_harm(course):
     for before in (b"\xef\xbb\xbf", '# coding: latin-1\nNAME = "gr\xfcn"\n'.encode("latin-1")):
-        assert grade.grade("shapes", hand_in(course, before + SHAPES.encode()), course, LIMITS).points == 10
+        assert (
+            grade.grade("shapes", hand_in(course, before + SHAPES.encode()), course, LIMITS).points
+            == 10
+        )
 
 
 def test_the_grader_gives_up_on_a_file_that_keeps_dying_or_is_slow(course):
     dying = hand_in(course, "import os\ndef double(x): os._exit(1)\ndef area(a, b): os._exit(1)\n")
     report = grade.grade("shapes", dying, course, grade.Limits(restarts=1))
-    assert report.points == 0 and "not run: 2 tests had taken their process down" in report.lines[1].reasons[0]
+    assert (
+        report.points == 0
+        and "not run: 2 tests had taken their process down" in report.lines[1].reasons[0]
+    )
     slow = hand_in(course, "def double(x):\n    while True: pass\n" + AREA)
     report = grade.grade("shapes", slow, course, grade.Limits(seconds=3))
-    assert points(report) == [0, 0, 0] and "for the whole file were over" in report.lines[0].reasons[0]
+    assert (
+        points(report) == [0, 0, 0] and "for the whole file were over" in report.lines[0].reasons[0]
+    )
     assert "not reached" in report.lines[1].reasons[0]
 
 
 def test_the_students_file_does_not_see_the_graders_environment(course, monkeypatch):
     monkeypatch.setenv("A_SECRET", "token")
-    peek = ("import os, sys\nassert 'A_SECRET' not in os.environ and sys.stdin.read() == ''\n"
-            "assert os.path.realpath(os.environ['HOME']).startswith(os.getcwd())\n")
+    peek = (
+        "import os, sys\nassert 'A_SECRET' not in os.environ and sys.stdin.read() == ''\n"
+        "assert os.path.realpath(os.environ['HOME']).startswith(os.getcwd())\n"
+    )
     assert grade.grade("shapes", hand_in(course, peek + SHAPES), course, LIMITS).points == 10
 
 
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="a killed parent is noticed by its number, which Windows keeps")
+@pytest.mark.skipif(
+    not hasattr(os, "killpg"),
+    reason="a killed parent is noticed by its number, which Windows keeps",
+)
 def test_a_grader_killed_outright_leaves_no_child_at_work(course):
-    beat = course / "submissions" / "beat"                              # the child's temporary folder has another name
-    student = hand_in(course, f"import pathlib, time\nwhile True:\n    pathlib.Path({str(beat)!r}).write_text(str(time.time()))\n")
-    grader = subprocess.Popen([sys.executable, "-m", "ppad.grade", "shapes", student], cwd=course, stdout=subprocess.DEVNULL)
+    beat = course / "submissions" / "beat"  # the child's temporary folder has another name
+    student = hand_in(
+        course,
+        f"import pathlib, time\nwhile True:\n    pathlib.Path({str(beat)!r}).write_text(str(time.time()))\n",
+    )
+    grader = subprocess.Popen(
+        [sys.executable, "-m", "ppad.grade", "shapes", student],
+        cwd=course,
+        stdout=subprocess.DEVNULL,
+    )
     for _ in range(300):
         if beat.exists():
             break
@@ -248,7 +303,7 @@ def test_a_grader_killed_outright_leaves_no_child_at_work(course):
     assert beat.exists()
     grader.kill()
     grader.wait()
-    time.sleep(3)                                                       # the child looks once a second
+    time.sleep(3)  # the child looks once a second
     last = beat.read_text()
     time.sleep(0.5)
     assert beat.read_text() == last
@@ -256,34 +311,62 @@ def test_a_grader_killed_outright_leaves_no_child_at_work(course):
 
 # ---------------------------------------------------------------- the command
 
+
 def test_command_prints_points_and_writes_json_and_junit(course):
-    good, bad = hand_in(course, SHAPES, "ann.py"), hand_in(course, "def double(x): raise ValueError('\\x1b')\n" + AREA, "bob.py")
+    good, bad = (
+        hand_in(course, SHAPES, "ann.py"),
+        hand_in(course, "def double(x): raise ValueError('\\x1b')\n" + AREA, "bob.py"),
+    )
     done = command(course, "shapes", good, bad, "--json", "all.json", "--junit", "all.xml")
     assert done.returncode == 0 and done.stderr == ""
     assert "10 of 10 points" in done.stdout and "hint: times two, not squared" in done.stdout
     assert done.stdout.splitlines()[-1].split() == ["3", "/", "10", str(bad)]
     ann, bob = json.loads((course / "all.json").read_text())
-    assert (ann["points"], bob["points"], bob["out_of"], bob["lines"][0]["earned"]) == (10, 3, 10, 0)
+    assert (ann["points"], bob["points"], bob["out_of"], bob["lines"][0]["earned"]) == (
+        10,
+        3,
+        10,
+        0,
+    )
     assert bob["lines"][0]["hint"] and "ValueError" in bob["lines"][0]["reasons"][0]
     suites = ElementTree.parse(course / "all.xml").getroot()
-    assert [(suite.get("tests"), suite.get("failures")) for suite in suites] == [("3", "0"), ("3", "2")]
-    assert command(course, "shapes", good, "--skip-game").stdout.startswith(f"shapes  {good}: 5 of 5 points")
+    assert [(suite.get("tests"), suite.get("failures")) for suite in suites] == [
+        ("3", "0"),
+        ("3", "2"),
+    ]
+    assert command(course, "shapes", good, "--skip-game").stdout.startswith(
+        f"shapes  {good}: 5 of 5 points"
+    )
 
 
-@pytest.mark.parametrize("words, says", [
-    (["shapes", "nobody.py"], "nobody.py is not there"), (["shapes", "submissions"], "submissions is a folder"),
-    (["circles", "ppad/shapes.py"], "choose one of: shapes"), (["shapes"], "name the file to grade"), ([], "usage"),
-    (["shapes", "--starter", "--out", "no/where.py"], "no/where.py"),
-    (["shapes", "ppad/shapes.py", "--starter"], "grades nothing")])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["shapes", "nobody.py"], "nobody.py is not there"),
+        (["shapes", "submissions"], "submissions is a folder"),
+        (["circles", "ppad/shapes.py"], "choose one of: shapes"),
+        (["shapes"], "name the file to grade"),
+        ([], "usage"),
+        (["shapes", "--starter", "--out", "no/where.py"], "no/where.py"),
+        (["shapes", "ppad/shapes.py", "--starter"], "grades nothing"),
+    ],
+)
 def test_a_users_mistake_is_status_2_and_one_sentence(course, words, says):
     done = command(course, *words)
-    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
+    assert (
+        done.returncode == 2
+        and says in done.stderr
+        and "Traceback" not in done.stderr
+        and done.stdout == ""
+    )
 
 
 def test_command_writes_the_starter_and_never_over_a_students_work(course):
     done = command(course, "--starter", "shapes")
     assert done.returncode == 0 and "wrote shapes.py" in done.stdout
-    assert (course / "shapes.py").read_text() == '''"""Two functions (nothing of the paper)."""
+    assert (
+        (course / "shapes.py").read_text()
+        == '''"""Two functions (nothing of the paper)."""
 import math
 from dataclasses import dataclass
 
@@ -309,7 +392,12 @@ def double(x, box=Box()):
 def area(width, height):
     raise NotImplementedError("write me")
 '''
+    )
     again = command(course, "--starter", "shapes")
     assert again.returncode == 2 and "exists" in again.stderr
     zero = command(course, "shapes", "shapes.py")
-    assert zero.returncode == 0 and "0 of 10 points" in zero.stdout and "Traceback" not in zero.stdout + zero.stderr
+    assert (
+        zero.returncode == 0
+        and "0 of 10 points" in zero.stdout
+        and "Traceback" not in zero.stdout + zero.stderr
+    )

@@ -2,6 +2,7 @@
 
 By default one wrong module a component is tried; PPAD_GRADE_ALL=1 tries all, every starter and every correct variant.
 """
+
 import ast
 import importlib.util
 import os
@@ -15,9 +16,20 @@ from ppad import grade
 from ppad.starter import starter
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPONENTS = ["baselines", "crop_sampler", "detector", "losses", "metrics", "modifier", "sphereface", "trainer"]
-everything = pytest.mark.skipif(os.environ.get("PPAD_GRADE_ALL") != "1",
-                                reason="set PPAD_GRADE_ALL=1 to grade every file (half an hour)")
+COMPONENTS = [
+    "baselines",
+    "crop_sampler",
+    "detector",
+    "losses",
+    "metrics",
+    "modifier",
+    "sphereface",
+    "trainer",
+]
+everything = pytest.mark.skipif(
+    os.environ.get("PPAD_GRADE_ALL") != "1",
+    reason="set PPAD_GRADE_ALL=1 to grade every file (half an hour)",
+)
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -30,6 +42,7 @@ def test_rubrics_are_worth_20_and_5_points_and_every_line_has_a_hint(component):
 
 
 # ---------------------------------------------------------------- the real components' starters
+
 
 def real(component):
     return (ROOT / "ppad" / f"{component}.py").read_text(encoding="utf-8")
@@ -45,6 +58,7 @@ def definitions(tree):
                 found[prefix + node.name] = node
                 if isinstance(node, ast.ClassDef):
                     visit(node.body, f"{prefix}{node.name}.")
+
     visit(tree.body, "")
     return found
 
@@ -71,22 +85,35 @@ def filled_in(component):
 def test_starter_keeps_signatures_and_docstrings_and_no_bodies(component):
     begun, whole = ast.parse(starter(real(component))), ast.parse(real(component))
     assert ast.get_docstring(begun) == ast.get_docstring(whole)
-    kept, wanted = definitions(begun), {name: node for name, node in definitions(whole).items() if not is_private(name)}
+    kept, wanted = (
+        definitions(begun),
+        {name: node for name, node in definitions(whole).items() if not is_private(name)},
+    )
     assert list(kept) == list(wanted)
     for name, node in wanted.items():
         mine = kept[name]
         assert ast.get_docstring(mine) == ast.get_docstring(node)
-        assert [ast.dump(d) for d in mine.decorator_list] == [ast.dump(d) for d in node.decorator_list]
+        assert [ast.dump(d) for d in mine.decorator_list] == [
+            ast.dump(d) for d in node.decorator_list
+        ]
         if isinstance(node, ast.FunctionDef):
             assert ast.unparse(mine.args) == ast.unparse(node.args)
             assert ast.dump(mine.returns or ast.Pass()) == ast.dump(node.returns or ast.Pass())
-            rest = ast.unparse(mine.body[1 if ast.get_docstring(mine) else 0:])
-            assert rest == ("pass" if node.name == "__post_init__" else "raise NotImplementedError('write me')")
+            rest = ast.unparse(mine.body[1 if ast.get_docstring(mine) else 0 :])
+            assert rest == (
+                "pass" if node.name == "__post_init__" else "raise NotImplementedError('write me')"
+            )
         else:
-            fields = [[ast.dump(row) for row in x.body if isinstance(row, (ast.Assign, ast.AnnAssign))] for x in (mine, node)]
+            fields = [
+                [ast.dump(row) for row in x.body if isinstance(row, (ast.Assign, ast.AnnAssign))]
+                for x in (mine, node)
+            ]
             assert fields[0] == fields[1]
-    plain = [[ast.dump(x) for x in tree.body if not isinstance(x, (ast.FunctionDef, ast.ClassDef))] for tree in (begun, whole)]
-    assert plain[0] == plain[1]                                         # imports and constants
+    plain = [
+        [ast.dump(x) for x in tree.body if not isinstance(x, (ast.FunctionDef, ast.ClassDef))]
+        for tree in (begun, whole)
+    ]
+    assert plain[0] == plain[1]  # imports and constants
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -95,29 +122,41 @@ def test_starter_imports(component, tmp_path, monkeypatch):
     path.write_text(starter(real(component)), encoding="utf-8")
     spec = importlib.util.spec_from_file_location(f"starter_{component}", path)
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)                 # dataclasses look themselves up there
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look themselves up there
     spec.loader.exec_module(module)
 
 
-@pytest.mark.parametrize("component", [pytest.param(name, marks=[] if name == "losses" else everything) for name in COMPONENTS])
+@pytest.mark.parametrize(
+    "component",
+    [pytest.param(name, marks=[] if name == "losses" else everything) for name in COMPONENTS],
+)
 def test_starter_gets_0_and_filled_in_full_points(component, tmp_path):
     empty, full = tmp_path / "empty.py", tmp_path / "full.py"
     empty.write_text(starter(real(component)), encoding="utf-8")
     full.write_text(filled_in(component), encoding="utf-8")
     report = grade.grade(component, empty)
-    assert report.points == 0 and "Traceback" not in grade._table(report), [line.text for line in report.lines if line.earned]
+    assert report.points == 0 and "Traceback" not in grade._table(report), [
+        line.text for line in report.lines if line.earned
+    ]
     report = grade.grade(component, full)
     assert report.points == 25, grade._table(report)
 
 
 # ---------------------------------------------------------------- wrong modules and correct variants
 
+
 def wrong_modules():
     """One a component by default: the first by name."""
     for component in COMPONENTS:
-        paths = sorted(path for path in (ROOT / "tests" / "wrong" / component).glob("*.py") if path.stem != "correct_variant")
+        paths = sorted(
+            path
+            for path in (ROOT / "tests" / "wrong" / component).glob("*.py")
+            if path.stem != "correct_variant"
+        )
         for number, path in enumerate(paths):
-            yield pytest.param(path, id=f"{component}/{path.stem}", marks=[everything] if number else [])
+            yield pytest.param(
+                path, id=f"{component}/{path.stem}", marks=[everything] if number else []
+            )
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -126,7 +165,9 @@ def test_wrong_modules_find_what_they_replace(component):
     for path in (ROOT / "tests" / "wrong" / component).glob("*.py"):
         source = real(component)
         for old, new in runpy.run_path(str(path)).get("REPLACE", []):
-            assert source.count(old) == 1, f"{path} wants to replace what stands in the source {source.count(old)} times: {old}"
+            assert source.count(old) == 1, (
+                f"{path} wants to replace what stands in the source {source.count(old)} times: {old}"
+            )
             source = source.replace(old, new)
 
 
@@ -141,7 +182,9 @@ def test_wrong_module_is_caught_and_its_hint_names_the_mistake(path, tmp_path):
     report = grade.grade(component, student, game=False)
     missed = " ".join(line.hint for line in report.lines if line.reasons)
     assert report.points < report.out_of, f"not caught: {words['WRONG']}"
-    assert " ".join(words["HINT"].split()).lower() in " ".join(missed.split()).lower(), grade._table(report)
+    assert " ".join(words["HINT"].split()).lower() in " ".join(missed.split()).lower(), (
+        grade._table(report)
+    )
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -153,6 +196,9 @@ def test_four_wrong_modules_and_a_correct_variant_are_there(component):
 @everything
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_correct_variant_and_real_module_get_full_points(component):
-    for path in (ROOT / "tests" / "wrong" / component / "correct_variant.py", ROOT / "ppad" / f"{component}.py"):
+    for path in (
+        ROOT / "tests" / "wrong" / component / "correct_variant.py",
+        ROOT / "ppad" / f"{component}.py",
+    ):
         report = grade.grade(component, path)
         assert report.points == report.out_of == 25, grade._table(report)

@@ -1,4 +1,5 @@
 """ppad.jobs: rows side by side in forked processes, on a GPU too; the same numbers as in turn, nothing lost when they stop."""
+
 import os
 import signal
 import subprocess
@@ -15,14 +16,18 @@ from ppad import jobs, reproduce
 from ppad.loop import Interrupted, LoopError
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork the tasks run in turn")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="without fork the tasks run in turn"
+)
 ROWS = ["Ours", "Masked", "Noise(0.1)"]
 
 
 # ------------------------------------------------------------------ tasks
 
+
 def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
     """Two tasks that wait for each other can only end side by side; the third comes when one of them has ended."""
+
     def meet(mine, other):
         (tmp_path / mine).write_text(f"{os.getpid()} {torch.get_num_threads()}")
         deadline = time.monotonic() + 60
@@ -33,9 +38,12 @@ def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
 
     def third():
         (tmp_path / "c").write_text(f"{os.getpid()} {torch.get_num_threads()}")
+
     jobs.together({"a": lambda: meet("a", "b"), "b": lambda: meet("b", "a"), "c": third}, 2)
     found = [(tmp_path / name).read_text().split() for name in "abc"]
-    assert len({pid for pid, _ in found} | {str(os.getpid())}) == 4 and {threads for _, threads in found} == {"1"}
+    assert len({pid for pid, _ in found} | {str(os.getpid())}) == 4 and {
+        threads for _, threads in found
+    } == {"1"}
 
 
 def test_one_job_works_here_and_in_order():
@@ -48,20 +56,31 @@ def explode(error):
     raise error
 
 
-@pytest.mark.parametrize("bad, status, told", [
-    (lambda: explode(ValueError("depth is 7: use 4, 10 or 20")), 2, "ppad.reproduce: depth is 7: use 4, 10 or 20"),
-    (lambda: explode(LoopError("torn")), 2, "ppad.reproduce: torn"),
-    (lambda: explode(TypeError("a mistake of ours")), 1, "TypeError: a mistake of ours"),
-    (lambda: os.kill(os.getpid(), signal.SIGKILL), -9, ""),                    # as when memory runs out
-], ids=["ValueError", "LoopError", "TypeError", "killed"])
+@pytest.mark.parametrize(
+    "bad, status, told",
+    [
+        (
+            lambda: explode(ValueError("depth is 7: use 4, 10 or 20")),
+            2,
+            "ppad.reproduce: depth is 7: use 4, 10 or 20",
+        ),
+        (lambda: explode(LoopError("torn")), 2, "ppad.reproduce: torn"),
+        (lambda: explode(TypeError("a mistake of ours")), 1, "TypeError: a mistake of ours"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), -9, ""),  # as when memory runs out
+    ],
+    ids=["ValueError", "LoopError", "TypeError", "killed"],
+)
 def test_a_task_that_fails_is_named_and_the_other_still_ends(tmp_path, capfd, bad, status, told):
     def good():
         time.sleep(0.3)
         (tmp_path / "good").touch()
+
     tasks = {"Good": good, "Bad": bad, "Late": (tmp_path / "late").touch}
-    with pytest.raises(LoopError, match=f"^Bad ended with status {status}: see above; the same command goes on"):
+    with pytest.raises(
+        LoopError, match=f"^Bad ended with status {status}: see above; the same command goes on"
+    ):
         jobs.together(tasks, 2)
-    assert (tmp_path / "good").exists() and not (tmp_path / "late").exists()   # nothing new is begun
+    assert (tmp_path / "good").exists() and not (tmp_path / "late").exists()  # nothing new is begun
     assert told in capfd.readouterr().err
 
 
@@ -72,17 +91,26 @@ def test_a_task_that_was_stopped_stops_the_run():
 
 # ------------------------------------------------------------------ how a task ends
 
-@pytest.mark.parametrize("error, status, sentence", [
-    (ValueError("width is 0"), 2, "ppad.reproduce: width is 0\n"),
-    (OSError(28, "No space left"), 2, "No space left"),
-    (LoopError("torn"), 2, "ppad.reproduce: torn\n"),
-    (Interrupted("stopped at step 3"), 130, "ppad.reproduce: stopped at step 3\n"),
-    (torch.OutOfMemoryError("CUDA out of memory"), 2, "ppad.reproduce: the GPU's memory is full: --check says what would fit"),
-    (KeyboardInterrupt(), 130, "goes on from the last checkpoint\n"),
-])
+
+@pytest.mark.parametrize(
+    "error, status, sentence",
+    [
+        (ValueError("width is 0"), 2, "ppad.reproduce: width is 0\n"),
+        (OSError(28, "No space left"), 2, "No space left"),
+        (LoopError("torn"), 2, "ppad.reproduce: torn\n"),
+        (Interrupted("stopped at step 3"), 130, "ppad.reproduce: stopped at step 3\n"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            2,
+            "ppad.reproduce: the GPU's memory is full: --check says what would fit",
+        ),
+        (KeyboardInterrupt(), 130, "goes on from the last checkpoint\n"),
+    ],
+)
 def test_one_sentence_for_what_a_user_can_mend(capsys, error, status, sentence):
     def work():
         raise error
+
     assert jobs.in_one_sentence(work) == status
     assert sentence in capsys.readouterr().err
 
@@ -95,6 +123,7 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
 # ------------------------------------------------------------------ on a GPU
 
+
 @pytest.mark.skipif("PPAD_TEST_GPU" in os.environ, reason="its forks are to find none")
 def test_only_forks_ask_for_the_gpu(tmp_path, tiny_args, monkeypatch):
     """A process that has asked can no longer fork children that use it. Here the forks find out that there is none."""
@@ -104,9 +133,12 @@ def test_only_forks_ask_for_the_gpu(tmp_path, tiny_args, monkeypatch):
         with asked.open("a") as file:
             file.write(f"{os.getpid()}\n")
         return True
+
     monkeypatch.setattr(torch.cuda, "is_available", is_available)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=16 * 2**30))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=16 * 2**30)
+    )
     assert jobs.gpu_memory() == 16
     assert run(*tiny_args, "--jobs", 2, "--device", "cuda", "--out", tmp_path / "run") == 2
     assert len(asked.read_text().split()) >= 2 and str(os.getpid()) not in asked.read_text().split()
@@ -120,10 +152,15 @@ def test_where_forks_cannot_ask_any_more_this_process_does(monkeypatch):
         if os.getpid() != here:
             raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
         return SimpleNamespace(total_memory=(16 + index) * 2**30)
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
-    assert jobs.gpu_memory() == 16 and jobs.gpu_memory("cuda:1") == 17 and jobs.gpu_memory("cuda:2") == 0
+    assert (
+        jobs.gpu_memory() == 16
+        and jobs.gpu_memory("cuda:1") == 17
+        and jobs.gpu_memory("cuda:2") == 0
+    )
 
 
 def test_a_fork_that_dies_while_it_asks_has_seen_no_gpu(monkeypatch):
@@ -131,15 +168,26 @@ def test_a_fork_that_dies_while_it_asks_has_seen_no_gpu(monkeypatch):
     assert jobs.gpu_memory() == 0.0
 
 
-@pytest.mark.parametrize("device, gpu, training, cores, wanted", [
-    ("cpu", 0.0, 0.0, 2, 2), ("cpu", 0.0, 0.0, 64, 4), ("cpu", 0.0, 0.0, None, 1),
-    ("cuda", 80.0, 3.0, 16, 4), ("cuda", 80.0, 3.0, 4, 2), ("cuda", 24.0, 3.0, 16, 2), ("cuda", 12.0, 10.0, 16, 1)])
+@pytest.mark.parametrize(
+    "device, gpu, training, cores, wanted",
+    [
+        ("cpu", 0.0, 0.0, 2, 2),
+        ("cpu", 0.0, 0.0, 64, 4),
+        ("cpu", 0.0, 0.0, None, 1),
+        ("cuda", 80.0, 3.0, 16, 4),
+        ("cuda", 80.0, 3.0, 4, 2),
+        ("cuda", 24.0, 3.0, 16, 2),
+        ("cuda", 12.0, 10.0, 16, 1),
+    ],
+)
 def test_how_many_rows_at_once(monkeypatch, device, gpu, training, cores, wanted):
     """On a GPU: four fifths of its memory, twice the networks' need and 1 GiB for each, two cores for each."""
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert jobs.how_many(device, gpu, training) == wanted
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    assert jobs.how_many(device, gpu, training) == 1             # autograd's own threads do not survive a fork either
+    assert (
+        jobs.how_many(device, gpu, training) == 1
+    )  # autograd's own threads do not survive a fork either
     monkeypatch.setattr(jobs, "CAN_FORK", False)
     assert jobs.how_many(device, gpu, training) == 1
 
@@ -148,7 +196,9 @@ def test_after_the_gpu_was_used_here_forks_are_refused(tmp_path, tiny_args, caps
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=2**34))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=2**34)
+    )
     assert run(*tiny_args, "--jobs", 2, "--device", "cuda", "--out", tmp_path) == 2
     assert "--jobs is 2: this process has used the GPU already" in capsys.readouterr().err
 
@@ -156,39 +206,88 @@ def test_after_the_gpu_was_used_here_forks_are_refused(tmp_path, tiny_args, caps
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and PPAD_TEST_GPU=1")
 def test_two_rows_side_by_side_on_a_gpu(tmp_path, tiny_args):
     """In a process of its own: this one may have used the GPU."""
-    words = [*tiny_args, "--jobs", "2", "--rows", "Masked", "Edge", "--device", "cuda", "--out", tmp_path]
-    done = subprocess.run([sys.executable, "-m", "ppad.reproduce", *map(str, words)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    words = [
+        *tiny_args,
+        "--jobs",
+        "2",
+        "--rows",
+        "Masked",
+        "Edge",
+        "--device",
+        "cuda",
+        "--out",
+        tmp_path,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "ppad.reproduce", *map(str, words)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "results.json")["hardware"]["gpu_peak_gb_a_row"] > 0
 
 
 # ------------------------------------------------------------------ the main job
 
+
 def test_two_jobs_give_the_numbers_of_one(tiny_args, tmp_path):
     """Every row.json, whatever runs beside it; torch has one thread in both (see conftest)."""
     for count in (1, 2):
-        assert run(*tiny_args, "--jobs", count, "--rows", *ROWS, "--out", tmp_path / str(count)) == 0
+        assert (
+            run(*tiny_args, "--jobs", count, "--rows", *ROWS, "--out", tmp_path / str(count)) == 0
+        )
     for row in ROWS:
-        one, two = (numbers(tmp_path / count / "seed0" / reproduce.file_name(row) / "row.json") for count in "12")
+        one, two = (
+            numbers(tmp_path / count / "seed0" / reproduce.file_name(row) / "row.json")
+            for count in "12"
+        )
         assert one == two and one["name"] == row
     one, two = (read(tmp_path / count / "results.json") for count in "12")
-    assert one["rows"] == two["rows"] and one["controls"] == two["controls"] and one["budget"] == two["budget"]
+    assert (
+        one["rows"] == two["rows"]
+        and one["controls"] == two["controls"]
+        and one["budget"] == two["budget"]
+    )
     assert (one["hardware"]["jobs"], two["hardware"]["jobs"]) == (1, 2)
-    assert {path.name for path in (tmp_path / "1").iterdir()} == {path.name for path in (tmp_path / "2").iterdir()}
+    assert {path.name for path in (tmp_path / "1").iterdir()} == {
+        path.name for path in (tmp_path / "2").iterdir()
+    }
 
 
 def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp_path, capfd):
     assert run(*tiny_args, "--jobs", 2, "--recognizer_depth", 7, "--out", tmp_path) == 2
     error = capfd.readouterr().err
-    assert "ppad.reproduce: depth must be one of [4, 10, 20], but is 7" in error and "Traceback" not in error
-    assert "start ended with status 2" in error and "see above; the same command goes on" in error      # A's start makes a D, too
+    assert (
+        "ppad.reproduce: depth must be one of [4, 10, 20], but is 7" in error
+        and "Traceback" not in error
+    )
+    assert (
+        "start ended with status 2" in error and "see above; the same command goes on" in error
+    )  # A's start makes a D, too
 
 
 def started(words, out, wait_for):
     """The main job in a session of its own, as a terminal would start it, once the file `wait_for` is there."""
-    command = [sys.executable, "-m", "ppad.reproduce", *map(str, words), "--checkpoint_seconds", "0", "--out", str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "ppad.reproduce",
+        *map(str, words),
+        "--checkpoint_seconds",
+        "0",
+        "--out",
+        str(out),
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     deadline = time.monotonic() + 120
     while not (out / wait_for).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -199,25 +298,46 @@ def started(words, out, wait_for):
 def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(tiny_args, tmp_path):
     """A terminal sends Ctrl-C to the parent and to all its forks. Afterwards the numbers are those of an unbroken run."""
     words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "Masked", "--T1", "30"]
-    process, out = started(words, tmp_path / "stopped", "seed0/Ours/sample_game_000002.png"), tmp_path / "stopped"
+    process, out = (
+        started(words, tmp_path / "stopped", "seed0/Ours/sample_game_000002.png"),
+        tmp_path / "stopped",
+    )
     os.killpg(process.pid, signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "stopped at Ours game step" in error and "\nppad.reproduce: stopped; the same command goes on from the last checkpoint" in error
+    assert (
+        "stopped at Ours game step" in error
+        and "\nppad.reproduce: stopped; the same command goes on from the last checkpoint" in error
+    )
     assert "Traceback" not in error and not list(out.rglob("*.tmp"))
     assert not (out / "seed0/Ours/row.json").exists()
     assert run(*words, "--out", out) == 0
     assert run(*words, "--jobs", "1", "--out", tmp_path / "unbroken") == 0
     for row in ("Ours", "Masked"):
-        assert numbers(out / "seed0" / row / "row.json") == numbers(tmp_path / "unbroken/seed0" / row / "row.json")
+        assert numbers(out / "seed0" / row / "row.json") == numbers(
+            tmp_path / "unbroken/seed0" / row / "row.json"
+        )
 
 
 def test_forks_of_a_killed_parent_do_not_go_on_writing(tiny_args, tmp_path):
     """Else the run that is started again would have a rival in its folder."""
-    words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "--T1", "100000", "--sample_every", "100000"]
-    process, log = started(words, tmp_path, "seed0/Ours/checkpoint.pt"), tmp_path / "seed0/Ours/log.jsonl"
+    words = [
+        *tiny_args,
+        "--jobs",
+        "2",
+        "--rows",
+        "Ours",
+        "--T1",
+        "100000",
+        "--sample_every",
+        "100000",
+    ]
+    process, log = (
+        started(words, tmp_path, "seed0/Ours/checkpoint.pt"),
+        tmp_path / "seed0/Ours/log.jsonl",
+    )
     process.kill()
-    process.communicate(timeout=60)                                            # its pipe closes when the last fork has gone
+    process.communicate(timeout=60)  # its pipe closes when the last fork has gone
     size = log.stat().st_size
     time.sleep(0.5)
     assert log.stat().st_size == size > 0

@@ -1,4 +1,5 @@
 """lesson.py, the lessons' helper: its checks say what is wrong, its slider draws without a kernel, kept things load."""
+
 import re
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "lesson_notebooks"))
 
-import lesson  # noqa: E402
+import lesson
 
 
 def message(*arguments, **words):
@@ -35,12 +36,19 @@ def test_nothing_and_a_wrong_type_are_named():
 
 
 def test_shapes_are_named_and_nothing_is_broadcast():
-    assert message("loss", torch.ones(3, 1), torch.ones(3)) == "loss has shape (3, 1), expected (3,)."
+    assert (
+        message("loss", torch.ones(3, 1), torch.ones(3)) == "loss has shape (3, 1), expected (3,)."
+    )
     assert "shape ()" in message("loss", 1.0, torch.ones(2))
 
 
 def test_the_first_differing_value_is_named_with_its_place_and_the_hint():
-    got = message("faces", torch.tensor([[1.0, 2.0], [3.5, 9.0]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "Flipped?")
+    got = message(
+        "faces",
+        torch.tensor([[1.0, 2.0], [3.5, 9.0]]),
+        torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        "Flipped?",
+    )
     assert got == "faces at [1, 0] is 3.5, expected 3 (2 of 4 values differ). Flipped?"
     assert message("loss", 2.0, 1.0).startswith("loss is 2, expected 1 ")
     assert "nan" in message("loss", float("nan"), 1.0)
@@ -60,14 +68,16 @@ def test_expect_and_well_done(capsys):
 
 
 def test_a_wrong_answer_shows_one_line_in_a_notebook():
-    shown, = lesson.Wrong("faces has shape (3,)")._render_traceback_()
+    (shown,) = lesson.Wrong("faces has shape (3,)")._render_traceback_()
     assert re.sub(r"\x1b\[\d*m", "", shown) == "Not yet: faces has shape (3,)"
 
 
 def test_the_slider_draws_once_with_the_middle_values_without_a_live_kernel(monkeypatch):
     monkeypatch.setenv("PPAD_STATIC", "1")
     drawn = []
-    lesson.slider(lambda blur, noise: drawn.append((blur, noise)), blur=[8, 16, 24], noise=[0.1, 0.3, 0.5])
+    lesson.slider(
+        lambda blur, noise: drawn.append((blur, noise)), blur=[8, 16, 24], noise=[0.1, 0.3, 0.5]
+    )
     assert drawn == [(16, 0.3)]
 
 

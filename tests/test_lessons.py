@@ -3,6 +3,7 @@
 The wrong answers are in tests/wrong/lessons/lesson_NN.py: `WRONG = {"check_name": [(answer, "words of the message"), ...]}`,
 where an answer is what the check cell passes to the check (a tuple where it passes several).
 """
+
 import contextlib
 import importlib
 import importlib.util
@@ -24,10 +25,19 @@ LESSONS = ROOT / "lesson_notebooks"
 WRONG_ANSWERS = ROOT / "tests" / "wrong" / "lessons"
 sys.path.insert(0, str(LESSONS))
 
-from lesson import Wrong  # noqa: E402  (and matplotlib's font cache is built here, not in a notebook's output)
+from lesson import Wrong
 
-COURSE = ("00_welcome", "01_the_data", "02_hand_made_anonymizers", "03_recognising_people", "04_seeing_actions",
-          "05_modifier_and_crop", "06_the_game", "07_judging_it", "08_your_own_pictures")
+COURSE = (
+    "00_welcome",
+    "01_the_data",
+    "02_hand_made_anonymizers",
+    "03_recognising_people",
+    "04_seeing_actions",
+    "05_modifier_and_crop",
+    "06_the_game",
+    "07_judging_it",
+    "08_your_own_pictures",
+)
 FOUND = sorted(path.stem for path in LESSONS.glob("[0-9][0-9]_*.ipynb"))
 TAGS = ("exercise", "check", "solution")
 MOST_LINES, COPIED_LINES, MOST_BYTES, MOST_FIGURES, WIDEST = 45, 6, 600_000, 12, 120
@@ -53,13 +63,18 @@ def tag(cell):
 def exercises(notebook):
     """[(exercise, check, solution)], the sources of the tagged cells; the solution as the python inside its details."""
     tagged = [cell for cell in notebook.cells if tag(cell)]
-    triples = [tagged[i:i + 3] for i in range(0, len(tagged), 3)]
-    return [(exercise.source, check.source, python_in(solution.source)) for exercise, check, solution in triples]
+    triples = [tagged[i : i + 3] for i in range(0, len(tagged), 3)]
+    return [
+        (exercise.source, check.source, python_in(solution.source))
+        for exercise, check, solution in triples
+    ]
 
 
 def python_in(markdown):
     blocks = re.findall(r"^```python\n(.*?)^```", markdown, re.M | re.S)
-    assert len(blocks) == 1, f"a solution needs one ```python block, this has {len(blocks)}:\n{markdown}"
+    assert len(blocks) == 1, (
+        f"a solution needs one ```python block, this has {len(blocks)}:\n{markdown}"
+    )
     return blocks[0]
 
 
@@ -85,8 +100,12 @@ def wrong_answers_of(name):
 
 def files():
     """What a notebook might leave beside itself; not code and notebooks, which somebody may be writing meanwhile."""
-    return {path.relative_to(LESSONS) for path in LESSONS.rglob("*") if path.suffix not in (".py", ".pyc", ".ipynb")
-            and not {"__pycache__", ".ipynb_checkpoints"} & set(path.parts)}
+    return {
+        path.relative_to(LESSONS)
+        for path in LESSONS.rglob("*")
+        if path.suffix not in (".py", ".pyc", ".ipynb")
+        and not {"__pycache__", ".ipynb_checkpoints"} & set(path.parts)
+    }
 
 
 def test_the_course_is_complete():
@@ -95,31 +114,47 @@ def test_the_course_is_complete():
 
 # ------------------------------------------------------------------ they run
 
+
 @each
 def test_runs_alone_from_a_fresh_kernel(name, tmp_path):
-    spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python",
-            "display_name": "lesson", "env": {"PPAD_STATIC": "1"}}
+    spec = {
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "language": "python",
+        "display_name": "lesson",
+        "env": {"PPAD_STATIC": "1"},
+    }
     (tmp_path / "lesson").mkdir()
     (tmp_path / "lesson" / "kernel.json").write_text(json.dumps(spec))
-    manager = AsyncKernelManager(kernel_name="lesson", kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(tmp_path)]))
+    manager = AsyncKernelManager(
+        kernel_name="lesson", kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(tmp_path)])
+    )
     notebook, before = read(name), files()
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
-    client = NotebookClient(notebook, km=manager, timeout=600, resources={"metadata": {"path": str(LESSONS)}})
+    client = NotebookClient(
+        notebook, km=manager, timeout=600, resources={"metadata": {"path": str(LESSONS)}}
+    )
     try:
         client.execute()
     except CellExecutionError as error:
-        pytest.fail(f"{name} stops: {error.ename}: {error.evalue}\n{error.traceback}", pytrace=False)
+        pytest.fail(
+            f"{name} stops: {error.ename}: {error.evalue}\n{error.traceback}", pytrace=False
+        )
     assert not noise(notebook), f"{name} prints to stderr: {noise(notebook)}"
     assert files() == before, f"{name} leaves files behind: {sorted(map(str, files() ^ before))}"
 
 
 def noise(notebook):
-    return [output.text for cell in code_cells(notebook) for output in cell.outputs
-            if output.output_type == "stream" and output.name == "stderr"]
+    return [
+        output.text
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
 
 
 # ------------------------------------------------------------------ they are built as agreed
+
 
 @each
 def test_opens_with_what_when_and_where(name):
@@ -127,15 +162,22 @@ def test_opens_with_what_when_and_where(name):
     first, code = notebook.cells[0], code_cells(notebook)[0].source
     assert first.cell_type == "markdown" and first.source.startswith("# ")
     assert "what you will learn" in first.source.lower()
-    assert re.search(r"\d+\s*(minutes|min\b)", first.source), "the first cell says how many minutes it takes"
+    assert re.search(r"\d+\s*(minutes|min\b)", first.source), (
+        "the first cell says how many minutes it takes"
+    )
     assert re.search(r"\bpaper\b", first.source, re.I), "the first cell names the paper's section"
     assert code.startswith("import lesson") and "lesson.start(" in code
 
 
 @each
 def test_ends_with_what_was_shown(name):
-    headings = [line for cell in read(name).cells if cell.cell_type == "markdown"
-                for line in cell.source.splitlines() if re.match(r"#{1,6} ", line)]
+    headings = [
+        line
+        for cell in read(name).cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if re.match(r"#{1,6} ", line)
+    ]
     assert "what we have shown" in headings[-1].lower(), f"the last heading is {headings[-1]!r}"
 
 
@@ -143,11 +185,20 @@ def test_ends_with_what_was_shown(name):
 def test_exercise_check_and_solution_come_together(name):
     cells = read(name).cells
     places = [(place, tag(cell)) for place, cell in enumerate(cells) if tag(cell)]
-    assert [kind for _, kind in places] == list(TAGS) * (len(places) // 3), f"{name}: tagged cells are {places}"
+    assert [kind for _, kind in places] == list(TAGS) * (len(places) // 3), (
+        f"{name}: tagged cells are {places}"
+    )
     for first, _ in places[::3]:
-        task, exercise, check, solution = cells[first - 1:first + 3]
-        assert [tag(cell) for cell in (exercise, check, solution)] == list(TAGS), f"{name}: cells between exercise and solution"
-        assert (task.cell_type, exercise.cell_type, check.cell_type, solution.cell_type) == ("markdown", "code", "code", "markdown")
+        task, exercise, check, solution = cells[first - 1 : first + 3]
+        assert [tag(cell) for cell in (exercise, check, solution)] == list(TAGS), (
+            f"{name}: cells between exercise and solution"
+        )
+        assert (task.cell_type, exercise.cell_type, check.cell_type, solution.cell_type) == (
+            "markdown",
+            "code",
+            "code",
+            "markdown",
+        )
         assert "replace me" in exercise.source, f"{name}: {exercise.source}"
         assert "<details>" in solution.source and "</details>" in solution.source
     count = len(places) // 3
@@ -158,7 +209,9 @@ def test_exercise_check_and_solution_come_together(name):
 def test_cells_are_short_and_the_file_is_small(name):
     notebook = read(name)
     for cell in code_cells(notebook):
-        assert len(cell.source.splitlines()) <= MOST_LINES, f"{name}: too long a cell\n{cell.source}"
+        assert len(cell.source.splitlines()) <= MOST_LINES, (
+            f"{name}: too long a cell\n{cell.source}"
+        )
     assert (LESSONS / f"{name}.ipynb").stat().st_size <= MOST_BYTES
 
 
@@ -166,14 +219,18 @@ def test_cells_are_short_and_the_file_is_small(name):
 def test_kept_outputs_are_whole_and_clean(name):
     notebook = read(name)
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    assert all(cell.execution_count for cell in code_cells(notebook) if cell.source.strip()), f"{name}: a cell was not run"
+    assert all(cell.execution_count for cell in code_cells(notebook) if cell.source.strip()), (
+        f"{name}: a cell was not run"
+    )
     assert not noise(notebook) and not any(output.output_type == "error" for output in outputs)
     assert sum("image/png" in output.get("data", {}) for output in outputs) <= MOST_FIGURES
     printed = "\n".join(output.text for output in outputs if output.output_type == "stream")
     plain = re.sub(r"\x1b\[\d*m", "", printed)
     wide = [line for line in plain.splitlines() if len(line) > WIDEST]
     assert not wide, f"{name}: a printed line is wider than {WIDEST} characters: {wide[0]!r}"
-    assert str(ROOT) not in json.dumps(notebook), f"{name} names a folder of the machine it was made on"
+    assert str(ROOT) not in json.dumps(notebook), (
+        f"{name} names a folder of the machine it was made on"
+    )
 
 
 def bare(source):
@@ -189,10 +246,13 @@ def test_no_code_is_copied_between_lessons():
         for cell in code_cells(read(name)):
             text = bare(cell.source)
             if text:
-                assert seen.setdefault(text, name) == name, f"{name} and {seen[text]} share a cell:\n{text}"
+                assert seen.setdefault(text, name) == name, (
+                    f"{name} and {seen[text]} share a cell:\n{text}"
+                )
 
 
 # ------------------------------------------------------------------ their checks tell right from wrong
+
 
 def tried(name, check_source, answer_source):
     """Run an answer and then the check cell in a namespace of their own; returns what was printed."""
@@ -207,38 +267,52 @@ def tried(name, check_source, answer_source):
 def test_every_exercise_works_out_of_the_box_and_with_its_solution(name):
     for exercise, check, solution in exercises(read(name)):
         for kind, answer in (("exercise cell", exercise), ("solution", solution)):
-            assert "Right." in tried(name, check, answer), f"{name}: {checks_called(check)} says nothing of the {kind}"
+            assert "Right." in tried(name, check, answer), (
+                f"{name}: {checks_called(check)} says nothing of the {kind}"
+            )
 
 
 @each
 def test_a_solution_is_written_and_not_imported(name):
     for _, check, solution in exercises(read(name)):
-        assert re.search(r"^(def|class) ", solution, re.M), f"{name}: {checks_called(check)}'s solution defines nothing"
-        assert not re.search(r"\bchecks\b", solution), f"{name}: {checks_called(check)}'s solution borrows from the checks"
+        assert re.search(r"^(def|class) ", solution, re.M), (
+            f"{name}: {checks_called(check)}'s solution defines nothing"
+        )
+        assert not re.search(r"\bchecks\b", solution), (
+            f"{name}: {checks_called(check)}'s solution borrows from the checks"
+        )
 
 
 @each
 def test_every_wrong_answer_is_told_what_is_wrong(name):
-    wrong, called = wrong_answers_of(name), {checks_called(check) for _, check, _ in exercises(read(name))}
-    assert set(wrong) == called, f"{name}: wrong answers for {sorted(wrong)}, exercises are {sorted(called)}"
+    wrong, called = (
+        wrong_answers_of(name),
+        {checks_called(check) for _, check, _ in exercises(read(name))},
+    )
+    assert set(wrong) == called, (
+        f"{name}: wrong answers for {sorted(wrong)}, exercises are {sorted(called)}"
+    )
     for check, answers in wrong.items():
         assert len(answers) >= 2, f"{name}: {check} has {len(answers)} wrong answers"
         for answer, words in answers:
             arguments = answer if isinstance(answer, tuple) else (answer,)
             with pytest.raises(Wrong) as caught:
                 getattr(checks_of(name), check)(*arguments)
-            assert words.lower() in str(caught.value).lower(), f"{check} says {str(caught.value)!r}, without {words!r}"
+            assert words.lower() in str(caught.value).lower(), (
+                f"{check} says {str(caught.value)!r}, without {words!r}"
+            )
 
 
 @each
 def test_checks_meet_nothing_and_nonsense_with_a_sentence(name):
     """None returned, an exception inside, a wrong number of arguments, and no function at all: Wrong, never a traceback."""
+
     def broken(*args, **kwargs):
         raise ZeroDivisionError("inside the student's function")
 
     for _, check, _ in exercises(read(name)):
         called = checks_called(check)
-        arguments = len(re.findall(r",", check[check.index(f"{called}("):])) + 1
+        arguments = len(re.findall(r",", check[check.index(f"{called}(") :])) + 1
         for answer in (lambda *args, **kwargs: None, broken, lambda: 0, None):
             with pytest.raises(Wrong):
                 getattr(checks_of(name), called)(*[answer] * arguments)

@@ -1,4 +1,5 @@
 """The loop: what is on disk after every kind of stop, and that going on from there changes nothing, to the bit."""
+
 import errno
 import json
 import os
@@ -9,7 +10,16 @@ import torch
 from torch import nn
 
 from ppad.datasets import Batches
-from ppad.loop import Interrupted, Loop, LoopError, clock, read_checkpoint, read_log, read_whole, write_whole
+from ppad.loop import (
+    Interrupted,
+    Loop,
+    LoopError,
+    clock,
+    read_checkpoint,
+    read_log,
+    read_whole,
+    write_whole,
+)
 
 SETTINGS = {"rate": 0.1, "seed": 7}
 
@@ -22,8 +32,8 @@ class Run:
         self.net = nn.Linear(width, 2)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.1)
         self.loop = Loop(folder, "test", 7, settings, log_every=every, checkpoint_seconds=seconds)
-        self.before = {}                       # step -> what to do as it begins
-        self.extra = {}                        # step -> value of a second term
+        self.before = {}  # step -> what to do as it begins
+        self.extra = {}  # step -> value of a second term
         self.seen = []
 
     def step(self, number):
@@ -45,7 +55,11 @@ class Run:
 
     def state(self):
         """Everything that must be equal at the end, flattened."""
-        flat = [*self.net.state_dict().values(), torch.get_rng_state(), *self.optimizer.param_groups[0]["params"]]
+        flat = [
+            *self.net.state_dict().values(),
+            torch.get_rng_state(),
+            *self.optimizer.param_groups[0]["params"],
+        ]
         for moments in self.optimizer.state_dict()["state"].values():
             flat += [moments[key] for key in sorted(moments)]
         return flat
@@ -74,16 +88,24 @@ def unbroken(tmp_path):
 
 # ------------------------------------------------------------------ resuming
 
+
 def test_resumed_run_equals_unbroken_one_bit_for_bit(tmp_path, unbroken):
     first = Run(tmp_path / "a")
-    first.before = {5: lambda: first.loop.save(), 8: cut}     # checkpoint at 4, a log line for 6, power lost in 8
+    first.before = {
+        5: lambda: first.loop.save(),
+        8: cut,
+    }  # checkpoint at 4, a log line for 6, power lost in 8
     with pytest.raises(PowerCut):
         first.go()
     assert lines(tmp_path / "a") == [("train", 3), ("train", 6)]
-    second = Run(tmp_path / "a", init=99).go()                 # other initial weights: all must come from the file
+    second = Run(tmp_path / "a", init=99).go()  # other initial weights: all must come from the file
     assert second.seen == list(range(5, 13))
     assert same(second.state(), unbroken.state())
-    assert lines(tmp_path / "a") == lines(tmp_path / "unbroken") == [("train", n) for n in (3, 6, 9, 12)]
+    assert (
+        lines(tmp_path / "a")
+        == lines(tmp_path / "unbroken")
+        == [("train", n) for n in (3, 6, 9, 12)]
+    )
 
 
 def test_a_stop_before_the_first_checkpoint_leaves_nothing_behind(tmp_path, unbroken):
@@ -92,7 +114,9 @@ def test_a_stop_before_the_first_checkpoint_leaves_nothing_behind(tmp_path, unbr
     with pytest.raises(PowerCut):
         first.go()
     second = Run(tmp_path / "a").go()
-    assert same(second.state(), unbroken.state()) and lines(tmp_path / "a") == lines(tmp_path / "unbroken")
+    assert same(second.state(), unbroken.state()) and lines(tmp_path / "a") == lines(
+        tmp_path / "unbroken"
+    )
 
 
 def test_seed_is_the_loops_own(tmp_path, unbroken):
@@ -109,6 +133,7 @@ def test_finished_stages_are_not_run_again(tmp_path):
         run.start()
         for name in ("one", "two"):
             run.loop.stage(name, 2, lambda number: order.append((name, number)) or run.step(number))
+
     both(Run(tmp_path))
     both(Run(tmp_path))
     assert order == [("one", 1), ("one", 2), ("two", 1), ("two", 2)]
@@ -122,7 +147,9 @@ def test_a_longer_stage_goes_on(tmp_path, unbroken):
 
 def test_after_hook_runs_once_a_step_without_gradients(tmp_path):
     called, run = [], Run(tmp_path).start()
-    run.loop.stage("train", 3, run.step, after=lambda number: called.append((number, torch.is_grad_enabled())))
+    run.loop.stage(
+        "train", 3, run.step, after=lambda number: called.append((number, torch.is_grad_enabled()))
+    )
     assert called == [(1, False), (2, False), (3, False)]
 
 
@@ -135,7 +162,10 @@ def test_log_holds_the_mean_since_the_last_line(tmp_path):
 
 def test_checkpoints_follow_the_clock(tmp_path):
     run, there = Run(tmp_path, seconds=0), []
-    run.before = {n: lambda: there.append(read_checkpoint(tmp_path / "checkpoint.pt")["done"]["train"]) for n in (2, 3)}
+    run.before = {
+        n: lambda: there.append(read_checkpoint(tmp_path / "checkpoint.pt")["done"]["train"])
+        for n in (2, 3)
+    }
     run.go(3)
     assert there == [1, 2]
     assert read_checkpoint(tmp_path / "checkpoint.prev.pt")["done"] == {"train": 2}
@@ -143,22 +173,31 @@ def test_checkpoints_follow_the_clock(tmp_path):
 
 # ------------------------------------------------------------------ a full disk, a torn file
 
+
 def half_a_file(error):
     def save(state, path):
         path.write_bytes(b"half")
         raise error
+
     return save
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"),
-                                   RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"),
+    ],
+)
 def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, unbroken, error):
     run = Run(tmp_path / "a")
     run.go(4)
     old = (tmp_path / "a/checkpoint.pt").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", half_a_file(error))
-        with pytest.raises(LoopError, match=r"cannot write .*checkpoint\.pt .*free some disk space"):
+        with pytest.raises(
+            LoopError, match=r"cannot write .*checkpoint\.pt .*free some disk space"
+        ):
             Run(tmp_path / "a").go()
     assert (tmp_path / "a/checkpoint.pt").read_bytes() == old
     assert not list((tmp_path / "a").glob("*.tmp"))
@@ -167,7 +206,7 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, unbroken, er
 
 def test_full_disk_while_logging_is_one_sentence(tmp_path, monkeypatch):
     run = Run(tmp_path).start()
-    (tmp_path / "log.jsonl").mkdir()                            # any OSError will do
+    (tmp_path / "log.jsonl").mkdir()  # any OSError will do
     with pytest.raises(LoopError, match=r"cannot write .*log\.jsonl"):
         run.loop.stage("train", 3, run.step)
 
@@ -175,7 +214,7 @@ def test_full_disk_while_logging_is_one_sentence(tmp_path, monkeypatch):
 def test_a_stop_between_the_two_renames_goes_on_from_the_previous(tmp_path, unbroken):
     run = Run(tmp_path / "a", seconds=0)
     run.go(5)
-    os.remove(tmp_path / "a/checkpoint.pt")                    # as if the last rename had not happened
+    os.remove(tmp_path / "a/checkpoint.pt")  # as if the last rename had not happened
     resumed = Run(tmp_path / "a")
     assert same(resumed.go().state(), unbroken.state()) and resumed.seen[0] == 5
 
@@ -187,12 +226,18 @@ def test_half_written_files_of_a_killed_run_are_cleared_away(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("spoil", [lambda data: b"<html>not found</html>", lambda data: data[:len(data) // 2], lambda data: b""])
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda data: b"<html>not found</html>", lambda data: data[: len(data) // 2], lambda data: b""],
+)
 def test_corrupt_checkpoint_is_named_and_the_previous_offered(tmp_path, unbroken, spoil):
     path = tmp_path / "a/checkpoint.pt"
     Run(tmp_path / "a", seconds=0).go(5)
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(LoopError, match=r"checkpoint\.pt cannot be read .*delete it to go on from checkpoint\.prev\.pt"):
+    with pytest.raises(
+        LoopError,
+        match=r"checkpoint\.pt cannot be read .*delete it to go on from checkpoint\.prev\.pt",
+    ):
         Run(tmp_path / "a").start()
     path.unlink()
     resumed = Run(tmp_path / "a")
@@ -206,7 +251,10 @@ def test_corrupt_checkpoint_without_a_previous(tmp_path):
         Run(tmp_path).start()
 
 
-@pytest.mark.parametrize("other", [{"weights": torch.zeros(2)}, torch.zeros(3), [1, 2], {"settings": 1, "done": {}, "parts": {}}])
+@pytest.mark.parametrize(
+    "other",
+    [{"weights": torch.zeros(2)}, torch.zeros(3), [1, 2], {"settings": 1, "done": {}, "parts": {}}],
+)
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path, other):
     torch.save(other, tmp_path / "checkpoint.pt")
     with pytest.raises(LoopError, match="is not a checkpoint of this program"):
@@ -217,30 +265,40 @@ def test_checkpoint_is_loaded_without_running_code(tmp_path):
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "pwned"),)
+
     torch.save({"settings": Evil()}, tmp_path / "checkpoint.pt")
     with pytest.raises(LoopError, match="cannot be read"):
         Run(tmp_path).start()
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("settings", [{"rate": 0.2, "seed": 7}, {"seed": 7}, {"rate": 0.1, "seed": 7, "T1": 3}])
+@pytest.mark.parametrize(
+    "settings", [{"rate": 0.2, "seed": 7}, {"seed": 7}, {"rate": 0.1, "seed": 7, "T1": 3}]
+)
 def test_other_settings_are_refused_by_name(tmp_path, settings):
     Run(tmp_path).go(3)
     old = (tmp_path / "checkpoint.pt").read_bytes()
     field = "T1" if "T1" in settings else "rate"
-    with pytest.raises(LoopError, match=rf"another configuration \({field}: .*choose another --out"):
+    with pytest.raises(
+        LoopError, match=rf"another configuration \({field}: .*choose another --out"
+    ):
         Run(tmp_path, settings=settings).start()
     assert (tmp_path / "checkpoint.pt").read_bytes() == old
 
 
 def test_a_part_that_knows_the_mend_is_quoted(tmp_path):
     """`datasets.Batches` over a set that has lost a picture: to start afresh would be the wrong advice."""
+
     def loop(count):
         one = Loop(tmp_path, "x", 0, {})
         one.start(batches=Batches(count, 2, seed=0))
         return one
+
     loop(6).save()
-    with pytest.raises(LoopError, match="does not fit this run: count was 6 when this run began and is 5 now: restore the pictures"):
+    with pytest.raises(
+        LoopError,
+        match="does not fit this run: count was 6 when this run began and is 5 now: restore the pictures",
+    ):
         loop(5)
 
 
@@ -252,14 +310,17 @@ def test_parts_of_another_size_are_refused(tmp_path):
 
 # ------------------------------------------------------------------ stops while running
 
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_non_finite_term_stops_with_step_and_name(tmp_path, value):
     run = Run(tmp_path, every=3)
     run.before = {4: lambda: run.loop.save()}
     run.extra = {5: value}
-    with pytest.raises(LoopError, match=r"test: the term 'other' became (nan|inf) at step 5 of stage 'train'"):
+    with pytest.raises(
+        LoopError, match=r"test: the term 'other' became (nan|inf) at step 5 of stage 'train'"
+    ):
         run.go()
-    assert run.seen[-1] == 6                                    # noticed when the line for 6 was due
+    assert run.seen[-1] == 6  # noticed when the line for 6 was due
     assert read_checkpoint(tmp_path / "checkpoint.pt")["done"] == {"train": 3}
 
 
@@ -278,7 +339,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, unbroken, at):
     run.before = {at: lambda: signal.raise_signal(signal.SIGINT)}
     with pytest.raises(Interrupted, match=f"step {at}; the same command goes on"):
         run.go()
-    assert run.seen[-1] == at                                   # the step under way ended whole
+    assert run.seen[-1] == at  # the step under way ended whole
     assert signal.getsignal(signal.SIGINT) is handler
     assert read_checkpoint(tmp_path / "a/checkpoint.pt")["done"] == {"train": at}
     resumed = Run(tmp_path / "a", init=99).go()
@@ -292,6 +353,7 @@ def test_second_ctrl_c_stops_at_once(tmp_path):
     def twice():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
+
     run.before = {2: twice}
     with pytest.raises(KeyboardInterrupt) as stop:
         run.go()
@@ -299,6 +361,7 @@ def test_second_ctrl_c_stops_at_once(tmp_path):
 
 
 # ------------------------------------------------------------------ small tools
+
 
 def test_progress_is_told(tmp_path, capsys):
     Run(tmp_path).go(3)
@@ -309,7 +372,9 @@ def test_progress_is_told_in_lines_a_person_can_follow(tmp_path, capsys, monkeyp
     """The log has every line; the terminal gets the first and the last at once, the others seconds apart."""
     Run(tmp_path, every=1).go(12)
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("test train")]
-    assert [line.split()[2] for line in told] == ["1/12", "12/12"] and len(read_log(tmp_path / "log.jsonl")) == 12
+    assert [line.split()[2] for line in told] == ["1/12", "12/12"] and len(
+        read_log(tmp_path / "log.jsonl")
+    ) == 12
     monkeypatch.setattr("ppad.loop.SECONDS_BETWEEN_LINES", -1)
     Run(tmp_path / "all", every=3).go(12)
     assert capsys.readouterr().err.count("test train") == 4
@@ -317,13 +382,20 @@ def test_progress_is_told_in_lines_a_person_can_follow(tmp_path, capsys, monkeyp
 
 def test_finished_minutes_are_those_of_the_checkpoint(tmp_path):
     loop = Loop(tmp_path, "test", 7, SETTINGS)
-    assert loop.finished_minutes() == 0.0                              # nothing trained yet
+    assert loop.finished_minutes() == 0.0  # nothing trained yet
     run = Run(tmp_path).go()
-    assert loop.finished_minutes() == read_checkpoint(tmp_path / "checkpoint.pt")["seconds"] / 60 == run.loop.seconds / 60 > 0
+    assert (
+        loop.finished_minutes()
+        == read_checkpoint(tmp_path / "checkpoint.pt")["seconds"] / 60
+        == run.loop.seconds / 60
+        > 0
+    )
 
 
 def test_read_log_leaves_a_torn_last_line_out(tmp_path):
-    (tmp_path / "log.jsonl").write_text(json.dumps({"stage": "train", "step": 1}) + '\n{"stage": "tr')
+    (tmp_path / "log.jsonl").write_text(
+        json.dumps({"stage": "train", "step": 1}) + '\n{"stage": "tr'
+    )
     assert read_log(tmp_path / "log.jsonl") == [{"stage": "train", "step": 1}]
 
 
@@ -334,10 +406,16 @@ def test_read_checkpoint_of_nothing(tmp_path):
 
 def test_write_whole_is_all_or_nothing(tmp_path, monkeypatch):
     write_whole(tmp_path / "a.json", "old")
-    monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(
+        os,
+        "replace",
+        lambda *names: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
+    )
     with pytest.raises(LoopError, match="No space left"):
         write_whole(tmp_path / "a.json", "new")
-    assert (tmp_path / "a.json").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == [
+        "a.json"
+    ]
 
 
 def test_read_whole_names_what_it_cannot_read(tmp_path):
@@ -345,7 +423,9 @@ def test_read_whole_names_what_it_cannot_read(tmp_path):
     assert read_whole(tmp_path / "a.json") == {"minutes": 3}
     for spoilt in ("", '{"minutes": ', "[1, 2]", "\x00" * 20):
         (tmp_path / "a.json").write_text(spoilt)
-        with pytest.raises(LoopError, match=r"a\.json cannot be read .*: delete it and run the same command again"):
+        with pytest.raises(
+            LoopError, match=r"a\.json cannot be read .*: delete it and run the same command again"
+        ):
             read_whole(tmp_path / "a.json")
     with pytest.raises(LoopError, match="b.json does not exist"):
         read_whole(tmp_path / "b.json")
@@ -366,13 +446,22 @@ def test_going_on_with_fewer_gpus(tmp_path, monkeypatch):
     run, told = Run(tmp_path / "a"), []
     run.go(1)
     path = tmp_path / "a/checkpoint.pt"
-    torch.save({**read_checkpoint(path), "cuda_rng": [torch.zeros(16, dtype=torch.uint8)] * 4}, path)
+    torch.save(
+        {**read_checkpoint(path), "cuda_rng": [torch.zeros(16, dtype=torch.uint8)] * 4}, path
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda states: told.append(len(states)))
-    Run(tmp_path / "a").go(1)                                    # nothing to do but to load
+    Run(tmp_path / "a").go(1)  # nothing to do but to load
     assert told == [1]
 
 
 def test_clock():
-    assert [clock(s) for s in (0, 9.6, 61, 3599.4, 3600, 7325)] == ["0:00", "0:10", "1:01", "59:59", "1:00:00", "2:02:05"]
+    assert [clock(s) for s in (0, 9.6, 61, 3599.4, 3600, 7325)] == [
+        "0:00",
+        "0:10",
+        "1:01",
+        "59:59",
+        "1:00:00",
+        "2:02:05",
+    ]

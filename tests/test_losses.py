@@ -45,10 +45,13 @@ def batch(size=6, identities=5, seed=0):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.rubric("psi is continuous and decreasing", points=4, hint=
-    "psi = (-1)^k cos(m theta) - 2k with k = floor(m theta / pi). Without the sign (-1)^k of its piece, or without its "
+@pytest.mark.rubric(
+    "psi is continuous and decreasing",
+    points=4,
+    hint="psi = (-1)^k cos(m theta) - 2k with k = floor(m theta / pi). Without the sign (-1)^k of its piece, or without its "
     "-2k, psi jumps or rises again; on a border itself either neighbour's k will do, sign(cos), which is 0 at 0, will "
-    "not.")
+    "not.",
+)
 def test_psi_test_vector(dtype):
     cosines = torch.tensor([math.cos(math.radians(d)) for d, _ in VECTOR], dtype=dtype)
     wanted = torch.tensor([value for _, value in VECTOR], dtype=dtype)
@@ -81,9 +84,12 @@ def test_psi_at_its_borders(m):
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
-@pytest.mark.rubric("psi has its gradient up to both ends", points=2, hint=
-    "acos has an infinite slope at cos = +-1, and nan follows: write cos(m theta) as a polynomial in cos(theta). k "
-    "counts pieces and carries no gradient. m other than 1 to 4: ValueError.")
+@pytest.mark.rubric(
+    "psi has its gradient up to both ends",
+    points=2,
+    hint="acos has an infinite slope at cos = +-1, and nan follows: write cos(m theta) as a polynomial in cos(theta). k "
+    "counts pieces and carries no gradient. m other than 1 to 4: ValueError.",
+)
 def test_psi_gradient(m):
     c = torch.linspace(-0.999, 0.999, 41, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda c: psi(c, m), c)
@@ -102,10 +108,13 @@ def test_psi_refuses_other_margins():
 # ------------------------------------------------------------------ lambda
 
 
-@pytest.mark.rubric("lambda falls as published, and its clock is kept", points=3, hint=
-    "lambda = max(floor, base * (1 + gamma * step) ** -power). Is lambda restarted by each save and load? The count of "
+@pytest.mark.rubric(
+    "lambda falls as published, and its clock is kept",
+    points=3,
+    hint="lambda = max(floor, base * (1 + gamma * step) ** -power). Is lambda restarted by each save and load? The count of "
     "D's updates belongs in a registered buffer `step`, an int64 that travels in state_dict. Only advance() moves it: "
-    "a forward is a look, and a look must not move D's clock.")
+    "a forward is a look, and a look must not move D's clock.",
+)
 def test_both_published_schedules():
     assert lambda_schedule(0) == 1000
     assert lambda_schedule(100) == pytest.approx(1000 / 13)
@@ -147,10 +156,13 @@ def test_a_pretrained_d_can_stay_at_the_floor():
 
 
 @pytest.mark.parametrize("steps", [0, 3000])
-@pytest.mark.rubric("A-Softmax hinders the true identity, and it alone", points=3, hint=
-    "The margin belongs on the true class of each row: logit_y = |x| (lambda cos + psi) / (1 + lambda) for y = labels, "
+@pytest.mark.rubric(
+    "A-Softmax hinders the true identity, and it alone",
+    points=3,
+    hint="The margin belongs on the true class of each row: logit_y = |x| (lambda cos + psi) / (1 + lambda) for y = labels, "
     "|x| cos for every other. Margin on the wrong class (the best one, or all)? lambda and 1 exchanged? |x| detached? "
-    "Identity 0 is a person like any other, no background to ignore. Do not write into the cosines that came in.")
+    "Identity 0 is a person like any other, no background to ignore. Do not write into the cosines that came in.",
+)
 def test_a_softmax_by_scalar_arithmetic(steps):
     cosines, norms, labels = batch()
     loss = ASoftmaxLoss()
@@ -168,9 +180,12 @@ def test_a_softmax_by_scalar_arithmetic(steps):
     torch.testing.assert_close(loss(cosines, norms, labels), wanted.mean())
 
 
-@pytest.mark.rubric("A-Softmax without margin is plain softmax, and scale replaces the norm", points=2, hint=
-    "margin=False and m = 1 leave cosines times a length; so does an infinite lambda (1 / (1 + lambda) is 0, lambda / "
-    "(1 + lambda) is nan). scale, where it is not 0, stands in place of |x|: it does not multiply it.")
+@pytest.mark.rubric(
+    "A-Softmax without margin is plain softmax, and scale replaces the norm",
+    points=2,
+    hint="margin=False and m = 1 leave cosines times a length; so does an infinite lambda (1 / (1 + lambda) is 0, lambda / "
+    "(1 + lambda) is nan). scale, where it is not 0, stands in place of |x|: it does not multiply it.",
+)
 def test_without_margin_it_is_plain_softmax():
     cosines, norms, labels = batch()
     plain = F.cross_entropy(norms * cosines, labels)
@@ -184,7 +199,9 @@ def test_without_margin_it_is_plain_softmax():
 def test_margin_false_is_plain_softmax_whatever_the_margin(settings):
     """What D decides: cosines times |x| or times the fixed length, the true class like any other."""
     cosines, norms, labels = batch()
-    loss = ASoftmaxLoss(**{"base": 0.0, "floor": 0.0, **settings})  # all margin where settings don't say
+    loss = ASoftmaxLoss(
+        **{"base": 0.0, "floor": 0.0, **settings}
+    )  # all margin where settings don't say
     length = settings.get("scale", norms)
     plain = F.cross_entropy(length * cosines, labels, reduction="none")
     each = loss(cosines, norms, labels, reduction="none", margin=False)
@@ -212,7 +229,11 @@ def test_scale_stands_in_place_of_the_norm(steps):
 @pytest.mark.rubric("A-Softmax without margin is plain softmax, and scale replaces the norm")
 def test_scale_by_closed_form():
     """At 90 degrees to every direction psi is -3 and the other cosines 0: log(N - 1 + e^-3s) + 3s, and log N without margin."""
-    cosines, norms, labels = torch.zeros(1, 5).double(), torch.ones(1, 1).double(), torch.tensor([2])
+    cosines, norms, labels = (
+        torch.zeros(1, 5).double(),
+        torch.ones(1, 1).double(),
+        torch.tensor([2]),
+    )
     loss = ASoftmaxLoss(base=0, floor=0, scale=0.5)
     assert loss(cosines, norms, labels).item() == pytest.approx(math.log(4 + math.exp(-1.5)) + 1.5)
     assert loss(cosines, norms, labels, margin=False).item() == pytest.approx(math.log(5))
@@ -226,20 +247,27 @@ def test_scale_takes_away_the_way_out_through_the_norm():
     ASoftmaxLoss(base=0, floor=0)(cosines, norms, labels).backward()
     assert norms.grad.mean() > 0  # descent shrinks them
     cosines.requires_grad_()
-    gradient = torch.autograd.grad(ASoftmaxLoss(scale=5.0)(cosines, norms, labels), norms, allow_unused=True)
+    gradient = torch.autograd.grad(
+        ASoftmaxLoss(scale=5.0)(cosines, norms, labels), norms, allow_unused=True
+    )
     assert gradient[0] is None or gradient[0].eq(0).all()
 
 
 @pytest.mark.parametrize("scale", [-1.0, float("nan")])
-@pytest.mark.rubric("A-Softmax refuses bad input", points=1, hint=
-    "Raise ValueError naming the field: norms must be (B, 1), since (B,) would broadcast along the wrong axis; labels "
-    "(B,) int64 in 0..N-1, since cross_entropy leaves out -100 without a word; settings must be 0 or more.")
+@pytest.mark.rubric(
+    "A-Softmax refuses bad input",
+    points=1,
+    hint="Raise ValueError naming the field: norms must be (B, 1), since (B,) would broadcast along the wrong axis; labels "
+    "(B,) int64 in 0..N-1, since cross_entropy leaves out -100 without a word; settings must be 0 or more.",
+)
 def test_scale_refuses_what_is_no_length(scale):
     with pytest.raises(ValueError, match="scale"):
         ASoftmaxLoss(scale=scale)
 
 
-@pytest.mark.parametrize("settings", [{}, {"base": 5.0}, {"base": 0.0, "floor": 0.0}, {"m": 3}, {"scale": 4.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"base": 5.0}, {"base": 0.0, "floor": 0.0}, {"m": 3}, {"scale": 4.0}]
+)
 @pytest.mark.rubric("A-Softmax hinders the true identity, and it alone")
 def test_a_softmax_gradient(settings):
     cosines, norms, labels = batch()
@@ -278,10 +306,13 @@ def test_a_softmax_refuses_bad_input():
 # ------------------------------------------------------------------ equations 1 to 4
 
 
-@pytest.mark.rubric("equations 1 and 3: four losses summed, one distance averaged", points=1, hint=
-    "L_det is the plain sum of all four DETECTION_LOSSES; refuse other names. |.|_1 is the mean over pixels and "
+@pytest.mark.rubric(
+    "equations 1 and 3: four losses summed, one distance averaged",
+    points=1,
+    hint="L_det is the plain sum of all four DETECTION_LOSSES; refuse other names. |.|_1 is the mean over pixels and "
     "channels, no sum and no squares: a sum would make lambda mean something else at every size. Its weight is applied "
-    "once, here.")
+    "once, here.",
+)
 def test_equation_1():
     losses = {name: torch.tensor(10.0**i) for i, name in enumerate(DETECTION_LOSSES)}
     assert loss_det(losses) == 1111
@@ -295,9 +326,12 @@ def test_equation_1():
         loss_det(losses | {"loss_mask": torch.tensor(1.0)})
 
 
-@pytest.mark.rubric("equations 2 and 4 have the right signs", points=1, hint=
-    "Flipped adversarial sign? L_adv = -L_D(modified) - L_D(original): D raises it, M lowers it. Equation 4 is a plain "
-    "sum; its lambda is inside L_l1 already.")
+@pytest.mark.rubric(
+    "equations 2 and 4 have the right signs",
+    points=1,
+    hint="Flipped adversarial sign? L_adv = -L_D(modified) - L_D(original): D raises it, M lowers it. Equation 4 is a plain "
+    "sum; its lambda is inside L_l1 already.",
+)
 def test_equations_2_and_4_and_their_signs():
     modified = torch.tensor(3.0, requires_grad=True)
     original = torch.tensor(0.5, requires_grad=True)
@@ -323,10 +357,13 @@ def test_equation_3():
 # ------------------------------------------------------------------ M's side
 
 
-@pytest.mark.rubric("M's term is minus D's loss, capped face by face", points=2, hint=
-    "M minimises -L_D of the modified faces: with a flipped sign M would help D. The cap holds for each face alone, "
+@pytest.mark.rubric(
+    "M's term is minus D's loss, capped face by face",
+    points=2,
+    hint="M minimises -L_D of the modified faces: with a flipped sign M would help D. The cap holds for each face alone, "
     "before the mean; a cap on the mean would let one lost face excuse all the others. A face above it gives no "
-    "gradient. Chance is log N.")
+    "gradient. Chance is log N.",
+)
 def test_the_cap_is_per_face_and_stops_its_gradient():
     per_face = torch.tensor([0.5, 2.0, 9.0], requires_grad=True)
     loss = modifier_adversarial(per_face, cap=3.0)
@@ -360,9 +397,12 @@ def test_log_n_is_what_an_ignorant_d_pays():
         logit_chance_cap(1)
 
 
-@pytest.mark.rubric("random labels: anybody but the true one", points=1, hint=
-    "A target is never the true label and falls on each of the N - 1 others equally often: draw a turn from 1 to N - 1 "
-    "around the circle of identities, from the generator given.")
+@pytest.mark.rubric(
+    "random labels: anybody but the true one",
+    points=1,
+    hint="A target is never the true label and falls on each of the N - 1 others equally often: draw a turn from 1 to N - 1 "
+    "around the circle of identities, from the generator given.",
+)
 def test_random_targets_are_uniform_over_the_others():
     labels = torch.arange(5).repeat(4000)
     targets = random_label_targets(labels, 5, torch.Generator().manual_seed(0))

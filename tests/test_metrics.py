@@ -37,10 +37,13 @@ def found(*boxes_scores, labels=None):
 # ------------------------------------------------------------------------------------------------ frame-mAP
 
 
-@pytest.mark.rubric("average precision by hand, in both conventions", points=4, hint=
-    "envelope: at each recall the best precision at this recall or a higher one (run the maximum from the right), "
+@pytest.mark.rubric(
+    "average precision by hand, in both conventions",
+    points=4,
+    hint="envelope: at each recall the best precision at this recall or a higher one (run the maximum from the right), "
     "times the step in recall. act: trapezoids under the raw curve, begun at recall 0, precision 1. Sort all frames' "
-    "detections by falling score, ties in the order given; recall divides by all truths, found or not.")
+    "detections by falling score, ties in the order given; recall divides by all truths, found or not.",
+)
 def test_ap_by_hand_in_both_conventions():
     # Four truths; by falling score: hit, miss, hit, miss, hit. Recall 1/4, 1/4, 2/4, 2/4, 3/4;
     # precision 1, 1/2, 2/3, 1/2, 3/5.
@@ -62,12 +65,17 @@ def test_envelope_lifts_an_early_mistake():
     truths = [truth(BOX), truth(BOX)]
     detections = [found((FAR, 0.9), (BOX, 0.8)), found((BOX, 0.7))]
     assert frame_ap(detections, truths, 1) == pytest.approx(2 / 3)
-    assert frame_ap(detections, truths, 1, convention="act") == pytest.approx((0 + 1 / 2) / 4 + (1 / 2 + 2 / 3) / 4)
+    assert frame_ap(detections, truths, 1, convention="act") == pytest.approx(
+        (0 + 1 / 2) / 4 + (1 / 2 + 2 / 3) / 4
+    )
 
 
-@pytest.mark.rubric("a truth is matched once, by the best score", points=3, hint=
-    "Is one truth matched twice? Mark a truth as taken; a second hit on it is a false positive. Take detections by "
-    "falling score, not in the order given; each may take the best truth that is still free.")
+@pytest.mark.rubric(
+    "a truth is matched once, by the best score",
+    points=3,
+    hint="Is one truth matched twice? Mark a truth as taken; a second hit on it is a false positive. Take detections by "
+    "falling score, not in the order given; each may take the best truth that is still free.",
+)
 def test_truth_is_matched_once():
     # One truth hit twice, a second truth in another frame found last: hit, false positive, hit.
     truths = [truth(BOX), truth(BOX)]
@@ -92,12 +100,17 @@ def test_two_neighbours_each_take_their_own_truth():
 def test_second_choice_counts_when_the_first_is_taken():
     # The second detection overlaps BOX most (IoU 9.5 / 10.5), which is taken, but also its neighbour (8.5 / 11.5).
     near, neighbour = [0.5, 0.0, 10.5, 10.0], [2.0, 0.0, 12.0, 10.0]
-    assert frame_ap([found((BOX, 0.9), (near, 0.8))], [truth(BOX, neighbour)], 1) == pytest.approx(1)
+    assert frame_ap([found((BOX, 0.9), (near, 0.8))], [truth(BOX, neighbour)], 1) == pytest.approx(
+        1
+    )
 
 
 @pytest.mark.parametrize("width, expected", [(5.0, 1.0), (4.99, 0.0)])
-@pytest.mark.rubric("what counts as a hit", points=2, hint=
-    "IoU of exactly the threshold counts (>=, not >); a truth of another frame or of another class does not.")
+@pytest.mark.rubric(
+    "what counts as a hit",
+    points=2,
+    hint="IoU of exactly the threshold counts (>=, not >); a truth of another frame or of another class does not.",
+)
 def test_iou_of_exactly_one_half_counts(width, expected):
     # A box of the same height inside a 10 px wide truth has IoU width / 10.
     assert frame_ap([found(([0.0, 0.0, width, 10.0], 0.9))], [truth(BOX)], 1) == expected
@@ -122,9 +135,12 @@ def test_all_frames_share_one_ranking():
     assert frame_ap([found((FAR, 0.3)), found((BOX, 0.8))], [truth(), truth(BOX)], 1) == 1.0
 
 
-@pytest.mark.rubric("the mean is over the classes that occur", points=2, hint=
-    "Class 0 is the background: classes run from 1 to `classes`, ap[c - 1] belongs to class c. A class without truth "
-    "is nan and left out of the mean; as 0 it would lower it.")
+@pytest.mark.rubric(
+    "the mean is over the classes that occur",
+    points=2,
+    hint="Class 0 is the background: classes run from 1 to `classes`, ap[c - 1] belongs to class c. A class without truth "
+    "is nan and left out of the mean; as 0 it would lower it.",
+)
 def test_class_without_truth_is_left_out_of_the_mean():
     truths = [truth(BOX, FAR, labels=[1, 2])]
     detections = [found((BOX, 0.9), (BOX, 0.8), labels=[1, 3])]
@@ -145,10 +161,13 @@ def test_frame_ap_rejects_bad_input():
 # ------------------------------------------------------------------------------------------------ thresholds
 
 
-@pytest.mark.rubric("cosine scores and the best threshold", points=2, hint=
-    "Subtract the mean before the lengths are taken; a zero feature scores 0, not nan. Candidates for the threshold "
+@pytest.mark.rubric(
+    "cosine scores and the best threshold",
+    points=2,
+    hint="Subtract the mean before the lengths are taken; a zero feature scores 0, not nan. Candidates for the threshold "
     "lie between neighbouring distinct scores and outside both ends; where the mean of the best is worse than they "
-    "are, return one of them.")
+    "are, return one of them.",
+)
 def test_cosine_scores():
     a = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     b = np.array([[0.5, 0.0], [-3.0, 3.0], [1.0, 0.0]])
@@ -161,7 +180,10 @@ def test_best_threshold_by_hand():
     assert best_threshold([0.1, 0.3, 0.7, 0.9], [False, False, True, True]) == pytest.approx(0.5)
     # Splits at 0.2 and at 0.6 are both right three times out of four; 0.4 is wrong twice. Their mean, 0.4, is the
     # worse split, so one of the ties is returned instead.
-    assert best_threshold([0.1, 0.3, 0.5, 0.7], [False, True, False, True]) in (pytest.approx(0.2), pytest.approx(0.6))
+    assert best_threshold([0.1, 0.3, 0.5, 0.7], [False, True, False, True]) in (
+        pytest.approx(0.2),
+        pytest.approx(0.6),
+    )
     # All pairs alike: accept everything, or nothing.
     assert best_threshold([0.1, 0.2], [True, True]) < 0.1
     assert best_threshold([0.1, 0.2], [False, False]) > 0.2
@@ -184,10 +206,13 @@ def angles(degrees):
     return np.stack([np.cos(radians), np.sin(radians)], 1)
 
 
-@pytest.mark.rubric("a fold is judged by what the other folds taught", points=3, hint=
-    "Was the threshold fitted on the test fold, or on all folds? Threshold and mean feature are both fitted on the "
+@pytest.mark.rubric(
+    "a fold is judged by what the other folds taught",
+    points=3,
+    hint="Was the threshold fitted on the test fold, or on all folds? Threshold and mean feature are both fitted on the "
     "other folds only, and the mean counts both faces of each pair. A threshold that is given is used in every fold; "
-    "the mean is then still that of the other folds.")
+    "the mean is then still that of the other folds.",
+)
 def test_threshold_is_not_fitted_on_the_test_fold():
     # Fold 0 separates at about 20 degrees, fold 1 at about 70; each is tested with the other's threshold, so one of
     # its two pairs fails. Fitted on the test fold itself, every fold would be perfect. Each pair is entered with its
@@ -197,7 +222,10 @@ def test_threshold_is_not_fitted_on_the_test_fold():
     folds = np.array([0, 0, 1, 1])
     first, second = np.tile([[1.0, 0.0]], (4, 1)), angles(degrees)
     result = fold_accuracy(
-        np.concatenate([first, -first]), np.concatenate([second, -second]), np.tile(same, 2), np.tile(folds, 2)
+        np.concatenate([first, -first]),
+        np.concatenate([second, -second]),
+        np.tile(same, 2),
+        np.tile(folds, 2),
     )
     np.testing.assert_allclose(result.accuracies, [0.5, 0.5])
     cosine = np.cos(np.deg2rad(degrees))
@@ -258,10 +286,13 @@ def test_fold_accuracy_rejects_bad_input():
 # ------------------------------------------------------------------------------------------------ curves
 
 
-@pytest.mark.rubric("area under the curve and equal error rate", points=1, hint=
-    "Pairs of equal score are accepted together: a tie counts half, so sum over distinct scores, with trapezoids. The "
+@pytest.mark.rubric(
+    "area under the curve and equal error rate",
+    points=1,
+    hint="Pairs of equal score are accepted together: a tie counts half, so sum over distinct scores, with trapezoids. The "
     "equal error rate lies where false accepts meet 1 - true accepts, on the straight line between two points of the "
-    "curve.")
+    "curve.",
+)
 def test_auc_equals_counting_pairs_with_ties():
     rng = np.random.default_rng(2)
     same = rng.random(60) < 0.4
@@ -285,9 +316,12 @@ def test_eer_of_known_distributions():
     assert eer(np.zeros(10), np.arange(10) < 3) == pytest.approx(0.5)
 
 
-@pytest.mark.rubric("true accepts at a rate of false accepts, and rank 1", points=1, hint=
-    "tar_at_far: the rate of false accepts may be at most `far`, ties go together. rank1: by cosine, so normalise the "
-    "gallery, or a long feature wins every probe.")
+@pytest.mark.rubric(
+    "true accepts at a rate of false accepts, and rank 1",
+    points=1,
+    hint="tar_at_far: the rate of false accepts may be at most `far`, ties go together. rank1: by cosine, so normalise the "
+    "gallery, or a long feature wins every probe.",
+)
 def test_tar_at_far_by_hand():
     scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
     same = [True, False, True, True, False, True]
@@ -331,10 +365,13 @@ def test_rank1_by_hand():
 # ------------------------------------------------------------------------------------------------ bootstrap
 
 
-@pytest.mark.rubric("the interval resamples people", points=2, hint=
-    "Draw people with replacement, not rows: a pair counts w_a * w_b times, w where both faces are one person's. Leave "
+@pytest.mark.rubric(
+    "the interval resamples people",
+    points=2,
+    hint="Draw people with replacement, not rows: a pair counts w_a * w_b times, w where both faces are one person's. Leave "
     "out draws whose statistic is nan or raises ValueError; take quantiles (1 - level) / 2 and (1 + level) / 2; the "
-    "same seed gives the same interval.")
+    "same seed gives the same interval.",
+)
 def test_bootstrap_weights_are_products_of_draws():
     # With people 0 and 1, a draw is (2, 0), (1, 1) or (0, 2) times. The pair (0, 1) counts only in the second,
     # where each single-person pair counts once.
@@ -352,9 +389,14 @@ def test_bootstrap_weights_are_products_of_draws():
 def test_bootstrap_interval_of_a_mean():
     # One sample a person: the ordinary bootstrap, whose interval nears mean +- 1.96 s / sqrt(n).
     values = np.random.default_rng(3).normal(5, 2, 400)
-    low, high = bootstrap_identities(lambda index: values[index].mean(), np.arange(400), n=2000, seed=1)
+    low, high = bootstrap_identities(
+        lambda index: values[index].mean(), np.arange(400), n=2000, seed=1
+    )
     half = 1.96 * values.std() / 20
-    assert (low, high) == (pytest.approx(values.mean() - half, abs=0.04), pytest.approx(values.mean() + half, abs=0.04))
+    assert (low, high) == (
+        pytest.approx(values.mean() - half, abs=0.04),
+        pytest.approx(values.mean() + half, abs=0.04),
+    )
 
 
 @pytest.mark.rubric("the interval resamples people")
@@ -363,7 +405,9 @@ def test_bootstrap_resamples_people_not_rows():
     values = np.random.default_rng(4).normal(size=50)
     once = bootstrap_identities(lambda index: values[index].mean(), np.arange(50), n=300)
     copies, people = np.repeat(values, 20), np.repeat(np.arange(50), 20)
-    assert bootstrap_identities(lambda index: copies[index].mean(), people, n=300) == pytest.approx(once)
+    assert bootstrap_identities(lambda index: copies[index].mean(), people, n=300) == pytest.approx(
+        once
+    )
 
 
 @pytest.mark.rubric("the interval resamples people")
@@ -371,10 +415,15 @@ def test_bootstrap_seed_and_undefined_draws():
     scores = np.array([0.9, 0.2, 0.8, 0.4, 0.1, 0.7])
     people = np.array([["a", "a"], ["a", "b"], ["b", "b"], ["b", "c"], ["a", "c"], ["c", "c"]])
     same = people[:, 0] == people[:, 1]
-    statistic = lambda index: auc(scores[index], same[index])  # undefined when one person is drawn three times
+    statistic = lambda index: auc(
+        scores[index], same[index]
+    )  # undefined when one person is drawn three times
     assert bootstrap_identities(statistic, people, n=200, seed=5) == (1.0, 1.0)
     with pytest.raises(ValueError, match="(?i)statistic|draw"):
         bootstrap_identities(lambda index: float("nan"), people, n=5)
     values = np.random.default_rng(6).normal(size=40)
-    intervals = [bootstrap_identities(lambda index: values[index].mean(), np.arange(40), seed=s) for s in (1, 1, 2)]
+    intervals = [
+        bootstrap_identities(lambda index: values[index].mean(), np.arange(40), seed=s)
+        for s in (1, 1, 2)
+    ]
     assert intervals[0] == intervals[1] != intervals[2]

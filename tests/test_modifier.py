@@ -33,10 +33,13 @@ def by_hand_count(width, blocks):
     )  # fmt: skip
 
 
-@pytest.mark.rubric("parameter count and sizes are the paper's", points=3, hint=
-    "11,378,179 parameters at the paper's size, all in convs with biases. More: a learned scale in the norms (affine) "
+@pytest.mark.rubric(
+    "parameter count and sizes are the paper's",
+    points=3,
+    hint="11,378,179 parameters at the paper's size, all in convs with biases. More: a learned scale in the norms (affine) "
     "or a wider layer. Fewer: a conv without bias, a block with one conv, a block missing. The output has the input's "
-    "size and lies in [-1, 1]: tanh at the end.")
+    "size and lies in [-1, 1]: tanh at the end.",
+)
 def test_paper_network_has_the_known_parameter_count():
     assert by_hand_count(64, 9) == 11_378_179
     with torch.device("meta"):
@@ -73,10 +76,13 @@ def test_every_layer_of_the_paper_network_has_the_shape_in_the_table():
 
 
 @pytest.mark.parametrize("upsample", ["transposed", "resize"])
-@pytest.mark.rubric("forward is the table, written out", points=4, hint=
-    "Mirrored borders (reflection padding, not zeros) around the 7 x 7 convs and in the blocks; stride-2 convs and "
+@pytest.mark.rubric(
+    "forward is the table, written out",
+    points=4,
+    hint="Mirrored borders (reflection padding, not zeros) around the 7 x 7 convs and in the blocks; stride-2 convs and "
     "both upsamplers use zero padding 1 (transposed: output_padding 1; resize: nearest, not bilinear). Norm, then "
-    "ReLU; none after the last conv but tanh; no shortcut from the input to the output.")
+    "ReLU; none after the last conv but tanh; no shortcut from the input to the output.",
+)
 def test_forward_equals_the_network_written_out_by_hand(upsample, use_order):
     torch.manual_seed(1)
     modifier = Modifier(ModifierConfig(width=4, blocks=1, size=16, upsample=upsample)).double()
@@ -127,13 +133,18 @@ def lit(**settings):
 
 
 @pytest.mark.parametrize("upsample", ["transposed", "resize"])
-@pytest.mark.rubric("light is the picture's own", points=2, hint=
-    "With light, tanh(atanh(0.95 mean) + 2 spread p), where mean and spread are those of each colour of each picture "
-    "alone (over height and width, keepdim), not of the batch or of all colours; spread divides by n - 1.")
+@pytest.mark.rubric(
+    "light is the picture's own",
+    points=2,
+    hint="With light, tanh(atanh(0.95 mean) + 2 spread p), where mean and spread are those of each colour of each picture "
+    "alone (over height and width, keepdim), not of the batch or of all colours; spread divides by n - 1.",
+)
 def test_light_by_hand(upsample):
     """tanh(atanh(0.95 mean) + 2 spread p), p what the plain network has before its tanh, mean and spread by sums."""
     plain, light = lit(upsample=upsample)
-    x = faces(2).double() * torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1) + torch.tensor([-0.4, 0.0, 0.1]).view(1, 3, 1, 1)
+    x = faces(2).double() * torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1) + torch.tensor(
+        [-0.4, 0.0, 0.1]
+    ).view(1, 3, 1, 1)
     x[1] = -x[1]
     before_tanh = torch.atanh(plain(x))
     out = light(x)
@@ -142,7 +153,9 @@ def test_light_by_hand(upsample):
             mean = sum(x[i, c].flatten().tolist()) / 256
             spread = math.sqrt(sum((v - mean) ** 2 for v in x[i, c].flatten().tolist()) / 255)
             wanted = torch.tanh(math.atanh(0.95 * mean) + 2 * spread * before_tanh[i, c])
-            torch.testing.assert_close(out[i, c], wanted, rtol=0, atol=1e-6)  # atanh near 1 costs digits
+            torch.testing.assert_close(
+                out[i, c], wanted, rtol=0, atol=1e-6
+            )  # atanh near 1 costs digits
 
 
 def test_without_light_nothing_is_changed():
@@ -181,9 +194,12 @@ def test_light_passes_gradient_to_every_weight():
     assert all(p.grad.abs().sum() > 0 for p in light.parameters() if p.ndim == 4)
 
 
-@pytest.mark.rubric("a residual block may lower its input", points=2, hint=
-    "The input is added to what the block computes: without this shortcut it is no correction, and with weights of 0 "
-    "it is not the identity. No ReLU after the sum: with one a correction could only raise the features.")
+@pytest.mark.rubric(
+    "a residual block may lower its input",
+    points=2,
+    hint="The input is added to what the block computes: without this shortcut it is no correction, and with weights of 0 "
+    "it is not the identity. No ReLU after the sum: with one a correction could only raise the features.",
+)
 def test_residual_block_may_lower_its_input():
     torch.manual_seed(0)
     x = torch.zeros(1, 4, 8, 8) + torch.randn(1, 4, 8, 8) * 0.01
@@ -194,9 +210,12 @@ def test_residual_block_may_lower_its_input():
     assert torch.equal(block(x), x)  # a correction of nothing
 
 
-@pytest.mark.rubric("instance norm has no state", points=4, hint=
-    "A picture is normalised by its own pixels, in testing as in training: no running statistics "
-    "(track_running_stats), no learned scale (affine), and no batch norm, which mixes the pictures of a batch.")
+@pytest.mark.rubric(
+    "instance norm has no state",
+    points=4,
+    hint="A picture is normalised by its own pixels, in testing as in training: no running statistics "
+    "(track_running_stats), no learned scale (affine), and no batch norm, which mixes the pictures of a batch.",
+)
 def test_instance_norm_has_no_state_and_is_per_picture():
     assert not list(instance_norm(4).parameters()) and not list(instance_norm(4).buffers())
     modifier = small()
@@ -207,9 +226,12 @@ def test_instance_norm_has_no_state_and_is_per_picture():
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.rubric("weights start as the original's", points=2, hint=
-    "Every conv weight, transposed ones too, starts normal with standard deviation 0.02 and every bias at 0: torch's "
-    "default initialisation is another.")
+@pytest.mark.rubric(
+    "weights start as the original's",
+    points=2,
+    hint="Every conv weight, transposed ones too, starts normal with standard deviation 0.02 and every bias at 0: torch's "
+    "default initialisation is another.",
+)
 def test_initialisation():
     torch.manual_seed(0)
     modifier = Modifier(ModifierConfig(width=32, blocks=2, size=16))
@@ -233,8 +255,11 @@ def test_resize_has_no_checkerboard_from_flat_features():
         assert (inside.std(dim=(2, 3)) < 1e-6).all().item() is flat_out
 
 
-@pytest.mark.rubric("every weight gets a gradient", points=1, hint=
-    "A weight without gradient is not in the graph: a layer that is built but not called, a detach, or no_grad.")
+@pytest.mark.rubric(
+    "every weight gets a gradient",
+    points=1,
+    hint="A weight without gradient is not in the graph: a layer that is built but not called, a detach, or no_grad.",
+)
 def test_every_parameter_but_the_biases_before_a_norm_gets_gradient():
     modifier = small()
     x = faces(2).requires_grad_()
@@ -246,9 +271,12 @@ def test_every_parameter_but_the_biases_before_a_norm_gets_gradient():
     assert x.grad.abs().sum() > 0
 
 
-@pytest.mark.rubric("empty batches pass, wrong shapes and settings are refused", points=2, hint=
-    "A batch of no faces comes back as it is, before any norm sees it. Raise ValueError naming the field for faces "
-    "that are not (B, 3, S, S) and for settings no network can have: size a multiple of 4, at least 8.")
+@pytest.mark.rubric(
+    "empty batches pass, wrong shapes and settings are refused",
+    points=2,
+    hint="A batch of no faces comes back as it is, before any norm sees it. Raise ValueError naming the field for faces "
+    "that are not (B, 3, S, S) and for settings no network can have: size a multiple of 4, at least 8.",
+)
 def test_an_empty_batch_passes():
     assert small()(torch.zeros(0, 3, 16, 16)).shape == (0, 3, 16, 16)
 

@@ -1,4 +1,5 @@
 """Files in and out: pixels, sound and nothing else. Oracles: arrays known beforehand, Pillow, and ffmpeg's own report."""
+
 import io
 import json
 import shutil
@@ -13,8 +14,10 @@ from PIL import Image, ImageCms
 
 from ppad import movies
 
-ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
-                            reason="ffmpeg and ffprobe are not on the PATH: install ffmpeg to test movies")
+ffmpeg = pytest.mark.skipif(
+    not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
+    reason="ffmpeg and ffprobe are not on the PATH: install ffmpeg to test movies",
+)
 
 
 def sample(height=24, width=40, seed=0):
@@ -28,22 +31,44 @@ def make(*words):
 
 
 def report(path):
-    answer = subprocess.run(["ffprobe", "-v", "error", "-show_streams", "-show_format", "-show_chapters", "-of", "json", path],
-                            capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [
+            "ffprobe",
+            "-v",
+            "error",
+            "-show_streams",
+            "-show_format",
+            "-show_chapters",
+            "-of",
+            "json",
+            path,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(answer.stdout)
 
 
 # ---------------------------------------------------------------- pictures
 
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_and_metadata_dropped(tmp_path, orientation):
     upright = sample()
     image = Image.fromarray(upright)
-    stored = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-              5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
+    stored = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = orientation, "SecretCamera"
-    exif.get_ifd(0x8825)[1] = "N"                            # GPS
+    exif.get_ifd(0x8825)[1] = "N"  # GPS
     image = image.transpose(stored[orientation]) if orientation > 1 else image
     image.save(tmp_path / "in.png", exif=exif)
     np.testing.assert_array_equal(movies.read_picture(tmp_path / "in.png"), upright)
@@ -55,11 +80,15 @@ def jpeg_with_everything(path):
     Image.fromarray(sample(8, 8)).save(small, "JPEG", comment=b"ThumbSecret")
     exif = Image.Exif()
     exif[0x010F] = "SecretCamera"
-    exif.get_ifd(0x8825)[0x1D] = "SecretPlace"               # GPS date stamp, a text field
-    Image.fromarray(sample()).save(path, "JPEG", exif=exif.tobytes() + small.getvalue(), comment=b"SecretComment", quality=95)
+    exif.get_ifd(0x8825)[0x1D] = "SecretPlace"  # GPS date stamp, a text field
+    Image.fromarray(sample()).save(
+        path, "JPEG", exif=exif.tobytes() + small.getvalue(), comment=b"SecretComment", quality=95
+    )
     data = path.read_bytes()
     xmp = b"http://ns.adobe.com/xap/1.0/\0<x>SecretXMP</x>"
-    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(xmp) + 2) + xmp + data[2:] + b"SecretTrailer")
+    path.write_bytes(
+        data[:2] + b"\xff\xe1" + struct.pack(">H", len(xmp) + 2) + xmp + data[2:] + b"SecretTrailer"
+    )
 
 
 @pytest.mark.parametrize("suffix", movies.FORMATS)
@@ -70,22 +99,30 @@ def test_nothing_but_pixels_is_left(tmp_path, suffix):
     movies.save_picture(out, movies.read_picture(path))
     assert b"Secret" not in out.read_bytes()
     with Image.open(out) as image:
-        assert not {0x010F, 0x0112, 0x8825} & set(image.getexif())      # camera, orientation, GPS
+        assert not {0x010F, 0x0112, 0x8825} & set(image.getexif())  # camera, orientation, GPS
         assert not {"exif", "icc_profile", "xmp", "comment"} & set(image.info)
-        if suffix != ".gif":                                 # 256 colours
+        if suffix != ".gif":  # 256 colours
             assert np.abs(np.asarray(image.convert("RGB")).astype(int) - sample()).mean() < 3
 
 
 def test_kinds_of_pixels(tmp_path):
     """16 bits, CMYK, palette, alpha and one bit: to the right 8-bit RGB."""
     grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    cases = {"deep.png": (Image.fromarray(grey * 257), grey),
-             "one.png": (Image.fromarray((grey > 99).astype(np.uint8) * 255).convert("1"), (grey > 99) * 255),
-             "cmyk.tif": (Image.new("CMYK", (16, 16), (0, 255, 255, 0)), [255, 0, 0]),
-             "palette.png": (Image.new("RGB", (16, 16), (9, 80, 200)).convert("P", palette=Image.Palette.ADAPTIVE), [9, 80, 200]),
-             "alpha.png": (Image.new("RGBA", (16, 16), (255, 0, 0, 0)), [255, 255, 255]),
-             "half.png": (Image.new("LA", (16, 16), (0, 128)), [127, 127, 127]),
-             "dot.png": (Image.new("RGB", (1, 1), (1, 2, 3)), [1, 2, 3])}
+    cases = {
+        "deep.png": (Image.fromarray(grey * 257), grey),
+        "one.png": (
+            Image.fromarray((grey > 99).astype(np.uint8) * 255).convert("1"),
+            (grey > 99) * 255,
+        ),
+        "cmyk.tif": (Image.new("CMYK", (16, 16), (0, 255, 255, 0)), [255, 0, 0]),
+        "palette.png": (
+            Image.new("RGB", (16, 16), (9, 80, 200)).convert("P", palette=Image.Palette.ADAPTIVE),
+            [9, 80, 200],
+        ),
+        "alpha.png": (Image.new("RGBA", (16, 16), (255, 0, 0, 0)), [255, 255, 255]),
+        "half.png": (Image.new("LA", (16, 16), (0, 128)), [127, 127, 127]),
+        "dot.png": (Image.new("RGB", (1, 1), (1, 2, 3)), [1, 2, 3]),
+    }
     for name, (image, expected) in cases.items():
         image.save(tmp_path / name)
         got = movies.read_picture(tmp_path / name)
@@ -98,7 +135,10 @@ def test_kinds_of_pixels(tmp_path):
 def test_a_colour_profile_is_applied():
     """A profile that is sRGB changes nothing; another (here: Lab's, which does not fit RGB) is left out without a crash."""
     image = Image.fromarray(sample())
-    for profile, tolerance in ((ImageCms.createProfile("sRGB"), 1), (ImageCms.createProfile("LAB"), 0)):
+    for profile, tolerance in (
+        (ImageCms.createProfile("sRGB"), 1),
+        (ImageCms.createProfile("LAB"), 0),
+    ):
         image.info["icc_profile"] = ImageCms.ImageCmsProfile(profile).tobytes()
         assert np.abs(movies.rgb(image).astype(int) - sample()).max() <= tolerance
 
@@ -110,21 +150,35 @@ def test_what_cannot_be_a_picture_is_refused(tmp_path):
         movies.rgb(Image.fromarray(np.full((4, 4), 1 << 20, np.int32)))
     Image.fromarray(sample(200, 200)).save(tmp_path / "whole.jpg")
     data = (tmp_path / "whole.jpg").read_bytes()
-    (tmp_path / "half.jpg").write_bytes(data[:len(data) // 2])
+    (tmp_path / "half.jpg").write_bytes(data[: len(data) // 2])
     (tmp_path / "empty.jpg").write_bytes(b"")
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)        # a PNG that says it has 3.6 thousand million pixels
+    header = struct.pack(
+        ">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0
+    )  # a PNG that says it has 3.6 thousand million pixels
     chunk = b"IHDR" + header
-    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\4IDAT1234"
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + b"\0\0\0\4IDAT1234"
+    )
     (tmp_path / "bomb.png").write_bytes(bomb)
-    for work, name, words in ((movies.read_picture, "half.jpg", "truncated"), (movies.kind, "empty.jpg", "is empty"),
-                              (movies.kind, "bomb.png", "too large to open safely"), (movies.kind, "none.jpg", "not there")):
+    for work, name, words in (
+        (movies.read_picture, "half.jpg", "truncated"),
+        (movies.kind, "empty.jpg", "is empty"),
+        (movies.kind, "bomb.png", "too large to open safely"),
+        (movies.kind, "none.jpg", "not there"),
+    ):
         with pytest.raises(ValueError, match=words):
             work(tmp_path / name)
 
 
 def test_kind_goes_by_content(tmp_path):
     Image.fromarray(sample()).save(tmp_path / "really_a_png.jpg", "PNG")
-    Image.fromarray(sample()).save(tmp_path / "moving.gif", save_all=True, append_images=[Image.fromarray(sample(seed=5))])
+    Image.fromarray(sample()).save(
+        tmp_path / "moving.gif", save_all=True, append_images=[Image.fromarray(sample(seed=5))]
+    )
     assert movies.kind(tmp_path / "really_a_png.jpg") == "picture"
     assert movies.kind(tmp_path / "moving.gif") == "animation"
 
@@ -138,13 +192,13 @@ def test_animation_keeps_frames_times_and_loops(tmp_path, suffix):
     got = list(got)
     assert list(map(int, got_times)) == times and loop == 3 and len(got) == 4
     for a, b in zip(got, frames):
-        assert np.abs(a.astype(int) - b).mean() < 8          # GIF has 256 colours
+        assert np.abs(a.astype(int) - b).mean() < 8  # GIF has 256 colours
 
 
 def test_a_truncated_animation_is_refused(tmp_path):
     movies.save_animation(tmp_path / "a.gif", [sample(100, 100, i) for i in range(5)], [100] * 5, 0)
     data = (tmp_path / "a.gif").read_bytes()
-    (tmp_path / "a.gif").write_bytes(data[:len(data) // 2])
+    (tmp_path / "a.gif").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match="cannot be read"):
         list(movies.read_animation(tmp_path / "a.gif")[0])
 
@@ -174,11 +228,14 @@ def test_without_ffmpeg_there_is_a_sentence(tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- movies
 
+
 @ffmpeg
 def test_frames_and_colours_survive(tmp_path):
     """Smooth frames through writer and reader: all there, in order, hardly changed; odd sizes are padded by one."""
     frames = [sample(47, 63, i) for i in range(20)]
-    with movies.movie_writer(tmp_path / "a.mp4", movies.Movie(Fraction(30000, 1001), None, "auto")) as write:
+    with movies.movie_writer(
+        tmp_path / "a.mp4", movies.Movie(Fraction(30000, 1001), None, "auto")
+    ) as write:
         for frame in frames:
             write(frame)
     movie = movies.probe(tmp_path / "a.mp4")
@@ -195,13 +252,51 @@ def test_sound_is_in_sync_and_nothing_else_is_left(tmp_path, suffix):
     """A flash and a beep begin together, one second in; title, place, chapter, subtitles, cover and attachment are lost."""
     (tmp_path / "note.txt").write_text("SecretNote")
     (tmp_path / "subs.srt").write_text("1\n00:00:00,100 --> 00:00:01,000\nSecretWords\n")
-    (tmp_path / "tags.txt").write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=500\ntitle=SecretChapter\n")
+    (tmp_path / "tags.txt").write_text(
+        ";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=500\ntitle=SecretChapter\n"
+    )
     source, out = tmp_path / "in.mkv", tmp_path / f"out{suffix}"
-    make("-f", "lavfi", "-i", "color=black:s=64x48:r=25:d=2,drawbox=c=white:t=fill:enable='gte(t,1)'",
-         "-f", "lavfi", "-i", "sine=f=1000:r=48000:d=2,volume='gte(t,1)':eval=frame", "-i", tmp_path / "subs.srt", "-i", tmp_path / "tags.txt",
-         "-map", "0", "-map", "1", "-map", "2", "-map_metadata", "3", "-metadata", "title=SecretTitle", "-metadata", "location=SecretPlace",
-         "-metadata:s:a:0", "title=SecretVoice", "-metadata:s:v:0", "title=SecretCamera", "-attach", tmp_path / "note.txt",
-         "-metadata:s:t", "mimetype=text/plain", "-c:v", "libx264", "-g", "5", "-c:a", "pcm_s16le", source)
+    make(
+        "-f",
+        "lavfi",
+        "-i",
+        "color=black:s=64x48:r=25:d=2,drawbox=c=white:t=fill:enable='gte(t,1)'",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=f=1000:r=48000:d=2,volume='gte(t,1)':eval=frame",
+        "-i",
+        tmp_path / "subs.srt",
+        "-i",
+        tmp_path / "tags.txt",
+        "-map",
+        "0",
+        "-map",
+        "1",
+        "-map",
+        "2",
+        "-map_metadata",
+        "3",
+        "-metadata",
+        "title=SecretTitle",
+        "-metadata",
+        "location=SecretPlace",
+        "-metadata:s:a:0",
+        "title=SecretVoice",
+        "-metadata:s:v:0",
+        "title=SecretCamera",
+        "-attach",
+        tmp_path / "note.txt",
+        "-metadata:s:t",
+        "mimetype=text/plain",
+        "-c:v",
+        "libx264",
+        "-g",
+        "5",
+        "-c:a",
+        "pcm_s16le",
+        source,
+    )
     assert source.read_bytes().count(b"Secret") >= 7
     movie = movies.probe(source)
     with movies.movie_writer(out, movie, source) as write:
@@ -209,16 +304,37 @@ def test_sound_is_in_sync_and_nothing_else_is_left(tmp_path, suffix):
             write(frame)
     assert b"Secret" not in out.read_bytes()
     found = report(out)
-    assert [stream["codec_type"] for stream in found["streams"]].count("audio") == 1 and len(found["streams"]) == 2
+    assert [stream["codec_type"] for stream in found["streams"]].count("audio") == 1 and len(
+        found["streams"]
+    ) == 2
     assert not found["chapters"] and abs(float(found["format"]["duration"]) - 2) < 0.1
-    tags = {key.lower() for part in (*found["streams"], found["format"]) for key in part.get("tags", {})}
-    assert tags <= {"language", "handler_name", "vendor_id", "encoder", "duration", "major_brand", "minor_version", "compatible_brands"}
+    tags = {
+        key.lower() for part in (*found["streams"], found["format"]) for key in part.get("tags", {})
+    }
+    assert tags <= {
+        "language",
+        "handler_name",
+        "vendor_id",
+        "encoder",
+        "duration",
+        "major_brand",
+        "minor_version",
+        "compatible_brands",
+    }
 
-    def decoded(*words):                                     # from the file's own time 0 on, gaps filled
-        return subprocess.run(["ffmpeg", "-v", "error", "-i", out, *words, "-"], capture_output=True, check=True).stdout
+    def decoded(*words):  # from the file's own time 0 on, gaps filled
+        return subprocess.run(
+            ["ffmpeg", "-v", "error", "-i", out, *words, "-"], capture_output=True, check=True
+        ).stdout
 
-    flash = np.frombuffer(decoded("-vf", "fps=100:start_time=0,scale=1:1", "-f", "rawvideo", "-pix_fmt", "gray"), np.uint8)
-    beep = np.frombuffer(decoded("-af", "aresample=async=1:first_pts=0", "-ac", "1", "-ar", "48000", "-f", "s16le"), np.int16)
+    flash = np.frombuffer(
+        decoded("-vf", "fps=100:start_time=0,scale=1:1", "-f", "rawvideo", "-pix_fmt", "gray"),
+        np.uint8,
+    )
+    beep = np.frombuffer(
+        decoded("-af", "aresample=async=1:first_pts=0", "-ac", "1", "-ar", "48000", "-f", "s16le"),
+        np.int16,
+    )
     apart = (flash > 128).argmax() / 100 - (np.abs(beep.astype(int)) > 1000).argmax() / 48000
     assert (flash > 128).any() and abs(apart) < 0.04, apart
 
@@ -226,20 +342,53 @@ def test_sound_is_in_sync_and_nothing_else_is_left(tmp_path, suffix):
 @ffmpeg
 def test_late_picture_rotation_and_oblong_pixels(tmp_path):
     """Turned by its display matrix, pixels twice as wide as high: the reader gives upright square ones."""
-    make("-f", "lavfi", "-i", "testsrc2=s=64x48:r=10:d=1", "-vf", "setsar=2", "-c:v", "libx264", tmp_path / "wide.mp4")
-    make("-i", tmp_path / "wide.mp4", "-c", "copy", "-metadata:s:v:0", "rotate=90", tmp_path / "turned.mp4")
-    for name, shapes in (("wide.mp4", {(48, 128, 3)}), ("turned.mp4", {(128, 48, 3), (48, 128, 3)})):   # newer ffmpeg: no such tag
+    make(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=64x48:r=10:d=1",
+        "-vf",
+        "setsar=2",
+        "-c:v",
+        "libx264",
+        tmp_path / "wide.mp4",
+    )
+    make(
+        "-i",
+        tmp_path / "wide.mp4",
+        "-c",
+        "copy",
+        "-metadata:s:v:0",
+        "rotate=90",
+        tmp_path / "turned.mp4",
+    )
+    for name, shapes in (
+        ("wide.mp4", {(48, 128, 3)}),
+        ("turned.mp4", {(128, 48, 3), (48, 128, 3)}),
+    ):  # newer ffmpeg: no such tag
         frames = list(movies.read_movie(tmp_path / name, movies.probe(tmp_path / name)))
         assert len(frames) == 10 and {frame.shape for frame in frames} <= shapes
 
 
 @ffmpeg
 def test_a_damaged_movie_stops_or_is_covered(tmp_path):
-    make("-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=4", "-c:v", "libx264", "-g", "10", tmp_path / "a.mp4")
+    make(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=128x96:r=25:d=4",
+        "-c:v",
+        "libx264",
+        "-g",
+        "10",
+        tmp_path / "a.mp4",
+    )
     data = bytearray((tmp_path / "a.mp4").read_bytes())
     start = data.find(b"mdat") + 4
     middle = start + (len(data) - start) // 2
-    data[middle:middle + 3000] = np.random.default_rng(0).integers(0, 256, 3000, np.uint8).tobytes()
+    data[middle : middle + 3000] = (
+        np.random.default_rng(0).integers(0, 256, 3000, np.uint8).tobytes()
+    )
     (tmp_path / "a.mp4").write_bytes(data)
     movie = movies.probe(tmp_path / "a.mp4")
     with pytest.raises(ValueError, match="damaged at about frame"):
@@ -247,9 +396,13 @@ def test_a_damaged_movie_stops_or_is_covered(tmp_path):
     covered = []
     frames = list(movies.read_movie(tmp_path / "a.mp4", movie, covered))
     assert covered and covered == list(range(covered[0], len(frames)))
-    assert all(frames[i].max() == 0 for i in covered) and all(frames[i].max() > 0 for i in range(covered[0]))
+    assert all(frames[i].max() == 0 for i in covered) and all(
+        frames[i].max() > 0 for i in range(covered[0])
+    )
     make("-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=4", "-c:v", "libx264", tmp_path / "b.mp4")
-    (tmp_path / "b.mp4").write_bytes((tmp_path / "b.mp4").read_bytes()[:4000])      # its index was at the end
+    (tmp_path / "b.mp4").write_bytes(
+        (tmp_path / "b.mp4").read_bytes()[:4000]
+    )  # its index was at the end
     with pytest.raises(ValueError, match="no picture and no movie"):
         movies.kind(tmp_path / "b.mp4")
 
@@ -262,7 +415,19 @@ def test_files_without_frames_are_refused(tmp_path):
     for name in ("sound.wav", "words.txt", "list.txt"):
         with pytest.raises(ValueError, match="no picture and no movie"):
             movies.kind(tmp_path / name)
-    make("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1", "-frames:v", "0", "-c:v", "libx264", "-f", "matroska", tmp_path / "none.mkv")
+    make(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=64x48:r=25:d=1",
+        "-frames:v",
+        "0",
+        "-c:v",
+        "libx264",
+        "-f",
+        "matroska",
+        tmp_path / "none.mkv",
+    )
     with pytest.raises(ValueError, match="none.mkv (holds|does)"):
         list(movies.read_movie(tmp_path / "none.mkv", movies.probe(tmp_path / "none.mkv")))
 

@@ -1,4 +1,5 @@
 """MTCNN: sizes and sums by hand, area averaging against torch's own, tables made with the same weights."""
+
 import csv
 import os
 from pathlib import Path
@@ -11,14 +12,25 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from ppad import mtcnn
-from ppad.mtcnn import MTCNN, MTCNNConfig, bins, nms_smaller, resize_frames, resize_windows, squared, sum_table
+from ppad.mtcnn import (
+    MTCNN,
+    MTCNNConfig,
+    bins,
+    nms_smaller,
+    resize_frames,
+    resize_windows,
+    squared,
+    sum_table,
+)
 
 
 def data(*parts):
     """A path below $PPAD_DATA, or a skip that says what is missing."""
     path = Path(os.environ.get("PPAD_DATA", "data"), *parts)
     if not path.exists():
-        pytest.skip(f"{path} is absent; set PPAD_DATA to the folder that holds lfw/, photo_pack/ and weights/")
+        pytest.skip(
+            f"{path} is absent; set PPAD_DATA to the folder that holds lfw/, photo_pack/ and weights/"
+        )
     return path
 
 
@@ -42,11 +54,15 @@ def lfw(model):
     """40 LFW pictures (40, 250, 250, 3), their table rows, and what is found in them."""
     table = table_of(data("lfw", "landmarks.tsv"), "\t")
     names = list(table)[::331][:40]
-    frames = np.stack([np.asarray(Image.open(data("lfw", "lfw-deepfunneled", n)).convert("RGB")) for n in names])
+    frames = np.stack(
+        [np.asarray(Image.open(data("lfw", "lfw-deepfunneled", n)).convert("RGB")) for n in names]
+    )
     return frames, [table[n][0] for n in names], model.find(frames)
 
 
-@pytest.mark.parametrize("net, count", [(mtcnn.PNet, 6632), (mtcnn.RNet, 100178), (mtcnn.ONet, 389040)])
+@pytest.mark.parametrize(
+    "net, count", [(mtcnn.PNet, 6632), (mtcnn.RNet, 100178), (mtcnn.ONet, 389040)]
+)
 def test_parameter_counts(net, count):
     assert sum(p.numel() for p in net().parameters()) == count
 
@@ -64,7 +80,7 @@ def test_face_probability_is_the_softmax_of_the_second_class():
 
 
 def test_bins_by_hand():
-    first, last = bins(5, 3)              # 5 pixels in 3 bins: [0, 5/3), [5/3, 10/3), [10/3, 5)
+    first, last = bins(5, 3)  # 5 pixels in 3 bins: [0, 5/3), [5/3, 10/3), [10/3, 5)
     assert first.tolist() == [0, 1, 3] and last.tolist() == [2, 4, 5]
 
 
@@ -77,7 +93,9 @@ def test_frames_are_resized_as_torch_averages_areas(size):
 
 def test_windows_are_resized_as_torch_averages_crops_of_the_right_frame():
     frames = torch.randint(0, 256, (3, 40, 50, 3), dtype=torch.uint8)
-    boxes = torch.tensor([[1, 1, 50, 40], [11, 6, 20, 35], [-7, 30, 12, 70], [48, 2, 60, 9]]).float()
+    boxes = torch.tensor(
+        [[1, 1, 50, 40], [11, 6, 20, 35], [-7, 30, 12, 70], [48, 2, 60, 9]]
+    ).float()
     frame = torch.tensor([2, 0, 1, 0])
     crops = [frames[2], frames[0, 5:35, 10:20], frames[1, 29:40, 0:12], frames[0, 1:9, 47:50]]
     got = resize_windows(sum_table(frames), frame, boxes, 24)
@@ -88,7 +106,7 @@ def test_windows_are_resized_as_torch_averages_crops_of_the_right_frame():
 
 def test_sums_that_wrap_round_still_give_right_means():
     table = sum_table(torch.full((1, 60, 60, 3), 200, dtype=torch.uint8))
-    wrapped = table + (2 ** 31 - 100_000)                                   # as below and right of 8 million white pixels
+    wrapped = table + (2**31 - 100_000)  # as below and right of 8 million white pixels
     assert wrapped.min() < 0 < wrapped.max()
     box = torch.tensor([[1.0, 1, 60, 60]])
     got = resize_windows(wrapped, torch.tensor([0]), box, 24), resize_frames(wrapped, 31, 17)
@@ -102,11 +120,13 @@ def test_squared_keeps_the_centre():
 def nms_by_loop(boxes, scores, frame, threshold):
     kept = []
     for i in scores.argsort(descending=True).tolist():
+
         def clash(j):
             w = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0]) + 1
             h = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1]) + 1
             area = [(b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in (boxes[i], boxes[j])]
             return frame[i] == frame[j] and max(w, 0) * max(h, 0) / min(area) > threshold
+
         if not any(clash(j) for j in kept):
             kept.append(i)
     return kept
@@ -122,7 +142,7 @@ def test_nms_over_the_smaller_box_equals_a_plain_loop(seed):
 
 
 def test_a_face_within_a_face_goes():
-    boxes = torch.tensor([[0.0, 0, 99, 99], [40, 40, 49, 49]])              # IoU 0.01, but wholly inside
+    boxes = torch.tensor([[0.0, 0, 99, 99], [40, 40, 49, 49]])  # IoU 0.01, but wholly inside
     assert nms_smaller(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 0]), 0.7).tolist() == [0]
 
 
@@ -133,7 +153,7 @@ def test_lfw_as_in_the_table(lfw):
         assert len(iou) and iou.max() > 0.5
         ious.append(iou.max())
         errors.append((answer["landmarks"][iou.argmax()] - row[4:].view(5, 2)).norm(dim=1))
-    assert torch.stack(ious).median() >= 0.95                               # the table counts pixels from 1
+    assert torch.stack(ious).median() >= 0.95  # the table counts pixels from 1
     assert torch.cat(errors).median() <= 0.1
 
 
@@ -144,7 +164,7 @@ def test_boxes_are_continuous_coordinates(lfw):
 
 def test_batches_equal_single_frames(model, lfw, monkeypatch):
     frames = lfw[0][:6]
-    monkeypatch.setitem(mtcnn.PIXELS_AT_ONCE, "cpu", 10 ** 9)               # all six in one pass
+    monkeypatch.setitem(mtcnn.PIXELS_AT_ONCE, "cpu", 10**9)  # all six in one pass
     for frame, together in zip(frames, model.find(frames)):
         alone = model.find(frame[None])[0]
         for key in ("boxes", "scores", "landmarks"):
@@ -155,12 +175,16 @@ def test_a_padded_frame_moves_the_answer(model, lfw):
     frame = np.full((1, 331, 300, 3), 127, np.uint8)
     frame[0, 60:310, 40:290] = lfw[0][0]
     plain, moved = model.find(lfw[0][:1])[0], model.find(frame)[0]
-    assert torch.allclose(moved["boxes"][0] - plain["boxes"][0], torch.tensor([40.0, 60, 40, 60]), atol=6)
-    assert torch.allclose(moved["landmarks"][0] - plain["landmarks"][0], torch.tensor([40.0, 60]), atol=3)
+    assert torch.allclose(
+        moved["boxes"][0] - plain["boxes"][0], torch.tensor([40.0, 60, 40, 60]), atol=6
+    )
+    assert torch.allclose(
+        moved["landmarks"][0] - plain["landmarks"][0], torch.tensor([40.0, 60]), atol=3
+    )
 
 
 def test_action_stills_as_in_the_table(model, monkeypatch):
-    monkeypatch.setattr(model, "config", MTCNNConfig(min_face=12))          # as the table was made
+    monkeypatch.setattr(model, "config", MTCNNConfig(min_face=12))  # as the table was made
     table = table_of(data("photo_pack", "actions", "faces.csv"), ",")
     hit = total = 0
     for name in list(table)[::45]:
@@ -173,7 +197,7 @@ def test_action_stills_as_in_the_table(model, monkeypatch):
 
 def test_confirm_says_yes_to_faces_and_no_to_background(model, lfw):
     frames, rows, _ = lfw
-    corner = torch.tensor([[0.0, 0, 60, 60]])                               # far from the centred face
+    corner = torch.tensor([[0.0, 0, 60, 60]])  # far from the centred face
     answers = model.confirm(frames, [torch.cat([row[None, :4], corner]) for row in rows])
     said = torch.stack([a["face"] for a in answers]).float().mean(0)
     assert said[0] >= 0.95 and said[1] <= 0.05
@@ -192,12 +216,23 @@ def test_confirm_keeps_count_and_order(model, lfw):
 @pytest.mark.parametrize("size", [(1, 1), (11, 400), (19, 19), (64, 20)])
 def test_tiny_frames_give_no_faces(size):
     answer = MTCNN().find(torch.zeros(2, *size, 3, dtype=torch.uint8))
-    assert len(answer) == 2 and answer[0]["boxes"].shape[1:] == (4,) and answer[0]["landmarks"].shape[1:] == (5, 2)
+    assert (
+        len(answer) == 2
+        and answer[0]["boxes"].shape[1:] == (4,)
+        and answer[0]["landmarks"].shape[1:] == (5, 2)
+    )
 
 
-@pytest.mark.parametrize("frames", [
-    np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 3, 8, 8), np.uint8),
-    np.zeros((1, 0, 8, 3), np.uint8), "frame.jpg"])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.float32),
+        np.zeros((1, 3, 8, 8), np.uint8),
+        np.zeros((1, 0, 8, 3), np.uint8),
+        "frame.jpg",
+    ],
+)
 def test_bad_frames_are_named(frames):
     with pytest.raises(ValueError, match="frames"):
         MTCNN().find(frames)

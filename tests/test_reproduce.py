@@ -1,4 +1,5 @@
 """The main job, run for real at its smallest: its files, its numbers, its refusals, and `kill -9` in the middle of it."""
+
 import json
 import os
 import shutil
@@ -34,18 +35,29 @@ def read(path):
 
 def numbers(path):
     """A row.json without what the machine decides."""
-    return {key: value for key, value in read(path).items() if key not in ("minutes", "peak_memory_gb", "gpu_peak_gb")}
+    return {
+        key: value
+        for key, value in read(path).items()
+        if key not in ("minutes", "peak_memory_gb", "gpu_peak_gb")
+    }
 
 
 def tree(folder):
-    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_args):
     """A finished run: three rows (asked for in another order), two seeds. Read only."""
     out = tmp_path_factory.mktemp("runs") / "toy"
-    assert run(*tiny_args, "--out", out, "--rows", "Ours", "Masked", "Un-anonymized", "--seed", 0, 1) == 0
+    assert (
+        run(*tiny_args, "--out", out, "--rows", "Ours", "Masked", "Un-anonymized", "--seed", 0, 1)
+        == 0
+    )
     return out
 
 
@@ -57,13 +69,20 @@ def copied(finished, tmp_path):
 
 # ------------------------------------------------------------------ what a run leaves
 
+
 def test_files(finished):
     there = set(tree(finished))
     assert {"config.json", "results.json", "table1.md", "fig3.png", "fig4.png", "fig5.png"} <= there
     for seed in ("seed0", "seed1"):
         for row in ROWS:
-            assert {f"{seed}/{row}/{name}" for name in ("row.json", "checkpoint.pt", "log.jsonl", "retrained/checkpoint.pt")} <= there
-        assert {f"{seed}/Ours/sample_practice_000002.png", f"{seed}/Ours/sample_game_000002.png"} <= there
+            assert {
+                f"{seed}/{row}/{name}"
+                for name in ("row.json", "checkpoint.pt", "log.jsonl", "retrained/checkpoint.pt")
+            } <= there
+        assert {
+            f"{seed}/Ours/sample_practice_000002.png",
+            f"{seed}/Ours/sample_game_000002.png",
+        } <= there
     assert not [name for name in there if name.endswith(".tmp") or name.endswith(".part")]
     for name in ("fig3.png", "fig4.png", "fig5.png"):
         with Image.open(finished / name) as picture:
@@ -73,12 +92,21 @@ def test_files(finished):
 def test_results_have_the_promised_shape(finished, tiny):
     results = read(finished / "results.json")
     assert results["preset"] == "toy" and results["seeds"] == [0, 1] and results["minutes"] > 0
-    assert results["hardware"]["cores"] == os.cpu_count() and results["versions"]["torch"] == torch.__version__
-    assert [row["name"] for row in results["rows"]] == ROWS                    # the paper's order
-    assert len(results["controls"]) == 2 and "misaligned_originals" in results["controls"][0]["never_saw"]
+    assert (
+        results["hardware"]["cores"] == os.cpu_count()
+        and results["versions"]["torch"] == torch.__version__
+    )
+    assert [row["name"] for row in results["rows"]] == ROWS  # the paper's order
+    assert (
+        len(results["controls"]) == 2
+        and "misaligned_originals" in results["controls"][0]["never_saw"]
+    )
     for row in results["rows"]:
         assert set(row["AP"]) == set(datasets.ACTIONS)
-        assert set(row["verification_error"]) == ERRORS and set(row["structure"]) == {"l1", "landmark_error"}
+        assert set(row["verification_error"]) == ERRORS and set(row["structure"]) == {
+            "l1",
+            "landmark_error",
+        }
         for value in (row["mAP"], *row["verification_error"].values()):
             assert set(value) == {"mean", "std", "per_seed"} and len(value["per_seed"]) == 2
             assert all(0 <= x <= 1 for x in value["per_seed"])
@@ -92,9 +120,14 @@ def test_results_are_those_of_the_rows_on_disk(finished):
             own = read(finished / seed / row["name"] / "row.json")
             assert own["mAP"] == row["mAP"]["per_seed"][number]
             errors = own["verification_error"]
-            assert {key: errors[key] for key in ERRORS} == {key: row["verification_error"][key]["per_seed"][number] for key in ERRORS}
-            assert errors["strongest"] == min(own["attacks"][name][kind]["error"] for kind in ("both", "probe")
-                                              for name in ("own", "never_saw", "other_architecture", "retrained"))
+            assert {key: errors[key] for key in ERRORS} == {
+                key: row["verification_error"][key]["per_seed"][number] for key in ERRORS
+            }
+            assert errors["strongest"] == min(
+                own["attacks"][name][kind]["error"]
+                for kind in ("both", "probe")
+                for name in ("own", "never_saw", "other_architecture", "retrained")
+            )
             low, high = own["attacks"]["strongest"]["interval"]
             assert 0 <= low <= high <= 1
 
@@ -103,38 +136,71 @@ def test_what_must_be_true_of_the_rows_whatever_the_training(finished):
     rows = {row["name"]: row for row in read(finished / "results.json")["rows"]}
     assert rows["Un-anonymized"]["structure"]["l1"] == 0 and rows["Masked"]["structure"]["l1"] > 0.3
     controls = read(finished / "results.json")["controls"]
-    for seed, control in enumerate(controls):                                  # doing nothing leaves these two as they were
+    for seed, control in enumerate(controls):  # doing nothing leaves these two as they were
         for name in ("never_saw", "other_architecture"):
-            assert rows["Un-anonymized"]["verification_error"][name]["per_seed"][seed] == control[name]["originals"]["error"]
+            assert (
+                rows["Un-anonymized"]["verification_error"][name]["per_seed"][seed]
+                == control[name]["originals"]["error"]
+            )
     assert rows["Un-anonymized"]["structure"]["landmark_error"] == pytest.approx(
-        np.mean([control["landmark_reader_on_originals"] for control in controls]))
-    masked = rows["Masked"]["verification_error"]                              # on black pictures nobody beats chance
-    assert masked["never_saw"]["per_seed"] == masked["own"]["per_seed"] == masked["retrained"]["per_seed"] == [0.5, 0.5]
+        np.mean([control["landmark_reader_on_originals"] for control in controls])
+    )
+    masked = rows["Masked"]["verification_error"]  # on black pictures nobody beats chance
+    assert (
+        masked["never_saw"]["per_seed"]
+        == masked["own"]["per_seed"]
+        == masked["retrained"]["per_seed"]
+        == [0.5, 0.5]
+    )
 
 
 def test_budget_is_the_same_for_all_and_written_down(finished, tiny):
     config, budget = tiny(), read(finished / "results.json")["budget"]
-    assert budget["A"] == config.T1 + config.T2 and budget["D"] == config.T1 * config.recognizer_updates
+    assert (
+        budget["A"] == config.T1 + config.T2
+        and budget["D"] == config.T1 * config.recognizer_updates
+    )
     for row in ROWS:
         state = torch.load(finished / "seed0" / row / "checkpoint.pt", weights_only=True)["parts"]
         for player, steps in (("detector", budget["A"]), ("recognizer", budget["D"])):
             assert int(next(iter(state[f"{player}_optimizer"]["state"].values()))["step"]) == steps
-    starts = [torch.load(finished / "seed0/start" / name / "checkpoint.pt", weights_only=True)["done"] for name in ("recognizer", "detector")]
-    assert starts == [{"train": budget["before_all_rows"]["D"]}, {"detector": budget["before_all_rows"]["A"]}]
+    starts = [
+        torch.load(finished / "seed0/start" / name / "checkpoint.pt", weights_only=True)["done"]
+        for name in ("recognizer", "detector")
+    ]
+    assert starts == [
+        {"train": budget["before_all_rows"]["D"]},
+        {"detector": budget["before_all_rows"]["A"]},
+    ]
 
 
 def test_table(finished):
     lines = (finished / "table1.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ROWS
-    assert "mAP" in lines[0] and all(name in lines[0] for name in datasets.ACTIONS) and "±" in lines[2]
+    assert (
+        "mAP" in lines[0] and all(name in lines[0] for name in datasets.ACTIONS) and "±" in lines[2]
+    )
 
 
 def test_logs_have_every_step_once(finished, tiny):
     config = tiny()
-    game = [("game", n) for n in range(1, config.T1 + 1)] + [("finetune", n) for n in range(1, config.T2 + 1)]
+    game = [("game", n) for n in range(1, config.T1 + 1)] + [
+        ("finetune", n) for n in range(1, config.T2 + 1)
+    ]
     for row in ROWS:
-        steps = [(line["stage"], line["step"]) for line in read_log(finished / "seed1" / row / "log.jsonl")]
-        assert steps == ([("copy", 1), ("copy", 2), ("practice", 1), ("practice", 2)] if row == "Ours" else []) + game
+        steps = [
+            (line["stage"], line["step"])
+            for line in read_log(finished / "seed1" / row / "log.jsonl")
+        ]
+        assert (
+            steps
+            == (
+                [("copy", 1), ("copy", 2), ("practice", 1), ("practice", 2)]
+                if row == "Ours"
+                else []
+            )
+            + game
+        )
 
 
 def test_test_people_and_scenes_are_not_training_ones(tiny):
@@ -142,7 +208,10 @@ def test_test_people_and_scenes_are_not_training_ones(tiny):
     people = [{name.split("/")[0] for name in part.names} for part in (data.faces, data.test_faces)]
     assert people[0] and people[1] and not people[0] & people[1]
     assert not set(data.actions.names) & set(data.test_actions.names)
-    assert len(data.pairs) == tiny().test_pairs and int(data.pairs.same.sum()) == tiny().test_pairs // 2
+    assert (
+        len(data.pairs) == tiny().test_pairs
+        and int(data.pairs.same.sum()) == tiny().test_pairs // 2
+    )
     assert sorted(set(data.pairs.folds.tolist())) == [0, 1]
 
 
@@ -150,12 +219,12 @@ def test_second_call_trains_nothing(copied, tiny_args, capsys):
     seeds = ("seed0", "seed1")
     before, results = {seed: tree(copied / seed) for seed in seeds}, read(copied / "results.json")
     assert run(*tiny_args, "--out", copied, "--rows", *ROWS, "--seed", 0, 1) == 0
-    assert {seed: tree(copied / seed) for seed in seeds} == before             # not one file touched
+    assert {seed: tree(copied / seed) for seed in seeds} == before  # not one file touched
     after = read(copied / "results.json")
     assert {**after, "minutes": 0} == {**results, "minutes": 0}
-    assert after["minutes"] >= results["minutes"]                              # of all calls together
+    assert after["minutes"] >= results["minutes"]  # of all calls together
     assert after["minutes"] == round(read(copied / "minutes.json")["minutes"], 2)
-    assert " left" not in capsys.readouterr().err                              # no step was taken
+    assert " left" not in capsys.readouterr().err  # no step was taken
 
 
 def test_a_row_is_the_same_alone_as_in_company(copied, tiny_args):
@@ -171,24 +240,31 @@ def test_a_row_is_the_same_alone_as_in_company(copied, tiny_args):
 
 # ------------------------------------------------------------------ refusals: one sentence, status 2, nothing lost
 
-@pytest.mark.parametrize("words, sentence", [
-    (["--nosuch", "3"], "unrecognized arguments: --nosuch"),
-    (["--row", "Masked"], "unrecognized arguments: --row"),                    # no flag is guessed from its beginning
-    (["--threads", "2"], "unrecognized arguments: --threads"),
-    (["--jobs", "0"], "--jobs is 0: it must be at least 1"),
-    (["--practice_steps", "-1"], "practice_steps is -1: it must not be negative"),
-    (["--test_pairs", "3"], "test_pairs is 3: each of the 2 folds needs a pair of each kind"),
-    (["--rows", "Blur(7x7)"], "invalid choice: 'Blur(7x7)'"),
-    (["--preset", "tiny"], "invalid choice: 'tiny'"),
-    (["--T1", "many"], "--T1: invalid int value: 'many'"),
-    (["--seed", "one"], "--seed: invalid int value: 'one'"),
-    (["--batch_faces", "0"], "batch_faces is 0: it must be at least 1"),
-    (["--face_size", "30"], "face_size is 30"),
-    (["--adversarial_target", "descent"], "adversarial_target is 'descent'"),
-    (["--recognizer_depth", "7"], "depth must be one of [4, 10, 20], but is 7"),
-    (["--batch_faces", "1000"], "batch_faces is 1000, but there are 24 faces to train on"),
-    (["--test_pairs", "100000"], "draw more people or pictures, or ask for fewer"),
-])
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--nosuch", "3"], "unrecognized arguments: --nosuch"),
+        (
+            ["--row", "Masked"],
+            "unrecognized arguments: --row",
+        ),  # no flag is guessed from its beginning
+        (["--threads", "2"], "unrecognized arguments: --threads"),
+        (["--jobs", "0"], "--jobs is 0: it must be at least 1"),
+        (["--practice_steps", "-1"], "practice_steps is -1: it must not be negative"),
+        (["--test_pairs", "3"], "test_pairs is 3: each of the 2 folds needs a pair of each kind"),
+        (["--rows", "Blur(7x7)"], "invalid choice: 'Blur(7x7)'"),
+        (["--preset", "tiny"], "invalid choice: 'tiny'"),
+        (["--T1", "many"], "--T1: invalid int value: 'many'"),
+        (["--seed", "one"], "--seed: invalid int value: 'one'"),
+        (["--batch_faces", "0"], "batch_faces is 0: it must be at least 1"),
+        (["--face_size", "30"], "face_size is 30"),
+        (["--adversarial_target", "descent"], "adversarial_target is 'descent'"),
+        (["--recognizer_depth", "7"], "depth must be one of [4, 10, 20], but is 7"),
+        (["--batch_faces", "1000"], "batch_faces is 1000, but there are 24 faces to train on"),
+        (["--test_pairs", "100000"], "draw more people or pictures, or ask for fewer"),
+    ],
+)
 def test_wrong_command_lines(words, sentence, tiny_args, tmp_path, capsys):
     assert run(*tiny_args, "--rows", "Masked", "--out", tmp_path / "run", *words) == 2
     error = capsys.readouterr().err
@@ -202,7 +278,20 @@ def test_other_settings_in_the_same_folder(copied, tiny_args, capsys):
 
 
 def test_other_settings_of_the_machine_are_welcome(copied, tiny_args):
-    assert run(*tiny_args, "--out", copied, "--rows", "Masked", "--log_every", "7", "--checkpoint_seconds", "1") == 0
+    assert (
+        run(
+            *tiny_args,
+            "--out",
+            copied,
+            "--rows",
+            "Masked",
+            "--log_every",
+            "7",
+            "--checkpoint_seconds",
+            "1",
+        )
+        == 0
+    )
 
 
 def test_out_that_cannot_be_made(tmp_path, tiny_args, capsys):
@@ -231,6 +320,7 @@ def test_a_json_file_that_a_crash_left_empty_is_named(copied, tiny_args, capsys,
 def test_full_disk(tmp_path, tiny_args, capsys, monkeypatch):
     def full(state, path):
         raise OSError(28, "No space left on device")
+
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
         assert run(*tiny_args, "--out", tmp_path, "--rows", "Masked") == 2
@@ -239,60 +329,124 @@ def test_full_disk(tmp_path, tiny_args, capsys, monkeypatch):
 
 def test_ctrl_c_ends_with_130_and_a_sentence(tmp_path, tiny_args, capsys, monkeypatch):
     import signal
+
     from ppad import trainer
+
     learn = trainer.Game.finetune_detector
 
     def interrupted(self, *arguments):
         signal.raise_signal(signal.SIGINT)
         return learn(self, *arguments)
+
     monkeypatch.setattr(trainer.Game, "finetune_detector", interrupted)
     assert run(*tiny_args, "--out", tmp_path, "--rows", "Masked") == 130
-    assert "stopped at start: A detector step 1; the same command goes on from here" in capsys.readouterr().err
+    assert (
+        "stopped at start: A detector step 1; the same command goes on from here"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_gpu_that_is_not_there(tiny_args, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run(*tiny_args, "--out", tmp_path, "--device", "cuda") == 2
-    assert "device is 'cuda', but torch sees no GPU here: use --device cpu" in capsys.readouterr().err
+    assert (
+        "device is 'cuda', but torch sees no GPU here: use --device cpu" in capsys.readouterr().err
+    )
 
 
 def test_file_names_are_fit_for_every_system():
     names = [reproduce.file_name(row) for row in reproduce.ROWS]
-    assert len(set(names)) == len(names) == 11 and all(set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") for name in names)
+    assert len(set(names)) == len(names) == 11 and all(
+        set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
+        for name in names
+    )
 
 
 # ------------------------------------------------------------------ photographs
+
 
 @pytest.fixture
 def photos(tmp_path):
     """A folder as the photo preset reads it, of drawn pictures: 4 + 4 people, 6 + 4 frames."""
     root, world = tmp_path / "photos", datasets.ToyWorld(0)
-    marks, notes, found = [["file", *readers.POINT_COLUMNS]], [["file", "split", "action", "width", "height", *readers.BOX_COLUMNS]], [["file", *readers.BOX_COLUMNS]]
+    marks, notes, found = (
+        [["file", *readers.POINT_COLUMNS]],
+        [["file", "split", "action", "width", "height", *readers.BOX_COLUMNS]],
+        [["file", *readers.BOX_COLUMNS]],
+    )
     for person in range(8):
         folder = f"{'train' if person < 4 else 'test'}/P{person}"
         (root / "faces" / folder).mkdir(parents=True)
         for number in range(3):
-            face, name = world.face(person, number, size=40), f"{folder}/P{person}_{number + 1:04d}.png"
+            face, name = (
+                world.face(person, number, size=40),
+                f"{folder}/P{person}_{number + 1:04d}.png",
+            )
             Image.fromarray(face.image).save(root / "faces" / name)
             marks.append([name, *(f"{value:.2f}" for value in face.landmarks.reshape(-1))])
     (root / "actions").mkdir()
     for number in range(10):
         scene, name = world.scene(number % 2, number % 8, number, size=96), f"{number}.png"
         Image.fromarray(scene.image).save(root / "actions" / name)
-        notes.append([name, "train" if number < 6 else "test", ("a", "b")[number % 2], 96, 96, *(f"{v:.2f}" for v in scene.box.reshape(-1))])
+        notes.append(
+            [
+                name,
+                "train" if number < 6 else "test",
+                ("a", "b")[number % 2],
+                96,
+                96,
+                *(f"{v:.2f}" for v in scene.box.reshape(-1)),
+            ]
+        )
         found.append([name, *(f"{value:.2f}" for value in scene.face_box)])
-    for path, rows in (("faces/landmarks.csv", marks), ("actions/annotations.csv", notes), ("actions/faces.csv", found)):
+    for path, rows in (
+        ("faces/landmarks.csv", marks),
+        ("actions/annotations.csv", notes),
+        ("actions/faces.csv", found),
+    ):
         (root / path).write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
-    pairs = ["2\t2", "P4\t1\t2", "P5\t1\t2", "P4\t1\tP5\t3", "P4\t2\tP5\t2", "P6\t1\t3", "P7\t1\t2", "P6\t1\tP7\t1", "P6\t2\tP7\t3"]
+    pairs = [
+        "2\t2",
+        "P4\t1\t2",
+        "P5\t1\t2",
+        "P4\t1\tP5\t3",
+        "P4\t2\tP5\t2",
+        "P6\t1\t3",
+        "P7\t1\t2",
+        "P6\t1\tP7\t1",
+        "P6\t2\tP7\t3",
+    ]
     (root / "faces/pairs_test.txt").write_text("\n".join(pairs) + "\n")
     return root
 
 
 @pytest.fixture
 def photo_args(photos, tiny_args):
-    return ["--preset", "photo", "--detector_body", "toy", *tiny_args, "--train_identities", "0", "--pictures_each", "0",
-            "--train_frames", "0", "--test_frames", "0", "--batch_frames", "2", "--rows", "Masked",
-            "--faces", photos / "faces", "--actions", photos / "actions", "--out", photos / "run"]
+    return [
+        "--preset",
+        "photo",
+        "--detector_body",
+        "toy",
+        *tiny_args,
+        "--train_identities",
+        "0",
+        "--pictures_each",
+        "0",
+        "--train_frames",
+        "0",
+        "--test_frames",
+        "0",
+        "--batch_frames",
+        "2",
+        "--rows",
+        "Masked",
+        "--faces",
+        photos / "faces",
+        "--actions",
+        photos / "actions",
+        "--out",
+        photos / "run",
+    ]
 
 
 def edit(path, old, new):
@@ -312,8 +466,17 @@ def test_photographs_from_folders(photos, photo_args, capsys):
     assert "skipped: " in (error := capsys.readouterr().err) and "P1_0002.png" in error
     results = read(photos / "run/results.json")
     assert results["preset"] == "photo" and set(results["rows"][0]["AP"]) == {"a", "b"}
-    assert results["counts"] == {"train_faces": 11, "train_people": 4, "test_faces": 12, "test_people": 4, "pairs": 8,
-                                 "pairs_dropped": 0, "train_frames": 6, "test_frames": 4, "skipped": 1}
+    assert results["counts"] == {
+        "train_faces": 11,
+        "train_people": 4,
+        "test_faces": 12,
+        "test_people": 4,
+        "pairs": 8,
+        "pairs_dropped": 0,
+        "train_frames": 6,
+        "test_frames": 4,
+        "skipped": 1,
+    }
 
 
 def test_folders_are_read_once_for_all_seeds(photos, photo_args, monkeypatch):
@@ -322,6 +485,7 @@ def test_folders_are_read_once_for_all_seeds(photos, photo_args, monkeypatch):
     def noted(folder, *rest, **how):
         folders.append(folder.name)
         return read_faces(folder, *rest, **how)
+
     monkeypatch.setattr(datasets, "read_faces", noted)
     assert run(*photo_args, "--seed", 0, 1) == 0
     assert folders == ["train", "test"]
@@ -336,7 +500,10 @@ def test_a_picture_that_is_gone_when_the_run_goes_on(photos, photo_args, capsys)
     assert run(*photo_args, "--rows", "Edge") == 2
     error = capsys.readouterr().err
     assert "P1_0002.png: cannot be read" in error and "move it away" not in error
-    assert "count was 12 when this run began and is 11 now: restore the pictures that were there, or choose another --out" in error
+    assert (
+        "count was 12 when this run began and is 11 now: restore the pictures that were there, or choose another --out"
+        in error
+    )
     picture.write_bytes(whole)
     assert run(*photo_args, "--rows", "Edge") == 0
 
@@ -345,21 +512,57 @@ def line_of(path, start):
     return next(line for line in path.read_text().splitlines() if line.startswith(start))
 
 
-@pytest.mark.parametrize("spoil, sentence", [
-    (lambda root: truncate(root / "faces/test/P4/P4_0001.png"), "P4_0001.png: cannot be read as a picture"),
-    (lambda root: truncate(root / "actions/7.png"), "7.png: cannot be read as a picture"),
-    (lambda root: edit(root / "faces/landmarks.csv", line_of(root / "faces/landmarks.csv", "test/P5/P5_0001"), ""),
-     "P5_0001.png: the landmark table has no landmarks for it"),
-    (lambda root: edit(root / "actions/annotations.csv", line_of(root / "actions/annotations.csv", "2.png"), "2.png,train,a,96,96,10,10,10,50"),
-     "has no area"),
-    (lambda root: edit(root / "actions/faces.csv", line_of(root / "actions/faces.csv", "3.png"), "3.png,200,200,220,220"),
-     "lies outside its 96 x 96 picture"),
-    (lambda root: edit(root / "actions/annotations.csv", "0.png,train,a", "0.png,train,"), "action is empty"),
-    (lambda root: edit(root / "faces/pairs_test.txt", "2\t2", "10\t300"), "its first line promises 6000"),
-    (lambda root: shutil.rmtree(root / "faces/test"), "test does not exist: give --faces and --actions prepared folders"),
-    (lambda root: (root / "actions/faces.csv").unlink(), "faces.csv does not exist"),
-    (lambda root: edit(root / "actions/annotations.csv", "x_min", "left"), "lacks the column(s) x_min"),
-])
+@pytest.mark.parametrize(
+    "spoil, sentence",
+    [
+        (
+            lambda root: truncate(root / "faces/test/P4/P4_0001.png"),
+            "P4_0001.png: cannot be read as a picture",
+        ),
+        (lambda root: truncate(root / "actions/7.png"), "7.png: cannot be read as a picture"),
+        (
+            lambda root: edit(
+                root / "faces/landmarks.csv",
+                line_of(root / "faces/landmarks.csv", "test/P5/P5_0001"),
+                "",
+            ),
+            "P5_0001.png: the landmark table has no landmarks for it",
+        ),
+        (
+            lambda root: edit(
+                root / "actions/annotations.csv",
+                line_of(root / "actions/annotations.csv", "2.png"),
+                "2.png,train,a,96,96,10,10,10,50",
+            ),
+            "has no area",
+        ),
+        (
+            lambda root: edit(
+                root / "actions/faces.csv",
+                line_of(root / "actions/faces.csv", "3.png"),
+                "3.png,200,200,220,220",
+            ),
+            "lies outside its 96 x 96 picture",
+        ),
+        (
+            lambda root: edit(root / "actions/annotations.csv", "0.png,train,a", "0.png,train,"),
+            "action is empty",
+        ),
+        (
+            lambda root: edit(root / "faces/pairs_test.txt", "2\t2", "10\t300"),
+            "its first line promises 6000",
+        ),
+        (
+            lambda root: shutil.rmtree(root / "faces/test"),
+            "test does not exist: give --faces and --actions prepared folders",
+        ),
+        (lambda root: (root / "actions/faces.csv").unlink(), "faces.csv does not exist"),
+        (
+            lambda root: edit(root / "actions/annotations.csv", "x_min", "left"),
+            "lacks the column(s) x_min",
+        ),
+    ],
+)
 def test_bad_photographs(photos, photo_args, capsys, spoil, sentence):
     spoil(photos)
     assert run(*photo_args) == 2
@@ -368,33 +571,74 @@ def test_bad_photographs(photos, photo_args, capsys, spoil, sentence):
 
 
 def test_missing_photographs(tmp_path, capsys):
-    assert run("--preset", "photo", "--faces", tmp_path / "nowhere", "--actions", tmp_path, "--out", tmp_path / "run") == 2
+    assert (
+        run(
+            "--preset",
+            "photo",
+            "--faces",
+            tmp_path / "nowhere",
+            "--actions",
+            tmp_path,
+            "--out",
+            tmp_path / "run",
+        )
+        == 2
+    )
     assert "nowhere" in (error := capsys.readouterr().err) and "see the README" in error
 
 
 # ------------------------------------------------------------------ kill -9
 
-def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(finished, copied, tmp_path, tiny_args):
+
+def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
+    finished, copied, tmp_path, tiny_args
+):
     """The same small run, killed in D's and A's start, in the game and in the attacker's training, gives the same numbers."""
     words = [*tiny_args, "--rows", "Ours", "--seed", "0"]
-    assert run(*words, "--out", copied) == 0                                   # the unbroken run's numbers for this one row
+    assert run(*words, "--out", copied) == 0  # the unbroken run's numbers for this one row
     wanted, out = read(copied / "results.json"), tmp_path / "killed"
-    command = [sys.executable, "-m", "ppad.reproduce", *words, "--checkpoint_seconds", "0", "--out", str(out)]
-    alike = {**os.environ, "OMP_NUM_THREADS": "1"}                             # as here: threads change the order of sums
+    command = [
+        sys.executable,
+        "-m",
+        "ppad.reproduce",
+        *words,
+        "--checkpoint_seconds",
+        "0",
+        "--out",
+        str(out),
+    ]
+    alike = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: threads change the order of sums
     for folder in ("seed0/start/detector", "seed0/Ours", "seed0/Ours/retrained"):
-        process = subprocess.Popen(command, cwd=ROOT, env=alike, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=alike, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 120
-        while not (out / folder / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not (out / folder / "checkpoint.pt").exists()
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.002)
         process.kill()
         process.wait()
         assert (out / folder / "checkpoint.pt").exists() and not (out / "results.json").exists()
-    assert subprocess.run(command, cwd=ROOT, env=alike, capture_output=True, text=True).returncode == 0
+    assert (
+        subprocess.run(command, cwd=ROOT, env=alike, capture_output=True, text=True).returncode == 0
+    )
     got = read(out / "results.json")
     for results in (wanted, got):
-        for key in ("minutes", "minutes_by_row", "core_minutes", "hardware", "config"):          # config holds checkpoint_seconds
+        for key in (
+            "minutes",
+            "minutes_by_row",
+            "core_minutes",
+            "hardware",
+            "config",
+        ):  # config holds checkpoint_seconds
             del results[key]
     assert got == wanted
-    logs = [[(line["stage"], line["step"]) for line in read_log(folder / "seed0/Ours/log.jsonl")] for folder in (finished, out)]
+    logs = [
+        [(line["stage"], line["step"]) for line in read_log(folder / "seed0/Ours/log.jsonl")]
+        for folder in (finished, out)
+    ]
     assert logs[0] == logs[1]
     assert not list(out.rglob("*.tmp"))

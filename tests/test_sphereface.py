@@ -46,11 +46,14 @@ def by_hand_count(units, width=64, embedding=512, pixels=7 * 6):
         (4, (0, 0, 0, 0), 12_562_496),
     ],
 )
-@pytest.mark.rubric("depth and parameter count are SphereFace's", points=3, hint=
-    "Residual units per stage: 1, 2, 4, 1 for depth 20, 0, 1, 2, 0 for depth 10, none for depth 4; channels double "
+@pytest.mark.rubric(
+    "depth and parameter count are SphereFace's",
+    points=3,
+    hint="Residual units per stage: 1, 2, 4, 1 for depth 20, 0, 1, 2, 0 for depth 10, none for depth 4; channels double "
     "from stage to stage. Too many parameters: a norm or a second bias. Too few: one slope a layer, where PReLU has "
     "one slope per channel, or no bias. Padding 1 and stride 2 halve a side rounding up, and fc5 is sized to what is "
-    "left.")
+    "left.",
+)
 def test_depth_and_parameters_without_fc6(depth, units, parameters):
     with torch.device("meta"):
         recognizer = SphereFace(SphereFaceConfig(depth=depth))
@@ -79,9 +82,12 @@ def test_fc5_fits_any_input_size(input_size, left):
     assert count(recognizer) == by_hand_count((0, 1, 2, 0), 4, 16, left)
 
 
-@pytest.mark.rubric("a residual unit is x + PReLU(conv(PReLU(conv(x))))", points=3, hint=
-    "Both activations come before the sum and none after it: an activation after the sum is ResNet's block, not this "
-    "one. PReLU has one slope per channel, each conv a bias and padding 1.")
+@pytest.mark.rubric(
+    "a residual unit is x + PReLU(conv(PReLU(conv(x))))",
+    points=3,
+    hint="Both activations come before the sum and none after it: an activation after the sum is ResNet's block, not this "
+    "one. PReLU has one slope per channel, each conv a bias and padding 1.",
+)
 def test_residual_unit_is_the_formula(use_order):
     torch.manual_seed(0)
     unit = ResidualUnit(3).double()
@@ -97,13 +103,18 @@ def test_residual_unit_is_the_formula(use_order):
     assert not torch.equal(a1, torch.full_like(a1, a1[0].item()))  # one slope per channel
 
 
-@pytest.mark.rubric("the whole network is the table's", points=3, hint=
-    "Each stage begins with its stride-2 conv and PReLU, and its residual units follow. fc5 reads (C, h, w) flattened "
-    "in that order and has no activation: an embedding may be negative.")
+@pytest.mark.rubric(
+    "the whole network is the table's",
+    points=3,
+    hint="Each stage begins with its stride-2 conv and PReLU, and its residual units follow. fc5 reads (C, h, w) flattened "
+    "in that order and has no activation: an embedding may be negative.",
+)
 def test_forward_equals_the_network_written_out_by_hand(use_order):
     """Depth 10, every weight and slope at random: strides, order, the one sum a unit, and fc5 without activation."""
     torch.manual_seed(0)
-    recognizer = SphereFace(SphereFaceConfig(depth=10, width=2, embedding=5, input_size=(20, 12))).double()
+    recognizer = SphereFace(
+        SphereFaceConfig(depth=10, width=2, embedding=5, input_size=(20, 12))
+    ).double()
     for parameter in recognizer.parameters():
         nn.init.normal_(parameter, std=0.3)
     x = torch.randn(2, 3, 20, 12).double()
@@ -125,9 +136,12 @@ def test_forward_equals_the_network_written_out_by_hand(use_order):
     torch.testing.assert_close(out, h.reshape(2, -1) @ w.T + b)
 
 
-@pytest.mark.rubric("weights start as the original's", points=2, hint=
-    "Caffe's xavier is uniform up to sqrt(3 / fan_in), which torch's xavier_uniform_ is not; convs inside residual "
-    "units are normal with standard deviation 0.01; biases 0, slopes 0.25.")
+@pytest.mark.rubric(
+    "weights start as the original's",
+    points=2,
+    hint="Caffe's xavier is uniform up to sqrt(3 / fan_in), which torch's xavier_uniform_ is not; convs inside residual "
+    "units are normal with standard deviation 0.01; biases 0, slopes 0.25.",
+)
 def test_initialisation():
     torch.manual_seed(0)
     recognizer = SphereFace(SphereFaceConfig(depth=20, width=16, embedding=64))
@@ -152,9 +166,12 @@ def test_initialisation():
     assert 0.98 * bound < head.abs().max() <= bound
 
 
-@pytest.mark.rubric("an embedding depends on its own picture only", points=2, hint=
-    "There is no batch norm anywhere, and no other state: a face must get the same embedding alone and in company, in "
-    "training and in testing.")
+@pytest.mark.rubric(
+    "an embedding depends on its own picture only",
+    points=2,
+    hint="There is no batch norm anywhere, and no other state: a face must get the same embedding alone and in company, in "
+    "training and in testing.",
+)
 def test_an_embedding_depends_on_its_own_picture_only():
     torch.manual_seed(0)
     recognizer = toy().train()
@@ -166,9 +183,12 @@ def test_an_embedding_depends_on_its_own_picture_only():
     assert not list(recognizer.buffers())
 
 
-@pytest.mark.rubric("the head gives cosines and lengths", points=3, hint=
-    "Divide both the embedding and each row of `weight` by their lengths; no bias; norms keep their last axis, (B, 1). "
-    "Rounding leaves 1.0000001: clamp the cosines to [-1, 1]. A zero embedding gives 0, not nan.")
+@pytest.mark.rubric(
+    "the head gives cosines and lengths",
+    points=3,
+    hint="Divide both the embedding and each row of `weight` by their lengths; no bias; norms keep their last axis, (B, 1). "
+    "Rounding leaves 1.0000001: clamp the cosines to [-1, 1]. A zero embedding gives 0, not nan.",
+)
 def test_head_gives_cosines_and_lengths():
     head = AngularMarginHead(2, 3)
     with torch.no_grad():
@@ -180,9 +200,12 @@ def test_head_gives_cosines_and_lengths():
     torch.testing.assert_close(norms, torch.tensor([[5.0], [2.0]]))
 
 
-@pytest.mark.rubric("the head normalises its weight at every forward", points=2, hint=
-    "Normalise `weight` inside forward, each time, and inside the graph: normalised once at the start, its rows grow "
-    "with the first update; under no_grad or detached, the gradient would push along them.")
+@pytest.mark.rubric(
+    "the head normalises its weight at every forward",
+    points=2,
+    hint="Normalise `weight` inside forward, each time, and inside the graph: normalised once at the start, its rows grow "
+    "with the first update; under no_grad or detached, the gradient would push along them.",
+)
 def test_head_forgets_the_length_of_its_weights_at_every_forward():
     torch.manual_seed(0)
     head = AngularMarginHead(16, 7)
@@ -224,9 +247,12 @@ def test_head_gradients_match_numeric_ones():
 
 
 @pytest.mark.parametrize("shape", [(3, 56, 48), (1, 1, 56, 48), (1, 3, 48, 56), (1, 3, 112, 96)])
-@pytest.mark.rubric("wrong shapes and settings are refused", points=2, hint=
-    "Raise ValueError naming the field and the shape wanted: faces (B, 3, height, width), in this order, embeddings "
-    "(B, E), every setting of the config.")
+@pytest.mark.rubric(
+    "wrong shapes and settings are refused",
+    points=2,
+    hint="Raise ValueError naming the field and the shape wanted: faces (B, 3, height, width), in this order, embeddings "
+    "(B, E), every setting of the config.",
+)
 def test_wrong_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="faces.*56.*48"):
         toy()(torch.zeros(shape))

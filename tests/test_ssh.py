@@ -1,4 +1,5 @@
 """SSH: sizes and grids by hand, coding and mining against plain loops, four pictures learnt by heart, shipped weights."""
+
 import csv
 import sys
 import time
@@ -12,7 +13,17 @@ from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import box_iou
 
 from ppad import ssh
-from ppad.ssh import SSH, Scenes, anchors_for, labelled, mined, shifted, shifts_to, ssh_loss, train_light
+from ppad.ssh import (
+    SSH,
+    Scenes,
+    anchors_for,
+    labelled,
+    mined,
+    shifted,
+    shifts_to,
+    ssh_loss,
+    train_light,
+)
 
 
 def conv(i, o, k=3):
@@ -21,7 +32,7 @@ def conv(i, o, k=3):
 
 def module(i, w):
     half = w // 2
-    return (conv(i, w) + conv(i, half) + 3 * conv(half, half) + conv(2 * w, 4, 1) + conv(2 * w, 8, 1))
+    return conv(i, w) + conv(i, half) + 3 * conv(half, half) + conv(2 * w, 4, 1) + conv(2 * w, 8, 1)
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +44,17 @@ def vgg():
 def test_vgg_form_has_the_published_size(vgg):
     model = vgg
     heads = 2 * conv(512, 128, 1) + conv(128, 128) + module(128, 128) + 2 * module(512, 256)
-    assert sum(p.numel() for p in model.parameters()) == 14_714_688 + heads      # VGG-16 up to conv5_3, and the heads
+    assert (
+        sum(p.numel() for p in model.parameters()) == 14_714_688 + heads
+    )  # VGG-16 up to conv5_3, and the heads
     frozen = [p.numel() for p in model.parameters() if not p.requires_grad]
-    assert sum(frozen) == conv(3, 64) + conv(64, 64) + conv(64, 128) + conv(128, 128)    # conv1 and conv2
-    heads = [m.a.weight for m in (model.m1, model.m2, model.m3)] + [model.join.weight, model.m2.score.weight]
+    assert sum(frozen) == conv(3, 64) + conv(64, 64) + conv(64, 128) + conv(
+        128, 128
+    )  # conv1 and conv2
+    heads = [m.a.weight for m in (model.m1, model.m2, model.m3)] + [
+        model.join.weight,
+        model.m2.score.weight,
+    ]
     assert all(abs(w.std() - 0.01) < 0.001 and abs(w.mean()) < 0.001 for w in heads)
 
 
@@ -46,15 +64,23 @@ def test_light_form_is_small_and_of_the_same_modules(vgg):
     assert [n for n, _ in light.m1.named_parameters()] == [n for n, _ in full.m1.named_parameters()]
 
 
-@pytest.mark.parametrize("body, size", [("light", (64, 96)), ("light", (50, 70)), ("light", (1, 1)), ("vgg16", (40, 64))])
+@pytest.mark.parametrize(
+    "body, size", [("light", (64, 96)), ("light", (50, 70)), ("light", (1, 1)), ("vgg16", (40, 64))]
+)
 def test_outputs_and_anchors_agree(body, size, vgg):
-    logits, shifts = (vgg if body == "vgg16" else SSH().eval())(torch.zeros(2, *size, 3, dtype=torch.uint8))
+    logits, shifts = (vgg if body == "vgg16" else SSH().eval())(
+        torch.zeros(2, *size, 3, dtype=torch.uint8)
+    )
     anchors, modules = anchors_for(*size)
-    assert logits.shape == (2, len(anchors), 2) and shifts.shape == (2, len(anchors), 4) and len(modules) == len(anchors)
+    assert (
+        logits.shape == (2, len(anchors), 2)
+        and shifts.shape == (2, len(anchors), 4)
+        and len(modules) == len(anchors)
+    )
 
 
 def test_anchors_by_hand():
-    anchors, modules = anchors_for(32, 64)                                # M1: 4x8 cells, M2: 2x4, M3: 1x2
+    anchors, modules = anchors_for(32, 64)  # M1: 4x8 cells, M2: 2x4, M3: 1x2
     assert [int((modules == m).sum()) for m in range(3)] == [64, 16, 4]
     assert anchors[:3].tolist() == [[-4, -4, 12, 12], [-12, -12, 20, 20], [4, -4, 20, 12]]
     assert anchors[64].tolist() == [8 - 32, 8 - 32, 8 + 32, 8 + 32]
@@ -70,8 +96,8 @@ def test_outputs_come_in_the_order_of_the_anchors():
     logits, shifts = module(torch.randn(2, 8, 5, 7))
     for row, col, a in ((0, 0, 0), (0, 1, 1), (3, 6, 0), (4, 2, 1)):
         place = (row * 7 + col) * 2 + a
-        assert torch.equal(logits[1, place], seen[0][1, 2 * a:2 * a + 2, row, col])
-        assert torch.equal(shifts[1, place], seen[1][1, 4 * a:4 * a + 4, row, col])
+        assert torch.equal(logits[1, place], seen[0][1, 2 * a : 2 * a + 2, row, col])
+        assert torch.equal(shifts[1, place], seen[1][1, 4 * a : 4 * a + 4, row, col])
 
 
 def test_shifts_come_back_and_match_a_hand_case():
@@ -84,9 +110,17 @@ def test_shifts_come_back_and_match_a_hand_case():
 
 
 def test_labels_by_hand():
-    anchors = torch.tensor([[0.0, 0, 16, 16], [0, 0, 16, 8.0], [0, 0, 16, 6.4], [100, 100, 116, 116], [0, 0, 8, 8]])
+    anchors = torch.tensor(
+        [[0.0, 0, 16, 16], [0, 0, 16, 8.0], [0, 0, 16, 6.4], [100, 100, 116, 116], [0, 0, 8, 8]]
+    )
     labels, which = labelled(anchors, torch.tensor([[0.0, 0, 16, 16], [110, 110, 118, 118]]))
-    assert labels.tolist() == [1, 1, -1, 1, 0]            # IoU 1, 0.5, 0.4, the second face's best (0.13), 0.25
+    assert labels.tolist() == [
+        1,
+        1,
+        -1,
+        1,
+        0,
+    ]  # IoU 1, 0.5, 0.4, the second face's best (0.13), 0.25
     assert which[[0, 1, 3]].tolist() == [0, 0, 1]
     assert labelled(anchors, torch.zeros(0, 4))[0].tolist() == [0] * 5
 
@@ -95,7 +129,7 @@ def test_mining_takes_the_hardest():
     labels = torch.tensor([1] * 100 + [0] * 500 + [-1] * 20)
     score = torch.rand(620)
     positive, negative = mined(labels, score)
-    assert len(positive) == 64 and len(negative) == 192                   # 25 % of 256
+    assert len(positive) == 64 and len(negative) == 192  # 25 % of 256
     assert set(positive.tolist()) == set(sorted(range(100), key=lambda i: score[i])[:64])
     assert set(negative.tolist()) == set(sorted(range(100, 600), key=lambda i: -score[i])[:192])
     positive, negative = mined(torch.tensor([1, 0, 0, -1]), torch.rand(4))
@@ -104,34 +138,50 @@ def test_mining_takes_the_hardest():
 
 def test_loss_of_one_face_by_hand():
     anchors, modules = anchors_for(32, 32)
-    face = anchors[[20]]                                                  # an anchor of M1 exactly
+    face = anchors[[20]]  # an anchor of M1 exactly
     logits, shifts = torch.zeros(1, len(anchors), 2), torch.zeros(1, len(anchors), 4)
-    assert torch.isclose(ssh_loss(logits, shifts, anchors, modules, [face]), torch.tensor(3 * np.log(2)).float())
-    shifts[0, 20, 0] = 1.0                                                # smooth L1: 1 - beta / 2
+    assert torch.isclose(
+        ssh_loss(logits, shifts, anchors, modules, [face]), torch.tensor(3 * np.log(2)).float()
+    )
+    shifts[0, 20, 0] = 1.0  # smooth L1: 1 - beta / 2
     positives = labelled(anchors, face)[0] == 1
     assert positives.sum() == 1
     wanted = 3 * np.log(2) + 1 - ssh.SMOOTH_L1_BETA / 2
-    assert torch.isclose(ssh_loss(logits, shifts, anchors, modules, [face]), torch.tensor(wanted).float())
+    assert torch.isclose(
+        ssh_loss(logits, shifts, anchors, modules, [face]), torch.tensor(wanted).float()
+    )
 
 
 def test_loss_of_empty_pictures_has_a_gradient():
     anchors, modules = anchors_for(64, 64)
     logits = torch.zeros(2, len(anchors), 2, requires_grad=True)
-    ssh_loss(logits, torch.zeros(2, len(anchors), 4), anchors, modules, [torch.zeros(0, 4)] * 2).backward()
-    assert logits.grad[..., 1].min() >= 0 and logits.grad[..., 1].max() > 0      # faces are pushed down only
+    ssh_loss(
+        logits, torch.zeros(2, len(anchors), 4), anchors, modules, [torch.zeros(0, 4)] * 2
+    ).backward()
+    assert (
+        logits.grad[..., 1].min() >= 0 and logits.grad[..., 1].max() > 0
+    )  # faces are pushed down only
 
 
 def test_imagenet_weights_fold_into_bgr_input(vgg):
-    reference = torch.nn.ModuleDict({"features": make_layers(cfgs["D"])})  # torchvision's VGG-16, random weights
+    reference = torch.nn.ModuleDict(
+        {"features": make_layers(cfgs["D"])}
+    )  # torchvision's VGG-16, random weights
     model, state = vgg, reference.state_dict()
     model.load_imagenet({**state, "classifier.0.weight": torch.zeros(1)})
     own = model.body.state_dict()
-    assert own.keys() == {k for k in state} and all(torch.equal(own[k], state[k]) for k in own if ".0." not in k)
+    assert own.keys() == {k for k in state} and all(
+        torch.equal(own[k], state[k]) for k in own if ".0." not in k
+    )
     x = torch.rand(1, 3, 32, 32)
-    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    mean, std = (
+        torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
     bgr = x.flip(1) * 255 - torch.tensor(ssh.MEAN_BGR)[:, None, None]
     wanted, got = reference["features"][:2]((x - mean) / std), model.body.features[:2](bgr)
-    assert torch.allclose(got[..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1], atol=1e-4)      # edges: padding differs
+    assert torch.allclose(
+        got[..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1], atol=1e-4
+    )  # edges: padding differs
     with pytest.raises(ValueError, match="vgg16"):
         SSH("light").load_imagenet(state)
 
@@ -146,14 +196,23 @@ def four(size=64):
         frame[(x - cx) ** 2 + (y - cy) ** 2 < r * r] = (220, 180, 150)
         for ex in (cx - r / 3, cx + r / 3):
             frame[(x - ex) ** 2 + (y - cy + r / 4) ** 2 < (r / 6) ** 2] = 20
-        drawn.append((frame.astype(np.uint8), np.array([[cx - r, cy - r, cx + r, cy + r]], np.float32)))
+        drawn.append(
+            (frame.astype(np.uint8), np.array([[cx - r, cy - r, cx + r, cy + r]], np.float32))
+        )
     return drawn
 
 
 @pytest.fixture(scope="module")
 def learnt():
-    pictures, turn, lines = four(), iter(range(10 ** 6)), []
-    model = train_light(lambda rng, size: pictures[next(turn) % 4], steps=200, batch=4, size=64, lr=4e-3, log=lines.append)
+    pictures, turn, lines = four(), iter(range(10**6)), []
+    model = train_light(
+        lambda rng, size: pictures[next(turn) % 4],
+        steps=200,
+        batch=4,
+        size=64,
+        lr=4e-3,
+        log=lines.append,
+    )
     return model, pictures, lines
 
 
@@ -161,7 +220,9 @@ def test_training_learns_four_pictures(learnt):
     model, pictures, lines = learnt
     losses = [float(line.split()[-1]) for line in lines]
     assert losses[-1] < 0.1 * losses[0]
-    for answer, (_, boxes) in zip(model.find(np.stack([f for f, _ in pictures]), score=0.5), pictures):
+    for answer, (_, boxes) in zip(
+        model.find(np.stack([f for f, _ in pictures]), score=0.5), pictures
+    ):
         assert len(answer["boxes"]) >= 1
         assert box_iou(answer["boxes"][:1], torch.tensor(boxes)).item() > 0.7
 
@@ -187,7 +248,9 @@ def test_batches_equal_single_frames(learnt, monkeypatch):
 def test_saved_weights_come_back(learnt, tmp_path):
     model, pictures, _ = learnt
     model.save(tmp_path / "ssh.pt")
-    assert [p.name for p in tmp_path.iterdir()] == ["ssh.pt"] and (tmp_path / "ssh.pt").stat().st_size < 6e6
+    assert [p.name for p in tmp_path.iterdir()] == ["ssh.pt"] and (
+        tmp_path / "ssh.pt"
+    ).stat().st_size < 6e6
     again = SSH.load(tmp_path / "ssh.pt")
     frame = pictures[0][0][None]
     assert torch.equal(again.find(frame)[0]["boxes"], model.find(frame)[0]["boxes"])
@@ -195,11 +258,19 @@ def test_saved_weights_come_back(learnt, tmp_path):
 
 def test_the_rate_falls_with_the_clock_and_the_model_is_kept(monkeypatch):
     """`minutes` ends a run of many steps: a clock that goes on by 6 s a look leaves ten looks a minute."""
-    pictures, clock, kept = four(), iter(range(0, 10 ** 6, 6)), []
+    pictures, clock, kept = four(), iter(range(0, 10**6, 6)), []
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     lines = []
-    train_light(lambda rng, size: pictures[0], steps=10 ** 6, batch=1, size=64, minutes=1, bfloat16=True,
-                keep=lambda model: kept.append(model.kind), log=lines.append)
+    train_light(
+        lambda rng, size: pictures[0],
+        steps=10**6,
+        batch=1,
+        size=64,
+        minutes=1,
+        bfloat16=True,
+        keep=lambda model: kept.append(model.kind),
+        log=lines.append,
+    )
     assert 1 <= len(lines) <= 10 and kept == ["light"]
 
 
@@ -210,10 +281,13 @@ def test_half_precision_files_load_and_find_the_same(learnt, tmp_path):
     half.half().save(tmp_path / "half.pt")
     again, frame = SSH.load(tmp_path / "half.pt"), pictures[2][0][None]
     assert again.fine.weight.dtype == torch.float32
-    assert torch.allclose(again.find(frame, 0.5)[0]["boxes"][0], model.find(frame, 0.5)[0]["boxes"][0], atol=0.5)
+    assert torch.allclose(
+        again.find(frame, 0.5)[0]["boxes"][0], model.find(frame, 0.5)[0]["boxes"][0], atol=0.5
+    )
 
 
 # ---------------------------------------------------------------- the weights that come with the package
+
 
 @pytest.fixture(scope="module")
 def shipped():
@@ -250,8 +324,13 @@ def test_shipped_weights_find_real_faces(ppad_data, shipped):
 def write_data(root):
     """A little data folder with drawn pictures: two training stills, one test still, faces kept in and out."""
     actions, lfw = root / "photo_pack" / "actions", root / "lfw"
-    for folder in (actions, lfw / "lfw-deepfunneled" / "A", lfw / "lfw-deepfunneled" / "B",
-                   root / "photo_pack" / "faces" / "train" / "1", root / "photo_pack" / "faces" / "test" / "B"):
+    for folder in (
+        actions,
+        lfw / "lfw-deepfunneled" / "A",
+        lfw / "lfw-deepfunneled" / "B",
+        root / "photo_pack" / "faces" / "train" / "1",
+        root / "photo_pack" / "faces" / "test" / "B",
+    ):
         folder.mkdir(parents=True)
     frame, box = four(160)[1]
     picture, row = Image.fromarray(frame), ["0.99", *map(str, box[0])]
@@ -266,9 +345,18 @@ def write_data(root):
     def write(path, delimiter, rows):
         with open(path, "w", newline="") as f:
             csv.writer(f, delimiter=delimiter).writerows(rows)
-    write(actions / "annotations.csv", ",", [["file", "split"], ["s1.png", "train"], ["s2.png", "train"], ["s3.png", "test"]])
+
+    write(
+        actions / "annotations.csv",
+        ",",
+        [["file", "split"], ["s1.png", "train"], ["s2.png", "train"], ["s3.png", "test"]],
+    )
     write(actions / "faces.csv", ",", [columns, ["s1.png", *row], ["s3.png", *row]])
-    write(lfw / "landmarks.tsv", "\t", [columns, ["A/A_0001.jpg", *row], ["B/B_0001.jpg", *row], ["C/C.jpg", *["NONE"] * 5]])
+    write(
+        lfw / "landmarks.tsv",
+        "\t",
+        [columns, ["A/A_0001.jpg", *row], ["B/B_0001.jpg", *row], ["C/C.jpg", *["NONE"] * 5]],
+    )
 
 
 def test_nobody_of_the_test_half_is_trained_on(tmp_path):
@@ -290,7 +378,7 @@ def test_scenes_keep_the_test_half_out_and_draw_boxes_in_view(tmp_path):
         assert frame.shape == (128, 128, 3) and frame.dtype == np.uint8 and boxes.shape[1:] == (4,)
         assert (boxes >= 0).all() and (boxes <= 128).all() and (boxes[:, 2:] > boxes[:, :2]).all()
         counts.append(len(boxes))
-    assert min(counts) == 0 and max(counts) >= 2                          # negatives and several faces both occur
+    assert min(counts) == 0 and max(counts) >= 2  # negatives and several faces both occur
 
 
 def test_pasting_moves_boxes_with_pixels_and_hides_no_face_in_part():
@@ -299,22 +387,47 @@ def test_pasting_moves_boxes_with_pixels_and_hides_no_face_in_part():
     none, box = np.zeros((0, 4), np.float32), np.array([[5, 10, 15, 30]], np.float32)
     boxes = ssh.pasted(canvas, white, 2.0, (30, 10), box, none)
     assert boxes.tolist() == [[40, 30, 60, 70]]
-    assert np.asarray(canvas)[10:90, 30:70].min() == 255 and np.asarray(canvas).sum() == 255 * 3 * 80 * 40
-    assert ssh.pasted(canvas, white, 1.0, (50, 20), box, boxes).tolist() == boxes.tolist()       # would half hide it
-    assert ssh.pasted(canvas, white, 2.0, (92, 10), box, none).tolist() == []                    # out of view
+    assert (
+        np.asarray(canvas)[10:90, 30:70].min() == 255
+        and np.asarray(canvas).sum() == 255 * 3 * 80 * 40
+    )
+    assert (
+        ssh.pasted(canvas, white, 1.0, (50, 20), box, boxes).tolist() == boxes.tolist()
+    )  # would half hide it
+    assert ssh.pasted(canvas, white, 2.0, (92, 10), box, none).tolist() == []  # out of view
 
 
 def test_training_from_the_command_line(tmp_path, monkeypatch, capsys):
     write_data(tmp_path)
     out = tmp_path / "w.pt"
-    monkeypatch.setattr(sys, "argv", ["ssh", "--train", str(tmp_path), "--out", str(out), "--steps", "2", "--batch", "2",
-                                      "--size", "64", "--device", "cpu"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "ssh",
+            "--train",
+            str(tmp_path),
+            "--out",
+            str(out),
+            "--steps",
+            "2",
+            "--batch",
+            "2",
+            "--size",
+            "64",
+            "--device",
+            "cpu",
+        ],
+    )
     ssh.main()
     assert "step 1 loss" in capsys.readouterr().out
     assert SSH.load(out).kind == "light"
 
 
-@pytest.mark.parametrize("frames", [np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3)), np.zeros((1, 0, 8, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "frames",
+    [np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3)), np.zeros((1, 0, 8, 3), np.uint8)],
+)
 def test_bad_frames_are_named(frames):
     with pytest.raises(ValueError, match="frames"):
         SSH().find(frames)
@@ -331,6 +444,8 @@ def test_bad_body_missing_weights_and_data_are_named(tmp_path):
 
 def test_a_loss_that_blows_up_stops():
     frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    bad = np.array([[8, 8, 8, 40]], np.float32)                           # no width: the log of it is infinite
+    bad = np.array([[8, 8, 8, 40]], np.float32)  # no width: the log of it is infinite
     with pytest.raises(ValueError, match="lr"):
-        train_light(lambda rng, size: (frame, bad), steps=2, batch=1, size=64, log=lambda line: None)
+        train_light(
+            lambda rng, size: (frame, bad), steps=2, batch=1, size=64, log=lambda line: None
+        )

@@ -2,6 +2,7 @@
 
 The runs are the whole main job at its smallest, in forked processes, so that being killed costs no start of Python.
 """
+
 import io
 import os
 import random
@@ -49,7 +50,9 @@ def ended(pid):
 
 def result(out):
     """What a run leaves that the machine's speed does not decide."""
-    return {key: value for key, value in read(out / "results.json").items() if key not in OF_THE_MACHINE}
+    return {
+        key: value for key, value in read(out / "results.json").items() if key not in OF_THE_MACHINE
+    }
 
 
 def equal(a, b):
@@ -65,7 +68,10 @@ def assert_same_run(one, other):
     assert result(one) == result(other)
     for place in ("start/recognizer", "start/detector", "Ours", "Ours/retrained"):
         a, b = (out / "seed0" / place for out in (one, other))
-        assert equal(read_checkpoint(a / "checkpoint.pt")["parts"], read_checkpoint(b / "checkpoint.pt")["parts"]), place
+        assert equal(
+            read_checkpoint(a / "checkpoint.pt")["parts"],
+            read_checkpoint(b / "checkpoint.pt")["parts"],
+        ), place
         assert (a / "log.jsonl").read_text() == (b / "log.jsonl").read_text(), place
     assert not list(other.rglob("*.tmp"))
 
@@ -94,6 +100,7 @@ def unbroken(words, tmp_path_factory):
 
 # ------------------------------------------------------------------ kill -9
 
+
 def test_killed_twenty_times_at_random_moments(unbroken, words, tmp_path):
     """A run that gets through between two kills is compared and begun anew, so that no kill is wasted on a finished one."""
     wanted, seconds = unbroken
@@ -105,15 +112,16 @@ def test_killed_twenty_times_at_random_moments(unbroken, words, tmp_path):
             os.kill(pid, 9)
             kills += ended(pid) == -9
             states.add(tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))))
-        if (out / "results.json").exists():                     # the last file written
+        if (out / "results.json").exists():  # the last file written
             assert_same_run(wanted, out)
             shutil.rmtree(out)
-    assert kills == KILLS and len(states) > 3                   # at different stages of the work
+    assert kills == KILLS and len(states) > 3  # at different stages of the work
     assert ended(forked(lambda: run(*words, "--out", out))) == 0
     assert_same_run(wanted, out)
 
 
 # ------------------------------------------------------------------ a disk that is full for real
+
 
 def test_disk_full_during_a_save(tmp_path):
     """The system refuses to let the file grow, in the middle of torch's own writing: the checkpoint before stands."""
@@ -136,24 +144,36 @@ def test_disk_full_during_a_save(tmp_path):
     said = (tmp_path / "said").read_text()
     assert f"cannot write {tmp_path / 'a/checkpoint.pt'} (" in said
     assert "free some disk space and run the same command again; the last checkpoint stands" in said
-    assert read_checkpoint(tmp_path / "a/checkpoint.pt")["done"] == {"train": 4} and not list(tmp_path.rglob("*.tmp"))
+    assert read_checkpoint(tmp_path / "a/checkpoint.pt")["done"] == {"train": 4} and not list(
+        tmp_path.rglob("*.tmp")
+    )
     resumed, whole = Run(tmp_path / "a", width=4000).go(), Run(tmp_path / "b", width=4000).go()
-    assert resumed.seen[0] == 5 and same(resumed.state(), whole.state()) and lines(tmp_path / "a") == lines(tmp_path / "b")
+    assert (
+        resumed.seen[0] == 5
+        and same(resumed.state(), whole.state())
+        and lines(tmp_path / "a") == lines(tmp_path / "b")
+    )
 
 
 # ------------------------------------------------------------------ spoilt and foreign checkpoints
+
 
 def flipped(data):
     """One bit of the largest tensor is another: torch alone reads this without a word."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         largest = archive.read(max(archive.infolist(), key=lambda info: info.file_size))
     place = data.index(largest) + len(largest) // 2
-    return data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1:]
+    return data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :]
 
 
-@pytest.mark.parametrize("spoil", [flipped, lambda data: data[:len(data) // 2], lambda data: bytes(len(data))],
-                         ids=["one bit", "half of it", "zeros"])
-def test_spoilt_checkpoint_is_named_and_the_previous_one_goes_on(unbroken, words, tmp_path, capsys, spoil):
+@pytest.mark.parametrize(
+    "spoil",
+    [flipped, lambda data: data[: len(data) // 2], lambda data: bytes(len(data))],
+    ids=["one bit", "half of it", "zeros"],
+)
+def test_spoilt_checkpoint_is_named_and_the_previous_one_goes_on(
+    unbroken, words, tmp_path, capsys, spoil
+):
     wanted, out = unbroken[0], tmp_path / "run"
     shutil.copytree(wanted, out)
     for late in ("results.json", "seed0/Ours/row.json"):
@@ -163,8 +183,10 @@ def test_spoilt_checkpoint_is_named_and_the_previous_one_goes_on(unbroken, words
     before = path.read_bytes()
     assert run(*words, "--out", out) == 2
     said = capsys.readouterr().err
-    assert f"{path} cannot be read (" in said and "delete it to go on from checkpoint.prev.pt" in said
-    assert path.read_bytes() == before                          # theirs to delete
+    assert (
+        f"{path} cannot be read (" in said and "delete it to go on from checkpoint.prev.pt" in said
+    )
+    assert path.read_bytes() == before  # theirs to delete
     path.unlink()
     assert run(*words, "--out", out) == 0
     assert_same_run(wanted, out)
@@ -177,28 +199,52 @@ def test_checkpoint_of_another_preset_is_refused_with_the_fields(unbroken, words
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert run("--preset", "photo", "--out", out) == 2
     said = capsys.readouterr().err
-    assert "preset: 'toy' there, 'photo' here" in said and "face_size: 32 there, 128 here" in said and "choose another --out" in said
+    assert (
+        "preset: 'toy' there, 'photo' here" in said
+        and "face_size: 32 there, 128 here" in said
+        and "choose another --out" in said
+    )
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     for late in ("config.json", "results.json", "seed0/Ours/row.json", "seed0/start.json"):
         (out / late).unlink()
     assert run(*words, "--T1", "4", "--l1_weight", "2", "--out", out) == 2
     said = capsys.readouterr().err
-    assert "checkpoint.pt belongs to another configuration (T1: 3 there, 4 here; l1_weight: 5.0 there, 2.0 here)" in said
+    assert (
+        "checkpoint.pt belongs to another configuration (T1: 3 there, 4 here; l1_weight: 5.0 there, 2.0 here)"
+        in said
+    )
 
 
 # ------------------------------------------------------------------ spoilt pictures
 
-def test_spoilt_training_pictures_are_named_skipped_counted_and_replaced_by_nothing(photos, tiny, capsys):  # noqa: F811
+
+def test_spoilt_training_pictures_are_named_skipped_counted_and_replaced_by_nothing(
+    photos, tiny, capsys
+):
     spoilt = ["faces/train/P1/P1_0002.png", "faces/train/P3/P3_0003.png", "actions/0.png"]
     for name in spoilt:
         truncate(photos / name)
-    config = tiny(drawn=False, faces=str(photos / "faces"), actions=str(photos / "actions"), train_identities=0,
-                  pictures_each=0, train_frames=0, test_frames=0)
+    config = tiny(
+        drawn=False,
+        faces=str(photos / "faces"),
+        actions=str(photos / "actions"),
+        train_identities=0,
+        pictures_each=0,
+        train_frames=0,
+        test_frames=0,
+    )
     data, said = reproduce.load_data(config, 0), capsys.readouterr().err
     assert [line.split(":")[0] for line in said.splitlines()] == ["skipped"] * 3
-    assert all(sum(str(photos / name) in line for line in said.splitlines()) == 1 for name in spoilt)
+    assert all(
+        sum(str(photos / name) in line for line in said.splitlines()) == 1 for name in spoilt
+    )
     assert len(data.faces.skipped) + len(data.actions.skipped) == 3
-    assert len(data.faces) == len(set(data.faces.names)) == 10 and len(data.actions) == len(set(data.actions.names)) == 5
+    assert (
+        len(data.faces) == len(set(data.faces.names)) == 10
+        and len(data.actions) == len(set(data.actions.names)) == 5
+    )
     left = {Path(name).stem for name in data.faces.names} | set(data.actions.names)
     assert not left & {"P1_0002", "P3_0003", "0.png"}
-    assert len(torch.unique(data.faces.images.flatten(1), dim=0)) == 10        # no picture twice in the place of another
+    assert (
+        len(torch.unique(data.faces.images.flatten(1), dim=0)) == 10
+    )  # no picture twice in the place of another

@@ -1,4 +1,5 @@
 """Boxes made steady: against a slow offline oracle that sees the whole movie, and against hand-made movies."""
+
 import numpy as np
 import pytest
 
@@ -37,7 +38,11 @@ def offline(sightings, steady):
         if t <= frames[0] or t >= frames[-1]:
             return sightings[frames[0] if t <= frames[0] else frames[-1]]
         a, b = max(f for f in frames if f <= t), min(f for f in frames if f >= t)
-        return sightings[a] if a == b else sightings[a] + (sightings[b] - sightings[a]) * (t - a) / (b - a)
+        return (
+            sightings[a]
+            if a == b
+            else sightings[a] + (sightings[b] - sightings[a]) * (t - a) / (b - a)
+        )
 
     def grown(box, t):
         away = min(abs(t - f) for f in frames)
@@ -54,16 +59,20 @@ def offline(sightings, steady):
     return answer
 
 
-@pytest.mark.parametrize("steady", [Steady(), Steady(gap=4, hold=2, radius=1), Steady(gap=3, hold=9, radius=0)])
+@pytest.mark.parametrize(
+    "steady", [Steady(), Steady(gap=4, hold=2, radius=1), Steady(gap=3, hold=9, radius=0)]
+)
 def test_streaming_equals_the_whole_movie_at_once(steady):
     boxes, rng = walk(90, 1), np.random.default_rng(2)
     seen, n = {}, 0
-    for t in range(12, 80):                                  # absent at both ends
-        if rng.random() < 0.6 or n == steady.gap:            # and never missed for longer than a gap
+    for t in range(12, 80):  # absent at both ends
+        if rng.random() < 0.6 or n == steady.gap:  # and never missed for longer than a gap
             seen[t], n = boxes[t], 0
         else:
             n += 1
-    popped, tracker = steady_boxes([seen[t][None] if t in seen else np.zeros((0, 4)) for t in range(90)], steady)
+    popped, tracker = steady_boxes(
+        [seen[t][None] if t in seen else np.zeros((0, 4)) for t in range(90)], steady
+    )
     expected = offline(seen, steady)
     assert len(popped) == 90 and tracker.tracks == 1
     for t, got in enumerate(popped):
@@ -77,7 +86,10 @@ def test_what_was_sighted_is_covered_always(seed):
     """Many faces, wild ones among them, any of them missed at random: no pushed box leaves its popped ones."""
     rng = np.random.default_rng(seed)
     paths = [walk(60, 10 * seed + i, speed=1 + 12 * i) for i in range(4)]
-    detections = [np.array([path[t] for path in paths if rng.random() < 0.7]).reshape(-1, 4) for t in range(60)]
+    detections = [
+        np.array([path[t] for path in paths if rng.random() < 0.7]).reshape(-1, 4)
+        for t in range(60)
+    ]
     popped, tracker = steady_boxes(detections, Steady(gap=5, hold=3, radius=2))
     assert tracker.faces == sum(map(len, detections)) and tracker.frames == 60
     for t, boxes in enumerate(detections):
@@ -88,24 +100,41 @@ def test_missed_faces_are_covered():
     """30 % dropped at random: the box that was there, in what is painted (1.6 times), stays covered in every frame."""
     boxes, rng = walk(200, 3), np.random.default_rng(4)
     kept = rng.random(200) > 0.3
-    popped, tracker = steady_boxes([boxes[t][None] if kept[t] else np.zeros((0, 4)) for t in range(200)])
+    popped, tracker = steady_boxes(
+        [boxes[t][None] if kept[t] else np.zeros((0, 4)) for t in range(200)]
+    )
     runs = [len(run) for run in "".join("01"[int(k)] for k in kept).strip("0").split("1")]
-    assert tracker.longest_gap == max(runs) > 1 and tracker.tracks == 1 and tracker.frames_without_face == 0
+    assert (
+        tracker.longest_gap == max(runs) > 1
+        and tracker.tracks == 1
+        and tracker.frames_without_face == 0
+    )
     assert tracker.filled == (~kept).sum()
     for t in range(200):
-        centre, half = (popped[t][:, :2] + popped[t][:, 2:]) / 2, (popped[t][:, 2:] - popped[t][:, :2]) * 0.8
+        centre, half = (
+            (popped[t][:, :2] + popped[t][:, 2:]) / 2,
+            (popped[t][:, 2:] - popped[t][:, :2]) * 0.8,
+        )
         assert inside(boxes[t], np.concatenate([centre - half, centre + half], 1)), t
 
 
 def swinging(n, width, period, side=60.0):
     """A head that swings to and fro, `width` sides to either: (n, 4)."""
-    centre = np.stack([300 + side * width * np.sin(2 * np.pi * np.arange(n) / period), np.full(n, 200.0)], 1)
+    centre = np.stack(
+        [300 + side * width * np.sin(2 * np.pi * np.arange(n) / period), np.full(n, 200.0)], 1
+    )
     return np.concatenate([centre - side / 2, centre + side / 2], 1)
 
 
 def uncovered(boxes, popped):
     """Frames whose box does not lie in what is painted, 1.6 times one popped box."""
-    painted = [(np.tile((b[:, :2] + b[:, 2:]) / 2, 2) + 0.8 * np.tile(b[:, 2:] - b[:, :2], 2) * [-1, -1, 1, 1]) for b in popped]
+    painted = [
+        (
+            np.tile((b[:, :2] + b[:, 2:]) / 2, 2)
+            + 0.8 * np.tile(b[:, 2:] - b[:, :2], 2) * [-1, -1, 1, 1]
+        )
+        for b in popped
+    ]
     return [t for t, box in enumerate(boxes) if not inside(box, painted[t])]
 
 
@@ -114,18 +143,31 @@ def test_a_swinging_head_stays_covered_while_nobody_sees_it(monkeypatch):
     boxes = swinging(60, 1, 36)
 
     def bad():
-        return [uncovered(boxes, steady_boxes([box[None] if not start <= t < start + 10 else np.zeros((0, 4))
-                                               for t, box in enumerate(boxes)])[0]) for start in range(10, 28)]
+        return [
+            uncovered(
+                boxes,
+                steady_boxes(
+                    [
+                        box[None] if not start <= t < start + 10 else np.zeros((0, 4))
+                        for t, box in enumerate(boxes)
+                    ]
+                )[0],
+            )
+            for start in range(10, 28)
+        ]
+
     assert bad() == [[]] * 18
     monkeypatch.setattr("ppad.tracks.GROWTH_MOST", 0.0)
-    assert bad() != [[]] * 18                                # the case is hard enough
+    assert bad() != [[]] * 18  # the case is hard enough
 
 
 def test_a_face_seen_before_and_after_is_covered_between():
     """Whatever was missed: every other frame of a fast face among others, whose boxes must not be taken for it."""
     face, other = swinging(61, 2, 30), swinging(61, 0.2, 20) + [0, 45, 0, 45]
     for parity in (0, 1):
-        detections = [np.stack([other[t], face[t]] if t % 2 == parity else [other[t]]) for t in range(61)]
+        detections = [
+            np.stack([other[t], face[t]] if t % 2 == parity else [other[t]]) for t in range(61)
+        ]
         popped, _ = steady_boxes(detections)
         assert [t for t in uncovered(face, popped) if parity < t < 60 - parity] == []
 
@@ -148,7 +190,9 @@ def test_flicker_is_less_than_half():
 
 def test_hold_reaches_before_and_after_and_no_further():
     box = np.array([[10.0, 10, 30, 30]])
-    popped, tracker = steady_boxes([box if t == 20 else np.zeros((0, 4)) for t in range(41)], Steady(gap=2, hold=5, radius=1))
+    popped, tracker = steady_boxes(
+        [box if t == 20 else np.zeros((0, 4)) for t in range(41)], Steady(gap=2, hold=5, radius=1)
+    )
     assert [t for t, boxes in enumerate(popped) if len(boxes)] == list(range(15, 26))
     assert tracker.frames_without_face == 30 and tracker.filled == 10
 
@@ -157,7 +201,10 @@ def test_a_gap_one_longer_starts_a_new_track():
     box = np.array([[10.0, 10, 30, 30]])
     for missed, tracks in ((4, 1), (5, 2)):
         seen = [0, missed + 1]
-        _, tracker = steady_boxes([box if t in seen else np.zeros((0, 4)) for t in range(9)], Steady(gap=4, hold=0, radius=0))
+        _, tracker = steady_boxes(
+            [box if t in seen else np.zeros((0, 4)) for t in range(9)],
+            Steady(gap=4, hold=0, radius=0),
+        )
         assert tracker.tracks == tracks
 
 
@@ -165,9 +212,13 @@ def test_matching_takes_the_nearest_and_only_what_fits():
     last = np.array([[0.0, 0, 20, 20], [30, 0, 50, 20]])
     boxes = np.array([[28.0, 0, 48, 20], [3, 0, 23, 20], [0, 0, 90, 90], [300, 0, 320, 20]])
     assert match(last, last, boxes, np.array([1, 1])) == {0: 1, 1: 0}
-    far = np.array([[18.0, 0, 38, 20]])                      # 0.9 sides off: out of reach at once, not after 5 frames
-    assert match(last[:1], last[:1], far, np.array([1])) == {} and match(last[:1], last[:1], far, np.array([5])) == {0: 0}
-    assert match(last[:1], far, far, np.array([1])) == {0: 0}            # but where it was going it is in reach at once
+    far = np.array([[18.0, 0, 38, 20]])  # 0.9 sides off: out of reach at once, not after 5 frames
+    assert match(last[:1], last[:1], far, np.array([1])) == {} and match(
+        last[:1], last[:1], far, np.array([5])
+    ) == {0: 0}
+    assert match(last[:1], far, far, np.array([1])) == {
+        0: 0
+    }  # but where it was going it is in reach at once
 
 
 def test_memory_does_not_grow():

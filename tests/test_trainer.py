@@ -1,4 +1,5 @@
 """The rules of the game (Algorithm 1): who moves in which update, and where gradients go. Whole rows: test_trainer_rows.py."""
+
 import copy
 import inspect
 import math
@@ -19,7 +20,12 @@ PEOPLE, CLASSES = 6, 10
 def make_game(config, row="Ours", seed=0):
     torch.manual_seed(seed)
     anonymizer = trainer.make_modifier(config) if row == "Ours" else make_baseline(row, seed=0)
-    return trainer.Game(config, trainer.make_recognizer(config, PEOPLE), trainer.make_detector(config, CLASSES), anonymizer)
+    return trainer.Game(
+        config,
+        trainer.make_recognizer(config, PEOPLE),
+        trainer.make_detector(config, CLASSES),
+        anonymizer,
+    )
 
 
 def players(game):
@@ -29,24 +35,38 @@ def players(game):
 
 def snapshot(game):
     """Every weight and buffer of the three players, by player."""
-    return {name: {key: value.clone() for key, value in player.state_dict().items()} for name, player in players(game).items()}
+    return {
+        name: {key: value.clone() for key, value in player.state_dict().items()}
+        for name, player in players(game).items()
+    }
 
 
 def optimized(game):
     """(player, its optimizer's group of settings, the optimizer's state), for every optimizer in the game's parts."""
     owner = {id(p): name for name, player in players(game).items() for p in player.parameters()}
     adams = [part for part in game.parts().values() if isinstance(part, torch.optim.Optimizer)]
-    return [(owner[id(group["params"][0])], group, adam) for adam in adams for group in adam.param_groups]
+    return [
+        (owner[id(group["params"][0])], group, adam)
+        for adam in adams
+        for group in adam.param_groups
+    ]
 
 
 def stepped(game):
     """The players whose optimizer has taken a step."""
-    return {player for player, group, adam in optimized(game) if any(p in adam.state for p in group["params"])}
+    return {
+        player
+        for player, group, adam in optimized(game)
+        if any(p in adam.state for p in group["params"])
+    }
 
 
 def moved(before, after):
     """Player -> names of the tensors that changed; players that stood still are left out."""
-    changed = {name: {key for key in before[name] if not torch.equal(before[name][key], after[name][key])} for name in before}
+    changed = {
+        name: {key for key in before[name] if not torch.equal(before[name][key], after[name][key])}
+        for name in before
+    }
     return {name: keys for name, keys in changed.items() if keys}
 
 
@@ -60,72 +80,124 @@ def faceless(frames):
 
 
 def update_both(game, faces, frames):
-    return game.update_modifier_and_detector(faces[0], game.anonymize(faces[0]), *faces[1:], *frames)
+    return game.update_modifier_and_detector(
+        faces[0], game.anonymize(faces[0]), *faces[1:], *frames
+    )
 
 
-@pytest.mark.rubric("the public names are there", points=1,
-                    hint="keep the starter's names, arguments and the names of the terms: D_modified, D_original, L_det, "
-                         "L_adv, L_l1")
+@pytest.mark.rubric(
+    "the public names are there",
+    points=1,
+    hint="keep the starter's names, arguments and the names of the terms: D_modified, D_original, L_det, "
+    "L_adv, L_l1",
+)
 def test_the_public_names_are_there(config, faces, frames):
     game = make_game(config)
-    for name, words in {"anonymize": 1, "update_recognizer": 4, "update_modifier": 4, "update_modifier_and_detector": 7,
-                        "modifier_objective": 3, "finetune_detector": 3, "copy_faces": 1, "set_rates": 2, "parts": 0}.items():
+    for name, words in {
+        "anonymize": 1,
+        "update_recognizer": 4,
+        "update_modifier": 4,
+        "update_modifier_and_detector": 7,
+        "modifier_objective": 3,
+        "finetune_detector": 3,
+        "copy_faces": 1,
+        "set_rates": 2,
+        "parts": 0,
+    }.items():
         assert len(inspect.signature(getattr(game, name)).parameters) == words, name
-    for name, words in {"play": 5, "pretrain_detector": 5, "repainted_frames": 4, "make_modifier": 1, "make_recognizer": 2}.items():
+    for name, words in {
+        "play": 5,
+        "pretrain_detector": 5,
+        "repainted_frames": 4,
+        "make_modifier": 1,
+        "make_recognizer": 2,
+    }.items():
         assert len(inspect.signature(getattr(trainer, name)).parameters) == words, name
-    assert game.recognizer.head.weight.shape[0] == PEOPLE and game.anonymize(faces[0]).shape == faces[0].shape
-    told = game.update_recognizer(faces[0], game.anonymize(faces[0]), *faces[1:]) | update_both(game, faces, frames)
-    assert set(told) == {"D_modified", "D_original", "L_det", "L_adv", "L_l1"}                  # the names in every log
+    assert (
+        game.recognizer.head.weight.shape[0] == PEOPLE
+        and game.anonymize(faces[0]).shape == faces[0].shape
+    )
+    told = game.update_recognizer(faces[0], game.anonymize(faces[0]), *faces[1:]) | update_both(
+        game, faces, frames
+    )
+    assert set(told) == {
+        "D_modified",
+        "D_original",
+        "L_det",
+        "L_adv",
+        "L_l1",
+    }  # the names in every log
 
 
 # ------------------------------------------------------------------ each update moves its own player only
 
-@pytest.mark.rubric("line 3 moves D and nothing else", points=3,
-                    hint="detach the modified faces: without a detach D's step runs into M's graph and uses it up; the "
-                         "margin's step must advance once an update")
+
+@pytest.mark.rubric(
+    "line 3 moves D and nothing else",
+    points=3,
+    hint="detach the modified faces: without a detach D's step runs into M's graph and uses it up; the "
+    "margin's step must advance once an update",
+)
 def test_update_recognizer_moves_only_D(config, faces):
     game = make_game(config)
     before = snapshot(game)
     game.update_recognizer(faces[0], game.anonymize(faces[0]), *faces[1:])
     changed = moved(before, snapshot(game))
     assert set(changed) == {"D"}
-    assert any(key.startswith("network.") for key in changed["D"]) and any(key.startswith("head.") for key in changed["D"])
+    assert any(key.startswith("network.") for key in changed["D"]) and any(
+        key.startswith("head.") for key in changed["D"]
+    )
     assert "margin.step" in changed["D"] and int(game.recognizer.margin.step) == 1
     assert stepped(game) == {"D"}
     again = [game.anonymize(faces[0]) for _ in range(2)]
     game.update_recognizer(faces[0], again[0], *faces[1:])
-    game.update_modifier(faces[0], again[0], *faces[1:])              # line 3 has not used up M's graph
+    game.update_modifier(faces[0], again[0], *faces[1:])  # line 3 has not used up M's graph
     assert not torch.equal(game.anonymize(faces[0]), again[1])
 
 
-@pytest.mark.rubric("line 9 moves M and A, D is only read", points=3,
-                    hint="D's weights and D's buffers (its margin's step) stay; A looks at the repainted frames once, a second "
-                         "look moves A's batch-norm twice; freeze D for that step only")
+@pytest.mark.rubric(
+    "line 9 moves M and A, D is only read",
+    points=3,
+    hint="D's weights and D's buffers (its margin's step) stay; A looks at the repainted frames once, a second "
+    "look moves A's batch-norm twice; freeze D for that step only",
+)
 def test_update_modifier_and_detector_moves_only_M_and_A(config, faces, frames):
     game = make_game(config)
     before = snapshot(game)
     update_both(game, faces, frames)
     changed = moved(before, snapshot(game))
     assert set(changed) == {"M", "A"}
-    assert any("running_mean" in key for key in changed["A"])         # A's own buffers do move
+    assert any("running_mean" in key for key in changed["A"])  # A's own buffers do move
     assert stepped(game) == {"M", "A"}
     after = snapshot(game)
-    looks = {int(after["A"][key] - before["A"][key]) for key in changed["A"] if key.endswith("num_batches_tracked")}
-    assert looks == {1}                                               # A looks once a step, at M's frames
+    looks = {
+        int(after["A"][key] - before["A"][key])
+        for key in changed["A"]
+        if key.endswith("num_batches_tracked")
+    }
+    assert looks == {1}  # A looks once a step, at M's frames
     game.update_recognizer(faces[0], game.anonymize(faces[0]), *faces[1:])
-    assert "head.weight" in moved(after, snapshot(game))["D"]         # D was frozen for that step only
+    assert "head.weight" in moved(after, snapshot(game))["D"]  # D was frozen for that step only
 
 
 def test_D_is_handed_back_as_it_was(config, faces, frames):
     game = make_game(config)
-    for update in (lambda: update_both(game, faces, frames), lambda: game.update_modifier(faces[0], game.anonymize(faces[0]), *faces[1:])):
+    for update in (
+        lambda: update_both(game, faces, frames),
+        lambda: game.update_modifier(faces[0], game.anonymize(faces[0]), *faces[1:]),
+    ):
         update()
-        assert game.recognizer.training and all(p.requires_grad and p.grad is None for p in game.recognizer.parameters())
+        assert game.recognizer.training and all(
+            p.requires_grad and p.grad is None for p in game.recognizer.parameters()
+        )
     assert "detector" not in trainer.Game(config, game.recognizer, None, game.anonymizer).parts()
 
 
-@pytest.mark.rubric("line 11 moves A alone, on repainted frames", points=2,
-                    hint="M moved by finetune? M and D are frozen there; A must see repainted frames, not the originals")
+@pytest.mark.rubric(
+    "line 11 moves A alone, on repainted frames",
+    points=2,
+    hint="M moved by finetune? M and D are frozen there; A must see repainted frames, not the originals",
+)
 def test_finetune_detector_moves_only_A(config, frames):
     game = make_game(config)
     before = snapshot(game)
@@ -133,15 +205,20 @@ def test_finetune_detector_moves_only_A(config, frames):
     assert set(moved(before, snapshot(game))) == {"A"} == stepped(game) and set(terms) == {"L_det"}
 
 
-@pytest.mark.rubric("a row takes its steps in order", points=1,
-                    hint="first M copies faces, then T1 times recognizer_updates of line 3 and one of line 9, then T2 times "
-                         "line 11; A is pretrained on the original frames")
+@pytest.mark.rubric(
+    "a row takes its steps in order",
+    points=1,
+    hint="first M copies faces, then T1 times recognizer_updates of line 3 and one of line 9, then T2 times "
+    "line 11; A is pretrained on the original frames",
+)
 def test_copy_faces_moves_only_M(config, faces):
     game = make_game(config)
     before = snapshot(game)
-    first = game.copy_faces(faces[0])["L_l1"]                         # before the step
+    first = game.copy_faces(faces[0])["L_l1"]  # before the step
     assert set(moved(before, snapshot(game))) == {"M"}
-    assert float(first.detach()) == pytest.approx(float((game_output(config, faces[0]) - faces[0]).abs().mean()))
+    assert float(first.detach()) == pytest.approx(
+        float((game_output(config, faces[0]) - faces[0]).abs().mean())
+    )
 
 
 @pytest.mark.rubric("line 9 moves M and A, D is only read")
@@ -182,28 +259,47 @@ def test_a_fixed_anonymizer_leaves_only_A_and_D_to_learn(config, faces, frames, 
 
 # ------------------------------------------------------------------ what the updates minimise
 
-@pytest.mark.rubric("D learns from modified and original faces alike", points=2,
-                    hint="D lowers both of its losses: its loss is -L_adv, watch the sign; both kinds of face count, aligned "
-                         "once, not aligned twice; clear old gradients with zero_grad")
+
+@pytest.mark.rubric(
+    "D learns from modified and original faces alike",
+    points=2,
+    hint="D lowers both of its losses: its loss is -L_adv, watch the sign; both kinds of face count, aligned "
+    "once, not aligned twice; clear old gradients with zero_grad",
+)
 def test_D_steps_against_the_gradient_of_both_losses(tiny, faces):
     """Eq. 2, each term a mean over the faces. Adam's first step is its rate against the gradient's sign, however long."""
     config = tiny(landmark_jitter=0.0)
     game = make_game(config)
     reference, (pictures, landmarks, identities) = copy.deepcopy(game.recognizer), faces
-    modified, size = game.anonymize(pictures).detach(), (config.recognizer_height, config.recognizer_breadth)
-    terms = [reference.loss(aligned_crops(x, landmarks, size), identities) for x in (modified, pictures)]
+    modified, size = (
+        game.anonymize(pictures).detach(),
+        (config.recognizer_height, config.recognizer_breadth),
+    )
+    terms = [
+        reference.loss(aligned_crops(x, landmarks, size), identities) for x in (modified, pictures)
+    ]
     sum(terms).backward()
     told = game.update_recognizer(pictures, modified, landmarks, identities)
-    assert [told["D_modified"].item(), told["D_original"].item()] == pytest.approx([t.item() for t in terms], rel=1e-3)
+    assert [told["D_modified"].item(), told["D_original"].item()] == pytest.approx(
+        [t.item() for t in terms], rel=1e-3
+    )
     gradient = torch.cat([p.grad.flatten() for p in reference.parameters()])
-    step = torch.cat([(new - old).detach().flatten() for new, old in zip(game.recognizer.parameters(), reference.parameters())])
+    step = torch.cat(
+        [
+            (new - old).detach().flatten()
+            for new, old in zip(game.recognizer.parameters(), reference.parameters())
+        ]
+    )
     clear = gradient.abs() > 1e-4
     assert clear.float().mean() > 0.5 and (step * gradient < 0)[clear].float().mean() > 0.99
 
 
-@pytest.mark.rubric("L_det reaches M through the pasted faces", points=2,
-                    hint="no_grad around the repainting cuts M off from L_det; frames without a face, and Un-anonymized "
-                         "frames, are the frames themselves and not a blur of them")
+@pytest.mark.rubric(
+    "L_det reaches M through the pasted faces",
+    points=2,
+    hint="no_grad around the repainting cuts M off from L_det; frames without a face, and Un-anonymized "
+    "frames, are the frames themselves and not a blur of them",
+)
 def test_L_det_reaches_M_through_the_pasted_pixels(tiny, faces, frames):
     game = make_game(tiny(adversarial_weight=0.0, l1_weight=0.0))
     before = snapshot(game)
@@ -215,21 +311,29 @@ def test_L_det_reaches_M_through_the_pasted_pixels(tiny, faces, frames):
 def test_without_a_face_L_det_says_nothing_to_M_but_trains_A(tiny, faces, frames):
     game, seen = make_game(tiny(adversarial_weight=0.0, l1_weight=0.0)), []
     before, learn = snapshot(game), game.detector.losses
-    game.detector.losses = lambda repainted, targets: seen.append(repainted) or learn(repainted, targets)
+    game.detector.losses = lambda repainted, targets: (
+        seen.append(repainted) or learn(repainted, targets)
+    )
     update_both(game, faces, faceless(frames))
     assert set(moved(before, snapshot(game))) == {"A"}
     game.finetune_detector(*faceless(frames))
-    assert all(torch.equal(x, frames[0]) for x in seen) and len(seen) == 2    # A gets such frames unmodified
+    assert (
+        all(torch.equal(x, frames[0]) for x in seen) and len(seen) == 2
+    )  # A gets such frames unmodified
 
 
 @pytest.mark.rubric("line 11 moves A alone, on repainted frames")
 def test_A_learns_from_repainted_frames(config, frames):
     game, seen = make_game(config, "Masked"), []
     learn = game.detector.losses
-    game.detector.losses = lambda repainted, targets: seen.append(repainted) or learn(repainted, targets)
+    game.detector.losses = lambda repainted, targets: (
+        seen.append(repainted) or learn(repainted, targets)
+    )
     game.finetune_detector(*frames)
     x0, y0, x1, y1 = frames[2][0][0].ceil().int().tolist()
-    assert (seen[0][0, :, y0:y1 - 1, x0:x1 - 1] < -0.999).all() and not torch.equal(seen[0], frames[0])
+    assert (seen[0][0, :, y0 : y1 - 1, x0 : x1 - 1] < -0.999).all() and not torch.equal(
+        seen[0], frames[0]
+    )
 
 
 @pytest.mark.rubric("L_det reaches M through the pasted faces")
@@ -237,11 +341,15 @@ def test_un_anonymized_frames_are_the_frames_themselves(config, faces, frames):
     """A crop pasted back would be a slight blur: the row that shows what A can do must not carry it."""
     game, seen = make_game(config, "Un-anonymized"), []
     learn = game.detector.losses
-    game.detector.losses = lambda repainted, targets: seen.append(repainted) or learn(repainted, targets)
+    game.detector.losses = lambda repainted, targets: (
+        seen.append(repainted) or learn(repainted, targets)
+    )
     update_both(game, faces, frames)
     game.finetune_detector(*frames)
     assert len(seen) == 2 and all(torch.equal(x, frames[0]) for x in seen)
-    pasted = trainer.repainted_frames(frames[0], frames[2], lambda crops: crops, config.face_size)    # any other callable is used
+    pasted = trainer.repainted_frames(
+        frames[0], frames[2], lambda crops: crops, config.face_size
+    )  # any other callable is used
     assert not torch.equal(pasted, frames[0]) and (pasted != frames[0]).any(1).float().mean() < 0.6
 
 
@@ -250,17 +358,25 @@ def D_loss(game, faces, reduction="mean"):
     with torch.no_grad():
         size = (game.config.recognizer_height, game.config.recognizer_breadth)
         features = game.recognizer.network(aligned_crops(game.anonymizer(faces[0]), faces[1], size))
-        cosines = nn.functional.normalize(features) @ nn.functional.normalize(game.recognizer.head.weight).T     # (B, N)
+        cosines = (
+            nn.functional.normalize(features)
+            @ nn.functional.normalize(game.recognizer.head.weight).T
+        )  # (B, N)
         length = game.config.recognizer_scale or features.norm(dim=1, keepdim=True)
         return nn.functional.cross_entropy(length * cosines, faces[2], reduction=reduction)
 
 
-@pytest.mark.rubric("M raises L_D and lowers L1", points=3,
-                    hint="M descends L_adv, so L_D enters with a minus sign, read without its margin; the L1 weight counts "
-                         "once")
+@pytest.mark.rubric(
+    "M raises L_D and lowers L1",
+    points=3,
+    hint="M descends L_adv, so L_D enters with a minus sign, read without its margin; the L1 weight counts "
+    "once",
+)
 def test_M_ascends_L_D(tiny, faces, frames):
     """With nothing else at stake and the cap out of reach, a small step of M makes D's loss larger."""
-    game = make_game(tiny(detection_weight=0.0, l1_weight=0.0, adversarial_cap=1e6, lr_modifier=1e-5))
+    game = make_game(
+        tiny(detection_weight=0.0, l1_weight=0.0, adversarial_cap=1e6, lr_modifier=1e-5)
+    )
     before = float(D_loss(game, faces))
     terms = update_both(game, faces, frames)
     assert terms["L_adv"].item() == pytest.approx(-before, rel=1e-5)
@@ -271,31 +387,45 @@ def test_M_ascends_L_D(tiny, faces, frames):
 @pytest.mark.rubric("M raises L_D and lowers L1")
 def test_M_reads_L_D_without_its_margin(tiny, faces, scale):
     """log N, the cap's unit, is what an ignorant D pays without a margin; D itself goes on learning with it."""
-    game = make_game(tiny(recognizer_scale=scale, adversarial_cap=1e6, lambda_base=0.0, lambda_floor=0.0))       # all margin
+    game = make_game(
+        tiny(recognizer_scale=scale, adversarial_cap=1e6, lambda_base=0.0, lambda_floor=0.0)
+    )  # all margin
     modified, wanted = game.anonymize(faces[0]).detach(), float(D_loss(game, faces))
-    assert float(game.modifier_objective(modified, *faces[1:]).detach()) == pytest.approx(-wanted, rel=1e-4)
-    assert float(game.update_recognizer(faces[0], modified, *faces[1:])["D_modified"].detach()) > 1.05 * wanted
+    assert float(game.modifier_objective(modified, *faces[1:]).detach()) == pytest.approx(
+        -wanted, rel=1e-4
+    )
+    assert (
+        float(game.update_recognizer(faces[0], modified, *faces[1:])["D_modified"].detach())
+        > 1.05 * wanted
+    )
 
 
 @pytest.mark.rubric("M raises L_D and lowers L1")
 def test_M_descends_L1(tiny, faces, frames):
-    game = make_game(tiny(detection_weight=0.0, adversarial_weight=0.0, l1_weight=3.0, lr_modifier=1e-5))
+    game = make_game(
+        tiny(detection_weight=0.0, adversarial_weight=0.0, l1_weight=3.0, lr_modifier=1e-5)
+    )
+
     def distance():
         with torch.no_grad():
             return float((game.anonymizer(faces[0]) - faces[0]).abs().mean())
+
     before = distance()
     terms = update_both(game, faces, frames)
-    assert terms["L_l1"].item() == pytest.approx(3 * before, rel=1e-5)        # lambda once, as in eq. 3
+    assert terms["L_l1"].item() == pytest.approx(3 * before, rel=1e-5)  # lambda once, as in eq. 3
     assert distance() < before
 
 
-@pytest.mark.rubric("the cap and the random-label ablation", points=2,
-                    hint="cap each face at adversarial_cap log N, not the mean; the ablation descends L_D towards random other "
-                         "people, not the true identity")
+@pytest.mark.rubric(
+    "the cap and the random-label ablation",
+    points=2,
+    hint="cap each face at adversarial_cap log N, not the mean; the ablation descends L_D towards random other "
+    "people, not the true identity",
+)
 def test_faces_over_the_cap_give_no_gradient(tiny, faces):
     ordered = D_loss(make_game(tiny()), faces, "none").sort().values
-    cap = float(ordered[1] + ordered[2]) / 2                          # two below, two above
-    game = make_game(tiny(adversarial_cap=cap / math.log(PEOPLE)))    # the same players
+    cap = float(ordered[1] + ordered[2]) / 2  # two below, two above
+    game = make_game(tiny(adversarial_cap=cap / math.log(PEOPLE)))  # the same players
     modified = game.anonymizer(faces[0]).detach().requires_grad_()
     game.modifier_objective(modified, *faces[1:]).backward()
     pushed = modified.grad.abs().amax(dim=(1, 2, 3)) > 0
@@ -320,13 +450,18 @@ def test_random_label_ablation_descends_towards_somebody_else(tiny, faces):
     targets = losses.random_label_targets(faces[2], PEOPLE)
     size = (game.config.recognizer_height, game.config.recognizer_breadth)
     assert (targets != faces[2]).all()
-    torch.testing.assert_close(value, game.recognizer.loss(aligned_crops(modified, faces[1], size), targets, margin=False))
+    torch.testing.assert_close(
+        value, game.recognizer.loss(aligned_crops(modified, faces[1], size), targets, margin=False)
+    )
     ascent = make_game(tiny()).modifier_objective(modified, *faces[1:])
     assert value.item() > 0 > ascent.item()
 
 
 def test_random_label_ablation_trains_another_M(tiny, faces, frames):
-    games = [make_game(tiny(adversarial_target=target, detection_weight=0.0)) for target in ("ascent", "random")]
+    games = [
+        make_game(tiny(adversarial_target=target, detection_weight=0.0))
+        for target in ("ascent", "random")
+    ]
     for game in games:
         before = snapshot(game)
         torch.manual_seed(0)
@@ -335,14 +470,27 @@ def test_random_label_ablation_trains_another_M(tiny, faces, frames):
     assert moved(snapshot(games[0]), snapshot(games[1])).keys() >= {"M"}
 
 
-@pytest.mark.rubric("learning rates follow the paper's schedule", points=1,
-                    hint="Adam's betas are (0.5, 0.999); the rate is a tenth once lr_drop_at of the steps are done, so number "
-                         "> and not >=; each player has its own rate")
+@pytest.mark.rubric(
+    "learning rates follow the paper's schedule",
+    points=1,
+    hint="Adam's betas are (0.5, 0.999); the rate is a tenth once lr_drop_at of the steps are done, so number "
+    "> and not >=; each player has its own rate",
+)
 def test_learning_rates_are_the_papers_schedule(tiny):
     """Sec. 4: Adam (0.5, 0.999), 1e-3 for A and 3e-4 for M and D, a tenth after the seventh of twelve epochs."""
     paper = presets.build("paper")
-    game = make_game(tiny(**{f"lr_{player}": getattr(paper, f"lr_{player}") for player in ("detector", "modifier", "recognizer")}))
-    assert all(group["betas"] == (0.5, 0.999) and type(adam) is torch.optim.Adam for _, group, adam in optimized(game))
+    game = make_game(
+        tiny(
+            **{
+                f"lr_{player}": getattr(paper, f"lr_{player}")
+                for player in ("detector", "modifier", "recognizer")
+            }
+        )
+    )
+    assert all(
+        group["betas"] == (0.5, 0.999) and type(adam) is torch.optim.Adam
+        for _, group, adam in optimized(game)
+    )
     for epoch in range(1, 13):
         game.set_rates(epoch, 12)
         factor = 1 if epoch <= 7 else 0.1
@@ -356,15 +504,19 @@ def test_a_row_takes_its_steps_in_order(tiny, tiny_faces, tiny_actions, tmp_path
     config, order = tiny(T1=2, T2=1, recognizer_updates=3), []
     game = make_game(config, row)
     for name in ("update_recognizer", "update_modifier_and_detector", "finetune_detector"):
+
         def noted(*arguments, name=name, update=getattr(game, name)):
             order.append(name)
             here, told = len(order), update(*arguments)
-            del order[here:]                                          # what an update calls is its own affair
+            del order[here:]  # what an update calls is its own affair
             return told
+
         setattr(game, name, noted)
     trainer.play(game, tiny_faces, tiny_actions, config, Loop(tmp_path, row, 3, {}, 1, 0))
-    assert order == (["update_recognizer"] * 3 + ["update_modifier_and_detector"]) * 2 + ["finetune_detector"]
-    assert int(game.recognizer.margin.step) == 6                      # what M practises against is a copy
+    assert order == (["update_recognizer"] * 3 + ["update_modifier_and_detector"]) * 2 + [
+        "finetune_detector"
+    ]
+    assert int(game.recognizer.margin.step) == 6  # what M practises against is a copy
 
 
 @pytest.mark.rubric("a row takes its steps in order")
@@ -373,8 +525,12 @@ def test_A_is_pretrained_on_original_frames(tiny, tiny_actions, tmp_path):
     detector, seen = trainer.make_detector(config, CLASSES), []
     learn, before = detector.losses, [p.clone() for p in detector.parameters()]
     detector.losses = lambda frames, targets: seen.extend(frames) or learn(frames, targets)
-    trained = trainer.pretrain_detector(detector, tiny_actions, config, Loop(tmp_path, "A", 3, {}, 1, 0))
+    trained = trainer.pretrain_detector(
+        detector, tiny_actions, config, Loop(tmp_path, "A", 3, {}, 1, 0)
+    )
     originals = tiny_actions.batch(torch.arange(len(tiny_actions)))[0]
     assert len(seen) == 2 * config.batch_frames and not trained.training
     assert not all(torch.equal(*pair) for pair in zip(before, trained.parameters()))
-    assert all(any(torch.equal(x, y) or torch.equal(x, y.flip(-1)) for y in originals) for x in seen)
+    assert all(
+        any(torch.equal(x, y) or torch.equal(x, y.flip(-1)) for y in originals) for x in seen
+    )

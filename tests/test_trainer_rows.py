@@ -1,4 +1,5 @@
 """A whole row of the game: what its stages move and count, the order of its data, and that a stop changes nothing."""
+
 import pytest
 import torch
 from test_trainer import CLASSES, make_game, moved, snapshot
@@ -22,6 +23,7 @@ def play(config, folder, faces, actions, row="Ours", seed=0, cut_at=None):
         if len(calls) == cut_at:
             raise PowerCut
         return update(*arguments)
+
     game.update_modifier_and_detector = counted
     trainer.play(game, faces, actions, config, Loop(folder, "row", 3, {}, config.log_every, 0))
     return game
@@ -44,24 +46,39 @@ def assert_equal(a, b, where="state"):
 
 
 @pytest.mark.parametrize("row", ["Ours", "Noise(0.1)"])
-def test_a_row_cut_and_resumed_equals_an_unbroken_one(tiny, tiny_faces, tiny_actions, tmp_path, row):
+def test_a_row_cut_and_resumed_equals_an_unbroken_one(
+    tiny, tiny_faces, tiny_actions, tmp_path, row
+):
     config = tiny(T1=4, T2=2, recognizer_updates=2, landmark_jitter=1.0, colour_jitter=0.1)
     unbroken = play(config, tmp_path / "a", tiny_faces, tiny_actions, row)
     with pytest.raises(PowerCut):
-        play(config, tmp_path / "b", tiny_faces, tiny_actions, row, cut_at=3)        # D has already taken step 3
-    resumed = play(config, tmp_path / "b", tiny_faces, tiny_actions, row, seed=99)   # other weights until loaded
+        play(
+            config, tmp_path / "b", tiny_faces, tiny_actions, row, cut_at=3
+        )  # D has already taken step 3
+    resumed = play(
+        config, tmp_path / "b", tiny_faces, tiny_actions, row, seed=99
+    )  # other weights until loaded
     assert unbroken.parts().keys() == resumed.parts().keys()
     for name, part in unbroken.parts().items():
         if row == "Ours" or name != "anonymizer":
             assert_equal(part.state_dict(), resumed.parts()[name].state_dict(), name)
-    logs = [[(line["stage"], line["step"]) for line in read_log(tmp_path / name / "log.jsonl")] for name in "ab"]
+    logs = [
+        [(line["stage"], line["step"]) for line in read_log(tmp_path / name / "log.jsonl")]
+        for name in "ab"
+    ]
     before = [("copy", 1), ("copy", 2), ("practice", 1), ("practice", 2)] if row == "Ours" else []
-    assert logs[0] == logs[1] == [*before, *(("game", n) for n in (1, 2, 3, 4)), ("finetune", 1), ("finetune", 2)]
+    assert (
+        logs[0]
+        == logs[1]
+        == [*before, *(("game", n) for n in (1, 2, 3, 4)), ("finetune", 1), ("finetune", 2)]
+    )
     if row != "Ours":
         assert unbroken.anonymizer.state_dict() == resumed.anonymizer.state_dict() != {"calls": 0}
 
 
-def test_practice_moves_M_and_leaves_the_games_D_and_A_alone(tiny, tiny_faces, tiny_actions, tmp_path):
+def test_practice_moves_M_and_leaves_the_games_D_and_A_alone(
+    tiny, tiny_faces, tiny_actions, tmp_path
+):
     """M spars with a copy of D, so the game's D and A start it as every other row's do."""
     config = tiny(pretrain_modifier_steps=0, practice_steps=3, T1=0, T2=0, recognizer_updates=2)
     before = snapshot(make_game(config))
@@ -69,9 +86,18 @@ def test_practice_moves_M_and_leaves_the_games_D_and_A_alone(tiny, tiny_faces, t
     assert set(moved(before, snapshot(game))) == {"M"}
     assert not any(optimizer.state for optimizer in game.optimizers.values())
     partner = read_checkpoint(tmp_path / "checkpoint.pt")["parts"]
-    assert int(partner["partner_recognizer"]["margin.step"]) == 3 * 2 and int(partner["recognizer"]["margin.step"]) == 0
-    gap = {key for key, value in before["D"].items() if not torch.equal(value, partner["partner_recognizer"][key])}
-    assert any(key.startswith("network.") for key in gap) and "head.weight" in gap               # the copy did learn
+    assert (
+        int(partner["partner_recognizer"]["margin.step"]) == 3 * 2
+        and int(partner["recognizer"]["margin.step"]) == 0
+    )
+    gap = {
+        key
+        for key, value in before["D"].items()
+        if not torch.equal(value, partner["partner_recognizer"][key])
+    }
+    assert (
+        any(key.startswith("network.") for key in gap) and "head.weight" in gap
+    )  # the copy did learn
     assert "partner_detector" not in partner
     assert [line["stage"] for line in read_log(tmp_path / "log.jsonl")] == ["practice"] * 3
 
@@ -79,20 +105,34 @@ def test_practice_moves_M_and_leaves_the_games_D_and_A_alone(tiny, tiny_faces, t
 def test_a_fixed_anonymizer_needs_no_practice(tiny, tiny_faces, tiny_actions, tmp_path):
     play(tiny(T1=1, T2=0), tmp_path, tiny_faces, tiny_actions, "Masked")
     assert [line["stage"] for line in read_log(tmp_path / "log.jsonl")] == ["game"]
-    assert not [name for name in read_checkpoint(tmp_path / "checkpoint.pt")["parts"] if name.startswith("partner")]
+    assert not [
+        name
+        for name in read_checkpoint(tmp_path / "checkpoint.pt")["parts"]
+        if name.startswith("partner")
+    ]
 
 
-def test_practice_cut_and_resumed_equals_an_unbroken_one(tiny, tiny_faces, tiny_actions, tmp_path, monkeypatch):
+def test_practice_cut_and_resumed_equals_an_unbroken_one(
+    tiny, tiny_faces, tiny_actions, tmp_path, monkeypatch
+):
     """To the last bit, the partner, its optimizers and the order of pictures included."""
-    config = tiny(pretrain_modifier_steps=1, practice_steps=4, T1=2, T2=1, recognizer_updates=2, colour_jitter=0.1)
+    config = tiny(
+        pretrain_modifier_steps=1,
+        practice_steps=4,
+        T1=2,
+        T2=1,
+        recognizer_updates=2,
+        colour_jitter=0.1,
+    )
     play(config, tmp_path / "a", tiny_faces, tiny_actions)
     update, calls = trainer.Game.update_modifier, []
 
     def counted(*arguments):
         calls.append(1)
         if len(calls) == 3:
-            raise PowerCut                                            # the partner has already taken step 3
+            raise PowerCut  # the partner has already taken step 3
         return update(*arguments)
+
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         patch.setattr(trainer.Game, "update_modifier", counted)
         play(config, tmp_path / "b", tiny_faces, tiny_actions)
@@ -123,25 +163,43 @@ def test_every_row_sees_the_same_data_in_the_same_order(tiny, tiny_faces, tiny_a
                 if mirror is not None:
                     order.append((type(self.data).__name__, indices.tolist(), mirror.tolist()))
                 return self.data.batch(indices, mirror)
+
         game = make_game(config, row)
         begins, original = [], game.set_rates
-        game.set_rates = lambda number, steps: begins.append((number, len(order))) or original(number, steps)
-        trainer.play(game, Spy(tiny_faces), Spy(tiny_actions), config, Loop(tmp_path / row, row, 3, {}))
+        game.set_rates = lambda number, steps: (
+            begins.append((number, len(order))) or original(number, steps)
+        )
+        trainer.play(
+            game, Spy(tiny_faces), Spy(tiny_actions), config, Loop(tmp_path / row, row, 3, {})
+        )
         game_begins = next(seen_before for number, seen_before in begins if number == 1)
         assert (game_begins > 0) == (row == "Ours")
-        del order[:game_begins]                                       # M's copying and practice come first and are its own
-    assert seen["Ours"] == seen["Masked"] and len(seen["Masked"]) == 3 * (config.recognizer_updates + 1) + 2
+        del order[:game_begins]  # M's copying and practice come first and are its own
+    assert (
+        seen["Ours"] == seen["Masked"]
+        and len(seen["Masked"]) == 3 * (config.recognizer_updates + 1) + 2
+    )
 
 
 def test_the_game_counts_its_updates(tiny, tiny_faces, tiny_actions, tmp_path):
     """T1 steps of `recognizer_updates` updates of D and one of M and A, then T2 of A alone; pictures on the way."""
     config = tiny(T1=4, T2=2, recognizer_updates=3, sample_every=2)
     game = play(config, tmp_path, tiny_faces, tiny_actions)
-    steps = {name: int(next(iter(optimizer.state.values()))["step"]) for name, optimizer in game.optimizers.items()}
-    assert steps == {"recognizer": 4 * 3, "detector": 4 + 2, "modifier": 4}       # what M did before was the partner's
+    steps = {
+        name: int(next(iter(optimizer.state.values()))["step"])
+        for name, optimizer in game.optimizers.items()
+    }
+    assert steps == {
+        "recognizer": 4 * 3,
+        "detector": 4 + 2,
+        "modifier": 4,
+    }  # what M did before was the partner's
     assert int(game.recognizer.margin.step) == 12
     assert sorted(p.name for p in tmp_path.glob("sample_*.png")) == [
-        "sample_game_000002.png", "sample_game_000004.png", "sample_practice_000002.png"]
+        "sample_game_000002.png",
+        "sample_game_000004.png",
+        "sample_practice_000002.png",
+    ]
 
 
 def test_M_and_D_are_frozen_in_the_finetune_stage(tiny, tiny_faces, tiny_actions, tmp_path):
@@ -163,9 +221,11 @@ def test_pretrain_detector_moves_A_on_original_frames_and_resumes(tiny, tiny_act
             if len(seen) == cut_at:
                 raise PowerCut
             return learn(frames, targets)
+
         detector.losses = spy
         trainer.pretrain_detector(detector, tiny_actions, config, Loop(folder, "A", 3, {}, 1, 0))
         return detector, seen
+
     unbroken, seen = train(tmp_path / "a", 0)
     with pytest.raises(PowerCut):
         train(tmp_path / "b", 0, cut_at=3)
@@ -174,4 +234,4 @@ def test_pretrain_detector_moves_A_on_original_frames_and_resumes(tiny, tiny_act
     assert not unbroken.training
     stream = Batches(len(tiny_actions), config.batch_frames, seed=3)
     frames, _, _ = tiny_actions.batch(*stream.next())
-    assert torch.equal(seen[0], frames)                               # nothing cut out and pasted back
+    assert torch.equal(seen[0], frames)  # nothing cut out and pasted back

@@ -1,21 +1,22 @@
 """Checks of lesson 03: the margin function, the logits it hinders, the threshold of each fold, accepts at a false-accept rate."""
+
 import math
 
 import numpy as np
 import torch
-
 from lesson import Wrong, agrees, call, expect, expect_close, well_done
+
 from ppad import metrics
 from ppad.losses import psi as _psi
 
-
 # ------------------------------------------------------------------ what the exercises are replaced from
+
 
 def margin_logits(cosines, norms, labels, margin_lambda, m=4):
     """A-Softmax's logits (B, N): norms * cosines, but for each face's own person (lambda cos + psi) / (1 + lambda)."""
-    own = cosines.gather(1, labels[:, None])                                     # (B, 1)
+    own = cosines.gather(1, labels[:, None])  # (B, 1)
     own = (margin_lambda * own + _psi(own, m)) / (1 + margin_lambda)
-    return norms * cosines.scatter(1, labels[:, None], own)                      # (B, N)
+    return norms * cosines.scatter(1, labels[:, None], own)  # (B, N)
 
 
 def fold_accuracies(first, second, same, folds):
@@ -25,9 +26,10 @@ def fold_accuracies(first, second, same, folds):
 
 # ------------------------------------------------------------------ checks
 
+
 def check_psi(psi):
     """psi(cosine, m): closed form at chosen angles, borders of the pieces, other margins, the gradient."""
-    degrees = [0, 20, 50, 60, 80, 100, 130, 170]            # none on a border between two pieces
+    degrees = [0, 20, 50, 60, 80, 100, 130, 170]  # none on a border between two pieces
     theta = torch.tensor(degrees, dtype=torch.float64) * math.pi / 180
     cosine = theta.cos()
     for m in (4, 2, 1):
@@ -36,40 +38,69 @@ def check_psi(psi):
         wanted = torch.tensor([t - 2 * n for t, n in zip(turned, k)], dtype=torch.float64)
         got = call("psi", psi, cosine, m)
         mistakes = {
-            "it is cos(m theta) itself, which rises again after 180 / m degrees; turn and shift each piece: (-1)^k ... - 2k.":
-                (m * theta).cos(),
-            "the pieces are turned but not shifted: the - 2k is missing, so they do not join.": torch.tensor(turned),
-            "the pieces are shifted but not turned: the sign (-1)^k is missing.":
-                (m * theta).cos() - 2 * torch.tensor(k, dtype=torch.float64),
-            "the input is cos(theta), not theta: take the arccos first.":
-                torch.tensor([(-1) ** math.floor(m * c / math.pi) * math.cos(m * c) - 2 * math.floor(m * c / math.pi)
-                              for c in cosine.tolist()]),
-            "m makes no difference: you always use 4." if m != 4 else "m makes no difference: this is the plain cosine.":
-                _psi(cosine, 4) if m != 4 else cosine,
+            "it is cos(m theta) itself, which rises again after 180 / m degrees; turn and shift each piece: (-1)^k ... - 2k.": (
+                m * theta
+            ).cos(),
+            "the pieces are turned but not shifted: the - 2k is missing, so they do not join.": torch.tensor(
+                turned
+            ),
+            "the pieces are shifted but not turned: the sign (-1)^k is missing.": (m * theta).cos()
+            - 2 * torch.tensor(k, dtype=torch.float64),
+            "the input is cos(theta), not theta: take the arccos first.": torch.tensor(
+                [
+                    (-1) ** math.floor(m * c / math.pi) * math.cos(m * c)
+                    - 2 * math.floor(m * c / math.pi)
+                    for c in cosine.tolist()
+                ]
+            ),
+            "m makes no difference: you always use 4."
+            if m != 4
+            else "m makes no difference: this is the plain cosine.": _psi(cosine, 4)
+            if m != 4
+            else cosine,
         }
         for words, values in mistakes.items():
             if agrees(got, values) and not agrees(values, wanted):
-                raise Wrong(f"psi with m = {m}: {words} At {degrees} degrees it must be "
-                            f"{[round(v, 3) for v in wanted.tolist()]}.")
-        expect_close(f"psi(cos of {degrees} degrees, m={m})", got, wanted, "k = floor(m theta / pi), at most m - 1.")
+                raise Wrong(
+                    f"psi with m = {m}: {words} At {degrees} degrees it must be "
+                    f"{[round(v, 3) for v in wanted.tolist()]}."
+                )
+        expect_close(
+            f"psi(cos of {degrees} degrees, m={m})",
+            got,
+            wanted,
+            "k = floor(m theta / pi), at most m - 1.",
+        )
     borders = torch.tensor([math.sqrt(0.5), 0.0, -math.sqrt(0.5), -1.0], dtype=torch.float64)
-    expect_close("psi(cos of [45, 90, 135, 180] degrees, m=4)", call("psi", psi, borders, 4),
-                 torch.tensor([-1.0, -3.0, -5.0, -7.0]), "These are the borders of the pieces, where neighbours must join.")
+    expect_close(
+        "psi(cos of [45, 90, 135, 180] degrees, m=4)",
+        call("psi", psi, borders, 4),
+        torch.tensor([-1.0, -3.0, -5.0, -7.0]),
+        "These are the borders of the pieces, where neighbours must join.",
+    )
     inside = torch.tensor([0.3, -0.6], dtype=torch.float64, requires_grad=True)
     answer = call("psi", psi, inside, 4)
-    expect(torch.is_tensor(answer) and answer.requires_grad,
-           "psi's answer has no gradient: D could not learn from it. Use torch functions, without item(), numpy or detach().")
+    expect(
+        torch.is_tensor(answer) and answer.requires_grad,
+        "psi's answer has no gradient: D could not learn from it. Use torch functions, without item(), numpy or detach().",
+    )
     answer.sum().backward()
     angle = inside.detach().acos()
-    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)           # k is 1 at 72.5 degrees and 2 at 126.9
-    expect_close("the gradient of psi at [0.3, -0.6]", inside.grad, sign * 4 * (4 * angle).sin() / angle.sin(),
-                 "k is a count and carries no gradient.")
+    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)  # k is 1 at 72.5 degrees and 2 at 126.9
+    expect_close(
+        "the gradient of psi at [0.3, -0.6]",
+        inside.grad,
+        sign * 4 * (4 * angle).sin() / angle.sin(),
+        "k is a count and carries no gradient.",
+    )
     well_done("psi falls all the way from 1 to 1 - 2m, in one unbroken curve.")
 
 
 def check_margin_logits(margin_logits):
     """margin_logits(cosines, norms, labels, margin_lambda, m): by hand for three faces and three people."""
-    cosines = torch.tensor([[0.9, 0.1, -0.2], [0.3, 0.5, 0.4], [-0.7, 0.2, 0.6]], dtype=torch.float64)
+    cosines = torch.tensor(
+        [[0.9, 0.1, -0.2], [0.3, 0.5, 0.4], [-0.7, 0.2, 0.6]], dtype=torch.float64
+    )
     norms = torch.tensor([[1.0], [2.0], [10.0]], dtype=torch.float64)
     labels, at = torch.tensor([0, 2, 1]), 5.0
 
@@ -79,7 +110,10 @@ def check_margin_logits(margin_logits):
         return (-1) ** k * math.cos(4 * angle) - 2 * k
 
     def table(cell):
-        return torch.tensor([[cell(i, j, cosines[i, j].item()) for j in range(3)] for i in range(3)], dtype=torch.float64)
+        return torch.tensor(
+            [[cell(i, j, cosines[i, j].item()) for j in range(3)] for i in range(3)],
+            dtype=torch.float64,
+        )
 
     def mixed(c):
         return (at * c + psi4(c)) / (1 + at)
@@ -88,25 +122,47 @@ def check_margin_logits(margin_logits):
     wanted = norms * table(lambda i, j, c: mixed(c) if j == own[i] else c)
     got = call("margin_logits", margin_logits, cosines, norms, labels, at, 4)
     mistakes = {
-        "the margin acts on every person. Only the true one, labels[i], is made harder.": norms * table(lambda i, j, c: mixed(c)),
-        "the margin acts on the wrong persons: all but the true one.": norms * table(lambda i, j, c: c if j == own[i] else mixed(c)),
-        "the margin acts on person 0 (or on the diagonal), not on labels[i].": norms * table(lambda i, j, c: mixed(c) if j == i else c),
-        "the weights are the wrong way round: lambda belongs to the cosine, 1 to psi.":
-            norms * table(lambda i, j, c: (c + at * psi4(c)) / (1 + at) if j == own[i] else c),
-        "the division by 1 + lambda is missing.": norms * table(lambda i, j, c: at * c + psi4(c) if j == own[i] else c),
-        "lambda is left out: this is psi alone.": norms * table(lambda i, j, c: psi4(c) if j == own[i] else c),
-        "the norms are missing: a logit is |x| times a cosine.": table(lambda i, j, c: mixed(c) if j == own[i] else c),
-        "the norms multiply the columns; keep their last axis, (B, 1).": norms.T * table(lambda i, j, c: mixed(c) if j == own[i] else c),
+        "the margin acts on every person. Only the true one, labels[i], is made harder.": norms
+        * table(lambda i, j, c: mixed(c)),
+        "the margin acts on the wrong persons: all but the true one.": norms
+        * table(lambda i, j, c: c if j == own[i] else mixed(c)),
+        "the margin acts on person 0 (or on the diagonal), not on labels[i].": norms
+        * table(lambda i, j, c: mixed(c) if j == i else c),
+        "the weights are the wrong way round: lambda belongs to the cosine, 1 to psi.": norms
+        * table(lambda i, j, c: (c + at * psi4(c)) / (1 + at) if j == own[i] else c),
+        "the division by 1 + lambda is missing.": norms
+        * table(lambda i, j, c: at * c + psi4(c) if j == own[i] else c),
+        "lambda is left out: this is psi alone.": norms
+        * table(lambda i, j, c: psi4(c) if j == own[i] else c),
+        "the norms are missing: a logit is |x| times a cosine.": table(
+            lambda i, j, c: mixed(c) if j == own[i] else c
+        ),
+        "the norms multiply the columns; keep their last axis, (B, 1).": norms.T
+        * table(lambda i, j, c: mixed(c) if j == own[i] else c),
         "there is no margin in it at all.": norms * cosines,
     }
-    mistakes["the margin acts on person 0, not on labels[i]."] = norms * table(lambda i, j, c: mixed(c) if j == 0 else c)
+    mistakes["the margin acts on person 0, not on labels[i]."] = norms * table(
+        lambda i, j, c: mixed(c) if j == 0 else c
+    )
     for words, values in mistakes.items():
         if agrees(got, values):
-            raise Wrong(f"margin_logits: {words} Row 1 must be {[round(v, 3) for v in wanted[1].tolist()]}, "
-                        f"yours is {[round(v, 3) for v in torch.as_tensor(got)[1].tolist()]}.")
-    expect_close("margin_logits", got, wanted, "Own person: |x| (lambda cos + psi) / (1 + lambda); everybody else: |x| cos.")
+            raise Wrong(
+                f"margin_logits: {words} Row 1 must be {[round(v, 3) for v in wanted[1].tolist()]}, "
+                f"yours is {[round(v, 3) for v in torch.as_tensor(got)[1].tolist()]}."
+            )
+    expect_close(
+        "margin_logits",
+        got,
+        wanted,
+        "Own person: |x| (lambda cos + psi) / (1 + lambda); everybody else: |x| cos.",
+    )
     plain = call("margin_logits", margin_logits, cosines, norms, labels, at, 1)
-    expect_close("margin_logits with m = 1", plain, norms * cosines, "With m = 1 psi is the cosine; do you pass m on to psi?")
+    expect_close(
+        "margin_logits with m = 1",
+        plain,
+        norms * cosines,
+        "With m = 1 psi is the cosine; do you pass m on to psi?",
+    )
     well_done("Only the true person is made harder, and lambda says by how much.")
 
 
@@ -115,8 +171,10 @@ def check_fold_accuracies(fold_accuracies):
     rng = np.random.default_rng(2)
     same, folds = np.arange(120) % 2 == 0, np.repeat([2, 5, 9], 40)
     first = rng.normal(size=(120, 3))
-    second = np.where(same[:, None], first, rng.normal(size=(120, 3))) + 1.1 * rng.normal(size=(120, 3))
-    first, second = first + [1.5, 0, 0.5], second + [1.5, 0, 0.5]           # so that the mean matters
+    second = np.where(same[:, None], first, rng.normal(size=(120, 3))) + 1.1 * rng.normal(
+        size=(120, 3)
+    )
+    first, second = first + [1.5, 0, 0.5], second + [1.5, 0, 0.5]  # so that the mean matters
 
     def accuracies(fitted_on, mean_of):
         out = []
@@ -125,39 +183,72 @@ def check_fold_accuracies(fold_accuracies):
             choose = {"others": ~test, "test": test, "all": test | ~test}
             pick = choose[mean_of] if mean_of else None
             mean = np.concatenate([first[pick], second[pick]]).mean(0) if mean_of else 0.0
-            scores = np.array([(a - mean) @ (b - mean) / math.sqrt(((a - mean) ** 2).sum() * ((b - mean) ** 2).sum())
-                               for a, b in zip(first, second)])
+            scores = np.array(
+                [
+                    (a - mean)
+                    @ (b - mean)
+                    / math.sqrt(((a - mean) ** 2).sum() * ((b - mean) ** 2).sum())
+                    for a, b in zip(first, second)
+                ]
+            )
             fit = choose[fitted_on]
             values = np.sort(scores[fit])
             tries = np.r_[values[0] - 1, (values[1:] + values[:-1]) / 2, values[-1] + 1]
             right = np.array([((scores[fit] > t) == same[fit]).sum() for t in tries])
             best = tries[right == right.max()]
-            threshold = best.mean() if len(best) == 1 or ((scores[fit] > best.mean()) == same[fit]).sum() == right.max() \
+            threshold = (
+                best.mean()
+                if len(best) == 1 or ((scores[fit] > best.mean()) == same[fit]).sum() == right.max()
                 else best[len(best) // 2]
+            )
             out.append(((scores[test] > threshold) == same[test]).mean())
         return np.array(out)
 
     wanted = accuracies("others", "others")
     got = call("fold_accuracies", fold_accuracies, first, second, same, folds)
     mistakes = {
-        "the threshold is fitted on the test fold, so the test is no test. Fit it on the other folds.": ("test", "others"),
-        "the threshold is fitted on the test fold, and so is the mean. Fit both on the other folds.": ("test", "test"),
-        "the threshold is fitted on all folds, the tested one included. Fit it on the other folds.": ("all", "others"),
-        "threshold and mean are fitted on all folds, the tested one included. Fit both on the other folds.": ("all", "all"),
+        "the threshold is fitted on the test fold, so the test is no test. Fit it on the other folds.": (
+            "test",
+            "others",
+        ),
+        "the threshold is fitted on the test fold, and so is the mean. Fit both on the other folds.": (
+            "test",
+            "test",
+        ),
+        "the threshold is fitted on all folds, the tested one included. Fit it on the other folds.": (
+            "all",
+            "others",
+        ),
+        "threshold and mean are fitted on all folds, the tested one included. Fit both on the other folds.": (
+            "all",
+            "all",
+        ),
         "the mean feature is that of all folds; take it from the other folds.": ("others", "all"),
-        "the mean feature is that of the test fold; take it from the other folds.": ("others", "test"),
+        "the mean feature is that of the test fold; take it from the other folds.": (
+            "others",
+            "test",
+        ),
         "the mean feature is not subtracted.": ("others", None),
     }
     for words, how in mistakes.items():
         values = accuracies(*how)
         if agrees(got, values) and not agrees(values, wanted):
-            raise Wrong(f"fold_accuracies: {words} Expected {wanted.round(3).tolist()}, yours is "
-                        f"{np.asarray(got).round(3).tolist()}.")
+            raise Wrong(
+                f"fold_accuracies: {words} Expected {wanted.round(3).tolist()}, yours is "
+                f"{np.asarray(got).round(3).tolist()}."
+            )
     if agrees(got, wanted.mean()):
-        raise Wrong("fold_accuracies is one number, shape (): return the accuracy of each fold, shape (3,).")
+        raise Wrong(
+            "fold_accuracies is one number, shape (): return the accuracy of each fold, shape (3,)."
+        )
     if agrees(got, 1 - wanted):
         raise Wrong("fold_accuracies: these are the errors, 1 - accuracy.")
-    expect_close("fold_accuracies", got, wanted, "The folds here are called 2, 5 and 9: use np.unique(folds), in rising order.")
+    expect_close(
+        "fold_accuracies",
+        got,
+        wanted,
+        "The folds here are called 2, 5 and 9: use np.unique(folds), in rising order.",
+    )
     well_done("What is tested was never used for fitting.")
 
 
@@ -171,21 +262,51 @@ def check_tar_at_far(tar_at_far):
     for far, wanted in hand.items():
         got = call("tar_at_far", tar_at_far, scores, same, far)
         if agrees(got, wanted * 4 / 14) and wanted:
-            raise Wrong(f"tar_at_far({far}) is {float(got):.4g}, expected {wanted}: the true accept rate is a share of the 4 same "
-                        "pairs, not of all 14.")
+            raise Wrong(
+                f"tar_at_far({far}) is {float(got):.4g}, expected {wanted}: the true accept rate is a share of the 4 same "
+                "pairs, not of all 14."
+            )
         allowed_of_all = sorted(different, reverse=True)[min(int(far * 14), 9)]
-        if far in (0.15, 0.4) and agrees(got, float((scores[same] > allowed_of_all).mean())) and not agrees(got, wanted):
-            raise Wrong(f"tar_at_far({far}): the false accept rate is a share of the 10 different pairs, not of all 14.")
+        if (
+            far in (0.15, 0.4)
+            and agrees(got, float((scores[same] > allowed_of_all).mean()))
+            and not agrees(got, wanted)
+        ):
+            raise Wrong(
+                f"tar_at_far({far}): the false accept rate is a share of the 10 different pairs, not of all 14."
+            )
         if far == 0.1 and agrees(got, float((scores[~same] > 0.5).mean())):
-            raise Wrong("tar_at_far: you count the different pairs that pass; that is the false accept rate. Count same pairs.")
+            raise Wrong(
+                "tar_at_far: you count the different pairs that pass; that is the false accept rate. Count same pairs."
+            )
         if far == 0.1 and agrees(got, 0.25):
-            raise Wrong("tar_at_far(0.1) is 0.25, expected 0.75: one of ten different pairs may pass, so the threshold must go "
-                        "below the highest different score, down to the next one.")
+            raise Wrong(
+                "tar_at_far(0.1) is 0.25, expected 0.75: one of ten different pairs may pass, so the threshold must go "
+                "below the highest different score, down to the next one."
+            )
         if far == 0.1 and agrees(got, 0.5):
-            raise Wrong("tar_at_far(0.1) is 0.5, expected 0.75: the scores are similarities, so accept the high ones.")
-        expect_close(f"tar_at_far(scores, same, far={far})", got, wanted,
-                     "Take the lowest threshold at which the share of different pairs that pass is at most far.")
-    got = call("tar_at_far", tar_at_far, np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]), 0.0)
-    expect_close("tar_at_far where a same and a different pair tie at 0.5, far=0", got, 0.5,
-                 "A threshold cannot part two equal scores: accepting one accepts both.")
-    well_done("This is how a border control would quote it: how many get in while almost no impostor does.")
+            raise Wrong(
+                "tar_at_far(0.1) is 0.5, expected 0.75: the scores are similarities, so accept the high ones."
+            )
+        expect_close(
+            f"tar_at_far(scores, same, far={far})",
+            got,
+            wanted,
+            "Take the lowest threshold at which the share of different pairs that pass is at most far.",
+        )
+    got = call(
+        "tar_at_far",
+        tar_at_far,
+        np.array([0.9, 0.5, 0.5, 0.1]),
+        np.array([True, True, False, False]),
+        0.0,
+    )
+    expect_close(
+        "tar_at_far where a same and a different pair tie at 0.5, far=0",
+        got,
+        0.5,
+        "A threshold cannot part two equal scores: accepting one accepts both.",
+    )
+    well_done(
+        "This is how a border control would quote it: how many get in while almost no impostor does."
+    )

@@ -1,11 +1,10 @@
 """Checks of lesson 04: overlap of boxes, non-maximum suppression, matching detections to truths, average precision."""
-import numpy as np
-import torch
 
+import torch
 from lesson import Wrong, agrees, call, expect_close, well_done
 
-
 # ------------------------------------------------------------------ what the exercises are replaced from
+
 
 def match(iou, threshold=0.5):
     """Which detections of one frame are right: iou (k, n), best score first -> bool (k,); a truth is taken once."""
@@ -15,7 +14,7 @@ def match(iou, threshold=0.5):
         overlap, truth = iou[row].max(dim=0)
         if overlap >= threshold:
             hits[row] = True
-            iou[:, truth] = -1                      # taken: nobody overlaps it any more
+            iou[:, truth] = -1  # taken: nobody overlaps it any more
     return hits
 
 
@@ -24,10 +23,11 @@ def average_precision(hits, positives):
     hits = torch.as_tensor(hits).double()
     precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
     envelope = precision.flip(0).cummax(0).values.flip(0)
-    return float((envelope * hits).sum() / positives)       # recall rises by 1 / positives at each hit
+    return float((envelope * hits).sum() / positives)  # recall rises by 1 / positives at each hit
 
 
 # ------------------------------------------------------------------ checks
+
 
 def check_iou(iou):
     """iou(a, b): two boxes against three; areas counted on squared paper."""
@@ -36,24 +36,41 @@ def check_iou(iou):
     wanted = torch.tensor([[1, 4 / 28, 0], [4 / 20, 8 / 16, 0]])
     got = call("iou", iou, a, b)
     mistakes = {
-        "boxes that do not touch must give 0; clamp width and height of the intersection at 0 (minus times minus is plus).":
-            [[1, 4 / 28, 36 / (20 - 36)], [4 / 20, 8 / 16, 24 / (12 - 24)]],
-        "the union counts the overlap twice: subtract the intersection once.":
-            [[16 / 32, 4 / 32, 0], [4 / 24, 8 / 24, 0]],
-        "a box is x2 - x1 wide. The + 1 belongs to boxes that name whole pixels; ours are continuous.":
-            [[1, 9 / 41, 0], [9 / 31, 15 / 25, 0]],
+        "boxes that do not touch must give 0; clamp width and height of the intersection at 0 (minus times minus is plus).": [
+            [1, 4 / 28, 36 / (20 - 36)],
+            [4 / 20, 8 / 16, 24 / (12 - 24)],
+        ],
+        "the union counts the overlap twice: subtract the intersection once.": [
+            [16 / 32, 4 / 32, 0],
+            [4 / 24, 8 / 24, 0],
+        ],
+        "a box is x2 - x1 wide. The + 1 belongs to boxes that name whole pixels; ours are continuous.": [
+            [1, 9 / 41, 0],
+            [9 / 31, 15 / 25, 0],
+        ],
         "you divide by the smaller box instead of the union.": [[1, 4 / 16, 0], [4 / 8, 8 / 8, 0]],
         "you divide by the first box instead of the union.": [[1, 4 / 16, 0], [4 / 8, 8 / 8, 0]],
     }
     for words, values in mistakes.items():
         if agrees(got, values):
-            raise Wrong(f"iou: {words} Row 0 must be {[round(v, 3) for v in wanted[0].tolist()]}, "
-                        f"yours is {[round(v, 3) for v in torch.as_tensor(got)[0].tolist()]}.")
+            raise Wrong(
+                f"iou: {words} Row 0 must be {[round(v, 3) for v in wanted[0].tolist()]}, "
+                f"yours is {[round(v, 3) for v in torch.as_tensor(got)[0].tolist()]}."
+            )
     if agrees(got, wanted.T):
-        raise Wrong("iou has shape (3, 2), expected (2, 3): rows are the boxes of a, columns those of b.")
-    expect_close("iou", got, wanted, "Every box of a against every box of b: a[:, None] and b[None] broadcast.")
+        raise Wrong(
+            "iou has shape (3, 2), expected (2, 3): rows are the boxes of a, columns those of b."
+        )
+    expect_close(
+        "iou",
+        got,
+        wanted,
+        "Every box of a against every box of b: a[:, None] and b[None] broadcast.",
+    )
     empty = call("iou", iou, a, torch.zeros(0, 4))
-    expect_close("iou with no box in b", empty, torch.zeros(2, 0), "No box is a case too: shape (2, 0).")
+    expect_close(
+        "iou with no box in b", empty, torch.zeros(2, 0), "No box is a case too: shape (2, 0)."
+    )
     well_done("1 means the same box, 0 means strangers; 0.5 is the paper's bar.")
 
 
@@ -67,50 +84,113 @@ def check_nms(nms):
     try:
         got = torch.as_tensor(got)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise Wrong(f"nms returned a {type(got).__name__}; return the indices of the kept boxes, shape (k,).") from error
+        raise Wrong(
+            f"nms returned a {type(got).__name__}; return the indices of the kept boxes, shape (k,)."
+        ) from error
     if got.dtype == torch.bool:
-        raise Wrong("nms returned a mask (bool); return the indices of the kept boxes, best score first: [2, 3, 0].")
+        raise Wrong(
+            "nms returned a mask (bool); return the indices of the kept boxes, best score first: [2, 3, 0]."
+        )
     if got.ndim != 1:
-        raise Wrong(f"nms has shape {tuple(got.shape)}, expected (3,): return the indices of the kept boxes, not the boxes.")
+        raise Wrong(
+            f"nms has shape {tuple(got.shape)}, expected (3,): return the indices of the kept boxes, not the boxes."
+        )
     said = got.tolist()
     if said == [2, 0]:
-        raise Wrong("nms gives [2, 0], expected [2, 3, 0]: a removed box must remove nobody. Box 3 overlaps only box 1, and "
-                    "box 1 is gone already.")
+        raise Wrong(
+            "nms gives [2, 0], expected [2, 3, 0]: a removed box must remove nobody. Box 3 overlaps only box 1, and "
+            "box 1 is gone already."
+        )
     if sorted(said) == [0, 2, 3] and said != [2, 3, 0]:
-        raise Wrong(f"nms gives {said}, expected [2, 3, 0]: the right boxes, but sort them by falling score.")
+        raise Wrong(
+            f"nms gives {said}, expected [2, 3, 0]: the right boxes, but sort them by falling score."
+        )
     if sorted(said) == [0, 1, 2, 3]:
-        raise Wrong(f"nms gives {said}, expected [2, 3, 0]: nothing was removed. Boxes 2 and 1 overlap by 0.43, above 0.4.")
+        raise Wrong(
+            f"nms gives {said}, expected [2, 3, 0]: nothing was removed. Boxes 2 and 1 overlap by 0.43, above 0.4."
+        )
     if 2 not in said:
-        raise Wrong(f"nms gives {said}, expected [2, 3, 0]: go from the highest score to the lowest; box 2 has the highest "
-                    "score, so nobody may remove it.")
-    expect_close("nms", got, torch.tensor([2, 3, 0]), f"Boxes 0 to 3 are: {', '.join(names)}. A kept box removes those that "
-                 "overlap it by MORE than the threshold.")
+        raise Wrong(
+            f"nms gives {said}, expected [2, 3, 0]: go from the highest score to the lowest; box 2 has the highest "
+            "score, so nobody may remove it."
+        )
+    expect_close(
+        "nms",
+        got,
+        torch.tensor([2, 3, 0]),
+        f"Boxes 0 to 3 are: {', '.join(names)}. A kept box removes those that "
+        "overlap it by MORE than the threshold.",
+    )
     got = call("nms", nms, boxes, scores, 0.6)
-    expect_close("nms with threshold 0.6", got, torch.tensor([2, 1, 3, 0]), "No pair overlaps by more than 0.6, so all stay, sorted.")
+    expect_close(
+        "nms with threshold 0.6",
+        got,
+        torch.tensor([2, 1, 3, 0]),
+        "No pair overlaps by more than 0.6, so all stay, sorted.",
+    )
     well_done("One person, one box: the best of each crowd is left.")
 
 
 def check_match(match):
     """match(iou, threshold): small tables whose answer can be read off."""
     cases = [
-        ("a second box on one person", [[0.8, 0.1], [0.7, 0.2], [0.3, 0.6], [0.55, 0.52]], [1, 0, 1, 0],
-         [([1, 1, 1, 1], "a truth is matched twice. Once taken it is gone: a second box on the same person is a false positive."),
-          ([1, 0, 0, 0], "a detection below the threshold must not take its truth away: row 1 is a miss.")]),
-        ("two people side by side", [[0.9, 0.55], [0.8, 0.6]], [1, 1],
-         [([1, 0], "look for the best truth among those that are still free.")]),
-        ("a miss first", [[0.4], [0.7]], [0, 1],
-         [([0, 0], "a detection below the threshold must not take its truth away."),
-          ([1, 0], "the overlap of 0.4 is below the threshold 0.5: a false positive.")]),
-        ("exactly at the threshold", [[0.5]], [1], [([0], "an overlap of just 0.5 counts: at least the threshold, >=.")]),
+        (
+            "a second box on one person",
+            [[0.8, 0.1], [0.7, 0.2], [0.3, 0.6], [0.55, 0.52]],
+            [1, 0, 1, 0],
+            [
+                (
+                    [1, 1, 1, 1],
+                    "a truth is matched twice. Once taken it is gone: a second box on the same person is a false positive.",
+                ),
+                (
+                    [1, 0, 0, 0],
+                    "a detection below the threshold must not take its truth away: row 1 is a miss.",
+                ),
+            ],
+        ),
+        (
+            "two people side by side",
+            [[0.9, 0.55], [0.8, 0.6]],
+            [1, 1],
+            [([1, 0], "look for the best truth among those that are still free.")],
+        ),
+        (
+            "a miss first",
+            [[0.4], [0.7]],
+            [0, 1],
+            [
+                ([0, 0], "a detection below the threshold must not take its truth away."),
+                ([1, 0], "the overlap of 0.4 is below the threshold 0.5: a false positive."),
+            ],
+        ),
+        (
+            "exactly at the threshold",
+            [[0.5]],
+            [1],
+            [([0], "an overlap of just 0.5 counts: at least the threshold, >=.")],
+        ),
     ]
     for what, table, wanted, known in cases:
         got = call("match", match, torch.tensor(table), 0.5)
         for values, words in known:
             if agrees(got, values):
-                raise Wrong(f"match ({what}): {words} Table {table}, expected {[bool(w) for w in wanted]}.")
-        expect_close(f"match of {table} ({what})", got, torch.tensor(wanted), "One answer a row, best score first.")
+                raise Wrong(
+                    f"match ({what}): {words} Table {table}, expected {[bool(w) for w in wanted]}."
+                )
+        expect_close(
+            f"match of {table} ({what})",
+            got,
+            torch.tensor(wanted),
+            "One answer a row, best score first.",
+        )
     got = call("match", match, torch.zeros(3, 0), 0.5)
-    expect_close("match where the frame holds no truth, iou (3, 0)", got, torch.zeros(3), "All three are false positives.")
+    expect_close(
+        "match where the frame holds no truth, iou (3, 0)",
+        got,
+        torch.zeros(3),
+        "All three are false positives.",
+    )
     well_done("Each truth is found once, by the best box that claims it.")
 
 
@@ -119,22 +199,48 @@ def check_average_precision(average_precision):
     hits = torch.tensor([True, False, True, True, False])
     got = call("average_precision", average_precision, hits, 4)
     mistakes = {
-        "the envelope is missing: at each recall take the best precision at this recall or any higher one.":
-            (1 + 2 / 3 + 3 / 4) / 4,
-        "recall counts the truths, also those never found: divide by positives, 4, not by the 3 hits.": (1 + 3 / 4 + 3 / 4) / 3,
-        "recall counts the truths: divide by positives, 4, not by the 5 detections.": (1 + 3 / 4 + 3 / 4) / 5,
-        "this is the 11-point rule of VOC 2007; take the whole area, all points.": (3 + 5 * 3 / 4) / 11,
-        "these are trapezoids under the raw curve; take the rectangles under the envelope.":
-            0.25 * (1 + 1) / 2 + 0.25 * (1 / 2 + 2 / 3) / 2 + 0.25 * (2 / 3 + 3 / 4) / 2,
+        "the envelope is missing: at each recall take the best precision at this recall or any higher one.": (
+            1 + 2 / 3 + 3 / 4
+        )
+        / 4,
+        "recall counts the truths, also those never found: divide by positives, 4, not by the 3 hits.": (
+            1 + 3 / 4 + 3 / 4
+        )
+        / 3,
+        "recall counts the truths: divide by positives, 4, not by the 5 detections.": (
+            1 + 3 / 4 + 3 / 4
+        )
+        / 5,
+        "this is the 11-point rule of VOC 2007; take the whole area, all points.": (3 + 5 * 3 / 4)
+        / 11,
+        "these are trapezoids under the raw curve; take the rectangles under the envelope.": 0.25
+        * (1 + 1)
+        / 2
+        + 0.25 * (1 / 2 + 2 / 3) / 2
+        + 0.25 * (2 / 3 + 3 / 4) / 2,
         "this is the precision of the whole list, not an area.": 3 / 5,
     }
     for words, value in mistakes.items():
         if agrees(got, value):
             raise Wrong(f"average_precision: {words} Expected 0.625, yours is {float(got):.4f}.")
-    expect_close("average_precision([1, 0, 1, 1, 0], positives=4)", got, 0.625,
-                 "Precision is 1, 1/2, 2/3, 3/4, 3/5; its envelope 1, 3/4, 3/4, 3/4, 3/5; recall rises by 1/4 at each hit.")
+    expect_close(
+        "average_precision([1, 0, 1, 1, 0], positives=4)",
+        got,
+        0.625,
+        "Precision is 1, 1/2, 2/3, 3/4, 3/5; its envelope 1, 3/4, 3/4, 3/4, 3/5; recall rises by 1/4 at each hit.",
+    )
     got = call("average_precision", average_precision, torch.tensor([False, True]), 1)
-    expect_close("average_precision([0, 1], positives=1)", got, 0.5, "The only hit comes second: precision 1/2.")
+    expect_close(
+        "average_precision([0, 1], positives=1)",
+        got,
+        0.5,
+        "The only hit comes second: precision 1/2.",
+    )
     got = call("average_precision", average_precision, torch.zeros(0, dtype=torch.bool), 3)
-    expect_close("average_precision of no detection at all, positives=3", got, 0.0, "Nothing found is an AP of 0, not an error.")
+    expect_close(
+        "average_precision of no detection at all, positives=3",
+        got,
+        0.0,
+        "Nothing found is an AP of 0, not an error.",
+    )
     well_done("Average precision is the area under an envelope, nothing more.")

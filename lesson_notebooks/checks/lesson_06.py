@@ -1,13 +1,13 @@
 """Checks of lesson 06: D's move without M's, a player that is read but not moved, M's capped reward, random labels."""
+
 from contextlib import contextmanager
 
 import torch
+from lesson import Wrong, call, expect, expect_close, well_done
 from torch import nn
 
-from lesson import Wrong, call, expect, expect_close, well_done
-
-
 # ------------------------------------------------------------------ what the exercises are replaced from
+
 
 def loss_of_D(L_D, modified, original, identities):
     """What D minimises in line 3, -L_adv; M's picture is taken as it is, without its history."""
@@ -29,6 +29,7 @@ def frozen(player):
 
 # ------------------------------------------------------------------ checks
 
+
 def _is(got, values) -> bool:
     """Does the answer equal these values (a known mistake's)?"""
     try:
@@ -41,9 +42,9 @@ def _is(got, values) -> bool:
 def check_loss_of_D(loss_of_D):
     """A D with one weight, whose loss is easy to differentiate: L_D(p, i) = w * mean(p) + sum(i)."""
     weight = torch.tensor(3.0, requires_grad=True)
-    painter = torch.tensor(2.0, requires_grad=True)                          # stands for M's weights
+    painter = torch.tensor(2.0, requires_grad=True)  # stands for M's weights
     original, identities = torch.tensor([[1.0, 3.0]]), torch.tensor([5])
-    modified = painter * original                                            # mean 4; the original's mean is 2
+    modified = painter * original  # mean 4; the original's mean is 2
 
     def L_D(pictures, people):
         return weight * pictures.mean() + people.sum()
@@ -58,12 +59,16 @@ def check_loss_of_D(loss_of_D):
         if _is(got, value) or _is(got, -value) and value == 6.0:
             raise Wrong(f"loss_of_D is {torch.as_tensor(got).item():g}, expected 28: {words}")
     expect_close("loss_of_D", got, 28.0, "L_D(M(f), i) + L_D(f, i).")
-    expect(torch.is_tensor(got) and got.requires_grad,
-           "loss_of_D has no gradient at all: detach the modified pictures only, and do not compute the loss under no_grad.")
+    expect(
+        torch.is_tensor(got) and got.requires_grad,
+        "loss_of_D has no gradient at all: detach the modified pictures only, and do not compute the loss under no_grad.",
+    )
     got.backward()
     if painter.grad is not None:
-        raise Wrong(f"loss_of_D moves M: M's weight has got a gradient of {painter.grad.item():g}, expected none. It would teach M to make "
-                    "faces that D names easily. Use modified.detach().")
+        raise Wrong(
+            f"loss_of_D moves M: M's weight has got a gradient of {painter.grad.item():g}, expected none. It would teach M to make "
+            "faces that D names easily. Use modified.detach()."
+        )
     expect_close("the gradient of D's weight", weight.grad, 6.0, "Both pictures' means, 4 + 2.")
     well_done("D learns from both pictures, and M hears nothing of it.")
 
@@ -80,33 +85,57 @@ def check_frozen(frozen):
         with frozen(player):
             player(x).sum().backward()
     except RuntimeError as error:
-        raise Wrong("frozen cuts the gradient: backward stopped with "
-                    f"'{str(error)[:60]}...'. torch.no_grad() stops everything; M needs the gradient that passes through D.") from error
+        raise Wrong(
+            "frozen cuts the gradient: backward stopped with "
+            f"'{str(error)[:60]}...'. torch.no_grad() stops everything; M needs the gradient that passes through D."
+        ) from error
     except Exception as error:
-        raise Wrong(f"frozen stopped with {type(error).__name__}: {error}. It must be a context manager: @contextmanager "
-                    "from contextlib above a function with one yield.") from error
-    expect(x.grad is not None, "frozen cuts the gradient: nothing has come through to the input. M needs the gradient that passes through D.")
+        raise Wrong(
+            f"frozen stopped with {type(error).__name__}: {error}. It must be a context manager: @contextmanager "
+            "from contextlib above a function with one yield."
+        ) from error
+    expect(
+        x.grad is not None,
+        "frozen cuts the gradient: nothing has come through to the input. M needs the gradient that passes through D.",
+    )
     for name, parameter in player.named_parameters():
-        expect(parameter.grad is None, f"frozen lets {name} collect a gradient: switch requires_grad off for every parameter.")
+        expect(
+            parameter.grad is None,
+            f"frozen lets {name} collect a gradient: switch requires_grad off for every parameter.",
+        )
     for name, value in player.state_dict().items():
-        expect(torch.equal(value, held[name]), f"frozen lets {name} move: batch norm updates its running averages in training mode, "
-                                               "gradients or not. Call player.eval() too.")
-    expect(player.training, "frozen leaves the player in eval mode: it must be given back in the mode it was in.")
+        expect(
+            torch.equal(value, held[name]),
+            f"frozen lets {name} move: batch norm updates its running averages in training mode, "
+            "gradients or not. Call player.eval() too.",
+        )
+    expect(
+        player.training,
+        "frozen leaves the player in eval mode: it must be given back in the mode it was in.",
+    )
     for name, parameter in player.named_parameters():
         want = name != "0.weight"
         if parameter.requires_grad != want:
-            raise Wrong(f"after frozen, {name}.requires_grad is {not want}, it was {want} before: note what each parameter had, and put that "
-                        "back, not True for all (or False for all).")
+            raise Wrong(
+                f"after frozen, {name}.requires_grad is {not want}, it was {want} before: note what each parameter had, and put that "
+                "back, not True for all (or False for all)."
+            )
     player.eval()
     with frozen(player):
         pass
-    expect(not player.training, "frozen puts the player into training mode though it was in eval mode: note the mode before.")
+    expect(
+        not player.training,
+        "frozen puts the player into training mode though it was in eval mode: note the mode before.",
+    )
     try:
         with frozen(player):
             raise KeyError("something went wrong inside")
     except KeyError:
         pass
-    expect(player[3].weight.requires_grad, "an error inside the block leaves the player frozen for ever: put the yield into try ... finally.")
+    expect(
+        player[3].weight.requires_grad,
+        "an error inside the block leaves the player frozen for ever: put the yield into try ... finally.",
+    )
     well_done("D is asked and not moved, and given back as it was.")
 
 
@@ -122,14 +151,30 @@ def check_modifier_adversarial(modifier_adversarial):
         "you sum over the faces; the expectation is a mean.": -9.0,
     }.items():
         if _is(got, value):
-            raise Wrong(f"modifier_adversarial of [1, 2, 5, 9] with cap 3 is {torch.as_tensor(got).item():g}, expected -2.25: {words}")
-    expect_close("modifier_adversarial of [1, 2, 5, 9] with cap 3", got, -2.25, "-(1 + 2 + 3 + 3) / 4.")
-    expect(torch.is_tensor(got) and got.requires_grad, "modifier_adversarial cuts the gradient: stay with tensors, no .item() or float().")
+            raise Wrong(
+                f"modifier_adversarial of [1, 2, 5, 9] with cap 3 is {torch.as_tensor(got).item():g}, expected -2.25: {words}"
+            )
+    expect_close(
+        "modifier_adversarial of [1, 2, 5, 9] with cap 3", got, -2.25, "-(1 + 2 + 3 + 3) / 4."
+    )
+    expect(
+        torch.is_tensor(got) and got.requires_grad,
+        "modifier_adversarial cuts the gradient: stay with tensors, no .item() or float().",
+    )
     got.backward()
-    expect_close("its gradient", each.grad, torch.tensor([-0.25, -0.25, 0, 0]),
-                 "A face above the cap has earned its all; the others still count 1 / B each.")
+    expect_close(
+        "its gradient",
+        each.grad,
+        torch.tensor([-0.25, -0.25, 0, 0]),
+        "A face above the cap has earned its all; the others still count 1 / B each.",
+    )
     free = call("modifier_adversarial", modifier_adversarial, each.detach(), float("inf"))
-    expect_close("modifier_adversarial with cap infinity", free, -4.25, "Without a cap it is the paper's own term, -mean.")
+    expect_close(
+        "modifier_adversarial with cap infinity",
+        free,
+        -4.25,
+        "Without a cap it is the paper's own term, -mean.",
+    )
     well_done("M is paid for every face until D knows nothing of it, and not a cent more.")
 
 
@@ -138,20 +183,37 @@ def check_random_label_targets(random_label_targets):
     torch.manual_seed(0)
     labels = torch.arange(4).repeat(3000)
     got = call("random_label_targets", random_label_targets, labels.clone(), 4)
-    expect(torch.is_tensor(got) and got.shape == labels.shape and got.dtype == torch.int64,
-           f"random_label_targets must return a tensor {tuple(labels.shape)} of int64 (labels), yours is "
-           f"{tuple(got.shape) if torch.is_tensor(got) else ''} {getattr(got, 'dtype', type(got).__name__)}.")
-    expect(0 <= int(got.min()) and int(got.max()) <= 3,
-           f"random_label_targets gives {int(got.min())} to {int(got.max())}; the people are 0 to 3: take the remainder, % identities.")
+    expect(
+        torch.is_tensor(got) and got.shape == labels.shape and got.dtype == torch.int64,
+        f"random_label_targets must return a tensor {tuple(labels.shape)} of int64 (labels), yours is "
+        f"{tuple(got.shape) if torch.is_tensor(got) else ''} {getattr(got, 'dtype', type(got).__name__)}.",
+    )
+    expect(
+        0 <= int(got.min()) and int(got.max()) <= 3,
+        f"random_label_targets gives {int(got.min())} to {int(got.max())}; the people are 0 to 3: take the remainder, % identities.",
+    )
     same = int((got == labels).sum())
-    expect(same == 0, f"random_label_targets gives {same} of {len(labels)} faces their true name: it must be somebody else.")
-    share = torch.stack([torch.bincount(got[labels == person], minlength=4) for person in range(4)]) / 3000      # (4, 4)
+    expect(
+        same == 0,
+        f"random_label_targets gives {same} of {len(labels)} faces their true name: it must be somebody else.",
+    )
+    share = (
+        torch.stack([torch.bincount(got[labels == person], minlength=4) for person in range(4)])
+        / 3000
+    )  # (4, 4)
     wanted = (1 - torch.eye(4)) / 3
     off = (share - wanted).abs()
     if off.max() > 0.05:
         person, other = divmod(int(off.argmax()), 4)
-        raise Wrong(f"random_label_targets is not even: person {person} becomes {other} in {share[person, other].item():.0%} of the draws, "
-                    "expected 33%. Each of the others must be equally likely: turn the label on by 1 to N - 1 steps.")
+        raise Wrong(
+            f"random_label_targets is not even: person {person} becomes {other} in {share[person, other].item():.0%} of the draws, "
+            "expected 33%. Each of the others must be equally likely: turn the label on by 1 to N - 1 steps."
+        )
     again = call("random_label_targets", random_label_targets, labels.clone(), 4)
-    expect(not torch.equal(got, again), "random_label_targets gives the same names at every call: they must be drawn anew each time.")
-    well_done("Somebody else each time. That the target keeps changing is just what the paper blames for the blur.")
+    expect(
+        not torch.equal(got, again),
+        "random_label_targets gives the same names at every call: they must be drawn anew each time.",
+    )
+    well_done(
+        "Somebody else each time. That the target keeps changing is just what the paper blames for the blur."
+    )

@@ -1,14 +1,17 @@
 """Checks of lesson 07, judging it: numbers worked out by hand, and a sentence for the mistakes that are made most often."""
+
 import math
 
 import torch
-
 from lesson import Wrong, expect, expect_close, well_done
 
 
 def called(name, function, *arguments):
     """What the student's function gives for the arguments; Wrong, in one sentence, when it raises."""
-    expect(callable(function), f"{name} is {function!r}, which is no function: define it with def {name}(...)")
+    expect(
+        callable(function),
+        f"{name} is {function!r}, which is no function: define it with def {name}(...)",
+    )
     try:
         return function(*arguments)
     except Exception as error:
@@ -17,15 +20,22 @@ def called(name, function, *arguments):
 
 # ------------------------------------------------------------------ references, so that the lesson runs before they are written
 
+
 def strongest(errors):
     """The lowest error and who reaches it: (error, attacker, kind) of errors[attacker][kind]."""
-    return min((error, attacker, kind) for attacker, kinds in errors.items() for kind, error in kinds.items())
+    return min(
+        (error, attacker, kind)
+        for attacker, kinds in errors.items()
+        for kind, error in kinds.items()
+    )
 
 
 def resampled_error(wrong, people, drawn):
     """The error rate when people are drawn instead of pairs: a pair counts as often as its people can form it."""
     times = {person: int((drawn == person).sum()) for person in set(people.flatten().tolist())}
-    weights = torch.tensor([times[a] if a == b else times[a] * times[b] for a, b in people.tolist()]).double()
+    weights = torch.tensor(
+        [times[a] if a == b else times[a] * times[b] for a, b in people.tolist()]
+    ).double()
     return float((weights * wrong).sum() / weights.sum())
 
 
@@ -37,23 +47,39 @@ def landmark_error(read, true):
 
 # ------------------------------------------------------------------ checks
 
+
 def check_strongest(function):
     """Three attackers by hand; the best of them needs an original picture."""
-    errors = {"own": {"both": 0.34, "probe": 0.40}, "retrained": {"both": 0.18, "probe": 0.21},
-              "other": {"both": 0.44, "probe": 0.12}}
+    errors = {
+        "own": {"both": 0.34, "probe": 0.40},
+        "retrained": {"both": 0.18, "probe": 0.21},
+        "other": {"both": 0.44, "probe": 0.12},
+    }
     got = called("strongest", function, errors)
-    expect(isinstance(got, tuple) and len(got) == 3,
-           f"strongest gives {got!r}: give back three things, (error, attacker, kind)")
-    hints = {0.44: "That is the highest error: the attacker who fails most is the weakest, not the strongest.",
-             0.18: "That is the lowest with both pictures repainted, or of whoever is best on average; an attacker who holds "
-                   "one original (probe) does better.",
-             0.34: "That is the D that M was trained against, whatever the others do."}
+    expect(
+        isinstance(got, tuple) and len(got) == 3,
+        f"strongest gives {got!r}: give back three things, (error, attacker, kind)",
+    )
+    hints = {
+        0.44: "That is the highest error: the attacker who fails most is the weakest, not the strongest.",
+        0.18: "That is the lowest with both pictures repainted, or of whoever is best on average; an attacker who holds "
+        "one original (probe) does better.",
+        0.34: "That is the D that M was trained against, whatever the others do.",
+    }
     hint = hints.get(round(got[0], 6), "") if isinstance(got[0], (int, float)) else ""
     expect_close("the strongest attacker's error", got[0], 0.12, hint)
-    expect(got[1:] == ("other", "probe"), f"the error is right, but it belongs to ('other', 'probe'), not to {got[1:]!r}")
-    got = called("strongest", function, {"a": {"both": 0.2, "probe": 0.9}, "b": {"both": 0.3, "probe": 0.4}})
-    expect(got == (0.2, "a", "both"), f"of a: 0.2 and 0.9, b: 0.3 and 0.4, strongest gives {got!r}, expected (0.2, 'a', 'both'): "
-                                      "one good attack is enough, so nothing is averaged")
+    expect(
+        got[1:] == ("other", "probe"),
+        f"the error is right, but it belongs to ('other', 'probe'), not to {got[1:]!r}",
+    )
+    got = called(
+        "strongest", function, {"a": {"both": 0.2, "probe": 0.9}, "b": {"both": 0.3, "probe": 0.4}}
+    )
+    expect(
+        got == (0.2, "a", "both"),
+        f"of a: 0.2 and 0.9, b: 0.3 and 0.4, strongest gives {got!r}, expected (0.2, 'a', 'both'): "
+        "one good attack is enough, so nothing is averaged",
+    )
     well_done("One attacker who succeeds is enough; the others' failures do not make up for it.")
 
 
@@ -62,17 +88,33 @@ def check_resampled_error(function):
     wrong = torch.tensor([True, False, False, False])
     people = torch.tensor([[7, 7], [7, 12], [12, 40], [40, 40]])
     got = called("resampled_error", function, wrong, people, torch.tensor([7, 12, 7, 40, 12]))
-    hints = {4 / 11: "A pair of one person counts as often as the person was drawn, not that often squared.",
-             1 / 4: "That is the error with every pair counted once: somebody drawn twice counts twice.",
-             4 / 13: "Two people drawn 2 and 1 times form a pair 2 * 1 times, not 2 + 1 times.",
-             2 / 7: "That counts the first person of each pair only.", 2.0: "Divide by the sum of the counts."}
+    hints = {
+        4
+        / 11: "A pair of one person counts as often as the person was drawn, not that often squared.",
+        1 / 4: "That is the error with every pair counted once: somebody drawn twice counts twice.",
+        4 / 13: "Two people drawn 2 and 1 times form a pair 2 * 1 times, not 2 + 1 times.",
+        2 / 7: "That counts the first person of each pair only.",
+        2.0: "Divide by the sum of the counts.",
+    }
     try:
-        hint = next((text for value, text in hints.items() if math.isclose(float(got), value, abs_tol=1e-4)), "")
+        hint = next(
+            (
+                text
+                for value, text in hints.items()
+                if math.isclose(float(got), value, abs_tol=1e-4)
+            ),
+            "",
+        )
     except (TypeError, ValueError, RuntimeError):
         hint = ""
     expect_close("resampled_error", got, 2 / 9, hint)
     got = called("resampled_error", function, wrong, people, torch.tensor([40, 40, 12]))
-    expect_close("the error when person 7 is not drawn", got, 0.0, "A pair of somebody who was not drawn does not count.")
+    expect_close(
+        "the error when person 7 is not drawn",
+        got,
+        0.0,
+        "A pair of somebody who was not drawn does not count.",
+    )
     well_done("People are drawn, and their pairs come along.")
 
 
@@ -83,9 +125,14 @@ def check_rank1(function):
     got = called("rank1", function, gallery, gallery_ids, probe, torch.tensor([9, 5, 5, 9]))
     hint = ""
     if isinstance(got, (int, float)) or getattr(got, "ndim", None) == 0:
-        hints = {0.25: "That is the share of probes that were missed, or a nearest neighbour by distance: use the largest cosine.",
-                 0.0: "Compare identities: the nearest gallery row's id with the probe's id, not its position."}
-        hint = hints.get(round(float(got), 4), "Compare by angle alone: neither a long feature nor a near one is a similar one.")
+        hints = {
+            0.25: "That is the share of probes that were missed, or a nearest neighbour by distance: use the largest cosine.",
+            0.0: "Compare identities: the nearest gallery row's id with the probe's id, not its position.",
+        }
+        hint = hints.get(
+            round(float(got), 4),
+            "Compare by angle alone: neither a long feature nor a near one is a similar one.",
+        )
     expect_close("rank1", got, 0.75, hint)
     well_done("The nearest by angle, and its name compared with the truth.")
 
@@ -98,15 +145,22 @@ def check_landmark_error(function):
     read[0, 1] -= torch.tensor([3.0, 4.0])
     got = called("landmark_error", function, read, true)
     shape = tuple(getattr(got, "shape", ()))
-    expect(got is None or shape == (2,), f"landmark_error gives the shape {shape}, expected (2,): one number a face; "
-                                         "average over the five landmarks, not over the faces")
-    hints = {4.0: "That is in pixels: divide by the distance between the eyes.",
-             0.56: "That is |dx| + |dy|; the distance is the square root of dx² + dy².",
-             0.28: "That is the mean of |dx| and |dy|; the distance is the square root of dx² + dy².",
-             0.496139: "That divides by the eye distance that was read, which is wrong when the eyes are; take the true one."}
+    expect(
+        got is None or shape == (2,),
+        f"landmark_error gives the shape {shape}, expected (2,): one number a face; "
+        "average over the five landmarks, not over the faces",
+    )
+    hints = {
+        4.0: "That is in pixels: divide by the distance between the eyes.",
+        0.56: "That is |dx| + |dy|; the distance is the square root of dx² + dy².",
+        0.28: "That is the mean of |dx| and |dy|; the distance is the square root of dx² + dy².",
+        0.496139: "That divides by the eye distance that was read, which is wrong when the eyes are; take the true one.",
+    }
     hint = ""
     if got is not None:
         first = float(got[0])
-        hint = next((text for value, text in hints.items() if math.isclose(first, value, abs_tol=1e-4)), "")
+        hint = next(
+            (text for value, text in hints.items() if math.isclose(first, value, abs_tol=1e-4)), ""
+        )
     expect_close("landmark_error", got, [0.4, 0.25], hint)
     well_done("Eye distances, so a large face and a small one count alike.")

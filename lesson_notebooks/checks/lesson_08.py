@@ -1,15 +1,16 @@
 """Checks of lesson 08, your own pictures: a frame of 6 x 8 pixels and a face that is missed for three frames, by hand."""
-import numpy as np
 
-from checks.lesson_07 import called
+import numpy as np
 from lesson import expect, expect_close, well_done
 
+from checks.lesson_07 import called
 
 # ------------------------------------------------------------------ references, so that the lesson runs before they are written
 
+
 def changed_outside(before, after, boxes):
     """How many pixels outside all boxes (k, 4) differ between two (H, W, 3) pictures."""
-    rows, columns = np.mgrid[:before.shape[0], :before.shape[1]] + 0.5
+    rows, columns = np.mgrid[: before.shape[0], : before.shape[1]] + 0.5
     inside = np.zeros(before.shape[:2], bool)
     for x1, y1, x2, y2 in boxes:
         inside |= (x1 <= columns) & (columns < x2) & (y1 <= rows) & (rows < y2)
@@ -24,29 +25,46 @@ def fill_gap(last, following, missed):
 
 # ------------------------------------------------------------------ checks
 
+
 def check_changed_outside(function):
     """Six pixels changed: two in the box, two far off in several channels, one right of the box's rim, one below it."""
     before = np.zeros((6, 8, 3), np.uint8)
     after = before.copy()
-    after[0, 0] = 255                                      # far off
-    after[4, 1, :2] = 7                                    # far off, but inside for who takes x for rows
-    after[1, 2, 0] = after[2, 4, 2] = 9                    # inside
-    after[2, 5, 1] = 1                                     # its centre is at x = 5.5
-    after[3, 3, 2] = 200                                   # its centre is at y = 3.5
+    after[0, 0] = 255  # far off
+    after[4, 1, :2] = 7  # far off, but inside for who takes x for rows
+    after[1, 2, 0] = after[2, 4, 2] = 9  # inside
+    after[2, 5, 1] = 1  # its centre is at x = 5.5
+    after[3, 3, 2] = 200  # its centre is at y = 3.5
     box = np.array([[2.5, 1.0, 5.0, 3.0]])
     rim = "A pixel is outside when its centre, index + 0.5, lies on or beyond the right or lower edge: x1 <= centre < x2."
-    hints = {7: "That counts values, not pixels: a pixel that differs in three channels counts once.",
-             6: "That is every pixel that changed: leave out the ones inside a box.",
-             5: "Boxes are x1, y1, x2, y2: x goes with columns, which are the second axis of the picture.", 3: rim, 2: rim}
+    hints = {
+        7: "That counts values, not pixels: a pixel that differs in three channels counts once.",
+        6: "That is every pixel that changed: leave out the ones inside a box.",
+        5: "Boxes are x1, y1, x2, y2: x goes with columns, which are the second axis of the picture.",
+        3: rim,
+        2: rim,
+    }
     got = called("changed_outside", function, before, after, box)
     hint = hints.get(int(got), "") if isinstance(got, (int, np.integer)) else ""
     expect_close("changed_outside of one box", got, 4, hint)
     two = np.array([[2.5, 1.0, 5.0, 3.0], [0.0, 0.0, 1.0, 1.0]])
-    expect_close("changed_outside of two boxes", called("changed_outside", function, before, after, two), 3,
-                 "A pixel is inside when it lies in any of the boxes.")
-    expect_close("changed_outside without a box", called("changed_outside", function, before, after, np.zeros((0, 4))), 6,
-                 "Without a box every changed pixel is outside.")
-    expect_close("changed_outside of a picture and itself", called("changed_outside", function, after, after, box), 0)
+    expect_close(
+        "changed_outside of two boxes",
+        called("changed_outside", function, before, after, two),
+        3,
+        "A pixel is inside when it lies in any of the boxes.",
+    )
+    expect_close(
+        "changed_outside without a box",
+        called("changed_outside", function, before, after, np.zeros((0, 4))),
+        6,
+        "Without a box every changed pixel is outside.",
+    )
+    expect_close(
+        "changed_outside of a picture and itself",
+        called("changed_outside", function, after, after, box),
+        0,
+    )
     well_done("Nothing outside the boxes may change: now you can check that on any output.")
 
 
@@ -54,8 +72,11 @@ def check_fill_gap(function):
     """A box that goes 40 px to the right and grows by 8 px, three frames missed between."""
     last, following = np.array([10.0, 20, 30, 40]), np.array([50.0, 20, 78, 48])
     got = called("fill_gap", function, last, following, 3)
-    expect(got is None or np.shape(got) == (3, 4), f"fill_gap gives the shape {np.shape(got)}, expected (3, 4): a box for each missed "
-                                                   "frame, and none for the two sightings")
+    expect(
+        got is None or np.shape(got) == (3, 4),
+        f"fill_gap gives the shape {np.shape(got)}, expected (3, 4): a box for each missed "
+        "frame, and none for the two sightings",
+    )
     hint = ""
     if got is not None:
         first, final = (float(np.asarray(got)[i, 0]) for i in (0, -1))
@@ -64,9 +85,16 @@ def check_fill_gap(function):
         elif first == final == 10.0:
             hint = "The last sighting held still: the face goes on moving while nobody sees it."
         elif abs(final - 50.0) < 1e-6:
-            hint = "The last missed frame is one step before the next sighting: divide by missed + 1."
+            hint = (
+                "The last missed frame is one step before the next sighting: divide by missed + 1."
+            )
         elif first == 40.0:
             hint = "Backwards: the first missed frame is nearest to the last sighting."
     expect_close("fill_gap", got, [[20, 20, 42, 42], [30, 20, 54, 44], [40, 20, 66, 46]], hint)
-    expect_close("fill_gap of one frame", called("fill_gap", function, last, following, 1), [[30, 20, 54, 44]], "Half-way.")
+    expect_close(
+        "fill_gap of one frame",
+        called("fill_gap", function, last, following, 1),
+        [[30, 20, 54, 44]],
+        "Half-way.",
+    )
     well_done("A face that is missed for a moment is covered all the same.")

@@ -12,6 +12,7 @@ which is not accumulated, is counted likewise: one update on `pretrain_recognize
 Not counted: the CUDA context (about half a GiB), cuDNN's workspaces, what the caching allocator holds in reserve, and
 what operations allocate inside. bfloat16 is a CPU's autocast here, which keeps some more operations in fp32 than a GPU's.
 """
+
 import argparse
 import json
 import os
@@ -34,12 +35,26 @@ from ppad.checkup import ASSUMED, kept_bytes, processor
 from ppad.crop_sampler import template
 from ppad.speed import Speed, recompute
 
-GIB = 2 ** 30
-SAVING = {"plain": {}, "accumulate": {"accumulate": 2}, "checkpointing": {"checkpointing": True},
-          "accumulate and checkpointing": {"accumulate": 2, "checkpointing": True},
-          "accumulate, checkpointing and bf16": {"accumulate": 2, "checkpointing": True, "precision": "bf16"}}
+GIB = 2**30
+SAVING = {
+    "plain": {},
+    "accumulate": {"accumulate": 2},
+    "checkpointing": {"checkpointing": True},
+    "accumulate and checkpointing": {"accumulate": 2, "checkpointing": True},
+    "accumulate, checkpointing and bf16": {
+        "accumulate": 2,
+        "checkpointing": True,
+        "precision": "bf16",
+    },
+}
 ATEN = torch.ops.aten
-COSTLY = {ATEN.convolution.default, ATEN.convolution_backward.default, ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default}
+COSTLY = {
+    ATEN.convolution.default,
+    ATEN.convolution_backward.default,
+    ATEN.mm.default,
+    ATEN.addmm.default,
+    ATEN.bmm.default,
+}
 
 
 class Counted(TorchDispatchMode):
@@ -50,7 +65,11 @@ class Counted(TorchDispatchMode):
         self.now, self.peak, self.known = 0, 0, {}
 
     def __torch_dispatch__(self, operation, types, given=(), named=None):
-        made = zeros(operation, given, named or {}) if operation in COSTLY else operation(*given, **(named or {}))
+        made = (
+            zeros(operation, given, named or {})
+            if operation in COSTLY
+            else operation(*given, **(named or {}))
+        )
         for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
                 self.note(tensor.untyped_storage())
@@ -72,12 +91,24 @@ class Counted(TorchDispatchMode):
 
 def zeros(operation, given, named):
     """What a costly operation would give, in shape and type, without its arithmetic."""
-    shapes = operation(*tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), given), **named)
-    return tree_map_only(torch.Tensor, lambda tensor: torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).zero_(), shapes)
+    shapes = operation(
+        *tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), given), **named
+    )
+    return tree_map_only(
+        torch.Tensor,
+        lambda tensor: torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype
+        ).zero_(),
+        shapes,
+    )
 
 
 def players(config):
-    return (trainer.make_recognizer(config, ASSUMED["people"]), trainer.make_detector(config, ASSUMED["classes"]), trainer.make_modifier(config))
+    return (
+        trainer.make_recognizer(config, ASSUMED["people"]),
+        trainer.make_detector(config, ASSUMED["classes"]),
+        trainer.make_modifier(config),
+    )
 
 
 def a_step(config) -> dict:
@@ -92,20 +123,33 @@ def a_step(config) -> dict:
         frames = 2 * torch.rand(config.batch_frames, 3, high, wide) - 1
         person = torch.tensor([[0.25, 0.25, 0.75, 0.75]]) * torch.tensor([wide, high] * 2)
         targets = [{"boxes": person, "labels": torch.ones(1, dtype=torch.long)} for _ in frames]
-        boxes = [person * 0.5 for _ in frames]                    # a face of a quarter of the frame's sides
+        boxes = [person * 0.5 for _ in frames]  # a face of a quarter of the frame's sides
         peaks = {}
-        for turn in range(2):                                     # from the second step on Adam has its moments
+        for turn in range(2):  # from the second step on Adam has its moments
             counted.peak = counted.now
             with torch.set_grad_enabled(config.accumulate == 1):
                 modified = game.anonymize(pictures)
             game.speed.in_parts(game.update_recognizer, pictures, modified, landmarks, identities)
             peaks["D's update"], counted.peak = counted.peak, counted.now
-            game.speed.in_parts(game.update_modifier_and_detector, pictures, modified, landmarks, identities, frames, targets, boxes)
+            game.speed.in_parts(
+                game.update_modifier_and_detector,
+                pictures,
+                modified,
+                landmarks,
+                identities,
+                frames,
+                targets,
+                boxes,
+            )
             peaks["M's and A's update"] = counted.peak
             del modified
         standing = counted.now
-    return {"weights": gib(weights), "weights, gradients, Adam and the batch": gib(standing),
-            **{name: gib(value) for name, value in peaks.items()}, "peak": gib(max(peaks.values()))}
+    return {
+        "weights": gib(weights),
+        "weights, gradients, Adam and the batch": gib(standing),
+        **{name: gib(value) for name, value in peaks.items()},
+        "peak": gib(max(peaks.values())),
+    }
 
 
 def pretraining(config) -> float:
@@ -115,7 +159,11 @@ def pretraining(config) -> float:
         speed.prepare(recognizer.network)
         optimizer, size = speed.adam(recognizer.parameters(), 1e-3), config.face_size
         pictures = torch.rand(config.pretrain_recognizer_batch, 3, size, size)
-        crops = aligned_crops(pictures, template((size, size)).repeat(len(pictures), 1, 1), (config.recognizer_height, config.recognizer_breadth))
+        crops = aligned_crops(
+            pictures,
+            template((size, size)).repeat(len(pictures), 1, 1),
+            (config.recognizer_height, config.recognizer_breadth),
+        )
         for _ in range(2):
             counted.peak = counted.now
             with speed.autocast():
@@ -128,14 +176,34 @@ def kept(config) -> dict:
     """GiB that each part keeps for its backward pass in one part of a batch, in fp32."""
     with torch.device("meta"):
         recognizer, detector, modifier = players(config)
-    parts = {"M on the faces": (modifier, config.batch_faces, config.face_size, config.face_size),
-             "M on the frames' faces": (modifier, config.batch_frames, config.face_size, config.face_size),
-             "D on M's faces": (recognizer.network, config.batch_faces, config.recognizer_height, config.recognizer_breadth),
-             "A's body on the frames": (detector.model.backbone, config.batch_frames, config.frame_height, config.frame_width)}
+    parts = {
+        "M on the faces": (modifier, config.batch_faces, config.face_size, config.face_size),
+        "M on the frames' faces": (
+            modifier,
+            config.batch_frames,
+            config.face_size,
+            config.face_size,
+        ),
+        "D on M's faces": (
+            recognizer.network,
+            config.batch_faces,
+            config.recognizer_height,
+            config.recognizer_breadth,
+        ),
+        "A's body on the frames": (
+            detector.model.backbone,
+            config.batch_frames,
+            config.frame_height,
+            config.frame_width,
+        ),
+    }
     if config.checkpointing:
         for network, *_ in parts.values():
             recompute(network)
-    return {name: gib(kept_bytes(network, batch // config.accumulate, 3, high, wide)) for name, (network, batch, high, wide) in parts.items()}
+    return {
+        name: gib(kept_bytes(network, batch // config.accumulate, 3, high, wide))
+        for name, (network, batch, high, wide) in parts.items()
+    }
 
 
 def gib(size):
@@ -148,13 +216,26 @@ def main():
     parser.add_argument("--only", nargs="+", default=list(SAVING), choices=list(SAVING))
     args = parser.parse_args()
     torch.manual_seed(0)
-    result = {"how": "computed on a CPU by counting a step's tensors; no GPU was used", "preset": "paper", "unit": "GiB",
-              "machine": {"platform": platform.platform(), "processor": processor(), "cores": os.cpu_count(),
-                          "threads": torch.get_num_threads()},
-              "versions": {"torch": torch.__version__, "python": platform.python_version()}}
+    result = {
+        "how": "computed on a CPU by counting a step's tensors; no GPU was used",
+        "preset": "paper",
+        "unit": "GiB",
+        "machine": {
+            "platform": platform.platform(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }
     for name in args.only:
         config = presets.build("paper", **SAVING[name])
-        result[name] = {"fields": SAVING[name], "step": a_step(config), "D's pretraining": pretraining(config), "kept": kept(config)}
+        result[name] = {
+            "fields": SAVING[name],
+            "step": a_step(config),
+            "D's pretraining": pretraining(config),
+            "kept": kept(config),
+        }
         print(name, json.dumps(result[name]), flush=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

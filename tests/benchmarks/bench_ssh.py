@@ -9,6 +9,7 @@ person's: a face that MTCNN missed counts as a false one here, and LFW's table h
 counts as a false one too. A found box is right when it has IoU >= 0.5 with a face of the table that no surer box has taken.
 Recall counts faces whose longer side is over 24 px; a right box on a smaller one is no error. `--every 5` looks at a fifth.
 """
+
 import argparse
 import csv
 import json
@@ -26,20 +27,22 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from ppad.checkup import processor  # noqa: E402
-from ppad.ssh import SSH, Scenes, read_boxes  # noqa: E402
+from ppad.checkup import processor
+from ppad.ssh import SSH, Scenes, read_boxes
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
-LEAST_SIDE = 24           # px
-SAME = 0.5                # IoU
-PICTURES = 1000           # of LFW
+LEAST_SIDE = 24  # px
+SAME = 0.5  # IoU
+PICTURES = 1000  # of LFW
 
 
 def is_right(boxes, truth):
     """Boxes (k, 4), best first, against truth (n, 4) -> for each box the face it takes, or -1. (k,)"""
     taken, answer, iou = set(), [], box_iou(boxes, truth)
     for row in iou:
-        order = [j for j in row.argsort(descending=True).tolist() if row[j] >= SAME and j not in taken]
+        order = [
+            j for j in row.argsort(descending=True).tolist() if row[j] >= SAME and j not in taken
+        ]
         answer.append(order[0] if order else -1)
         taken.update(order[:1])
     return answer
@@ -64,11 +67,17 @@ def measure(model, pictures):
     table = {}
     for threshold in THRESHOLDS:
         kept = scores > threshold
-        table[str(threshold)] = {"recall": round(float((kept & sizes).sum() / faces), 4),
-                                 "precision": round(float((kept & right).sum() / max(1, kept.sum())), 4),
-                                 "false_boxes": int((kept & ~right).sum())}
-    return {"pictures": len(pictures), "faces_over_24_px": faces, "pictures_per_second": round(len(pictures) / seconds, 1),
-            "by_threshold": table}
+        table[str(threshold)] = {
+            "recall": round(float((kept & sizes).sum() / faces), 4),
+            "precision": round(float((kept & right).sum() / max(1, kept.sum())), 4),
+            "false_boxes": int((kept & ~right).sum()),
+        }
+    return {
+        "pictures": len(pictures),
+        "faces_over_24_px": faces,
+        "pictures_per_second": round(len(pictures) / seconds, 1),
+        "by_threshold": table,
+    }
 
 
 def test_pictures(data):
@@ -79,13 +88,19 @@ def test_pictures(data):
         names = sorted({row["file"] for row in csv.DictReader(f) if row["split"] == "test"})
     stills = [(pack / "actions" / name, boxes.get(name, [])) for name in names]
     boxes = read_boxes(lfw / "landmarks.tsv")
-    names = sorted(f"{p.parent.name}/{p.stem}.jpg" for p in (pack / "faces" / "test").rglob("*.webp"))
+    names = sorted(
+        f"{p.parent.name}/{p.stem}.jpg" for p in (pack / "faces" / "test").rglob("*.webp")
+    )
     names = random.Random(0).sample([name for name in names if name in boxes], PICTURES)
     portraits = [(lfw / "lfw-deepfunneled" / name, boxes[name]) for name in sorted(names)]
     scenes = Scenes(data)
-    people = {path.parent.name for path, _ in portraits} & {path.parent.name for path, _ in scenes.faces}
+    people = {path.parent.name for path, _ in portraits} & {
+        path.parent.name for path, _ in scenes.faces
+    }
     if people or {path for path, _ in stills} & {path for path, _ in scenes.stills}:
-        raise ValueError(f"data: test pictures are trained on, of {sorted(people)[:3]}...; keep them out of `Scenes`")
+        raise ValueError(
+            f"data: test pictures are trained on, of {sorted(people)[:3]}...; keep them out of `Scenes`"
+        )
     return stills, portraits
 
 
@@ -94,20 +109,38 @@ def main():
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("ssh.json"))
     parser.add_argument("--weights", type=Path, help="default: those of the package")
-    parser.add_argument("--every", type=int, default=1, help="look at every so many-th picture only")
+    parser.add_argument(
+        "--every", type=int, default=1, help="look at every so many-th picture only"
+    )
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    for need in ("photo_pack/actions/faces.csv", "photo_pack/faces/test", "lfw/landmarks.tsv", "lfw/lfw-deepfunneled"):
+    for need in (
+        "photo_pack/actions/faces.csv",
+        "photo_pack/faces/test",
+        "lfw/landmarks.tsv",
+        "lfw/lfw-deepfunneled",
+    ):
         if not (args.data / need).exists():
-            return print(f"skipped: {args.data / need} is missing; give the folder that holds photo_pack/ and lfw/")
+            return print(
+                f"skipped: {args.data / need} is missing; give the folder that holds photo_pack/ and lfw/"
+            )
     torch.set_num_threads(args.threads)
     model = SSH.load(args.weights)
-    stills, portraits = (pictures[::args.every] for pictures in test_pictures(args.data))
+    stills, portraits = (pictures[:: args.every] for pictures in test_pictures(args.data))
     result = {
-        "stills": measure(model, stills), "lfw": measure(model, portraits),
-        "parameters": sum(p.numel() for p in model.parameters()), "threads": args.threads, "every": args.every,
-        "python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
-        "machine": {"platform": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
+        "stills": measure(model, stills),
+        "lfw": measure(model, portraits),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "threads": args.threads,
+        "every": args.every,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "machine": {
+            "platform": platform.platform(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+        },
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))

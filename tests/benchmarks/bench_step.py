@@ -13,6 +13,7 @@ GPU's peak, on a CPU the process's peak less what it had before the networks wer
 plain step, forward and backward; their share of the peak wants the GPU's published dense peak in TFLOP/s, of the plain
 kind (TF32 or fp32) and of the tuned kind (bf16): known for PEAKS, else `--peak PLAIN TUNED`.
 """
+
 import argparse
 import json
 import os
@@ -26,18 +27,38 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 WARM = 3
-PEOPLE, CLASSES = 10572, 10                       # CASIA-WebFace less its people of LFW; DALY's actions
-TUNED = {"cuda": ["precision=bf16", "channels_last=true", "fused=true", "compile=true"],
-         "cpu": ["precision=bf16", "channels_last=true"]}
-PEAKS = {"H100": (495, 989), "H200": (495, 989), "A100": (156, 312), "L4": (60, 121)}       # TFLOP/s, NVIDIA's data sheets
-SMALL = {"face_size": 64, "modifier_width": 16, "modifier_blocks": 3, "recognizer_depth": 10, "recognizer_width": 16,
-         "embedding": 128, "recognizer_height": 56, "recognizer_breadth": 48, "detector_body": "toy", "frame_height": 160,
-         "frame_width": 160, "batch_faces": 8, "batch_frames": 4}                             # the toy preset's
+PEOPLE, CLASSES = 10572, 10  # CASIA-WebFace less its people of LFW; DALY's actions
+TUNED = {
+    "cuda": ["precision=bf16", "channels_last=true", "fused=true", "compile=true"],
+    "cpu": ["precision=bf16", "channels_last=true"],
+}
+PEAKS = {
+    "H100": (495, 989),
+    "H200": (495, 989),
+    "A100": (156, 312),
+    "L4": (60, 121),
+}  # TFLOP/s, NVIDIA's data sheets
+SMALL = {
+    "face_size": 64,
+    "modifier_width": 16,
+    "modifier_blocks": 3,
+    "recognizer_depth": 10,
+    "recognizer_width": 16,
+    "embedding": 128,
+    "recognizer_height": 56,
+    "recognizer_breadth": 48,
+    "detector_body": "toy",
+    "frame_height": 160,
+    "frame_width": 160,
+    "batch_faces": 8,
+    "batch_frames": 4,
+}  # the toy preset's
 
 
 def seconds(work, device, steps):
     """Median time of `work()` over `steps`, after WARM."""
     import torch
+
     times = []
     for number in range(WARM + steps):
         began = time.perf_counter()
@@ -51,17 +72,23 @@ def seconds(work, device, steps):
 
 def peak_bytes(device):
     import torch
+
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def measure(fields, device, steps):
     """One variant: seconds of a step and of its parts, peak memory, FLOPs."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
-    from ppad import config as presets, trainer
+
+    from ppad import config as presets
+    from ppad import trainer
     from ppad.attacks import aligned_crops
     from ppad.crop_sampler import crop_faces, paste_faces, template
 
@@ -72,16 +99,23 @@ def measure(fields, device, steps):
     config = presets.build("paper", **{name: typed(name, text) for name, text in fields})
     before = 0 if device == "cuda" else peak_bytes(device)
     torch.manual_seed(0)
-    game = trainer.Game(config, trainer.make_recognizer(config, PEOPLE), trainer.make_detector(config, CLASSES),
-                        trainer.make_modifier(config), device)
+    game = trainer.Game(
+        config,
+        trainer.make_recognizer(config, PEOPLE),
+        trainer.make_detector(config, CLASSES),
+        trainer.make_modifier(config),
+        device,
+    )
     size, high, wide = config.face_size, config.frame_height, config.frame_width
     pictures = 2 * torch.rand(config.batch_faces, 3, size, size, device=device) - 1
     landmarks = template((size, size)).expand(len(pictures), 5, 2)
-    identities = torch.randint(PEOPLE, (len(pictures),))           # what is known of the pictures is on the CPU, as in a run
+    identities = torch.randint(
+        PEOPLE, (len(pictures),)
+    )  # what is known of the pictures is on the CPU, as in a run
     frames = 2 * torch.rand(config.batch_frames, 3, high, wide, device=device) - 1
     person = torch.tensor([[0.25, 0.25, 0.75, 0.75]]) * torch.tensor([wide, high] * 2)
     targets = [{"boxes": person, "labels": torch.ones(1, dtype=torch.long)} for _ in frames]
-    boxes = [person * 0.5 for _ in frames]                         # a face of a quarter of the frame's sides
+    boxes = [person * 0.5 for _ in frames]  # a face of a quarter of the frame's sides
     batch = (pictures, landmarks, identities), (frames, targets, boxes)
 
     def step():
@@ -93,37 +127,53 @@ def measure(fields, device, steps):
 
     answer = {"seconds": seconds(step, device, steps)}
     answer["peak_gib"] = round((peak_bytes(device) - before) / 2**30, 3)
-    crops = aligned_crops(pictures, landmarks, (config.recognizer_height, config.recognizer_breadth)).clone()
+    crops = aligned_crops(
+        pictures, landmarks, (config.recognizer_height, config.recognizer_breadth)
+    ).clone()
     faces = crop_faces(frames, boxes, size).clone()
 
     def both_ways(forward):
         """Forward and backward of a part; gradients of weights and pictures are thrown away."""
+
         def work():
             for player in (game.anonymizer, game.recognizer, game.detector):
                 player.zero_grad(set_to_none=True)
             for picture in (pictures, crops, faces, frames):
                 picture.grad = None
             forward().sum().backward()
+
         return work
 
     game.detector.train()
     for picture in (pictures, crops, faces, frames):
         picture.requires_grad_()
-    parts = {"M": lambda: game.anonymize(pictures), "D": lambda: game._loss_D(crops, identities),
-             "A": lambda: game._loss_det(frames, targets),
-             "align for D": lambda: aligned_crops(pictures, landmarks, (config.recognizer_height, config.recognizer_breadth)),
-             "crop from frames": lambda: crop_faces(frames, boxes, size), "paste": lambda: paste_faces(frames, faces, boxes)}
-    answer["ms_by_part_forward_and_backward"] = {name: round(1000 * seconds(both_ways(part), device, steps), 2)
-                                                 for name, part in parts.items()}
+    parts = {
+        "M": lambda: game.anonymize(pictures),
+        "D": lambda: game._loss_D(crops, identities),
+        "A": lambda: game._loss_det(frames, targets),
+        "align for D": lambda: aligned_crops(
+            pictures, landmarks, (config.recognizer_height, config.recognizer_breadth)
+        ),
+        "crop from frames": lambda: crop_faces(frames, boxes, size),
+        "paste": lambda: paste_faces(frames, faces, boxes),
+    }
+    answer["ms_by_part_forward_and_backward"] = {
+        name: round(1000 * seconds(both_ways(part), device, steps), 2)
+        for name, part in parts.items()
+    }
     for picture in (pictures, crops, faces, frames):
         picture.requires_grad_(False)
-    if not config.compile:                                         # a compiled network's work is not seen by the counter
+    if not config.compile:  # a compiled network's work is not seen by the counter
         with FlopCounterMode(display=False) as counter:
             step()
         answer["tflop"] = counter.get_total_flops() / 1e12
-    answer |= {"pictures": len(pictures) + len(frames), "batch_faces": len(pictures), "batch_frames": len(frames),
-               "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-               "versions": {"torch": torch.__version__, "python": platform.python_version()}}
+    answer |= {
+        "pictures": len(pictures) + len(frames),
+        "batch_faces": len(pictures),
+        "batch_frames": len(frames),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }
     return answer
 
 
@@ -135,37 +185,85 @@ def main():
     parser.add_argument("--device", choices=("cuda", "cpu"))
     parser.add_argument("--threads", type=int, help="on a CPU (default: torch's own choice)")
     parser.add_argument("--tuned", nargs="+", metavar="FIELD=VALUE")
-    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the preset for both variants")
-    parser.add_argument("--peak", nargs=2, type=float, metavar=("PLAIN", "TUNED"), help="the GPU's dense peaks in TFLOP/s")
-    parser.add_argument("--note", default="", help="a word about the machine, for the JSON: 'shared', say")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="fields of the preset for both variants",
+    )
+    parser.add_argument(
+        "--peak",
+        nargs=2,
+        type=float,
+        metavar=("PLAIN", "TUNED"),
+        help="the GPU's dense peaks in TFLOP/s",
+    )
+    parser.add_argument(
+        "--note", default="", help="a word about the machine, for the JSON: 'shared', say"
+    )
     parser.add_argument("--one", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     import torch
 
     from ppad.checkup import processor
+
     if args.threads:
         torch.set_num_threads(args.threads)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if args.one is not None:                                       # inside a variant's own process
-        return print(json.dumps(measure([field.split("=") for field in args.one], device, args.steps)))
-    base, tuned = [f"{name}={value}" for name, value in SMALL.items()] * args.small + args.set, args.tuned or TUNED[device]
-    result = {"device": device, "scale": "small" if args.small else "paper", "note": args.note, "steps": args.steps,
-              "machine": {"platform": platform.platform(), "processor": processor(), "cores": os.cpu_count(),
-                          "threads": torch.get_num_threads()}, "set": args.set, "tuned_fields": tuned}
+    if args.one is not None:  # inside a variant's own process
+        return print(
+            json.dumps(measure([field.split("=") for field in args.one], device, args.steps))
+        )
+    base, tuned = (
+        [f"{name}={value}" for name, value in SMALL.items()] * args.small + args.set,
+        args.tuned or TUNED[device],
+    )
+    result = {
+        "device": device,
+        "scale": "small" if args.small else "paper",
+        "note": args.note,
+        "steps": args.steps,
+        "machine": {
+            "platform": platform.platform(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+        "set": args.set,
+        "tuned_fields": tuned,
+    }
     for name, fields in (("plain", base), ("tuned", base + tuned)):
-        command = [sys.executable, __file__, "--steps", str(args.steps), "--device", device, "--one", *fields]
+        command = [
+            sys.executable,
+            __file__,
+            "--steps",
+            str(args.steps),
+            "--device",
+            device,
+            "--one",
+            *fields,
+        ]
         command += ["--threads", str(args.threads)] if args.threads else []
         told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         result[name] = json.loads(told.strip().splitlines()[-1])
     tflop = result["plain"]["tflop"]
-    known = next((peaks for key, peaks in PEAKS.items() if key in (result["plain"]["gpu"] or "")), None)
+    known = next(
+        (peaks for key, peaks in PEAKS.items() if key in (result["plain"]["gpu"] or "")), None
+    )
     for name, peak in zip(("plain", "tuned"), args.peak or known or (None, None)):
         one = result[name]
-        one["ms_a_step"], one["pictures_a_second"] = round(1000 * one["seconds"], 2), round(one["pictures"] / one.pop("seconds"), 2)
+        one["ms_a_step"], one["pictures_a_second"] = (
+            round(1000 * one["seconds"], 2),
+            round(one["pictures"] / one.pop("seconds"), 2),
+        )
         one["tflop_a_second"] = round(tflop * 1000 / one["ms_a_step"], 4)
         if peak:
             one["share_of_peak"] = round(one["tflop_a_second"] / peak, 4)
-    result["tuned_to_plain"] = {key: round(result["tuned"][key] / result["plain"][key], 3) for key in ("pictures_a_second", "peak_gib")}
+    result["tuned_to_plain"] = {
+        key: round(result["tuned"][key] / result["plain"][key], 3)
+        for key in ("pictures_a_second", "peak_gib")
+    }
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 

@@ -1,4 +1,5 @@
 """Correct baselines, written another way: matrices, convolutions, max-pooling, and SLIC over all clusters at once."""
+
 import hashlib
 
 import torch
@@ -10,8 +11,15 @@ def identity(crops):
 
 
 def _check(crops, smallest=1):
-    if crops.dim() != 4 or crops.size(1) != 3 or crops.size(2) != crops.size(3) or crops.size(3) < smallest:
-        raise ValueError(f"{tuple(crops.shape)} is no batch of square pictures of at least {smallest} px")
+    if (
+        crops.dim() != 4
+        or crops.size(1) != 3
+        or crops.size(2) != crops.size(3)
+        or crops.size(3) < smallest
+    ):
+        raise ValueError(
+            f"{tuple(crops.shape)} is no batch of square pictures of at least {smallest} px"
+        )
     return crops.size(3)
 
 
@@ -79,21 +87,33 @@ class Edge:
         unit = size / 64
         grey = (0.299 * crops[:, :1] + 0.587 * crops[:, 1:2] + 0.114 * crops[:, 2:] + 1) / 2
         reach = int(-(-3 * self.sigma * unit // 1))
-        bell = torch.exp(-torch.arange(-reach, reach + 1).to(crops) ** 2 / (2 * (self.sigma * unit) ** 2))
+        bell = torch.exp(
+            -(torch.arange(-reach, reach + 1).to(crops) ** 2) / (2 * (self.sigma * unit) ** 2)
+        )
         bell = bell / bell.sum()
         grey = self._convolve(self._convolve(grey, bell[None]), bell[:, None])
         slope, smooth = grey.new_tensor([-0.5, 0, 0.5]), grey.new_tensor([0.25, 0.5, 0.25])
-        gx, gy = self._convolve(grey, smooth[:, None] * slope), self._convolve(grey, slope[:, None] * smooth)
+        gx, gy = (
+            self._convolve(grey, smooth[:, None] * slope),
+            self._convolve(grey, slope[:, None] * smooth),
+        )
         strength = (gx**2 + gy**2).sqrt() * unit
         # Rounding must not decide between two equal neighbours: a hair's breadth counts as equal.
         after, before = [], []
         padded = F.pad(strength, (1, 1, 1, 1))
         for dy, dx in ((0, 1), (1, 1), (1, 0), (1, -1)):
-            after.append(padded[..., 1 + dy:1 + dy + size, 1 + dx:1 + dx + size])
-            before.append(padded[..., 1 - dy:1 - dy + size, 1 - dx:1 - dx + size])
+            after.append(padded[..., 1 + dy : 1 + dy + size, 1 + dx : 1 + dx + size])
+            before.append(padded[..., 1 - dy : 1 - dy + size, 1 - dx : 1 - dx + size])
         sector = (torch.atan2(gy, gx) / (torch.pi / 4)).round().long() % 4
-        ahead, behind = torch.stack(after).gather(0, sector[None])[0], torch.stack(before).gather(0, sector[None])[0]
-        thin = torch.where((strength > ahead - 1e-6) & (strength > behind + 1e-6), strength, torch.zeros_like(strength))
+        ahead, behind = (
+            torch.stack(after).gather(0, sector[None])[0],
+            torch.stack(before).gather(0, sector[None])[0],
+        )
+        thin = torch.where(
+            (strength > ahead - 1e-6) & (strength > behind + 1e-6),
+            strength,
+            torch.zeros_like(strength),
+        )
         strong, weak = (thin > self.high).to(crops), (thin > self.low).to(crops)
         for _ in range(size * size):
             wider = F.max_pool2d(strong, 3, 1, 1) * weak
@@ -131,22 +151,30 @@ class SuperPixel:
         size, n = picture.shape[-1], self.grid
         y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
         place = torch.stack([x + 0.5, y + 0.5]) * self.compactness / step
-        points = torch.cat([_lab(picture), place.to(picture)]).flatten(1).T.double()                # (S*S, 5)
+        points = torch.cat([_lab(picture), place.to(picture)]).flatten(1).T.double()  # (S*S, 5)
         home = (y // step * n + x // step).flatten()
-        far = ((home[:, None] // n - torch.arange(n * n) // n).abs() > 1) | ((home[:, None] % n - torch.arange(n * n) % n).abs() > 1)
-        centres = torch.stack([points[home == k].mean(0) for k in range(n * n)])                    # starts at its cell's mean
+        far = ((home[:, None] // n - torch.arange(n * n) // n).abs() > 1) | (
+            (home[:, None] % n - torch.arange(n * n) % n).abs() > 1
+        )
+        centres = torch.stack(
+            [points[home == k].mean(0) for k in range(n * n)]
+        )  # starts at its cell's mean
         for _ in range(self.iterations):
             label = torch.cdist(points, centres).masked_fill(far, float("inf")).argmin(1)
             member = F.one_hot(label, n * n).double()
             count = member.sum(0)[:, None]
             centres = torch.where(count > 0, member.T @ points / count.clamp(min=1), centres)
-        return torch.cdist(points, centres).masked_fill(far, float("inf")).argmin(1).view(size, size)
+        return (
+            torch.cdist(points, centres).masked_fill(far, float("inf")).argmin(1).view(size, size)
+        )
 
 
 def _lab(picture):
     s = (picture.double() + 1) / 2
     linear = torch.where(s > 0.04045, ((s.clamp(min=0) + 0.055) / 1.055) ** 2.4, s / 12.92)
-    matrix = torch.tensor([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).double()
+    matrix = torch.tensor(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    ).double()
     white = matrix.sum(1)
     t = torch.einsum("ij,jhw->ihw", matrix, linear) / white[:, None, None]
     f = torch.where(t > 216 / 24389, t.clamp(min=1e-9) ** (1 / 3), (24389 / 27 * t + 16) / 116)
@@ -158,7 +186,13 @@ for _cells in (8, 16, 24):
     BASELINES[f"Blur({_cells}x{_cells})"] = lambda seed, cells=_cells: Blur(cells)
 for _variance in (0.1, 0.3, 0.5):
     BASELINES[f"Noise({_variance})"] = lambda seed, variance=_variance: Noise(variance, seed)
-BASELINES.update({"Masked": lambda seed: Masked(), "Edge": lambda seed: Edge(), "Super-Pixel": lambda seed: SuperPixel()})
+BASELINES.update(
+    {
+        "Masked": lambda seed: Masked(),
+        "Edge": lambda seed: Edge(),
+        "Super-Pixel": lambda seed: SuperPixel(),
+    }
+)
 
 
 def make_baseline(name, seed=0):

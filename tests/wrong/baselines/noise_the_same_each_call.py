@@ -1,7 +1,9 @@
 WRONG = "every call draws the same noise"
 HINT = "fresh noise each call"
 REPLACE = [
-    ("""        self.calls += 1
+    (
+        """        self.calls += 1
 """,
-     ""),
+        "",
+    ),
 ]

@@ -1,6 +1,5 @@
 WRONG = "the variance is used as a standard deviation"
 HINT = "not standard deviation"
 REPLACE = [
-    ("2 * math.sqrt(self.variance) * draw",
-     "2 * self.variance * draw"),
+    ("2 * math.sqrt(self.variance) * draw", "2 * self.variance * draw"),
 ]

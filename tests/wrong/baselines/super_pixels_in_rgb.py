@@ -1,6 +1,5 @@
 WRONG = "SLIC's distance is taken in RGB instead of Lab"
 HINT = "Lab colour"
 REPLACE = [
-    ("torch.cat([_rgb_to_lab(crops), xy",
-     "torch.cat([crops, xy"),
+    ("torch.cat([_rgb_to_lab(crops), xy", "torch.cat([crops, xy"),
 ]

@@ -1,10 +1,17 @@
 """A correct crop_sampler, written another way: faces as complex numbers, own bilinear reading, one box after the other."""
+
 import math
 
 import torch
 import torch.nn.functional as F
 
-TEMPLATE_96x112 = ((30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041))
+TEMPLATE_96x112 = (
+    (30.2946, 51.6963),
+    (65.5318, 51.5014),
+    (48.0252, 71.7366),
+    (33.5493, 92.3655),
+    (62.7299, 92.2041),
+)
 
 
 def template(out_size=(112, 96)):
@@ -41,7 +48,9 @@ def align_faces(images, landmarks, out_size=(112, 96)):
     turn, shift = _turn_and_shift(landmarks.to(images), template(out_size).to(images))
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
     crop = torch.complex(x, y).to(turn)[None]
-    place = (crop - shift[:, None, None]) / turn[:, None, None]         # crop pixel's centre, seen in the picture
+    place = (crop - shift[:, None, None]) / turn[
+        :, None, None
+    ]  # crop pixel's centre, seen in the picture
     px, py = place.real - 0.5, place.imag - 0.5
     left, upper = px.floor(), py.floor()
     out = 0
@@ -49,11 +58,17 @@ def align_faces(images, landmarks, out_size=(112, 96)):
         for dx in (0, 1):
             weight = (1 - (px - left - dx).abs()) * (1 - (py - upper - dy).abs())
             column, row = (left + dx).long(), (upper + dy).long()
-            inside = (column >= 0) & (column < images.shape[3]) & (row >= 0) & (row < images.shape[2])
-            flat = row.clamp(0, images.shape[2] - 1) * images.shape[3] + column.clamp(0, images.shape[3] - 1)
+            inside = (
+                (column >= 0) & (column < images.shape[3]) & (row >= 0) & (row < images.shape[2])
+            )
+            flat = row.clamp(0, images.shape[2] - 1) * images.shape[3] + column.clamp(
+                0, images.shape[3] - 1
+            )
             index = flat.flatten(1)[:, None].expand(-1, images.shape[1], -1)
             colour = images.flatten(2).gather(2, index).view(len(images), -1, h, w)
-            out = out + weight[:, None] * torch.where(inside[:, None], colour, torch.full_like(colour, -1.0))
+            out = out + weight[:, None] * torch.where(
+                inside[:, None], colour, torch.full_like(colour, -1.0)
+            )
     return out
 
 
@@ -75,7 +90,12 @@ def enlarge_boxes(boxes, frame_size, scale=1.6):
     x1, y1, x2, y2 = _checked(boxes).float().unbind(1)
     grow_x, grow_y = (x2 - x1) * (scale - 1) / 2, (y2 - y1) * (scale - 1) / 2
     wide, high = frame_size[1], frame_size[0]
-    sides = [(x1 - grow_x).clamp(0, wide), (y1 - grow_y).clamp(0, high), (x2 + grow_x).clamp(0, wide), (y2 + grow_y).clamp(0, high)]
+    sides = [
+        (x1 - grow_x).clamp(0, wide),
+        (y1 - grow_y).clamp(0, high),
+        (x2 + grow_x).clamp(0, wide),
+        (y2 + grow_y).clamp(0, high),
+    ]
     return _checked(torch.stack(sides, 1))
 
 
@@ -102,8 +122,13 @@ def crop_faces(frames, boxes, size):
         nx, ny = math.ceil((x2 - x1) / size), math.ceil((y2 - y1) / size)
         x = x1 + (torch.arange(size * nx).to(frames) + 0.5) * (x2 - x1) / (size * nx)
         y = y1 + (torch.arange(size * ny).to(frames) + 0.5) * (y2 - y1) / (size * ny)
-        grid = torch.stack(torch.meshgrid(2 * x / frames.shape[3] - 1, 2 * y / frames.shape[2] - 1, indexing="xy"), -1)
-        samples = F.grid_sample(frames[number:number + 1], grid[None], padding_mode="border", align_corners=False)
+        grid = torch.stack(
+            torch.meshgrid(2 * x / frames.shape[3] - 1, 2 * y / frames.shape[2] - 1, indexing="xy"),
+            -1,
+        )
+        samples = F.grid_sample(
+            frames[number : number + 1], grid[None], padding_mode="border", align_corners=False
+        )
         crops.append(F.avg_pool2d(samples, (ny, nx)))
     return torch.cat(crops) if crops else frames.new_zeros(0, frames.shape[1], size, size)
 
@@ -130,9 +155,27 @@ def paste_faces(frames, crops, boxes):
         down = _weights(rows, y1, y2, crops.shape[2], frames)
         across = _weights(columns, x1, x2, crops.shape[2], frames)
         patch = torch.einsum("is,cst,jt->cij", down, crop.to(frames.dtype), across)
-        canvas = F.pad(patch, (columns[0], frames.shape[3] - columns[-1] - 1, rows[0], frames.shape[2] - rows[-1] - 1))
-        inside = F.pad(torch.ones_like(patch[0]), (columns[0], frames.shape[3] - columns[-1] - 1, rows[0], frames.shape[2] - rows[-1] - 1))
-        out[number] = torch.where(inside > 0, canvas, out[number])      # a later box covers an earlier one
+        canvas = F.pad(
+            patch,
+            (
+                columns[0],
+                frames.shape[3] - columns[-1] - 1,
+                rows[0],
+                frames.shape[2] - rows[-1] - 1,
+            ),
+        )
+        inside = F.pad(
+            torch.ones_like(patch[0]),
+            (
+                columns[0],
+                frames.shape[3] - columns[-1] - 1,
+                rows[0],
+                frames.shape[2] - rows[-1] - 1,
+            ),
+        )
+        out[number] = torch.where(
+            inside > 0, canvas, out[number]
+        )  # a later box covers an earlier one
     return torch.stack(out)
 
 

@@ -1,8 +1,9 @@
 WRONG = "every pixel that the box touches is painted, not only those whose centre is in it"
 HINT = "paste outside the box"
 REPLACE = [
-    ("start = (flat[:, :2] - 0.5).ceil().long()",
-     "start = flat[:, :2].floor().long()"),
-    ("extent = (flat[:, 2:] - 0.5).ceil().long() - start",
-     "extent = flat[:, 2:].ceil().long() - start"),
+    ("start = (flat[:, :2] - 0.5).ceil().long()", "start = flat[:, :2].floor().long()"),
+    (
+        "extent = (flat[:, 2:] - 0.5).ceil().long() - start",
+        "extent = flat[:, 2:].ceil().long() - start",
+    ),
 ]

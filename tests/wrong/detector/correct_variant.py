@@ -1,5 +1,6 @@
 """A correct detector, written another way: the frames are rescaled by hand, batch norm is frozen by hand, and the toy
 is an ordinary one-map Faster R-CNN on plain convolutions."""
+
 import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN
@@ -16,13 +17,31 @@ SHAPES = (0.5, 1.0, 2.0)
 
 
 class DetectorConfig:
-    def __init__(self, body="resnet101", classes=10, min_size=None, max_size=None, weights=None, trainable_layers=3):
+    def __init__(
+        self,
+        body="resnet101",
+        classes=10,
+        min_size=None,
+        max_size=None,
+        weights=None,
+        trainable_layers=3,
+    ):
         short, long = (160, 160) if body == "toy" else (340, 800)
-        self.body, self.classes, self.weights, self.trainable_layers = body, classes, weights, trainable_layers
+        self.body, self.classes, self.weights, self.trainable_layers = (
+            body,
+            classes,
+            weights,
+            trainable_layers,
+        )
         self.min_size = short if min_size is None else min_size
         self.max_size = max(self.min_size, long) if max_size is None else max_size
-        problems = {"unknown body": body not in BODIES, "no action": classes < 1, "sizes": self.max_size < self.min_size,
-                    "no size": self.min_size <= 0, "no file fits the toy": body == "toy" and weights is not None}
+        problems = {
+            "unknown body": body not in BODIES,
+            "no action": classes < 1,
+            "sizes": self.max_size < self.min_size,
+            "no size": self.min_size <= 0,
+            "no file fits the toy": body == "toy" and weights is not None,
+        }
         for problem, there in problems.items():
             if there:
                 raise ValueError(problem)
@@ -60,7 +79,12 @@ class ActionDetector(nn.Module):
 
 
 def _frames_or_error(frames):
-    fine = frames.is_floating_point() and frames.dim() == 4 and frames.size(0) > 0 and frames.size(1) == 3
+    fine = (
+        frames.is_floating_point()
+        and frames.dim() == 4
+        and frames.size(0) > 0
+        and frames.size(1) == 3
+    )
     if not fine or not bool((frames.abs() <= 1.01).all()):
         raise ValueError("floats (B, 3, H, W) between -1 and 1, please")
 
@@ -69,7 +93,9 @@ def _target_or_error(target, frames, classes):
     boxes, labels = target["boxes"], target["labels"]
     if boxes.dim() != 2 or boxes.size(-1) != 4 or labels.dim() != 1 or len(labels) != len(boxes):
         raise ValueError("four numbers and one label a box, please")
-    if labels.is_floating_point() or any(label not in range(1, classes + 1) for label in labels.tolist()):
+    if labels.is_floating_point() or any(
+        label not in range(1, classes + 1) for label in labels.tolist()
+    ):
         raise ValueError("no such action")
     for x1, y1, x2, y2 in boxes.tolist():
         if not (0 <= x1 < x2 <= frames.shape[3] and 0 <= y1 < y2 <= frames.shape[2]):
@@ -81,18 +107,28 @@ def _big(config):
     scratch = config.weights is None
     norm = nn.BatchNorm2d if scratch else FrozenBatchNorm2d
     if config.body == "mobilenet_v2":
-        backbone = mobilenet_backbone(backbone_name="mobilenet_v2", weights=None, fpn=True, norm_layer=norm,
-                                      trainable_layers=6 if scratch else config.trainable_layers, returned_layers=[3, 4, 5])
+        backbone = mobilenet_backbone(
+            backbone_name="mobilenet_v2",
+            weights=None,
+            fpn=True,
+            norm_layer=norm,
+            trainable_layers=6 if scratch else config.trainable_layers,
+            returned_layers=[3, 4, 5],
+        )
         anchors = AnchorGenerator(((32, 64), (96, 128), (192, 256), (384,) * 2), (SHAPES,) * 4)
     else:
-        backbone = resnet_fpn_backbone(backbone_name=config.body, weights=None, norm_layer=norm,
-                                       trainable_layers=5 if scratch else config.trainable_layers)
+        backbone = resnet_fpn_backbone(
+            backbone_name=config.body,
+            weights=None,
+            norm_layer=norm,
+            trainable_layers=5 if scratch else config.trainable_layers,
+        )
         anchors = None
     if not scratch:
         wanted = backbone.body.state_dict()
         file = torch.load(config.weights, weights_only=True, map_location="cpu")
         for name, value in file.items():
-            name = name[len("features."):] if name.startswith("features.") else name
+            name = name[len("features.") :] if name.startswith("features.") else name
             if name.split(".")[0] in ("fc", "classifier") or name.endswith("num_batches_tracked"):
                 continue
             if name not in wanted or wanted[name].shape != value.shape:
@@ -100,20 +136,44 @@ def _big(config):
             wanted.pop(name).copy_(value)
         if wanted:
             raise ValueError("the file is not complete")
-    return FasterRCNN(backbone, config.classes + 1, min_size=config.min_size, max_size=config.max_size,
-                      image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD, rpn_anchor_generator=anchors)
+    return FasterRCNN(
+        backbone,
+        config.classes + 1,
+        min_size=config.min_size,
+        max_size=config.max_size,
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_STD,
+        rpn_anchor_generator=anchors,
+    )
 
 
 def _toy(config):
     layers, channels = [], 3
     for out, stride in ((16, 2), (24, 1), (32, 2), (48, 2), (64, 1)):
-        layers += [nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.LeakyReLU(0.05)]
+        layers += [
+            nn.Conv2d(channels, out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.LeakyReLU(0.05),
+        ]
         channels = out
     body = nn.Sequential(*layers)
     body.out_channels = channels
-    return FasterRCNN(body, min_size=config.min_size, max_size=config.max_size, image_mean=(0.5,) * 3, image_std=(0.25,) * 3,
-                      rpn_anchor_generator=AnchorGenerator(((64, 92, 128),), ((1.0, 1.7),)), rpn_batch_size_per_image=64,
-                      rpn_pre_nms_top_n_train=100, rpn_post_nms_top_n_train=32, rpn_pre_nms_top_n_test=50,
-                      rpn_post_nms_top_n_test=20, box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
-                      box_head=TwoMLPHead(channels * 49, 128), box_predictor=FastRCNNPredictor(128, config.classes + 1),
-                      box_batch_size_per_image=8, box_positive_fraction=0.5, box_detections_per_img=10)
+    return FasterRCNN(
+        body,
+        min_size=config.min_size,
+        max_size=config.max_size,
+        image_mean=(0.5,) * 3,
+        image_std=(0.25,) * 3,
+        rpn_anchor_generator=AnchorGenerator(((64, 92, 128),), ((1.0, 1.7),)),
+        rpn_batch_size_per_image=64,
+        rpn_pre_nms_top_n_train=100,
+        rpn_post_nms_top_n_train=32,
+        rpn_pre_nms_top_n_test=50,
+        rpn_post_nms_top_n_test=20,
+        box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+        box_head=TwoMLPHead(channels * 49, 128),
+        box_predictor=FastRCNNPredictor(128, config.classes + 1),
+        box_batch_size_per_image=8,
+        box_positive_fraction=0.5,
+        box_detections_per_img=10,
+    )

@@ -1,8 +1,10 @@
 WRONG = "the weights file is never read"
 HINT = "all but the classifier is loaded"
 REPLACE = [
-    ("""    if not scratch:
+    (
+        """    if not scratch:
         _load_body""",
-     """    if False:
-        _load_body"""),
+        """    if False:
+        _load_body""",
+    ),
 ]

@@ -1,17 +1,24 @@
 """Plausible wrong answers to lesson 01's exercises, and words that the check's message must contain."""
+
 import torch
 
 
-def enlarge_from_corner(boxes, frame_size, scale=1.6):     # keeps the left top corner instead of the centre
+def enlarge_from_corner(
+    boxes, frame_size, scale=1.6
+):  # keeps the left top corner instead of the centre
     size = (boxes[:, 2:] - boxes[:, :2]) * scale
     return torch.cat([boxes[:, :2], boxes[:, :2] + size], 1)
 
 
-def enlarge_coordinates(boxes, frame_size, scale=1.6):     # scales the coordinates, so the box runs away
+def enlarge_coordinates(
+    boxes, frame_size, scale=1.6
+):  # scales the coordinates, so the box runs away
     return boxes * scale
 
 
-def enlarge_twice_too_much(boxes, frame_size, scale=1.6):  # the whole width to each side of the centre
+def enlarge_twice_too_much(
+    boxes, frame_size, scale=1.6
+):  # the whole width to each side of the centre
     centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * scale
     return torch.cat([centre - size, centre + size], 1)
 
@@ -21,7 +28,7 @@ def _grown(boxes, scale):
     return torch.cat([centre - half, centre + half], 1)
 
 
-def enlarge_unclipped(boxes, frame_size, scale=1.6):       # leaves the frame
+def enlarge_unclipped(boxes, frame_size, scale=1.6):  # leaves the frame
     return _grown(boxes, scale)
 
 
@@ -31,53 +38,66 @@ def enlarge_height_for_width(boxes, frame_size, scale=1.6):  # bounds x by H
     return torch.minimum(_grown(boxes, scale).clamp(min=0), limit)
 
 
-def enlarge_last_pixel(boxes, frame_size, scale=1.6):      # clips to the last pixel's number
+def enlarge_last_pixel(boxes, frame_size, scale=1.6):  # clips to the last pixel's number
     high, wide = frame_size
     limit = torch.tensor([wide - 1, high - 1, wide - 1, high - 1])
     return torch.minimum(_grown(boxes, scale).clamp(min=0), limit)
 
 
-def mirror_without_swap(landmarks, width):                 # the left eye is now on the right
+def mirror_without_swap(landmarks, width):  # the left eye is now on the right
     return torch.stack([width - landmarks[:, 0], landmarks[:, 1]], 1)
 
 
-def mirror_pixel_numbers(landmarks, width):                # width - 1 - x is for pixel numbers
+def mirror_pixel_numbers(landmarks, width):  # width - 1 - x is for pixel numbers
     return torch.stack([width - 1 - landmarks[:, 0], landmarks[:, 1]], 1)[[1, 0, 2, 4, 3]]
 
 
-def mirror_swap_only(landmarks, width):                    # swaps the names, moves nothing
+def mirror_swap_only(landmarks, width):  # swaps the names, moves nothing
     return landmarks[[1, 0, 2, 4, 3]]
 
 
-def mirror_in_place(landmarks, width):                     # spoils the caller's landmarks
+def mirror_in_place(landmarks, width):  # spoils the caller's landmarks
     landmarks[:, 0] = width - landmarks[:, 0]
     return landmarks[[1, 0, 2, 4, 3]]
 
 
-def invert_shift_negated(matrix):                          # -t instead of -A^-1 t
+def invert_shift_negated(matrix):  # -t instead of -A^-1 t
     return torch.cat([torch.linalg.inv(matrix[:, :2]), -matrix[:, 2:]], 1)
 
 
-def invert_transpose_only(matrix):                         # right for a turn, wrong for a scale
+def invert_transpose_only(matrix):  # right for a turn, wrong for a scale
     back = matrix[:, :2].T
     return torch.cat([back, -back @ matrix[:, 2:]], 1)
 
 
-def invert_scale_only(matrix):                             # undoes the scale and turns once more
+def invert_scale_only(matrix):  # undoes the scale and turns once more
     back = matrix[:, :2] / torch.det(matrix[:, :2])
     return torch.cat([back, -back @ matrix[:, 2:]], 1)
 
 
-def invert_three_by_three(matrix):                         # returns the whole homogeneous matrix
+def invert_three_by_three(matrix):  # returns the whole homogeneous matrix
     return torch.linalg.inv(torch.cat([matrix, torch.tensor([[0.0, 0.0, 1.0]])]))
 
 
 WRONG = {
-    "check_enlarge": [(enlarge_from_corner, "about the box's centre"), (enlarge_coordinates, "scaled its coordinates"),
-                      (enlarge_twice_too_much, "half the width"), (enlarge_unclipped, "outside the frame"),
-                      (enlarge_height_for_width, "bounded by the width"), (enlarge_last_pixel, "ends at 90")],
-    "check_mirror": [(mirror_without_swap, "swap the eyes"), (mirror_pixel_numbers, "width - 1 - x"),
-                     (mirror_swap_only, "has not moved"), (mirror_in_place, "changed the landmarks")],
-    "check_invert": [(invert_shift_negated, "shift is turned and shrunk too"), (invert_transpose_only, "not the scale"),
-                     (invert_scale_only, "Transpose A"), (invert_three_by_three, "has shape (3, 3)")],
+    "check_enlarge": [
+        (enlarge_from_corner, "about the box's centre"),
+        (enlarge_coordinates, "scaled its coordinates"),
+        (enlarge_twice_too_much, "half the width"),
+        (enlarge_unclipped, "outside the frame"),
+        (enlarge_height_for_width, "bounded by the width"),
+        (enlarge_last_pixel, "ends at 90"),
+    ],
+    "check_mirror": [
+        (mirror_without_swap, "swap the eyes"),
+        (mirror_pixel_numbers, "width - 1 - x"),
+        (mirror_swap_only, "has not moved"),
+        (mirror_in_place, "changed the landmarks"),
+    ],
+    "check_invert": [
+        (invert_shift_negated, "shift is turned and shrunk too"),
+        (invert_transpose_only, "not the scale"),
+        (invert_scale_only, "Transpose A"),
+        (invert_three_by_three, "has shape (3, 3)"),
+    ],
 }

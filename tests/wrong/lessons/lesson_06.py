@@ -1,34 +1,35 @@
 """Wrong answers to lesson 06's exercises: each must raise lesson.Wrong with the words beside it."""
+
 from contextlib import contextmanager
 
 import torch
 
 
-def D_without_detach(L_D, modified, original, identities):           # M learns to help D
+def D_without_detach(L_D, modified, original, identities):  # M learns to help D
     return L_D(modified, identities) + L_D(original, identities)
 
 
-def D_flipped(L_D, modified, original, identities):                  # L_adv minimised by D
+def D_flipped(L_D, modified, original, identities):  # L_adv minimised by D
     return -L_D(modified.detach(), identities) - L_D(original, identities)
 
 
-def D_modified_only(L_D, modified, original, identities):            # eq. 2's second term forgotten
+def D_modified_only(L_D, modified, original, identities):  # eq. 2's second term forgotten
     return L_D(modified.detach(), identities)
 
 
-def D_no_grad(L_D, modified, original, identities):                  # nobody learns
+def D_no_grad(L_D, modified, original, identities):  # nobody learns
     with torch.no_grad():
         return L_D(modified, identities) + L_D(original, identities)
 
 
 @contextmanager
-def frozen_no_grad(player):                                          # cuts the gradient to M
+def frozen_no_grad(player):  # cuts the gradient to M
     with torch.no_grad():
         yield
 
 
 @contextmanager
-def frozen_weights_only(player):                                     # batch norm's averages move
+def frozen_weights_only(player):  # batch norm's averages move
     wanted = [p.requires_grad for p in player.parameters()]
     player.requires_grad_(False)
     yield
@@ -37,7 +38,7 @@ def frozen_weights_only(player):                                     # batch nor
 
 
 @contextmanager
-def frozen_all_true(player):                                         # what was frozen before learns afterwards
+def frozen_all_true(player):  # what was frozen before learns afterwards
     training = player.training
     player.eval().requires_grad_(False)
     yield
@@ -45,13 +46,13 @@ def frozen_all_true(player):                                         # what was 
 
 
 @contextmanager
-def frozen_for_ever(player):                                         # never put back
+def frozen_for_ever(player):  # never put back
     player.eval().requires_grad_(False)
     yield
 
 
 @contextmanager
-def frozen_without_finally(player):                                  # an error leaves it frozen
+def frozen_without_finally(player):  # an error leaves it frozen
     wanted, training = [p.requires_grad for p in player.parameters()], player.training
     player.eval().requires_grad_(False)
     yield
@@ -60,50 +61,68 @@ def frozen_without_finally(player):                                  # an error 
     player.train(training)
 
 
-def adversarial_cap_on_mean(each, cap):                              # one lost face excuses the others
+def adversarial_cap_on_mean(each, cap):  # one lost face excuses the others
     return -each.mean().clamp(max=cap)
 
 
-def adversarial_flipped(each, cap):                                  # M helps D
+def adversarial_flipped(each, cap):  # M helps D
     return each.clamp(max=cap).mean()
 
 
-def adversarial_no_cap(each, cap):                                   # the paper's own term
+def adversarial_no_cap(each, cap):  # the paper's own term
     return -each.mean()
 
 
-def adversarial_larger(each, cap):                                   # max for min
+def adversarial_larger(each, cap):  # max for min
     return -each.clamp(min=cap).mean()
 
 
-def adversarial_sum(each, cap):                                      # grows with the batch
+def adversarial_sum(each, cap):  # grows with the batch
     return -each.clamp(max=cap).sum()
 
 
-def targets_any(labels, identities):                                 # may hit the true one
+def targets_any(labels, identities):  # may hit the true one
     return torch.randint(0, identities, labels.shape)
 
 
-def targets_next(labels, identities):                                # a fixed swap
+def targets_next(labels, identities):  # a fixed swap
     return (labels + 1) % identities
 
 
-def targets_beyond(labels, identities):                              # no remainder
+def targets_beyond(labels, identities):  # no remainder
     return labels + torch.randint(1, identities, labels.shape)
 
 
-def targets_pushed(labels, identities):                              # the neighbour is drawn twice as often
+def targets_pushed(labels, identities):  # the neighbour is drawn twice as often
     drawn = torch.randint(0, identities, labels.shape)
     return torch.where(drawn == labels, (labels + 1) % identities, drawn)
 
 
 WRONG = {
-    "check_loss_of_D": [(D_without_detach, "detach"), (D_flipped, "D maximises"), (D_modified_only, "originals are missing"),
-                        (D_no_grad, "no_grad")],
-    "check_frozen": [(frozen_no_grad, "cuts the gradient"), (frozen_weights_only, "eval()"), (frozen_all_true, "not True for all"),
-                     (frozen_for_ever, "eval mode"), (frozen_without_finally, "finally")],
-    "check_modifier_adversarial": [(adversarial_cap_on_mean, "on the mean"), (adversarial_flipped, "sign"),
-                                   (adversarial_no_cap, "no cap"), (adversarial_larger, "larger"), (adversarial_sum, "sum")],
-    "check_random_label_targets": [(targets_any, "true name"), (targets_next, "not even"), (targets_beyond, "remainder"),
-                                   (targets_pushed, "not even")],
+    "check_loss_of_D": [
+        (D_without_detach, "detach"),
+        (D_flipped, "D maximises"),
+        (D_modified_only, "originals are missing"),
+        (D_no_grad, "no_grad"),
+    ],
+    "check_frozen": [
+        (frozen_no_grad, "cuts the gradient"),
+        (frozen_weights_only, "eval()"),
+        (frozen_all_true, "not True for all"),
+        (frozen_for_ever, "eval mode"),
+        (frozen_without_finally, "finally"),
+    ],
+    "check_modifier_adversarial": [
+        (adversarial_cap_on_mean, "on the mean"),
+        (adversarial_flipped, "sign"),
+        (adversarial_no_cap, "no cap"),
+        (adversarial_larger, "larger"),
+        (adversarial_sum, "sum"),
+    ],
+    "check_random_label_targets": [
+        (targets_any, "true name"),
+        (targets_next, "not even"),
+        (targets_beyond, "remainder"),
+        (targets_pushed, "not even"),
+    ],
 }

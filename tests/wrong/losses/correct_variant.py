@@ -1,4 +1,5 @@
 """A correct losses, written another way: psi piece by piece, and one face after the other."""
+
 import math
 
 import torch
@@ -16,10 +17,12 @@ MEETINGS = {1: (), 2: (0.0,), 3: (0.5, -0.5), 4: (math.sqrt(0.5), 0.0, -math.sqr
 def psi(cosine, m=4):
     if m not in POLYNOMIALS:
         raise ValueError(f"there is no margin m = {m}")
-    multiple = sum(a * cosine ** i for i, a in enumerate(POLYNOMIALS[m]))
+    multiple = sum(a * cosine**i for i, a in enumerate(POLYNOMIALS[m]))
     result = multiple - 0.0
     for k, border in enumerate(MEETINGS[m], start=1):
-        result = torch.where(cosine <= border, (multiple if k % 2 == 0 else -multiple) - 2 * k, result)
+        result = torch.where(
+            cosine <= border, (multiple if k % 2 == 0 else -multiple) - 2 * k, result
+        )
     return result
 
 
@@ -44,7 +47,9 @@ class ASoftmaxLoss(nn.Module):
 
     @property
     def margin_lambda(self):
-        return lambda_schedule(self.step.item(), *(self.numbers[name] for name in ("base", "gamma", "floor", "power")))
+        return lambda_schedule(
+            self.step.item(), *(self.numbers[name] for name in ("base", "gamma", "floor", "power"))
+        )
 
     def advance(self):
         self.step.add_(1)
@@ -55,7 +60,11 @@ class ASoftmaxLoss(nn.Module):
         faces, people = cosines.shape
         if norms.shape != (faces, 1):
             raise ValueError("norms: (B, 1)")
-        if labels.shape != (faces,) or labels.dtype != torch.long or not all(0 <= y < people for y in labels.tolist()):
+        if (
+            labels.shape != (faces,)
+            or labels.dtype != torch.long
+            or not all(0 <= y < people for y in labels.tolist())
+        ):
             raise ValueError("labels: (B,), int64, 0..N-1")
         if reduction not in ("none", "mean"):
             raise ValueError("reduction: none or mean")
@@ -65,7 +74,7 @@ class ASoftmaxLoss(nn.Module):
             own = row[y]
             if margin and not math.isinf(self.margin_lambda):
                 own = (self.margin_lambda * own + psi(own, self.m)) / (1 + self.margin_lambda)
-            logits = torch.cat([row[:y], own[None], row[y + 1:]]) * length
+            logits = torch.cat([row[:y], own[None], row[y + 1 :]]) * length
             each.append(torch.logsumexp(logits, 0) - logits[y])
         each = torch.stack(each) if each else cosines.new_zeros(0)
         return each if reduction == "none" else each.mean()
@@ -107,15 +116,28 @@ def modifier_adversarial(per_sample_loss_D, cap):
         raise ValueError("per_sample_loss_D: (B,)")
     if math.isnan(cap) or cap <= 0:
         raise ValueError("cap: above 0")
-    counted = [loss if loss < cap else loss.detach() * 0 + cap for loss in per_sample_loss_D.unbind()]
+    counted = [
+        loss if loss < cap else loss.detach() * 0 + cap for loss in per_sample_loss_D.unbind()
+    ]
     return -sum(counted) / len(counted)
 
 
 def random_label_targets(labels, identities, generator=None):
     if identities < 2:
         raise ValueError("identities: two at least")
-    if labels.dtype != torch.long or labels.dim() != 1 or ((labels < 0) | (labels >= identities)).any():
+    if (
+        labels.dtype != torch.long
+        or labels.dim() != 1
+        or ((labels < 0) | (labels >= identities)).any()
+    ):
         raise ValueError("labels: (B,), int64, 0..N-1")
     where = generator.device if generator is not None else labels.device
-    drawn = torch.rand(len(labels), generator=generator, device=where).mul(identities - 1).long().to(labels.device)
-    return drawn + (drawn >= labels).long()     # the N - 1 others, in order, with a gap where the true one stands
+    drawn = (
+        torch.rand(len(labels), generator=generator, device=where)
+        .mul(identities - 1)
+        .long()
+        .to(labels.device)
+    )
+    return (
+        drawn + (drawn >= labels).long()
+    )  # the N - 1 others, in order, with a gap where the true one stands

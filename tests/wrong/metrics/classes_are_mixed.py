@@ -1,6 +1,5 @@
 WRONG = "a detection of any class can hit"
 HINT = "of another class"
 REPLACE = [
-    ("np.flatnonzero(found_labels == label)",
-     "np.flatnonzero(found_labels > 0)"),
+    ("np.flatnonzero(found_labels == label)", "np.flatnonzero(found_labels > 0)"),
 ]

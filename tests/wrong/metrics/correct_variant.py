@@ -1,4 +1,5 @@
 """A correct metrics, written another way: plain Python loops over lists, every threshold tried, ranks for the AUC."""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +30,15 @@ def frame_ap(detections, truths, label, iou_threshold=0.5, convention="envelope"
     queue = [
         (score, frame, box)
         for frame, found in enumerate(detections)
-        for box, kind, score in zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist())
+        for box, kind, score in zip(
+            found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist()
+        )
         if kind == label
     ]
     curve, right = [], 0
-    for seen, (_, frame, box) in enumerate(sorted(queue, key=lambda entry: entry[0], reverse=True), start=1):
+    for seen, (_, frame, box) in enumerate(
+        sorted(queue, key=lambda entry: entry[0], reverse=True), start=1
+    ):
         free = waiting.get(frame, [])
         best = max(free, key=lambda other: overlap(box, other), default=None)
         if best is not None and overlap(box, best) >= iou_threshold:
@@ -79,7 +84,11 @@ def best_threshold(scores, same):
     scores, same = _pairs(scores, same)
     values = sorted(set(scores.tolist()))
     widest = max((b - a for a, b in zip(values, values[1:])), default=1.0)
-    cuts = [values[0] - widest / 2, *((a + b) / 2 for a, b in zip(values, values[1:])), values[-1] + widest / 2]
+    cuts = [
+        values[0] - widest / 2,
+        *((a + b) / 2 for a, b in zip(values, values[1:])),
+        values[-1] + widest / 2,
+    ]
     right = [int(((scores > cut) == same).sum()) for cut in cuts]
     best = [cut for cut, count in zip(cuts, right) if count == max(right)]
     middle = sum(best) / len(best)
@@ -87,7 +96,12 @@ def best_threshold(scores, same):
 
 
 def fold_accuracy(features_a, features_b, same, folds, threshold=None):
-    features_a, features_b, same, folds = np.array(features_a, float), np.array(features_b, float), list(same), list(folds)
+    features_a, features_b, same, folds = (
+        np.array(features_a, float),
+        np.array(features_b, float),
+        list(same),
+        list(folds),
+    )
     if len({len(features_a), len(features_b), len(same), len(folds)}) > 1:
         raise ValueError("features_a, features_b, same, folds: as many of each")
     if len(set(folds)) < 2:
@@ -99,13 +113,18 @@ def fold_accuracy(features_a, features_b, same, folds, threshold=None):
         mean = (features_a[outside].mean(0) + features_b[outside].mean(0)) / 2
         cut = threshold
         if cut is None:
-            cut = best_threshold(cosine_scores(features_a[outside], features_b[outside], mean), [same[i] for i in outside])
+            cut = best_threshold(
+                cosine_scores(features_a[outside], features_b[outside], mean),
+                [same[i] for i in outside],
+            )
         for i, score in zip(inside, cosine_scores(features_a[inside], features_b[inside], mean)):
             correct[i] = (score > cut) == bool(same[i])
         accuracies.append(sum(correct[inside]) / len(inside))
         thresholds.append(cut)
     accuracies, thresholds = np.array(accuracies), np.array(thresholds)
-    return FoldAccuracy(float(np.mean(accuracies)), float(np.std(accuracies)), accuracies, thresholds, correct)
+    return FoldAccuracy(
+        float(np.mean(accuracies)), float(np.std(accuracies)), accuracies, thresholds, correct
+    )
 
 
 def _pairs(scores, same):
@@ -136,7 +155,7 @@ def _rates(scores, same):
 def eer(scores, same):
     rates = _rates(scores, same)
     for (x0, y0), (x1, y1) in zip(rates, rates[1:]):
-        if x1 + y1 >= 1:                            # the line y = 1 - x is met on this piece
+        if x1 + y1 >= 1:  # the line y = 1 - x is met on this piece
             share = (1 - x0 - y0) / (x1 + y1 - x0 - y0)
             return float(x0 + share * (x1 - x0))
 
@@ -148,7 +167,12 @@ def tar_at_far(scores, same, far=1e-3):
 
 
 def rank1(gallery, gallery_ids, probe, probe_ids):
-    if len(gallery) != len(gallery_ids) or len(probe) != len(probe_ids) or len(gallery) == 0 or len(probe) == 0:
+    if (
+        len(gallery) != len(gallery_ids)
+        or len(probe) != len(probe_ids)
+        or len(gallery) == 0
+        or len(probe) == 0
+    ):
         raise ValueError("gallery and probe: a name for every row")
     right = 0
     for face, name in zip(np.asarray(probe, float), probe_ids):
@@ -167,7 +191,10 @@ def bootstrap_identities(statistic, identities, n=1000, seed=0, level=0.95):
     first, second = (np.array([number[pair[side]] for pair in pairs]) for side in (0, 1))
     for _ in range(n):
         times = chance.multinomial(len(people), np.full(len(people), 1 / len(people)))
-        rows = [np.full(times[a] * (1 if a == b else times[b]), i) for i, (a, b) in enumerate(zip(first, second))]
+        rows = [
+            np.full(times[a] * (1 if a == b else times[b]), i)
+            for i, (a, b) in enumerate(zip(first, second))
+        ]
         rows = np.concatenate(rows).astype(int)
         if len(rows):
             try:

@@ -1,6 +1,8 @@
 WRONG = "the longest gallery face wins every probe"
 HINT = "so normalise the gallery"
 REPLACE = [
-    ("gallery = np.divide(gallery, norms, out=np.zeros_like(gallery), where=norms > 0)",
-     "gallery = gallery * 1.0"),
+    (
+        "gallery = np.divide(gallery, norms, out=np.zeros_like(gallery), where=norms > 0)",
+        "gallery = gallery * 1.0",
+    ),
 ]

@@ -1,4 +1,5 @@
 """A correct modifier, written another way: one flat list of kernels and a loop over a plan; mirrors by index; own norm."""
+
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,12 @@ class ModifierConfig:
     light: bool = False
 
     def __post_init__(self):
-        good = {"width": self.width > 0, "blocks": self.blocks >= 0, "size": self.size >= 8 and self.size % 4 == 0,
-                "upsample": self.upsample in UPSAMPLERS}
+        good = {
+            "width": self.width > 0,
+            "blocks": self.blocks >= 0,
+            "size": self.size >= 8 and self.size % 4 == 0,
+            "upsample": self.upsample in UPSAMPLERS,
+        }
         for name, is_good in good.items():
             if not is_good:
                 raise ValueError(f"{name} cannot be {getattr(self, name)!r}")
@@ -67,12 +72,20 @@ class Modifier(nn.Module):
     def __init__(self, config=ModifierConfig()):
         super().__init__()
         self.config, self.size, w = config, config.size, config.width
-        plan = [("out", w, 3, 7), ("up2", 2 * w, w, 3), ("up1", 4 * w, 2 * w, 3),       # (name, one end, other end, side)
-                ("in", w, 3, 7), ("down1", 2 * w, w, 3), ("down2", 4 * w, 2 * w, 3)]
+        plan = [
+            ("out", w, 3, 7),
+            ("up2", 2 * w, w, 3),
+            ("up1", 4 * w, 2 * w, 3),  # (name, one end, other end, side)
+            ("in", w, 3, 7),
+            ("down1", 2 * w, w, 3),
+            ("down2", 4 * w, 2 * w, 3),
+        ]
         self.kernels, self.shifts = nn.ParameterDict(), nn.ParameterDict()
         for name, thick, thin, side in plan:
             out = thin if name[:2] in ("up", "ou") else thick
-            turned = name[:2] == "up" and config.upsample == "transposed"               # (in, out), as torch wants these
+            turned = (
+                name[:2] == "up" and config.upsample == "transposed"
+            )  # (in, out), as torch wants these
             come = thick + thin - out
             self.kernels[name] = _kernel(come, out, side) if turned else _kernel(out, come, side)
             self.shifts[name] = nn.Parameter(torch.zeros(out))
@@ -85,8 +98,12 @@ class Modifier(nn.Module):
     def _up(self, name, x):
         if self.config.upsample == "resize":
             doubled = x[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
-            return self._conv(name, doubled.reshape(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]), padding=1)
-        whole = F.conv_transpose2d(x, self.kernels[name], self.shifts[name], stride=2, output_padding=1)
+            return self._conv(
+                name, doubled.reshape(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]), padding=1
+            )
+        whole = F.conv_transpose2d(
+            x, self.kernels[name], self.shifts[name], stride=2, output_padding=1
+        )
         return whole[:, :, 1:-1, 1:-1]
 
     def forward(self, faces):
@@ -107,5 +124,8 @@ class Modifier(nn.Module):
             mean = flat.sum(2) / flat.shape[2]
             spread = ((flat - mean[:, :, None]).square().sum(2) / (flat.shape[2] - 1)).sqrt()
             mean = (0.95 * mean).clamp(-0.999, 0.999)
-            x = 0.5 * torch.log((1 + mean) / (1 - mean))[:, :, None, None] + 2 * spread[:, :, None, None] * x
-        return 2 * torch.sigmoid(2 * x) - 1                                             # tanh
+            x = (
+                0.5 * torch.log((1 + mean) / (1 - mean))[:, :, None, None]
+                + 2 * spread[:, :, None, None] * x
+            )
+        return 2 * torch.sigmoid(2 * x) - 1  # tanh

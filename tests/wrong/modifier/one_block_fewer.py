@@ -1,6 +1,5 @@
 WRONG = "one residual block is missing"
 HINT = "a block missing"
 REPLACE = [
-    ("for _ in range(config.blocks)",
-     "for _ in range(config.blocks - 1)"),
+    ("for _ in range(config.blocks)", "for _ in range(config.blocks - 1)"),
 ]

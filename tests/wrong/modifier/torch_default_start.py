@@ -1,7 +1,9 @@
 WRONG = "weights start as torch makes them"
 HINT = "torch's default initialisation"
 REPLACE = [
-    ("""        self.apply(_initialise)
+    (
+        """        self.apply(_initialise)
 """,
-     ""),
+        "",
+    ),
 ]

@@ -1,4 +1,5 @@
 """A correct sphereface, written another way: bare parameters in lists, functions for layers, cosines row by row."""
+
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,9 @@ class ConvPReLU(nn.Module):
 class ResidualUnit(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.second = ConvPReLU(channels, channels, 1)      # registered out of order: names and order are free
+        self.second = ConvPReLU(
+            channels, channels, 1
+        )  # registered out of order: names and order are free
         self.first = ConvPReLU(channels, channels, 1)
         with torch.no_grad():
             for layer in (self.first, self.second):
@@ -87,7 +90,10 @@ class SphereFace(nn.Module):
             x = begin(x)
             for unit in units:
                 x = unit(x)
-        return torch.einsum("bk,ek->be", x.reshape(len(x), self.last["w"].shape[1]), self.last["w"]) + self.last["b"]
+        return (
+            torch.einsum("bk,ek->be", x.reshape(len(x), self.last["w"].shape[1]), self.last["w"])
+            + self.last["b"]
+        )
 
 
 class AngularMarginHead(nn.Module):
@@ -103,6 +109,10 @@ class AngularMarginHead(nn.Module):
         if embeddings.dim() != 2 or embeddings.size(1) != self.weight.size(1):
             raise ValueError(f"embeddings: (B, {self.weight.size(1)})")
         norms = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
-        columns = [F.cosine_similarity(embeddings, direction[None], dim=1) for direction in self.weight]
+        columns = [
+            F.cosine_similarity(embeddings, direction[None], dim=1) for direction in self.weight
+        ]
         cosines = torch.stack(columns, dim=1)
-        return torch.minimum(torch.maximum(cosines, -torch.ones_like(cosines)), torch.ones_like(cosines)), norms
+        return torch.minimum(
+            torch.maximum(cosines, -torch.ones_like(cosines)), torch.ones_like(cosines)
+        ), norms

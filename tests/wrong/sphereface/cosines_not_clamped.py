@@ -1,6 +1,5 @@
 WRONG = "rounding leaves cosines above 1"
 HINT = "clamp the cosines"
 REPLACE = [
-    ("return cosines.clamp(-1.0, 1.0), norms",
-     "return cosines, norms"),
+    ("return cosines.clamp(-1.0, 1.0), norms", "return cosines, norms"),
 ]

@@ -1,6 +1,5 @@
 WRONG = "cosines are normalised along the batch instead of the embedding"
 HINT = "Divide both the embedding"
 REPLACE = [
-    ("F.normalize(embeddings, dim=1) @",
-     "F.normalize(embeddings, dim=0) @"),
+    ("F.normalize(embeddings, dim=1) @", "F.normalize(embeddings, dim=0) @"),
 ]

@@ -1,6 +1,5 @@
 WRONG = "the random-label ablation descends towards the true identity"
 HINT = "not the true identity"
 REPLACE = [
-    ("losses.random_label_targets(identities, people), margin=False)",
-     "identities, margin=False)"),
+    ("losses.random_label_targets(identities, people), margin=False)", "identities, margin=False)"),
 ]

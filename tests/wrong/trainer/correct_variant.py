@@ -1,5 +1,6 @@
 """A correct trainer, written another way: gradients are asked for by name (autograd.grad), so nothing is ever frozen; one
 Adam for all three players, a group of settings each; no clipping; a row is a list of stages."""
+
 import copy
 import math
 from pathlib import Path
@@ -22,23 +23,49 @@ def repainted_frames(frames, boxes, anonymizer, size):
 
 
 def make_modifier(config):
-    names = {"width": "modifier_width", "blocks": "modifier_blocks", "size": "face_size", "upsample": "modifier_upsample",
-             "light": "modifier_light"}
-    return Modifier(ModifierConfig(**{mine: getattr(config, theirs) for mine, theirs in names.items()}))
+    names = {
+        "width": "modifier_width",
+        "blocks": "modifier_blocks",
+        "size": "face_size",
+        "upsample": "modifier_upsample",
+        "light": "modifier_light",
+    }
+    return Modifier(
+        ModifierConfig(**{mine: getattr(config, theirs) for mine, theirs in names.items()})
+    )
 
 
 def make_recognizer(config, identities):
     size = (config.recognizer_height, config.recognizer_breadth)
-    body = SphereFaceConfig(depth=config.recognizer_depth, width=config.recognizer_width, embedding=config.embedding, input_size=size)
-    softmax = losses.ASoftmaxLoss(m=config.margin, base=config.lambda_base, gamma=config.lambda_gamma,
-                                  floor=config.lambda_floor, scale=config.recognizer_scale)
-    return AngularRecognizer(SphereFace(body), AngularMarginHead(config.embedding, identities), softmax)
+    body = SphereFaceConfig(
+        depth=config.recognizer_depth,
+        width=config.recognizer_width,
+        embedding=config.embedding,
+        input_size=size,
+    )
+    softmax = losses.ASoftmaxLoss(
+        m=config.margin,
+        base=config.lambda_base,
+        gamma=config.lambda_gamma,
+        floor=config.lambda_floor,
+        scale=config.recognizer_scale,
+    )
+    return AngularRecognizer(
+        SphereFace(body), AngularMarginHead(config.embedding, identities), softmax
+    )
 
 
 def make_detector(config, classes):
     sides = sorted([config.frame_height, config.frame_width])
-    return ActionDetector(DetectorConfig(config.detector_body, classes, *sides, config.detector_weights or None,
-                                         config.detector_trainable))
+    return ActionDetector(
+        DetectorConfig(
+            config.detector_body,
+            classes,
+            *sides,
+            config.detector_weights or None,
+            config.detector_trainable,
+        )
+    )
 
 
 class Game:
@@ -54,11 +81,19 @@ class Game:
             self.weights["modifier"] = [*anonymizer.parameters()]
         self.modifier_weights = self.weights.get("modifier", [])
         self.people = len(recognizer.head.weight)
-        groups = [{"params": weights, "lr": getattr(config, f"lr_{name}"), "name": name} for name, weights in self.weights.items()]
+        groups = [
+            {"params": weights, "lr": getattr(config, f"lr_{name}"), "name": name}
+            for name, weights in self.weights.items()
+        ]
         self.adam = torch.optim.Adam(groups, betas=(config.adam_beta1, config.adam_beta2))
 
     def parts(self):
-        named = {"recognizer": self.recognizer, "detector": self.detector, "anonymizer": self.anonymizer, "adam": self.adam}
+        named = {
+            "recognizer": self.recognizer,
+            "detector": self.detector,
+            "anonymizer": self.anonymizer,
+            "adam": self.adam,
+        }
         return {name: part for name, part in named.items() if hasattr(part, "state_dict")}
 
     def set_rates(self, number, steps):
@@ -76,10 +111,16 @@ class Game:
         self.adam.zero_grad()
 
     def _faces(self, pictures, landmarks):
-        return aligned_crops(pictures, landmarks, (self.config.recognizer_height, self.config.recognizer_breadth))
+        return aligned_crops(
+            pictures, landmarks, (self.config.recognizer_height, self.config.recognizer_breadth)
+        )
 
     def anonymize(self, pictures):
-        return self.anonymizer(pictures) if self.modifier_weights else self.anonymizer(pictures).detach()
+        return (
+            self.anonymizer(pictures)
+            if self.modifier_weights
+            else self.anonymizer(pictures).detach()
+        )
 
     def update_recognizer(self, pictures, modified, landmarks, identities):
         self.recognizer.train()
@@ -92,13 +133,22 @@ class Game:
         self.recognizer.margin.advance()
         return terms
 
-    def update_modifier_and_detector(self, pictures, modified, landmarks, identities, frames, targets, boxes):
+    def update_modifier_and_detector(
+        self, pictures, modified, landmarks, identities, frames, targets, boxes
+    ):
         if not self.modifier_weights:
             return self.finetune_detector(frames, targets, boxes)
         self.detector.train()
         repainted = repainted_frames(frames, boxes, self.anonymizer, self.config.face_size)
-        terms = {"L_det": sum(self.detector.losses(repainted, targets).values()), **self._terms(pictures, modified, landmarks, identities)}
-        self._learn(self.config.detection_weight * terms["L_det"] + self._weighed(terms), "modifier", "detector")
+        terms = {
+            "L_det": sum(self.detector.losses(repainted, targets).values()),
+            **self._terms(pictures, modified, landmarks, identities),
+        }
+        self._learn(
+            self.config.detection_weight * terms["L_det"] + self._weighed(terms),
+            "modifier",
+            "detector",
+        )
         return terms
 
     def update_modifier(self, pictures, modified, landmarks, identities):
@@ -108,7 +158,10 @@ class Game:
 
     def _terms(self, pictures, modified, landmarks, identities):
         distance = (modified - pictures).abs().mean()
-        return {"L_adv": self.modifier_objective(modified, landmarks, identities), "L_l1": self.config.l1_weight * distance}
+        return {
+            "L_adv": self.modifier_objective(modified, landmarks, identities),
+            "L_l1": self.config.l1_weight * distance,
+        }
 
     def _weighed(self, terms):
         return self.config.adversarial_weight * terms["L_adv"] + terms["L_l1"]
@@ -116,9 +169,13 @@ class Game:
     def modifier_objective(self, modified, landmarks, identities):
         seen = self._faces(modified, landmarks)
         if self.config.adversarial_target == "random":
-            return self.recognizer.loss(seen, losses.random_label_targets(identities, self.people), margin=False)
+            return self.recognizer.loss(
+                seen, losses.random_label_targets(identities, self.people), margin=False
+            )
         paid = self.recognizer.loss(seen, identities, reduction="none", margin=False)
-        return -torch.minimum(paid, torch.full_like(paid, self.config.adversarial_cap * math.log(self.people))).mean()
+        return -torch.minimum(
+            paid, torch.full_like(paid, self.config.adversarial_cap * math.log(self.people))
+        ).mean()
 
     def finetune_detector(self, frames, targets, boxes):
         self.detector.train()
@@ -136,21 +193,28 @@ class Game:
 def pretrain_detector(detector, actions, config, loop, device="cpu"):
     game = Game(config, make_recognizer(config, 2), detector, baselines.identity, device)
     frames = datasets.Batches(len(actions), config.batch_frames, seed=loop.seed)
-    loop.start(frames=frames, **{name: part for name, part in game.parts().items() if name != "recognizer"})
+    loop.start(
+        frames=frames, **{name: part for name, part in game.parts().items() if name != "recognizer"}
+    )
 
     def step(number):
         game.set_rates(number, config.pretrain_detector_steps)
         return game.finetune_detector(*_moved(actions.batch(*frames.next()), device))
+
     loop.stage("detector", config.pretrain_detector_steps, step)
     return detector.eval()
 
 
 def play(game, faces, actions, config, loop):
     partner = Game(config, copy.deepcopy(game.recognizer), None, game.anonymizer, game.device)
-    streams = {"faces": datasets.Batches(len(faces), config.batch_faces, seed=loop.seed),
-               "frames": datasets.Batches(len(actions), config.batch_frames, seed=loop.seed),
-               "practice": datasets.Batches(len(faces), config.batch_faces, seed=loop.seed + 1)}
-    hidden = {f"partner_{name}": part for name, part in partner.parts().items() if name != "anonymizer"}
+    streams = {
+        "faces": datasets.Batches(len(faces), config.batch_faces, seed=loop.seed),
+        "frames": datasets.Batches(len(actions), config.batch_frames, seed=loop.seed),
+        "practice": datasets.Batches(len(faces), config.batch_faces, seed=loop.seed + 1),
+    }
+    hidden = {
+        f"partner_{name}": part for name, part in partner.parts().items() if name != "anonymizer"
+    }
     loop.start(**game.parts(), **streams, **hidden)
     shown = faces.batch(torch.arange(min(8, len(faces))))[0]
 
@@ -184,13 +248,24 @@ def play(game, faces, actions, config, loop):
         def show(number):
             if game.modifier_weights and number % config.sample_every == 0:
                 pictures = torch.cat([shown, game.anonymizer(shown.to(game.device)).cpu()])
-                figures.contact_sheet(pictures, Path(loop.folder) / f"sample_{stage}_{number:06d}.png", columns=len(shown))
+                figures.contact_sheet(
+                    pictures,
+                    Path(loop.folder) / f"sample_{stage}_{number:06d}.png",
+                    columns=len(shown),
+                )
+
         return show
 
-    stages = [("game", config.T1, playing, snapshots("game")), ("finetune", config.T2, finetuning, None)]
+    stages = [
+        ("game", config.T1, playing, snapshots("game")),
+        ("finetune", config.T2, finetuning, None),
+    ]
     if game.modifier_weights:
-        stages = [("copy", config.pretrain_modifier_steps, copying, None),
-                  ("practice", config.practice_steps, practising, snapshots("practice")), *stages]
+        stages = [
+            ("copy", config.pretrain_modifier_steps, copying, None),
+            ("practice", config.practice_steps, practising, snapshots("practice")),
+            *stages,
+        ]
     for name, steps, step, after in stages:
         loop.stage(name, steps, step, after=after)
 
@@ -198,4 +273,8 @@ def play(game, faces, actions, config, loop):
 def _moved(batch, device):
     if hasattr(batch, "to"):
         return batch.to(device)
-    return {k: _moved(v, device) for k, v in batch.items()} if isinstance(batch, dict) else [_moved(v, device) for v in batch]
+    return (
+        {k: _moved(v, device) for k, v in batch.items()}
+        if isinstance(batch, dict)
+        else [_moved(v, device) for v in batch]
+    )

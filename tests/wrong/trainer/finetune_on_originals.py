@@ -1,7 +1,9 @@
 WRONG = "line 11 teaches A the original frames"
 HINT = "A must see repainted frames"
 REPLACE = [
-    ("""        with torch.no_grad():
+    (
+        """        with torch.no_grad():
             repainted = self._repainted(frames, boxes)""",
-     "        repainted = frames"),
+        "        repainted = frames",
+    ),
 ]

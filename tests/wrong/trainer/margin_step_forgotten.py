@@ -1,7 +1,9 @@
 WRONG = "the margin's lambda never anneals"
 HINT = "must advance once an update"
 REPLACE = [
-    ("""        self.recognizer.margin.advance()
+    (
+        """        self.recognizer.margin.advance()
 """,
-     ""),
+        "",
+    ),
 ]
