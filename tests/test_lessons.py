@@ -15,8 +15,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -31,7 +29,7 @@ COURSE = (
     "00_welcome",
     "01_the_data",
     "02_hand_made_anonymizers",
-    "03_recognising_people",
+    "03_recognizing_people",
     "04_seeing_actions",
     "05_modifier_and_crop",
     "06_the_game",
@@ -115,24 +113,35 @@ def test_the_course_is_complete():
 # ------------------------------------------------------------------ they run
 
 
-@each
-def test_runs_alone_from_a_fresh_kernel(name, tmp_path):
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """The name of a Jupyter kernel that runs this very Python; nothing is installed."""
     spec = {
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "language": "python",
         "display_name": "lesson",
         "env": {"PPAD_STATIC": "1"},
     }
-    (tmp_path / "lesson").mkdir()
-    (tmp_path / "lesson" / "kernel.json").write_text(json.dumps(spec))
-    manager = AsyncKernelManager(
-        kernel_name="lesson", kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(tmp_path)])
-    )
-    notebook, before = read(name), files()
+    folder = tmp_path / "kernels" / "lesson"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    return "lesson"
+
+
+@each
+def test_runs_alone_from_a_fresh_kernel(name, kernel):
+    notebook = read(name)
+    before = files()
     for cell in code_cells(notebook):
-        cell.outputs, cell.execution_count = [], None
+        cell.outputs = []
+        cell.execution_count = None
     client = NotebookClient(
-        notebook, km=manager, timeout=600, resources={"metadata": {"path": str(LESSONS)}}
+        notebook,
+        timeout=600,
+        kernel_name=kernel,  # started by the client, which also shuts it down at the end
+        shutdown_kernel="immediate",
+        resources={"metadata": {"path": str(LESSONS)}},
     )
     try:
         client.execute()
@@ -140,6 +149,7 @@ def test_runs_alone_from_a_fresh_kernel(name, tmp_path):
         pytest.fail(
             f"{name} stops: {error.ename}: {error.evalue}\n{error.traceback}", pytrace=False
         )
+    assert client.km is None, f"{name}'s kernel is still running"
     assert not noise(notebook), f"{name} prints to stderr: {noise(notebook)}"
     assert files() == before, f"{name} leaves files behind: {sorted(map(str, files() ^ before))}"
 
