@@ -2,22 +2,21 @@
 
 Paper: Ren, Lee, Ryoo, ECCV 2018, section 4, "Face Modification": the image-to-image network of
 Johnson et al. (ECCV 2016, the paper's [20]) in the form Zhu et al. (ICCV 2017, [60]) gave it,
-with nine residual blocks and instance normalisation, on 256 x 256 pictures. Names such as
+with nine residual blocks and instance normalization, on 256 x 256 pictures. Names such as
 `c7s1-64` below are theirs.
 
-    layer        what it does                                               out (default)
-    c7s1-64      reflect-pad 3, conv 7, IN, ReLU                            64 x 256 x 256
-    d128, d256   conv 3 stride 2, IN, ReLU                                  256 x 64 x 64
-    R256 x 9     x + (reflect-pad 1, conv 3, IN, ReLU, the same, no ReLU)   256 x 64 x 64
-    u128, u64    upsample x2 with a 3 x 3 kernel, IN, ReLU                  64 x 256 x 256
-    c7s1-3       reflect-pad 3, conv 7, tanh                                3 x 256 x 256
+    part             layer        what it does                              out (default)
+    encoder          c7s1-64      reflect-pad 3, conv 7, IN, ReLU           64 x 256 x 256
+                     d128, d256   conv 3 stride 2, IN, ReLU                 256 x 64 x 64
+    residual_blocks  R256 x 9     x + (reflect-pad 1, conv 3, IN, ReLU,
+                                  the same without ReLU)                    256 x 64 x 64
+    decoder          u128, u64    upsample x2 with a 3 x 3 kernel, IN, ReLU 64 x 256 x 256
+                     c7s1-3       reflect-pad 3, conv 7, tanh               3 x 256 x 256
 
-How to read it. The first third shrinks the picture so that one 3 x 3 kernel spans much of a
-face; the residual blocks do the changing, each as a correction to what it was given, so that
-changing nothing is easy to learn; the last third paints the result at full size. Note what is
-missing: no shortcut carries the picture's pixels from the first layers to the last (as in a
-U-Net). Every pixel is painted anew, and what is to be kept of the original must be kept on
-purpose, because the losses ask for it.
+The encoder lowers the resolution so that one 3 x 3 kernel spans much of a face. Each residual
+block adds a correction to its input, so that the identity is easy to learn. The decoder brings
+the result back to full size. There is no skip connection from encoder to decoder (as in a
+U-Net): every pixel is generated anew, and only the losses preserve anything of the original.
 
 M is an *anonymizer* in the sense of this package: any callable
 (B, 3, S, S) in [-1, 1] -> (B, 3, S, S) in [-1, 1], RGB. The baselines are others.
@@ -43,27 +42,28 @@ UPSAMPLERS = ("transposed", "resize")
 class ModifierConfig:
     """The size of M. The defaults are the paper's network: 11,378,179 parameters.
 
-    width     channels after the first layer; 64 in Zhu et al.
-    blocks    residual blocks; 9 in the paper, section 4.
-    size      side S of the square pictures, pixels; 256 in the paper, section 4.
-              A multiple of 4, at least 8.
-    upsample  "transposed": transposed conv, the original network. "resize" (ours, for the
-              small presets): nearest-neighbour x2, then a conv of the same kernel size. Both
-              have the same number of parameters. A stride-2 transposed conv with a 3 x 3
-              kernel touches neighbouring output pixels an unequal number of times (1, 2, 2
-              or 4), which shows as a checkerboard until training has evened it out; a short
-              training never gets there, and "resize" has no such pattern to begin with.
-    light     False: the paper's network. True (ours, for the small presets): before tanh, each
-              colour of what was painted is moved and stretched by that colour's mean and spread
-              in the input. M's layers normalise brightness and contrast away, and L1 brings them
-              back only slowly; with this a short training starts in the picture's own light.
+    width        channels after the first layer; 64 in Zhu et al.
+    blocks       residual blocks; 9 in the paper, section 4.
+    size         side S of the square pictures, pixels; 256 in the paper, section 4.
+                 A multiple of 4, at least 8.
+    upsample     "transposed": transposed conv, the original network. "resize" (ours, for the
+                 small presets): nearest-neighbor x2, then a conv of the same kernel size. Both
+                 have the same number of parameters. A stride-2 transposed conv with a 3 x 3
+                 kernel touches neighboring output pixels an unequal number of times (1, 2, 2
+                 or 4), which shows as a checkerboard until a long training has evened it out;
+                 "resize" has no such pattern from the start.
+    match_color  False: the paper's network. True (ours, for the small presets): color
+                 statistics matching. Before tanh, each color channel of the output is shifted
+                 and scaled by the mean and standard deviation of that channel of the input.
+                 M's layers normalize brightness and contrast away, and L1 brings them back
+                 only slowly; with this, a short training starts at the input's own colors.
     """
 
     width: int = 64
     blocks: int = 9
     size: int = 256
     upsample: str = "transposed"
-    light: bool = False
+    match_color: bool = False
 
     def __post_init__(self):
         if self.width < 1:
@@ -80,14 +80,14 @@ class ModifierConfig:
 
 
 def instance_norm(channels: int) -> nn.Module:
-    """Instance normalisation (Ulyanov et al., the paper's [48]): each channel of each picture
+    """Instance normalization (Ulyanov et al., the paper's [48]): each channel of each picture
     is brought to mean 0 and variance 1 over its own pixels.
 
-    No learned scale or shift, and no running averages: a picture is normalised by its own
-    statistics in testing as in training. So `M.eval()` changes nothing, and a face comes out
-    the same whatever shares its batch.
+    No learned scale or shift, and no running averages: a picture is normalized by its own
+    statistics in testing as in training. So `M.eval()` changes nothing, and the output of a
+    face does not depend on the rest of its batch.
 
-    channels: C of the (B, C, H, W) that will come in. Source: Zhu et al. (eps 1e-5).
+    channels: C of the (B, C, H, W) input. Source: Zhu et al. (eps 1e-5).
     """
     return nn.InstanceNorm2d(channels, eps=1e-5, affine=False, track_running_stats=False)
 
@@ -116,12 +116,12 @@ class ResidualBlock(nn.Module):
         return features + self.correction(features)
 
 
-def _full_size_layer(channels_in: int, channels_out: int) -> list[nn.Module]:
-    """c7s1-k without what follows it. Mirrored borders: zeros would paint a dark frame."""
+def _full_size_conv(channels_in: int, channels_out: int) -> list[nn.Module]:
+    """c7s1-k without norm and activation. Zero padding would leave a dark frame at the border."""
     return [nn.ReflectionPad2d(3), nn.Conv2d(channels_in, channels_out, kernel_size=7)]
 
 
-def _halve(channels_in: int) -> list[nn.Module]:
+def _downsample(channels_in: int) -> list[nn.Module]:
     """dk: half the side, twice the channels."""
     return [
         nn.Conv2d(channels_in, 2 * channels_in, kernel_size=3, stride=2, padding=1),
@@ -130,28 +130,28 @@ def _halve(channels_in: int) -> list[nn.Module]:
     ]
 
 
-def _double(channels_in: int, upsample: str) -> list[nn.Module]:
+def _upsample(channels_in: int, upsample: str) -> list[nn.Module]:
     """uk: twice the side, half the channels."""
     channels_out = channels_in // 2
     if upsample == "transposed":
         # output_padding 1 makes the output exactly 2h; without it, it would be 2h - 1.
-        grow = [
+        convs = [
             nn.ConvTranspose2d(
                 channels_in, channels_out, kernel_size=3, stride=2, padding=1, output_padding=1
             )
         ]
     else:
-        grow = [
+        convs = [
             nn.Upsample(scale_factor=2, mode="nearest"),
             nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1),
         ]
-    return [*grow, instance_norm(channels_out), nn.ReLU(inplace=True)]
+    return [*convs, instance_norm(channels_out), nn.ReLU(inplace=True)]
 
 
 class Modifier(nn.Module):
     """M of the paper (sections 3 and 4, Fig. 2).
 
-    `size` (also an attribute) is the side S the network takes and gives back. Raises
+    `size` (also an attribute) is the side S of the network's input and output. Raises
     ValueError through ModifierConfig for settings that no such network can have.
 
     >>> modifier = Modifier(ModifierConfig(width=8, blocks=2, size=64, upsample="resize"))
@@ -166,20 +166,22 @@ class Modifier(nn.Module):
         width = config.width
         deepest = width * 2**HALVINGS
 
-        self.shrink = nn.Sequential(
-            *_full_size_layer(3, width),
+        self.encoder = nn.Sequential(
+            *_full_size_conv(3, width),
             instance_norm(width),
             nn.ReLU(inplace=True),
-            *_halve(width),
-            *_halve(2 * width),
+            *_downsample(width),
+            *_downsample(2 * width),
         )
-        self.change = nn.Sequential(*(ResidualBlock(deepest) for _ in range(config.blocks)))
-        self.paint = nn.Sequential(
-            *_double(deepest, config.upsample),
-            *_double(deepest // 2, config.upsample),
-            *_full_size_layer(width, 3),
+        self.residual_blocks = nn.Sequential(
+            *(ResidualBlock(deepest) for _ in range(config.blocks))
         )
-        self.apply(_initialise)
+        self.decoder = nn.Sequential(
+            *_upsample(deepest, config.upsample),
+            *_upsample(deepest // 2, config.upsample),
+            *_full_size_conv(width, 3),
+        )
+        self.apply(_initialize)
 
     def forward(self, faces: torch.Tensor) -> torch.Tensor:
         """Modify a batch of face pictures.
@@ -190,21 +192,13 @@ class Modifier(nn.Module):
         """
         self._check(faces)
         if faces.shape[0] == 0:
-            return faces  # instance norm has no statistics of nothing; nothing is unchanged
-        features = self.shrink(faces)  # (B, 4 * width, S / 4, S / 4)
-        features = self.change(features)
-        painted = self.paint(features)  # (B, 3, S, S)
-        if self.config.light:
-            painted = self._relit(painted, faces)
-        return torch.tanh(painted)  # the range of a picture in this package, [-1, 1]
-
-    @staticmethod
-    def _relit(painted: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
-        """`painted` (B, 3, S, S), before tanh, moved and stretched to the light of `faces`."""
-        mean = faces.mean(dim=(2, 3), keepdim=True)  # (B, 3, 1, 1)
-        spread = faces.std(dim=(2, 3), keepdim=True)  # (B, 3, 1, 1)
-        # 0.95: atanh needs room at pure black and white. 2: tanh flattens, so spreads shrink.
-        return torch.atanh(0.95 * mean) + 2 * spread * painted
+            return faces  # instance norm cannot take an empty batch
+        features = self.encoder(faces)  # (B, 4 * width, S / 4, S / 4)
+        features = self.residual_blocks(features)  # (B, 4 * width, S / 4, S / 4)
+        output = self.decoder(features)  # (B, 3, S, S)
+        if self.config.match_color:
+            output = _match_color(output, faces)  # (B, 3, S, S)
+        return torch.tanh(output)  # the range of a picture in this package, [-1, 1]
 
     def _check(self, faces: torch.Tensor) -> None:
         wanted = (3, self.size, self.size)
@@ -215,7 +209,15 @@ class Modifier(nn.Module):
             )
 
 
-def _initialise(layer: nn.Module) -> None:
+def _match_color(output: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    """`output` (B, 3, S, S), before tanh, shifted and scaled to the color statistics of `faces`."""
+    mean = faces.mean(dim=(2, 3), keepdim=True)  # (B, 3, 1, 1)
+    std = faces.std(dim=(2, 3), keepdim=True)  # (B, 3, 1, 1)
+    # 0.95: atanh is infinite at pure black and white. 2: tanh flattens, which lowers the std.
+    return torch.atanh(0.95 * mean) + 2 * std * output
+
+
+def _initialize(layer: nn.Module) -> None:
     if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(layer.weight, mean=0.0, std=INIT_STD)
         nn.init.zeros_(layer.bias)

@@ -24,7 +24,9 @@ def faces(batch, size=16, seed=0):
 
 
 def by_hand_count(width, blocks):
-    conv = lambda c_in, c_out, k: c_in * c_out * k * k + c_out
+    def conv(c_in, c_out, k):
+        return c_in * c_out * k * k + c_out
+
     w = width
     return (
         conv(3, w, 7) + conv(w, 2 * w, 3) + conv(2 * w, 4 * w, 3)
@@ -36,9 +38,9 @@ def by_hand_count(width, blocks):
 @pytest.mark.rubric(
     "parameter count and sizes are the paper's",
     points=3,
-    hint="11,378,179 parameters at the paper's size, all in convs with biases. More: a learned scale in the norms (affine) "
-    "or a wider layer. Fewer: a conv without bias, a block with one conv, a block missing. The output has the input's "
-    "size and lies in [-1, 1]: tanh at the end.",
+    hint="11,378,179 parameters at the paper's size, all in convs with biases. More: a learned "
+    "scale in the norms (affine) or a wider layer. Fewer: a conv without bias, a block with one "
+    "conv, a block missing. The output has the input's size and lies in [-1, 1]: tanh at the end.",
 )
 def test_paper_network_has_the_known_parameter_count():
     assert by_hand_count(64, 9) == 11_378_179
@@ -64,24 +66,25 @@ def test_every_layer_of_the_paper_network_has_the_shape_in_the_table():
         modifier = Modifier()
         x = torch.empty(1, 3, 256, 256)
         shapes = []
-        for layer in (*modifier.shrink, modifier.change, *modifier.paint):
+        for layer in (*modifier.encoder, modifier.residual_blocks, *modifier.decoder):
             x = layer(x)
             shapes.append(tuple(x.shape[1:]))
     for wanted in [(64, 256, 256), (128, 128, 128), (256, 64, 64)]:
         assert wanted in shapes
     assert shapes[-1] == (3, 256, 256)
-    kinds = [type(layer) for layer in (*modifier.shrink, *modifier.paint)]
+    kinds = [type(layer) for layer in (*modifier.encoder, *modifier.decoder)]
     assert kinds.count(nn.ConvTranspose2d) == 2
-    assert len(modifier.change) == 9
+    assert len(modifier.residual_blocks) == 9
 
 
 @pytest.mark.parametrize("upsample", ["transposed", "resize"])
 @pytest.mark.rubric(
     "forward is the table, written out",
     points=4,
-    hint="Mirrored borders (reflection padding, not zeros) around the 7 x 7 convs and in the blocks; stride-2 convs and "
-    "both upsamplers use zero padding 1 (transposed: output_padding 1; resize: nearest, not bilinear). Norm, then "
-    "ReLU; none after the last conv but tanh; no shortcut from the input to the output.",
+    hint="Mirrored borders (reflection padding, not zeros) around the 7 x 7 convs and in the "
+    "blocks; stride-2 convs and both upsamplers use zero padding 1 (transposed: output_padding 1; "
+    "resize: nearest, not bilinear). Norm, then ReLU; none after the last conv but tanh; no "
+    "shortcut from the input to the output.",
 )
 def test_forward_equals_the_network_written_out_by_hand(upsample, use_order):
     torch.manual_seed(1)
@@ -121,84 +124,90 @@ def test_forward_equals_the_network_written_out_by_hand(upsample, use_order):
     torch.testing.assert_close(out, wanted, rtol=1e-9, atol=1e-9)
 
 
-def lit(**settings):
-    """A modifier with `light` and one without, of the same weights, large enough for the light to matter."""
+def plain_and_matched(**settings):
+    """A modifier without and one with `match_color`: the same weights, large enough to matter."""
     torch.manual_seed(1)
     plain = Modifier(ModifierConfig(width=4, blocks=1, size=16, **settings)).double()
     for parameter in plain.parameters():
         nn.init.normal_(parameter, std=0.3)
-    light = Modifier(ModifierConfig(width=4, blocks=1, size=16, light=True, **settings)).double()
-    light.load_state_dict(plain.state_dict())  # it has no parameters of its own
-    return plain, light
+    config = ModifierConfig(width=4, blocks=1, size=16, match_color=True, **settings)
+    matched = Modifier(config).double()
+    matched.load_state_dict(plain.state_dict())  # it has no parameters of its own
+    return plain, matched
 
 
 @pytest.mark.parametrize("upsample", ["transposed", "resize"])
 @pytest.mark.rubric(
-    "light is the picture's own",
+    "output colors follow the input",
     points=2,
-    hint="With light, tanh(atanh(0.95 mean) + 2 spread p), where mean and spread are those of each colour of each picture "
-    "alone (over height and width, keepdim), not of the batch or of all colours; spread divides by n - 1.",
+    hint="With match_color, tanh(atanh(0.95 mean) + 2 std p), where mean and std are those of each "
+    "color of each picture alone (over height and width, keepdim), not of the batch or of all "
+    "colors; std divides by n - 1.",
 )
-def test_light_by_hand(upsample):
-    """tanh(atanh(0.95 mean) + 2 spread p), p what the plain network has before its tanh, mean and spread by sums."""
-    plain, light = lit(upsample=upsample)
-    x = faces(2).double() * torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1) + torch.tensor(
-        [-0.4, 0.0, 0.1]
-    ).view(1, 3, 1, 1)
+def test_match_color_by_hand(upsample):
+    """tanh(atanh(0.95 mean) + 2 std p), p the plain network's output before tanh."""
+    plain, matched = plain_and_matched(upsample=upsample)
+    contrast = torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1)
+    shift = torch.tensor([-0.4, 0.0, 0.1]).view(1, 3, 1, 1)
+    x = faces(2).double() * contrast + shift
     x[1] = -x[1]
     before_tanh = torch.atanh(plain(x))
-    out = light(x)
+    out = matched(x)
     for i in range(2):
         for c in range(3):
             mean = sum(x[i, c].flatten().tolist()) / 256
-            spread = math.sqrt(sum((v - mean) ** 2 for v in x[i, c].flatten().tolist()) / 255)
-            wanted = torch.tanh(math.atanh(0.95 * mean) + 2 * spread * before_tanh[i, c])
-            torch.testing.assert_close(
-                out[i, c], wanted, rtol=0, atol=1e-6
-            )  # atanh near 1 costs digits
+            std = math.sqrt(sum((v - mean) ** 2 for v in x[i, c].flatten().tolist()) / 255)
+            wanted = torch.tanh(math.atanh(0.95 * mean) + 2 * std * before_tanh[i, c])
+            # atanh near 1 costs digits.
+            torch.testing.assert_close(out[i, c], wanted, rtol=0, atol=1e-6)
 
 
-def test_without_light_nothing_is_changed():
-    """False is the paper's network to the last bit: tanh of what was painted."""
-    plain, light = lit()
+def test_without_match_color_nothing_is_changed():
+    """False is the paper's network to the last bit: tanh of the decoder's output."""
+    plain, matched = plain_and_matched()
     x = faces(3).double()
-    assert torch.equal(plain(x), torch.tanh(plain.paint(plain.change(plain.shrink(x)))))
-    assert ModifierConfig().light is False and not torch.equal(plain(x), light(x))
+    before_tanh = plain.decoder(plain.residual_blocks(plain.encoder(x)))
+    assert torch.equal(plain(x), torch.tanh(before_tanh))
+    assert ModifierConfig().match_color is False
+    assert not torch.equal(plain(x), matched(x))
 
 
-@pytest.mark.rubric("light is the picture's own")
-def test_light_follows_each_colour_of_each_picture():
-    """M as it is born paints hardly anything: with light it answers in the picture's own mean colour, and a darker,
-    flatter or more contrasty input gives a darker, flatter or more contrasty output of the same painting."""
+@pytest.mark.rubric("output colors follow the input")
+def test_match_color_follows_each_color_of_each_picture():
+    """An untrained M's output is near 0: with match_color it has the input's mean color, and a
+    darker, flatter or richer input gives a darker, flatter or richer output of the same pattern.
+    """
     torch.manual_seed(0)
-    newborn = Modifier(ModifierConfig(width=4, blocks=1, size=16, light=True))
+    untrained = Modifier(ModifierConfig(width=4, blocks=1, size=16, match_color=True))
     noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
-    means = torch.tensor([[-0.6, 0.0, 0.5], [0.3, -0.2, 0.1]])  # per picture and colour
+    means = torch.tensor([[-0.6, 0.0, 0.5], [0.3, -0.2, 0.1]])  # per picture and color
     x = noise * 0.4 + means[:, :, None, None]
     wanted = 0.95 * x.mean(dim=(2, 3))
-    torch.testing.assert_close(newborn(x).mean(dim=(2, 3)), wanted, rtol=0, atol=0.05)
-    # Instance norm makes the painting blind to contrast and mean; only the light carries them.
-    flat, rich = (newborn(noise * contrast).std(dim=(2, 3)) for contrast in (0.1, 0.4))
+    torch.testing.assert_close(untrained(x).mean(dim=(2, 3)), wanted, rtol=0, atol=0.05)
+    # Instance norm removes contrast and mean; only color matching brings them back.
+    flat = untrained(noise * 0.1).std(dim=(2, 3))
+    rich = untrained(noise * 0.4).std(dim=(2, 3))
     torch.testing.assert_close(rich, 4 * flat, rtol=0.1, atol=0)
-    grey = newborn(torch.full((1, 3, 16, 16), 0.4))
-    torch.testing.assert_close(grey, torch.full_like(grey, 0.95 * 0.4))  # no contrast in, none out
+    gray = untrained(torch.full((1, 3, 16, 16), 0.4))
+    torch.testing.assert_close(gray, torch.full_like(gray, 0.95 * 0.4))  # no contrast in, none out
     for extreme in (-1.0, 1.0):
-        assert newborn(torch.full((1, 3, 16, 16), extreme)).isfinite().all()
+        assert untrained(torch.full((1, 3, 16, 16), extreme)).isfinite().all()
 
 
-@pytest.mark.rubric("light is the picture's own")
-def test_light_passes_gradient_to_every_weight():
-    _, light = lit()
-    (light(faces(2).double()) - faces(2, seed=9)).pow(2).sum().backward()
-    assert all(p.grad.isfinite().all() for p in light.parameters())
-    assert all(p.grad.abs().sum() > 0 for p in light.parameters() if p.ndim == 4)
+@pytest.mark.rubric("output colors follow the input")
+def test_match_color_passes_gradient_to_every_weight():
+    _, matched = plain_and_matched()
+    (matched(faces(2).double()) - faces(2, seed=9)).pow(2).sum().backward()
+    assert all(p.grad.isfinite().all() for p in matched.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in matched.parameters() if p.ndim == 4)
 
 
 @pytest.mark.rubric(
     "a residual block may lower its input",
     points=2,
-    hint="The input is added to what the block computes: without this shortcut it is no correction, and with weights of 0 "
-    "it is not the identity. No ReLU after the sum: with one a correction could only raise the features.",
+    hint="The input is added to what the block computes: without this shortcut it is no "
+    "correction, and with weights of 0 it is not the identity. No ReLU after the sum: with one a "
+    "correction could only raise the features.",
 )
 def test_residual_block_may_lower_its_input():
     torch.manual_seed(0)
@@ -213,8 +222,9 @@ def test_residual_block_may_lower_its_input():
 @pytest.mark.rubric(
     "instance norm has no state",
     points=4,
-    hint="A picture is normalised by its own pixels, in testing as in training: no running statistics "
-    "(track_running_stats), no learned scale (affine), and no batch norm, which mixes the pictures of a batch.",
+    hint="A picture is normalized by its own pixels, in testing as in training: no running "
+    "statistics (track_running_stats), no learned scale (affine), and no batch norm, which mixes "
+    "the pictures of a batch.",
 )
 def test_instance_norm_has_no_state_and_is_per_picture():
     assert not list(instance_norm(4).parameters()) and not list(instance_norm(4).buffers())
@@ -229,10 +239,10 @@ def test_instance_norm_has_no_state_and_is_per_picture():
 @pytest.mark.rubric(
     "weights start as the original's",
     points=2,
-    hint="Every conv weight, transposed ones too, starts normal with standard deviation 0.02 and every bias at 0: torch's "
-    "default initialisation is another.",
+    hint="Every conv weight, transposed ones too, starts normal with standard deviation 0.02 and "
+    "every bias at 0: torch's default initialization is another.",
 )
-def test_initialisation():
+def test_initialization():
     torch.manual_seed(0)
     modifier = Modifier(ModifierConfig(width=32, blocks=2, size=16))
     for name, parameter in modifier.named_parameters():
@@ -249,16 +259,17 @@ def test_resize_has_no_checkerboard_from_flat_features():
     torch.manual_seed(0)
     flat = torch.ones(1, 16, 8, 8)
     for upsample, flat_out in [("resize", True), ("transposed", False)]:
-        paint = Modifier(ModifierConfig(width=4, blocks=0, size=32, upsample=upsample)).paint
-        grow = paint[:2] if upsample == "resize" else paint[:1]
-        inside = grow(flat)[:, :, 2:-2, 2:-2]
+        decoder = Modifier(ModifierConfig(width=4, blocks=0, size=32, upsample=upsample)).decoder
+        layers = decoder[:2] if upsample == "resize" else decoder[:1]
+        inside = layers(flat)[:, :, 2:-2, 2:-2]
         assert (inside.std(dim=(2, 3)) < 1e-6).all().item() is flat_out
 
 
 @pytest.mark.rubric(
     "every weight gets a gradient",
     points=1,
-    hint="A weight without gradient is not in the graph: a layer that is built but not called, a detach, or no_grad.",
+    hint="A weight without gradient is not in the graph: a layer that is built but not called, a "
+    "detach, or no_grad.",
 )
 def test_every_parameter_but_the_biases_before_a_norm_gets_gradient():
     modifier = small()
@@ -274,8 +285,9 @@ def test_every_parameter_but_the_biases_before_a_norm_gets_gradient():
 @pytest.mark.rubric(
     "empty batches pass, wrong shapes and settings are refused",
     points=2,
-    hint="A batch of no faces comes back as it is, before any norm sees it. Raise ValueError naming the field for faces "
-    "that are not (B, 3, S, S) and for settings no network can have: size a multiple of 4, at least 8.",
+    hint="A batch of no faces comes back as it is, before any norm sees it. Raise ValueError "
+    "naming the field for faces that are not (B, 3, S, S) and for settings no network can have: "
+    "size a multiple of 4, at least 8.",
 )
 def test_an_empty_batch_passes():
     assert small()(torch.zeros(0, 3, 16, 16)).shape == (0, 3, 16, 16)

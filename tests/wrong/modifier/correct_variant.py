@@ -1,4 +1,4 @@
-"""A correct modifier, written another way: one flat list of kernels and a loop over a plan; mirrors by index; own norm."""
+"""A correct modifier, written another way: a flat list of kernels, mirrors by index, own norm."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class ModifierConfig:
     blocks: int = 9
     size: int = 256
     upsample: str = "transposed"
-    light: bool = False
+    match_color: bool = False
 
     def __post_init__(self):
         good = {
@@ -71,7 +71,9 @@ class ResidualBlock(nn.Module):
 class Modifier(nn.Module):
     def __init__(self, config=ModifierConfig()):
         super().__init__()
-        self.config, self.size, w = config, config.size, config.width
+        self.config = config
+        self.size = config.size
+        w = config.width
         plan = [
             ("out", w, 3, 7),
             ("up2", 2 * w, w, 3),
@@ -80,7 +82,8 @@ class Modifier(nn.Module):
             ("down1", 2 * w, w, 3),
             ("down2", 4 * w, 2 * w, 3),
         ]
-        self.kernels, self.shifts = nn.ParameterDict(), nn.ParameterDict()
+        self.kernels = nn.ParameterDict()
+        self.shifts = nn.ParameterDict()
         for name, thick, thin, side in plan:
             out = thin if name[:2] in ("up", "ou") else thick
             turned = (
@@ -119,7 +122,7 @@ class Modifier(nn.Module):
         for name in ("up1", "up2"):
             x = self.norm(self._up(name, x)).clamp(min=0)
         x = self._conv("out", _mirror(x, 3))
-        if self.config.light:
+        if self.config.match_color:
             flat = faces.flatten(2)
             mean = flat.sum(2) / flat.shape[2]
             spread = ((flat - mean[:, :, None]).square().sum(2) / (flat.shape[2] - 1)).sqrt()

@@ -1,5 +1,5 @@
 WRONG = "the output is 0..1"
 HINT = "tanh at the end"
 REPLACE = [
-    ("return torch.tanh(painted)  #", "return 2 * torch.sigmoid(painted)  #"),
+    ("return torch.tanh(output)  #", "return 2 * torch.sigmoid(output)  #"),
 ]

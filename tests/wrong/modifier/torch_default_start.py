@@ -1,8 +1,8 @@
 WRONG = "weights start as torch makes them"
-HINT = "torch's default initialisation"
+HINT = "torch's default initialization"
 REPLACE = [
     (
-        """        self.apply(_initialise)
+        """        self.apply(_initialize)
 """,
         "",
     ),

@@ -1,4 +1,4 @@
-WRONG = "the light is the mean over the whole batch"
+WRONG = "the mean color is that of the whole batch"
 HINT = "not of the batch"
 REPLACE = [
     (

@@ -1,5 +1,5 @@
-WRONG = "one light for all three colours"
-HINT = "of each colour"
+WRONG = "one mean for all three colors"
+HINT = "of each color"
 REPLACE = [
     (
         "mean = faces.mean(dim=(2, 3), keepdim=True)",
