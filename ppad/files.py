@@ -1,0 +1,298 @@
+"""Reading pictures, tables and text, and writing files whole or not at all (ours, not the paper's).
+
+Every module may import this one; it imports none of ours. What it reads was often made by
+strangers: pictures are decoded by a few safe decoders and limited in size, and whatever is wrong
+is a `DataError` that names the file (of a table also the line) and says how to fix it. A single
+picture that cannot be used is a `BadPicture`: a reader of thousands may leave it out, by name.
+"""
+
+import csv
+import errno
+import json
+import math
+import os
+import sys
+import warnings
+from contextlib import contextmanager, suppress
+from io import BytesIO, StringIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # of Pillow's others, some start programs
+MAX_PIXELS = 50_000_000  # ours: of one picture; a small file can claim any number
+LONGEST_NAME = 200  # ours: bytes of a name kept in its temporary name; systems allow 255
+WHITE = (255, 255, 255, 255)
+
+# `decode_picture` refuses such pictures itself, by name.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+class DataError(ValueError):
+    """Data that cannot be used as they are; the message names the file and says how to fix it."""
+
+
+class BadPicture(DataError):
+    """One picture that cannot be used; a reader may leave it out and go on."""
+
+
+class WriteError(OSError):
+    """An output that could not be written; `str(error)` is the whole sentence."""
+
+
+# ---------------------------------------------------------------- writing
+
+
+@contextmanager
+def atomic_path(path, durable: bool = True):
+    """Give the block a temporary path, which becomes `path` if the block ends well.
+
+    Folders are made as needed, and an empty file is written at once, so that a place that cannot
+    be written is noticed before the work. The temporary file is `.NAME.PROCESS.part`, beside
+    `path`, and is removed if the block fails: `path` is replaced as a whole or stays as it was.
+
+    Args:
+        path: The file that the block makes.
+        durable: Wait until the content is on the disk before the file gets its name; otherwise a
+            machine that goes down may keep the name and lose the content.
+
+    Raises:
+        WriteError: for any OSError, from the block as well.
+    """
+    path = Path(path)
+    start = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
+    temporary = path.with_name(f".{start}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(b"")
+        yield temporary
+        if durable:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_file(path, content: str | bytes, durable: bool = True) -> None:
+    """Write text (as UTF-8) or bytes to `path`, whole or not at all. Raises WriteError."""
+    with atomic_path(path, durable) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_error(path, error: OSError) -> WriteError:
+    """The WriteError that says what went wrong at `path` and how to fix it."""
+    if isinstance(error, WriteError):
+        return error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free some disk space and run the same command again"
+    else:
+        fix = "choose another place, or see that this one can be written"
+    return WriteError(f"cannot write {path} ({error.strerror or error}): {fix}")
+
+
+# ---------------------------------------------------------------- text and tables
+
+
+def is_hidden(path) -> bool:
+    """Whether listings leave out this file or folder, like macOS's `.DS_Store` and `._` files."""
+    return Path(path).name.startswith(".")
+
+
+def is_picture(path) -> bool:
+    """Whether the name is that of a picture that is read."""
+    return Path(path).suffix.lower() in SUFFIXES and not is_hidden(path)
+
+
+def read_text(path, kind: str = "file") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises DataError, which calls the file a `kind`.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: there is no such {kind}; check the path")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a {kind} ({error}); save it in UTF-8"
+        ) from error
+
+
+def read_json(path) -> dict:
+    """The dict that a JSON file of ours holds. Raises DataError."""
+    if not Path(path).exists():
+        raise DataError(f"{path} does not exist: run the same command again, or name another run")
+    try:
+        return dict(json.loads(read_text(path)))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): delete it and run the same command again"
+        ) from error
+
+
+def read_table(path, columns) -> list[dict]:
+    """Read a table with a header, its cells separated by commas, tabs or semicolons.
+
+    Args:
+        path: A text in UTF-8.
+        columns: Names of columns that must be there. If "file" is one, no row may leave it empty.
+
+    Returns:
+        A dict of text for each row, blanks around the cells stripped, and in it "where" ("FILE,
+        line N"). Rows shorter than the header hold None at the end.
+
+    Raises:
+        DataError: for an absent file, an absent column, or no rows.
+    """
+    text = read_text(path, "table")
+    header = text.partition("\n")[0]
+    delimiter = next((mark for mark in "\t,;" if mark in header), ",")
+    reader = csv.reader(StringIO(text), delimiter=delimiter)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        rows = [_row(names, cells, f"{path}, line {reader.line_num}") for cells in reader if cells]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: cannot be read as a table ({error}); save it as CSV in UTF-8"
+        ) from error
+    if missing := [column for column in columns if column not in names]:
+        raise DataError(
+            f"{path}: its first line lacks the column(s) {', '.join(missing)}; "
+            "add them or use another table"
+        )
+    if nameless := [row["where"] for row in rows if "file" in columns and not row["file"]]:
+        raise DataError(f"{nameless[0]}: file is empty; name the picture, or delete the row")
+    if not rows:
+        raise DataError(f"{path}: there is no row below the header; make or download it again")
+    return rows
+
+
+def _row(names, cells, where):
+    row = dict.fromkeys(names)
+    row.update(zip(names, map(str.strip, cells)), where=where)
+    return row
+
+
+def numbers(row: dict, columns) -> list[float]:
+    """The values of `columns` in a row of `read_table`; DataError for one that is no number."""
+    values = []
+    for column in columns:
+        try:
+            value = float(row[column])
+        except (TypeError, ValueError):  # None where the row is too short
+            value = math.nan
+        if not math.isfinite(value):
+            raise DataError(
+                f"{row['where']}: {column} is {row[column]!r}, not a finite number; "
+                "correct or delete the row"
+            )
+        values.append(value)
+    return values
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def open_picture(path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture in a file as upright RGB, see `decode_picture`; BadPicture names the file."""
+    if not Path(path).is_file():
+        raise BadPicture(f"{path}: there is no such picture; restore it or delete its row")
+    try:
+        return decode_picture(path, max_pixels)
+    except BadPicture as error:
+        raise BadPicture(f"{path}: {error}; replace the file") from error
+
+
+def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Image.Image:
+    """Decode a picture to its last pixel: a truncated one fails here, not in the midst of training.
+
+    Args:
+        source: A path or an open binary file.
+        max_pixels: The most pixels that it may have.
+        formats: Pillow's names of the formats that are tried, whatever the file's suffix.
+
+    Returns:
+        A Pillow picture as `to_rgb` makes it.
+
+    Raises:
+        BadPicture: without the file's name, which the caller knows.
+    """
+    try:
+        with Image.open(source, formats=formats) as picture:  # reads the size, not yet the pixels
+            if picture.width * picture.height <= max_pixels:
+                return to_rgb(picture)
+            reason = (
+                f"is {picture.width} x {picture.height}, "
+                f"more than the {max_pixels:,} pixels that are allowed"
+            )
+    except UnidentifiedImageError:  # its own text names an address in memory, another on every run
+        reason = "cannot be read as a picture (no picture format is known)"
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged or forged file raises one of many types
+        reason = f"cannot be read as a picture ({str(error).strip() or type(error).__name__})"
+    raise BadPicture(reason)
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any Pillow picture as RGB in 8 bits, ready for the networks.
+
+    It is turned upright as its EXIF data say, 16 bits are scaled to 8, its color profile is applied
+    (giving sRGB), and what is transparent becomes white. Raises ValueError for pixels of floating
+    point or 32-bit numbers, whose black and white nobody knows.
+    """
+    picture.load()
+    with suppress(Exception):  # damaged EXIF data: the picture stays as it is stored
+        ImageOps.exif_transpose(picture, in_place=True)
+    profile = picture.info.get("icc_profile")
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)  # (H, W)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels have 32 bits; save it with 8 or 16 bits a channel")
+        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257
+    elif picture.mode == "F":
+        raise ValueError("its pixels are floating point numbers; save it with 8 or 16 bits")
+    elif "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, WHITE), picture)
+    if profile:
+        picture = _apply_profile(picture, profile)
+    return picture.convert("RGB")
+
+
+def _apply_profile(picture, profile):
+    if picture.mode not in ("RGB", "CMYK", "L"):
+        picture = picture.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):  # damaged, or made for another kind of pixel
+        return picture
+
+
+# ---------------------------------------------------------------- progress
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    whole = round(seconds)
+    hours = whole // 3600
+    minutes = whole // 60 % 60
+    if hours:
+        return f"{hours}:{minutes:02d}:{whole % 60:02d}"
+    return f"{minutes}:{whole % 60:02d}"
+
+
+def print_progress(text: str, end: bool = False) -> None:
+    """Print to stderr: on a terminal one line, rewritten until `end`; elsewhere plain lines."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="\n" if end else "", file=sys.stderr, flush=True)
+    else:
+        print(text, file=sys.stderr, flush=True)
