@@ -1,12 +1,12 @@
-"""The face recogniser D: a small upright face goes in, 512 numbers that say who it is come out.
+"""The face recognizer D: an aligned face goes in, an embedding of 512 numbers comes out.
 
 Paper: Ren, Lee, Ryoo, ECCV 2018, section 4, "Face Identity Classification": SphereFace-20 of
-Liu et al. (CVPR 2017, the paper's [26]), first trained on CASIA-WebFace. D is the adversary: M
-is trained to make it fail, and D is trained to succeed all the same.
+Liu et al. (CVPR 2017, the paper's [26]), pretrained on CASIA-WebFace. D is the adversary: M is
+trained to make it fail while D is trained to succeed.
 
 Input: an *aligned* face (eyes, nose and mouth moved onto fixed places), 112 high and 96 wide,
 channels **BGR**, values (x - 127.5) / 128 of the 0..255 picture. That is not M's range or
-channel order; the crop sampler makes the change, so that published weights stay usable.
+channel order; `crop_sampler.recognizer_input` converts, so that published weights stay usable.
 
     stage   first conv (stride 2)   residual units: depth 20 / 10 / 4   out (default)
     1         3 ->  64              1 / 0 / 0                            64 x 56 x 48
@@ -17,13 +17,13 @@ channel order; the crop sampler makes the change, so that published weights stay
     fc6     512 -> N identities, only while training: `AngularMarginHead`
 
 Every conv is 3 x 3 with padding 1 and a bias, followed by a PReLU with one slope per channel.
-There is no batch norm anywhere, so an embedding depends on its own picture and on nothing else
-in the batch: D can be shown originals and modified faces in one batch or in two, at will.
+There is no batch norm, so an embedding depends on its own picture and on nothing else in the
+batch: D gives the same for originals and modified faces in one batch or in two.
 
 **Parameters without fc6.** Depth 20 has 22,670,656, depth 10 has 15,219,264 and depth 4 has
-12,562,496; fc5 alone is 11,010,560 of them. The head is left out of every such count: it grows
-with the number of training identities, and no one needs it once training is over, because
-strangers are compared by the angle between two embeddings.
+12,562,496; fc5 alone is 11,010,560 of them. The head is not counted: it grows with the number of
+training identities and is not used after training, because new people are compared by the angle
+between two embeddings.
 """
 
 import math
@@ -40,9 +40,8 @@ UNITS_PER_DEPTH = {20: (1, 2, 4, 1), 10: (0, 1, 2, 0), 4: (0, 0, 0, 0)}
 STAGE_MULTIPLES = (1, 2, 4, 8)
 # First slope of every PReLU (He et al. 2015; also Caffe's default, which Liu et al. keep).
 PRELU_INIT = 0.25
-# Standard deviation of the convs inside residual units (Liu et al.'s public file): so small
-# that each unit starts out as almost the identity, which is what lets 20 layers train
-# without any normalisation.
+# Standard deviation of the convs inside residual units (Liu et al.'s public file): so small that
+# each unit starts as almost the identity, which lets 20 layers train without normalization.
 RESIDUAL_INIT_STD = 0.01
 
 
@@ -131,8 +130,10 @@ class SphereFace(nn.Module):
             _caffe_xavier(first[0].weight)
             nn.init.zeros_(first[0].bias)
             channels = config.width * multiple
-            layers += [first, *(ResidualUnit(channels) for _ in range(units))]
-            height, width = math.ceil(height / 2), math.ceil(width / 2)
+            layers.append(first)
+            layers.extend(ResidualUnit(channels) for _ in range(units))
+            height = math.ceil(height / 2)
+            width = math.ceil(width / 2)
         self.stages = nn.Sequential(*layers)
 
         self.fc5 = nn.Linear(channels * height * width, config.embedding)
@@ -143,7 +144,7 @@ class SphereFace(nn.Module):
         """Embed a batch of aligned faces.
 
         faces: (B, 3, h, w), BGR, (x - 127.5) / 128, with (h, w) = config.input_size.
-        Returns embeddings (B, E), not normalised: A-Softmax uses their length, verification
+        Returns embeddings (B, E), not normalized: A-Softmax uses their length, verification
         only their direction. Raises ValueError for any other shape.
         """
         wanted = (3, *self.config.input_size)
@@ -157,12 +158,11 @@ class SphereFace(nn.Module):
 
 
 class AngularMarginHead(nn.Module):
-    """fc6: how an embedding stands to each known identity (Liu et al. 2017, section 3.2).
+    """fc6: the cosine of an embedding to each training identity (Liu et al. 2017, section 3.2).
 
-    Each identity j has one direction W_j, a row of `weight` (N, E), brought to length 1 at
-    *every* forward and without bias. What is left for the network to learn is the angle: the
-    decision "is it j or k" depends on cos(x, W_j) - cos(x, W_k) alone. This module stops at
-    angles and lengths; the margin, and so the loss, is `ASoftmaxLoss`'s business.
+    Each identity j has one direction W_j, a row of `weight` (N, E), normalized to length 1 at
+    *every* forward and without bias. So only the angle counts: the decision between j and k
+    depends on cos(x, W_j) - cos(x, W_k) alone. The margin and the loss are in `ASoftmaxLoss`.
 
     embedding: E. identities: N. Raises ValueError if either is below 1.
     """
@@ -180,8 +180,8 @@ class AngularMarginHead(nn.Module):
     def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """embeddings (B, E) -> cosines (B, N) in [-1, 1] and norms (B, 1) >= 0.
 
-        norms * cosines are the logits of a softmax without margin. An embedding that is all
-        zero has no direction: its cosines are 0, not NaN. Raises ValueError for other shapes.
+        norms * cosines are the logits of a softmax without margin. An embedding of all zeros
+        has no direction: its cosines are 0, not NaN. Raises ValueError for other shapes.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.weight.shape[1]:
             raise ValueError(
@@ -190,7 +190,7 @@ class AngularMarginHead(nn.Module):
             )
         norms = embeddings.norm(dim=1, keepdim=True)  # (B, 1)
         cosines = F.normalize(embeddings, dim=1) @ F.normalize(self.weight, dim=1).T  # (B, N)
-        # Rounding can leave 1.0000001, which is no cosine.
+        # Rounding can give 1.0000001, which is not a cosine.
         return cosines.clamp(-1.0, 1.0), norms
 
 

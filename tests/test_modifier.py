@@ -28,11 +28,16 @@ def by_hand_count(width, blocks):
         return c_in * c_out * k * k + c_out
 
     w = width
+    # fmt: skip
     return (
-        conv(3, w, 7) + conv(w, 2 * w, 3) + conv(2 * w, 4 * w, 3)
+        conv(3, w, 7)
+        + conv(w, 2 * w, 3)
+        + conv(2 * w, 4 * w, 3)
         + blocks * 2 * conv(4 * w, 4 * w, 3)
-        + conv(4 * w, 2 * w, 3) + conv(2 * w, w, 3) + conv(w, 3, 7)
-    )  # fmt: skip
+        + conv(4 * w, 2 * w, 3)
+        + conv(2 * w, w, 3)
+        + conv(w, 3, 7)
+    )
 
 
 @pytest.mark.rubric(

@@ -29,7 +29,8 @@ def prelu(y, slope):
 
 
 def by_hand_count(units, width=64, embedding=512, pixels=7 * 6):
-    total, c_in = 0, 3
+    total = 0
+    c_in = 3
     for stage, n in enumerate(units):
         c = width * 2**stage
         total += 9 * c_in * c + c + c  # conv, bias, PReLU
@@ -49,10 +50,10 @@ def by_hand_count(units, width=64, embedding=512, pixels=7 * 6):
 @pytest.mark.rubric(
     "depth and parameter count are SphereFace's",
     points=3,
-    hint="Residual units per stage: 1, 2, 4, 1 for depth 20, 0, 1, 2, 0 for depth 10, none for depth 4; channels double "
-    "from stage to stage. Too many parameters: a norm or a second bias. Too few: one slope a layer, where PReLU has "
-    "one slope per channel, or no bias. Padding 1 and stride 2 halve a side rounding up, and fc5 is sized to what is "
-    "left.",
+    hint="Residual units per stage: 1, 2, 4, 1 for depth 20, 0, 1, 2, 0 for depth 10, none for "
+    "depth 4; channels double from stage to stage. Too many parameters: a norm or a second bias. "
+    "Too few: one slope a layer, where PReLU has one slope per channel, or no bias. Padding 1 and "
+    "stride 2 halve a side rounding up, and fc5 is sized to what is left.",
 )
 def test_depth_and_parameters_without_fc6(depth, units, parameters):
     with torch.device("meta"):
@@ -65,11 +66,15 @@ def test_depth_and_parameters_without_fc6(depth, units, parameters):
 
 def test_stage_shapes_of_the_paper_network():
     with torch.device("meta"):
-        x, shapes = torch.empty(1, 3, 112, 96), []
+        x = torch.empty(1, 3, 112, 96)
+        shapes = []
         for layer in SphereFace().stages:
             x = layer(x)
             shapes.append(tuple(x.shape[1:]))
-    one, two, three, four = (64, 56, 48), (128, 28, 24), (256, 14, 12), (512, 7, 6)
+    one = (64, 56, 48)
+    two = (128, 28, 24)
+    three = (256, 14, 12)
+    four = (512, 7, 6)
     assert shapes == [one] * 2 + [two] * 3 + [three] * 5 + [four] * 2
 
 
@@ -85,8 +90,9 @@ def test_fc5_fits_any_input_size(input_size, left):
 @pytest.mark.rubric(
     "a residual unit is x + PReLU(conv(PReLU(conv(x))))",
     points=3,
-    hint="Both activations come before the sum and none after it: an activation after the sum is ResNet's block, not this "
-    "one. PReLU has one slope per channel, each conv a bias and padding 1.",
+    hint="Both activations come before the sum and none after it: an activation after the sum is "
+    "ResNet's block, not this one. PReLU has one slope per channel, each conv a bias and padding "
+    "1.",
 )
 def test_residual_unit_is_the_formula(use_order):
     torch.manual_seed(0)
@@ -106,11 +112,13 @@ def test_residual_unit_is_the_formula(use_order):
 @pytest.mark.rubric(
     "the whole network is the table's",
     points=3,
-    hint="Each stage begins with its stride-2 conv and PReLU, and its residual units follow. fc5 reads (C, h, w) flattened "
-    "in that order and has no activation: an embedding may be negative.",
+    hint="Each stage begins with its stride-2 conv and PReLU, and its residual units follow. fc5 "
+    "reads (C, h, w) flattened in that order and has no activation: an embedding may be negative.",
 )
 def test_forward_equals_the_network_written_out_by_hand(use_order):
-    """Depth 10, every weight and slope at random: strides, order, the one sum a unit, and fc5 without activation."""
+    """Depth 10, every weight and slope at random: strides, order, the one sum a unit, and fc5
+    without activation.
+    """
     torch.manual_seed(0)
     recognizer = SphereFace(
         SphereFaceConfig(depth=10, width=2, embedding=5, input_size=(20, 12))
@@ -123,7 +131,9 @@ def test_forward_equals_the_network_written_out_by_hand(use_order):
     weights = iter([p.detach() for p in used.parameters])
 
     def layer(h, stride=1):
-        w, b, slope = next(weights), next(weights), next(weights)
+        w = next(weights)
+        b = next(weights)
+        slope = next(weights)
         return prelu(F.conv2d(h, w, b, stride=stride, padding=1), slope)
 
     h = x
@@ -139,10 +149,10 @@ def test_forward_equals_the_network_written_out_by_hand(use_order):
 @pytest.mark.rubric(
     "weights start as the original's",
     points=2,
-    hint="Caffe's xavier is uniform up to sqrt(3 / fan_in), which torch's xavier_uniform_ is not; convs inside residual "
-    "units are normal with standard deviation 0.01; biases 0, slopes 0.25.",
+    hint="Caffe's xavier is uniform up to sqrt(3 / fan_in), which torch's xavier_uniform_ is not; "
+    "convs inside residual units are normal with standard deviation 0.01; biases 0, slopes 0.25.",
 )
-def test_initialisation():
+def test_initialization():
     torch.manual_seed(0)
     recognizer = SphereFace(SphereFaceConfig(depth=20, width=16, embedding=64))
     units = [unit for unit in recognizer.modules() if isinstance(unit, ResidualUnit)]
@@ -169,8 +179,8 @@ def test_initialisation():
 @pytest.mark.rubric(
     "an embedding depends on its own picture only",
     points=2,
-    hint="There is no batch norm anywhere, and no other state: a face must get the same embedding alone and in company, in "
-    "training and in testing.",
+    hint="There is no batch norm anywhere, and no other state: a face must get the same embedding "
+    "alone and in a batch, in training and in testing.",
 )
 def test_an_embedding_depends_on_its_own_picture_only():
     torch.manual_seed(0)
@@ -186,8 +196,9 @@ def test_an_embedding_depends_on_its_own_picture_only():
 @pytest.mark.rubric(
     "the head gives cosines and lengths",
     points=3,
-    hint="Divide both the embedding and each row of `weight` by their lengths; no bias; norms keep their last axis, (B, 1). "
-    "Rounding leaves 1.0000001: clamp the cosines to [-1, 1]. A zero embedding gives 0, not nan.",
+    hint="Divide both the embedding and each row of `weight` by their lengths; no bias; norms keep "
+    "their last axis, (B, 1). Rounding leaves 1.0000001: clamp the cosines to [-1, 1]. A zero "
+    "embedding gives 0, not nan.",
 )
 def test_head_gives_cosines_and_lengths():
     head = AngularMarginHead(2, 3)
@@ -201,10 +212,11 @@ def test_head_gives_cosines_and_lengths():
 
 
 @pytest.mark.rubric(
-    "the head normalises its weight at every forward",
+    "the head normalizes its weight at every forward",
     points=2,
-    hint="Normalise `weight` inside forward, each time, and inside the graph: normalised once at the start, its rows grow "
-    "with the first update; under no_grad or detached, the gradient would push along them.",
+    hint="Normalize `weight` inside forward, each time, and inside the graph: normalized once at "
+    "the start, its rows grow with the first update; under no_grad or detached, the gradient "
+    "would push along them.",
 )
 def test_head_forgets_the_length_of_its_weights_at_every_forward():
     torch.manual_seed(0)
@@ -234,7 +246,7 @@ def test_cosines_stay_cosines_and_zero_embeddings_are_no_nan():
     assert cosines.eq(0).all() and norms.eq(0).all() and zero.grad.isfinite().all()
 
 
-@pytest.mark.rubric("the head normalises its weight at every forward")
+@pytest.mark.rubric("the head normalizes its weight at every forward")
 def test_head_gradients_match_numeric_ones():
     torch.manual_seed(0)
     head = AngularMarginHead(5, 4).double()
@@ -250,8 +262,8 @@ def test_head_gradients_match_numeric_ones():
 @pytest.mark.rubric(
     "wrong shapes and settings are refused",
     points=2,
-    hint="Raise ValueError naming the field and the shape wanted: faces (B, 3, height, width), in this order, embeddings "
-    "(B, E), every setting of the config.",
+    hint="Raise ValueError naming the field and the shape wanted: faces (B, 3, height, width), in "
+    "this order, embeddings (B, E), every setting of the config.",
 )
 def test_wrong_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="faces.*56.*48"):

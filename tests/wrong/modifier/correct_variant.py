@@ -86,9 +86,8 @@ class Modifier(nn.Module):
         self.shifts = nn.ParameterDict()
         for name, thick, thin, side in plan:
             out = thin if name[:2] in ("up", "ou") else thick
-            turned = (
-                name[:2] == "up" and config.upsample == "transposed"
-            )  # (in, out), as torch wants these
+            # (in, out), as torch wants these
+            turned = name[:2] == "up" and config.upsample == "transposed"
             come = thick + thin - out
             self.kernels[name] = _kernel(come, out, side) if turned else _kernel(out, come, side)
             self.shifts[name] = nn.Parameter(torch.zeros(out))

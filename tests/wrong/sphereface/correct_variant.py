@@ -1,4 +1,6 @@
-"""A correct sphereface, written another way: bare parameters in lists, functions for layers, cosines row by row."""
+"""A correct sphereface, written another way: bare parameters in lists, functions for layers,
+cosines row by row.
+"""
 
 from dataclasses import dataclass
 
@@ -51,9 +53,8 @@ class ConvPReLU(nn.Module):
 class ResidualUnit(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.second = ConvPReLU(
-            channels, channels, 1
-        )  # registered out of order: names and order are free
+        # Registered out of order: names and order are free.
+        self.second = ConvPReLU(channels, channels, 1)
         self.first = ConvPReLU(channels, channels, 1)
         with torch.no_grad():
             for layer in (self.first, self.second):
@@ -69,11 +70,13 @@ class SphereFace(nn.Module):
         self.config = config
         high, wide = config.input_size
         for _ in STAGE_MULTIPLES:
-            high, wide = (high + 1) // 2, (wide + 1) // 2
+            high = (high + 1) // 2
+            wide = (wide + 1) // 2
         deepest = config.width * STAGE_MULTIPLES[-1]
         weight = _uniform(config.embedding, deepest * high * wide)
         self.last = nn.ParameterDict({"w": weight, "b": torch.zeros(config.embedding)})
-        self.begin, self.units = nn.ModuleList(), nn.ModuleList()
+        self.begin = nn.ModuleList()
+        self.units = nn.ModuleList()
         come = 3
         for multiple, units in zip(STAGE_MULTIPLES, UNITS_PER_DEPTH[config.depth]):
             go = multiple * config.width

@@ -1,5 +1,5 @@
 WRONG = "the head's rows are brought to length 1 only at the start"
-HINT = "normalised once at the start"
+HINT = "normalized once at the start"
 REPLACE = [
     (
         """        _caffe_xavier(self.weight)

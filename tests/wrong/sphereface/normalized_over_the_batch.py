@@ -1,4 +1,4 @@
-WRONG = "cosines are normalised along the batch instead of the embedding"
+WRONG = "cosines are normalized along the batch instead of the embedding"
 HINT = "Divide both the embedding"
 REPLACE = [
     ("F.normalize(embeddings, dim=1) @", "F.normalize(embeddings, dim=0) @"),
