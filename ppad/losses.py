@@ -1,22 +1,22 @@
-"""Every loss of the paper: the angular softmax of D, equations 1 to 4, and what M makes of L_D.
+"""The losses of the paper: D's angular softmax, equations 1 to 4, and M's adversarial term.
 
 Paper: Ren, Lee, Ryoo, ECCV 2018, section 3.1 (equations), section 5.6 (the ablation with random
 labels); the angular softmax ("A-Softmax") is Liu et al., CVPR 2017, the paper's [26].
 
-Who wants what. The paper solves  arg min over M, A  max over D  of  L_det + L_adv + L_l1:
+The game. The paper solves  arg min over M, A  max over D  of  L_det + L_adv + L_l1:
 
-    A  lowers L_det: find the actions in frames whose faces M has changed.
-    D  raises L_adv = -L_D(M(f)) - L_D(f), which is to lower its own classification loss L_D
-       on modified and on original faces alike.
+    A  lowers L_det: detect the actions in frames whose faces M has changed.
+    D  raises L_adv = -L_D(M(f)) - L_D(f): it lowers its own classification loss L_D on
+       modified and on original faces.
     M  lowers all three: help A, make D fail, stay close to the original picture.
 
-A-Softmax in one paragraph. An ordinary softmax classifier with unit-length class directions has
-logits |x| cos(theta_j). A-Softmax makes the true class harder to reach while training: instead of
-cos(theta) it counts psi(theta), about cos(4 theta) continued so that it never rises again. To be
-called itself, a face must then lie some four times closer, in angle, to its own direction than
-the plain classifier would ask, which is what makes strangers comparable by angle later. Because
-that is too hard at first, the true class starts as almost pure cosine and the margin is faded
-in: (lambda cos + psi) / (1 + lambda) with lambda falling from about 1,000 to 5.
+A-Softmax. A softmax classifier with unit-length class directions has logits |x| cos(theta_j).
+A-Softmax makes the true class harder in training: cos(theta) is replaced by psi(theta), which is
+cos(4 theta) continued so that it keeps falling. A face must then lie about four times closer, in
+angle, to its own direction than for the plain classifier, which is what makes new people
+comparable by angle. Because that is too hard at first, the true class starts as almost pure
+cosine and the margin is faded in: (lambda cos + psi) / (1 + lambda), lambda falling from about
+1,000 to 5.
 """
 
 import math
@@ -44,23 +44,25 @@ def psi(cosine: torch.Tensor, m: int = 4) -> torch.Tensor:
     cosine: cos(theta), any shape, in [-1, 1]. m: the margin, 1 to 4; 4 in Liu et al. and in the
     paper; 1 gives cos(theta) back. Returns the same shape, in [1 - 2m, 1].
 
-    Each piece is a slice of cos(m theta) turned and shifted to go on where the last one ended:
-    psi falls all the way from 1 at 0 degrees to 1 - 2m at 180 degrees.
+    Each piece is a slice of cos(m theta), flipped and shifted to continue the one before:
+    psi falls from 1 at 0 degrees to 1 - 2m at 180 degrees.
 
     cos(m theta) is a polynomial in cos(theta) (Chebyshev), so no acos is needed, whose slope is
-    infinite at +-1. k is a count of the borders cos(j pi / m) already passed and carries no
-    gradient. On a border itself (cos = 0, or 2 cos^2 = 1, for m = 4) either neighbour's k gives
-    the same value *and* the same slope, 0; a k built out of sign(cos), which is 0 at 0, would
-    not. Source: Liu et al. 2017, section 3.3. Raises ValueError for another m.
+    infinite at +-1. k counts the borders cos(j pi / m) passed and has no gradient. On a border
+    itself (cos = 0, or 2 cos^2 = 1, for m = 4) the k of either side gives the same value *and*
+    the same slope, 0; a k made of sign(cos), which is 0 at 0, would not.
+    Source: Liu et al. 2017, section 3.3. Raises ValueError for another m.
     """
     if m not in (1, 2, 3, 4):
         raise ValueError(f"m must be 1, 2, 3 or 4, but is {m}; 4 is the paper's margin.")
-    previous, cosine_of_multiple = torch.ones_like(cosine), cosine
+    previous = torch.ones_like(cosine)
+    cosine_of_multiple = cosine
     for _ in range(m - 1):  # cos((n+1) t) = 2 cos(t) cos(n t) - cos((n-1) t)
         following = 2 * cosine * cosine_of_multiple - previous
-        previous, cosine_of_multiple = cosine_of_multiple, following
+        previous = cosine_of_multiple
+        cosine_of_multiple = following
 
-    k = torch.zeros_like(cosine)  # no gradient: comparisons have none
+    k = torch.zeros_like(cosine)
     for j in range(1, m):
         k = k + (cosine < math.cos(j * math.pi / m)).to(cosine.dtype)
     sign = 1 - 2 * (k % 2)  # (-1)^k
@@ -76,8 +78,8 @@ def lambda_schedule(
 ) -> float:
     """The weight lambda of the plain cosine after `step` updates of D (0 = before the first).
 
-    lambda = max(floor, base * (1 + gamma * step) ** -power). Large: no margin to speak of; 0:
-    nothing but the margin. The defaults are ORIGINAL_SCHEDULE; PYTORCH_PORT_SCHEDULE is the
+    lambda = max(floor, base * (1 + gamma * step) ** -power). Large: almost no margin; 0: the
+    margin alone. The defaults are ORIGINAL_SCHEDULE; PYTORCH_PORT_SCHEDULE is the
     other published one: `lambda_schedule(t, **PYTORCH_PORT_SCHEDULE)`.
     Raises ValueError for a negative step.
     """
@@ -94,23 +96,22 @@ class ASoftmaxLoss(nn.Module):
 
     m: the margin, 1 to 4 (see `psi`). base, gamma, floor, power: see `lambda_schedule`.
     With m = 1 the schedule has no effect and this is plain softmax cross-entropy.
-    scale: 0 keeps the feature's own norm |x|, as the paper; a number stands in its place (ours for
-    the small presets). With a free norm and a margin, a D that cannot name most faces does best by
-    letting every |x| shrink to nothing: the loss settles at log N for originals too, M's gradient,
-    which |x| multiplies, dies, and D is lost. A fixed length leaves only the direction to answer with.
+    scale: 0 keeps the embedding's own norm |x|, as the paper; a number replaces it (ours, for the
+    small presets). With a free norm and a margin, a D that recognizes few faces lowers its loss
+    by letting every |x| go to 0: the loss stays at log N for originals too, and M's gradient,
+    which is proportional to |x|, vanishes. With a fixed norm only the direction can be learned.
 
-    Two known traps, both silent:
+    Two known mistakes, neither of which raises an error:
 
-    1. *The margin that never acts.* lambda depends on the number of D's updates so far. A loss
-       object made anew for each step, or each epoch, or after a resume, starts again at
-       lambda ~ 1000, which is no margin at all. So the count lives here, in the buffer `step`,
-       and travels in state_dict. Make one object, save it with D, and call `advance()` once
-       after each update *of D*. forward never advances: M looks at L_D too, and a look must
-       not move D's clock.
-    2. *The margin that starts over.* A D initialised from weights that were trained down to
-       lambda = 5 (as the paper's is) must go on at 5: back at 1000 it would first unlearn what
-       it had. Use `ASoftmaxLoss(base=5, floor=5)`, which is 5 at every step, or load the
-       state_dict saved beside those weights.
+    1. *The margin never acts.* lambda depends on the number of D's updates. A new loss object for
+       each step, each epoch or after a resume starts again at lambda ~ 1000, which is almost no
+       margin. So the count is kept in the buffer `step`, which is part of state_dict. Make one
+       object, save it with D, and call `advance()` once after each update *of D*. forward never
+       advances, because M computes L_D too without updating D.
+    2. *The margin starts over.* A D initialized from weights that were trained down to lambda = 5
+       (as the paper's is) must continue at 5: back at 1000 it would forget. Use
+       `ASoftmaxLoss(base=5, floor=5)`, which is 5 at every step, or load the state_dict that was
+       saved with those weights.
 
     Raises ValueError for settings that do not make a falling lambda >= 0.
     """
@@ -135,7 +136,7 @@ class ASoftmaxLoss(nn.Module):
                 )
         if not scale >= 0:
             raise ValueError(
-                f"scale must be 0 (the feature's own norm, the paper's) or more, but is {scale}."
+                f"scale must be 0 (the embedding's own norm, the paper's) or more, but is {scale}."
             )
         self.m = m
         self.scale = scale
@@ -148,15 +149,14 @@ class ASoftmaxLoss(nn.Module):
         return lambda_schedule(int(self.step), **self.schedule)
 
     def _apply(self, fn, recurse=True):
+        """As nn.Module's, but `.to("cuda")` leaves `step` on the CPU: no GPU sync to read it."""
         step = self.step
         super()._apply(fn, recurse)
-        self.step = (
-            step  # `.to("cuda")` leaves the clock on the CPU, where reading it waits for nobody
-        )
+        self.step = step
         return self
 
     def advance(self) -> None:
-        """Count one update of D. The trainer calls it once after each, and nobody else does."""
+        """Count one update of D. The trainer calls it once after each update."""
         self.step += 1
 
     def forward(
@@ -168,9 +168,8 @@ class ASoftmaxLoss(nn.Module):
         margin: bool = True,
     ) -> torch.Tensor:
         """cosines (B, N) in [-1, 1], norms (B, 1) >= 0, both from `AngularMarginHead`; labels
-        (B,) int64 in 0..N-1, best on the CPU, where checking them waits for nobody. Returns the
-        loss in nats: a scalar for "mean", (B,) for "none".
-        margin=False leaves the margin out: what D decides rather than what it is trained to reach.
+        (B,) int64 in 0..N-1, best on the CPU, where checking them needs no GPU sync. Returns the
+        loss in nats: a scalar for "mean", (B,) for "none". margin=False leaves the margin out.
 
         Raises ValueError for shapes, types, labels or reductions other than these.
         """
@@ -180,12 +179,12 @@ class ASoftmaxLoss(nn.Module):
         margin_lambda = self.margin_lambda
         labels = labels.to(cosines.device, non_blocking=cosines.device.type != "cpu")
         index = labels[:, None]  # (B, 1)
-        own = cosines.gather(1, index)  # (B, 1), cosine to the true identity
+        true = cosines.gather(1, index)  # (B, 1), cosine to the true identity
         # lambda / (1 + lambda) written so that a lambda of infinity is plain softmax, not NaN.
         share = 1 / (1 + margin_lambda) if margin else 0.0
-        hindered = (1 - share) * own + share * psi(own, self.m)
-        size = self.scale if self.scale else norms
-        logits = size * cosines.scatter(1, index, hindered)  # (B, N)
+        with_margin = (1 - share) * true + share * psi(true, self.m)  # (B, 1)
+        length = self.scale if self.scale else norms  # a number or (B, 1)
+        logits = length * cosines.scatter(1, index, with_margin)  # (B, N)
         return F.cross_entropy(logits, labels, reduction=reduction)
 
 
@@ -200,7 +199,7 @@ def _check_classification(cosines: torch.Tensor, norms: torch.Tensor, labels: to
         )
     _check_labels(labels, identities)
     if len(labels) != batch:
-        raise ValueError(f"labels must be ({batch},), one a face, but is {tuple(labels.shape)}.")
+        raise ValueError(f"labels must be ({batch},), one per face, but is {tuple(labels.shape)}.")
 
 
 def _check_labels(labels: torch.Tensor, identities: int) -> None:
@@ -209,7 +208,7 @@ def _check_labels(labels: torch.Tensor, identities: int) -> None:
             f"labels must be (B,) int64, but is {tuple(labels.shape)} {labels.dtype}; "
             "use labels.long()."
         )
-    # cross_entropy would leave out a label of -100 without a word.
+    # cross_entropy would silently ignore a label of -100.
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < identities:
         raise ValueError(
             f"labels must lie in 0..{identities - 1}, but span {int(labels.min())}.."
@@ -224,8 +223,8 @@ def loss_det(losses: dict[str, torch.Tensor]) -> torch.Tensor:
     """Equation 1: L_det, the sum of the four losses of Faster R-CNN, unweighted.
 
     losses: scalars under the four names in DETECTION_LOSSES, as torchvision's detector gives
-    them in training. Returns a scalar. Raises ValueError when a name is missing (a term
-    forgotten) or unknown (a term that would be dropped without a word).
+    them in training. Returns a scalar. Raises ValueError when a name is missing (a term was
+    forgotten) or unknown (a term would be dropped silently).
     """
     if set(losses) != set(DETECTION_LOSSES):
         missing = sorted(set(DETECTION_LOSSES) - set(losses))
@@ -240,22 +239,22 @@ def loss_adv(loss_modified: torch.Tensor, loss_original: torch.Tensor) -> torch.
     """Equation 2: L_adv = -E[L_D(M(f), i_f)] - E[L_D(f, i_f)], both means over a batch.
 
     loss_modified, loss_original: scalars, D's loss on modified and on original faces. Returns a
-    scalar. D raises it (its optimiser minimises `-loss_adv(...)`); M lowers it, and only the
+    scalar. D raises it (its optimizer minimizes `-loss_adv(...)`); M lowers it, and only the
     first term depends on M. See `modifier_adversarial` for that term with a bound.
     """
     return -loss_modified - loss_original
 
 
 def loss_l1(modified: torch.Tensor, original: torch.Tensor, weight: float) -> torch.Tensor:
-    """Equation 3: L_l1 = E[lambda |M(f) - f|_1], which keeps pose, light and background.
+    """Equation 3: L_l1 = E[lambda |M(f) - f|_1], which preserves pose, lighting and background.
 
     modified, original: same shape, (B, 3, S, S) in [-1, 1]. weight: the paper's lambda (not
     the margin's), "relatively small", its value nowhere printed. Returns a scalar in
-    [0, 2 weight]. Raises ValueError if the shapes differ, for broadcasting would hide it.
+    [0, 2 weight]. Raises ValueError if the shapes differ, which broadcasting would hide.
 
-    Open in the paper, decided here: (a) lambda stands in equation 3 and again in Algorithm 1;
-    it is applied once, here, so `full_objective` has none. (b) |.|_1 is the mean over pixels
-    and channels, not their sum, as in Zhu et al.; so lambda means the same at every size.
+    Open in the paper, decided here: (a) lambda is in equation 3 and again in Algorithm 1; it is
+    applied once, here, so `full_objective` has none. (b) |.|_1 is the mean over pixels and
+    channels, not their sum, as in Zhu et al.; so lambda has the same effect at every size.
     """
     if modified.shape != original.shape:
         raise ValueError(
@@ -267,7 +266,7 @@ def loss_l1(modified: torch.Tensor, original: torch.Tensor, weight: float) -> to
 
 def full_objective(det: torch.Tensor, adv: torch.Tensor, l1: torch.Tensor) -> torch.Tensor:
     """Equation 4: L = L_det + L_adv + L_l1, three scalars to one; M and A lower it (line 9 of
-    Algorithm 1). The terms come weighted already: lambda is inside L_l1 (see `loss_l1`)."""
+    Algorithm 1). The terms are weighted already: lambda is inside L_l1 (see `loss_l1`)."""
     return det + adv + l1
 
 
@@ -275,13 +274,13 @@ def full_objective(det: torch.Tensor, adv: torch.Tensor, l1: torch.Tensor) -> to
 
 
 def logit_chance_cap(identities: int) -> float:
-    """log N, in nats: what plain softmax charges a D that gives N identities equal chances.
+    """log N, in nats: the plain softmax loss of a D that gives N identities equal chances.
 
-    With a margin an ignorant D pays more: at 90 degrees to every direction its logits are 0
-    but for the true one, |x| psi / (1 + lambda) = -3 |x| / (1 + lambda) with m = 4, so the loss
+    With a margin the loss of such a D is higher: at 90 degrees to every direction its logits are
+    0 but for the true one, |x| psi / (1 + lambda) = -3 |x| / (1 + lambda) with m = 4, so the loss
     is about log N + |x| / 2 at lambda = 5. Capped at log N, M would stop too early: with N = 20,
     |x| = 10, a cosine of 0.3 to the true identity and 0 to the rest, D is right (plain loss
-    0.67), yet its A-Softmax loss is 4.36, above log 20 = 3.00. For log N to mean chance, give M
+    0.67), yet its A-Softmax loss is 4.36, above log 20 = 3.00. For log N to mean chance, M needs
     the loss without margin, `margin=False`. Ours. Raises ValueError below 2 identities.
     """
     if identities < 2:
@@ -290,20 +289,20 @@ def logit_chance_cap(identities: int) -> float:
 
 
 def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.Tensor:
-    """M's adversarial term: -mean(min(L_D(M(f), i_f), cap)), to be minimised with the rest.
+    """M's adversarial term: -mean(min(L_D(M(f), i_f), cap)), to be minimized with the rest.
 
     per_sample_loss_D: (B,), D's loss on each modified face with its *true* identity
     (`reduction="none"`), in nats, B >= 1. cap: nats, > 0; math.inf is the paper's own term.
     Returns a scalar in [-cap, 0].
 
     The paper (Algorithm 1, section 5.6) does gradient ascent on L_D, which has no upper bound:
-    -L_D can fall for ever and drown L_det and L_l1. The cap (ours) says when M has done
-    enough. A D that knows nothing pays about log N in plain softmax (`logit_chance_cap`), and
-    anonymity asks for no more than that. Beyond it M is paid for D being *sure of somebody
-    else*, and a cheap way to that is to swap identities systematically, Ann always drawn as
-    Bea: training's D is fooled, yet a fresh recogniser trained on M's outputs reads the swap
-    back. A face above the cap gives no gradient, so M spends its effort on those that D still
-    recognises. Watch the share of faces above it: near 1, M has stopped learning from D.
+    -L_D can fall forever and outweigh L_det and L_l1. The cap (ours) says when M has done
+    enough. A D at chance has a loss of about log N in plain softmax (`logit_chance_cap`), and
+    anonymity needs no more. A higher loss rewards M for D being *sure of somebody else*, for
+    instance by swapping identities systematically (Ann always drawn as Bea): that fools D in
+    training, but a recognizer trained on M's outputs learns the swap. A face above the cap gives
+    no gradient, so M works on those that D still recognizes. When the share of faces above the
+    cap is near 1, M has stopped learning from D.
 
     Raises ValueError if the losses are not (B,) with B >= 1, or the cap is not positive.
     """
@@ -314,7 +313,7 @@ def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.T
         )
     if not cap > 0:
         raise ValueError(f"cap must be above 0 nats, but is {cap}; math.inf is no cap.")
-    # Capped one by one: a cap on the mean would let one lost face excuse all the others.
+    # Capped per face: under a cap on the mean, one large loss would hide all the others.
     return -per_sample_loss_D.clamp(max=cap).mean()
 
 
@@ -323,11 +322,11 @@ def random_label_targets(
 ) -> torch.Tensor:
     """The paper's ablation (section 5.6): for each face some *other* identity, at random.
 
-    labels: (B,) int64 in 0..N-1, the true ones. identities: N >= 2. generator: where the chance
-    comes from, on its own device; None is torch's global one. Returns (B,) int64 on the
-    labels' device, uniform over the N - 1 others, never the true one. In place of gradient
-    ascent M then *minimises* L_D(M(f), target). The target is drawn anew each step; that it
-    keeps changing is why the paper found blurred, collapsed faces.
+    labels: (B,) int64 in 0..N-1, the true ones. identities: N >= 2. generator: of random
+    numbers, on its own device; None is torch's global one. Returns (B,) int64 on the labels'
+    device, uniform over the N - 1 others, never the true one. In place of gradient ascent M then
+    *minimizes* L_D(M(f), target). The target is drawn anew each step; that it keeps changing is
+    why the paper found blurred, collapsed faces.
     Raises ValueError for labels outside 0..N-1 or fewer than 2 identities.
     """
     if identities < 2:
@@ -336,6 +335,6 @@ def random_label_targets(
         )
     _check_labels(labels, identities)
     device = labels.device if generator is None else generator.device
-    # A turn by 1..N-1 around the circle of identities lands on each other one equally often.
-    turn = torch.randint(1, identities, labels.shape, generator=generator, device=device)
-    return (labels + turn.to(labels.device)) % identities
+    # Adding 1..N-1 modulo N gives each other identity equally often.
+    offset = torch.randint(1, identities, labels.shape, generator=generator, device=device)  # (B,)
+    return (labels + offset.to(labels.device)) % identities

@@ -48,9 +48,9 @@ def batch(size=6, identities=5, seed=0):
 @pytest.mark.rubric(
     "psi is continuous and decreasing",
     points=4,
-    hint="psi = (-1)^k cos(m theta) - 2k with k = floor(m theta / pi). Without the sign (-1)^k of its piece, or without its "
-    "-2k, psi jumps or rises again; on a border itself either neighbour's k will do, sign(cos), which is 0 at 0, will "
-    "not.",
+    hint="psi = (-1)^k cos(m theta) - 2k with k = floor(m theta / pi). Without the sign (-1)^k of "
+    "its piece, or without its -2k, psi jumps or rises again; on a border itself either "
+    "neighbor's k will do, sign(cos), which is 0 at 0, will not.",
 )
 def test_psi_test_vector(dtype):
     cosines = torch.tensor([math.cos(math.radians(d)) for d, _ in VECTOR], dtype=dtype)
@@ -87,8 +87,9 @@ def test_psi_at_its_borders(m):
 @pytest.mark.rubric(
     "psi has its gradient up to both ends",
     points=2,
-    hint="acos has an infinite slope at cos = +-1, and nan follows: write cos(m theta) as a polynomial in cos(theta). k "
-    "counts pieces and carries no gradient. m other than 1 to 4: ValueError.",
+    hint="acos has an infinite slope at cos = +-1, and nan follows: write cos(m theta) as a "
+    "polynomial in cos(theta). k counts pieces and carries no gradient. m other than 1 to 4: "
+    "ValueError.",
 )
 def test_psi_gradient(m):
     c = torch.linspace(-0.999, 0.999, 41, dtype=torch.float64, requires_grad=True)
@@ -109,11 +110,11 @@ def test_psi_refuses_other_margins():
 
 
 @pytest.mark.rubric(
-    "lambda falls as published, and its clock is kept",
+    "lambda falls as published, and its count is kept",
     points=3,
-    hint="lambda = max(floor, base * (1 + gamma * step) ** -power). Is lambda restarted by each save and load? The count of "
-    "D's updates belongs in a registered buffer `step`, an int64 that travels in state_dict. Only advance() moves it: "
-    "a forward is a look, and a look must not move D's clock.",
+    hint="lambda = max(floor, base * (1 + gamma * step) ** -power). Is lambda restarted by each "
+    "save and load? The count of D's updates belongs in a registered buffer `step`, an int64 in "
+    "state_dict. Only advance() changes it: a forward is not an update of D.",
 )
 def test_both_published_schedules():
     assert lambda_schedule(0) == 1000
@@ -127,7 +128,7 @@ def test_both_published_schedules():
         lambda_schedule(-1)
 
 
-@pytest.mark.rubric("lambda falls as published, and its clock is kept")
+@pytest.mark.rubric("lambda falls as published, and its count is kept")
 def test_the_count_survives_saving_and_only_advance_moves_it():
     loss = ASoftmaxLoss()
     cosines, norms, labels = batch()
@@ -141,10 +142,10 @@ def test_the_count_survives_saving_and_only_advance_moves_it():
     resumed.load_state_dict(loss.state_dict())
     assert int(resumed.step) == 2000 and resumed.step.dtype == torch.int64
     assert resumed(cosines, norms, labels) == loss(cosines, norms, labels)
-    assert list(loss.parameters()) == []  # a clock, not something to train
+    assert list(loss.parameters()) == []  # a count, not something to train
 
 
-@pytest.mark.rubric("lambda falls as published, and its clock is kept")
+@pytest.mark.rubric("lambda falls as published, and its count is kept")
 def test_a_pretrained_d_can_stay_at_the_floor():
     loss = ASoftmaxLoss(base=5, floor=5)
     assert loss.margin_lambda == 5
@@ -157,11 +158,12 @@ def test_a_pretrained_d_can_stay_at_the_floor():
 
 @pytest.mark.parametrize("steps", [0, 3000])
 @pytest.mark.rubric(
-    "A-Softmax hinders the true identity, and it alone",
+    "A-Softmax puts its margin on the true identity alone",
     points=3,
-    hint="The margin belongs on the true class of each row: logit_y = |x| (lambda cos + psi) / (1 + lambda) for y = labels, "
-    "|x| cos for every other. Margin on the wrong class (the best one, or all)? lambda and 1 exchanged? |x| detached? "
-    "Identity 0 is a person like any other, no background to ignore. Do not write into the cosines that came in.",
+    hint="The margin belongs on the true class of each row: logit_y = |x| (lambda cos + psi) / (1 "
+    "+ lambda) for y = labels, |x| cos for every other. Margin on the wrong class (the best one, "
+    "or all)? lambda and 1 exchanged? |x| detached? Identity 0 is a person like any other, no "
+    "background to ignore. Do not write into the cosines that came in.",
 )
 def test_a_softmax_by_scalar_arithmetic(steps):
     cosines, norms, labels = batch()
@@ -183,8 +185,9 @@ def test_a_softmax_by_scalar_arithmetic(steps):
 @pytest.mark.rubric(
     "A-Softmax without margin is plain softmax, and scale replaces the norm",
     points=2,
-    hint="margin=False and m = 1 leave cosines times a length; so does an infinite lambda (1 / (1 + lambda) is 0, lambda / "
-    "(1 + lambda) is nan). scale, where it is not 0, stands in place of |x|: it does not multiply it.",
+    hint="margin=False and m = 1 leave cosines times a length; so does an infinite lambda (1 / (1 "
+    "+ lambda) is 0, lambda / (1 + lambda) is nan). scale, where it is not 0, stands in place of "
+    "|x|: it does not multiply it.",
 )
 def test_without_margin_it_is_plain_softmax():
     cosines, norms, labels = batch()
@@ -197,11 +200,10 @@ def test_without_margin_it_is_plain_softmax():
 @pytest.mark.parametrize("settings", [{}, {"scale": 16.0}, {"base": 5.0}, {"m": 2, "scale": 3.0}])
 @pytest.mark.rubric("A-Softmax without margin is plain softmax, and scale replaces the norm")
 def test_margin_false_is_plain_softmax_whatever_the_margin(settings):
-    """What D decides: cosines times |x| or times the fixed length, the true class like any other."""
+    """Cosines times |x| or times the fixed length, the true class like any other."""
     cosines, norms, labels = batch()
-    loss = ASoftmaxLoss(
-        **{"base": 0.0, "floor": 0.0, **settings}
-    )  # all margin where settings don't say
+    # The margin alone where settings don't say otherwise.
+    loss = ASoftmaxLoss(**{"base": 0.0, "floor": 0.0, **settings})
     length = settings.get("scale", norms)
     plain = F.cross_entropy(length * cosines, labels, reduction="none")
     each = loss(cosines, norms, labels, reduction="none", margin=False)
@@ -216,7 +218,8 @@ def test_scale_stands_in_place_of_the_norm(steps):
     cosines, norms, labels = batch()
     loss = ASoftmaxLoss(scale=7.0)
     loss.step += steps
-    lam, wanted = 5 if steps else 1000, []
+    lam = 5 if steps else 1000
+    wanted = []
     for row, y in zip(cosines.tolist(), labels.tolist()):
         logits = [7 * c for c in row]
         logits[y] = 7 * (lam * row[y] + psi_of_angle(math.acos(row[y]), 4)) / (1 + lam)
@@ -228,20 +231,21 @@ def test_scale_stands_in_place_of_the_norm(steps):
 
 @pytest.mark.rubric("A-Softmax without margin is plain softmax, and scale replaces the norm")
 def test_scale_by_closed_form():
-    """At 90 degrees to every direction psi is -3 and the other cosines 0: log(N - 1 + e^-3s) + 3s, and log N without margin."""
-    cosines, norms, labels = (
-        torch.zeros(1, 5).double(),
-        torch.ones(1, 1).double(),
-        torch.tensor([2]),
-    )
+    """At 90 degrees to every direction, psi is -3 and the other cosines are 0.
+
+    So the loss is log(N - 1 + e^-3s) + 3s, and log N without margin.
+    """
+    cosines = torch.zeros(1, 5).double()
+    norms = torch.ones(1, 1).double()
+    labels = torch.tensor([2])
     loss = ASoftmaxLoss(base=0, floor=0, scale=0.5)
     assert loss(cosines, norms, labels).item() == pytest.approx(math.log(4 + math.exp(-1.5)) + 1.5)
     assert loss(cosines, norms, labels, margin=False).item() == pytest.approx(math.log(5))
 
 
 @pytest.mark.rubric("A-Softmax without margin is plain softmax, and scale replaces the norm")
-def test_scale_takes_away_the_way_out_through_the_norm():
-    """With a free norm a D that errs can lower its loss by shrinking |x|; with a fixed length it cannot."""
+def test_scale_gives_the_norm_no_gradient():
+    """With a free norm a wrong D can lower its loss by shrinking |x|; with a fixed one it cannot."""
     cosines, norms, labels = batch()
     norms.requires_grad_()
     ASoftmaxLoss(base=0, floor=0)(cosines, norms, labels).backward()
@@ -257,8 +261,9 @@ def test_scale_takes_away_the_way_out_through_the_norm():
 @pytest.mark.rubric(
     "A-Softmax refuses bad input",
     points=1,
-    hint="Raise ValueError naming the field: norms must be (B, 1), since (B,) would broadcast along the wrong axis; labels "
-    "(B,) int64 in 0..N-1, since cross_entropy leaves out -100 without a word; settings must be 0 or more.",
+    hint="Raise ValueError naming the field: norms must be (B, 1), since (B,) would broadcast "
+    "along the wrong axis; labels (B,) int64 in 0..N-1, since cross_entropy silently "
+    "ignores -100; settings must be 0 or more.",
 )
 def test_scale_refuses_what_is_no_length(scale):
     with pytest.raises(ValueError, match="scale"):
@@ -268,7 +273,7 @@ def test_scale_refuses_what_is_no_length(scale):
 @pytest.mark.parametrize(
     "settings", [{}, {"base": 5.0}, {"base": 0.0, "floor": 0.0}, {"m": 3}, {"scale": 4.0}]
 )
-@pytest.mark.rubric("A-Softmax hinders the true identity, and it alone")
+@pytest.mark.rubric("A-Softmax puts its margin on the true identity alone")
 def test_a_softmax_gradient(settings):
     cosines, norms, labels = batch()
     loss = ASoftmaxLoss(**settings)
@@ -276,7 +281,7 @@ def test_a_softmax_gradient(settings):
     assert torch.autograd.gradcheck(lambda c, n: loss(c, n, labels, reduction="none"), inputs)
 
 
-@pytest.mark.rubric("A-Softmax hinders the true identity, and it alone")
+@pytest.mark.rubric("A-Softmax puts its margin on the true identity alone")
 def test_inputs_are_left_as_they_were():
     cosines, norms, labels = batch()
     kept = cosines.clone()
@@ -309,16 +314,15 @@ def test_a_softmax_refuses_bad_input():
 @pytest.mark.rubric(
     "equations 1 and 3: four losses summed, one distance averaged",
     points=1,
-    hint="L_det is the plain sum of all four DETECTION_LOSSES; refuse other names. |.|_1 is the mean over pixels and "
-    "channels, no sum and no squares: a sum would make lambda mean something else at every size. Its weight is applied "
-    "once, here.",
+    hint="L_det is the plain sum of all four DETECTION_LOSSES; refuse other names. |.|_1 is the "
+    "mean over pixels and channels, no sum and no squares: a sum would make lambda mean something "
+    "else at every size. Its weight is applied once, here.",
 )
 def test_equation_1():
     losses = {name: torch.tensor(10.0**i) for i, name in enumerate(DETECTION_LOSSES)}
     assert loss_det(losses) == 1111
-    assert set(DETECTION_LOSSES) == {
-        "loss_rpn_box_reg", "loss_objectness", "loss_classifier", "loss_box_reg"
-    }  # fmt: skip
+    names = ["loss_rpn_box_reg", "loss_objectness", "loss_classifier", "loss_box_reg"]
+    assert sorted(DETECTION_LOSSES) == sorted(names)
     without = {name: losses[name] for name in DETECTION_LOSSES[1:]}
     with pytest.raises(ValueError, match=DETECTION_LOSSES[0]):
         loss_det(without)
@@ -329,8 +333,8 @@ def test_equation_1():
 @pytest.mark.rubric(
     "equations 2 and 4 have the right signs",
     points=1,
-    hint="Flipped adversarial sign? L_adv = -L_D(modified) - L_D(original): D raises it, M lowers it. Equation 4 is a plain "
-    "sum; its lambda is inside L_l1 already.",
+    hint="Flipped adversarial sign? L_adv = -L_D(modified) - L_D(original): D raises it, M lowers "
+    "it. Equation 4 is a plain sum; its lambda is inside L_l1 already.",
 )
 def test_equations_2_and_4_and_their_signs():
     modified = torch.tensor(3.0, requires_grad=True)
@@ -360,9 +364,9 @@ def test_equation_3():
 @pytest.mark.rubric(
     "M's term is minus D's loss, capped face by face",
     points=2,
-    hint="M minimises -L_D of the modified faces: with a flipped sign M would help D. The cap holds for each face alone, "
-    "before the mean; a cap on the mean would let one lost face excuse all the others. A face above it gives no "
-    "gradient. Chance is log N.",
+    hint="M minimizes -L_D of the modified faces: with a flipped sign M would help D. The cap "
+    "holds for each face alone, before the mean; under a cap on the mean, one large loss would "
+    "hide all the others. A face above it gives no gradient. Chance is log N.",
 )
 def test_the_cap_is_per_face_and_stops_its_gradient():
     per_face = torch.tensor([0.5, 2.0, 9.0], requires_grad=True)
@@ -380,8 +384,10 @@ def test_the_cap_is_per_face_and_stops_its_gradient():
 
 
 @pytest.mark.rubric("M's term is minus D's loss, capped face by face")
-def test_log_n_is_what_an_ignorant_d_pays():
-    cosines, norms, labels = torch.zeros(4, 7), torch.full((4, 1), 12.0), torch.arange(4)
+def test_log_n_is_the_loss_at_chance():
+    cosines = torch.zeros(4, 7)
+    norms = torch.full((4, 1), 12.0)
+    labels = torch.arange(4)
     plain = ASoftmaxLoss(m=1)(cosines, norms, labels)
     assert plain.item() == pytest.approx(logit_chance_cap(7), rel=1e-6)
     # With the margin at its floor the true logit is 12 * -3 / 6 = -6 and the others 0.
@@ -389,7 +395,8 @@ def test_log_n_is_what_an_ignorant_d_pays():
     assert margin.item() == pytest.approx(math.log(6 + math.exp(-6)) + 6, rel=1e-6)
     # The docstring's example: D is right, and yet above log N because of the margin alone.
     cosines = torch.tensor([[0.3] + 19 * [0.0]])
-    norms, labels = torch.tensor([[10.0]]), torch.tensor([0])
+    norms = torch.tensor([[10.0]])
+    labels = torch.tensor([0])
     assert ASoftmaxLoss(m=1)(cosines, norms, labels).item() == pytest.approx(0.67, abs=0.01)
     assert ASoftmaxLoss(base=5)(cosines, norms, labels).item() == pytest.approx(4.36, abs=0.01)
     assert logit_chance_cap(20) == pytest.approx(3.00, abs=0.01)
@@ -400,8 +407,8 @@ def test_log_n_is_what_an_ignorant_d_pays():
 @pytest.mark.rubric(
     "random labels: anybody but the true one",
     points=1,
-    hint="A target is never the true label and falls on each of the N - 1 others equally often: draw a turn from 1 to N - 1 "
-    "around the circle of identities, from the generator given.",
+    hint="A target is never the true label and falls on each of the N - 1 others equally often: "
+    "add a number from 1 to N - 1, drawn from the generator given, modulo N.",
 )
 def test_random_targets_are_uniform_over_the_others():
     labels = torch.arange(5).repeat(4000)

@@ -28,7 +28,6 @@ def by_hand_count(width, blocks):
         return c_in * c_out * k * k + c_out
 
     w = width
-    # fmt: skip
     return (
         conv(3, w, 7)
         + conv(w, 2 * w, 3)

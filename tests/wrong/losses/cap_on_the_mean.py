@@ -1,4 +1,4 @@
-WRONG = "the cap is on the mean of the batch: one lost face excuses the others"
+WRONG = "the cap is on the mean of the batch: one large loss hides the others"
 HINT = "a cap on the mean"
 REPLACE = [
     (

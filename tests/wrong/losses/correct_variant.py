@@ -5,8 +5,8 @@ import math
 import torch
 from torch import nn
 
-ORIGINAL_SCHEDULE = dict(base=1000.0, gamma=0.12, floor=5.0, power=1.0)
-PYTORCH_PORT_SCHEDULE = dict(base=1500.0, gamma=0.1, floor=5.0, power=1.0)
+ORIGINAL_SCHEDULE = {"base": 1000.0, "gamma": 0.12, "floor": 5.0, "power": 1.0}
+PYTORCH_PORT_SCHEDULE = {"base": 1500.0, "gamma": 0.1, "floor": 5.0, "power": 1.0}
 DETECTION_LOSSES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
 
 # cos(m t) as coefficients of 1, c, c^2, ... in c = cos t, and the cosines at which its pieces meet.
@@ -38,11 +38,12 @@ class ASoftmaxLoss(nn.Module):
         super().__init__()
         if m not in POLYNOMIALS:
             raise ValueError(f"there is no margin m = {m}")
-        numbers = dict(base=base, gamma=gamma, floor=floor, power=power, scale=scale)
+        numbers = {"base": base, "gamma": gamma, "floor": floor, "power": power, "scale": scale}
         for name in numbers:
             if math.isnan(numbers[name]) or numbers[name] < 0:
                 raise ValueError(f"{name} is {numbers[name]}")
-        self.m, self.numbers = m, numbers
+        self.m = m
+        self.numbers = numbers
         self.register_buffer("step", torch.tensor(0))
 
     @property
@@ -138,6 +139,5 @@ def random_label_targets(labels, identities, generator=None):
         .long()
         .to(labels.device)
     )
-    return (
-        drawn + (drawn >= labels).long()
-    )  # the N - 1 others, in order, with a gap where the true one stands
+    # the N - 1 others, in order, with a gap where the true one stands
+    return drawn + (drawn >= labels).long()

@@ -1,8 +1,8 @@
-WRONG = "every class is hindered, so nobody is"
+WRONG = "the margin is put on every class, so it has no effect"
 HINT = "belongs on the true class"
 REPLACE = [
     (
-        "logits = size * cosines.scatter(1, index, hindered)",
-        "logits = size * ((1 - share) * cosines + share * psi(cosines, self.m))",
+        "logits = length * cosines.scatter(1, index, with_margin)",
+        "logits = length * ((1 - share) * cosines + share * psi(cosines, self.m))",
     ),
 ]

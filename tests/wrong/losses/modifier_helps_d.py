@@ -1,4 +1,4 @@
-WRONG = "M's own term has the wrong sign: M learns to be recognised"
+WRONG = "M's own term has the wrong sign: M learns to be recognized"
 HINT = "with a flipped sign M would help D"
 REPLACE = [
     (

@@ -1,5 +1,5 @@
 WRONG = "each forward counts as an update, M's looks too"
-HINT = "a look must not move D's clock"
+HINT = "a forward is not an update of D"
 REPLACE = [
     (
         "        return F.cross_entropy(logits, labels, reduction=reduction)",
