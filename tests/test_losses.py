@@ -245,7 +245,7 @@ def test_scale_by_closed_form():
 
 @pytest.mark.rubric("A-Softmax without margin is plain softmax, and scale replaces the norm")
 def test_scale_gives_the_norm_no_gradient():
-    """With a free norm a wrong D can lower its loss by shrinking |x|; with a fixed one it cannot."""
+    """With a free norm a wrong D can lower its loss by shrinking |x|, with a fixed one not."""
     cosines, norms, labels = batch()
     norms.requires_grad_()
     ASoftmaxLoss(base=0, floor=0)(cosines, norms, labels).backward()
