@@ -34,15 +34,16 @@ def found(*boxes_scores, labels=None):
     return result | {"scores": torch.tensor([score for _, score in boxes_scores])}
 
 
-# ------------------------------------------------------------------------------------------------ frame-mAP
+# ------------------------------------------------------------------ frame-mAP
 
 
 @pytest.mark.rubric(
     "average precision by hand, in both conventions",
     points=4,
-    hint="envelope: at each recall the best precision at this recall or a higher one (run the maximum from the right), "
-    "times the step in recall. act: trapezoids under the raw curve, begun at recall 0, precision 1. Sort all frames' "
-    "detections by falling score, ties in the order given; recall divides by all truths, found or not.",
+    hint="envelope: at each recall the best precision at this recall or a higher one (run the "
+    "maximum from the right), times the step in recall. act: trapezoids under the raw curve, "
+    "begun at recall 0, precision 1. Sort all frames' detections by falling score, ties in the "
+    "order given; recall divides by all truths, found or not.",
 )
 def test_ap_by_hand_in_both_conventions():
     # Four truths; by falling score: hit, miss, hit, miss, hit. Recall 1/4, 1/4, 2/4, 2/4, 3/4;
@@ -73,8 +74,9 @@ def test_envelope_lifts_an_early_mistake():
 @pytest.mark.rubric(
     "a truth is matched once, by the best score",
     points=3,
-    hint="Is one truth matched twice? Mark a truth as taken; a second hit on it is a false positive. Take detections by "
-    "falling score, not in the order given; each may take the best truth that is still free.",
+    hint="Is one truth matched twice? Mark a truth as taken; a second hit on it is a false "
+    "positive. Take detections by falling score, not in the order given; each may take the best "
+    "truth that is still free.",
 )
 def test_truth_is_matched_once():
     # One truth hit twice, a second truth in another frame found last: hit, false positive, hit.
@@ -90,7 +92,7 @@ def test_best_score_takes_the_truth_whatever_the_order():
 
 
 @pytest.mark.rubric("a truth is matched once, by the best score")
-def test_two_neighbours_each_take_their_own_truth():
+def test_two_neighbors_each_take_their_own_truth():
     beside = [4.0, 0.0, 14.0, 10.0]
     detections = [found((BOX, 0.9), (beside, 0.8))]
     assert frame_ap(detections, [truth(beside, BOX)], 1) == pytest.approx(1)
@@ -98,18 +100,19 @@ def test_two_neighbours_each_take_their_own_truth():
 
 @pytest.mark.rubric("a truth is matched once, by the best score")
 def test_second_choice_counts_when_the_first_is_taken():
-    # The second detection overlaps BOX most (IoU 9.5 / 10.5), which is taken, but also its neighbour (8.5 / 11.5).
-    near, neighbour = [0.5, 0.0, 10.5, 10.0], [2.0, 0.0, 12.0, 10.0]
-    assert frame_ap([found((BOX, 0.9), (near, 0.8))], [truth(BOX, neighbour)], 1) == pytest.approx(
-        1
-    )
+    # The second detection overlaps BOX most (IoU 9.5 / 10.5), which is taken, but also its neighbor
+    # (8.5 / 11.5).
+    near = [0.5, 0.0, 10.5, 10.0]
+    neighbor = [2.0, 0.0, 12.0, 10.0]
+    assert frame_ap([found((BOX, 0.9), (near, 0.8))], [truth(BOX, neighbor)], 1) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("width, expected", [(5.0, 1.0), (4.99, 0.0)])
 @pytest.mark.rubric(
     "what counts as a hit",
     points=2,
-    hint="IoU of exactly the threshold counts (>=, not >); a truth of another frame or of another class does not.",
+    hint="IoU of exactly the threshold counts (>=, not >); a truth of another frame or of another "
+    "class does not.",
 )
 def test_iou_of_exactly_one_half_counts(width, expected):
     # A box of the same height inside a 10 px wide truth has IoU width / 10.
@@ -138,8 +141,8 @@ def test_all_frames_share_one_ranking():
 @pytest.mark.rubric(
     "the mean is over the classes that occur",
     points=2,
-    hint="Class 0 is the background: classes run from 1 to `classes`, ap[c - 1] belongs to class c. A class without truth "
-    "is nan and left out of the mean; as 0 it would lower it.",
+    hint="Class 0 is the background: classes run from 1 to `classes`, ap[c - 1] belongs to class "
+    "c. A class without truth is nan and left out of the mean; as 0 it would lower it.",
 )
 def test_class_without_truth_is_left_out_of_the_mean():
     truths = [truth(BOX, FAR, labels=[1, 2])]
@@ -158,15 +161,15 @@ def test_frame_ap_rejects_bad_input():
         frame_ap([found()], [truth(BOX)], 1, convention="coco")
 
 
-# ------------------------------------------------------------------------------------------------ thresholds
+# ------------------------------------------------------------------ thresholds
 
 
 @pytest.mark.rubric(
     "cosine scores and the best threshold",
     points=2,
-    hint="Subtract the mean before the lengths are taken; a zero feature scores 0, not nan. Candidates for the threshold "
-    "lie between neighbouring distinct scores and outside both ends; where the mean of the best is worse than they "
-    "are, return one of them.",
+    hint="Subtract the mean before the lengths are taken; a zero feature scores 0, not nan. "
+    "Candidates for the threshold lie between neighboring distinct scores and outside both ends; "
+    "where the mean of the best is worse than they are, return one of them.",
 )
 def test_cosine_scores():
     a = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
@@ -178,8 +181,8 @@ def test_cosine_scores():
 @pytest.mark.rubric("cosine scores and the best threshold")
 def test_best_threshold_by_hand():
     assert best_threshold([0.1, 0.3, 0.7, 0.9], [False, False, True, True]) == pytest.approx(0.5)
-    # Splits at 0.2 and at 0.6 are both right three times out of four; 0.4 is wrong twice. Their mean, 0.4, is the
-    # worse split, so one of the ties is returned instead.
+    # Splits at 0.2 and at 0.6 are both right three times out of four; 0.4 is wrong twice. Their
+    # mean, 0.4, is the worse split, so one of the ties is returned instead.
     assert best_threshold([0.1, 0.3, 0.5, 0.7], [False, True, False, True]) in (
         pytest.approx(0.2),
         pytest.approx(0.6),
@@ -207,20 +210,23 @@ def angles(degrees):
 
 
 @pytest.mark.rubric(
-    "a fold is judged by what the other folds taught",
+    "a fold is tested with what the other folds fitted",
     points=3,
-    hint="Was the threshold fitted on the test fold, or on all folds? Threshold and mean feature are both fitted on the "
-    "other folds only, and the mean counts both faces of each pair. A threshold that is given is used in every fold; "
-    "the mean is then still that of the other folds.",
+    hint="Was the threshold fitted on the test fold, or on all folds? Threshold and mean feature "
+    "are both fitted on the other folds only, and the mean counts both faces of each pair. A "
+    "threshold that is given is used in every fold; the mean is then still that of the other "
+    "folds.",
 )
 def test_threshold_is_not_fitted_on_the_test_fold():
-    # Fold 0 separates at about 20 degrees, fold 1 at about 70; each is tested with the other's threshold, so one of
-    # its two pairs fails. Fitted on the test fold itself, every fold would be perfect. Each pair is entered with its
-    # mirror image (b = -a side) so that the mean feature of any fold is exactly zero.
+    # Fold 0 separates at about 20 degrees, fold 1 at about 70; each is tested with the other's
+    # threshold, so one of its two pairs fails. Fitted on the test fold itself, every fold would be
+    # perfect. Each pair is entered with its mirror image (b = -a side) so that the mean feature of
+    # any fold is exactly zero.
     degrees = np.array([10.0, 30.0, 60.0, 80.0])
     same = np.array([True, False, True, False])
     folds = np.array([0, 0, 1, 1])
-    first, second = np.tile([[1.0, 0.0]], (4, 1)), angles(degrees)
+    first = np.tile([[1.0, 0.0]], (4, 1))
+    second = angles(degrees)
     result = fold_accuracy(
         np.concatenate([first, -first]),
         np.concatenate([second, -second]),
@@ -237,13 +243,15 @@ def cosine(u, v):
     return u @ v / np.sqrt((u @ u) * (v @ v))
 
 
-@pytest.mark.rubric("a fold is judged by what the other folds taught")
+@pytest.mark.rubric("a fold is tested with what the other folds fitted")
 def test_mean_is_that_of_the_other_folds():
     # The subtracted mean, recomputed here pair by pair.
     rng = np.random.default_rng(1)
-    a, b = rng.normal(3, 1, (12, 5)), rng.normal(3, 1, (12, 5))
+    a = rng.normal(3, 1, (12, 5))
+    b = rng.normal(3, 1, (12, 5))
     b[::2] = a[::2] + rng.normal(0, 0.3, (6, 5))
-    same, folds = np.arange(12) % 2 == 0, np.repeat([0, 1, 2], 4)
+    same = np.arange(12) % 2 == 0
+    folds = np.repeat([0, 1, 2], 4)
     result = fold_accuracy(a, b, same, folds, threshold=0.4)
     fitted = fold_accuracy(a, b, same, folds)
     for fold in range(3):
@@ -263,18 +271,21 @@ def test_mean_is_that_of_the_other_folds():
     assert result.std == pytest.approx(result.accuracies.std())
 
 
-@pytest.mark.rubric("a fold is judged by what the other folds taught")
+@pytest.mark.rubric("a fold is tested with what the other folds fitted")
 def test_fixed_threshold_shows_what_refitting_hides():
-    # A recogniser whose similarities all dropped is useless at the old threshold and perfect at a new one.
+    # A recognizer whose similarities all dropped is useless at the old threshold and perfect at a
+    # new one.
     first = np.tile([[1.0, 0.0]], (8, 1))
     second = angles(np.tile([50.0, 80.0], 4))
-    a, b = np.concatenate([first, -first]), np.concatenate([second, -second])
-    same, folds = np.tile([True, False], 8), np.tile(np.repeat([0, 1], 4), 2)
+    a = np.concatenate([first, -first])
+    b = np.concatenate([second, -second])
+    same = np.tile([True, False], 8)
+    folds = np.tile(np.repeat([0, 1], 4), 2)
     assert fold_accuracy(a, b, same, folds).mean == 1.0
     assert fold_accuracy(a, b, same, folds, threshold=0.9).mean == 0.5
 
 
-@pytest.mark.rubric("a fold is judged by what the other folds taught")
+@pytest.mark.rubric("a fold is tested with what the other folds fitted")
 def test_fold_accuracy_rejects_bad_input():
     a = np.ones((4, 2))
     with pytest.raises(ValueError, match="folds"):
@@ -283,21 +294,22 @@ def test_fold_accuracy_rejects_bad_input():
         fold_accuracy(a, a, np.ones(3), np.arange(4))
 
 
-# ------------------------------------------------------------------------------------------------ curves
+# ------------------------------------------------------------------ curves
 
 
 @pytest.mark.rubric(
     "area under the curve and equal error rate",
     points=1,
-    hint="Pairs of equal score are accepted together: a tie counts half, so sum over distinct scores, with trapezoids. The "
-    "equal error rate lies where false accepts meet 1 - true accepts, on the straight line between two points of the "
-    "curve.",
+    hint="Pairs of equal score are accepted together: a tie counts half, so sum over distinct "
+    "scores, with trapezoids. The equal error rate lies where false accepts meet 1 - true "
+    "accepts, on the straight line between two points of the curve.",
 )
 def test_auc_equals_counting_pairs_with_ties():
     rng = np.random.default_rng(2)
     same = rng.random(60) < 0.4
     scores = np.round(rng.normal(same * 1.0), 1)
-    positive, negative = scores[same], scores[~same]
+    positive = scores[same]
+    negative = scores[~same]
     wins = sum((p > q) + 0.5 * (p == q) for p in positive for q in negative)
     assert auc(scores, same) == pytest.approx(wins / (len(positive) * len(negative)))
     assert auc(np.zeros(60), same) == pytest.approx(0.5)
@@ -305,7 +317,8 @@ def test_auc_equals_counting_pairs_with_ties():
 
 @pytest.mark.rubric("area under the curve and equal error rate")
 def test_eer_of_known_distributions():
-    # Uniform on [0, 1] against uniform on [1 - o, 2 - o]: at the middle of the overlap both errors are o / 2.
+    # Uniform on [0, 1] against uniform on [1 - o, 2 - o]: at the middle of the overlap both errors
+    # are o / 2.
     grid = (np.arange(1000) + 0.5) / 1000
     for overlap in (0.0, 0.2, 0.6, 1.0):
         scores = np.r_[grid, grid + 1 - overlap]
@@ -319,8 +332,8 @@ def test_eer_of_known_distributions():
 @pytest.mark.rubric(
     "true accepts at a rate of false accepts, and rank 1",
     points=1,
-    hint="tar_at_far: the rate of false accepts may be at most `far`, ties go together. rank1: by cosine, so normalise the "
-    "gallery, or a long feature wins every probe.",
+    hint="tar_at_far: the rate of false accepts may be at most `far`, ties go together. rank1: by "
+    "cosine, so normalize the gallery, or a long feature wins every probe.",
 )
 def test_tar_at_far_by_hand():
     scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
@@ -362,19 +375,19 @@ def test_rank1_by_hand():
         rank1(gallery, ["ann"], probe, ["ann"] * 4)
 
 
-# ------------------------------------------------------------------------------------------------ bootstrap
+# ------------------------------------------------------------------ bootstrap
 
 
 @pytest.mark.rubric(
     "the interval resamples people",
     points=2,
-    hint="Draw people with replacement, not rows: a pair counts w_a * w_b times, w where both faces are one person's. Leave "
-    "out draws whose statistic is nan or raises ValueError; take quantiles (1 - level) / 2 and (1 + level) / 2; the "
-    "same seed gives the same interval.",
+    hint="Draw people with replacement, not rows: a pair counts w_a * w_b times, w where both "
+    "faces are one person's. Leave out draws whose statistic is nan or raises ValueError; take "
+    "quantiles (1 - level) / 2 and (1 + level) / 2; the same seed gives the same interval.",
 )
 def test_bootstrap_weights_are_products_of_draws():
-    # With people 0 and 1, a draw is (2, 0), (1, 1) or (0, 2) times. The pair (0, 1) counts only in the second,
-    # where each single-person pair counts once.
+    # With people 0 and 1, a draw is (2, 0), (1, 1) or (0, 2) times. The pair (0, 1) counts only in
+    # the second, where each single-person pair counts once.
     seen = set()
 
     def record(index):
@@ -387,7 +400,7 @@ def test_bootstrap_weights_are_products_of_draws():
 
 @pytest.mark.rubric("the interval resamples people")
 def test_bootstrap_interval_of_a_mean():
-    # One sample a person: the ordinary bootstrap, whose interval nears mean +- 1.96 s / sqrt(n).
+    # One sample per person: the ordinary bootstrap, whose interval nears mean +- 1.96 s / sqrt(n).
     values = np.random.default_rng(3).normal(5, 2, 400)
     low, high = bootstrap_identities(
         lambda index: values[index].mean(), np.arange(400), n=2000, seed=1
@@ -404,7 +417,8 @@ def test_bootstrap_resamples_people_not_rows():
     # Twenty copies of each row add no information: the interval must not shrink.
     values = np.random.default_rng(4).normal(size=50)
     once = bootstrap_identities(lambda index: values[index].mean(), np.arange(50), n=300)
-    copies, people = np.repeat(values, 20), np.repeat(np.arange(50), 20)
+    copies = np.repeat(values, 20)
+    people = np.repeat(np.arange(50), 20)
     assert bootstrap_identities(lambda index: copies[index].mean(), people, n=300) == pytest.approx(
         once
     )
@@ -415,9 +429,10 @@ def test_bootstrap_seed_and_undefined_draws():
     scores = np.array([0.9, 0.2, 0.8, 0.4, 0.1, 0.7])
     people = np.array([["a", "a"], ["a", "b"], ["b", "b"], ["b", "c"], ["a", "c"], ["c", "c"]])
     same = people[:, 0] == people[:, 1]
-    statistic = lambda index: auc(
-        scores[index], same[index]
-    )  # undefined when one person is drawn three times
+
+    def statistic(index):  # undefined when one person is drawn three times
+        return auc(scores[index], same[index])
+
     assert bootstrap_identities(statistic, people, n=200, seed=5) == (1.0, 1.0)
     with pytest.raises(ValueError, match="(?i)statistic|draw"):
         bootstrap_identities(lambda index: float("nan"), people, n=5)

@@ -1,4 +1,6 @@
-"""A correct metrics, written another way: plain Python loops over lists, every threshold tried, ranks for the AUC."""
+"""A correct metrics, written another way: plain Python loops over lists, every threshold tried,
+ranks for the AUC.
+"""
 
 from dataclasses import dataclass
 
@@ -35,7 +37,8 @@ def frame_ap(detections, truths, label, iou_threshold=0.5, convention="envelope"
         )
         if kind == label
     ]
-    curve, right = [], 0
+    curve = []
+    right = 0
     for seen, (_, frame, box) in enumerate(
         sorted(queue, key=lambda entry: entry[0], reverse=True), start=1
     ):
@@ -45,13 +48,16 @@ def frame_ap(detections, truths, label, iou_threshold=0.5, convention="envelope"
             free.remove(best)
             right += 1
         curve.append((right / total, right / seen))
-    area, at, height = 0.0, 0.0, 1.0
+    area = 0.0
+    at = 0.0
+    height = 1.0
     for i, (recall, precision) in enumerate(curve):
         if convention == "envelope":
             area += (recall - at) * max(p for _, p in curve[i:])
         else:
             area += (recall - at) * (height + precision) / 2
-        at, height = recall, precision
+        at = recall
+        height = precision
     return area
 
 
@@ -96,17 +102,17 @@ def best_threshold(scores, same):
 
 
 def fold_accuracy(features_a, features_b, same, folds, threshold=None):
-    features_a, features_b, same, folds = (
-        np.array(features_a, float),
-        np.array(features_b, float),
-        list(same),
-        list(folds),
-    )
+    features_a = np.array(features_a, float)
+    features_b = np.array(features_b, float)
+    same = list(same)
+    folds = list(folds)
     if len({len(features_a), len(features_b), len(same), len(folds)}) > 1:
         raise ValueError("features_a, features_b, same, folds: as many of each")
     if len(set(folds)) < 2:
         raise ValueError("folds: two at least")
-    correct, accuracies, thresholds = np.zeros(len(same), bool), [], []
+    correct = np.zeros(len(same), bool)
+    accuracies = []
+    thresholds = []
     for fold in sorted(set(folds)):
         inside = [i for i, other in enumerate(folds) if other == fold]
         outside = [i for i, other in enumerate(folds) if other != fold]
@@ -121,14 +127,16 @@ def fold_accuracy(features_a, features_b, same, folds, threshold=None):
             correct[i] = (score > cut) == bool(same[i])
         accuracies.append(sum(correct[inside]) / len(inside))
         thresholds.append(cut)
-    accuracies, thresholds = np.array(accuracies), np.array(thresholds)
+    accuracies = np.array(accuracies)
+    thresholds = np.array(thresholds)
     return FoldAccuracy(
         float(np.mean(accuracies)), float(np.std(accuracies)), accuracies, thresholds, correct
     )
 
 
 def _pairs(scores, same):
-    scores, same = np.array(scores, float), np.array(same, bool)
+    scores = np.array(scores, float)
+    same = np.array(same, bool)
     if len(scores) != len(same) or np.isnan(scores).any():
         raise ValueError("scores and same: as many of each, and no nan")
     return scores, same
@@ -186,7 +194,8 @@ def bootstrap_identities(statistic, identities, n=1000, seed=0, level=0.95):
     people = sorted({person for pair in pairs for person in pair})
     if not 0 < level < 1:
         raise ValueError("level: between 0 and 1")
-    chance, drawn = np.random.RandomState(seed), []
+    chance = np.random.RandomState(seed)
+    drawn = []
     number = {person: i for i, person in enumerate(people)}
     first, second = (np.array([number[pair[side]] for pair in pairs]) for side in (0, 1))
     for _ in range(n):

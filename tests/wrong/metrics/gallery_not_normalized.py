@@ -1,5 +1,5 @@
 WRONG = "the longest gallery face wins every probe"
-HINT = "so normalise the gallery"
+HINT = "so normalize the gallery"
 REPLACE = [
     (
         "gallery = np.divide(gallery, norms, out=np.zeros_like(gallery), where=norms > 0)",
