@@ -1,11 +1,12 @@
 """Presets: every number of a run in one place, each with where it comes from.
 
 A preset is a dataclass. `Paper` holds every field, at the paper's value where the paper gives one
-(Sec. 3-5); `Photo` and `Toy` override what a smaller world needs. Any field can be set on the command
-line of `ppad.reproduce` as `--field value`; a field that does not exist is an error.
+(Sec. 3-5); `Photo`, `PhotoCPU` and `Toy` override what a smaller world needs. Any field can be set
+on the command line of `ppad.reproduce` as `--field value`; --help lists them with a line each.
 
-The comment behind a field names its source: a section of the paper, a component's original source
-(`SphereFace`: the authors' training file), or `ours` with the reason.
+The source of a value is the last text of its `option`, or the comment behind it: a section of the
+paper, a component's original source (`SphereFace`: the authors' training file), or `ours`, with the
+reason where there is more to say than that a small world needs less.
 """
 
 import argparse
@@ -16,7 +17,12 @@ from pathlib import Path
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work; the message names the field and the mend."""
+    """A setting that cannot work; the message names the field and says how to fix it."""
+
+
+def option(default, help: str, source: str):
+    """A field of a preset: its value in the paper's preset, its line in --help, its source."""
+    return dataclasses.field(default=default, metadata={"help": help, "source": source})
 
 
 @dataclass
@@ -24,164 +30,176 @@ class Paper:
     """Full size: CASIA-WebFace for F, DALY or JHMDB for V, LFW for the test pairs (Sec. 5.1)."""
 
     # ---- data
-    faces: str = "data/casia"  # Sec. 5.1: prepared folder of F (train/ and test/ inside)
-    actions: str = "data/daly"  # Sec. 5.1: prepared folder of V
-    drawn: bool = False  # ours: True draws the toy world instead of reading folders
-    train_identities: int = 0  # ours: people read for training; 0 = all of them
-    pictures_each: int = 0  # ours: pictures of each person at most; 0 = all of them
-    test_identities: int = 0  # ours: people the test pairs are drawn from (toy world only)
-    test_pictures_each: int = 0  # ours: likewise
-    train_frames: int = 0  # ours: action frames read for training; 0 = all of them
-    test_frames: int = 0  # ours: action frames read for the test; 0 = all of them
-    test_pairs: int = 0  # ours: pairs drawn (toy world); 0 = all of the pairs file
-    frame_height: int = 600  # Sec. 4: 600x800 for DALY
-    frame_width: int = 800  # Sec. 4
+    faces: str = option(
+        "data/casia", "prepared folder of faces F, with train/ and test/ inside", "Sec. 5.1"
+    )
+    actions: str = option("data/daly", "prepared folder of action frames V", "Sec. 5.1")
+    drawn: bool = option(False, "draw the toy world instead of reading folders", "ours")
+    train_identities: int = option(0, "people to train on; 0 = all in the folder", "ours")
+    pictures_each: int = option(0, "pictures of each of them at most; 0 = all", "ours")
+    test_identities: int = option(0, "people of the test pairs (toy world only)", "ours")
+    test_pictures_each: int = option(0, "pictures of each of them (toy world only)", "ours")
+    train_frames: int = option(0, "action frames to train on; 0 = all", "ours")
+    test_frames: int = option(0, "action frames to test on; 0 = all", "ours")
+    test_pairs: int = option(0, "pairs to draw (toy world); 0 = all of the pairs file", "ours")
+    frame_height: int = option(600, "height of the action frames, px", "Sec. 4: 600x800 for DALY")
+    frame_width: int = option(800, "width of the action frames, px", "Sec. 4")
     # ---- M, the face modifier
-    face_size: int = 256  # Sec. 4: faces are resampled to 256x256
-    modifier_width: int = 64  # Sec. 4, after Johnson et al. and CycleGAN: c7s1-64
-    modifier_blocks: int = 9  # Sec. 4: the 9 residual blocks network
-    modifier_upsample: str = "transposed"  # Sec. 4, after CycleGAN; small presets: "resize"
-    modifier_light: bool = (
-        False  # Sec. 4 has none; small presets: True (see modifier.ModifierConfig)
+    face_size: int = option(256, "side of the faces that M modifies, px", "Sec. 4")
+    modifier_width: int = option(64, "channels of M's first layer", "Sec. 4, CycleGAN: c7s1-64")
+    modifier_blocks: int = option(9, "residual blocks of M", "Sec. 4")
+    modifier_upsample: str = option(
+        "transposed", '"transposed" or "resize" (no checkerboard)', "Sec. 4, CycleGAN"
     )
-    # ---- D, the recogniser
-    recognizer_depth: int = 20  # Sec. 4: SphereFace-20
-    recognizer_width: int = 64  # SphereFace: first stage's channels
-    embedding: int = 512  # SphereFace: fc5
-    recognizer_height: int = 112  # SphereFace: aligned crop 112x96
-    recognizer_breadth: int = 96  # SphereFace
-    other_width: int = 64  # ours: first width of the other-architecture attacker
-    margin: int = 4  # SphereFace: m
-    lambda_base: float = 1000.0  # SphereFace: lambda(t) = max(floor, base / (1 + gamma t))
-    lambda_gamma: float = 0.12  # SphereFace
-    lambda_floor: float = 5.0  # SphereFace
-    recognizer_scale: float = (
-        0.0  # SphereFace: 0 = the feature's own norm (see losses.ASoftmaxLoss)
+    modifier_match_color: bool = option(
+        False, "match the color statistics of M's input", "Sec. 4 has none"
     )
+    # ---- D, the recognizer
+    recognizer_depth: int = option(20, "layers of D: 4, 10 or 20", "Sec. 4: SphereFace-20")
+    recognizer_width: int = option(64, "channels of D's first stage", "SphereFace")
+    embedding: int = option(512, "length of D's embedding", "SphereFace: fc5")
+    recognizer_height: int = option(112, "height of the aligned crops, px", "SphereFace")
+    recognizer_breadth: int = option(96, "width of the aligned crops, px", "SphereFace")
+    other_width: int = option(64, "first width of the other-architecture attacker", "ours")
+    margin: int = option(4, "m of the angular margin, 1 to 4", "SphereFace")
+    lambda_base: float = option(
+        1000.0, "lambda(t) = max(floor, base / (1 + gamma t))", "SphereFace"
+    )
+    lambda_gamma: float = option(0.12, "gamma in lambda(t)", "SphereFace")
+    lambda_floor: float = option(5.0, "floor in lambda(t)", "SphereFace")
+    recognizer_scale: float = option(0.0, "length of D's feature in L_D; 0 = its own", "SphereFace")
     # ---- A, the action detector
-    detector_body: str = "resnet101"  # Sec. 4: Faster R-CNN on ResNet-101
-    detector_weights: str = ""  # ours: ImageNet file of torchvision for the body; "" = from scratch
-    detector_trainable: int = (
-        3  # ours: torchvision's default; stages of a body with weights that learn
+    detector_body: str = option("resnet101", "body of Faster R-CNN (detector.BODIES)", "Sec. 4")
+    detector_weights: str = option(
+        "", "torchvision's ImageNet file for the body; empty = none", "ours"
+    )
+    detector_trainable: int = option(
+        3, "stages that learn of a body with such weights", "ours: torchvision's default"
     )
     # ---- before the game
-    pretrain_recognizer_steps: int = 28000  # SphereFace: 28k iterations
-    pretrain_recognizer_batch: int = 256  # SphereFace: 256 to 512
-    pretrain_modifier_steps: int = 0  # ours: L1-only steps that teach M to copy before it must hide
-    practice_steps: int = 0  # ours: M against a copy of D that is thrown away, before the game
-    practice_faces: int = 16  # ours: faces a step while M copies and practises
-    lr_practice: float = 3e-4  # ours: M's rate meanwhile, here the game's; dropped as the game's is
-    pretrain_detector_steps: int = 12000  # ours: the paper does not say how A is started
-    landmark_jitter: float = 0.0  # ours: px at 112x96, alignment noise while training recognisers
-    colour_jitter: float = 0.0  # ours: brightness and contrast noise while training recognisers
+    pretrain_recognizer_steps: int = option(28000, "updates of D on originals", "SphereFace: 28k")
+    pretrain_recognizer_batch: int = option(
+        256, "faces in each, also for the attackers", "SphereFace: 256-512"
+    )
+    pretrain_modifier_steps: int = option(
+        0, "updates of M that teach it to copy (L1 alone)", "ours"
+    )
+    warmup_steps: int = option(
+        0, "adversarial warm-up: updates of M against a throwaway copy of D", "ours"
+    )
+    warmup_faces: int = option(16, "faces a step while M copies and warms up", "ours")
+    lr_warmup: float = option(
+        3e-4, "M's learning rate meanwhile, dropped like the game's", "ours: the game's"
+    )
+    pretrain_detector_steps: int = option(
+        12000, "updates of A on originals", "ours: not in the paper"
+    )
+    landmark_jitter: float = option(
+        0.0, "noise of the alignment while D learns, px at 112x96", "ours"
+    )
+    color_jitter: float = option(0.0, "noise of contrast and brightness while D learns", "ours")
     # ---- the game, Algorithm 1
-    T1: int = 60000  # ours: 12 epochs of about 5,000 steps (Sec. 4 gives epochs only)
-    T2: int = 10000  # ours: the paper gives no number
-    lr_detector: float = 1e-3  # Sec. 4
-    lr_modifier: float = 3e-4  # Sec. 4
-    lr_recognizer: float = 3e-4  # Sec. 4
-    adam_beta1: float = 0.5  # Sec. 4
-    adam_beta2: float = 0.999  # Sec. 4
-    lr_drop_at: float = 7 / 12  # Sec. 4: x0.1 after the seventh of twelve epochs
-    batch_faces: int = 16  # ours: the paper gives no batch size
-    batch_frames: int = 2  # ours: likewise
-    recognizer_updates: int = 1  # Algorithm 1, line 3: one update of D a step
-    adversarial_weight: float = 1.0  # eq. 4: no weight
-    l1_weight: float = 5.0  # eq. 3: "relatively small"; the value is ours
-    detection_weight: float = 1.0  # eq. 4: no weight
-    adversarial_cap: float = (
-        1.0  # ours: cap on L_D in M's term, in units of log N (see ppad.losses)
+    T1: int = option(60000, "steps of the game", "ours: 12 epochs (Sec. 4) of about 5,000")
+    T2: int = option(10000, "steps for A alone after the game", "ours: no number in the paper")
+    lr_detector: float = option(1e-3, "learning rate of A", "Sec. 4")
+    lr_modifier: float = option(3e-4, "learning rate of M", "Sec. 4")
+    lr_recognizer: float = option(3e-4, "learning rate of D", "Sec. 4")
+    adam_beta1: float = option(0.5, "Adam's beta 1", "Sec. 4")
+    adam_beta2: float = option(0.999, "Adam's beta 2", "Sec. 4")
+    lr_drop_at: float = option(
+        7 / 12, "share of the steps after which rates drop to a tenth", "Sec. 4: 7 of 12 epochs"
     )
-    adversarial_target: str = (
-        "ascent"  # Sec. 5.6: "ascent" (the paper's) or "random" (its ablation)
+    batch_faces: int = option(16, "faces a step", "ours: no batch size in the paper")
+    batch_frames: int = option(2, "action frames a step", "ours: likewise")
+    recognizer_updates: int = option(1, "updates of D a step", "Algorithm 1, line 3")
+    adversarial_weight: float = option(1.0, "weight of L_adv for M", "eq. 4: none")
+    l1_weight: float = option(
+        5.0, "lambda, weight of the L1 term", 'ours; eq. 3: "relatively small"'
     )
-    # ---- the judges
-    attack_steps: int = 28000  # ours: as long as D's own pretraining
-    landmark_steps: int = 5000  # ours: until the landmark reader stops improving
-    folds: int = 10  # LFW protocol
-    # ---- the machine
-    device: str = "auto"  # ours: cuda if there is one, else cpu
-    precision: str = (
-        "fp32"  # ours: "bf16" or "fp16" on a GPU (see ppad.speed, also for the next five)
+    detection_weight: float = option(1.0, "weight of L_det for M and A", "eq. 4: none")
+    adversarial_cap: float = option(
+        1.0, "cap on L_D in M's term, in log N (see ppad.losses)", "ours"
     )
-    channels_last: bool = False  # ours: True on a GPU
-    compile: bool = False  # ours: True pays in a run of hours
-    fused: bool = False  # ours: True on a GPU
-    accumulate: int = 1  # ours: more where memory is short; must divide the game's batches
-    checkpointing: bool = False  # ours: True where memory is short
-    memory_gb: float = (
-        8.0  # ours: GiB for pictures, a process; sets that do not fit are decoded by batches
+    adversarial_target: str = option("ascent", '"ascent" or "random", the ablation', "Sec. 5.6")
+    # ---- evaluation
+    attack_steps: int = option(
+        28000, "updates of each attacker", "ours: as long as D's pretraining"
     )
-    workers: int = 0  # ours: threads that decode pictures; 0 = one a core, 16 at most
-    eval_batch: int = 32  # ours: pictures at a time where nothing is learnt
-    log_every: int = 20  # ours: steps between log lines
-    sample_every: int = 1000  # ours: steps between the held-out pictures
-    checkpoint_seconds: int = 120  # ours: at most two minutes are ever lost
+    landmark_steps: int = option(
+        5000, "updates of the landmark reader", "ours: until it stops improving"
+    )
+    folds: int = option(10, "folds of the test pairs", "LFW protocol")
+    # ---- the machine (see ppad.optim)
+    device: str = option("auto", "auto, cpu, cuda or cuda:1; auto = cuda if there is one", "ours")
+    precision: str = option("fp32", "fp32, bf16 or fp16", "ours: bf16 on a GPU")
+    channels_last: bool = option(False, "memory layout that a GPU likes", "ours: true on a GPU")
+    compile: bool = option(False, "torch.compile", "ours: true pays in a run of hours")
+    fused: bool = option(False, "Adam as one kernel", "ours: true on a GPU")
+    accumulate: int = option(1, "parts of each of the game's batches, to save memory", "ours")
+    checkpointing: bool = option(False, "compute activations twice, to save memory", "ours")
+    memory_gb: float = option(
+        8.0, "GiB of pictures kept in memory; others are decoded when needed", "ours"
+    )
+    workers: int = option(0, "workers that decode pictures; 0 = one a core, 16 at most", "ours")
+    eval_batch: int = option(32, "pictures at a time where nothing is learned", "ours")
+    log_every: int = option(20, "steps between log lines", "ours")
+    sample_every: int = option(1000, "steps between sample pictures", "ours")
+    checkpoint_seconds: int = option(
+        120, "seconds between checkpoints", "ours: no more is ever lost"
+    )
 
 
 @dataclass
 class Photo(Paper):
-    """Real photographs on one GPU, three seeds meant for an hour (no GPU has measured it yet); photo_cpu is smaller."""
+    """Real photographs on one GPU, three seeds meant for an hour (not yet measured on a GPU)."""
 
-    faces: str = (
-        "data/photo_pack/faces"  # ours: person/picture folders (train/, test/) with landmarks.csv
-    )
+    faces: str = "data/photo_pack/faces"  # ours: people's folders, landmarks.csv
     actions: str = "data/photo_pack/actions"  # ours: stills with annotations.csv and faces.csv
     frame_height: int = 320  # ours: the stills' longest side
     frame_width: int = 320  # ours
     face_size: int = 128  # ours: the crops are 160x160
     modifier_upsample: str = "resize"  # ours: no checkerboard after a short training
-    modifier_light: bool = True  # ours: the picture's own light after a short training
+    modifier_match_color: bool = True  # ours: the picture's own colors after a short training
     modifier_width: int = 32  # ours: minutes, not days
     modifier_blocks: int = 6  # ours: CycleGAN's choice at 128x128
     recognizer_depth: int = 10  # ours: 254 people do not fill SphereFace-20
     recognizer_width: int = 32  # ours
     embedding: int = 256  # ours
-    recognizer_scale: float = (
-        16.0  # ours: a free norm shrinks to nothing when M wins (losses.ASoftmaxLoss)
-    )
+    recognizer_scale: float = 16.0  # ours: a free norm shrinks to 0 when M wins (ASoftmaxLoss)
     other_width: int = 32  # ours
     lambda_gamma: float = 0.12  # SphereFace
-    detector_body: str = (
-        "mobilenet_v2"  # ours: wants --detector_weights: 1,000 stills alone teach no body to see
-    )
-    pretrain_recognizer_steps: int = (
-        3000  # ours: 70 times through the pack; at the CPU size 30 were enough
-    )
+    detector_body: str = "mobilenet_v2"  # ours: with --detector_weights; 1,000 stills are few
+    pretrain_recognizer_steps: int = 3000  # ours: 70 epochs; at the CPU size 30 were enough
     pretrain_recognizer_batch: int = 128  # ours
     detector_trainable: int = 4  # ours: as photo_cpu, where it was tried
     lr_detector: float = 2e-4  # ours: likewise; at 1e-3 the body forgot ImageNet
     pretrain_modifier_steps: int = 500  # ours: as toy
-    practice_steps: int = 6400  # ours: twice toy's, for a picture of four times the pixels
-    practice_faces: int = 8  # ours: as toy
-    lr_practice: float = 1e-3  # ours: as toy
+    warmup_steps: int = 6400  # ours: twice toy's, for a picture of four times the pixels
+    warmup_faces: int = 8  # ours: as toy
+    lr_warmup: float = 1e-3  # ours: as toy
     lr_modifier: float = 5e-4  # ours: as toy
     lr_recognizer: float = 5e-4  # ours: as toy
-    adversarial_weight: float = (
-        0.15  # ours: as toy; at 0.25 M paints bright spots and hides hardly more
-    )
+    adversarial_weight: float = 0.15  # ours: as toy; at 0.25 M only adds bright spots
     detection_weight: float = 2.0  # ours: as toy
     pretrain_detector_steps: int = 1500  # ours: 12 times through the stills
     landmark_jitter: float = 1.5  # ours: 254 people overfit without it
-    colour_jitter: float = 0.2  # ours
-    T1: int = 800  # ours: M and D have practised; eleven rows wait for it, three seeds each
+    color_jitter: float = 0.2  # ours
+    T1: int = 800  # ours: M and D are warmed up; eleven rows take it, three seeds each
     T2: int = 160  # ours
     batch_faces: int = 32  # ours
     batch_frames: int = 8  # ours
     recognizer_updates: int = 2  # ours: D must keep up for the figure to mean anything
-    attack_steps: int = (
-        1000  # ours: the attacker starts from the pretrained D; the other judge from nothing
-    )
+    attack_steps: int = 1000  # ours: the retrained attacker starts from D, the other from nothing
     landmark_steps: int = 1000  # ours
-    folds: int = 2  # the pack holds LFW folds 9 and 10
+    folds: int = 2  # LFW: the pack holds folds 9 and 10
     sample_every: int = 250  # ours
 
 
 @dataclass
 class PhotoCPU(Photo):
-    """`photo` at a size that two CPU cores end within two hours: the same pictures, smaller, with short trainings."""
+    """`photo` for two CPU cores, within two hours: smaller pictures, shorter trainings."""
 
-    frame_height: int = 256  # ours: ImageNet features told 63 % of actions at 224, 70 % at 320
+    frame_height: int = 256  # ours: ImageNet features tell 63 % of actions at 224, 70 % at 320
     frame_width: int = 256  # ours
     face_size: int = 64  # ours
     modifier_width: int = 16  # ours: as toy
@@ -192,9 +210,9 @@ class PhotoCPU(Photo):
     embedding: int = 192  # ours
     other_width: int = 16  # ours
     lambda_gamma: float = 0.3  # ours: reaches the floor at step 663 of 2,500
-    pretrain_recognizer_steps: int = 2500  # ours: D still learnt after 1,500
+    pretrain_recognizer_steps: int = 2500  # ours: D still learned after 1,500
     pretrain_recognizer_batch: int = 64  # ours
-    practice_steps: int = 3200  # ours: as toy
+    warmup_steps: int = 3200  # ours: as toy
     pretrain_detector_steps: int = 600  # ours
     landmark_jitter: float = 1.0  # ours
     T1: int = 120  # ours
@@ -215,7 +233,7 @@ class Toy(Paper):
     faces: str = ""  # ours: nothing to read
     actions: str = ""  # ours
     drawn: bool = True  # ours
-    train_identities: int = 300  # ours: enough that D generalises to new people
+    train_identities: int = 300  # ours: enough that D generalizes to new people
     pictures_each: int = 20  # ours
     test_identities: int = 80  # ours: none of them in training
     test_pictures_each: int = 10  # ours
@@ -228,13 +246,11 @@ class Toy(Paper):
     modifier_width: int = 16  # ours
     modifier_blocks: int = 3  # ours
     modifier_upsample: str = "resize"  # ours: no checkerboard after a short training
-    modifier_light: bool = True  # ours: the picture's own light after a short training
+    modifier_match_color: bool = True  # ours: the picture's own colors after a short training
     recognizer_depth: int = 10  # ours
     recognizer_width: int = 16  # ours
     embedding: int = 128  # ours
-    recognizer_scale: float = (
-        16.0  # ours: a free norm shrinks to nothing when M wins (losses.ASoftmaxLoss)
-    )
+    recognizer_scale: float = 16.0  # ours: a free norm shrinks to 0 when M wins (ASoftmaxLoss)
     recognizer_height: int = 56  # ours: half of 112x96, as the faces are
     recognizer_breadth: int = 48  # ours
     other_width: int = 16  # ours
@@ -254,49 +270,71 @@ class Toy(Paper):
     eval_batch: int = 64  # ours
     sample_every: int = 100  # ours
     checkpoint_seconds: int = 30  # ours
-    practice_steps: int = 3200  # ours: about seven minutes on one core
+    warmup_steps: int = 3200  # ours: about seven minutes on one core
     lr_detector: float = 2e-3  # ours: twice the paper's; a small A from scratch has little time
-    practice_faces: int = 8  # ours: M learns more from twice the steps than from twice the faces
-    lr_practice: float = (
-        1e-3  # ours: three times the paper's; a small M from scratch has little time
-    )
-    lr_modifier: float = 5e-4  # ours: M only mends in the game what it learnt in its practice
+    warmup_faces: int = 8  # ours: M learns more from twice the steps than from twice the faces
+    lr_warmup: float = 1e-3  # ours: three times the paper's; a small M from scratch has little time
+    lr_modifier: float = 5e-4  # ours: M only refines in the game what the warm-up taught it
     lr_recognizer: float = 5e-4  # ours: D must follow a quicker M
-    adversarial_weight: float = (
-        0.15  # ours: at 1, M destroys the whole face before it learns to redraw one
-    )
-    detection_weight: float = 2.0  # ours: M meets A late, and must mend what its practice lost
+    adversarial_weight: float = 0.15  # ours: at 1, M destroys faces before it can redraw one
+    detection_weight: float = 2.0  # ours: M meets A late, and must regain what the warm-up lost
 
 
-MACHINE = (
+MACHINE = (  # fields that change no result, or by rounding only
     "device",
     "log_every",
     "sample_every",
     "checkpoint_seconds",
-    "eval_batch",  # fields that change no result
+    "eval_batch",
     "channels_last",
     "compile",
     "fused",
     "accumulate",
-    "checkpointing",  # but by rounding
+    "checkpointing",
     "memory_gb",
     "workers",
 )
 PRESETS = {"toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
+FACE_BATCHES = ("pretrain_recognizer_batch", "batch_faces", "warmup_faces")
+AT_LEAST_ONE = (
+    *FACE_BATCHES,
+    "batch_frames",
+    "face_size",
+    "frame_height",
+    "frame_width",
+    "modifier_width",
+    "recognizer_width",
+    "recognizer_height",
+    "recognizer_breadth",
+    "other_width",
+    "embedding",
+    "recognizer_updates",
+    "accumulate",
+    "folds",
+    "eval_batch",
+    "log_every",
+    "sample_every",
+)
 
 
 def add_fields(parser: argparse.ArgumentParser) -> None:
     """Give `parser` one `--field` for every field of a preset. Unset ones stay None."""
-    group = parser.add_argument_group("any field of the preset (see ppad/config.py)")
+    group = parser.add_argument_group("fields of the preset (their sources: ppad/config.py)")
     for field in dataclasses.fields(Paper):
-        kind = _truth if field.type in (bool, "bool") else type(field.default)
+        kind = _boolean if isinstance(field.default, bool) else type(field.default)
+        value = f"{field.default:.4g}" if kind is float else field.default
         group.add_argument(
             f"--{field.name}",
             type=kind,
-            default=None,
             metavar=kind.__name__.strip("_").upper(),
-            help=argparse.SUPPRESS,
+            help=f"{field.metadata['help']} (paper: {value})".replace("%", "%%"),
         )
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+    return text.lower() == "true"
 
 
 def build(preset: str, **overrides) -> Paper:
@@ -310,62 +348,42 @@ def build(preset: str, **overrides) -> Paper:
     for name in overrides:
         if name not in known:
             raise ConfigError(f"field '{name}' is unknown: the fields are listed in ppad/config.py")
-    config = PRESETS[preset](
-        **{name: value for name, value in overrides.items() if value is not None}
-    )
+    given = {name: value for name, value in overrides.items() if value is not None}
+    config = PRESETS[preset](**given)
     check(config)
     return config
 
 
 def check(config: Paper) -> None:
     """Raise ConfigError naming the first field whose value cannot work."""
-    counts = [
-        "batch_faces",
-        "batch_frames",
-        "pretrain_recognizer_batch",
-        "face_size",
-        "frame_height",
-        "frame_width",
-        "modifier_width",
-        "recognizer_width",
-        "embedding",
-        "recognizer_updates",
-        "folds",
-        "eval_batch",
-        "log_every",
-        "sample_every",
-        "other_width",
-        "practice_faces",
-        "recognizer_height",
-        "recognizer_breadth",
-        "accumulate",
-    ]
-    for name in counts:
+    for name in AT_LEAST_ONE:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}: it must be at least 1")
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+    for name, value in dataclasses.asdict(config).items():
         if isinstance(value, (int, float)) and not value >= 0:
-            raise ConfigError(f"{field.name} is {value}: it must not be negative")
+            raise ConfigError(f"{name} is {value}: it must not be negative")
     if config.face_size % 8:
         raise ConfigError(
-            f"face_size is {config.face_size}: super-pixels start on an 8x8 grid and M halves it twice, "
-            "so it must be a multiple of 8"
+            f"face_size is {config.face_size}: super-pixels start on an 8x8 grid and M halves it "
+            "twice, so it must be a multiple of 8"
         )
     if config.drawn and config.test_pairs < 2 * config.folds:
         raise ConfigError(
-            f"test_pairs is {config.test_pairs}: each of the {config.folds} folds needs a pair of each kind"
+            f"test_pairs is {config.test_pairs}: each of the {config.folds} folds needs a pair of "
+            "each kind"
         )
-    for name in ("batch_faces", "batch_frames", "practice_faces"):
+    for name in ("batch_faces", "batch_frames", "warmup_faces"):
         if getattr(config, name) % config.accumulate:
             raise ConfigError(
-                f"accumulate is {config.accumulate}: it must divide {name}, which is {getattr(config, name)}"
+                f"accumulate is {config.accumulate}: it must divide {name}, which is "
+                f"{getattr(config, name)}"
             )
     if config.precision not in ("fp32", "bf16", "fp16"):
         raise ConfigError(f"precision is '{config.precision}': it must be 'fp32', 'bf16' or 'fp16'")
     if config.compile and config.checkpointing:
         raise ConfigError(
-            "checkpointing is true, and so is compile, which decides itself what to keep: switch one of them off"
+            "checkpointing is true, and so is compile, which decides itself what to keep: switch "
+            "one of them off"
         )
     if config.adversarial_target not in ("ascent", "random"):
         raise ConfigError(
@@ -379,16 +397,13 @@ def check(config: Paper) -> None:
 
 def check_counts(config: Paper, faces: int, frames: int) -> None:
     """Raise ConfigError naming the first batch that asks for more than there is to train on."""
-    for what, have, names in (
-        ("faces", faces, ("pretrain_recognizer_batch", "batch_faces", "practice_faces")),
-        ("frames", frames, ("batch_frames",)),
-    ):
-        for name in names:
-            if getattr(config, name) > have:
-                raise ConfigError(
-                    f"{name} is {getattr(config, name)}, but there are {have} {what} to train on: give more "
-                    f"pictures, or a smaller --{name}"
-                )
+    limits = [(name, "faces", faces) for name in FACE_BATCHES]
+    for name, what, count in (*limits, ("batch_frames", "frames", frames)):
+        if getattr(config, name) > count:
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}, but there are {count} {what} to train on: "
+                f"give more pictures, or a smaller --{name}"
+            )
 
 
 def as_json(config: Paper, preset: str) -> str:
@@ -397,7 +412,7 @@ def as_json(config: Paper, preset: str) -> str:
 
 
 def differences(config: Paper, preset: str, path: Path) -> list[str]:
-    """Sentences 'field: there, here' for every field in which config.json at `path` differs from `config`.
+    """'FIELD: THERE there, HERE here' for every field that config.json at `path` has otherwise.
 
     Raises ConfigError naming the file when it is not what `as_json` writes.
     """
@@ -416,15 +431,12 @@ def differences(config: Paper, preset: str, path: Path) -> list[str]:
 
 
 def deciding(fields: dict) -> dict:
-    """The fields that decide a run's numbers: not the machine's, and not a plain `precision`, which older runs do not name."""
+    """The fields that decide a run's numbers: not those of the machine.
+
+    A `precision` of fp32 is left out as well: older runs do not name it.
+    """
     return {
         name: value
         for name, value in fields.items()
         if name not in MACHINE and (name, value) != ("precision", "fp32")
     }
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
-    return text.lower() == "true"

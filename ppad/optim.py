@@ -1,0 +1,306 @@
+"""How a network is trained, apart from what it learns: precision, memory, several processes (ours).
+
+Six fields of a preset, all off by default, because a CPU gains little by them:
+
+    precision      "bf16" or "fp16": the networks compute in half precision (torch's autocast).
+                   Weights, losses, the angles of D's head, alignment and pasting stay in fp32.
+    channels_last  the channels of a pixel lie side by side in memory, as a GPU's matrix units want.
+    compile        torch.compile for M, D's network and A's body.
+    fused          Adam as one kernel instead of one for each operation.
+    accumulate     a batch is taken in that many parts: the same gradients in less memory. Random
+                   draws differ, and batch norm sees one part at a time.
+    checkpointing  the blocks of a network are computed again in the backward pass (Chen et al.
+                   2016): less memory for about a third more work. Not together with `compile`.
+
+All but `precision` change results by rounding only, so a run may go on with other ones.
+
+Several processes may train together: `torchrun --nproc-per-node N -m ppad.reproduce ...`. Each has
+the same players and an equal part of every batch; gradients are averaged, so the players stay the
+same everywhere. Only the main process writes files and progress. Random draws differ from those of
+one process, and on a CPU batch norm sees one process's part of the batch.
+"""
+
+import os
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from functools import partial
+
+import torch
+from torch import distributed, nn
+from torch.utils.checkpoint import checkpoint
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+MAX_NORM = 10.0  # ours: an unlucky batch of a young Faster R-CNN can throw weights far away
+BODIES = ("network", "backbone")  # what is tuned of D (its loss is not in its forward) and of A
+SHARED_BATCHES = ("batch_faces", "batch_frames", "warmup_faces", "pretrain_recognizer_batch")
+TIMEOUT = timedelta(hours=24)  # ours: the others wait while the main process evaluates a row
+
+
+# ---------------------------------------------------------------- one network
+
+
+def prepare(network: nn.Module, config, device) -> None:
+    """Set layout, checkpointing and compilation of a player, in place.
+
+    Its state dict keeps its names. Of D and A only the part named in BODIES is tuned; A's proposals
+    have another shape each time, so its heads would gain nothing.
+    """
+    if world_size() > 1 and torch.device(device).type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place; there is none for a CPU
+    parts = network.named_modules()
+    body = next((part for name, part in parts if name.split(".")[-1] in BODIES), network)
+    if config.precision != "fp32" and torch.device(device).type == "cpu":
+        for layer in body.modules():
+            if isinstance(layer, nn.PReLU):  # autocast sees to it on a GPU, not on a CPU
+                layer.register_forward_pre_hook(_to_float)
+    if config.channels_last:
+        body.to(memory_format=torch.channels_last)
+    if config.checkpointing:
+        recompute(body)
+    if config.compile:
+        body.compile()
+
+
+def _to_float(layer, inputs):
+    return inputs[0].float()
+
+
+def adam(parameters, lr: float, config, betas=(0.9, 0.999)) -> torch.optim.Adam:
+    """Adam, fused where the preset says so."""
+    return torch.optim.Adam(parameters, lr, betas, fused=config.fused or None)
+
+
+def autocast(config, device):
+    """The context for the forward pass of a network."""
+    dtype = PRECISIONS[config.precision]
+    return nullcontext() if dtype is None else torch.autocast(torch.device(device).type, dtype)
+
+
+def make_scaler(config, device) -> torch.amp.GradScaler:
+    """Loss scaling for fp16, which cannot hold small gradients; does nothing for others."""
+    return torch.amp.GradScaler(torch.device(device).type, enabled=config.precision == "fp16")
+
+
+# ---------------------------------------------------------------- one update
+
+
+def split(parts: int, *batch):
+    """Gradient accumulation: the batch in `parts` equal parts, one after another.
+
+    Args:
+        batch: tensors and lists, the pictures along their first axis.
+    Yields (is it the last part?, part of each). Raises ValueError if `parts` does not divide one.
+    """
+    for one in batch:
+        if len(one) % parts:
+            raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(one)}")
+    for part in range(parts):
+        cuts = [slice(part * len(one) // parts, (part + 1) * len(one) // parts) for one in batch]
+        yield part == parts - 1, *(one[cut] for one, cut in zip(batch, cuts))
+
+
+def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = True) -> None:
+    """Backward pass; after the last part of a batch a step of each optimizer.
+
+    Gradients add up until then, so a part's loss must be divided by the number of parts. They are
+    averaged over the processes, cut to a length of MAX_NORM for each optimizer, and cleared.
+    """
+    scaler.scale(loss).backward()
+    if not last_part:
+        return
+    learning = [optimizer.param_groups[0]["params"] for optimizer in optimizers]
+    average_gradients(sum(learning, []))
+    for optimizer, parameters in zip(optimizers, learning):
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters, MAX_NORM)
+        scaler.step(optimizer)  # fp16: skipped if a gradient overflowed
+        optimizer.zero_grad()
+    scaler.update()
+
+
+def mean_terms(terms: list[dict]) -> dict[str, torch.Tensor]:
+    """Mean of each term (name -> scalar) over the parts of a batch, without its graph."""
+    return {name: torch.stack([part[name].detach() for part in terms]).mean() for name in terms[0]}
+
+
+# ---------------------------------------------------------------- activation checkpointing
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """The blocks of `network` that are checkpointed, found by form and never one in another.
+
+    Modules with layers inside that stand in an nn.Sequential (D's units, M's residual blocks, a
+    ResNet's bottlenecks), else an nn.Sequential of layers (M's encoder and decoder).
+    """
+    found = []
+    for part in network.children():
+        if not isinstance(part, nn.Sequential):
+            found += blocks(part)
+        elif any(_has_layers(inner) for inner in part):
+            found += [inner for inner in part if _has_layers(inner)]
+        elif len(part) > 1:
+            found.append(part)
+    return found
+
+
+def recompute(network: nn.Module) -> None:
+    """Checkpoint the blocks of `network`, in place; a second time does nothing."""
+    for block in blocks(network):
+        if "forward" not in vars(block):  # a copy of a checkpointed network is one already
+            block.forward = partial(_checkpointed, block, block.forward)
+
+
+def _checkpointed(block, forward, *inputs):
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    contexts = partial(_recompute_contexts, block)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+def _recompute_contexts(block):
+    return nullcontext(), _fixed_averages(block)
+
+
+@contextmanager
+def _fixed_averages(block):
+    """While a block is computed again, its batch norms do not count the batch a second time."""
+    norms = [layer for layer in block.modules() if isinstance(layer, NORMS)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0  # 1 x the average so far + 0 x this batch
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before):
+            norm.momentum = momentum
+            norm.num_batches_tracked = count
+
+
+def _has_layers(module):
+    return next(module.children(), None) is not None
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def launched_processes() -> int:
+    """How many processes torchrun started; 1 without torchrun."""
+    launched = distributed.is_available() and distributed.is_torchelastic_launched()
+    return int(os.environ["WORLD_SIZE"]) if launched else 1
+
+
+def world_size() -> int:
+    """How many processes train together; 1 before `init_distributed` and without torchrun."""
+    running = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if running else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return int(os.environ["RANK"]) if launched_processes() > 1 else 0
+
+
+def is_main_process() -> bool:
+    """Is this the process that writes?"""
+    return rank() == 0
+
+
+def check_batches(config) -> None:
+    """Raise ValueError naming the first batch of `config` that the processes cannot share."""
+    processes = launched_processes()
+    for name in SHARED_BATCHES if processes > 1 else ():
+        size = getattr(config, name)
+        parts = processes * (1 if name == "pretrain_recognizer_batch" else config.accumulate)
+        if size % parts:
+            raise ValueError(
+                f"{name} is {size}: {processes} processes share it, so {parts} must divide it"
+            )
+
+
+def init_distributed(device: str, config) -> None:
+    """Connect the processes that torchrun started; "cuda" is then this process's own GPU.
+
+    Raises ValueError, before anything is waited for, if there is no such GPU or a batch of `config`
+    cannot be shared. Does nothing without torchrun.
+    """
+    if launched_processes() == 1:
+        return
+    check_batches(config)
+    if device.startswith("cuda"):
+        if device != "cuda":
+            raise ValueError(
+                f"device is '{device}': under torchrun give --device cuda, and each process takes "
+                "one GPU"
+            )
+        processes = int(os.environ["LOCAL_WORLD_SIZE"])
+        gpus = torch.cuda.device_count()
+        if processes > gpus:
+            raise ValueError(
+                f"torchrun started {processes} processes for {gpus} GPU{'s' * (gpus != 1)}: "
+                f"give --nproc-per-node {gpus}"
+            )
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Gradients travel between GPUs; flags and Python objects stay on the CPU.
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=TIMEOUT)
+
+
+def shut_down() -> None:
+    """The end of the work together."""
+    if world_size() > 1:
+        distributed.destroy_process_group()
+
+
+def average_gradients(parameters) -> None:
+    """Set every gradient to its mean over the processes, with one all-reduce.
+
+    A gradient that is None on a process counts as zeros.
+    """
+    if world_size() == 1:
+        return
+    parameters = list(parameters)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])  # (sum of all sizes,)
+    mean = all_reduce_mean(flat)
+    sizes = [p.numel() for p in parameters]
+    for p, gradient, values in zip(parameters, gradients, mean.split(sizes)):
+        p.grad = gradient.copy_(values.view_as(gradient))
+
+
+def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
+    """Mean of a tensor over the processes; a nan of one is a nan of all."""
+    if world_size() == 1:
+        return tensor
+    distributed.all_reduce(tensor)
+    return tensor / world_size()
+
+
+def any_process(*flags: bool) -> tuple[bool, ...]:
+    """For each flag: is it set on any process? Asked on the CPU, so no GPU has to be waited for."""
+    if world_size() == 1:
+        return flags
+    raised = torch.tensor(flags, dtype=torch.uint8)
+    distributed.all_reduce(raised, distributed.ReduceOp.MAX)
+    return tuple(raised.bool().tolist())
+
+
+def all_gather(thing) -> list:
+    """What each process has, by rank (anything that pickles)."""
+    things = [thing] * world_size()
+    if world_size() > 1:
+        distributed.all_gather_object(things, thing)
+    return things
+
+
+def run_on_main(work):
+    """`work()` on the main process alone; the others wait and return what it returned."""
+    if world_size() == 1:
+        return work()
+    result = [work() if is_main_process() else None]
+    try:
+        distributed.broadcast_object_list(result)
+    except RuntimeError as error:  # the connection is closed
+        raise ValueError("the main process has stopped: see its message") from error
+    return result[0]
