@@ -1,26 +1,25 @@
-"""MTCNN: three small networks that find faces and their five landmarks (paper Sec. 4, "Face Detection", and 5.1).
+"""MTCNN: three small networks that find faces and their five landmarks (paper Sec. 4 and 5.1).
 
-The paper uses MTCNN [58: Zhang, Zhang, Li, Qiao, IEEE SPL 2016] twice: as a binary classifier that throws out
-SSH's false faces, and to find the key points by which every face is aligned for D. Each stage looks at fewer
-windows with a larger network:
+The paper uses MTCNN [58: Zhang, Zhang, Li, Qiao, IEEE SPL 2016] twice: as a binary classifier that
+removes SSH's false positives, and to find the landmarks by which every face is aligned for D. Each
+stage sees fewer windows with a larger network:
 
     P-net  12x12  every window of an image pyramid  ->  proposals        (`MTCNN.propose`)
     R-net  24x24  each proposal, resized            ->  fewer, better    (`MTCNN.refine`)
     O-net  48x48  each survivor, resized            ->  box, score, five landmarks
 
-Everything is batched: one pass of P-net per pyramid level for all frames, one of R-net and O-net for all
-windows of all frames. What makes this quick is a table of running sums (an "integral image"): the mean colour
-of *any* rectangle is four look-ups, so every pyramid level and every window is resized by area averaging in
-a few indexing operations, exactly as `adaptive_avg_pool2d` would do one by one.
+All frames pass a stage together. Resizing uses a table of running sums (an integral image): the
+mean color of any rectangle is four look-ups, so every pyramid level and window is area-averaged,
+exactly as by `adaptive_avg_pool2d`, in a few indexing operations.
 
-Pixel numbering. The original was written for MATLAB: pixel 1 is the first, and a box [x1, x2] includes both
-ends. The rounding, the widths (x2 - x1 + 1) and the overlaps below depend on it, so boxes keep that numbering
-inside and become this package's continuous coordinates (pixel i covers [i, i+1)) on the way out.
+Pixel numbering. The original is MATLAB code: pixel 1 is the first, and a box [x1, x2] includes both
+ends. Its rounding, widths (x2 - x1 + 1) and overlaps depend on that, so boxes keep this numbering
+inside and are returned in continuous coordinates (pixel i covers [i, i + 1)).
 
-Where the sources differ. Settings and layers are those of the original. As in the public PyTorch port whose
-weights we load (`facenet-pytorch==2.6.0`, fetched by `data_scripts/get_weights.py`): windows are resized by area
-averaging; the part of a window outside the frame is cut off, where the original fills it with black; dense layers
-read their input in the order (x, y, channel), the mark of networks trained on transposed pictures.
+Settings and layers are the original's. Like the public PyTorch port whose weights are loaded
+(facenet-pytorch 2.6.0, fetched by `data_scripts/get_weights.py`), this code resizes by area
+averaging, cuts off the part of a window outside the frame (the original fills it with black), and
+flattens in the order (x, y, channel), since the networks were trained on transposed pictures.
 """
 
 import os
@@ -33,13 +32,12 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import batched_nms
 
-STRIDE, CELL = 2, 12  # original: P-net's outputs are 2 px apart and each sees 12x12 px
-WINDOWS_AT_ONCE = 1024  # ours: bounds memory when a crowd gives thousands of windows
-PIXELS_AT_ONCE = {
-    "cpu": 300_000,
-    "cuda": 16_000_000,
-}  # ours, measured: on a CPU four LFW pictures at a time stay
-# in the cache (+20 % over one, +35 % over twenty); a GPU wants full batches
+STRIDE = 2  # original: P-net's outputs are 2 px apart
+CELL = 12  # original: each of them sees 12x12 px
+WINDOWS_AT_ONCE = 1024  # ours: bounds the memory that a crowd takes
+# Ours, measured: on a CPU four LFW pictures at a time stay in the cache (20 % over one, 35 % over
+# twenty); a GPU is faster with full batches.
+PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 16_000_000}
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,20 @@ class PNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.prelu1 = nn.Conv2d(3, 10, 3), nn.PReLU(10)
-        self.conv2, self.prelu2 = nn.Conv2d(10, 16, 3), nn.PReLU(16)
-        self.conv3, self.prelu3 = nn.Conv2d(16, 32, 3), nn.PReLU(32)
+        self.conv1 = nn.Conv2d(3, 10, 3)
+        self.prelu1 = nn.PReLU(10)
+        self.conv2 = nn.Conv2d(10, 16, 3)
+        self.prelu2 = nn.PReLU(16)
+        self.conv3 = nn.Conv2d(16, 32, 3)
+        self.prelu3 = nn.PReLU(32)
         self.conv4_1 = nn.Conv2d(32, 2, 1)  # not face, face
         self.conv4_2 = nn.Conv2d(32, 4, 1)  # box corrections
 
     def forward(self, x):
-        """x (B, 3, H, W), (value - 127.5) / 128 -> face probability (B, h, w), corrections (B, 4, h, w)."""
+        """(B, 3, H, W) in [-1, 1] -> face probability (B, h, w), shifts (B, 4, h, w)."""
         x = F.max_pool2d(self.prelu1(self.conv1(x)), 2, 2, ceil_mode=True)
-        x = self.prelu3(self.conv3(self.prelu2(self.conv2(x))))  # (B, 32, h, w)
+        x = self.prelu2(self.conv2(x))
+        x = self.prelu3(self.conv3(x))  # (B, 32, h, w)
         return face_probability(self.conv4_1(x)), self.conv4_2(x)
 
 
@@ -75,14 +77,19 @@ class RNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.prelu1 = nn.Conv2d(3, 28, 3), nn.PReLU(28)
-        self.conv2, self.prelu2 = nn.Conv2d(28, 48, 3), nn.PReLU(48)
-        self.conv3, self.prelu3 = nn.Conv2d(48, 64, 2), nn.PReLU(64)
-        self.dense4, self.prelu4 = nn.Linear(576, 128), nn.PReLU(128)
-        self.dense5_1, self.dense5_2 = nn.Linear(128, 2), nn.Linear(128, 4)
+        self.conv1 = nn.Conv2d(3, 28, 3)
+        self.prelu1 = nn.PReLU(28)
+        self.conv2 = nn.Conv2d(28, 48, 3)
+        self.prelu2 = nn.PReLU(48)
+        self.conv3 = nn.Conv2d(48, 64, 2)
+        self.prelu3 = nn.PReLU(64)
+        self.dense4 = nn.Linear(576, 128)
+        self.prelu4 = nn.PReLU(128)
+        self.dense5_1 = nn.Linear(128, 2)
+        self.dense5_2 = nn.Linear(128, 4)
 
     def forward(self, x):
-        """x (N, 3, 24, 24) -> face probability (N,), corrections (N, 4)."""
+        """(N, 3, 24, 24) -> face probability (N,), shifts (N, 4)."""
         x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)  # (N, 28, 11, 11)
         x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2, ceil_mode=True)  # (N, 48, 4, 4)
         x = self.prelu3(self.conv3(x))  # (N, 64, 3, 3)
@@ -95,19 +102,22 @@ class ONet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.prelu1 = nn.Conv2d(3, 32, 3), nn.PReLU(32)
-        self.conv2, self.prelu2 = nn.Conv2d(32, 64, 3), nn.PReLU(64)
-        self.conv3, self.prelu3 = nn.Conv2d(64, 64, 3), nn.PReLU(64)
-        self.conv4, self.prelu4 = nn.Conv2d(64, 128, 2), nn.PReLU(128)
-        self.dense5, self.prelu5 = nn.Linear(1152, 256), nn.PReLU(256)
-        self.dense6_1, self.dense6_2, self.dense6_3 = (
-            nn.Linear(256, 2),
-            nn.Linear(256, 4),
-            nn.Linear(256, 10),
-        )
+        self.conv1 = nn.Conv2d(3, 32, 3)
+        self.prelu1 = nn.PReLU(32)
+        self.conv2 = nn.Conv2d(32, 64, 3)
+        self.prelu2 = nn.PReLU(64)
+        self.conv3 = nn.Conv2d(64, 64, 3)
+        self.prelu3 = nn.PReLU(64)
+        self.conv4 = nn.Conv2d(64, 128, 2)
+        self.prelu4 = nn.PReLU(128)
+        self.dense5 = nn.Linear(1152, 256)
+        self.prelu5 = nn.PReLU(256)
+        self.dense6_1 = nn.Linear(256, 2)
+        self.dense6_2 = nn.Linear(256, 4)
+        self.dense6_3 = nn.Linear(256, 10)
 
     def forward(self, x):
-        """x (N, 3, 48, 48) -> face probability (N,), corrections (N, 4), landmarks (N, 10) as x1..x5, y1..y5."""
+        """(N, 3, 48, 48) -> face probability (N,), shifts (N, 4), x1..x5, y1..y5 (N, 10)."""
         x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)  # (N, 32, 23, 23)
         x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2, ceil_mode=True)  # (N, 64, 10, 10)
         x = F.max_pool2d(self.prelu3(self.conv3(x)), 2, 2, ceil_mode=True)  # (N, 64, 4, 4)
@@ -117,25 +127,25 @@ class ONet(nn.Module):
 
 
 def face_probability(logits):
-    """Softmax over two classes, the second one's share: (N, 2, ...) -> (N, ...)."""
+    """The second class's share of a softmax over two: (N, 2, ...) -> (N, ...)."""
     return torch.sigmoid(logits[:, 1] - logits[:, 0])
 
 
-# ---- area averaging by running sums
+# ---------------------------------------------------------------- area averaging by running sums
 
 
 def sum_table(frames):
     """Running sums: entry (y, x) is the sum of all pixels above and to the left.
 
-    frames: (B, H, W, 3) uint8. Returns (B, H+1, W+1, 3) int32. Sums beyond 2^31 wrap round, and differences
-    of wrapped numbers are still right as long as one rectangle's own sum fits (8 million pixels).
+    frames: (B, H, W, 3) uint8. Returns (B, H+1, W+1, 3) int32. Sums beyond 2^31 wrap around;
+    differences are still right while one rectangle's own sum fits (8 million pixels).
     """
     sums = frames.to(torch.int32).cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
     return F.pad(sums, (0, 0, 1, 0, 1, 0))  # (B, H+1, W+1, 3)
 
 
 def bins(length, n):
-    """First and one-past-last pixel of n area bins over `length` pixels: i L / n floored, (i+1) L / n ceiled.
+    """First and one-past-last pixel of n area bins: i L / n floored, (i + 1) L / n ceiled.
 
     length: int, or an integer tensor (N, 1). Returns two integer tensors (n,) or (N, n).
     """
@@ -144,9 +154,9 @@ def bins(length, n):
 
 
 def resize_frames(table, height, width):
-    """Whole frames of a sum table, area-averaged. -> (B, 3, height, width), (mean - 127.5) / 128."""
-    (top, bottom), (left, right) = bins(table.shape[1] - 1, height), bins(table.shape[2] - 1, width)
-    top, bottom, left, right = (i.to(table.device) for i in (top, bottom, left, right))
+    """Whole frames of a sum table, area-averaged: (B, 3, height, width), (mean - 127.5) / 128."""
+    top, bottom = (edge.to(table.device) for edge in bins(table.shape[1] - 1, height))
+    left, right = (edge.to(table.device) for edge in bins(table.shape[2] - 1, width))
     sums = table.index_select(1, bottom) - table.index_select(1, top)  # (B, height, W+1, 3)
     sums = sums.index_select(2, right) - sums.index_select(2, left)  # (B, height, width, 3)
     area = ((bottom - top)[:, None] * (right - left))[..., None]  # (height, width, 1)
@@ -154,36 +164,40 @@ def resize_frames(table, height, width):
 
 
 def resize_windows(table, frame, boxes, size):
-    """Windows of a sum table, each area-averaged to size x size; the part outside its frame is cut off.
+    """Windows of a sum table, each area-averaged to size x size.
 
-    frame: (N,) which frame each window lies in; boxes: (N, 4) in MATLAB numbering. -> (N, 3, size, size).
+    frame: (N,) the frame that each window lies in; boxes: (N, 4), MATLAB numbering, cut off at the
+    frame's edge. Returns (N, 3, size, size), (mean - 127.5) / 128.
     """
-    height, width = table.shape[1] - 1, table.shape[2] - 1
-    x1, y1, x2, y2 = boxes.trunc().long().unbind(1)
-    x1, y1 = (x1.clamp(1, width) - 1)[:, None], (y1.clamp(1, height) - 1)[:, None]  # (N, 1)
-    x2, y2 = x2[:, None].clamp(max=width), y2[:, None].clamp(max=height)
-    (left, right), (top, bottom) = (
-        bins((x2 - x1).clamp(min=1), size),
-        bins((y2 - y1).clamp(min=1), size),
-    )
-    left, right, top, bottom = left + x1, right + x1, top + y1, bottom + y1  # (N, size)
-    flat = table.flatten(0, 2)  # (B (H+1) (W+1), 3)
-
-    def corner(y, x):
-        row = (frame[:, None] * (height + 1) + y) * (width + 1)  # (N, size)
-        return flat.index_select(0, (row[:, :, None] + x[:, None, :]).flatten())  # (N size size, 3)
-
-    sums = corner(bottom, right) - corner(bottom, left) - corner(top, right) + corner(top, left)
+    height = table.shape[1] - 1
+    width = table.shape[2] - 1
+    x1, y1, x2, y2 = boxes.trunc().long()[:, :, None].unbind(1)  # (N, 1) each
+    x1 = x1.clamp(1, width) - 1
+    y1 = y1.clamp(1, height) - 1
+    left, right = bins((x2.clamp(max=width) - x1).clamp(min=1), size)  # (N, size)
+    top, bottom = bins((y2.clamp(max=height) - y1).clamp(min=1), size)
+    sums = (
+        _corners(table, frame, bottom + y1, right + x1)
+        - _corners(table, frame, bottom + y1, left + x1)
+        - _corners(table, frame, top + y1, right + x1)
+        + _corners(table, frame, top + y1, left + x1)
+    )  # (N size size, 3)
     area = ((bottom - top)[:, :, None] * (right - left)[:, None, :]).flatten()  # (N size size,)
     means = (sums / area[:, None] - 127.5) / 128
     return means.view(-1, size, size, 3).permute(0, 3, 1, 2)  # (N, 3, size, size)
 
 
-# ---- boxes, all in MATLAB numbering
+def _corners(table, frame, y, x):
+    """Entries of a sum table at all pairs of y and x, (N, size) each -> (N size size, 3)."""
+    row = (frame[:, None] * table.shape[1] + y) * table.shape[2]  # (N, size)
+    return table.flatten(0, 2).index_select(0, (row[:, :, None] + x[:, None, :]).flatten())
+
+
+# ---------------------------------------------------------------- boxes, in MATLAB numbering
 
 
 def squared(boxes):
-    """Boxes (N, 4) grown to squares of their longer side about the same centre."""
+    """Boxes (N, 4) as squares of their longer side about the same center."""
     size = boxes[:, 2:] - boxes[:, :2]
     side = size.amax(1, keepdim=True)
     corner = boxes[:, :2] + size / 2 - side / 2
@@ -191,75 +205,86 @@ def squared(boxes):
 
 
 def corrected(boxes, shift):
-    """Boxes (N, 4) moved by a network's corrections (N, 4), which are in widths and heights of the box."""
+    """Boxes (N, 4) moved by a network's shifts (N, 4), in widths and heights of the box."""
     size = boxes[:, 2:] - boxes[:, :2] + 1
     return boxes + shift * size.repeat(1, 2)
 
 
-def nms_smaller(boxes, scores, frame, threshold):
-    """Greedy suppression by intersection over the *smaller* box: a face within a face goes. -> kept indices.
+def to_landmarks(points, boxes):
+    """O-net's points (N, 10), in shares of the square it saw, as continuous px (N, 5, 2)."""
+    points = points.view(-1, 2, 5).transpose(1, 2)  # (N, 5, 2)
+    size = boxes[:, None, 2:] - boxes[:, None, :2] + 1
+    return boxes[:, None, :2] - 1 + size * points
 
-    O-net's rule in the original. A box goes when a kept, better one of its frame covers more than `threshold`
-    of the smaller of the two. Instead of a loop over boxes, "kept" is worked out anew until nothing changes.
+
+def nms_smaller(boxes, scores, frame, threshold):
+    """Non-maximum suppression by intersection over the smaller box, O-net's in the original.
+
+    Unlike IoU it also removes a small face inside a large one. A box (N, 4) goes when a kept box of
+    the same frame (N,) and higher score (N,) covers more than `threshold` of the smaller of both.
+    Returns the indices kept, best first. Instead of looping over boxes, the kept set is recomputed
+    until it no longer changes.
     """
     order = scores.argsort(descending=True, stable=True)
-    boxes, frame = boxes[order], frame[order]
+    boxes = boxes[order]
+    frame = frame[order]
     low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])  # (N, N, 2)
     high = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     shared = (high - low + 1).clamp(min=0).prod(2)  # (N, N)
     area = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
-    clash = (shared / torch.minimum(area[:, None], area[None]) > threshold) & (
-        frame[:, None] == frame[None]
-    )
-    clash = clash.triu(1)  # row: the better one of the two
+    overlap = shared / torch.minimum(area[:, None], area[None])
+    removes = (overlap > threshold) & (frame[:, None] == frame[None])
+    removes = removes.triu(1)  # row: the better box of the two
     kept = torch.ones_like(frame, dtype=torch.bool)
     while True:
-        now = ~(clash & kept[:, None]).any(0)
-        if torch.equal(now, kept):
+        still_kept = ~(removes & kept[:, None]).any(0)
+        if torch.equal(still_kept, kept):
             return order[kept]
-        kept = now
+        kept = still_kept
 
 
 class MTCNN(nn.Module):
-    """The cascade. Settings in `config`; weights by `MTCNN.load`, else random.
-
-    `find` does everything; `confirm` judges boxes that somebody else found (the paper's use of it).
-    """
+    """The cascade. `MTCNN.load` gives one with weights; `MTCNN(config)` has random ones."""
 
     def __init__(self, config=MTCNNConfig()):
         super().__init__()
         if config.min_face < 12:
             raise ValueError(f"min_face is {config.min_face}; P-net sees 12 px, so give 12 or more")
         if not 0 < config.factor < 1:
-            raise ValueError(
-                f"factor is {config.factor}; each pyramid level must be smaller: 0 < factor < 1"
-            )
+            raise ValueError(f"factor is {config.factor}; levels shrink by it: 0 < factor < 1")
         self.config = config
-        self.pnet, self.rnet, self.onet = PNet(), RNet(), ONet()
+        self.pnet = PNet()
+        self.rnet = RNet()
+        self.onet = ONet()
         self.eval().requires_grad_(False)
 
     @classmethod
     def load(cls, folder=None, config=MTCNNConfig()):
-        """An MTCNN with the weights pnet.pt, rnet.pt, onet.pt of `folder` (default: `weights_folder()`)."""
-        model, folder = cls(config), Path(folder or weights_folder())
+        """An MTCNN with pnet.pt, rnet.pt and onet.pt of `folder` (default: `weights_folder()`).
+
+        ValueError where one of them is missing.
+        """
+        model = cls(config)
+        folder = Path(folder or weights_folder())
         for name in ("pnet", "rnet", "onet"):
             path = folder / f"{name}.pt"
             if not path.is_file():
                 raise ValueError(
-                    f"no MTCNN weights at {path}; run: python data_scripts/get_weights.py --out {folder}"
+                    f"no MTCNN weights at {path}; "
+                    f"run: python data_scripts/get_weights.py --out {folder}"
                 )
-            getattr(model, name).load_state_dict(
-                torch.load(path, map_location="cpu", weights_only=True)
-            )
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            getattr(model, name).load_state_dict(weights)
         return model
 
     @torch.inference_mode()
     def find(self, frames):
         """All faces in frames of one size.
 
-        frames: (B, H, W, 3) uint8 RGB, tensor or array; any size, though nothing smaller than `min_face` is found.
-        Returns a list of B dicts, best face first: boxes (k, 4) xyxy px, may reach over the frame's edge;
-        scores (k,) in [0.7, 1]; landmarks (k, 5, 2) px. ValueError when frames have another shape or type.
+        frames: (B, H, W, 3) uint8 RGB, tensor or array. Nothing smaller than `min_face` is found.
+        Returns a list of B dicts, best face first: boxes (k, 4) xyxy px, which may reach over the
+        frame's edge; scores (k,), O-net's, above its threshold; landmarks (k, 5, 2) px.
+        Raises ValueError for frames of another shape or type.
         """
         frames = self._checked(frames)
         budget = PIXELS_AT_ONCE.get(frames.device.type, PIXELS_AT_ONCE["cpu"])
@@ -272,74 +297,87 @@ class MTCNN(nn.Module):
         frame, boxes = self.refine(table, frame, boxes)
         score, shift, points = self._in_parts(self.onet, table, frame, boxes, 48)
         keep = score > self.config.thresholds[2]
-        frame, boxes, score, shift, points = (t[keep] for t in (frame, boxes, score, shift, points))
-        points = placed(points, boxes)  # (N, 5, 2), before the box moves
-        boxes = corrected(boxes, shift)
-        parts = []
-        for i in range(len(frames)):  # N^2 numbers for one frame at a time
-            mine = (frame == i).nonzero()[:, 0]
-            parts.append(
-                mine[nms_smaller(boxes[mine], score[mine], frame[mine], self.config.nms_smaller)]
-            )
-        to_ours = boxes.new_tensor([1, 1, 0, 0])  # pixels first..last -> edges
-        return [
-            {"boxes": boxes[k] - to_ours, "scores": score[k], "landmarks": points[k]} for k in parts
-        ]
+        frame = frame[keep]
+        score = score[keep]
+        landmarks = to_landmarks(points[keep], boxes[keep])  # (N, 5, 2), before the box moves
+        boxes = corrected(boxes[keep], shift[keep])
+        to_continuous = boxes.new_tensor([1, 1, 0, 0])  # first and last pixel -> edges
+        found = []
+        for i in range(len(frames)):  # a matrix of N x N for one frame at a time
+            own = (frame == i).nonzero()[:, 0]
+            kept = nms_smaller(boxes[own], score[own], frame[own], self.config.nms_smaller)
+            own = own[kept]
+            edges = boxes[own] - to_continuous
+            found.append({"boxes": edges, "scores": score[own], "landmarks": landmarks[own]})
+        return found
 
     @torch.inference_mode()
     def confirm(self, frames, boxes):
-        """MTCNN as a binary classifier of given boxes (paper Sec. 4): face, or not?
+        """MTCNN as a binary classifier of given boxes (paper Sec. 4): face or not?
 
-        R-net and O-net see the square about each box; P-net is left out, as the box is a proposal already.
-        frames: as in `find`. boxes: list of B tensors (k, 4), xyxy px. Returns a list of B dicts: face (k,) bool,
-        true where R-net and then O-net pass their thresholds; scores (k,), O-net's, in [0, 1]; boxes (k, 4), O-net's
-        opinion of where the face is; landmarks (k, 5, 2) px. One answer for each box, in the given order.
+        R-net and O-net see the square about each box. P-net is not needed: the box is a proposal.
+
+        Args:
+            frames: as in `find`.
+            boxes: list of B tensors (k, 4), xyxy px.
+
+        Returns:
+            A list of B dicts in the order of the boxes: face (k,) bool, true where R-net and then
+            O-net pass their thresholds; O-net's scores (k,) in [0, 1], boxes (k, 4) and
+            landmarks (k, 5, 2) px.
+
+        Raises:
+            ValueError: frames as in `find`; another number of lists than of frames.
         """
         frames = self._checked(frames)
         if len(boxes) != len(frames):
-            raise ValueError(
-                f"boxes: {len(boxes)} lists for {len(frames)} frames; give one (k, 4) tensor a frame"
-            )
-        counts = [len(b) for b in boxes]
-        frame = torch.repeat_interleave(torch.tensor(counts)).to(frames.device)
-        square = torch.cat(
-            [torch.as_tensor(b).to(frames.device).float().reshape(-1, 4) for b in boxes]
-        )
-        square = squared(square + square.new_tensor([1, 1, 0, 0]))
+            got = f"{len(boxes)} lists for {len(frames)} frames"
+            raise ValueError(f"boxes: {got}; give one (k, 4) tensor a frame")
+        counts = [len(own) for own in boxes]
+        frame = torch.repeat_interleave(torch.tensor(counts)).to(frames.device)  # (N,)
+        boxes = [torch.as_tensor(own).to(frames.device).float().reshape(-1, 4) for own in boxes]
+        square = torch.cat(boxes)  # (N, 4)
+        to_continuous = square.new_tensor([1, 1, 0, 0])
+        square = squared(square + to_continuous)
         table = sum_table(frames)
-        first, shift = self._in_parts(self.rnet, table, frame, square, 24)
+        first_score, shift = self._in_parts(self.rnet, table, frame, square, 24)
         square = squared(corrected(square, shift))
         score, shift, points = self._in_parts(self.onet, table, frame, square, 48)
-        face = (first > self.config.thresholds[1]) & (score > self.config.thresholds[2])
-        where = corrected(square, shift) - square.new_tensor([1, 1, 0, 0])
-        answers = zip(*(t.split(counts) for t in (face, score, where, placed(points, square))))
-        return [dict(zip(("face", "scores", "boxes", "landmarks"), answer)) for answer in answers]
+        answers = {
+            "face": (first_score > self.config.thresholds[1]) & (score > self.config.thresholds[2]),
+            "scores": score,
+            "boxes": corrected(square, shift) - to_continuous,
+            "landmarks": to_landmarks(points, square),
+        }
+        by_frame = zip(*(values.split(counts) for values in answers.values()))
+        return [dict(zip(answers, values)) for values in by_frame]
 
     def propose(self, table):
-        """P-net over the pyramid. table: `sum_table`. -> frame (N,), square boxes (N, 4) in MATLAB numbering."""
-        cfg, (height, width) = self.config, (table.shape[1] - 1, table.shape[2] - 1)
-        scale, found = CELL / cfg.min_face, []
+        """P-net over the pyramid: frame (N,), square boxes (N, 4) in MATLAB numbering."""
+        height = table.shape[1] - 1
+        width = table.shape[2] - 1
+        scale = CELL / self.config.min_face
+        levels = []
         while min(height, width) * scale >= CELL:
-            prob, shift = self.pnet(
-                resize_frames(table, int(height * scale + 1), int(width * scale + 1))
-            )
-            frame, row, col = (prob >= cfg.thresholds[0]).nonzero(as_tuple=True)
+            level = resize_frames(table, int(height * scale + 1), int(width * scale + 1))
+            prob, shift = self.pnet(level)  # (B, h, w), (B, 4, h, w)
+            frame, row, col = (prob >= self.config.thresholds[0]).nonzero(as_tuple=True)
             cell = torch.stack([col, row], 1) * STRIDE  # (n, 2)
             boxes = torch.cat([((cell + 1) / scale).floor(), ((cell + CELL) / scale).floor()], 1)
-            level = torch.full_like(frame, len(found))
-            found.append((frame, boxes, prob[frame, row, col], shift[frame, :, row, col], level))
-            scale *= cfg.factor
-        if not found:  # smaller than the smallest face
+            number = torch.full_like(frame, len(levels))
+            levels.append((frame, boxes, prob[frame, row, col], shift[frame, :, row, col], number))
+            scale *= self.config.factor
+        if not levels:  # the frame is smaller than the smallest face
             return table.new_zeros(0, dtype=torch.long), table.new_zeros(0, 4, dtype=torch.float)
-        frame, boxes, prob, shift, level = (torch.cat(t) for t in zip(*found))
-        keep = batched_nms(boxes, prob, frame * len(found) + level, cfg.nms_level)
-        keep = keep[batched_nms(boxes[keep], prob[keep], frame[keep], cfg.nms_frame)]
-        frame, boxes, shift = frame[keep], boxes[keep], shift[keep]
-        size = boxes[:, 2:] - boxes[:, :2]  # without the + 1 here: as the original
-        return frame, squared(boxes + shift * size.repeat(1, 2))
+        frame, boxes, prob, shift, number = (torch.cat(parts) for parts in zip(*levels))
+        keep = batched_nms(boxes, prob, frame * len(levels) + number, self.config.nms_level)
+        keep = keep[batched_nms(boxes[keep], prob[keep], frame[keep], self.config.nms_frame)]
+        boxes = boxes[keep]
+        size = boxes[:, 2:] - boxes[:, :2]  # without + 1 here: as the original
+        return frame[keep], squared(boxes + shift[keep] * size.repeat(1, 2))
 
     def refine(self, table, frame, boxes):
-        """R-net on P-net's squares. -> frame (n,), square boxes (n, 4) of those it takes for faces."""
+        """R-net on P-net's squares: frame (n,), square boxes (n, 4) of those it takes for faces."""
         prob, shift = self._in_parts(self.rnet, table, frame, boxes, 24)
         keep = (prob > self.config.thresholds[1]).nonzero()[:, 0]
         keep = keep[batched_nms(boxes[keep], prob[keep], frame[keep], self.config.nms_frame)]
@@ -347,40 +385,22 @@ class MTCNN(nn.Module):
 
     def _in_parts(self, net, table, frame, boxes, size):
         """A network's outputs for all windows, at most WINDOWS_AT_ONCE of them in memory."""
-        parts = [
-            net(resize_windows(table, f, b, size))
-            for f, b in zip(frame.split(WINDOWS_AT_ONCE), boxes.split(WINDOWS_AT_ONCE))
-        ]
-        return tuple(torch.cat(t) for t in zip(*parts))
+        parts = zip(frame.split(WINDOWS_AT_ONCE), boxes.split(WINDOWS_AT_ONCE))
+        outputs = [net(resize_windows(table, *part, size)) for part in parts]
+        return tuple(torch.cat(values) for values in zip(*outputs))
 
     def _checked(self, frames):
-        frames = torch.from_numpy(np.array(frames)) if isinstance(frames, np.ndarray) else frames
-        if (
-            not torch.is_tensor(frames)
-            or frames.dtype != torch.uint8
-            or frames.ndim != 4
-            or frames.shape[3] != 3
-        ):
-            got = (
-                f"{tuple(frames.shape)} {frames.dtype}"
-                if torch.is_tensor(frames)
-                else type(frames).__name__
-            )
+        if isinstance(frames, np.ndarray):
+            frames = torch.from_numpy(np.array(frames))
+        is_tensor = torch.is_tensor(frames)
+        got = f"{tuple(frames.shape)} {frames.dtype}" if is_tensor else type(frames).__name__
+        if not is_tensor or frames.dtype != torch.uint8 or frames.shape[3:] != (3,):
             raise ValueError(f"frames are {got}; give (B, H, W, 3) uint8 RGB, all of one size")
         if 0 in frames.shape[1:3]:
-            raise ValueError(
-                f"frames are {frames.shape[1]}x{frames.shape[2]} px; give pictures that are not empty"
-            )
+            raise ValueError(f"frames are {got}; give pictures that are not empty")
         return frames.to(self.pnet.conv1.weight.device)
 
 
-def placed(points, boxes):
-    """O-net's landmarks (N, 10), in shares of the square it saw, as pixels (N, 5, 2) in our coordinates."""
-    points = points.view(-1, 2, 5).transpose(1, 2)  # (N, 5, 2)
-    size = boxes[:, None, 2:] - boxes[:, None, :2] + 1
-    return boxes[:, None, :2] - 1 + size * points
-
-
 def weights_folder():
-    """Where fetched weights live: $PPAD_WEIGHTS, or ~/.cache/ppad/weights."""
+    """Where fetched weights are kept: $PPAD_WEIGHTS, or ~/.cache/ppad/weights."""
     return Path(os.environ.get("PPAD_WEIGHTS") or Path.home() / ".cache" / "ppad" / "weights")

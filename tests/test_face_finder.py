@@ -7,16 +7,15 @@ from test_mtcnn import lfw, model  # fixtures  # noqa: F401
 
 from ppad.face_finder import FaceFinder
 
-A, B, C = (
-    [10.0, 10, 30, 30],
-    [50.0, 50, 90, 90],
-    [100.0, 5, 120, 25],
-)  # B is no face; C is SSH's doubtful one
+A = [10.0, 10, 30, 30]
+B = [50.0, 50, 90, 90]
+C = [100.0, 5, 120, 25]  # B is no face; C is SSH's doubtful one
 
 
 class FakeSSH:
     def find(self, frames, score):
-        boxes, scores = torch.tensor([B, A, C]), torch.tensor([0.99, 0.9, 0.6])
+        boxes = torch.tensor([B, A, C])
+        scores = torch.tensor([0.99, 0.9, 0.6])
         keep = scores > score
         return [{"boxes": boxes[keep], "scores": scores[keep]} for _ in frames]
 
@@ -90,8 +89,10 @@ class Counting(FakeSSH):
 
 @pytest.mark.parametrize("every, shown", [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (9, [0])])
 def test_in_a_movie_ssh_looks_at_every_so_many_frames_and_mtcnn_at_all(every, shown):
-    mtcnn, ssh = FakeMTCNN(), Counting()
-    confirmed, judge = [], mtcnn.confirm
+    mtcnn = FakeMTCNN()
+    ssh = Counting()
+    confirmed = []
+    judge = mtcnn.confirm
     mtcnn.confirm = lambda frames, boxes: (
         confirmed.extend(frames[:, 0, 0, 0].tolist()) or judge(frames, boxes)
     )

@@ -137,7 +137,8 @@ def test_nms_over_the_smaller_box_equals_a_plain_loop(seed):
     g = torch.Generator().manual_seed(seed)
     corner = torch.rand(60, 2, generator=g) * 60
     boxes = torch.cat([corner, corner + 5 + torch.rand(60, 2, generator=g) * 40], 1)
-    scores, frame = torch.rand(60, generator=g), torch.randint(0, 2, (60,), generator=g)
+    scores = torch.rand(60, generator=g)
+    frame = torch.randint(0, 2, (60,), generator=g)
     assert nms_smaller(boxes, scores, frame, 0.7).tolist() == nms_by_loop(boxes, scores, frame, 0.7)
 
 
@@ -147,7 +148,8 @@ def test_a_face_within_a_face_goes():
 
 
 def test_lfw_as_in_the_table(lfw):
-    ious, errors = [], []
+    ious = []
+    errors = []
     for row, answer in zip(*lfw[1:]):
         iou = box_iou(answer["boxes"], row[None, :4])[:, 0]
         assert len(iou) and iou.max() > 0.5
@@ -174,7 +176,8 @@ def test_batches_equal_single_frames(model, lfw, monkeypatch):
 def test_a_padded_frame_moves_the_answer(model, lfw):
     frame = np.full((1, 331, 300, 3), 127, np.uint8)
     frame[0, 60:310, 40:290] = lfw[0][0]
-    plain, moved = model.find(lfw[0][:1])[0], model.find(frame)[0]
+    plain = model.find(lfw[0][:1])[0]
+    moved = model.find(frame)[0]
     assert torch.allclose(
         moved["boxes"][0] - plain["boxes"][0], torch.tensor([40.0, 60, 40, 60]), atol=6
     )
@@ -191,7 +194,8 @@ def test_action_stills_as_in_the_table(model, monkeypatch):
         frame = np.asarray(Image.open(data("photo_pack", "actions", name)).convert("RGB"))
         wanted = torch.stack(table[name])[:, :4]
         iou = box_iou(model.find(frame[None])[0]["boxes"], wanted)
-        hit, total = hit + int((iou > 0.5).any(0).sum() if len(iou) else 0), total + len(wanted)
+        hit = hit + int((iou > 0.5).any(0).sum() if len(iou) else 0)
+        total = total + len(wanted)
     assert hit / total >= 0.98
 
 

@@ -1,4 +1,4 @@
-"""SSH: sizes and grids by hand, coding and mining against plain loops, four pictures learnt by heart, shipped weights."""
+"""SSH: sizes and grids by hand, coding and mining against loops, a small training, and weights."""
 
 import csv
 import sys
@@ -12,18 +12,13 @@ from PIL import Image
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import box_iou
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts"))
+
+import train_ssh
+from train_ssh import Scenes, match_anchors, mine_hard, shifts_to, ssh_loss, train_light
+
 from ppad import ssh
-from ppad.ssh import (
-    SSH,
-    Scenes,
-    anchors_for,
-    labelled,
-    mined,
-    shifted,
-    shifts_to,
-    ssh_loss,
-    train_light,
-)
+from ppad.ssh import SSH, anchors_for, shifted
 
 
 def conv(i, o, k=3):
@@ -59,7 +54,8 @@ def test_vgg_form_has_the_published_size(vgg):
 
 
 def test_light_form_is_small_and_of_the_same_modules(vgg):
-    light, full = SSH("light"), vgg
+    light = SSH("light")
+    full = vgg
     assert sum(p.numel() for p in light.parameters()) <= 1_500_000
     assert [n for n, _ in light.m1.named_parameters()] == [n for n, _ in full.m1.named_parameters()]
 
@@ -88,9 +84,10 @@ def test_anchors_by_hand():
 
 
 def test_outputs_come_in_the_order_of_the_anchors():
-    """Anchor (row, col, a) of a module reads channels 2a, 2a+1 (classes) and 4a..4a+3 (box) of its cell."""
+    """Anchor (row, col, a) of a module reads channels 2a, 2a+1 and 4a..4a+3 of its cell."""
     torch.manual_seed(0)
-    module, seen = ssh.DetectionModule(8, 16), []
+    module = ssh.DetectionModule(8, 16)
+    seen = []
     for layer in (module.score, module.box):
         layer.register_forward_hook(lambda layer, args, out: seen.append(out))
     logits, shifts = module(torch.randn(2, 8, 5, 7))
@@ -113,7 +110,7 @@ def test_labels_by_hand():
     anchors = torch.tensor(
         [[0.0, 0, 16, 16], [0, 0, 16, 8.0], [0, 0, 16, 6.4], [100, 100, 116, 116], [0, 0, 8, 8]]
     )
-    labels, which = labelled(anchors, torch.tensor([[0.0, 0, 16, 16], [110, 110, 118, 118]]))
+    labels, which = match_anchors(anchors, torch.tensor([[0.0, 0, 16, 16], [110, 110, 118, 118]]))
     assert labels.tolist() == [
         1,
         1,
@@ -122,31 +119,32 @@ def test_labels_by_hand():
         0,
     ]  # IoU 1, 0.5, 0.4, the second face's best (0.13), 0.25
     assert which[[0, 1, 3]].tolist() == [0, 0, 1]
-    assert labelled(anchors, torch.zeros(0, 4))[0].tolist() == [0] * 5
+    assert match_anchors(anchors, torch.zeros(0, 4))[0].tolist() == [0] * 5
 
 
 def test_mining_takes_the_hardest():
     labels = torch.tensor([1] * 100 + [0] * 500 + [-1] * 20)
     score = torch.rand(620)
-    positive, negative = mined(labels, score)
+    positive, negative = mine_hard(labels, score)
     assert len(positive) == 64 and len(negative) == 192  # 25 % of 256
     assert set(positive.tolist()) == set(sorted(range(100), key=lambda i: score[i])[:64])
     assert set(negative.tolist()) == set(sorted(range(100, 600), key=lambda i: -score[i])[:192])
-    positive, negative = mined(torch.tensor([1, 0, 0, -1]), torch.rand(4))
+    positive, negative = mine_hard(torch.tensor([1, 0, 0, -1]), torch.rand(4))
     assert positive.tolist() == [0] and sorted(negative.tolist()) == [1, 2]
 
 
 def test_loss_of_one_face_by_hand():
     anchors, modules = anchors_for(32, 32)
     face = anchors[[20]]  # an anchor of M1 exactly
-    logits, shifts = torch.zeros(1, len(anchors), 2), torch.zeros(1, len(anchors), 4)
+    logits = torch.zeros(1, len(anchors), 2)
+    shifts = torch.zeros(1, len(anchors), 4)
     assert torch.isclose(
         ssh_loss(logits, shifts, anchors, modules, [face]), torch.tensor(3 * np.log(2)).float()
     )
     shifts[0, 20, 0] = 1.0  # smooth L1: 1 - beta / 2
-    positives = labelled(anchors, face)[0] == 1
+    positives = match_anchors(anchors, face)[0] == 1
     assert positives.sum() == 1
-    wanted = 3 * np.log(2) + 1 - ssh.SMOOTH_L1_BETA / 2
+    wanted = 3 * np.log(2) + 1 - train_ssh.SMOOTH_L1_BETA / 2
     assert torch.isclose(
         ssh_loss(logits, shifts, anchors, modules, [face]), torch.tensor(wanted).float()
     )
@@ -167,10 +165,11 @@ def test_imagenet_weights_fold_into_bgr_input(vgg):
     reference = torch.nn.ModuleDict(
         {"features": make_layers(cfgs["D"])}
     )  # torchvision's VGG-16, random weights
-    model, state = vgg, reference.state_dict()
+    model = vgg
+    state = reference.state_dict()
     model.load_imagenet({**state, "classifier.0.weight": torch.zeros(1)})
     own = model.body.state_dict()
-    assert own.keys() == {k for k in state} and all(
+    assert own.keys() == set(state) and all(
         torch.equal(own[k], state[k]) for k in own if ".0." not in k
     )
     x = torch.rand(1, 3, 32, 32)
@@ -178,7 +177,8 @@ def test_imagenet_weights_fold_into_bgr_input(vgg):
         torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     )
     bgr = x.flip(1) * 255 - torch.tensor(ssh.MEAN_BGR)[:, None, None]
-    wanted, got = reference["features"][:2]((x - mean) / std), model.body.features[:2](bgr)
+    wanted = reference["features"][:2]((x - mean) / std)
+    got = model.body.features[:2](bgr)
     assert torch.allclose(
         got[..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1], atol=1e-4
     )  # edges: padding differs
@@ -187,8 +187,9 @@ def test_imagenet_weights_fold_into_bgr_input(vgg):
 
 
 def four(size=64):
-    """Four drawn pictures: a disc 'face' with two eyes each, in other places and sizes, on noise."""
-    rng, drawn = np.random.default_rng(3), []
+    """Four drawn pictures, each with a disc as a face with two eyes, on noise."""
+    rng = np.random.default_rng(3)
+    drawn = []
     y, x = np.mgrid[:size, :size] + 0.5
     for share in ((0.25, 0.3, 0.12), (0.6, 0.4, 0.2), (0.5, 0.5, 0.35), (0.7, 0.7, 0.16)):
         cx, cy, r = (size * part for part in share)
@@ -203,8 +204,10 @@ def four(size=64):
 
 
 @pytest.fixture(scope="module")
-def learnt():
-    pictures, turn, lines = four(), iter(range(10**6)), []
+def learned():
+    pictures = four()
+    turn = iter(range(10**6))
+    lines = []
     model = train_light(
         lambda rng, size: pictures[next(turn) % 4],
         steps=200,
@@ -216,8 +219,8 @@ def learnt():
     return model, pictures, lines
 
 
-def test_training_learns_four_pictures(learnt):
-    model, pictures, lines = learnt
+def test_training_learns_four_pictures(learned):
+    model, pictures, lines = learned
     losses = [float(line.split()[-1]) for line in lines]
     assert losses[-1] < 0.1 * losses[0]
     for answer, (_, boxes) in zip(
@@ -227,17 +230,18 @@ def test_training_learns_four_pictures(learnt):
         assert box_iou(answer["boxes"][:1], torch.tensor(boxes)).item() > 0.7
 
 
-def test_found_boxes_are_inside_suppressed_and_sorted(learnt):
-    model, pictures, _ = learnt
+def test_found_boxes_are_inside_suppressed_and_sorted(learned):
+    model, pictures, _ = learned
     for answer in model.find(np.stack([f[:60] for f, _ in pictures]), score=0.01):
-        boxes, scores = answer["boxes"], answer["scores"]
+        boxes = answer["boxes"]
+        scores = answer["scores"]
         assert (boxes >= 0).all() and (boxes[:, 2] <= 64).all() and (boxes[:, 3] <= 60).all()
         assert (box_iou(boxes, boxes).triu(1) <= ssh.TEST_NMS + 1e-6).all()
         assert torch.equal(scores, scores.sort(descending=True).values) and (scores > 0.01).all()
 
 
-def test_batches_equal_single_frames(learnt, monkeypatch):
-    model, pictures, _ = learnt
+def test_batches_equal_single_frames(learned, monkeypatch):
+    model, pictures, _ = learned
     frames = np.stack([f for f, _ in pictures])
     together = model.find(frames, 0.3)
     monkeypatch.setitem(ssh.PIXELS_AT_ONCE, "cpu", 1)
@@ -245,8 +249,8 @@ def test_batches_equal_single_frames(learnt, monkeypatch):
         assert torch.allclose(one["boxes"], other["boxes"], atol=1e-3)
 
 
-def test_saved_weights_come_back(learnt, tmp_path):
-    model, pictures, _ = learnt
+def test_saved_weights_come_back(learned, tmp_path):
+    model, pictures, _ = learned
     model.save(tmp_path / "ssh.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["ssh.pt"] and (
         tmp_path / "ssh.pt"
@@ -257,8 +261,10 @@ def test_saved_weights_come_back(learnt, tmp_path):
 
 
 def test_the_rate_falls_with_the_clock_and_the_model_is_kept(monkeypatch):
-    """`minutes` ends a run of many steps: a clock that goes on by 6 s a look leaves ten looks a minute."""
-    pictures, clock, kept = four(), iter(range(0, 10**6, 6)), []
+    """`minutes` ends a run of many steps; here every call of the clock is 6 s later."""
+    pictures = four()
+    clock = iter(range(0, 10**6, 6))
+    kept = []
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     lines = []
     train_light(
@@ -274,26 +280,27 @@ def test_the_rate_falls_with_the_clock_and_the_model_is_kept(monkeypatch):
     assert 1 <= len(lines) <= 10 and kept == ["light"]
 
 
-def test_half_precision_files_load_and_find_the_same(learnt, tmp_path):
-    model, pictures, _ = learnt
+def test_half_precision_files_load_and_find_the_same(learned, tmp_path):
+    model, pictures, _ = learned
     half = SSH()
     half.load_state_dict(model.state_dict())
     half.half().save(tmp_path / "half.pt")
-    again, frame = SSH.load(tmp_path / "half.pt"), pictures[2][0][None]
+    again = SSH.load(tmp_path / "half.pt")
+    frame = pictures[2][0][None]
     assert again.fine.weight.dtype == torch.float32
     assert torch.allclose(
         again.find(frame, 0.5)[0]["boxes"][0], model.find(frame, 0.5)[0]["boxes"][0], atol=0.5
     )
 
 
-# ---------------------------------------------------------------- the weights that come with the package
+# ---------------------------------------------------------------- shipped weights
 
 
 @pytest.fixture(scope="module")
 def shipped():
     path = Path(ssh.__file__).parent / "weights" / "ssh_light.pt"
     if not path.is_file():
-        pytest.skip(f"no light SSH weights at {path}: python -m ppad.ssh --train DATA --out {path}")
+        pytest.skip(f"no light SSH weights at {path}: run data_scripts/train_ssh.py")
     assert path.stat().st_size <= 6_000_000
     return SSH.load()
 
@@ -306,11 +313,14 @@ def test_shipped_weights_load_and_see_no_face_in_noise(shipped):
 
 
 def test_shipped_weights_find_real_faces(ppad_data, shipped):
-    """The first 20 LFW people of the test half, whom nothing was trained on, whole pictures and pasted on grey."""
-    table, lfw = ppad_data / "lfw" / "landmarks.tsv", ppad_data / "lfw" / "lfw-deepfunneled"
+    """The first 20 LFW people of the test half, pasted on gray; nothing was trained on them."""
+    table = ppad_data / "lfw" / "landmarks.tsv"
+    lfw = ppad_data / "lfw" / "lfw-deepfunneled"
     if not table.is_file():
         pytest.skip(f"PPAD_DATA has no {table.relative_to(ppad_data)}")
-    boxes, model, found = ssh.read_boxes(table), shipped, 0
+    boxes = train_ssh.read_boxes(table)
+    model = shipped
+    found = 0
     people = sorted((ppad_data / "photo_pack" / "faces" / "test").iterdir())[:20]
     for name in (f"{person.name}/{min(person.iterdir()).stem}.jpg" for person in people):
         frame = np.full((320, 384, 3), 128, np.uint8)
@@ -322,8 +332,9 @@ def test_shipped_weights_find_real_faces(ppad_data, shipped):
 
 
 def write_data(root):
-    """A little data folder with drawn pictures: two training stills, one test still, faces kept in and out."""
-    actions, lfw = root / "photo_pack" / "actions", root / "lfw"
+    """A small data folder: two training stills, one test still, faces of both halves."""
+    actions = root / "photo_pack" / "actions"
+    lfw = root / "lfw"
     for folder in (
         actions,
         lfw / "lfw-deepfunneled" / "A",
@@ -333,7 +344,8 @@ def write_data(root):
     ):
         folder.mkdir(parents=True)
     frame, box = four(160)[1]
-    picture, row = Image.fromarray(frame), ["0.99", *map(str, box[0])]
+    picture = Image.fromarray(frame)
+    row = ["0.99", *map(str, box[0])]
     for name in ("s1.png", "s2.png", "s3.png"):
         picture.save(actions / name)
     picture.save(lfw / "lfw-deepfunneled" / "A" / "A_0001.jpg")
@@ -372,7 +384,8 @@ def test_scenes_keep_the_test_half_out_and_draw_boxes_in_view(tmp_path):
     scenes = Scenes(tmp_path)
     assert [p.name for p, _ in scenes.stills] == ["s1.png", "s2.png"]
     assert [p.name for p, _ in scenes.faces] == ["A_0001.jpg", "1.webp"]
-    rng, counts = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    counts = []
     for _ in range(40):
         frame, boxes = scenes(rng, 128)
         assert frame.shape == (128, 128, 3) and frame.dtype == np.uint8 and boxes.shape[1:] == (4,)
@@ -384,42 +397,25 @@ def test_scenes_keep_the_test_half_out_and_draw_boxes_in_view(tmp_path):
 def test_pasting_moves_boxes_with_pixels_and_hides_no_face_in_part():
     canvas = Image.new("RGB", (100, 100))
     white = Image.fromarray(np.full((40, 20, 3), 255, np.uint8))
-    none, box = np.zeros((0, 4), np.float32), np.array([[5, 10, 15, 30]], np.float32)
-    boxes = ssh.pasted(canvas, white, 2.0, (30, 10), box, none)
+    none = np.zeros((0, 4), np.float32)
+    box = np.array([[5, 10, 15, 30]], np.float32)
+    boxes = train_ssh.paste(canvas, white, 2.0, (30, 10), box, none)
     assert boxes.tolist() == [[40, 30, 60, 70]]
     assert (
         np.asarray(canvas)[10:90, 30:70].min() == 255
         and np.asarray(canvas).sum() == 255 * 3 * 80 * 40
     )
     assert (
-        ssh.pasted(canvas, white, 1.0, (50, 20), box, boxes).tolist() == boxes.tolist()
+        train_ssh.paste(canvas, white, 1.0, (50, 20), box, boxes).tolist() == boxes.tolist()
     )  # would half hide it
-    assert ssh.pasted(canvas, white, 2.0, (92, 10), box, none).tolist() == []  # out of view
+    assert train_ssh.paste(canvas, white, 2.0, (92, 10), box, none).tolist() == []  # out of view
 
 
-def test_training_from_the_command_line(tmp_path, monkeypatch, capsys):
+def test_training_from_the_command_line(tmp_path, capsys):
     write_data(tmp_path)
     out = tmp_path / "w.pt"
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "ssh",
-            "--train",
-            str(tmp_path),
-            "--out",
-            str(out),
-            "--steps",
-            "2",
-            "--batch",
-            "2",
-            "--size",
-            "64",
-            "--device",
-            "cpu",
-        ],
-    )
-    ssh.main()
+    options = ["--steps", "2", "--batch", "2", "--size", "64", "--device", "cpu"]
+    train_ssh.main(["--train", str(tmp_path), "--out", str(out), *options])
     assert "step 1 loss" in capsys.readouterr().out
     assert SSH.load(out).kind == "light"
 
