@@ -1,18 +1,20 @@
-"""Boxes of one frame after another, made steady: followed, filled, and smoothed without uncovering anything.
+"""Face boxes of consecutive frames, made steady: matched, filled and smoothed.
 
-The paper finds faces frame by frame (Sec. 4) and says nothing of movies; all of this is ours. A detector that looks at
-single frames misses a face now and then, and its boxes tremble. A face shown in one frame is a face shown, so:
+The paper finds faces frame by frame (Sec. 4) and has no movies; all of this is ours. A detector
+that looks at single frames misses a face now and then, and its boxes tremble. So:
 
-    gap      a face missed between two sightings is covered there, along a straight line from one to the other
-    hold     a face is covered a few frames before its first sighting and after its last
-    grow     where it is covered but not seen it may have moved, so its box grows with the frames to the nearest sighting
-    smooth   each edge goes to its outermost place within `radius` frames, and then to the mean of those places
+    gap      a face missed between two detections is covered there, interpolated linearly
+    hold     a face is covered for some frames before its first and after its last detection
+    growth   where it is covered without a detection it may have moved, so its box grows with the
+             number of frames to the nearest detection
+    smooth   each edge of a box moves to its outermost place within `radius` frames, and is then
+             averaged over the frames within `radius`
 
-Why the last rule never uncovers: the mean at frame t runs over frames within `radius` of t, and each of them has
-looked out for the outermost place within `radius` of itself, which includes t. So no term is inside the edge at t,
-and neither is their mean. A fast face gets a longer box, which is the safe side.
+Smoothing never uncovers a face: the average at frame t is over frames within `radius` of t, and
+each of those has taken the outermost place within `radius` of itself, t included. So no term is
+inside the edge at t, nor is their mean. A fast face gets a longer box.
 
-Filling and smoothing look ahead, so answers come `delay` frames after the boxes went in:
+Filling and smoothing need frames ahead, so that boxes come out `delay` frames after they went in:
 
     tracker = Tracker()
     for boxes in detections:
@@ -21,113 +23,121 @@ Filling and smoothing look ahead, so answers come `delay` frames after the boxes
             covered = tracker.pop()     # of the frame pushed `delay` frames ago
     tracker.finish()                    # then pop the rest while ready
 
-Nothing is dropped: each pushed box lies within a popped box of its frame. Boxes are xyxy px, numpy float64 (k, 4).
+Every pushed box lies within a popped box of its frame. Boxes are xyxy px, numpy float64 (k, 4).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# Which sighting continues which track. A head seldom moves by more than half its width from frame to frame, counted from
-# where it was or from where it was going; unseen for longer it may be further off. Too generous
-# costs nothing but a needless line between two faces (ours).
-REACH, REACH_PER_FRAME, REACH_MOST = (
-    0.6,
-    0.1,
-    1.5,
-)  # in sides of the box, by frames since it was seen
-SIZES = 2.0  # ours: sides that differ by more are two faces
-# Each edge's way outwards in a frame without a sighting, in sides of the box: nothing for a neighbour of a sighting, where a
-# straight line is good enough, then so much a frame (ours: enough for a head that swings by its own width, unseen for ten
-# frames, to stay covered; more would make the box pulse).
-GROWTH, GROWTH_MOST = 0.02, 0.15
+# How far a detection may be from a track that it continues, in sides of the box (ours): a head
+# seldom moves by more than half its width in a frame, from where it was or where it was going.
+# Too far only costs a needless line between two faces.
+REACH = 0.6
+REACH_PER_FRAME = 0.1  # more for each frame without a detection
+MAX_REACH = 1.5
+MAX_SIZE_RATIO = 2.0  # ours: sides that differ by more are two faces
+# How far each edge moves outward without a detection, in sides of the box a frame (ours): enough
+# for a head that swings by its own width, not found in ten frames; more would make boxes pulse.
+# The frames next to a detection get nothing: interpolation is good enough there.
+GROWTH = 0.02
+MAX_GROWTH = 0.15
 
 
 @dataclass(frozen=True)
 class Steady:
-    """How far to look, in frames. All ours, tried on four movies at 30 a second with 30 % of the boxes taken away."""
+    """How far to look, in frames. Ours, tried on four movies at 30 a second, 30 % of boxes missing.
 
-    gap: int = 15  # most missed frames between two sightings of one track: half a second
-    hold: int = 10  # frames covered before the first and after the last sighting
-    radius: int = 3  # smoothing: 2 * radius frames before and after have a say
+    gap: most frames without detection between two detections of one track (half a second);
+    hold: frames covered before the first and after the last; radius: of the smoothing.
+    """
+
+    gap: int = 15
+    hold: int = 10
+    radius: int = 3
 
     def __post_init__(self):
         for name in ("gap", "hold", "radius"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}: give a number of frames, 0 or more"
-                )
+            value = getattr(self, name)
+            if value < 0:
+                raise ValueError(f"{name} is {value}: give a number of frames, 0 or more")
 
     @property
     def delay(self):
-        """Frames to know ahead: the far end of a gap that starts within the smoothing's sight."""
+        """Frames to know ahead: the far end of a gap that begins within the smoothing's window."""
         return max(self.gap + 2 * self.radius, self.hold)
 
 
 class Track:
-    """One face's sightings. `frames` and `boxes` are in order of time; what no answer needs any more is forgotten."""
+    """The detections of one face: `frames` and `boxes`, in order of time."""
 
     def __init__(self, frame, box):
-        self.first, self.frames, self.boxes = frame, [frame], [box]
+        self.first = frame
+        self.frames = [frame]
+        self.boxes = [box]
 
     def add(self, frame, box):
         self.frames.append(frame)
         self.boxes.append(box)
 
-    def ahead(self, frame):
-        """Where the box would be at `frame`, after the last sighting, if it went on as it did before."""
-        last, before = self.boxes[-1], self.boxes[-2:][0]
-        way = (last - before).reshape(2, 2).mean(0) / max(
-            self.frames[-1] - self.frames[-2:][0], 1
-        )  # (2,) px a frame
-        return last + np.tile(way, 2) * (frame - self.frames[-1])
+    def predict(self, frame):
+        """Where the box (4,) would be at `frame`, after the last detection, at its last speed."""
+        if len(self.boxes) == 1:
+            return self.boxes[0]
+        step = (self.boxes[-1] - self.boxes[-2]).reshape(2, 2).mean(0)  # (2,) px, of the center
+        speed = step / (self.frames[-1] - self.frames[-2])
+        return self.boxes[-1] + np.tile(speed, 2) * (frame - self.frames[-1])
 
     def covers(self, frame, hold):
-        """Is this face to be covered at `frame`? True from `hold` before the first sighting to `hold` after the last."""
+        """Whether `frame` is at most `hold` before the first or after the last detection."""
         return self.first - hold <= frame <= self.frames[-1] + hold
 
-    def at(self, frame, radius):
-        """The smoothed box (4,) at `frame`: filled along straight lines, held beyond the ends, widened and
-        averaged, then grown where it is not seen."""
+    def box_at(self, frame, radius):
+        """The box (4,) at `frame`: interpolated, smoothed, and grown where nothing was detected."""
         window = np.arange(frame - 2 * radius, frame + 2 * radius + 1)  # (4r + 1,)
-        edges = np.stack(self.boxes)  # (n, 4)
-        path = np.stack(
-            [np.interp(window, self.frames, edges[:, i]) for i in range(4)]
-        )  # (4, 4r + 1)
-        nearby = np.lib.stride_tricks.sliding_window_view(
-            path, 2 * radius + 1, axis=1
-        )  # (4, 2r + 1, 2r + 1)
-        outer = np.concatenate([nearby[:2].min(2), nearby[2:].max(2)])  # (4, 2r + 1)
-        box, now = outer.mean(1), path[:, 2 * radius]  # (4,)
-        box = np.concatenate(
-            [np.minimum(box[:2], now[:2]), np.maximum(box[2:], now[2:])]
-        )  # against rounding only
-        way = growth(np.abs(frame - np.array(self.frames)).min()) * np.sqrt(
-            (box[2:] - box[:2]).prod()
-        )
-        return box + way * np.array([-1, -1, 1, 1])
+        boxes = np.stack(self.boxes)  # (n, 4)
+        path = np.stack([np.interp(window, self.frames, edge) for edge in boxes.T])  # (4, 4r + 1)
+        nearby = np.lib.stride_tricks.sliding_window_view(path, 2 * radius + 1, axis=1)
+        outermost = np.concatenate([nearby[:2].min(2), nearby[2:].max(2)])  # (4, 2r + 1)
+        mean = outermost.mean(1)  # (4,)
+        here = path[:, 2 * radius]  # (4,), within `mean` but for rounding
+        box = np.concatenate([np.minimum(mean[:2], here[:2]), np.maximum(mean[2:], here[2:])])
+        away = np.abs(frame - np.array(self.frames)).min()
+        margin = growth(away) * np.sqrt((box[2:] - box[:2]).prod())
+        return box + margin * np.array([-1, -1, 1, 1])
 
     def forget(self, frame):
-        """Drop sightings that no frame from `frame` on asks for: all but the last one at or before it."""
+        """Drop detections that no frame from `frame` on needs: all but the last one before it."""
         while len(self.frames) > 1 and self.frames[1] <= frame:
-            del self.frames[0], self.boxes[0]
+            del self.frames[0]
+            del self.boxes[0]
 
 
 class Tracker:
-    """Detections in, steady boxes out, `steady.delay` frames later. Memory does not grow with the movie.
+    """Detections in, steady boxes out, `steady.delay` frames later, in constant memory.
 
-    Counts so far: `frames` popped, `faces` pushed, `tracks` begun, `filled` boxes that cover a face where it was not
-    sighted, `longest_gap` in frames between two sightings of one track, `frames_without_face` popped without a box.
+    Counts so far: `frames` popped; `faces` pushed; `tracks` begun; `filled` boxes in frames without
+    a detection of that face; `longest_gap`, in frames, between two detections of one track;
+    `frames_without_face` popped without a box.
     """
 
     def __init__(self, steady=Steady()):
         self.steady = steady
-        self.pushed = self.frames = 0
-        self.faces = self.tracks = self.filled = self.longest_gap = self.frames_without_face = 0
-        self._tracks, self._finished = [], False
+        self.pushed = 0
+        self.frames = 0
+        self.faces = 0
+        self.tracks = 0
+        self.filled = 0
+        self.longest_gap = 0
+        self.frames_without_face = 0
+        self._tracks = []
+        self._finished = False
 
     def push(self, boxes):
-        """The next frame's detections (k, 4) xyxy px; k may be 0. ValueError unless finite with x1 < x2, y1 < y2."""
+        """Add the next frame's detections (k, 4) xyxy px; k may be 0.
+
+        Raises ValueError unless they are finite with x1 < x2 and y1 < y2.
+        """
         boxes = np.asarray(boxes, np.float64)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(
@@ -137,18 +147,20 @@ class Tracker:
             raise ValueError(
                 f"boxes of frame {self.pushed} hold one that is not finite or has no area: drop it"
             )
-        now, self.pushed = self.pushed, self.pushed + 1
+        now = self.pushed
+        self.pushed += 1
         self.faces += len(boxes)
-        alive = [track for track in self._tracks if now - track.frames[-1] - 1 <= self.steady.gap]
-        taken = match(
+        gap = self.steady.gap
+        alive = [track for track in self._tracks if now - track.frames[-1] - 1 <= gap]
+        track_of = match(
             np.array([track.boxes[-1] for track in alive]).reshape(-1, 4),
-            np.array([track.ahead(now) for track in alive]).reshape(-1, 4),
+            np.array([track.predict(now) for track in alive]).reshape(-1, 4),
             boxes,
             np.array([now - track.frames[-1] for track in alive]),
         )
         for index, box in enumerate(boxes):
-            if index in taken:
-                track = alive[taken[index]]
+            if index in track_of:
+                track = alive[track_of[index]]
                 self.longest_gap = max(self.longest_gap, now - track.frames[-1] - 1)
                 track.add(now, box)
             else:
@@ -156,75 +168,72 @@ class Tracker:
                 self.tracks += 1
 
     def finish(self):
-        """No more frames: what is left can be popped."""
+        """No more frames: the rest can be popped."""
         self._finished = True
 
     def ready(self):
-        """Is enough known to pop the next frame?"""
+        """Whether enough is known to pop the next frame."""
         known = self.pushed - self.frames
         return known > (0 if self._finished else self.steady.delay)
 
     def pop(self):
-        """The steady boxes (n, 4) of the oldest frame not yet popped. ValueError unless `ready()`."""
+        """The steady boxes (n, 4) of the oldest frame not yet popped. ValueError unless `ready`."""
         if not self.ready():
             raise ValueError("pop: the frames ahead are not known yet: push more, or call finish")
-        frame, hold, radius = self.frames, self.steady.hold, self.steady.radius
+        frame = self.frames
+        hold = self.steady.hold
+        radius = self.steady.radius
         shown = [track for track in self._tracks if track.covers(frame, hold)]
-        boxes = np.array([track.at(frame, radius) for track in shown]).reshape(-1, 4)  # (n, 4)
+        boxes = np.array([track.box_at(frame, radius) for track in shown]).reshape(-1, 4)  # (n, 4)
         self.filled += sum(frame not in track.frames for track in shown)
         self.frames_without_face += not shown
         self.frames += 1
         for track in self._tracks:
             track.forget(self.frames - 2 * radius)
-        self._tracks = [
-            track
-            for track in self._tracks  # over, and out of reach of a push
-            if track.frames[-1] + max(hold, self.steady.gap) + 1 >= self.frames
-        ]
+        longest = max(hold, self.steady.gap) + 1  # afterwards no frame and no detection needs it
+        self._tracks = [t for t in self._tracks if t.frames[-1] + longest >= self.frames]
         return boxes
 
     def counts(self):
-        """The counts as a dict, for a summary."""
-        return {
-            name: getattr(self, name)
-            for name in (
-                "frames",
-                "faces",
-                "tracks",
-                "filled",
-                "longest_gap",
-                "frames_without_face",
-            )
-        }
+        """The counts as a dict."""
+        names = ("frames", "faces", "tracks", "filled", "longest_gap", "frames_without_face")
+        return {name: getattr(self, name) for name in names}
 
 
-def growth(unseen):
-    """How far each edge goes outwards, in sides of the box, `unseen` frames from the nearest sighting."""
-    return np.clip(GROWTH * (unseen - 1), 0, GROWTH_MOST)
+def growth(away):
+    """How far each edge moves outward, in sides, `away` frames from the nearest detection."""
+    return np.clip(GROWTH * (away - 1), 0, MAX_GROWTH)
 
 
-def match(last, ahead, boxes, apart):
+def match(last, predicted, boxes, apart):
     """Which detection continues which track: nearest pairs first, each used once.
 
-    last, ahead (n, 4): where the tracks were seen last, and where they would be now had they gone on; boxes (k, 4):
-    detections; apart (n,): frames between. A pair fits when the box's centre is within reach of one of the two, which
-    grows with `apart`, and the sides do not differ by more than SIZES. Returns {index of box: index of track}.
+    A pair fits when the box's center is within reach of the track's last or predicted center, which
+    grows with the frames between, and the sides differ by MAX_SIZE_RATIO at most.
+
+    Args:
+        last: (n, 4) the last detection of each track.
+        predicted: (n, 4) where it would be now.
+        boxes: (k, 4) the detections now.
+        apart: (n,) frames from the last detection to now.
+
+    Returns:
+        {index of box: index of track}.
     """
     if not len(last) or not len(boxes):
         return {}
-    side_last, side = (np.sqrt((b[:, 2:] - b[:, :2]).prod(1)) for b in (last, boxes))  # (n,), (k,)
-    larger, smaller = (
-        np.maximum(side_last[:, None], side),
-        np.minimum(side_last[:, None], side),
-    )  # (n, k)
-    middle, places = (boxes[:, :2] + boxes[:, 2:]) / 2, np.stack([last, ahead])  # (k, 2), (2, n, 4)
-    off = ((places[..., :2] + places[..., 2:]) / 2)[:, :, None] - middle  # (2, n, k, 2)
-    distance = np.hypot(off[..., 0], off[..., 1]).min(0) / larger  # (n, k)
-    reach = np.minimum(REACH + REACH_PER_FRAME * (apart - 1), REACH_MOST)[:, None]  # (n, 1)
-    track, box = np.nonzero((distance <= reach) & (larger <= SIZES * smaller))
-    taken, used = {}, set()
+    side_last = np.sqrt((last[:, 2:] - last[:, :2]).prod(1))[:, None]  # (n, 1)
+    side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))  # (k,)
+    larger = np.maximum(side_last, side)  # (n, k)
+    smaller = np.minimum(side_last, side)
+    places = np.stack([last, predicted])  # (2, n, 4)
+    centers = (places[..., :2] + places[..., 2:]) / 2  # (2, n, 2)
+    offset = centers[:, :, None] - (boxes[:, :2] + boxes[:, 2:]) / 2  # (2, n, k, 2)
+    distance = np.hypot(offset[..., 0], offset[..., 1]).min(0) / larger  # (n, k)
+    reach = np.minimum(REACH + REACH_PER_FRAME * (apart - 1), MAX_REACH)[:, None]  # (n, 1)
+    track, box = np.nonzero((distance <= reach) & (larger <= MAX_SIZE_RATIO * smaller))
+    track_of = {}
     for i in np.argsort(distance[track, box], kind="stable"):
-        if int(box[i]) not in taken and int(track[i]) not in used:
-            taken[int(box[i])] = int(track[i])
-            used.add(int(track[i]))
-    return taken
+        if int(box[i]) not in track_of and int(track[i]) not in track_of.values():
+            track_of[int(box[i])] = int(track[i])
+    return track_of

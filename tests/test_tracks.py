@@ -1,4 +1,6 @@
-"""Boxes made steady: against a slow offline oracle that sees the whole movie, and against hand-made movies."""
+"""Boxes made steady: against a slow offline oracle that sees the whole movie, and against hand-made
+movies.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from ppad.tracks import Steady, Tracker, match
 
 def steady_boxes(detections, steady=Steady()):
     """All popped boxes, one array a frame, and the tracker."""
-    tracker, popped = Tracker(steady), []
+    tracker = Tracker(steady)
+    popped = []
     for boxes in detections:
         tracker.push(boxes)
         while tracker.ready():
@@ -22,8 +25,8 @@ def steady_boxes(detections, steady=Steady()):
 def walk(n, seed, speed=2.0, jitter=2.0, side=60.0):
     """One face that wanders and whose box trembles: (n, 4)."""
     rng = np.random.default_rng(seed)
-    centre = 200 + np.cumsum(rng.normal(0, speed, (n, 2)), 0)
-    return np.concatenate([centre - side / 2, centre + side / 2], 1) + rng.normal(0, jitter, (n, 4))
+    center = 200 + np.cumsum(rng.normal(0, speed, (n, 2)), 0)
+    return np.concatenate([center - side / 2, center + side / 2], 1) + rng.normal(0, jitter, (n, 4))
 
 
 def inside(box, boxes):
@@ -32,12 +35,14 @@ def inside(box, boxes):
 
 def offline(sightings, steady):
     """The module's rules in plain loops, for one face: {frame: box} -> {frame: box}."""
-    frames, r = sorted(sightings), steady.radius
+    frames = sorted(sightings)
+    r = steady.radius
 
     def filled(t):
         if t <= frames[0] or t >= frames[-1]:
             return sightings[frames[0] if t <= frames[0] else frames[-1]]
-        a, b = max(f for f in frames if f <= t), min(f for f in frames if f >= t)
+        a = max(f for f in frames if f <= t)
+        b = min(f for f in frames if f >= t)
         return (
             sightings[a]
             if a == b
@@ -63,11 +68,14 @@ def offline(sightings, steady):
     "steady", [Steady(), Steady(gap=4, hold=2, radius=1), Steady(gap=3, hold=9, radius=0)]
 )
 def test_streaming_equals_the_whole_movie_at_once(steady):
-    boxes, rng = walk(90, 1), np.random.default_rng(2)
-    seen, n = {}, 0
+    boxes = walk(90, 1)
+    rng = np.random.default_rng(2)
+    seen = {}
+    n = 0
     for t in range(12, 80):  # absent at both ends
         if rng.random() < 0.6 or n == steady.gap:  # and never missed for longer than a gap
-            seen[t], n = boxes[t], 0
+            seen[t] = boxes[t]
+            n = 0
         else:
             n += 1
     popped, tracker = steady_boxes(
@@ -83,7 +91,9 @@ def test_streaming_equals_the_whole_movie_at_once(steady):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_was_sighted_is_covered_always(seed):
-    """Many faces, wild ones among them, any of them missed at random: no pushed box leaves its popped ones."""
+    """Many faces, wild ones among them, any of them missed at random: no pushed box leaves its
+    popped ones.
+    """
     rng = np.random.default_rng(seed)
     paths = [walk(60, 10 * seed + i, speed=1 + 12 * i) for i in range(4)]
     detections = [
@@ -97,8 +107,11 @@ def test_what_was_sighted_is_covered_always(seed):
 
 
 def test_missed_faces_are_covered():
-    """30 % dropped at random: the box that was there, in what is painted (1.6 times), stays covered in every frame."""
-    boxes, rng = walk(200, 3), np.random.default_rng(4)
+    """30 % dropped at random: the box that was there, in what is painted (1.6 times), stays covered
+    in every frame.
+    """
+    boxes = walk(200, 3)
+    rng = np.random.default_rng(4)
     kept = rng.random(200) > 0.3
     popped, tracker = steady_boxes(
         [boxes[t][None] if kept[t] else np.zeros((0, 4)) for t in range(200)]
@@ -111,19 +124,17 @@ def test_missed_faces_are_covered():
     )
     assert tracker.filled == (~kept).sum()
     for t in range(200):
-        centre, half = (
-            (popped[t][:, :2] + popped[t][:, 2:]) / 2,
-            (popped[t][:, 2:] - popped[t][:, :2]) * 0.8,
-        )
-        assert inside(boxes[t], np.concatenate([centre - half, centre + half], 1)), t
+        center = (popped[t][:, :2] + popped[t][:, 2:]) / 2
+        half = (popped[t][:, 2:] - popped[t][:, :2]) * 0.8
+        assert inside(boxes[t], np.concatenate([center - half, center + half], 1)), t
 
 
 def swinging(n, width, period, side=60.0):
     """A head that swings to and fro, `width` sides to either: (n, 4)."""
-    centre = np.stack(
+    center = np.stack(
         [300 + side * width * np.sin(2 * np.pi * np.arange(n) / period), np.full(n, 200.0)], 1
     )
-    return np.concatenate([centre - side / 2, centre + side / 2], 1)
+    return np.concatenate([center - side / 2, center + side / 2], 1)
 
 
 def uncovered(boxes, popped):
@@ -139,7 +150,9 @@ def uncovered(boxes, popped):
 
 
 def test_a_swinging_head_stays_covered_while_nobody_sees_it(monkeypatch):
-    """Ten frames missed, wherever the swing is: a straight line cuts the turn short, so boxes have to grow there."""
+    """Ten frames missed, wherever the swing is: a straight line cuts the turn short, so boxes have
+    to grow there.
+    """
     boxes = swinging(60, 1, 36)
 
     def bad():
@@ -157,13 +170,16 @@ def test_a_swinging_head_stays_covered_while_nobody_sees_it(monkeypatch):
         ]
 
     assert bad() == [[]] * 18
-    monkeypatch.setattr("ppad.tracks.GROWTH_MOST", 0.0)
+    monkeypatch.setattr("ppad.tracks.MAX_GROWTH", 0.0)
     assert bad() != [[]] * 18  # the case is hard enough
 
 
 def test_a_face_seen_before_and_after_is_covered_between():
-    """Whatever was missed: every other frame of a fast face among others, whose boxes must not be taken for it."""
-    face, other = swinging(61, 2, 30), swinging(61, 0.2, 20) + [0, 45, 0, 45]
+    """Whatever was missed: every other frame of a fast face among others, whose boxes must not be
+    taken for it.
+    """
+    face = swinging(61, 2, 30)
+    other = swinging(61, 0.2, 20) + [0, 45, 0, 45]
     for parity in (0, 1):
         detections = [
             np.stack([other[t], face[t]] if t % 2 == parity else [other[t]]) for t in range(61)
@@ -173,7 +189,9 @@ def test_a_face_seen_before_and_after_is_covered_between():
 
 
 def test_a_face_keeps_its_track_when_it_goes_on_fast():
-    """It sets off slowly and then crosses 0.9 of its side a frame: too far for its last place, not for where it was going."""
+    """It sets off slowly and then crosses 0.9 of its side a frame: too far for its last place, not
+    for where it was going.
+    """
     steps = np.concatenate([np.linspace(0, 54, 8), np.full(12, 54)])
     boxes = np.array([[10.0, 10, 70, 70]]) + np.cumsum(steps)[:, None] * [1, 0, 1, 0]
     popped, tracker = steady_boxes([box[None] for box in boxes])
