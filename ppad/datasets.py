@@ -1,107 +1,351 @@
-"""Where faces, action frames and pairs come from, and in which order they go out (paper sections 4 and 5.1).
+"""Faces, action frames and verification pairs, and the batches that are learned from (Sec. 4, 5.1).
 
-The input pipeline is four parts that can be read on their own:
+The paper trains the recognizer D on faces with identities, and the detector A on action frames
+with person boxes and their actions. `toy_*` draw such data, `read_*` read folders of pictures;
+`FaceSet`, `ActionSet` (torch Datasets) and `Pairs` hold them; `BatchSampler` says what comes at
+which step, and `batches` loads it.
 
-* `FaceSet`, `ActionSet`, `Pairs`, in the room `sets`: the pictures and what is known of them, and `batch()`;
-* `toy_*` and `read_*`: where they come from, the drawn toy world or folders of pictures with a table;
-* `Batches`: which items come next, a stream that can be saved and resumed bit for bit;
-* `Feed`: the batches themselves, their pictures on the device that learns, the next made while this one is learnt from.
-
-Sets that fit are held in memory as uint8, the rest stay in their files and are decoded batch by batch; either way every
-picture is decoded once while a set is read. Wrong data are refused here with a `DataError` that names the file or row
-and the mend, before they can become a wrong number later.
+Pictures are uint8, in memory or, if they do not fit, in their files and decoded batch by batch.
+Boxes are xyxy pixels and landmarks x,y pixels, continuous: pixel i covers [i, i+1).
 """
 
-import copy
+import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
+import signal
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ppad import ranks
-from ppad.readers import (
-    BOX_COLUMNS,
-    POINT_COLUMNS,
-    SUFFIXES,
-    BadPicture,
-    DataError,
-    Pictures,
-    checked_boxes,
-    cut_face,
-    letterbox,
-    numbers,
-    open_picture,
-    read_face,
-    read_many,
-    read_pair_lines,
-    read_table,
-)
-from ppad.sets import ActionSet, FaceSet, Pairs
+from ppad import folders, optim
+from ppad.crop_sampler import enlarge_boxes
+from ppad.files import DataError, read_pair_lines
+from ppad.folders import FACE_SCALE, PictureFiles, checked_boxes
 from ppad.toyworld import ACTIONS, DALY_NAMES, FACE_ACTIONS, ToyWorld
 
-# Actions told apart at the face: the paper's six of DALY (section 5.3, Table 1) and, ours, those of Stanford 40.
+BOX_COLUMNS = folders.BOX_COLUMNS
+POINT_COLUMNS = folders.POINT_COLUMNS
+MIRROR_ORDER = [1, 0, 2, 4, 3]  # of the landmarks, in a mirror
+MAX_LOADERS = 4  # ours: processes of one DataLoader; each holds two batches ready
+
+# Actions told apart at the face: the paper's six of DALY (Sec. 5.3) and, ours, Stanford 40's.
 NEAR_FACE = {
     *FACE_ACTIONS,
     *(DALY_NAMES[ACTIONS.index(name)] for name in FACE_ACTIONS),
-    "blowing_bubbles",
-    "brushing_teeth",
-    "drinking",
-    "phoning",
-    "smoking",
-    "taking_photos",
+    *("blowing_bubbles", "brushing_teeth", "drinking", "phoning", "smoking", "taking_photos"),
 }
 
 
-def _stack(pictures):
-    return (
-        torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    )  # (N, H, W, 3) -> (N, 3, H, W)
+# ---------------------------------------------------------------- sets
 
 
-def _near_face(classes):
-    return [i for i, name in enumerate(classes) if name in NEAR_FACE]
+class _PictureSet(Dataset):
+    """What both sets do with their `pictures`, (N, 3, H, W) uint8: a tensor or `PictureFiles`."""
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, item):
+        return self.__getitems__([item])
+
+    def __getitems__(self, items):
+        """What `select` returns for a list of (index, mirrored), or the DataError that it raises.
+
+        A DataLoader calls this; a process of its own would bury an error in a traceback.
+        """
+        indices, mirror = zip(*items)
+        try:
+            return self.select(torch.tensor(indices), torch.tensor(mirror))
+        except DataError as error:
+            return error
+
+    @property
+    def lazy(self) -> bool:
+        """Whether a batch's pictures must be decoded first."""
+        return isinstance(self.pictures, PictureFiles)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pictures, whether they are in memory or would be."""
+        return math.prod(self.pictures.shape)
+
+    def batch(self, indices, mirror=None, device="cpu"):
+        """Some items as the networks want them: `select`, its pictures as float in [-1, 1].
+
+        Args:
+            indices: (B,) int64.
+            mirror: (B,) bool, which of them to flip left to right; None: none.
+            device: Where the pictures go; the rest stays on the CPU, where it can be checked
+                without waiting for a GPU.
+        """
+        pictures, *rest = self.select(torch.as_tensor(indices, dtype=torch.long), mirror)
+        return to_floats(pictures, device), *rest
+
+    def _pictures(self, indices, mirror):
+        pictures = self.pictures[indices]  # (B, 3, H, W), a copy
+        if mirror is not None and mirror.any():
+            pictures[mirror] = pictures[mirror].flip(3)
+        return pictures
 
 
-# ---------------------------------------------------------------- the drawn world
+@dataclass
+class FaceSet(_PictureSet):
+    """Face crops with landmarks and people.
+
+    images (N, 3, S, S) uint8 RGB; landmarks (N, 5, 2) float32 px of the crop; identities (N,)
+    int64, 0..P-1 without gaps; names: N times "person/picture", without suffix; skipped: which
+    pictures a reader left out, and why.
+    """
+
+    images: torch.Tensor | PictureFiles
+    landmarks: torch.Tensor
+    identities: torch.Tensor
+    names: list[str]
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def pictures(self):
+        return self.images
+
+    def floats(self):
+        """All pictures in [-1, 1], made when they are indexed, like a tensor (N, 3, S, S)."""
+        return _Floats(self.images)
+
+    def select(self, indices, mirror=None):
+        """Faces (B, 3, S, S) uint8, their landmarks (B, 5, 2) px and identities (B,) int64."""
+        points = self.landmarks[indices]  # (B, 5, 2)
+        if mirror is not None:
+            flipped = points[:, MIRROR_ORDER]
+            flipped[..., 0] = self.images.shape[3] - flipped[..., 0]
+            points = torch.where(mirror[:, None, None], flipped, points)
+        return self._pictures(indices, mirror), points, self.identities[indices]
+
+
+class _Floats:
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices):
+        return to_floats(self.images[indices], "cpu")
+
+
+@dataclass
+class ActionSet(_PictureSet):
+    """Action frames of one size; raises DataError for a box or label that cannot be right.
+
+    frames (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people, clipped to
+    the frame; labels (n,) int64, 1 to len(classes), 0 being the background; face_boxes (k, 4) px
+    as found, not enlarged, k may be 0; names. classes: `classes[label - 1]` is the action's name;
+    face_actions: 0-based positions in it of those that happen at the face; skipped: which pictures
+    a reader left out, and why.
+    """
+
+    frames: torch.Tensor | PictureFiles
+    boxes: list
+    labels: list
+    face_boxes: list
+    names: list[str]
+    classes: list[str]
+    face_actions: list[int]
+    skipped: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        height, width = self.frames.shape[2:]
+        self.boxes = [
+            checked_boxes(boxes, width, height, f"{name}: box")
+            for name, boxes in zip(self.names, self.boxes)
+        ]
+        self.face_boxes = [
+            checked_boxes(boxes, width, height, f"{name}: face box", math.inf)
+            for name, boxes in zip(self.names, self.face_boxes)
+        ]
+        for name, labels, boxes in zip(self.names, self.labels, self.boxes):
+            known = ((labels >= 1) & (labels <= len(self.classes))).all()
+            if len(labels) != len(boxes) or not known:
+                raise DataError(
+                    f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; "
+                    f"give one label a box, from 1 to {len(self.classes)} (0 is the background)"
+                )
+
+    @property
+    def pictures(self):
+        return self.frames
+
+    def select(self, indices, mirror=None):
+        """Frames (B, 3, H, W) uint8; targets, B times {"boxes": (n, 4) px, "labels": (n,) int64};
+        B times face boxes (k, 4) px, enlarged 1.6 times (Sec. 5.2) and clipped."""
+        height, width = self.frames.shape[2:]
+        flips = [False] * len(indices) if mirror is None else mirror.tolist()
+        targets = []
+        face_boxes = []
+        for i, flip in zip(indices.tolist(), flips):
+            boxes = _mirrored(self.boxes[i], width) if flip else self.boxes[i]
+            found = _mirrored(self.face_boxes[i], width) if flip else self.face_boxes[i]
+            targets.append({"boxes": boxes, "labels": self.labels[i]})
+            face_boxes.append(enlarge_boxes(found, (height, width), FACE_SCALE))
+        return self._pictures(indices, mirror), targets, face_boxes
+
+
+@dataclass
+class Pairs:
+    """P verification pairs: first and second (P,) int64 index a FaceSet; same (P,) bool; folds (P,)
+    int64, from 0. dropped: the pairs of a pairs file of which the face set lacks a picture."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+    same: torch.Tensor
+    folds: torch.Tensor
+    dropped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.same)
+
+
+def to_floats(pictures, device):
+    """uint8 pictures as float in [-1, 1] on `device`; a GPU fetches pinned ones by itself."""
+    return pictures.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+
+
+def _mirrored(boxes, width):
+    x0, y0, x1, y1 = boxes.unbind(1)
+    return torch.stack([width - x1, y0, width - x0, y1], 1)  # (n, 4)
+
+
+# ---------------------------------------------------------------- batches
+
+
+class BatchSampler(Sampler):
+    """An endless stream of batches that depends on the seed and the step alone: a run that goes on
+    from a checkpoint needs nothing but its number of steps.
+
+    Every epoch is a new permutation, its incomplete last batch dropped; each item is flipped left
+    to right half of the time (SphereFace's only augmentation).
+
+    Args:
+        count: Items in the set.
+        batch_size: 1 to `count`, of all processes together.
+        seed: Any whole number.
+        start: The step, from 0, at which iteration begins.
+        rank, world_size: Which of how many processes, which share each batch equally.
+    """
+
+    def __init__(self, count, batch_size, seed, start=0, rank=0, world_size=1):
+        if not 1 <= batch_size <= count:
+            raise ValueError(
+                f"batch_size is {batch_size}: give 1 to {count}, the number of items in the set."
+            )
+        if batch_size % world_size:
+            raise ValueError(
+                f"{world_size} processes cannot share a batch of {batch_size} equally: "
+                f"give batches that {world_size} divides"
+            )
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        share = batch_size // world_size
+        self.share = slice(rank * share, (rank + 1) * share)
+        self.epoch = None  # the epoch whose order and mirror flags, each (count,), are at hand
+
+    def batch(self, step: int):
+        """Indices (B,) int64 and mirror flags (B,) bool of the whole batch of a step, from 0."""
+        epoch, number = divmod(step, self.count // self.batch_size)
+        if epoch != self.epoch:
+            generator = np.random.default_rng((self.seed % 2**64, epoch))
+            self.order = torch.from_numpy(generator.permutation(self.count))
+            self.mirror = torch.from_numpy(generator.random(self.count) < 0.5)
+            self.epoch = epoch
+        batch = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        return self.order[batch], self.mirror[batch]
+
+    def __iter__(self):
+        """This process's part of one batch after another, as lists of (index, mirrored)."""
+        for step in itertools.count(self.start):
+            indices, mirror = self.batch(step)
+            yield list(zip(indices[self.share].tolist(), mirror[self.share].tolist()))
+
+
+def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu", workers=None):
+    """Yield what `data.batch` returns, endlessly, in the order of a `BatchSampler`.
+
+    Args:
+        data: FaceSet or ActionSet.
+        batch_size, seed, start: See `BatchSampler`; each process of several gets its own part.
+        device: Where the pictures go.
+        workers: Processes that make batches ahead. None: none for pictures in memory, else as many
+            as the set has threads, 4 at most.
+    """
+    if workers is None:
+        workers = min(data.pictures.threads, MAX_LOADERS) if data.lazy else 0
+    loader = DataLoader(
+        data,
+        batch_sampler=BatchSampler(
+            len(data), batch_size, seed, start, optim.rank(), optim.world_size()
+        ),
+        num_workers=workers,
+        collate_fn=_unchanged,
+        pin_memory=torch.device(device).type == "cuda",
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # else it would draw from the global random state
+    )
+    return _deliver(loader, device)
+
+
+def _deliver(loader, device):
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        pictures, *rest = batch
+        yield to_floats(pictures, device), *rest
+
+
+def _unchanged(batch):
+    return batch
+
+
+def _ignore_interrupt(worker):
+    """Ctrl-C reaches all processes; the main one finishes its step, for which it needs these."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+# ---------------------------------------------------------------- the toy world
 
 
 def toy_faces(seed: int, identities: range, pictures_each: int, size: int = 64) -> FaceSet:
-    """Draw `pictures_each` faces of each person in `identities`; the range's first person gets identity 0."""
-    world, names, drawn = ToyWorld(seed), [], []
+    """Draw `pictures_each` faces of each person; the range's first person gets identity 0."""
+    world = ToyWorld(seed)
+    drawn = []
+    names = []
     for person in identities:
         for number in range(pictures_each):
             drawn.append(world.face(person, number, size=size))
-            names.append(
-                f"toy_{person:04d}/toy_{person:04d}_{number + 1:04d}"
-            )  # LFW's way to name pictures
+            names.append(f"toy_{person:04d}/toy_{person:04d}_{number + 1:04d}")  # as LFW does
     landmarks = torch.from_numpy(np.stack([face.landmarks for face in drawn]))
     people = torch.arange(len(identities)).repeat_interleave(pictures_each)
     return FaceSet(_stack([face.image for face in drawn]), landmarks, people, names)
 
 
 def toy_actions(seed: int, count: int, size: int, identities: range, start: int = 0) -> ActionSet:
-    """Draw `count` scenes of size x size px: the actions in turn, so balanced, and each of them with every person.
+    """Draw `count` scenes of size x size px: the actions in turn, each of them with every person.
 
-    Give a test set other `identities` than its training set, and a `start` (number of the first scene) past its end.
+    Give a test set other `identities` than its training set, and a `start` (number of the first
+    scene) past its end.
     """
     world = ToyWorld(seed)
-    scenes = [
-        world.scene(
-            i % len(ACTIONS), identities[i // len(ACTIONS) % len(identities)], start + i, size=size
-        )
-        for i in range(count)
-    ]
-    face_boxes = [
-        np.zeros((0, 4)) if scene.face_box is None else scene.face_box for scene in scenes
-    ]
+    scenes = []
+    for i in range(count):
+        person = identities[i // len(ACTIONS) % len(identities)]
+        scenes.append(world.scene(i % len(ACTIONS), person, start + i, size=size))
+    no_face = np.zeros((0, 4))
     return ActionSet(
         _stack([scene.image for scene in scenes]),
         [scene.box for scene in scenes],
         [torch.tensor([scene.label]) for scene in scenes],
-        face_boxes,
+        [no_face if scene.face_box is None else scene.face_box for scene in scenes],
         [f"toy_{start + i:05d}" for i in range(count)],
         list(ACTIONS),
         _near_face(ACTIONS),
@@ -109,19 +353,19 @@ def toy_actions(seed: int, count: int, size: int, identities: range, start: int 
 
 
 def toy_pairs(face_set: FaceSet, folds: int = 10, per_fold: int = 30, seed: int = 0) -> Pairs:
-    """Pairs as LFW has them: in each of `folds` folds, `per_fold` of one person and `per_fold` of two people.
+    """Pairs as LFW has them: a fold is `per_fold` pairs of one person and `per_fold` of two.
 
-    No pair comes twice. If every fold can be filled from people of its own, no person is in two folds (as in LFW); in a
-    smaller set the folds share their people. Raises DataError if the set is too small even so.
+    No pair comes twice. If every fold can be filled from people of its own, no person is in two
+    folds (as in LFW); in a smaller set the folds share their people. Raises DataError if the set
+    is too small even so.
     """
     generator = torch.Generator().manual_seed(seed)
-    first, second = torch.triu_indices(len(face_set), len(face_set), 1)  # every unordered pair once
+    first, second = torch.triu_indices(len(face_set), len(face_set), 1)  # 2 x (every pair,)
     same = face_set.identities[first] == face_set.identities[second]
-    fold_of = (
-        torch.randperm(int(face_set.identities.max()) + 1, generator=generator) % folds
-    )  # (people,)
-    home, other = fold_of[face_set.identities[first]], fold_of[face_set.identities[second]]
-    home[home != other] = -1  # two people of two folds: a pair of neither
+    people = int(face_set.identities.max()) + 1
+    fold_of = torch.randperm(people, generator=generator) % folds  # (people,)
+    home = fold_of[face_set.identities[first]]
+    home[home != fold_of[face_set.identities[second]]] = -1  # two people of two folds
     own = all(
         int(((home == fold) & (same == kind)).sum()) >= per_fold
         for fold in range(folds)
@@ -133,371 +377,61 @@ def toy_pairs(face_set: FaceSet, folds: int = 10, per_fold: int = 30, seed: int 
         pool = pool[torch.randperm(len(pool), generator=generator)]
         if len(pool) < folds * per_fold:
             raise DataError(
-                f"toy_pairs: the set has {len(pool)} pairs of {'one person' if kind else 'two people'}, "
-                f"{folds} folds need {folds * per_fold}; draw more people or pictures, or ask for fewer"
+                f"toy_pairs: the set has {len(pool)} pairs of "
+                f"{'one person' if kind else 'two people'}, {folds} folds need "
+                f"{folds * per_fold}; draw more people or pictures, or ask for fewer"
             )
         for fold in range(folds):
-            chosen.append(
-                pool[home[pool] == fold][:per_fold]
-                if own
-                else pool[fold * per_fold : (fold + 1) * per_fold]
-            )
+            part = pool[home[pool] == fold] if own else pool[fold * per_fold :]
+            chosen.append(part[:per_fold])
     index = torch.cat(chosen)  # (2 * folds * per_fold,)
-    return Pairs(
-        first[index],
-        second[index],
-        same[index],
-        torch.arange(folds).repeat_interleave(per_fold).repeat(2),
-    )
+    fold = torch.arange(folds).repeat_interleave(per_fold).repeat(2)
+    return Pairs(first[index], second[index], same[index], fold)
+
+
+def _stack(pictures):
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
+
+
+def _near_face(classes):
+    return [i for i, name in enumerate(classes) if name in NEAR_FACE]
 
 
 # ---------------------------------------------------------------- folders of pictures
 
 
-def read_faces(
-    folder,
-    landmarks_csv,
-    size: int,
-    people: int = 0,
-    pictures_each: int = 0,
-    on_bad="error",
-    memory: float = math.inf,
-    workers: int = 0,
-) -> FaceSet:
-    """Read `folder`/person/picture with the five landmarks that a table has for each; people count in order of name.
-
-    The table (commas or tabs) has `file`, relative to `folder` or to the table's own folder, and x and y of the five
-    points. With a face box besides (x_min ... y_max), the square 1.6 times its longer side is cut out (LFW as it
-    comes); without, the pictures must be square crops. people, pictures_each: read no more than these, 0 = all.
-    on_bad="skip" leaves out, and names in `.skipped`, pictures that are absent, unreadable, not square or without
-    usable landmarks; "error" raises DataError at the first. A fault of the table itself always raises DataError.
-    memory: bytes that the crops may take; more than that stay in their files. workers: threads that decode, 0 = one a core.
-    """
-    folder, table = Path(folder), Path(landmarks_csv)
-    _check_on_bad(on_bad)
-    rows = {}
-    for row in read_table(table, ("file", *POINT_COLUMNS)):
-        if row["file"] in rows:
-            raise DataError(
-                f"{row['where']}: a second row for {row['file']}; delete one of the two"
-            )
-        rows[row["file"]] = row
-    boxed = all(column in row for column in BOX_COLUMNS)
-    home = table.resolve().parent
-    if folder.resolve().is_relative_to(
-        home
-    ):  # a table of several folders (train, test): keep this one's rows
-        prefix = folder.resolve().relative_to(home).as_posix() + "/"
-        rows = {
-            file.removeprefix(prefix): row for file, row in rows.items() if file.startswith(prefix)
-        } or rows
-    on_disk = {
-        path.relative_to(folder).as_posix()
-        for path in folder.glob("*/*")
-        if path.suffix.lower() in SUFFIXES
-    }
-    most_people, most_each = people or math.inf, pictures_each or math.inf
-    offered, points, names, skipped, count = {}, [], [], [], {}
-    for file in sorted(on_disk | set(rows)):
-        offered.setdefault(file.split("/")[0], []).append(file)
-    sizes = [min(len(files), most_each) for files in offered.values()]
-    total = sum(sizes[: people or None])
-    bound = sum(
-        sorted(sizes, reverse=True)[: people or None]
-    )  # who has no usable picture makes room for somebody else
-
-    def wanted(person):
-        return count.get(person, 0) < most_each if person in count else len(count) < most_people
-
-    def read(file):
-        try:
-            return file, *read_face(folder / file, rows.get(file), boxed, size)
-        except DataError as problem:
-            return file, problem
-
-    held = _Holder((bound, 3, size, size), total * 3 * size**2 <= memory)
-    files = (
-        file for person, its in offered.items() for file in its if wanted(person)
-    )  # asked for as reading goes on
-    for file, *found in read_many(read, files, total, workers, str(folder)):
-        person = file.split("/")[0]
-        if not wanted(person):
-            continue
-        if isinstance(found[0], DataError):
-            _refuse(found[0], on_bad, skipped)
-            continue
-        image, landmarks, window = found
-        count[person] = count.get(person, 0) + 1
-        held.add(image, str(folder / file), window)
-        points.append(landmarks)
-        names.append(Path(file).with_suffix("").as_posix())
-    if not names:
-        raise DataError(
-            f"{folder}: no usable person/picture in it ({len(skipped)} skipped); check the path"
-        )
-    identity = {person: i for i, person in enumerate(count)}
-    identities = torch.tensor([identity[name.split("/")[0]] for name in names])
-    images = held.pictures(partial(cut_face, size=size), workers)
-    return FaceSet(images, torch.from_numpy(np.stack(points)), identities, names, skipped)
+def read_faces(*args, **kwargs) -> FaceSet:
+    """The FaceSet of a folder: see `folders.read_faces`."""
+    return FaceSet(**folders.read_faces(*args, **kwargs))
 
 
-def read_actions(
-    folder,
-    annotations_csv,
-    faces_csv,
-    split: str,
-    frame_size,
-    limit: int = 0,
-    on_bad="error",
-    memory: float = math.inf,
-    workers: int = 0,
-) -> ActionSet:
-    """The ActionSet of one `split`, letterboxed to frame_size (H, W): scaled to fit, grey at the right or bottom.
-
-    annotations_csv: file (relative to `folder`), split, action, width, height and a person box; one row a person.
-    faces_csv: file and a face box; any number of rows a file. Classes are the actions of all splits, in order of name.
-    limit: read so many frames, evenly over the split, 0 = all. on_bad="skip" leaves out, and names in `.skipped`,
-    absent or unreadable pictures; "error" raises DataError at the first. A fault of a table always raises DataError.
-    memory, workers: as in `read_faces`, of the frames.
-    """
-    _check_on_bad(on_bad)
-    frames, seen = {}, set()
-    for row in read_table(
-        annotations_csv, ("file", "split", "action", "width", "height", *BOX_COLUMNS)
-    ):
-        width, height, *box = numbers(row, ("width", "height", *BOX_COLUMNS))
-        if not row["action"]:
-            raise DataError(
-                f"{row['where']}: action is empty; name it, or delete the row (background needs none)"
-            )
-        frame = frames.setdefault(
-            row["file"],
-            {
-                "split": row["split"],
-                "size": (width, height),
-                "actions": [],
-                "boxes": [],
-                "faces": [torch.zeros(0, 4)],
-            },
-        )
-        if (row["split"], (width, height)) != (frame["split"], frame["size"]):
-            raise DataError(
-                f"{row['where']}: {row['file']} has another split or size further up; make the rows agree"
-            )
-        frame["boxes"].append(checked_boxes(box, width, height, f"{row['where']}: box"))
-        frame["actions"].append(row["action"])
-        _refuse_twice(row, (row["action"], *box), seen)
-    seen = set()
-    for row in read_table(faces_csv, ("file", *BOX_COLUMNS)):
-        box = numbers(row, BOX_COLUMNS)
-        if row["file"] not in frames:
-            raise DataError(
-                f"{row['where']}: {row['file']} is not in {annotations_csv}; use two tables of one version"
-            )
-        frame = frames[row["file"]]
-        frame["faces"].append(
-            checked_boxes(box, *frame["size"], f"{row['where']}: face box", math.inf)
-        )
-        _refuse_twice(row, tuple(box), seen)
-    wanted = [file for file, frame in frames.items() if frame["split"] == split]
-    if 0 < limit < len(wanted):
-        wanted = [wanted[i * len(wanted) // limit] for i in range(limit)]
-    classes = sorted({action for frame in frames.values() for action in frame["actions"]})
-    boxes, labels, face_boxes, names, skipped = [], [], [], [], []
-
-    def read(file):
-        try:
-            picture = open_picture(Path(folder) / file)
-        except BadPicture as problem:
-            return file, problem, None
-        return file, picture.size, letterbox(picture, frame_size)
-
-    held = _Holder((len(wanted), 3, *frame_size), len(wanted) * 3 * math.prod(frame_size) <= memory)
-    for file, size, shaped in read_many(read, wanted, len(wanted), workers, str(folder)):
-        frame, path = frames[file], Path(folder) / file
-        if isinstance(size, BadPicture):
-            _refuse(size, on_bad, skipped)
-            continue
-        if size != frame["size"]:
-            raise DataError(
-                f"{path}: is {size[0]} x {size[1]}, its row in {annotations_csv} says "
-                f"{frame['size'][0]:g} x {frame['size'][1]:g}; use the picture that was annotated"
-            )
-        image, factors = shaped
-        held.add(image, str(path), frame_size)
-        boxes.append(torch.cat(frame["boxes"]) * factors)  # (n, 4)
-        labels.append(
-            torch.tensor([classes.index(action) + 1 for action in frame["actions"]])
-        )  # (n,)
-        face_boxes.append(torch.cat(frame["faces"]) * factors)  # (k, 4)
-        names.append(file)
-    if not names:
-        splits = ", ".join(sorted({frame["split"] for frame in frames.values()}))
-        raise DataError(
-            f"{folder}: no usable picture of split {split!r} ({len(skipped)} skipped); "
-            f"check the path, and the split: the table has {splits}"
-        )
-    pictures = held.pictures(lambda picture, size: letterbox(picture, size)[0], workers)
-    return ActionSet(
-        pictures, boxes, labels, face_boxes, names, classes, _near_face(classes), skipped
-    )
+def read_actions(*args, **kwargs) -> ActionSet:
+    """The ActionSet of one split of a folder: see `folders.read_actions`."""
+    fields = folders.read_actions(*args, **kwargs)
+    return ActionSet(**fields, face_actions=_near_face(fields["classes"]))
 
 
 def read_pairs(pairs_txt, face_set: FaceSet) -> Pairs:
-    """Read pairs in LFW's format (see `readers.read_pair_lines`) and find their pictures in `face_set`.
+    """Read pairs in LFW's format (see `files.read_pair_lines`) and find them in `face_set`.
 
-    Pairs with a picture that the set lacks are left out and listed in `.dropped`. DataError if that leaves none.
+    Pairs with a picture that the set lacks are left out and listed in `.dropped`. DataError if that
+    leaves none.
     """
     per_fold, lines = read_pair_lines(pairs_txt)
-    where = {name: i for i, name in enumerate(face_set.names)}
-    kept, dropped = [], []
+    position = {name: i for i, name in enumerate(face_set.names)}
+    kept = []
+    dropped = []
     for number, pair in enumerate(lines):
-        a, b = (
-            where.get(f"{person}/{person}_{i:04d}") for person, i in pair
-        )  # LFW's way to name pictures
+        names = [f"{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
+        a, b = (position.get(f"{person}/{name}") for (person, _), name in zip(pair, names))
         if a is None or b is None:
-            dropped.append("{}_{:04d} {}_{:04d}".format(*pair[0], *pair[1]))
+            dropped.append(" ".join(names))
         else:
             kept.append((a, b, pair[0][0] == pair[1][0], number // per_fold))
     if not kept:
         raise DataError(
-            f"{pairs_txt}: none of its {len(lines)} pairs is in the face set; read the folder it belongs to"
+            f"{pairs_txt}: none of its {len(lines)} pairs is in the face set; "
+            "read the folder it belongs to"
         )
     first, second, same, fold = torch.tensor(kept).T  # 4 x (P,)
     return Pairs(first, second, same.bool(), fold, dropped)
-
-
-class _Holder:
-    """Pictures as they are read, N at most: kept as uint8 (N, 3, H, W) or, if they do not fit, only their places."""
-
-    def __init__(self, shape, fits):
-        self.shape, self.sources = shape, []
-        self.kept = torch.empty(shape, dtype=torch.uint8) if fits else None
-
-    def add(self, image, path, known):
-        if self.kept is not None:
-            self.kept[len(self.sources)] = torch.from_numpy(image).permute(2, 0, 1)
-        self.sources.append((path, known))
-
-    def pictures(self, shape_it, workers):
-        """The tensor, or `readers.Pictures` that make each picture as `shape_it(PIL picture, known)`."""
-        if self.kept is not None:
-            return self.kept[: len(self.sources)]
-        return Pictures(self.sources, shape_it, self.shape[2:], workers)
-
-
-def _check_on_bad(on_bad):
-    if on_bad not in ("error", "skip"):
-        raise ValueError(f"on_bad is {on_bad!r}: give 'error' or 'skip'.")
-
-
-def _refuse(problem, on_bad, skipped):
-    """Raise for a fault of the table; raise for one bad picture, or note it and let the reader go on."""
-    if on_bad == "error" or not isinstance(problem, BadPicture):
-        raise problem
-    skipped.append(str(problem))
-
-
-def _refuse_twice(row, key, seen):
-    if (row["file"], key) in seen:
-        raise DataError(f"{row['where']}: a duplicate row for {row['file']}; delete it")
-    seen.add((row["file"], key))
-
-
-# ---------------------------------------------------------------- the order of things
-
-
-class Batches:
-    """An endless stream of batches: every epoch a new permutation, its incomplete last batch dropped.
-
-    Draws from a generator of its own, so nothing else in a run moves it, and `state_dict` restores its exact position.
-    count: items in the set; batch_size: 1 to count. Raises ValueError otherwise.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int):
-        if not 1 <= batch_size <= count:
-            raise ValueError(
-                f"batch_size is {batch_size}: give 1 to {count}, the number of items in the set."
-            )
-        self.count, self.batch_size = count, batch_size
-        self.generator = torch.Generator().manual_seed(seed)
-        self.order, self.position = torch.empty(0, dtype=torch.long), 0
-
-    def next(self):
-        """Indices (B,) int64 and mirror flags (B,) bool, each true half of the time (SphereFace augments by this only)."""
-        if self.position + self.batch_size > len(self.order):
-            self.order, self.position = torch.randperm(self.count, generator=self.generator), 0
-        indices = self.order[self.position : self.position + self.batch_size]
-        self.position += self.batch_size
-        return indices, torch.rand(self.batch_size, generator=self.generator) < 0.5
-
-    def peek(self):
-        """What `next` will give, without taking it."""
-        ahead = copy.copy(self)
-        ahead.generator = self.generator.clone_state()
-        return ahead.next()
-
-    def state_dict(self) -> dict:
-        return {
-            "count": self.count,
-            "batch_size": self.batch_size,
-            "generator": self.generator.get_state(),
-            "order": self.order.clone(),
-            "position": self.position,
-        }
-
-    def load_state_dict(self, state: dict):
-        """Go on exactly where the saved stream stood; ValueError if it ran over another set or batch size."""
-        for name in ("count", "batch_size"):
-            if state[name] != getattr(self, name):
-                raise ValueError(
-                    f"{name} was {state[name]} when this run began and is {getattr(self, name)} now: restore the "
-                    "pictures that were there, or choose another --out"
-                )
-        self.generator.set_state(
-            state["generator"].cpu()
-        )  # a checkpoint may have been loaded to a GPU
-        self.order, self.position = state["order"].cpu().clone(), state["position"]
-
-
-class Feed:
-    """A set's batches on `device`, in the order of `batches`, the following one made while this one is learnt from.
-
-    Pictures that must be decoded or go to a GPU are made ready by a thread of their own; what lies in memory beside the
-    CPU that learns is taken as it is asked for. What is ready early does not show in `batches`: its state is that of
-    `batches.next()` alone, so a run goes on from a checkpoint as if nothing had been made ahead. data: a `FaceSet` or
-    `ActionSet`; batches: `Batches` over it, which others may use or set back at any time.
-    """
-
-    def __init__(self, data, batches: Batches, device="cpu"):
-        self.data, self.batches, self.device = data, batches, torch.device(device)
-        self.worker = self.ready = None
-        if self.device.type == "cuda":
-            here = (
-                self.device.index if self.device.index is not None else torch.cuda.current_device()
-            )
-            self.device = torch.device(
-                "cuda", here
-            )  # said aloud: which GPU is the current one, each thread has to be told
-            self.worker = ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(here,))
-        elif data.lazy:
-            self.worker = ThreadPoolExecutor(1)
-
-    def next(self):
-        """What `data.batch(*batches.next(), device)` gives; where several processes train, this one's share of it."""
-        indices, mirror = self.batches.next()
-        if self.worker is None:
-            return self._make(indices, mirror)
-        if self.ready is None or not (
-            torch.equal(self.ready[0], indices) and torch.equal(self.ready[1], mirror)
-        ):
-            self._begin(indices, mirror)  # the first batch, or the stream was moved from outside
-        batch = self.ready[2].result()
-        self._begin(*self.batches.peek())
-        return batch
-
-    def _begin(self, indices, mirror):
-        self.ready = indices, mirror, self.worker.submit(self._make, indices, mirror)
-
-    def _make(self, indices, mirror):
-        return self.data.batch(*ranks.share(indices, mirror), self.device)

@@ -196,6 +196,48 @@ def numbers(row: dict, columns) -> list[float]:
     return values
 
 
+def read_pair_lines(path):
+    """Read a verification list in LFW's format.
+
+    Its first line holds the number of folds and N; a fold is N lines `name i j` (pictures i and j
+    of one person), then N lines `name i other j`. Returns the number of pairs a fold (2 N) and the
+    pairs, each ((name, i), (name, j)). Raises DataError for a line of another form, a pair that
+    comes twice, or another number of lines than promised.
+    """
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    header = lines.pop(0) if lines else []
+    if len(header) != 2 or not all(word.isdigit() for word in header):
+        raise DataError(
+            f"{path}: its first line is {' '.join(header)!r}; "
+            "it must hold folds and pairs, as LFW's 10 300"
+        )
+    folds, each = map(int, header)
+    if len(lines) != 2 * folds * each:
+        raise DataError(
+            f"{path}: has {len(lines)} pairs, its first line promises {2 * folds * each}; "
+            "download it again"
+        )
+    pairs = []
+    seen = set()
+    for number, line in enumerate(lines):
+        where = f"{path}, pair {number + 1} ({' '.join(line)})"
+        same = number % (2 * each) < each
+        if len(line) != (3 if same else 4) or not (line[1] + line[-1]).isdigit():
+            form = "name i j" if same else "name i other j"
+            raise DataError(f"{where}: must be {form}; correct the line")
+        first = (line[0], int(line[1]))
+        second = (line[0] if same else line[2], int(line[-1]))
+        pair = frozenset((first, second))
+        if first == second or pair in seen or (not same and first[0] == second[0]):
+            raise DataError(
+                f"{where}: comes twice, or its two ends are not different; "
+                "correct or delete the line"
+            )
+        seen.add(pair)
+        pairs.append((first, second))
+    return 2 * each, pairs
+
+
 # ---------------------------------------------------------------- pictures
 
 
