@@ -1,14 +1,19 @@
-"""The README keeps its word: its names exist, its commands parse, its numbers are those of the kept runs.
+"""The READMEs and model cards: links, names, commands and numbers are those of the repository.
 
-python tests/test_readme.py --write      rewrite the result blocks and the presets' numbers in the README
+python tests/test_readme.py --write      rewrite what is generated: result tables, preset values
 """
 
+import argparse
 import ast
+import contextlib
 import json
 import re
+import runpy
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,11 +23,24 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script, there is no conftest to do it
 
-from ppad import anonymize, config, face_finder, figures, grade, modifier, reproduce, trainer
+from ppad import config, face_finder, figures, grade, modifier, players, reproduce
 
 README = ROOT / "README.md"
+PACKAGE = ROOT / "ppad" / "README.md"
 CARD = ROOT / "ppad" / "weights" / "modifier.md"
+FACE_CARD = ROOT / "ppad" / "weights" / "ssh_light.md"
+FOLDERS = ("ppad", "lesson_notebooks", "tests", "data_scripts")
+READMES = [README, *(ROOT / folder / "README.md" for folder in FOLDERS)]
+PAGES = [*READMES, CARD, FACE_CARD]
 RESULTS = ROOT / "lesson_notebooks" / "results"
+COMPONENTS = (
+    "modifier sphereface losses detector crop_sampler baselines metrics".split()
+)  # import no module of ours
+LONG_MODULES = ("toyworld", "config")  # up to 650 lines, the others 500
+SUMMARY = ("own", "retrained", "strongest")  # the attackers in the README's table
+WORLDS = {"toy": "drawn", "photo": "photos"}
+SUMMARIES = {"summary": ("toy", "photo"), "photo_summary": ("photo",)}
+OTHER_FLAGS = {"--nproc-per-node", "--index-url"}  # torchrun's, pip's
 MAPPED = [
     "Eq. (1)",
     "Eq. (2)",
@@ -45,17 +63,37 @@ MAPPED = [
     "Sec. 5.6",
 ]
 
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.+?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
 
 # ---------------------------------------------------------------- what is generated
 
 
-def result_block(preset: str) -> str:
-    """Table 1 of the kept run of `preset` and a line that says what made it; "not run" where none is kept."""
+def reference(preset: str) -> dict | None:
+    """results.json of the reference run of `preset`; None where there is none."""
     path = RESULTS / preset / "results.json"
-    if not path.exists():
+    return json.loads(read(path)) if path.exists() else None
+
+
+def result_block(preset: str) -> str:
+    """Table 1 of a reference run and a line that says what made it; "not run" without one."""
+    results = reference(preset)
+    if results is None:
         return "not run\n"
-    results = json.loads(path.read_text())
-    machine, seeds = results["hardware"], len(results["seeds"])
+    machine = results["hardware"]
+    seeds = len(results["seeds"])
     place = machine.get("gpu") or f"CPU ({machine['cpu']}, {machine['cores']} cores)"
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     preset_fields = vars(config.PRESETS[preset]())
@@ -65,63 +103,90 @@ def result_block(preset: str) -> str:
         if preset_fields.get(name, value) != value
         and name not in (*config.MACHINE, "faces", "actions")
     ]  # where things lay and ran changes no number
-    return (
-        f"{figures.table1_markdown(results)}\n{seeds} seed{'s' if seeds != 1 else ''}, {results['minutes']:.0f} minutes "
-        f"on {place}, {versions}{'; other than the preset: ' + ', '.join(changed) if changed else ''}\n"
+    line = (
+        f"{seeds} seed{'s' if seeds != 1 else ''}, {results['minutes']:.0f} minutes on {place}, "
+        f"{versions}{'; other than the preset: ' + ', '.join(changed) if changed else ''}"
     )
+    return f"{figures.table1_markdown(results)}\n{line}\n"
+
+
+def summary_block(*presets: str) -> str:
+    """One line an anonymizer: mAP and three errors in each of these reference runs."""
+    wanted = ["mAP", *(f"error: {figures.ERRORS[key]}" for key in SUMMARY)]
+    lines = {}
+    for preset in presets:
+        head, _, *rows = figures.table1_markdown(reference(preset)).splitlines()
+        columns = [cells(head).index(name) for name in wanted]
+        for row in map(cells, rows):
+            lines.setdefault(row[0], []).extend(row[column] for column in columns)
+    titles = [f"{WORLDS[preset]}: {head}" for preset in presets for head in ("mAP", *SUMMARY)]
+    table = [["Method", *titles], ["---", *["---:"] * len(titles)]]
+    table += [[name, *values] for name, values in lines.items()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in table)
 
 
 def preset_row(line: str) -> str:
-    """A row of the presets' table, whose first cell names fields in backquotes, with their values of today."""
-    cell = line.split("|")[1].strip()
+    """A row of the presets' table, whose first cell names fields, with their present values."""
+    first = cells(line)[0]
 
-    def value(preset, field):
-        number = getattr(config.PRESETS[preset](), field)
-        return (
-            ("no", "yes")[number]
-            if isinstance(number, bool)
-            else f"{number:g}"
-            if isinstance(number, float)
-            else str(number)
-        )
+    def column(preset):
+        fields = config.PRESETS[preset]()
+        return re.sub(r"`(\w+)`", lambda found: value(getattr(fields, found[1])), first)
 
-    columns = [
-        re.sub(r"`(\w+)`", lambda field: value(preset, field[1]), cell)
-        for preset in ("toy", "photo", "paper")
-    ]
-    return f"| {' | '.join([cell, *columns])} |"
+    def value(field):
+        if isinstance(field, bool):
+            return "yes" if field else "no"
+        return f"{field:g}" if isinstance(field, float) else str(field)
+
+    return f"| {' | '.join([first, column('toy'), column('photo'), column('paper')])} |"
 
 
 def rendered(text: str) -> str:
-    """The README, or the model card, with every generated part made anew."""
-    for preset in ("toy", "photo"):
-        start, end = f"<!-- results:{preset} -->\n", f"<!-- /results:{preset} -->"
-        if start not in text:
-            continue
-        before, rest = text.split(start)
-        text = before + start + result_block(preset) + end + rest.split(end)[1]
+    """A page with every generated part made anew."""
+
+    def block(found):
+        name = found[1]
+        made = summary_block(*SUMMARIES[name]) if name in SUMMARIES else result_block(name)
+        return f"<!-- results:{name} -->\n{made}<!-- /results:{name} -->"
+
+    text = re.sub(r"<!-- results:(\w+) -->\n.*?<!-- /results:\1 -->", block, text, flags=re.DOTALL)
     field = "|".join(vars(config.Paper()))
     return re.sub(
         rf"^\| `(?:{field})`.*\|$", lambda row: preset_row(row[0]), text, flags=re.MULTILINE
     )
 
 
-def test_generated_parts_are_up_to_date():
-    text = README.read_text(encoding="utf-8")
-    assert rendered(text) == text, "run: python tests/test_readme.py --write"
-    assert rendered(card := CARD.read_text(encoding="utf-8")) == card, (
-        "run: python tests/test_readme.py --write"
+@each_page
+def test_generated_parts_are_up_to_date(page):
+    assert rendered(read(page)) == read(page), "run: python tests/test_readme.py --write"
+
+
+def test_generated_parts_are_where_they_belong():
+    assert "<!-- results:summary -->\n| Method" in read(README)
+    assert all(f"<!-- results:{name} -->\n| Method" in read(PACKAGE) for name in ("toy", "photo"))
+    assert "| `face_size` | 64 | 128 | 256 |" in read(PACKAGE)  # rows of presets are recognized
+    assert "| Ours |" in read(CARD)
+
+
+def test_the_summary_is_a_part_of_the_full_tables():
+    """By hand, for one row: the values of results.json, rounded."""
+    line = next(
+        line for line in summary_block("toy", "photo").splitlines() if line.startswith("| Ours |")
     )
-    assert "| Ours |" in card
-    assert "| `face_size` | 64 | 128 | 256 |" in text  # rows of presets were recognised
+    expected = []
+    for preset in ("toy", "photo"):
+        row = next(row for row in reference(preset)["rows"] if row["name"] == "Ours")
+        errors = row["verification_error"]
+        for value in (row["mAP"], *(errors[key] for key in SUMMARY)):
+            expected.append(f"{100 * value['mean']:.1f} ± {100 * value['std']:.1f}")
+    assert cells(line) == ["Ours", *expected]
 
 
 def test_the_face_finders_card_says_what_was_measured():
-    card = (ROOT / "ppad" / "weights" / "ssh_light.md").read_text(encoding="utf-8")
-    found = json.loads((ROOT / "tests/benchmarks/results/ssh_light.json").read_text())
+    found = json.loads(read(ROOT / "tests/benchmarks/results/ssh_light.json"))
     rows = [
         [float(cell.strip(" %")) for cell in line.strip("|").split("|")]
-        for line in re.findall(r"^\| 0\.\d.*\|$", card, re.MULTILINE)
+        for line in re.findall(r"^\| 0\.\d.*\|$", read(FACE_CARD), re.MULTILINE)
     ]
     assert len(rows) == 4
     for score, *percent in rows:
@@ -132,60 +197,54 @@ def test_the_face_finders_card_says_what_was_measured():
 
 
 def test_the_modifiers_card_says_how_its_own_seed_fared():
-    kept = json.loads((RESULTS / "photo/results.json").read_text())
-    ours = next(row for row in kept["rows"] if row["name"] == "Ours")["verification_error"][
-        "strongest"
-    ]["per_seed"]
-    card = " ".join(CARD.read_text(encoding="utf-8").split())
-    assert (
-        f"this file is seed 0's, whose strongest attacker erred on {100 * ours[kept['seeds'].index(0)]:.1f} %"
-        in card
-    )
+    results = reference("photo")
+    row = next(row for row in results["rows"] if row["name"] == "Ours")
+    per_seed = row["verification_error"]["strongest"]["per_seed"]
+    erred = 100 * per_seed[results["seeds"].index(0)]
+    sentence = f"this file is seed 0's, whose strongest attacker erred on {erred:.1f} %"
+    assert sentence in " ".join(read(CARD).split())
 
 
-def test_result_block_of_a_kept_run(tmp_path, monkeypatch):
+def test_result_block_of_a_reference_run(tmp_path, monkeypatch):
     """By hand: one row, two seeds; and without a run, exactly "not run"."""
     monkeypatch.setattr(sys.modules[__name__], "RESULTS", tmp_path)
     assert result_block("toy") == "not run\n"
     one = {"mean": 0.5, "std": 0.01, "per_seed": [0.49, 0.51]}
-    errors = dict.fromkeys(
-        ("own", "never_saw", "other_architecture", "retrained", "strongest"), one
-    )
+    attackers = ("own", "never_saw", "other_architecture", "retrained", "strongest")
+    errors = dict.fromkeys(attackers, one)
+    row = {"name": "Ours", "mAP": one, "AP": {"Lip": 0.25}, "verification_error": errors}
+    changed = {"T1": 7, "faces": "elsewhere", "device": "cpu", "an_older_field": 3}
+    results = {
+        "preset": "toy",
+        "seeds": [0, 1],
+        "minutes": 41.26,
+        "hardware": {"cpu": "A chip", "cores": 2},
+        "versions": {"python": "3.12", "torch": "2.6"},
+        "config": {**vars(config.Toy()), **changed},
+        "rows": [row],
+    }
     (tmp_path / "toy").mkdir()
-    (tmp_path / "toy/results.json").write_text(
-        json.dumps(
-            {
-                "preset": "toy",
-                "seeds": [0, 1],
-                "minutes": 41.26,
-                "hardware": {"cpu": "A chip", "cores": 2},
-                "versions": {"python": "3.12", "torch": "2.6"},
-                "config": {
-                    **vars(config.Toy()),
-                    "T1": 7,
-                    "faces": "elsewhere",
-                    "device": "cpu",
-                    "a_field_of_old": 3,
-                },
-                "rows": [
-                    {"name": "Ours", "mAP": one, "AP": {"Lip": 0.25}, "verification_error": errors}
-                ],
-            }
-        )
-    )
+    (tmp_path / "toy/results.json").write_text(json.dumps(results))
     lines = result_block("toy").splitlines()
     assert lines[2].startswith("| Ours | 25.0 | 50.0 ± 1.0 | 50.0 ± 1.0 |")
-    assert (
-        lines[-1]
-        == "2 seeds, 41 minutes on CPU (A chip, 2 cores), python 3.12, torch 2.6; other than the preset: T1 7"
+    assert lines[-1] == (
+        "2 seeds, 41 minutes on CPU (A chip, 2 cores), python 3.12, torch 2.6; "
+        "other than the preset: T1 7"
     )
+
+
+def test_minutes_in_the_text_are_those_of_the_reference_runs():
+    """The README may not claim a faster run than the one that its numbers come from."""
+    assert f"{reference('toy')['minutes']:.0f} minutes" in read(README)
+    assert reference("toy")["minutes"] / len(reference("toy")["seeds"]) <= 25
 
 
 # ---------------------------------------------------------------- names
 
 
+@cache
 def names_in(path: Path) -> set[str]:
-    """What a file defines: functions, classes, constants, and methods and fields as Class.name."""
+    """What a file defines: functions, classes, constants; methods and fields as Class.name."""
 
     def of(body):
         for node in body:
@@ -197,52 +256,68 @@ def names_in(path: Path) -> set[str]:
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 yield from (target.id for target in targets if isinstance(target, ast.Name))
 
-    return set(of(ast.parse(path.read_text(encoding="utf-8")).body))
+    return set(of(ast.parse(read(path)).body))
 
 
 def lacking(text: str) -> list[str]:
-    """References `ppad/x.py:name` and `tests/x.py::name` in `text` that lead nowhere."""
+    """References `ppad/x.py:name`, `tests/x.py::name`, `folder/x.py` that lead nowhere."""
     found = re.findall(r"`((?:ppad|tests)/\w+\.py)(:{1,2})([\w.]+)`", text)
-    return [
+    bad = [
         f"{file}{colons}{name}"
         for file, colons, name in found
         if not (ROOT / file).exists()
         or name not in names_in(ROOT / file)
         or (len(colons) == 2) != file.startswith("tests")
     ]
+    files = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w/]+\.(?:py|json|ipynb))`", text)
+    return bad + [file for file in files if not (ROOT / file).exists()]
 
 
-def test_every_name_exists():
-    assert lacking(README.read_text(encoding="utf-8")) == []
+@each_page
+def test_every_name_exists(page):
+    assert lacking(read(page)) == []
 
 
 def test_a_name_that_does_not_exist_is_noticed():
     """Also one with a typing mistake in its form, which must not pass for prose."""
-    assert (
-        lacking(
-            "`ppad/losses.py:loss_det`, `tests/test_losses.py::test_equation_1`, `ppad/config.py:Paper.T1`"
-        )
-        == []
+    right = (
+        "`ppad/losses.py:loss_det`, `tests/test_losses.py::test_equation_1`, "
+        "`ppad/config.py:Paper.T1`, `tests/test_losses.py`"
     )
-    assert (
-        len(
-            lacking(
-                "`ppad/losses.py:loss_dot`, `ppad/none.py:x`, `ppad/trainer.py:Game.x`, `tests/test_losses.py:psi`"
-            )
-        )
-        == 4
+    wrong = (
+        "`ppad/losses.py:loss_dot`, `ppad/none.py:x`, `ppad/trainer.py:Game.x`, "
+        "`tests/test_losses.py:psi`, `ppad/none.py`"
     )
+    assert lacking(right) == []
+    assert len(lacking(wrong)) == 5
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folders_readme_is_its_index(folder):
+    """Every module, script, notebook and benchmark has its place in the README beside it."""
+    text = read(ROOT / folder / "README.md")
+    files = [
+        *(ROOT / folder).glob("[a-z]*.py"),
+        *(ROOT / folder).glob("*.ipynb"),
+        *(ROOT / folder).glob("benchmarks/*.py"),
+    ]
+    if folder == "tests":  # test_MODULE.py is said once for all
+        files = [file for file in files if not file.name.startswith("test_")]
+    for file in files:
+        name = file.stem if folder == "ppad" else file.name
+        assert f"`{name}`" in text or f"]({name})" in text, name
+
+
+def test_algorithm_1_in_the_readme_names_methods_of_the_game():
+    table = [cells(line) for line in read(README).splitlines() if re.match(r"\| \d", line)]
+    methods = [name for *_, name in table if name.startswith("`Game.")]
+    assert len(methods) == 4
+    assert {name.strip("`") for name in methods} <= names_in(ROOT / "ppad" / "trainer.py")
 
 
 def test_paper_map_is_whole():
-    table = (
-        README.read_text(encoding="utf-8")
-        .split("<!-- map -->")[1]
-        .split("<!-- /map -->")[0]
-        .strip()
-        .splitlines()[2:]
-    )
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    table = read(PACKAGE).split("<!-- map -->")[1].split("<!-- /map -->")[0].strip()
+    rows = [cells(line) for line in table.splitlines()[2:]]
     assert all(len(row) == 5 and all(row) for row in rows)
     for wanted in MAPPED:
         assert any(row[0].startswith(wanted) for row in rows), wanted
@@ -253,138 +328,228 @@ def test_paper_map_is_whole():
         for number in re.findall(r"\b\d+\b", row[0][11:])
     )
     assert lines == list(range(1, 12))
+    notebook = r"\[(\d\d)\]\(\.\./lesson_notebooks/\1_\w+\.ipynb\)"
     for paper, code, test, lesson, why in rows:
-        assert lesson == "-" or re.fullmatch(
-            r"\[(\d\d)\]\(lesson_notebooks/\1_\w+\.ipynb\)", lesson
-        ), (paper, lesson)
+        assert lesson == "-" or re.fullmatch(notebook, lesson), (paper, lesson)
         if code == "-":  # nothing to run: the row must say why
             assert test == "-" and paper.startswith(("Fig. 1", "Sec. 5.5")) and len(why) > 10
         else:
             for cell, form in ((code, r"`ppad/\w+\.py:[\w.]+`"), (test, r"`tests/\w+\.py::\w+`")):
                 assert all(re.fullmatch(form, part) for part in cell.split(", ")), (paper, cell)
+                assert lacking(cell) == [], paper
 
 
-def test_the_house_is_the_one_that_stands():
-    """Every file has its line, and imports lead down, or to a room further up the list on the same floor."""
-    text = README.read_text(encoding="utf-8").split("## The house")[1]
-    listed = re.findall(r"^\| ([1-4]) \| `(\w+)` \| .+ \|$", text, flags=re.MULTILINE)
-    floor = {room: int(number) for number, room in listed}
-    rooms = [room for _, room in listed]
-    assert sorted(rooms) == sorted(
-        path.stem for path in (ROOT / "ppad").glob("*.py") if path.stem != "__init__"
-    )
-    for room in rooms:
-        for node in ast.walk(ast.parse((ROOT / "ppad" / f"{room}.py").read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ppad":
-                for other in (
-                    [node.module[5:]]
-                    if "." in node.module
-                    else [alias.name for alias in node.names]
-                ):
-                    same = floor[other] == floor[room] > 1 and rooms.index(other) < rooms.index(
-                        room
-                    )
-                    assert floor[other] < floor[room] or same, f"{room} imports {other}"
+# ---------------------------------------------------------------- modules and layers
 
 
-# ---------------------------------------------------------------- links and commands
+def modules() -> list[Path]:
+    return [path for path in (ROOT / "ppad").glob("*.py") if path.stem != "__init__"]
+
+
+def imported_by(path: Path) -> list[str]:
+    """The modules of ours that a file imports, wherever in it."""
+    found = []
+    for node in ast.walk(ast.parse(read(path))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ppad":
+            inside = [node.module[5:]] if "." in node.module else []
+            found += inside or [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [alias.name[5:] for alias in node.names if alias.name.startswith("ppad.")]
+    return found
+
+
+def test_imports_follow_the_layers():
+    """Every module has its line; imports lead down, or to an earlier line of the same layer."""
+    listed = re.findall(r"^\| ([1-4]) \| `(\w+)` \| .+ \|$", read(PACKAGE), flags=re.MULTILINE)
+    layer = {name: int(number) for number, name in listed}
+    order = [name for _, name in listed]
+    assert sorted(order) == sorted(path.stem for path in modules())
+    for path in modules():
+        name = path.stem
+        for other in imported_by(path):
+            if layer[name] == 1:
+                allowed = other == "files" and name not in COMPONENTS
+            else:
+                earlier = order.index(other) < order.index(name)
+                allowed = layer[other] < layer[name] or layer[other] == layer[name] and earlier
+            assert allowed, f"{name} imports {other}"
+
+
+def test_the_package_stays_small():
+    assert len(modules()) <= 30
+    for path in modules():
+        limit = 650 if path.stem in LONG_MODULES else 500
+        assert len(read(path).splitlines()) <= limit, path.name
+
+
+# ---------------------------------------------------------------- form, links and commands
+
+
+def test_the_readme_is_short():
+    assert len(read(README).splitlines()) <= 150
+
+
+@each_page
+def test_prose_is_wrapped(page):
+    prose = re.sub(r"^```.+?^```", "", read(page), flags=re.DOTALL | re.MULTILINE)
+    for line in prose.splitlines():
+        generated = " minutes on " in line  # the line below a table of results
+        assert len(line) <= 100 or line.startswith(("|", "![")) or generated, line
 
 
 def heading_anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def test_links_lead_somewhere():
-    text = README.read_text(encoding="utf-8")
-    anchors = {
-        heading_anchor(heading) for heading in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
-    }
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif not target.startswith("http"):
-            result = (ROOT / target).is_relative_to(RESULTS)  # pictures come with the kept run
-            assert (ROOT / target).exists() or (
-                result and not (ROOT / target).with_name("results.json").exists()
-            ), target
+@cache
+def anchors(page: Path) -> set[str]:
+    return {heading_anchor(heading) for heading in re.findall(r"^#+ (.+)$", read(page), re.M)}
 
 
-def commands() -> list[list[str]]:
-    """The words of each command in the README: lines of bash blocks, and backquoted ones that start with python."""
-    text = README.read_text(encoding="utf-8")
-    lines = [
-        line
-        for block in re.findall(r"```bash\n(.+?)```", text, flags=re.DOTALL)
-        for line in block.splitlines()
-    ]
-    lines += re.findall(r"`(python [^`]+)`", text)
+@each_page
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+        if link.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.is_relative_to(ROOT) and target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command: lines of shell blocks, and of code spans that start one."""
+    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
+    lines += re.findall(r"`((?:python|torchrun|jupyter|pip) [^`]+)`", text)
     return [
-        shlex.split(part, comments=True)
+        words
         for line in lines
         for part in line.split("&&")
-        if not line.startswith("#")
+        if (words := shlex.split(part, comments=True))
     ]
+
+
+class Stopped(BaseException):
+    """A program has built its parser and is about to parse."""
+
+
+@cache
+def parser_of(*program: str) -> argparse.ArgumentParser:
+    """The parser that a program makes: ("-m", module) or (script,), which is stopped there."""
+
+    def stop(self, *args, **kwargs):
+        raise Stopped(self)
+
+    folder = str(Path(program[0]).resolve().parent)  # scripts import what lies beside them
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_args", stop),
+        mock.patch.object(argparse.ArgumentParser, "parse_known_args", stop),
+        mock.patch.object(sys, "argv", [program[-1]]),
+        mock.patch.object(sys, "path", [*([folder] if len(program) == 1 else []), *sys.path]),
+        contextlib.suppress(SystemExit),
+    ):
+        try:
+            if program[0] == "-m":
+                runpy.run_module(program[1], run_name="__main__")
+            else:
+                runpy.run_path(str(ROOT / program[0]), run_name="__main__")
+        except Stopped as stopped:
+            return stopped.args[0]
+    raise AssertionError(f"{' '.join(program)} parses no command line")
+
+
+def check_command(words: list[str]) -> None:
+    """Raise AssertionError or SystemExit for a command that cannot be given."""
+    while words and re.fullmatch(r"PPAD_[A-Z_]+=\S+", words[0]):
+        words = words[1:]
+    if words[0] == "torchrun":
+        words = ["python", *words[words.index("-m") :]]
+    if words[:2] == ["jupyter", "lab"] or words[:3] == ["python", "-m", "pytest"]:
+        files = [word for word in words[2:] if not word.startswith("-") and word != "pytest"]
+        assert files and all((ROOT / word).exists() for word in files), words
+    elif words[:2] == ["python", "tests/test_readme.py"]:
+        assert words[2:] == ["--write"], words
+    elif words[0] == "python":
+        size = 2 if words[1] == "-m" else 1
+        program = tuple(words[1 : 1 + size])
+        module = ROOT / (program[1].replace(".", "/") + ".py" if size == 2 else program[0])
+        assert module.is_file(), words
+        if program == ("-m", "ppad.reproduce"):
+            reproduce.parse(words[3:])  # it checks the values of the fields, too
+        elif program == ("-m", "ppad.grade"):
+            grade.parse(words[3:])
+        else:
+            parser_of(*program).parse_args(words[1 + size :])
+    else:
+        assert words[:2] == ["pip", "install"] or words[0] in ("ruff", ".ci/run"), words
+
+
+@each_page
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_every_command_parses(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in commands(read(page)):
+        check_command(words)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -m ppad.reproduce --no_such_flag 1",
+        "python -m ppad.reproduce --rows Nobody",
+        "python -m ppad.reproduce --folds 1",
+        "python -m ppad.anonymize a.jpg --method wash",
+        "python data_scripts/prepare_lfw.py downloads/lfw.tgz",
+        "python data_scripts/prepare_nothing.py a b",
+        "python -m pytest -q tests/test_nothing.py",
+        "pipx install ppad",
+    ],
+)
+def test_a_command_that_cannot_be_given_is_noticed(command, capsys):
+    with pytest.raises((AssertionError, SystemExit, ValueError)):
+        check_command(shlex.split(command))
 
 
 def test_the_two_commands_are_those_of_the_checks():
     """`.ci/run` installs from the same file and runs the README's test command."""
-    text, checks = README.read_text(encoding="utf-8"), (ROOT / ".ci/run").read_text()
-    first, second = re.findall(r"```bash\n(.+?)\n```", text, flags=re.DOTALL)[:2]
+    checks = read(ROOT / ".ci/run")
+    first, second = (block.strip() for block in blocks(read(README), "bash")[:2])
     assert first == "pip install -r requirements.txt && python -m ppad.reproduce"
+    assert second == "python -m pytest -q tests"
     assert re.search(r"^pip install (--quiet )?-r requirements\.txt$", checks, flags=re.MULTILINE)
     assert second in checks.splitlines()
+    assert re.search(r'ruff"? check \.', checks) and re.search(r'ruff"? format --check \.', checks)
+    assert ".ci/run" in read(ROOT / ".github/workflows/ci.yml")
 
 
-def test_every_command_parses():
-    main_jobs = 0
-    for words in commands():
-        if words[:3] == ["python", "-m", "ppad.reproduce"]:
-            reproduce.parse(words[3:])  # SystemExit on a flag or value it does not know
-            main_jobs += 1
-        elif words[:3] == ["python", "-m", "ppad.anonymize"]:
-            anonymize.parse(words[3:])
-        elif words[:3] == ["python", "-m", "ppad.grade"]:
-            grade.parse(words[3:])
-        elif words[:2] == ["jupyter", "lab"] or words[0].startswith("PPAD_"):
-            assert (ROOT / words[-1]).exists(), words
-        elif words[:3] == ["python", "-m", "pytest"]:
-            assert all((ROOT / word).exists() for word in words[3:] if not word.startswith("-")), (
-                words
-            )
-        elif words[0] == "python" and words[1] != "-m":
-            assert (ROOT / words[1]).is_file(), words
-        else:
-            assert words[:2] == ["pip", "install"] or words[:3] == ["python", "-m", "venv"], words
-    assert main_jobs >= 7
-
-
-def test_flags_in_prose_exist():
-    """Every `--flag` in backquotes is one of the main job's or of `anonymize`, or of the script named with it."""
-    known = {f"--{name}" for name in vars(config.Paper())} | {
-        f"--{name}" for name in ("preset", "out", "rows", "seed", "jobs")
-    }
-    known |= {f"--{name}" for name in vars(anonymize.parse(["a"]))} | {
-        "--check",
-        "--nproc-per-node",
-        "--imagenet",
-    }  # torchrun's; get_weights.py's
-    known |= {f"--{name.replace('_', '-')}" for name in vars(grade.parse(["losses", "a.py"]))}
-    text = re.sub(r"`python tests/test_readme.py --write`", "", README.read_text(encoding="utf-8"))
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@each_page
+def test_flags_in_prose_exist(page, monkeypatch):
+    """Every `--flag` belongs to a program of this repository."""
+    monkeypatch.chdir(ROOT)
+    programs = [("-m", f"ppad.{name}") for name in ("reproduce", "anonymize", "grade")]
+    programs += [
+        (path.relative_to(ROOT).as_posix(),)
+        for folder in ("data_scripts", "tests/benchmarks")
+        for path in (ROOT / folder).glob("[a-z]*.py")
+    ]
+    known = set(OTHER_FLAGS)
+    for program in programs:
+        known |= set(parser_of(*program)._option_string_actions)
+    text = read(page).replace("python tests/test_readme.py --write", "")
+    text = text.replace("`--write`", "").replace("ruff format --check", "")
     assert set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text)) <= known
 
 
 def test_own_picture_lines_run(tiny, tmp_path, monkeypatch):
-    """The README's Python block, on a tiny untrained M and a finder that knows where the face is."""
-    (block,) = re.findall(
-        r"```python\n(.+?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
+    """The Python block, on a tiny untrained M and a finder that knows where the face is."""
+    (block,) = blocks(read(PACKAGE), "python")
     (tmp_path / "runs/photo").mkdir(parents=True)
     torch.manual_seed(0)
-    held = {
-        "config": vars(tiny()),
-        "parts": {"modifier": trainer.make_modifier(tiny()).state_dict()},
-    }
-    torch.save(held, tmp_path / "runs/photo/players.pt")
+    parts = {"modifier": players.make_modifier(tiny()).state_dict()}
+    players.save_players(tmp_path / "runs/photo/players.pt", vars(tiny()), parts)
     before = np.full((60, 80, 3), 90, np.uint8)
     Image.fromarray(before).save(tmp_path / "holiday.jpg")
 
@@ -398,20 +563,20 @@ def test_own_picture_lines_run(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(face_finder, "FaceFinder", Finder)
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
+    original = np.asarray(Image.open("holiday.jpg")).astype(int)
     with Image.open(tmp_path / "holiday_anonymized.png") as saved:
-        changed = (
-            np.asarray(saved).astype(int) != np.asarray(Image.open("holiday.jpg")).astype(int)
-        ).any(2)
+        changed = (np.asarray(saved).astype(int) != original).any(2)
     inside = np.zeros_like(changed)
-    inside[14:46, 24:56] = True  # 1.6 times the box about its centre
+    inside[14:46, 24:56] = True  # 1.6 times the box about its center
     assert changed[inside].mean() > 0.9 and not changed[~inside].any()
 
 
 def test_parameter_counts_in_the_text():
-    text = README.read_text(encoding="utf-8")
+    text = read(PACKAGE)
     paper = config.build("paper")
     with torch.device("meta"):  # shapes only: nothing is filled in
-        m, d = trainer.make_modifier(paper), trainer.make_recognizer(paper, 2).network
+        m = players.make_modifier(paper)
+        d = players.make_recognizer(paper, 2).network
     for network in (m, d):
         assert f"{sum(p.numel() for p in network.parameters()):,}" in text
     assert isinstance(m, modifier.Modifier)
@@ -420,5 +585,5 @@ def test_parameter_counts_in_the_text():
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit(pytest.main(["-q", __file__]))
-    for page in (README, CARD):
-        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(rendered(read(page)), encoding="utf-8")
