@@ -1,4 +1,6 @@
-"""crop_sampler against numpy's least squares, per-pixel loops, torch's own resize and numeric gradients."""
+"""crop_sampler against numpy's least squares, per-pixel loops, torch's own resize and numeric
+gradients.
+"""
 
 import inspect
 import math
@@ -39,7 +41,9 @@ def turned(points, scale, degrees, shift):
 
 
 def ramp(height, width, dtype=torch.float64):
-    """A picture whose red is its own x coordinate and green its y (continuous, scaled to [-1, 1]), blue 0."""
+    """A picture whose red is its own x coordinate and green its y (continuous, scaled to [-1, 1]),
+    blue 0.
+    """
     x = (torch.arange(width, dtype=dtype) + 0.5) / width * 2 - 1
     y = (torch.arange(height, dtype=dtype) + 0.5) / height * 2 - 1
     return torch.stack(
@@ -50,18 +54,19 @@ def ramp(height, width, dtype=torch.float64):
 @pytest.mark.rubric(
     "aligned faces lie on the template, under the public names",
     points=4,
-    hint="off by half a pixel? a pixel's centre is i + 0.5, so align_corners=False in grid and "
+    hint="off by half a pixel? a pixel's center is i + 0.5, so align_corners=False in grid and "
     "sampler; width / 96 scales x and height / 112 scales y; the crop asks for the inverse "
-    "transform; a face is aligned once, not twice. Or a name or a default that other rooms use is "
-    "missing or changed: keep the starter's signatures",
+    "transform; a face is aligned once, not twice. Or a name or a default that other modules use "
+    "is missing or changed: keep the starter's signatures",
 )
 def test_the_public_names_are_there():
+    # The last argument's default.
     defaults = {
         "template": (112, 96),
         "align_faces": (112, 96),
         "enlarge_boxes": 1.6,
         "repaint": 256,
-    }  # the last argument's
+    }
     for name in ("similarity", "recognizer_input", "crop_faces", "paste_faces", *defaults):
         *_, last = inspect.signature(getattr(crop_sampler, name)).parameters.values()
         assert last.default == defaults.get(name, inspect.Parameter.empty), name
@@ -74,23 +79,23 @@ def test_template_is_the_published_one_and_scales_with_the_frame():
     assert TEMPLATE_96x112[0] == (30.2946, 51.6963) and TEMPLATE_96x112[4] == (62.7299, 92.2041)
     assert torch.allclose(template((56, 48)), template() / 2)
     assert torch.allclose(template((224, 96)), template() * torch.tensor([1.0, 2.0]))
-    assert (
-        abs(template()[:, 0].mean() - 48) < 0.05
-    )  # the half-pixel choice: symmetric about the frame's middle
+    # The half-pixel choice: symmetric about the frame's middle.
+    assert abs(template()[:, 0].mean() - 48) < 0.05
 
 
 @pytest.mark.rubric(
     "similarity is the least-squares fit of all five points",
     points=3,
-    hint="write out the normal equations: a = sum(x u + y v) / spread, b = sum(x v - y u) / spread, "
-    "of points minus their mean; the sign of b turns the face, and all five points count",
+    hint="write out the normal equations: a = sum(x u + y v) / spread, b = sum(x v - y u) / "
+    "spread, of points minus their mean; the sign of b turns the face, and all five points count",
 )
 def test_similarity_matches_numpy_least_squares():
     landmarks = 60 + 30 * rand(4, 5, 2, dtype=torch.float64)
     target = template().double()
     got = similarity(landmarks, target).numpy()
     for points, matrix in zip(landmarks.numpy(), got):
-        rows, values = [], []
+        rows = []
+        values = []
         for (x, y), (u, v) in zip(points, target.numpy()):
             rows += [[x, -y, 1, 0], [y, x, 0, 1]]
             values += [u, v]
@@ -116,7 +121,8 @@ def test_similarity_is_differentiable():
 # ---- align_faces ----
 @pytest.mark.rubric("aligned faces lie on the template, under the public names")
 def test_landmarks_on_the_template_leave_the_picture_as_it_is():
-    # A half-pixel slip (align_corners the wrong way, or pixel-index coordinates) would resample and blur it.
+    # A half-pixel slip (align_corners the wrong way, or pixel-index coordinates) would resample and
+    # blur it.
     picture = rand(1, 3, 112, 96)
     assert torch.allclose(align_faces(picture, template()[None]), picture, atol=1e-4)
 
@@ -124,14 +130,13 @@ def test_landmarks_on_the_template_leave_the_picture_as_it_is():
 @pytest.mark.rubric(
     "beyond the picture an aligned face is black",
     points=1,
-    hint="a sampler's zero padding is grey in [-1, 1], and a repeated rim is no black either: BLACK "
-    "is -1",
+    hint="a sampler's zero padding is gray in [-1, 1], and a repeated border is not black either: "
+    "BLACK is -1",
 )
 def test_a_whole_pixel_shift_is_exact_and_black_beyond_the_picture():
     picture = rand(1, 3, 112, 96, dtype=torch.float64)
-    out = align_faces(
-        picture, template()[None].double() + torch.tensor([3.0, -2.0])
-    )  # crop pixel = picture + (3, -2)
+    # Crop pixel = picture + (3, -2).
+    out = align_faces(picture, template()[None].double() + torch.tensor([3.0, -2.0]))
     assert torch.allclose(out[:, :, 2:, :-3], picture[:, :, :-2, 3:], atol=1e-5)
     assert torch.allclose(out[:, :, :2], torch.tensor(-1.0).double(), atol=1e-4)
     assert torch.allclose(out[:, :, :, -3:], torch.tensor(-1.0).double(), atol=1e-4)
@@ -140,8 +145,10 @@ def test_a_whole_pixel_shift_is_exact_and_black_beyond_the_picture():
 @pytest.mark.parametrize("scale, degrees", [(1.0, 0), (1.7, 25), (0.8, -140)])
 @pytest.mark.rubric("aligned faces lie on the template, under the public names")
 def test_a_turned_scaled_face_aligns_onto_the_template(scale, degrees):
-    # Each crop pixel of a coordinate ramp tells where in the picture it was taken; compare with the known transform.
-    height, width = 400, 360
+    # Each crop pixel of a coordinate ramp tells where in the picture it was taken; compare with the
+    # known transform.
+    height = 400
+    width = 360
     target = template().double()
     middle = torch.tensor([48.0, 56.0]).double()
     shift = [180.3, 200.6]
@@ -199,12 +206,12 @@ def test_recognizer_input_matches_the_byte_arithmetic():
 
 # ---- enlarge_boxes ----
 @pytest.mark.rubric(
-    "face boxes grow by 1.6 about their centre",
+    "face boxes grow by 1.6 about their center",
     points=1,
-    hint="scale width and height about the centre, then clip x to the frame's width and y to its "
+    hint="scale width and height about the center, then clip x to the frame's width and y to its "
     "height: frame_size is (H, W)",
 )
-def test_enlarge_scales_about_the_centre_and_clips():
+def test_enlarge_scales_about_the_center_and_clips():
     boxes = torch.tensor([[40, 30, 60, 40], [0, 0, 10, 20]])
     out = enlarge_boxes(boxes, (100, 200))
     assert torch.allclose(out, torch.tensor([[34.0, 27.0, 66.0, 43.0], [0.0, 0.0, 13.0, 26.0]]))
@@ -216,12 +223,16 @@ def test_enlarge_scales_about_the_centre_and_clips():
 
 # ---- crop_faces ----
 def bilinear_at(picture, x, y):
-    """picture (3, H, W) numpy, at continuous (x, y); the rim repeats."""
+    """picture (3, H, W) numpy, at continuous (x, y); the border repeats."""
     _, high, wide = picture.shape
-    px, py = min(max(x - 0.5, 0), wide - 1), min(max(y - 0.5, 0), high - 1)
-    x0, y0 = int(px), int(py)
-    x1, y1 = min(x0 + 1, wide - 1), min(y0 + 1, high - 1)
-    fx, fy = px - x0, py - y0
+    px = min(max(x - 0.5, 0), wide - 1)
+    py = min(max(y - 0.5, 0), high - 1)
+    x0 = int(px)
+    y0 = int(py)
+    x1 = min(x0 + 1, wide - 1)
+    y1 = min(y0 + 1, high - 1)
+    fx = px - x0
+    fy = py - y0
     top = picture[:, y0, x0] * (1 - fx) + picture[:, y0, x1] * fx
     bottom = picture[:, y1, x0] * (1 - fx) + picture[:, y1, x1] * fx
     return top * (1 - fy) + bottom * fy
@@ -229,7 +240,8 @@ def bilinear_at(picture, x, y):
 
 def loop_crop(picture, box, size):
     x1, y1, x2, y2 = box
-    nx, ny = math.ceil((x2 - x1) / size), math.ceil((y2 - y1) / size)
+    nx = math.ceil((x2 - x1) / size)
+    ny = math.ceil((y2 - y1) / size)
     out = np.zeros((3, size, size))
     for i in range(size):
         for j in range(size):
@@ -250,8 +262,8 @@ BOXES = [
 @pytest.mark.rubric(
     "crop_faces reads the right places",
     points=3,
-    hint="off by half a pixel? roi_align needs aligned=True; a crop pixel that covers several frame "
-    "pixels is the mean of ceil(side / S) samples along each axis",
+    hint="off by half a pixel? roi_align needs aligned=True; a crop pixel that covers several "
+    "frame pixels is the mean of ceil(side / S) samples along each axis",
 )
 def test_crop_matches_a_per_pixel_loop():
     frames = rand(3, 3, 20, 24, dtype=torch.float64)
@@ -283,8 +295,10 @@ def test_crop_gradient_is_exact():
 
 # ---- paste_faces ----
 def loop_paste(frames, crops, boxes):
-    """v' by one loop over boxes and pixels: tent filter as wide as the larger of the two pixel sizes."""
-    out, k, size = frames.copy(), 0, crops.shape[-1]
+    """v' by a loop over boxes and pixels: a tent as wide as the larger of the two pixel sizes."""
+    out = frames.copy()
+    k = 0
+    size = crops.shape[-1]
     for b, of_frame in enumerate(boxes):
         for x1, y1, x2, y2 in of_frame.tolist():
             for i in range(frames.shape[2]):
@@ -292,9 +306,9 @@ def loop_paste(frames, crops, boxes):
                     if not (x1 <= j + 0.5 < x2 and y1 <= i + 0.5 < y2):
                         continue
                     weights = []
-                    for centre, low, high in ((i + 0.5, y1, y2), (j + 0.5, x1, x2)):
+                    for center, low, high in ((i + 0.5, y1, y2), (j + 0.5, x1, x2)):
                         ratio = size / (high - low)
-                        at = min(max((centre - low) * ratio, 0.5), size - 0.5)
+                        at = min(max((center - low) * ratio, 0.5), size - 0.5)
                         w = np.array(
                             [max(0.0, 1 - abs(at - s - 0.5) / max(ratio, 1)) for s in range(size)]
                         )
@@ -307,21 +321,21 @@ def loop_paste(frames, crops, boxes):
 @pytest.mark.rubric(
     "paste_faces writes in the box and nowhere else",
     points=3,
-    hint="paste outside the box? only pixels whose centre i + 0.5 lies in it change; where boxes "
+    hint="paste outside the box? only pixels whose center i + 0.5 lies in it change; where boxes "
     "overlap the later box is on top; a crop larger than its box needs the wider tent",
 )
 def test_paste_matches_a_per_pixel_loop_with_overlaps():
     frames = rand(3, 3, 20, 24, dtype=torch.float64)
-    crops = rand(
-        3, 3, 6, 6, seed=1, dtype=torch.float64
-    )  # larger than one of the boxes, smaller than the others
+    # Larger than one of the boxes, smaller than the others.
+    crops = rand(3, 3, 6, 6, seed=1, dtype=torch.float64)
     got = paste_faces(frames, crops, BOXES)
     assert np.allclose(got, loop_paste(frames.numpy(), crops.numpy(), BOXES), atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [5, 12, 40])
 def test_paste_of_a_whole_pixel_box_is_torchs_antialiased_resize(size):
-    frames, crops = rand(1, 3, 20, 24), rand(1, 3, size, size, seed=1)
+    frames = rand(1, 3, 20, 24)
+    crops = rand(1, 3, size, size, seed=1)
     got = paste_faces(frames, crops, [torch.tensor([[3.0, 4.0, 15.0, 16.0]])])
     expect = F.interpolate(crops, (12, 12), mode="bilinear", antialias=True, align_corners=False)
     assert torch.allclose(got[:, :, 4:16, 3:15], expect, atol=1e-5)
@@ -340,16 +354,15 @@ def test_crop_then_paste_of_a_whole_pixel_box_is_the_identity():
 
 
 @pytest.mark.rubric("paste_faces writes in the box and nowhere else")
-def test_only_pixels_whose_centre_is_in_the_box_change():
+def test_only_pixels_whose_center_is_in_the_box_change():
     frames = rand(1, 3, 9, 9)
     out = paste_faces(frames, torch.full((1, 3, 4, 4), 5.0), [torch.tensor([[2.5, 2.6, 5.5, 6.4]])])
     changed = torch.zeros(9, 9, dtype=torch.bool)
-    changed[3:6, 2:5] = (
-        True  # x: 2.5 <= centre < 5.5 is pixels 2, 3, 4; y: 2.6 ... 6.4 is pixels 3, 4, 5
-    )
+    # x: 2.5 <= center < 5.5 is pixels 2, 3, 4; y: 2.6 ... 6.4 is pixels 3, 4, 5.
+    changed[3:6, 2:5] = True
     assert torch.allclose(out[0, :, changed], torch.tensor(5.0))
     assert torch.equal(out[0, :, ~changed], frames[0, :, ~changed])
-    between = [torch.tensor([[2.6, 2.6, 3.4, 3.4]])]  # holds no pixel's centre
+    between = [torch.tensor([[2.6, 2.6, 3.4, 3.4]])]  # holds no pixel's center
     assert torch.equal(paste_faces(frames, torch.ones(1, 3, 4, 4), between), frames)
 
 
@@ -381,17 +394,16 @@ def test_every_crop_pixel_gets_gradient_even_in_a_small_box():
         torch.zeros(1, 3, 9, 9), crops, [torch.tensor([[2.0, 2.0, 7.0, 7.0]])]
     ).sum().backward()
     assert (crops.grad > 0).all()
-    assert torch.allclose(
-        crops.grad.sum(), torch.tensor(75.0)
-    )  # 25 pixels x 3 channels, weights sum to 1
+    # 25 pixels x 3 channels, weights sum to 1
+    assert torch.allclose(crops.grad.sum(), torch.tensor(75.0))
 
 
 # ---- repaint ----
 @pytest.mark.rubric(
     "no face, no change; bad input is refused",
     points=1,
-    hint="frames without a face come back as they are and the anonymizer is not called without one; "
-    "what the docstrings name raises ValueError",
+    hint="frames without a face come back as they are and the anonymizer is not called without "
+    "one; what the docstrings name raises ValueError",
 )
 def test_repaint_goes_through_the_anonymizer_and_spares_frames_without_a_face():
     frames = rand(2, 3, 12, 12)
@@ -418,17 +430,16 @@ def test_repaint_without_any_face_never_calls_the_anonymizer():
 
 def test_half_precision_around_the_sampler_does_not_move_pixels():
     pictures = rand(1, 3, 140, 120)
-    landmarks, boxes = template()[None] + 11.3, [torch.tensor([[20.2, 30.7, 101.4, 121.9]])]
-    aligned, pasted = (
-        align_faces(pictures, landmarks),
-        paste_faces(pictures, pictures[:, :, :64, :64], boxes),
-    )
+    landmarks = template()[None] + 11.3
+    boxes = [torch.tensor([[20.2, 30.7, 101.4, 121.9]])]
+    aligned = align_faces(pictures, landmarks)
+    pasted = paste_faces(pictures, pictures[:, :, :64, :64], boxes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(align_faces(pictures, landmarks), aligned)
         assert torch.equal(paste_faces(pictures, pictures[:, :, :64, :64], boxes), pasted)
     assert (
         align_faces(pictures.bfloat16(), landmarks) - aligned
-    ).abs().max() < 0.01  # rounded colours, same places
+    ).abs().max() < 0.01  # rounded colors, same places
 
 
 @pytest.mark.rubric("gradients flow through crop and paste")
@@ -442,11 +453,9 @@ def test_repaint_sends_gradient_to_the_anonymizers_weights():
 
 
 # ---- bad input ----
-FRAME, BOX, FACES = (
-    rand(1, 3, 8, 8),
-    torch.tensor([[1.0, 1.0, 5.0, 5.0]]),
-    torch.tensor(TEMPLATE_96x112).repeat(3, 1, 1),
-)
+FRAME = rand(1, 3, 8, 8)
+BOX = torch.tensor([[1.0, 1.0, 5.0, 5.0]])
+FACES = torch.tensor(TEMPLATE_96x112).repeat(3, 1, 1)
 NOT_THIS = torch.tensor([0.0, 1.0, 0.0])[:, None, None]  # the middle one of three faces
 BAD_BOXES = [[4, 4, 4, 8], [9, 4, 4, 8], [-30, -30, -20, -20], [0, 0, float("nan"), 4]]
 OUTSIDE = [[-2, 0, 5, 5], [3, 3, 8.5, 6], [-0.009, 1, -0.001, 5]]

@@ -2,9 +2,9 @@ WRONG = "the aligned crop is aligned once more with the same landmarks"
 HINT = "not twice"
 REPLACE = [
     (
-        'return F.grid_sample(images - BLACK, grid, "bilinear", "zeros", align_corners=False) + BLACK',
-        """once = F.grid_sample(images - BLACK, grid, "bilinear", "zeros", align_corners=False)
-        grid = _sampling_grid(once.shape, landmarks.to(images), out_size)
-        return F.grid_sample(once, grid, "bilinear", "zeros", align_corners=False) + BLACK""",
+        "        return crops + BLACK  # (B, 3, h, w)",
+        """        grid = _sampling_grid(crops, landmarks.to(images.dtype), out_size)
+        crops = F.grid_sample(crops, grid, "bilinear", "zeros", align_corners=False)
+        return crops + BLACK""",
     ),
 ]

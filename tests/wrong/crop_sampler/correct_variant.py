@@ -1,4 +1,6 @@
-"""A correct crop_sampler, written another way: faces as complex numbers, own bilinear reading, one box after the other."""
+"""A correct crop_sampler, written another way: faces as complex numbers, own bilinear reading, one
+box after the other.
+"""
 
 import math
 
@@ -25,7 +27,8 @@ def _turn_and_shift(landmarks, target):
         raise ValueError("five points a face, please")
     z = torch.complex(landmarks[..., 0], landmarks[..., 1])
     w = torch.complex(target[:, 0], target[:, 1]).to(z)
-    z0, w0 = z.mean(1, keepdim=True), w.mean()
+    z0 = z.mean(1, keepdim=True)
+    w0 = w.mean()
     power = (z - z0).abs().pow(2).sum(1)
     turn = ((z - z0).conj() * (w - w0)).sum(1) / power
     for face in range(len(z)):
@@ -48,16 +51,18 @@ def align_faces(images, landmarks, out_size=(112, 96)):
     turn, shift = _turn_and_shift(landmarks.to(images), template(out_size).to(images))
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
     crop = torch.complex(x, y).to(turn)[None]
-    place = (crop - shift[:, None, None]) / turn[
-        :, None, None
-    ]  # crop pixel's centre, seen in the picture
-    px, py = place.real - 0.5, place.imag - 0.5
-    left, upper = px.floor(), py.floor()
+    # crop pixel's center, seen in the picture
+    place = (crop - shift[:, None, None]) / turn[:, None, None]
+    px = place.real - 0.5
+    py = place.imag - 0.5
+    left = px.floor()
+    upper = py.floor()
     out = 0
     for dy in (0, 1):
         for dx in (0, 1):
             weight = (1 - (px - left - dx).abs()) * (1 - (py - upper - dy).abs())
-            column, row = (left + dx).long(), (upper + dy).long()
+            column = (left + dx).long()
+            row = (upper + dy).long()
             inside = (
                 (column >= 0) & (column < images.shape[3]) & (row >= 0) & (row < images.shape[2])
             )
@@ -65,9 +70,9 @@ def align_faces(images, landmarks, out_size=(112, 96)):
                 0, images.shape[3] - 1
             )
             index = flat.flatten(1)[:, None].expand(-1, images.shape[1], -1)
-            colour = images.flatten(2).gather(2, index).view(len(images), -1, h, w)
+            color = images.flatten(2).gather(2, index).view(len(images), -1, h, w)
             out = out + weight[:, None] * torch.where(
-                inside[:, None], colour, torch.full_like(colour, -1.0)
+                inside[:, None], color, torch.full_like(color, -1.0)
             )
     return out
 
@@ -88,8 +93,10 @@ def _checked(boxes):
 
 def enlarge_boxes(boxes, frame_size, scale=1.6):
     x1, y1, x2, y2 = _checked(boxes).float().unbind(1)
-    grow_x, grow_y = (x2 - x1) * (scale - 1) / 2, (y2 - y1) * (scale - 1) / 2
-    wide, high = frame_size[1], frame_size[0]
+    grow_x = (x2 - x1) * (scale - 1) / 2
+    grow_y = (y2 - y1) * (scale - 1) / 2
+    wide = frame_size[1]
+    high = frame_size[0]
     sides = [
         (x1 - grow_x).clamp(0, wide),
         (y1 - grow_y).clamp(0, high),
@@ -109,7 +116,10 @@ def _pairs(frames, boxes):
         for x1, y1, x2, y2 in _checked(of_frame).tolist():
             if min(x1, y1) <= -0.01 or x2 >= wide + 0.01 or y2 >= high + 0.01:
                 raise ValueError("a box leaves its frame")
-            x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, wide), min(y2, high)
+            x1 = max(x1, 0.0)
+            y1 = max(y1, 0.0)
+            x2 = min(x2, wide)
+            y2 = min(y2, high)
             if x1 >= x2 or y1 >= y2:
                 raise ValueError("nothing of a box is left")
             pairs.append((number, x1, y1, x2, y2))
@@ -119,7 +129,8 @@ def _pairs(frames, boxes):
 def crop_faces(frames, boxes, size):
     crops = []
     for number, x1, y1, x2, y2 in _pairs(frames, boxes):
-        nx, ny = math.ceil((x2 - x1) / size), math.ceil((y2 - y1) / size)
+        nx = math.ceil((x2 - x1) / size)
+        ny = math.ceil((y2 - y1) / size)
         x = x1 + (torch.arange(size * nx).to(frames) + 0.5) * (x2 - x1) / (size * nx)
         y = y1 + (torch.arange(size * ny).to(frames) + 0.5) * (y2 - y1) / (size * ny)
         grid = torch.stack(
@@ -173,9 +184,8 @@ def paste_faces(frames, crops, boxes):
                 frames.shape[2] - rows[-1] - 1,
             ),
         )
-        out[number] = torch.where(
-            inside > 0, canvas, out[number]
-        )  # a later box covers an earlier one
+        # a later box covers an earlier one
+        out[number] = torch.where(inside > 0, canvas, out[number])
     return torch.stack(out)
 
 

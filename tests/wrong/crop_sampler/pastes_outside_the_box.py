@@ -1,4 +1,4 @@
-WRONG = "every pixel that the box touches is painted, not only those whose centre is in it"
+WRONG = "every pixel that the box touches is written, not only those whose center is in it"
 HINT = "paste outside the box"
 REPLACE = [
     ("start = (flat[:, :2] - 0.5).ceil().long()", "start = flat[:, :2].floor().long()"),
