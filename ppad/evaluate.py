@@ -1,170 +1,227 @@
-"""Rows of Table 1 and points of Fig. 4, with attackers the paper did not try.
+"""The data of an experiment, and rows of Table 1 with attackers the paper did not try (Sec. 5).
 
-A row is judged on pictures nobody trained on: mAP of its A on anonymized test frames (paper Sec. 5.1),
-verification errors of four recognisers on its anonymized test faces (see `ppad.attacks`), and how much of
-the face's structure is left. `strongest` is the lowest error that any attacker reaches, over all four
-recognisers, with both pictures of a pair modified or only one: the figure to quote as privacy.
+A row is measured on pictures nobody trained on: mAP of its A on anonymized test frames (Sec. 5.1),
+verification errors of four recognizers on its anonymized test faces (see `ppad.attackers`), and how
+much of the face's structure is left. `strongest` is the lowest error that any attacker reaches,
+over all four recognizers, with both pictures of a pair modified or only one: the figure to quote as
+privacy.
 """
 
-import copy
 import math
+import sys
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from ppad import metrics, ranks
-from ppad.attacks import PlainRecognizer, embed, repaint_set, train_recognizer, verify
-from ppad.datasets import Batches, Feed
-from ppad.loop import Loop
+from ppad import datasets, files, folders, metrics
+from ppad.attackers import LandmarkReader, embed, repaint_set, verify
 from ppad.trainer import repainted_frames
 
 ATTACKERS = ("own", "never_saw", "other_architecture", "retrained")
+GIB = 2**30
+FACE_FILES = ("train", "test", "landmarks.csv", "pairs_test.txt")  # in a prepared folder
+ACTION_FILES = ("annotations.csv", "faces.csv")  # likewise
 
 
-class LandmarkReader(nn.Module):
-    """A small network that reads the five landmarks of a face picture (B, 3, S, S) as (B, 5, 2) px.
-
-    Trained on originals and read on modified faces, its error says whether a face is still there, in its
-    pose: the structure that the L1 term (eq. 3) is meant to keep. Architecture ours: one map a landmark at an
-    eighth of the size; the landmark is the centre of mass of its map's softmax, which needs far fewer steps
-    than a linear layer that must learn where every pixel lies.
-    """
-
-    def __init__(self, size: int, width: int = 16):
-        super().__init__()
-        self.size = size
-        layers, channels = [], 3
-        for out, stride in ((width, 2), (2 * width, 2), (4 * width, 2), (4 * width, 1)):
-            layers += [
-                nn.Conv2d(channels, out, 3, stride, padding=1),
-                nn.BatchNorm2d(out),
-                nn.ReLU(),
-            ]
-            channels = out
-        self.body = nn.Sequential(*layers, nn.Conv2d(channels, 5, 1))
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        maps = self.body(pictures)  # (B, 5, S / 8, S / 8)
-        share = maps.flatten(2).softmax(dim=2).view_as(maps)
-        centres = (
-            (torch.arange(maps.shape[2], device=maps.device) + 0.5) * self.size / maps.shape[2]
-        )  # (S / 8,) px
-        x, y = (
-            (share.sum(dim=2) * centres).sum(dim=2),
-            (share.sum(dim=3) * centres).sum(dim=2),
-        )  # (B, 5) each
-        return torch.stack([x, y], dim=2)  # (B, 5, 2)
-
-
-@dataclass
-class Judges:
-    """What every row of one seed is judged with; all trained on originals only."""
-
-    never_saw: nn.Module
-    other_architecture: nn.Module
-    landmark_reader: LandmarkReader
+# ---------------------------------------------------------------- data
 
 
 @dataclass
 class Data:
     """The four sets and the pairs. The test people are in neither training set."""
 
-    faces: object  # datasets.FaceSet, F
-    actions: object  # datasets.ActionSet, V
-    test_faces: object
-    test_actions: object
-    pairs: object  # datasets.Pairs over test_faces
+    faces: datasets.FaceSet  # F
+    actions: datasets.ActionSet  # V
+    test_faces: datasets.FaceSet
+    test_actions: datasets.ActionSet
+    pairs: datasets.Pairs  # of test_faces
+
+    def counts(self) -> dict[str, int]:
+        """How much there is to learn from and to test on."""
+        return {
+            "train_faces": len(self.faces),
+            "train_people": int(self.faces.identities.max()) + 1,
+            "test_faces": len(self.test_faces),
+            "test_people": int(self.test_faces.identities.max()) + 1,
+            "pairs": len(self.pairs),
+            "pairs_dropped": len(self.pairs.dropped),
+            "train_frames": len(self.actions),
+            "test_frames": len(self.test_actions),
+            "skipped": len(self.faces.skipped) + len(self.actions.skipped),
+        }
 
 
-def train_other(data: Data, config, loop: Loop, device="cpu") -> PlainRecognizer:
-    """The judge of another architecture, trained on originals; it never meets any anonymizer."""
-    torch.manual_seed(loop.seed)
-    other = PlainRecognizer(
-        config.other_width, config.embedding, int(data.faces.identities.max()) + 1
-    ).to(device)
-    batches = Batches(len(data.faces), config.pretrain_recognizer_batch, seed=loop.seed)
-    return train_recognizer(
-        other, data.faces, batches, config, config.attack_steps, loop, device=device
+def load_data(config, seed: int) -> Data:
+    """The data of one seed, drawn or read. Raises DataError for what is missing or wrong."""
+    return draw_data(config, seed) if config.drawn else read_data(config)
+
+
+def draw_data(config, seed: int) -> Data:
+    """The toy world of one seed; its test people and scenes are not those of the training."""
+    people = range(config.train_identities)
+    others = range(config.train_identities, config.train_identities + config.test_identities)
+    side = config.frame_height
+    start = config.train_frames
+    test_faces = datasets.toy_faces(seed, others, config.test_pictures_each, config.face_size)
+    per_fold = config.test_pairs // (2 * config.folds)
+    return Data(
+        datasets.toy_faces(seed, people, config.pictures_each, config.face_size),
+        datasets.toy_actions(seed, config.train_frames, side, people),
+        test_faces,
+        datasets.toy_actions(seed, config.test_frames, side, others, start),
+        datasets.toy_pairs(test_faces, config.folds, per_fold, seed),
     )
 
 
-def train_landmark_reader(data: Data, config, loop: Loop, device="cpu") -> LandmarkReader:
-    """The judge of structure, trained on originals: L1 in px, Adam 5e-3 falling along a cosine (ours)."""
-    torch.manual_seed(loop.seed)
-    reader = LandmarkReader(config.face_size).to(device)
-    ranks.join_norms(reader)
-    averaging, optimizer = (
-        ranks.Averaging(reader.parameters()),
-        torch.optim.Adam(reader.parameters(), lr=5e-3),
-    )
-    batches = Batches(len(data.faces), config.pretrain_recognizer_batch, seed=loop.seed)
-    feed = Feed(data.faces, batches, device)
+def read_data(config) -> Data:
+    """The prepared folders. Sets that do not fit into `memory_gb` stay in their files."""
+    check_files(config)
+    root = Path(config.faces)
+    marks = root / "landmarks.csv"
+    stills = Path(config.actions)
+    tables = (stills / "annotations.csv", stills / "faces.csv")
+    frame = (config.frame_height, config.frame_width)
+    most = (config.train_identities, config.pictures_each)
+    skip = {"on_bad": "skip"}  # of training pictures; a test set must not shrink
+    sets = []
+    memory_left = config.memory_gb * GIB
+    for read, what, how in (
+        (datasets.read_faces, (root / "train", marks, config.face_size, *most), skip),
+        (datasets.read_faces, (root / "test", marks, config.face_size), {}),
+        (datasets.read_actions, (stills, *tables, "train", frame, config.train_frames), skip),
+        (datasets.read_actions, (stills, *tables, "test", frame, config.test_frames), {}),
+    ):
+        one = read(*what, **how, memory=memory_left, workers=config.workers)
+        memory_left -= 0 if one.lazy else one.nbytes
+        if one.lazy:
+            print(
+                f"{what[0]}: {one.nbytes / GIB:.1f} GiB of pictures stay in their files "
+                f"(memory_gb is {config.memory_gb:g})",
+                file=sys.stderr,
+            )
+        for line in one.skipped:
+            print(f"skipped: {line}", file=sys.stderr)
+        sets.append(one)
+    faces, test_faces, actions, test_actions = sets
+    pairs = datasets.read_pairs(root / "pairs_test.txt", test_faces)
+    return Data(faces, actions, test_faces, test_actions, pairs)
 
-    def step(number: int) -> dict:
-        optimizer.param_groups[0]["lr"] = (
-            5e-3 * 0.5 * (1 + math.cos(math.pi * (number - 1) / config.landmark_steps))
+
+def check_files(config) -> None:
+    """Raise DataError naming everything that is missing of the preset's folders."""
+    faces = [Path(config.faces) / name for name in FACE_FILES]
+    actions = [Path(config.actions) / name for name in ACTION_FILES]
+    if missing := [str(path) for path in faces + actions if not path.exists()]:
+        raise files.DataError(
+            f"{', '.join(missing)} not there: give --faces and --actions prepared folders (see the "
+            "README)"
         )
-        pictures, landmarks, _ = feed.next()
-        loss = F.l1_loss(
-            reader(pictures), landmarks.to(device, non_blocking=pictures.device.type != "cpu")
-        )
-        optimizer.zero_grad(set_to_none=True)
-        averaging(loss).backward()
-        optimizer.step()
-        return {"px": loss}
-
-    loop.start(reader=reader, optimizer=optimizer, batches=batches)
-    loop.stage("train", config.landmark_steps, step)
-    return reader.eval()
 
 
-def train_attacker(recognizer, anonymizer, data: Data, config, loop: Loop, device="cpu"):
-    """The `retrained` attacker: D's pretrained weights (an attacker would not throw them away) taught on a row's outputs."""
-    batches = Batches(len(data.faces), config.pretrain_recognizer_batch, seed=loop.seed + 1)
-    return train_recognizer(
-        copy.deepcopy(recognizer).to(device),
-        data.faces,
-        batches,
-        config,
-        config.attack_steps,
-        loop,
-        anonymizer,
-        device,
-    )
+def count_data(config) -> dict[str, int]:
+    """Pictures, people, pairs, frames and classes that folders and tables promise, not decoded.
+
+    Raises DataError naming what is missing or a table that cannot be read.
+    """
+    if config.drawn:
+        return {
+            "train_faces": config.train_identities * config.pictures_each,
+            "people": config.train_identities,
+            "test_faces": config.test_identities * config.test_pictures_each,
+            "pairs": config.test_pairs,
+            "train_frames": config.train_frames,
+            "test_frames": config.test_frames,
+            "classes": len(datasets.ACTIONS),
+            **dict.fromkeys(("absent", "absent_test_frames", "absent_test_faces"), 0),
+        }
+    check_files(config)
+    root = Path(config.faces)
+    stills = Path(config.actions)
+    marked = files.read_table(root / "landmarks.csv", ("file", *folders.POINT_COLUMNS))
+    files.read_table(stills / "faces.csv", ("file", *folders.BOX_COLUMNS))
+    rows = files.read_table(stills / "annotations.csv", ("file", "split", "action"))
+    split_of = {row["file"]: row["split"] for row in rows}
+    splits = Counter(split_of.values())
+    absent = Counter(split for file, split in split_of.items() if not (stills / file).is_file())
+    lost = [r for r in marked if r["file"].startswith("test/") and not (root / r["file"]).is_file()]
+    train = pictures_each(root / "train")[: config.train_identities or None]
+    most = config.pictures_each or math.inf
+    return {
+        "train_faces": sum(min(count, most) for count in train),
+        "people": len(train),
+        "test_faces": sum(pictures_each(root / "test")),
+        "pairs": len(files.read_pair_lines(root / "pairs_test.txt")[1]),
+        "train_frames": min(splits["train"], config.train_frames or math.inf),
+        "test_frames": min(splits["test"], config.test_frames or math.inf),
+        "classes": len({row["action"] for row in rows}),
+        "absent": absent.total(),
+        "absent_test_frames": absent["test"],
+        "absent_test_faces": len(lost),
+    }
+
+
+def pictures_each(folder: Path) -> list[int]:
+    """The number of pictures of each person in `folder`/person/picture, in order of name."""
+    found = Counter(path.parent.name for path in folder.glob("*/*") if files.is_picture(path))
+    return [found[person] for person in sorted(found)]
+
+
+# ---------------------------------------------------------------- one number at a time
+
+
+@dataclass
+class Judges:
+    """The networks that evaluate every row of one seed; all trained on originals only."""
+
+    never_saw: nn.Module
+    other_architecture: nn.Module
+    landmark_reader: LandmarkReader
 
 
 @torch.no_grad()
 def action_ap(
     detector, anonymizer, actions, config, device="cpu"
 ) -> tuple[float, dict[str, float]]:
-    """mAP and AP by class (frame-mAP at IoU 0.5, Sec. 5.1) of `detector` on test frames whose faces are repainted."""
-    found, truths, batch = [], [], max(1, config.eval_batch // 8)
-    for start in range(0, len(actions), batch):
-        index = torch.arange(start, min(start + batch, len(actions)))
-        frames, targets, boxes = actions.batch(index, device=device)
+    """mAP and AP by class (frame-mAP at IoU 0.5, Sec. 5.1) on frames with anonymized faces.
+
+    Args:
+        detector: A; anything with `.detect(frames)`. anonymizer: any of the package.
+        actions: `datasets.ActionSet` of test frames.
+    Returns the mean and {class: AP}; nan for a class that no frame shows.
+    """
+    detections = []
+    truths = []
+    for indices in torch.arange(len(actions)).split(max(1, config.eval_batch // 8)):
+        frames, targets, boxes = actions.batch(indices, device=device)  # frames (B, 3, H, W)
         repainted = repainted_frames(frames, boxes, anonymizer, config.face_size)
-        found += [
-            {key: value.cpu() for key, value in one.items()} for one in detector.detect(repainted)
-        ]
+        for found in detector.detect(repainted):
+            detections.append({key: value.cpu() for key, value in found.items()})
         truths += targets
-    mean, per_class = metrics.frame_map(found, truths, len(actions.classes))
+    mean, per_class = metrics.frame_map(detections, truths, len(actions.classes))
     return mean, {name: float(value) for name, value in zip(actions.classes, per_class)}
 
 
 @torch.no_grad()
-def structure(anonymizer_output, test_faces, reader, config, device="cpu") -> dict[str, float]:
-    """L1 to the original (in the [-1, 1] range, eq. 3) and the landmark reader's error in eye distances."""
-    distances, errors = [], []
-    for start in range(0, len(test_faces), config.eval_batch):
-        index = torch.arange(start, min(start + config.eval_batch, len(test_faces)))
-        pictures, landmarks, _ = test_faces.batch(index)
-        modified = anonymizer_output[index]
-        distances.append((modified - pictures).abs().mean(dim=(1, 2, 3)))  # (B,)
+def structure(modified, test_faces, reader, config, device="cpu") -> dict[str, float]:
+    """How much of the faces is left: L1 to the originals and the landmark reader's error.
+
+    Args:
+        modified: (N, 3, S, S) in [-1, 1], or `FaceSet.floats()`: the pictures of `test_faces`
+            (`datasets.FaceSet`), anonymized.
+    Returns `l1` in the [-1, 1] range (eq. 3) and `landmark_error` in eye distances.
+    """
+    distances = []
+    errors = []
+    for indices in torch.arange(len(test_faces)).split(config.eval_batch):
+        pictures, landmarks, _ = test_faces.batch(indices)
+        after = modified[indices]  # (B, 3, S, S)
+        distances.append((after - pictures).abs().mean(dim=(1, 2, 3)))  # (B,)
         eyes = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1)  # (B,)
-        read = reader(modified.to(device)).cpu()  # (B, 5, 2)
+        read = reader(after.to(device)).cpu()  # (B, 5, 2)
         errors.append((read - landmarks).norm(dim=2).mean(dim=1) / eyes)  # (B,)
     return {
         "l1": float(torch.cat(distances).mean()),
@@ -172,86 +229,94 @@ def structure(anonymizer_output, test_faces, reader, config, device="cpu") -> di
     }
 
 
-def privacy(
-    recognizers: dict, modified: torch.Tensor, data: Data, config, device="cpu", seed: int = 0
-) -> dict:
+def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
+    """95 % interval of the verification error: bootstrap over identities, thresholds kept.
+
+    Args: first, second: features (P, 2E) of the pictures of each of `data.pairs`.
+    """
+    folds = metrics.fold_accuracy(first, second, data.pairs.same, data.pairs.folds)
+    wrong = ~folds.correct  # (P,)
+    people = data.test_faces.identities  # (N,)
+    pairs = torch.stack([people[data.pairs.first], people[data.pairs.second]], dim=1)  # (P, 2)
+    return metrics.bootstrap_identities(
+        lambda chosen: float(wrong[chosen].mean()), pairs.numpy(), seed=seed
+    )
+
+
+def privacy(recognizers: dict, modified, data: Data, config, device="cpu", seed: int = 0) -> dict:
     """Every attacker's figures on one row's anonymized test faces.
 
-    Args: recognizers: name -> module for each of ATTACKERS; modified (N, 3, S, S): the test faces, repainted.
-    Returns per attacker `both` (both pictures of a pair modified) and `probe` (original against modified), each as
-    `attacks.verify`, its rank-1 rate, and `strongest` with a 95 % interval by bootstrap over identities.
+    Args:
+        recognizers: name -> module for each of ATTACKERS.
+        modified: (N, 3, S, S), the test faces, anonymized.
+    Returns for each attacker `both` (both pictures of a pair modified) and `probe` (original
+    against modified), each as `attackers.verify`, its error on `originals` and its `rank1` rate;
+    and `strongest`, with a 95 % interval by bootstrap over identities.
     """
-    originals, landmarks = data.test_faces.floats(), data.test_faces.landmarks
-    people, report = data.test_faces.identities, {}
-    gallery = torch.tensor(
-        np.unique(people.numpy(), return_index=True)[1]
-    )  # first picture of each person
-    probe = torch.ones(len(people), dtype=torch.bool).index_fill(0, gallery, False).nonzero()[:, 0]
-    features = {}
+    originals = data.test_faces.floats()
+    landmarks = data.test_faces.landmarks
+    people = data.test_faces.identities  # (N,)
+    gallery = np.unique(people.numpy(), return_index=True)[1]  # the first picture of each person
+    probe = np.setdiff1d(np.arange(len(people)), gallery)  # all others
+    report = {}
+    features = {}  # (attacker, which pictures) -> features (N, 2E) of first and second pictures
     for name, recognizer in recognizers.items():
         before = embed(recognizer, originals, landmarks, config, device)  # (N, 2E)
         after = embed(recognizer, modified, landmarks, config, device)  # (N, 2E)
-        features[name] = {"both": (after, after), "probe": (before, after)}
+        rank1 = metrics.rank1(after[gallery], people[gallery], after[probe], people[probe])
         report[name] = {
             "both": verify(after, after, data.pairs),
             "probe": verify(before, after, data.pairs),
             "originals": verify(before, before, data.pairs)["error"],
-            "rank1": float(
-                metrics.rank1(after[gallery], people[gallery], after[probe], people[probe])
-            ),
+            "rank1": float(rank1),
         }
-    error, name, kind = min(
-        (report[n][k]["error"], n, k) for n in recognizers for k in ("both", "probe")
-    )
-    first, second = (
-        x[i] for x, i in zip(features[name][kind], (data.pairs.first, data.pairs.second))
-    )
-    low, high = error_interval(first, second, data, seed)
+        features[name, "both"] = (after, after)
+        features[name, "probe"] = (before, after)
+    error, name, pictures = min((report[n][kind]["error"], n, kind) for n, kind in features)
+    first, second = features[name, pictures]
+    interval = error_interval(first[data.pairs.first], second[data.pairs.second], data, seed)
     report["strongest"] = {
         "error": error,
         "attacker": name,
-        "pictures": kind,
-        "interval": [low, high],
+        "pictures": pictures,
+        "interval": list(interval),
     }
     return report
 
 
-def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
-    """95 % interval of the verification error by bootstrap over identities, the fold protocol's thresholds kept."""
-    wrong = ~metrics.fold_accuracy(first, second, data.pairs.same, data.pairs.folds).correct  # (P,)
-    people = data.test_faces.identities
-    pairs = torch.stack(
-        [people[data.pairs.first], people[data.pairs.second]], dim=1
-    ).numpy()  # (P, 2)
-    return metrics.bootstrap_identities(lambda index: float(wrong[index].mean()), pairs, seed=seed)
-
-
 def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
-    """What an honest reader needs beside every privacy figure: the judges on originals, well and badly aligned."""
-    pictures, landmarks = data.test_faces.floats(), data.test_faces.landmarks
+    """What belongs beside every privacy figure: the evaluators on originals.
+
+    The recognizers are also tried on badly aligned originals: that costs an intact recognizer its
+    accuracy and must not be taken for privacy.
+    """
+    pictures = data.test_faces.floats()
+    landmarks = data.test_faces.landmarks
     report = {}
     for name in ("never_saw", "other_architecture"):
-        good = embed(getattr(judges, name), pictures, landmarks, config, device)
-        bad = embed(getattr(judges, name), pictures, landmarks, config, device, align_twice=True)
+        recognizer = getattr(judges, name)
+        good = embed(recognizer, pictures, landmarks, config, device)  # (N, 2E)
+        bad = embed(recognizer, pictures, landmarks, config, device, align_twice=True)  # (N, 2E)
         report[name] = {
             "originals": verify(good, good, data.pairs),
             "misaligned_originals": verify(bad, bad, data.pairs),
         }
     left = structure(pictures, data.test_faces, judges.landmark_reader, config, device)
     report["landmark_reader_on_originals"] = left["landmark_error"]
-    report["frames_without_face"] = sum(len(b) == 0 for b in data.test_actions.face_boxes) / len(
-        data.test_actions
-    )
+    faceless = sum(len(boxes) == 0 for boxes in data.test_actions.face_boxes)
+    report["frames_without_face"] = faceless / len(data.test_actions)
     return report
+
+
+# ---------------------------------------------------------------- rows
 
 
 def judge_row(
     name: str, game, attacker, judges: Judges, data: Data, config, seed: int, device="cpu"
 ) -> dict:
-    """One row of one seed, as `results.json` keeps it (see `summarise`)."""
-    anonymizer = game.anonymizer
-    mean, per_class = action_ap(game.detector, anonymizer, data.test_actions, config, device)
-    modified = repaint_set(data.test_faces, anonymizer, config, device)  # (N, 3, S, S)
+    """One row of one seed, as `results.json` keeps it (see `summarize`)."""
+    mean, per_class = action_ap(game.detector, game.anonymizer, data.test_actions, config, device)
+    modified = repaint_set(data.test_faces, game.anonymizer, config, device)  # (N, 3, S, S)
     recognizers = {
         "own": game.recognizer,
         "never_saw": judges.never_saw,
@@ -273,34 +338,36 @@ def judge_row(
     }
 
 
+def over_seeds(values: list[float]) -> dict:
+    """Mean, standard deviation (n - 1; 0 for one seed) and every seed's value."""
+    return {
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        "per_seed": [float(value) for value in values],
+    }
+
+
 def mean_or_none(values: list[float]) -> float | None:
     """Mean without nan; None where nothing is left (a class that no test frame shows)."""
     known = [value for value in values if not math.isnan(value)]
     return float(np.mean(known)) if known else None
 
 
-def summarise(rows: list[dict]) -> dict:
-    """The rows of one name over its seeds, as one row with mean, std (over seeds, n - 1) and every seed's value."""
-
-    def over_seeds(values):
-        return {
-            "mean": float(np.mean(values)),
-            "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-            "per_seed": [float(v) for v in values],
-        }
-
+def summarize(rows: list[dict]) -> dict:
+    """The rows of one name over its seeds (each as `judge_row` returns it), as one row."""
     first = rows[0]
+    errors = {
+        key: over_seeds([row["verification_error"][key] for row in rows])
+        for key in first["verification_error"]
+    }
+    left = {
+        key: float(np.mean([row["structure"][key] for row in rows])) for key in first["structure"]
+    }
     return {
         "name": first["name"],
         "mAP": over_seeds([row["mAP"] for row in rows]),
         "AP": {name: mean_or_none([row["AP"][name] for row in rows]) for name in first["AP"]},
-        "verification_error": {
-            key: over_seeds([row["verification_error"][key] for row in rows])
-            for key in first["verification_error"]
-        },
-        "structure": {
-            key: float(np.mean([row["structure"][key] for row in rows]))
-            for key in first["structure"]
-        },
+        "verification_error": errors,
+        "structure": left,
         "attacks": [row["attacks"] for row in rows],
     }

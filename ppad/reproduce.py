@@ -1,17 +1,16 @@
 """The main job: every player, every row of Table 1, every figure, in order, resumable.
 
-    python -m ppad.reproduce [--preset toy|photo|paper] [--out runs/toy] [--rows Ours Masked ...] [--seed 0 1 2]
+    python -m ppad.reproduce [--preset toy] [--out runs/toy] [--rows Ours Masked ...] [--seed 0 1 2]
 
-What is done is skipped: run the same command again after any stop, or with more rows or seeds. The run
-folder holds `config.json`, a folder for each seed with one for each row in it (log, checkpoints, pictures),
-and at the end `results.json`, `table1.md` and the figures.
+What is done is skipped: run the same command again after any stop, or with more rows or seeds. The
+run folder holds `config.json`, a folder for each seed with one for each row in it (log,
+checkpoints, pictures), and at the end `results.json`, `table1.md` and the figures.
 """
 
 import argparse
 import copy
 import dataclasses
 import functools
-import io
 import json
 import random
 import sys
@@ -21,42 +20,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ppad import checkup, datasets, evaluate, figures, ranks, trainer
+from ppad import attackers, checkup, evaluate, figures, files, machine, optim, players, trainer
 from ppad import config as presets
-from ppad.attacks import train_recognizer
 from ppad.baselines import BASELINES, make_baseline
-from ppad.jobs import gpu_memory, how_many, in_one_sentence, together
-from ppad.loop import Loop, LoopError, read_checkpoint, read_log, read_whole, write_whole
+from ppad.evaluate import load_data
+from ppad.loop import Loop, LoopError, read_checkpoint, read_log
 
 ROWS = [*BASELINES, "Ours"]
-PLAYERS = {
+PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, and its name there
     "modifier": ("Ours", "anonymizer"),
     "recognizer": ("Ours", "recognizer"),
     "detector": ("Ours", "detector"),
-    "recognizer_start": ("start", "recognizer", "recognizer"),
-    "detector_start": ("start", "detector", "detector"),
-    "other": ("judges", "other_architecture", "recognizer"),
-    "reader": ("judges", "landmark_reader", "reader"),
+    "recognizer_start": ("start/recognizer", "recognizer"),
+    "detector_start": ("start/detector", "detector"),
+    "other": ("judges/other_architecture", "recognizer"),
+    "reader": ("judges/landmark_reader", "reader"),
 }
-OUTPUTS = (
-    "results.json",
-    "table1.md",
-    "players.pt",
-    "fig3.png",
-    "fig4.png",
-    "fig5.png",
-    "fig6.png",
-    "curves.png",
-)
-PATHS = (
-    "faces",
-    "actions",
-    "detector_weights",
-)  # kept by name only: results.json is there to be passed on
+FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "curves.png")
+OUTPUTS = ("results.json", "table1.md", "players.pt", *FIGURES)
+PATHS = ("faces", "actions", "detector_weights")  # results.json names them without their folders
 
 
 def parse(argv):
-    """Command line to (namespace, config). An unknown flag or value ends with one sentence and status 2."""
+    """Command line to (namespace, config). A wrong flag or value ends with a sentence, status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m ppad.reproduce",
         description=__doc__.split("\n")[0],
@@ -64,34 +50,20 @@ def parse(argv):
         epilog="Any field of the preset can be set: --T1 800 --l1_weight 3 (see ppad/config.py).",
     )
     parser.add_argument("--preset", default="toy", choices=sorted(presets.PRESETS))
-    parser.add_argument("--out", type=Path, default=None, help="run folder (default runs/PRESET)")
+    parser.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
+    rows_help = f"any of: {', '.join(ROWS)}"
     parser.add_argument(
-        "--rows",
-        nargs="+",
-        default=ROWS,
-        metavar="ROW",
-        choices=ROWS,
-        help=f"any of: {', '.join(ROWS)}",
+        "--rows", nargs="+", default=ROWS, metavar="ROW", choices=ROWS, help=rows_help
     )
-    parser.add_argument(
-        "--seed",
-        nargs="+",
-        type=int,
-        default=[0],
-        help="one or more seeds; figures show their mean and std",
+    seed_help = "one or more seeds; figures show their mean and std"
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help=seed_help)
+    jobs_help = (
+        "rows trained at the same time, one CPU thread each (default on Linux: one a core, or what "
+        "the GPU holds, at most 4; else 1; 1 = in this process, with torch's own threads)"
     )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=None,
-        help="rows trained side by side, one CPU thread each (default on "
-        "Linux: one a core, or what the GPU holds, at most 4; else 1; 1 = here, with torch's own threads)",
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="only say what is here, what is missing and how long it would take",
-    )
+    parser.add_argument("--jobs", type=int, help=jobs_help)
+    check_help = "only say what is here, what is missing and how long it would take"
+    parser.add_argument("--check", action="store_true", help=check_help)
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
@@ -99,91 +71,39 @@ def parse(argv):
     return args, presets.build(args.preset, **fields)
 
 
-def load_data(config, seed: int) -> evaluate.Data:
-    """F, V and their test halves, drawn or read. Raises DataError naming what is missing."""
-    if config.drawn:
-        train, test = config.train_identities, config.test_identities
-        faces = datasets.toy_faces(seed, range(train), config.pictures_each, config.face_size)
-        test_faces = datasets.toy_faces(
-            seed, range(train, train + test), config.test_pictures_each, config.face_size
-        )
-        pairs = datasets.toy_pairs(
-            test_faces, config.folds, config.test_pairs // (2 * config.folds), seed
-        )
-        actions = datasets.toy_actions(seed, config.train_frames, config.frame_height, range(train))
-        test_actions = datasets.toy_actions(
-            seed,
-            config.test_frames,
-            config.frame_height,
-            range(train, train + test),
-            start=config.train_frames,
-        )
-        return evaluate.Data(faces, actions, test_faces, test_actions, pairs)
-    root, stills, frame = (
-        Path(config.faces),
-        Path(config.actions),
-        (config.frame_height, config.frame_width),
-    )
-    for path in checkup.data_files(config):
-        if not path.exists():
-            raise datasets.DataError(
-                f"{path} does not exist: give --faces and --actions prepared folders (see the README)"
-            )
-    tables, room = (stills / "annotations.csv", stills / "faces.csv"), config.memory_gb * 2**30
-
-    def read(reader, *what, **how):
-        nonlocal room
-        one = reader(*what, **how, memory=room, workers=config.workers)
-        if one.lazy:
-            print(
-                f"{what[0]}: {one.nbytes / 2**30:.1f} GiB of pictures stay in their files (memory_gb is {config.memory_gb:g})",
-                file=sys.stderr,
-            )
-        else:
-            room -= one.nbytes
-        return one
-
-    faces = read(
-        datasets.read_faces,
-        root / "train",
-        root / "landmarks.csv",
-        config.face_size,
-        config.train_identities,
-        config.pictures_each,
-        on_bad="skip",
-    )
-    test_faces = read(datasets.read_faces, root / "test", root / "landmarks.csv", config.face_size)
-    actions = read(
-        datasets.read_actions, stills, *tables, "train", frame, config.train_frames, on_bad="skip"
-    )
-    test_actions = read(datasets.read_actions, stills, *tables, "test", frame, config.test_frames)
-    for line in faces.skipped + actions.skipped:
-        print(f"skipped: {line}", file=sys.stderr)
-    return evaluate.Data(
-        faces,
-        actions,
-        test_faces,
-        test_actions,
-        datasets.read_pairs(root / "pairs_test.txt", test_faces),
-    )
+# ---------------------------------------------------------------- one seed
 
 
 class SeedRun:
-    """Everything of one seed: the pretrained start, the judges, the rows, each in its own folder and done once."""
+    """One seed: the pretrained D and A, the evaluators and the rows, each done once in a folder."""
 
     def __init__(self, config, folder: Path, seed: int, device, data: evaluate.Data | None = None):
-        self.config, self.folder, self.seed, self.device = config, folder, seed, device
+        self.config = config
+        self.folder = folder
+        self.seed = seed
+        self.device = device
         self.settings = {"seed": seed, **presets.deciding(dataclasses.asdict(config))}
         self.data = load_data(config, seed) if data is None else data
         presets.check_counts(config, len(self.data.faces), len(self.data.actions))
-        self.people, self.classes = (
-            int(self.data.faces.identities.max()) + 1,
-            len(self.data.actions.classes),
-        )
+        optim.run_on_main(self.check_counts)
 
-    def loop(self, *names, title) -> Loop:
+    def check_counts(self) -> None:
+        """Refuse (LoopError) to go on with more or fewer pictures than this folder began with."""
+        path = self.folder / "data.json"
+        counts = self.data.counts()
+        if not path.exists():
+            files.write_file(path, json.dumps(counts, indent=1))
+        for name, before in files.read_json(path).items():
+            if counts[name] != before:
+                raise LoopError(
+                    f"{name} count was {before} when this run began and is {counts[name]} now: "
+                    "restore the pictures that were there, or choose another --out"
+                )
+
+    def loop(self, place: str, title: str = "") -> Loop:
+        """The training loop that lives in the folder `place` of this seed."""
         return Loop(
-            self.folder.joinpath(*names),
+            self.folder / place,
             title,
             self.seed,
             self.settings,
@@ -194,146 +114,109 @@ class SeedRun:
     def recognizer(self):
         """D trained on originals, where every row starts."""
         torch.manual_seed(self.seed)
-        recognizer = trainer.make_recognizer(self.config, self.people).to(self.device)
-        batches = datasets.Batches(
-            len(self.data.faces), self.config.pretrain_recognizer_batch, seed=self.seed
-        )
-        return train_recognizer(
-            recognizer,
-            self.data.faces,
-            batches,
-            self.config,
-            self.config.pretrain_recognizer_steps,
-            self.loop("start", "recognizer", title="start: D"),
-            device=self.device,
+        people = self.data.counts()["train_people"]
+        recognizer = players.make_recognizer(self.config, people).to(self.device)
+        steps = self.config.pretrain_recognizer_steps
+        loop = self.loop("start/recognizer", "start: D")
+        return attackers.train_recognizer(
+            recognizer, self.data.faces, self.config, steps, loop, self.seed, device=self.device
         )
 
     def detector(self):
         """A trained on originals, where every row starts."""
         torch.manual_seed(self.seed)
-        detector = trainer.make_detector(self.config, self.classes).to(self.device)
+        classes = len(self.data.actions.classes)
+        detector = players.make_detector(self.config, classes).to(self.device)
+        loop = self.loop("start/detector", "start: A")
         return trainer.pretrain_detector(
-            detector,
-            self.data.actions,
-            self.config,
-            self.loop("start", "detector", title="start: A"),
-            self.device,
+            detector, self.data.actions, self.config, loop, self.device
         )
 
     def other(self):
-        """The judge of another architecture."""
-        loop = self.loop("judges", "other_architecture", title="judge: other")
-        return evaluate.train_other(self.data, self.config, loop, self.device)
+        """The recognizer of another architecture."""
+        loop = self.loop("judges/other_architecture", "judge: other")
+        return attackers.train_other(self.data.faces, self.config, loop, self.device)
 
-    def reader(self):
-        """The judge of structure."""
-        loop = self.loop("judges", "landmark_reader", title="judge: landmarks")
-        return evaluate.train_landmark_reader(self.data, self.config, loop, self.device)
+    def landmark_reader(self):
+        """The landmark reader."""
+        loop = self.loop("judges/landmark_reader", "judge: landmarks")
+        return attackers.train_landmark_reader(self.data.faces, self.config, loop, self.device)
 
     def judges(self) -> evaluate.Judges:
-        """The judges all rows share; each is trained once and read from its checkpoint afterwards."""
-        return evaluate.Judges(self.recognizer(), self.other(), self.reader())
+        """What all rows are measured with; trained once, afterwards read from the checkpoints."""
+        return evaluate.Judges(self.recognizer(), self.other(), self.landmark_reader())
 
     def controls(self) -> None:
-        """What the judges make of originals, once (by the first process alone, as all that is no training)."""
+        """Write start.json, once: the evaluators on originals, and the minutes spent so far."""
         path = self.folder / "start.json"
-        if not path.exists():
-            minutes = sum(
-                self.loop(*names, title="").finished_minutes()
-                for names in (
-                    ("start", "recognizer"),
-                    ("start", "detector"),
-                    ("judges", "other_architecture"),
-                    ("judges", "landmark_reader"),
-                )
-            )
-            report = evaluate.controls(self.judges(), self.data, self.config, self.device)
-            write_whole(
-                path,
-                json.dumps(
-                    {"minutes": minutes, "controls": report, "counts": self.counts()}, indent=1
-                ),
-            )
-
-    def counts(self) -> dict:
-        data = self.data
-        return {
-            "train_faces": len(data.faces),
-            "train_people": self.people,
-            "test_faces": len(data.test_faces),
-            "test_people": len(set(data.test_faces.identities.tolist())),
-            "pairs": len(data.pairs),
-            "pairs_dropped": len(data.pairs.dropped),
-            "train_frames": len(data.actions),
-            "test_frames": len(data.test_actions),
-            "skipped": len(data.faces.skipped) + len(data.actions.skipped),
+        if path.exists():
+            return
+        places = [place for place, _ in PLAYERS.values() if place != "Ours"]
+        start = {
+            "minutes": sum(self.loop(place).finished_minutes() for place in places),
+            "controls": evaluate.controls(self.judges(), self.data, self.config, self.device),
+            "counts": self.data.counts(),
         }
+        files.write_file(path, json.dumps(start, indent=1))
+
+    def make_anonymizer(self, name: str):
+        """A row's anonymizer as it is before the game: a new M, or one of the baselines."""
+        if name == "Ours":
+            return players.make_modifier(self.config)
+        return make_baseline(name, seed=self.seed)
 
     def row(self, name: str) -> dict:
-        """Train and judge one row, or read it where it is done."""
-        folder = self.folder / file_name(name)
-        path = folder / "row.json"
-        if ranks.first_does(path.exists):
-            return read_whole(path)
-        began, judges = time.monotonic(), self.judges()
+        """Train and evaluate one row, or read it where it is done."""
+        path = self.folder / file_name(name) / "row.json"
+        if optim.run_on_main(path.exists):
+            return files.read_json(path)
+        began = time.monotonic()
+        config = self.config
+        judges = self.judges()
         torch.manual_seed(self.seed)
-        anonymizer = (
-            trainer.make_modifier(self.config)
-            if name == "Ours"
-            else make_baseline(name, seed=self.seed)
-        )
         game = trainer.Game(
-            self.config, copy.deepcopy(judges.never_saw), self.detector(), anonymizer, self.device
+            config,
+            copy.deepcopy(judges.never_saw),
+            self.detector(),
+            self.make_anonymizer(name),
+            self.device,
         )
-        played = self.loop(file_name(name), title=name)
-        trainer.play(game, self.data.faces, self.data.actions, self.config, played)
+        played = self.loop(file_name(name), name)
+        trainer.play(game, self.data.faces, self.data.actions, config, played)
         if name == "Ours":
             game.anonymizer.eval().requires_grad_(False)
-        attack = self.loop(file_name(name), "retrained", title=f"{name}: attacker")
-        attacker = evaluate.train_attacker(
-            judges.never_saw, game.anonymizer, self.data, self.config, attack, self.device
+        attack = self.loop(f"{file_name(name)}/retrained", f"{name}: attacker")
+        attacker = attackers.train_attacker(
+            judges.never_saw, game.anonymizer, self.data.faces, config, attack, self.device
         )
+        trained = (played.seconds + attack.seconds) / 60
+        judge = functools.partial(self.judge, name, game, attacker, judges, began, trained)
+        return optim.run_on_main(judge)
 
-        def judge():
-            row = evaluate.judge_row(
-                name, game, attacker, judges, self.data, self.config, self.seed, self.device
-            )
-            row["minutes"] = max(
-                (time.monotonic() - began) / 60, (played.seconds + attack.seconds) / 60
-            )
-            row |= {
-                "peak_memory_gb": checkup.peak_memory(),
-                "gpu_peak_gb": checkup.gpu_peak(self.device),
-            }
-            write_whole(path, json.dumps(row, indent=1))
-            return row
-
-        return ranks.first_does(judge)
+    def judge(self, name: str, game, attacker, judges, began: float, trained: float) -> dict:
+        """Evaluate a trained row and write its row.json. trained: its minutes, over all calls."""
+        row = evaluate.judge_row(
+            name, game, attacker, judges, self.data, self.config, self.seed, self.device
+        )
+        row["minutes"] = max((time.monotonic() - began) / 60, trained)
+        row["peak_memory_gb"] = machine.peak_memory()
+        row["gpu_peak_gb"] = machine.gpu_peak(self.device)
+        path = self.folder / file_name(name) / "row.json"
+        files.write_file(path, json.dumps(row, indent=1))
+        return row
 
     def anonymizer(self, name: str):
         """A finished row's anonymizer, for the figures."""
-        if name != "Ours":
-            return make_baseline(name, seed=self.seed)
-        modifier = trainer.make_modifier(self.config)
-        modifier.load_state_dict(self._done(file_name(name))["anonymizer"])
-        return modifier.to(self.device).eval().requires_grad_(False)
+        anonymizer = self.make_anonymizer(name)
+        if name == "Ours":
+            anonymizer.load_state_dict(self.trained("modifier"))
+            anonymizer.to(self.device).eval().requires_grad_(False)
+        return anonymizer
 
-    def players(self) -> bytes:
-        """Every network of a seed whose Ours is done, half precision: what lessons and `anonymize --run` read."""
-        parts = {name: self._done(*place)[part] for name, (*place, part) in PLAYERS.items()}
-        small = {
-            name: {
-                key: value.half() if value.is_floating_point() else value
-                for key, value in part.items()
-            }
-            for name, part in parts.items()
-        }
-        file = io.BytesIO()
-        torch.save({"config": named_only(dataclasses.asdict(self.config)), "parts": small}, file)
-        return file.getvalue()
-
-    def _done(self, *place) -> dict:
-        return read_checkpoint(self.folder.joinpath(*place) / "checkpoint.pt")["parts"]
+    def trained(self, player: str) -> dict:
+        """State dict of one of PLAYERS, from its checkpoint."""
+        place, name = PLAYERS[player]
+        return read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][name]
 
 
 def file_name(row: str) -> str:
@@ -341,32 +224,38 @@ def file_name(row: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in row).strip("_")
 
 
+# ---------------------------------------------------------------- results
+
+
 def collect(
     out: Path, preset: str, config, seeds: list[int], rows: list[str], device, jobs: int
 ) -> dict:
-    """results.json from the rows on disk: of the seeds asked for, every row that is done in each."""
-    seed_folders = [out / f"seed{seed}" for seed in seeds]
-    starts = [read_whole(folder / "start.json") for folder in seed_folders]
+    """What results.json holds: `rows` of `seeds`, from the files in the run folder."""
+    folders = [out / f"seed{seed}" for seed in seeds]
+    starts = [files.read_json(folder / "start.json") for folder in folders]
     found = {
-        name: [read_whole(folder / file_name(name) / "row.json") for folder in seed_folders]
+        name: [files.read_json(folder / file_name(name) / "row.json") for folder in folders]
         for name in rows
     }
-    every = [row for per_seed in found.values() for row in per_seed]
-    memory = [
-        row["peak_memory_gb"] for row in every if row["peak_memory_gb"]
-    ]  # shared pages count in each
-    machine = checkup.hardware(device) | {
+    every_row = [row for per_seed in found.values() for row in per_seed]
+    processes = optim.world_size()
+    # pages that processes share are counted in each of them
+    memory = max((row["peak_memory_gb"] or 0 for row in every_row), default=0)
+    gpu_memory_a_row = max((row.get("gpu_peak_gb") or 0 for row in every_row), default=0)
+    hardware = machine.hardware(device) | {
         "jobs": jobs,
-        "peak_memory_gb": round(jobs * ranks.count() * max(memory, default=0), 2),
+        "peak_memory_gb": round(jobs * processes * memory, 2),
     }
-    if any(on_gpu := [row.get("gpu_peak_gb") or 0 for row in every]):
-        machine["gpu_peak_gb_a_row"] = max(on_gpu)
+    if gpu_memory_a_row:
+        hardware["gpu_peak_gb_a_row"] = gpu_memory_a_row
+    if processes > 1:
+        hardware["processes"] = processes
     return {
         "preset": preset,
-        "hardware": machine | ({"processes": ranks.count()} if ranks.count() > 1 else {}),
-        "versions": checkup.versions(),
+        "hardware": hardware,
+        "versions": machine.versions(),
         "minutes": None,
-        "core_minutes": round(sum(one["minutes"] for one in starts + every), 2),
+        "core_minutes": round(sum(one["minutes"] for one in starts + every_row), 2),
         "minutes_by_row": {
             name: round(float(np.mean([row["minutes"] for row in per_seed])), 2)
             for name, per_seed in found.items()
@@ -374,15 +263,15 @@ def collect(
         "seeds": seeds,
         "budget": budget(config),
         "counts": starts[0]["counts"],
-        "rows": [evaluate.summarise(per_seed) for per_seed in found.values()],
+        "rows": [evaluate.summarize(per_seed) for per_seed in found.values()],
         "controls": [start["controls"] for start in starts],
-        "config": named_only(dataclasses.asdict(config)),
+        "config": without_folders(dataclasses.asdict(config)),
     }
 
 
-def named_only(fields: dict) -> dict:
-    """The preset's fields with the reader's own folders cut down to their names."""
-    return {key: Path(value).name if key in PATHS else value for key, value in fields.items()}
+def without_folders(fields: dict) -> dict:
+    """The preset's fields with paths cut down to their names: results.json is shared."""
+    return {name: Path(value).name if name in PATHS else value for name, value in fields.items()}
 
 
 def budget(config) -> dict:
@@ -401,131 +290,142 @@ def budget(config) -> dict:
 
 def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """The figures of a finished run, from test pictures of its first seed."""
-    faces, per_person = run.data.test_faces, {}
-    for index, person in enumerate(run.data.test_faces.identities.tolist()):
-        per_person.setdefault(person, []).append(index)
-    people = random.Random(0).sample(sorted(per_person), min(8, len(per_person)))
-    shown, _, _ = faces.batch(
-        torch.tensor([per_person[person][0] for person in people])
-    )  # (n, 3, S, S)
-
-    def through(name, pictures):
-        with torch.no_grad():
-            return run.anonymizer(name)(pictures.to(run.device)).cpu()
-
-    figures.fig3({name: through(name, shown[:4]) for name in rows}, out / "fig3.png")
-    figures.fig4(results, out / "fig4.png")
+    faces = run.data.test_faces
+    by_person = {}
+    for index, person in enumerate(faces.identities.tolist()):
+        by_person.setdefault(person, []).append(index)
+    people = random.Random(0).sample(sorted(by_person), min(8, len(by_person)))
+    shown = [by_person[person][0] for person in people]
+    originals, _, _ = faces.batch(torch.tensor(shown))  # (n, 3, S, S)
     best = "Ours" if "Ours" in rows else rows[-1]
-    figures.fig5(shown, through(best, shown), out / "fig5.png")
-    groups = [per_person[person][:6] for person in people if len(per_person[person]) >= 4][:4]
+    figures.fig3({name: anonymized(run, name, shown[:4]) for name in rows}, out / "fig3.png")
+    figures.fig4(results, out / "fig4.png")
+    figures.fig5(originals, anonymized(run, best, shown), out / "fig5.png")
+    groups = [by_person[person][:6] for person in people if len(by_person[person]) >= 4][:4]
     if groups:
-        figures.fig6(
-            [through(best, faces.batch(torch.tensor(group))[0]) for group in groups],
-            out / "fig6.png",
-        )
-    figures.training_curves(
-        read_log(run.folder / file_name(best) / "log.jsonl"), out / "curves.png"
-    )
+        figures.fig6([anonymized(run, best, group) for group in groups], out / "fig6.png")
+    log = read_log(run.folder / file_name(best) / "log.jsonl")
+    figures.training_curves(log, out / "curves.png")
+
+
+@torch.no_grad()
+def anonymized(run: SeedRun, name: str, indices: list[int]) -> torch.Tensor:
+    """Some test faces through the anonymizer of the row `name`, (n, 3, S, S) on the CPU."""
+    pictures, _, _ = run.data.test_faces.batch(torch.tensor(indices), device=run.device)
+    return run.anonymizer(name)(pictures).cpu()
+
+
+def wall_minutes(out: Path, now: float) -> float:
+    """Minutes of all calls that finished in this folder, together; `now` is the present call's."""
+    path = out / "minutes.json"
+    total = now + (files.read_json(path)["minutes"] if path.exists() else 0.0)
+    files.write_file(path, json.dumps({"minutes": total}))
+    return total
+
+
+# ---------------------------------------------------------------- the command
 
 
 def main(argv=None) -> int:
-    """Run the main job; returns the exit status (0, 2 for a mistake that can be mended, 130 after Ctrl-C)."""
-    return in_one_sentence(lambda: run(*parse(argv)))
+    """Run the main job; returns its exit status (0, or see `machine.exit_status`)."""
+    return machine.exit_status(lambda: run(*parse(argv)))
 
 
 def run(args, config) -> int:
-    """All seeds and rows, then table and figures."""
-    began, jobs, device = time.monotonic(), args.jobs, config.device
-    gpu = 0.0 if device == "cpu" else gpu_memory("cuda" if device == "auto" else device)
+    """All seeds and rows, then table and figures. Returns 0."""
+    began = time.monotonic()
+    device, jobs = choose_device_and_jobs(args, config)
+    rows = [name for name in ROWS if name in args.rows]  # the paper's order
+    if args.check:
+        if optim.is_main_process():
+            checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
+        return 0
+    optim.init_distributed(device, config)
+    optim.run_on_main(functools.partial(open_folder, args.out, args.preset, config))
+    first = None
+    for seed in args.seed:
+        data = first.data if first and not config.drawn else None  # folders: same for each seed
+        one = SeedRun(config, args.out / f"seed{seed}", seed, device, data)
+        first = first or one
+        starts = {
+            "A's start": one.detector,
+            "D's start": one.recognizer,
+            "other judge": one.other,
+            "landmark judge": one.landmark_reader,
+        }
+        machine.side_by_side(starts, jobs)
+        controls = functools.partial(optim.run_on_main, one.controls)
+        machine.side_by_side({"controls": controls}, jobs)
+        # Ours first: it takes longest, and the other rows use the other cores meanwhile
+        order = sorted(rows, key="Ours".__ne__)
+        machine.side_by_side({name: functools.partial(one.row, name) for name in order}, jobs)
+    if optim.is_main_process():
+        results = collect(args.out, args.preset, config, args.seed, rows, device, jobs)
+        report(first, args.out, results, rows, began)
+    optim.shut_down()
+    return 0
+
+
+def choose_device_and_jobs(args, config) -> tuple[str, int]:
+    """The device and the number of jobs, chosen where the command line leaves them open.
+
+    Raises ValueError for a number of jobs or a device that cannot be (--check goes on without it).
+    """
+    device = config.device
+    gpu = 0.0
+    if device != "cpu":
+        gpu = machine.gpu_memory("cuda" if device == "auto" else device)
     if device == "auto":
         device = "cuda" if gpu else "cpu"
+    launched = optim.launched_processes() > 1
+    jobs = args.jobs
     if jobs is None:
-        training = 0.0 if device == "cpu" else checkup.needs(config, **checkup.ASSUMED)["training"]
-        jobs = how_many(device, gpu, training) if ranks.asked() == 1 else 1
-    rows = [name for name in ROWS if name in args.rows]  # the paper's order
+        jobs = 1 if launched else machine.default_jobs(device, gpu, config)
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}: it must be at least 1")
     if jobs > 1 and device != "cpu" and torch.cuda.is_initialized():
         raise ValueError(
-            f"--jobs is {jobs}: this process has used the GPU already, and its forks cannot then: give --jobs 1"
+            f"--jobs is {jobs}: this process has used the GPU already, and its forks cannot then: "
+            "give --jobs 1"
         )
-    if jobs > 1 and ranks.asked() > 1:
+    if jobs > 1 and launched:
         raise ValueError(
-            f"--jobs is {jobs}: under torchrun it must be 1, since all processes train one row together"
+            f"--jobs is {jobs}: under torchrun it must be 1, since all processes train one row "
+            "together"
         )
-    if args.check:
-        return (
-            0
-            if not ranks.first()
-            else checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
-        )
-    if device.startswith("cuda") and not gpu:
+    if device.startswith("cuda") and not gpu and not args.check:
         raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
-    ranks.join(device, config)
-    out, runs = args.out, []
-    ranks.first_does(lambda: open_folder(out, args.preset, config))
-    for seed in args.seed:
-        read = (
-            runs[0].data if runs and not config.drawn else None
-        )  # folders are the same for each seed
-        one = SeedRun(config, out / f"seed{seed}", seed, device, read)
-        runs.append(one)
-        together(
-            {
-                "A's start": one.detector,
-                "D's start": one.recognizer,
-                "other judge": one.other,
-                "landmark judge": one.reader,
-            },
-            jobs,
-        )
-        together({"controls": lambda one=one: ranks.first_does(one.controls)}, jobs)
-        # Ours first: it takes longest, so the others fill the second core meanwhile
-        together(
-            {name: functools.partial(one.row, name) for name in sorted(rows, key="Ours".__ne__)},
-            jobs,
-        )
-    if not ranks.first():
-        return ranks.leave() or 0
-    results = collect(out, args.preset, config, args.seed, rows, device, jobs)
-    together(
-        {"figures": functools.partial(draw, runs[0], out, results, rows)},
-        jobs if device == "cpu" else 1,
-    )
-    results["minutes"] = round(wall_minutes(out, (time.monotonic() - began) / 60), 2)
-    table = figures.table1_markdown(results)
-    write_whole(out / "table1.md", table)
-    if "Ours" in rows:
-        write_whole(out / "players.pt", runs[0].players())
-    write_whole(out / "results.json", json.dumps(results, indent=1))
-    written = [path.name for path in (out / name for name in OUTPUTS) if path.exists()]
-    print(f"\n{table}\n{', '.join(written)} are in {out}.")
-    return ranks.leave() or 0
+    return device, jobs
 
 
 def open_folder(out: Path, preset: str, config) -> None:
-    """Make the run's folder with its settings, or see that the one there is of the same settings. Raises LoopError."""
+    """Make the run's folder with its settings; LoopError if one there has other settings."""
     settings = out / "config.json"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LoopError(f"cannot make {out} ({error.strerror}): choose another --out") from error
-    if settings.exists():
-        different = presets.differences(config, preset, settings)
-        if different:
-            raise LoopError(
-                f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out"
-            )
-    else:
-        write_whole(settings, presets.as_json(config, preset))
+    if not settings.exists():
+        files.write_file(settings, presets.as_json(config, preset))
+    different = presets.differences(config, preset, settings)
+    if different:
+        raise LoopError(
+            f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out"
+        )
 
 
-def wall_minutes(out: Path, now: float) -> float:
-    """Wall-clock minutes of all calls that worked on this folder and came to their end, this one (`now`) included."""
-    path = out / "minutes.json"
-    total = now + (read_whole(path)["minutes"] if path.exists() else 0.0)
-    write_whole(path, json.dumps({"minutes": total}))
-    return total
+def report(first: SeedRun, out: Path, results: dict, rows: list[str], began: float) -> None:
+    """Figures, table, players.pt and at last results.json; the table is printed as well."""
+    draw(first, out, results, rows)
+    results["minutes"] = round(wall_minutes(out, (time.monotonic() - began) / 60), 2)
+    table = figures.table1_markdown(results)
+    files.write_file(out / "table1.md", table)
+    if "Ours" in rows:
+        parts = {name: first.trained(name) for name in PLAYERS}
+        players.save_players(out / "players.pt", results["config"], parts)
+    files.write_file(out / "results.json", json.dumps(results, indent=1))
+    written = [name for name in OUTPUTS if (out / name).exists()]
+    print(f"\n{table}\n{', '.join(written)} are in {out}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows of Table 1: judged with stubs whose answers are known, so that every number can be worked out by hand."""
+"""Rows of Table 1, evaluated with stubs whose answers are known: every number by hand."""
 
 import copy
 import math
@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ppad import attacks, evaluate, trainer
+from ppad import attackers, evaluate
 from ppad.baselines import identity, make_baseline
 from ppad.datasets import Pairs
-from ppad.loop import Loop, read_checkpoint, read_log
+from ppad.players import aligned_crops
 
 
 @pytest.fixture
@@ -23,12 +23,13 @@ def data(tiny_faces, tiny_actions):
 
 
 class Oracle(nn.Module):
-    """Knows every original picture by its pixels and answers with its person's own direction, else with chance."""
+    """Knows originals by their pixels: a direction for each person; others get random features."""
 
     def __init__(self, faces, size):
         super().__init__()
         pictures, landmarks, identities = faces.batch(torch.arange(len(faces)))
-        self.crops, self.identities = attacks.aligned_crops(pictures, landmarks, size), identities
+        self.crops = aligned_crops(pictures, landmarks, size)
+        self.identities = identities
         self.generator = torch.Generator().manual_seed(0)
 
     def forward(self, crops):
@@ -49,10 +50,11 @@ class Blind(nn.Module):
 
 
 class Detector:
-    """Answers with what it is told, frame by frame, whatever the batch size; keeps the frames it saw."""
+    """Gives the answers of a list, frame by frame, whatever the batch size; keeps the frames."""
 
     def __init__(self, answers):
-        self.answers, self.frames = list(answers), []
+        self.answers = list(answers)
+        self.frames = []
 
     def detect(self, frames):
         self.frames += list(frames)
@@ -88,10 +90,10 @@ def test_AP_is_filed_under_the_right_class(tiny, tiny_actions):
     answers = truth(tiny_actions)
     answers[3]["labels"] = torch.tensor([1])  # the frame of action 3 is called action 0
     mean, per_class = evaluate.action_ap(Detector(answers), identity, tiny_actions, tiny())
-    wrong, confused = tiny_actions.classes[3], tiny_actions.classes[0]
-    assert (
-        per_class[wrong] == 0 and per_class[confused] == 1.0
-    )  # the true one comes first among equal scores
+    wrong = tiny_actions.classes[3]
+    confused = tiny_actions.classes[0]
+    # the true one comes first among equal scores
+    assert per_class[wrong] == 0 and per_class[confused] == 1.0
     assert mean == pytest.approx(0.9)
 
 
@@ -117,7 +119,9 @@ def test_un_anonymized_frames_are_shown_as_they_are(tiny, tiny_actions):
 class TrueReader(nn.Module):
     def __init__(self, faces, offset=0.0):
         super().__init__()
-        self.landmarks, self.offset, self.at = faces.landmarks, offset, 0
+        self.landmarks = faces.landmarks
+        self.offset = offset
+        self.at = 0
 
     def forward(self, pictures):
         points = self.landmarks[self.at : self.at + len(pictures)]
@@ -139,16 +143,6 @@ def test_structure_is_in_eye_distances_and_in_the_range_of_eq_3(tiny, tiny_faces
         originals - 0.25, tiny_faces, TrueReader(tiny_faces, 0.4), tiny(eval_batch=5)
     )
     assert report == pytest.approx({"l1": 0.25, "landmark_error": 0.4}, rel=1e-4)
-
-
-def test_landmark_reader_answers_in_pixels():
-    reader = evaluate.LandmarkReader(32).eval()
-    points = reader(torch.zeros(2, 3, 32, 32))
-    assert points.shape == (2, 5, 2)
-    nn.init.zeros_(reader.body[-1].weight), nn.init.zeros_(reader.body[-1].bias)
-    assert torch.equal(
-        reader(torch.zeros(2, 3, 32, 32)), torch.full((2, 5, 2), 16.0)
-    )  # starts from the middle
 
 
 # ------------------------------------------------------------------ privacy
@@ -189,7 +183,7 @@ def test_strongest_is_the_lowest_over_both_kinds_of_comparison(tiny, data):
     assert every[report["strongest"]["attacker"], report["strongest"]["pictures"]] == min(
         every.values()
     )
-    assert report["own"]["originals"] == 0  # originals are still recognised
+    assert report["own"]["originals"] == 0  # originals are still recognized
 
 
 def test_interval_contains_the_point():
@@ -204,7 +198,7 @@ def test_interval_contains_the_point():
     data = evaluate.Data(None, None, SimpleNamespace(identities=identities), None, pairs)
     exact = torch.eye(40)[identities]
     features = exact + 0.25 * torch.randn(200, 40, generator=generator)
-    error = attacks.verify(features, features, pairs)["error"]
+    error = attackers.verify(features, features, pairs)["error"]
     low, high = evaluate.error_interval(features[first], features[partner], data, seed=0)
     assert 0.05 < error < 0.45 and low < error < high and 0.05 < high - low < 0.3
     assert (low, high) == evaluate.error_interval(features[first], features[partner], data, seed=0)
@@ -235,14 +229,13 @@ def test_frames_without_a_face_are_counted(tiny, data, tiny_actions):
 
 
 def test_a_row_quotes_the_right_attacker_in_each_place(tiny, data, tiny_actions):
-    size, config = (28, 24), tiny()
+    size = (28, 24)
+    config = tiny()
 
     class Game:
-        anonymizer, recognizer, detector = (
-            make_baseline("Un-anonymized"),
-            Blind(),
-            Detector(truth(tiny_actions)),
-        )
+        anonymizer = make_baseline("Un-anonymized")
+        recognizer = Blind()
+        detector = Detector(truth(tiny_actions))
 
     judges = evaluate.Judges(Blind(), Oracle(data.test_faces, size), TrueReader(data.test_faces))
     row = evaluate.judge_row("Un-anonymized", Game, Blind(), judges, data, config, seed=4)
@@ -254,59 +247,6 @@ def test_a_row_quotes_the_right_attacker_in_each_place(tiny, data, tiny_actions)
     assert row["structure"] == {"l1": 0, "landmark_error": 0} and set(row["AP"]) == set(
         tiny_actions.classes
     )
-
-
-def test_retrained_attacker_starts_from_D_and_leaves_D_alone(tiny, data, tmp_path):
-    config = tiny()
-    torch.manual_seed(0)
-    recognizer = trainer.make_recognizer(config, 6)
-    recognizer.margin.step += 9
-    before = copy.deepcopy(recognizer.state_dict())
-    attacker = evaluate.train_attacker(
-        recognizer, make_baseline("Noise(0.1)"), data, config, Loop(tmp_path, "attacker", 0, {})
-    )
-    assert attacker is not recognizer and recognizer.training
-    assert all(torch.equal(before[key], value) for key, value in recognizer.state_dict().items())
-    assert all(p.grad is None for p in recognizer.parameters())
-    moved = [
-        key for key, value in attacker.state_dict().items() if not torch.equal(before[key], value)
-    ]
-    assert len(moved) > len(before) / 2 and int(attacker.margin.step) == 9 + config.attack_steps
-    gap = max(
-        float((before[key] - value).abs().max())
-        for key, value in attacker.state_dict().items()
-        if key != "margin.step"
-    )
-    assert gap < 1e-3 * (config.attack_steps + 1)  # a few Adam steps away from D's weights
-
-
-def test_judges_are_trained_on_originals_and_resume(tiny, data, tmp_path):
-    config = tiny()
-
-    for name, train, steps in (
-        ("other", evaluate.train_other, config.attack_steps),
-        ("reader", evaluate.train_landmark_reader, config.landmark_steps),
-    ):
-        torch.manual_seed(1)
-        one = train(data, config, Loop(tmp_path / name, name, 0, {}, 1))
-        torch.manual_seed(2)  # the loop's seed makes the judge, not what came before
-        fresh = train(data, config, Loop(tmp_path / f"{name} again", name, 0, {}, 1))
-        read = train(data, config, Loop(tmp_path / name, name, 0, {}, 1))
-        assert not one.training and read_checkpoint(tmp_path / name / "checkpoint.pt")["done"] == {
-            "train": steps
-        }
-        for key, value in one.state_dict().items():
-            assert torch.equal(value, read.state_dict()[key]) and torch.equal(
-                value, fresh.state_dict()[key]
-            )
-
-
-def test_landmark_reader_learns_from_originals(tiny, data, tmp_path):
-    evaluate.train_landmark_reader(
-        data, tiny(landmark_steps=60), Loop(tmp_path, "reader", 0, {}, 1)
-    )
-    px = [line["px"] for line in read_log(tmp_path / "log.jsonl")]
-    assert sum(px[-10:]) < 0.8 * sum(px[:10])
 
 
 def made_up(mAP, own, lip):
@@ -325,15 +265,16 @@ def made_up(mAP, own, lip):
 
 
 def test_summary_by_hand():
-    row = evaluate.summarise(
+    row = evaluate.summarize(
         [made_up(0.5, 0.2, 0.0), made_up(0.7, 0.3, 0.5), made_up(0.6, 0.1, 1.0)]
     )
     assert row["name"] == "Edge"
+    # n - 1
     assert row["mAP"] == {
         "mean": pytest.approx(0.6),
         "std": pytest.approx(0.1),
         "per_seed": [0.5, 0.7, 0.6],
-    }  # n - 1
+    }
     assert row["verification_error"]["own"] == {
         "mean": pytest.approx(0.2),
         "std": pytest.approx(0.1),
@@ -346,7 +287,7 @@ def test_summary_by_hand():
 
 
 def test_summary_of_one_seed_has_no_spread():
-    row = evaluate.summarise([made_up(0.5, 0.2, 0.0)])
+    row = evaluate.summarize([made_up(0.5, 0.2, 0.0)])
     assert row["mAP"] == {"mean": 0.5, "std": 0.0, "per_seed": [0.5]} and not math.isnan(
         row["AP"]["Lip"]
     )

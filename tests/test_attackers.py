@@ -1,17 +1,19 @@
-"""Attackers: what they are shown, that they learn, that they leave others alone, and what `verify` says of features."""
+"""Attackers: what they train on, that they learn, that they change nobody else; `verify`."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from ppad import attacks, trainer
+from ppad import attackers, players
 from ppad.baselines import make_baseline
 from ppad.crop_sampler import template
-from ppad.datasets import Batches, FaceSet, Pairs
+from ppad.datasets import FaceSet, Pairs
 from ppad.loop import Loop, read_checkpoint, read_log
+from ppad.players import aligned_crops
 
 
 def all_pairs(identities, folds=4):
@@ -23,51 +25,28 @@ def all_pairs(identities, folds=4):
 
 
 class Flat(nn.Module):
-    """A recogniser that sees every pixel and forgets nothing."""
+    """A recognizer that sees every pixel and forgets nothing."""
 
     def forward(self, crops):
         return crops.flatten(1)
 
 
-# ------------------------------------------------------------------ what a recogniser is shown
-
-
-def test_aligned_crops_are_BGR_in_Ds_scale(tiny_faces):
-    red = torch.tensor([1.0, -1.0, 0.5])[None, :, None, None].expand(1, 3, 32, 32)
-    landmarks = (template((28, 24)) + torch.tensor([4.0, 2.0]))[None]  # the whole crop lies inside
-    crop = attacks.aligned_crops(red, landmarks, (28, 24))
-    assert crop.shape == (1, 3, 28, 24)
-    wanted = torch.tensor([0.5, -1.0, 1.0]) * 127.5 / 128
-    torch.testing.assert_close(crop, wanted[None, :, None, None].expand_as(crop))
-
-
-def test_jitter_is_in_pixels_of_a_crop_of_112():
-    template_112 = template((112, 96))
-    landmarks = torch.stack([template_112, 3 * template_112]).repeat(
-        2000, 1, 1
-    )  # (4000, 5, 2), two scales
-    moved = attacks.jittered(landmarks, 1.5) - landmarks
-    assert float(moved[0::2].std()) == pytest.approx(1.5, rel=0.03)
-    assert float(moved[1::2].std()) == pytest.approx(4.5, rel=0.03)
-    assert attacks.jittered(landmarks, 0) is landmarks
-
-
-def test_recolouring_draws_once_a_picture():
-    crops = torch.full((200, 3, 4, 4), 0.5)
-    after = attacks.recoloured(crops, 0.2)
-    flat = after.flatten(1)
-    assert (flat == flat[:, :1]).all() and float(
-        flat[:, 0].std()
-    ) > 0.05  # alike in a picture, not between them
-    assert float(flat.min()) >= 0.5 * 0.8 - 0.2 and float(flat.max()) <= 0.5 * 1.2 + 0.2
-    assert float(attacks.recoloured(torch.ones(50, 3, 2, 2), 0.5).max()) <= 1
-    assert attacks.recoloured(crops, 0) is crops
+# ------------------------------------------------------------------ networks
 
 
 def test_plain_recognizer_shapes():
-    plain = attacks.PlainRecognizer(width=4, embedding=7, identities=5)
+    plain = attackers.PlainRecognizer(width=4, embedding=7, identities=5)
     assert plain(torch.randn(2, 3, 28, 24)).shape == (2, 7)
     assert plain.loss(torch.randn(2, 3, 28, 24), torch.tensor([0, 4])).shape == ()
+
+
+def test_landmark_reader_answers_in_pixels():
+    reader = attackers.LandmarkReader(32).eval()
+    points = reader(torch.zeros(2, 3, 32, 32))
+    assert points.shape == (2, 5, 2)
+    nn.init.zeros_(reader.body[-1].weight), nn.init.zeros_(reader.body[-1].bias)
+    # starts from the middle
+    assert torch.equal(reader(torch.zeros(2, 3, 32, 32)), torch.full((2, 5, 2), 16.0))
 
 
 # ------------------------------------------------------------------ features
@@ -76,8 +55,8 @@ def test_plain_recognizer_shapes():
 def test_embedding_is_of_the_crop_and_of_its_mirror(tiny, tiny_faces):
     config = tiny(eval_batch=3)
     pictures, landmarks, _ = tiny_faces.batch(torch.arange(7))
-    features = attacks.embed(Flat(), pictures, landmarks, config)
-    crops = attacks.aligned_crops(pictures, landmarks, (28, 24))
+    features = attackers.embed(Flat(), pictures, landmarks, config)
+    crops = aligned_crops(pictures, landmarks, (28, 24))
     torch.testing.assert_close(
         features, torch.cat([crops.flatten(1), crops.flip(3).flatten(1)], 1), atol=1e-5, rtol=0
     )
@@ -85,16 +64,17 @@ def test_embedding_is_of_the_crop_and_of_its_mirror(tiny, tiny_faces):
 
 def test_embedding_is_in_eval_mode_and_leaves_the_mode_as_it_was(tiny, tiny_faces):
     pictures, landmarks, _ = tiny_faces.batch(torch.arange(4))
-    plain = attacks.PlainRecognizer(4, 7, 5).train()
+    plain = attackers.PlainRecognizer(4, 7, 5).train()
     before = copy.deepcopy(plain.state_dict())
-    whole = attacks.embed(plain, pictures, landmarks, tiny())
+    whole = attackers.embed(plain, pictures, landmarks, tiny())
     assert plain.training and not whole.requires_grad
-    assert all(
-        torch.equal(before[key], value) for key, value in plain.state_dict().items()
-    )  # batch norm did not count
-    torch.testing.assert_close(whole[:1], attacks.embed(plain, pictures[:1], landmarks[:1], tiny()))
+    # batch norm did not count
+    assert all(torch.equal(before[key], value) for key, value in plain.state_dict().items())
+    torch.testing.assert_close(
+        whole[:1], attackers.embed(plain, pictures[:1], landmarks[:1], tiny())
+    )
     assert (
-        not attacks.embed(plain.eval(), pictures, landmarks, tiny()).requires_grad
+        not attackers.embed(plain.eval(), pictures, landmarks, tiny()).requires_grad
         and not plain.training
     )
 
@@ -102,7 +82,7 @@ def test_embedding_is_in_eval_mode_and_leaves_the_mode_as_it_was(tiny, tiny_face
 def test_repainted_set_is_in_order(tiny, tiny_faces):
     pictures, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
     assert torch.equal(
-        attacks.repaint_set(tiny_faces, lambda x: x / 2, tiny(eval_batch=5)), pictures / 2
+        attackers.repaint_set(tiny_faces, lambda x: x / 2, tiny(eval_batch=5)), pictures / 2
     )
 
 
@@ -114,20 +94,21 @@ def test_verify_separable_features():
     features = torch.eye(5)[identities] + 0.01 * torch.randn(
         20, 5, generator=torch.Generator().manual_seed(0)
     )
-    report = attacks.verify(features, features, all_pairs(identities))
+    report = attackers.verify(features, features, all_pairs(identities))
     assert report == {"error": 0.0, "auc": 1.0, "eer": 0.0, "tar_at_far_1e-3": 1.0}
 
 
 def test_verify_random_features():
-    """As many same pairs as different ones, features of pure chance: half of them wrong, give or take four sigma."""
-    features, count = torch.randn(1200, 16, generator=torch.Generator().manual_seed(0)), 600
+    """As many same pairs as different ones, random features: half wrong, within four sigma."""
+    features = torch.randn(1200, 16, generator=torch.Generator().manual_seed(0))
+    count = 600
     pairs = Pairs(
         torch.arange(count),
         torch.arange(count) + count,
         torch.arange(count) % 2 == 0,
         torch.arange(count) // 60,
     )
-    report = attacks.verify(features, features, pairs)
+    report = attackers.verify(features, features, pairs)
     assert report["error"] == pytest.approx(0.5, abs=0.08) and report["auc"] == pytest.approx(
         0.5, abs=0.08
     )
@@ -136,52 +117,48 @@ def test_verify_random_features():
 
 def test_verify_takes_the_first_of_a_pair_from_first_and_the_second_from_second():
     identities = torch.arange(5).repeat_interleave(4)
-    good, noise = (
-        torch.eye(5)[identities],
-        torch.randn(20, 5, generator=torch.Generator().manual_seed(1)),
-    )
+    good = torch.eye(5)[identities]
+    noise = torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
     pairs = all_pairs(identities)
     swapped = Pairs(pairs.second, pairs.first, pairs.same, pairs.folds)
-    across = (pairs.first < 10) & (
-        pairs.second >= 10
-    )  # first ones among the first ten, second ones not
+    # first ones among the first ten, second ones not
+    across = (pairs.first < 10) & (pairs.second >= 10)
     half = Pairs(pairs.first[across], pairs.second[across], pairs.same[across], pairs.folds[across])
     mixed = torch.cat([good[:10], noise[10:]]), torch.cat([noise[:10], good[10:]])
-    assert attacks.verify(*mixed, half) == attacks.verify(
-        good, good, half
-    )  # only the sound half is ever looked at
-    assert attacks.verify(good, noise, pairs)["error"] == pytest.approx(
-        attacks.verify(noise, good, swapped)["error"]
+    # only the sound half is ever looked at
+    assert attackers.verify(*mixed, half) == attackers.verify(good, good, half)
+    assert attackers.verify(good, noise, pairs)["error"] == pytest.approx(
+        attackers.verify(noise, good, swapped)["error"]
     )
 
 
-def test_aligning_twice_ruins_an_intact_recogniser(tiny):
-    """The control of the control: a recogniser that reads the crop's middle is perfect, until the crop is cut twice."""
-    generator, count, people = torch.Generator().manual_seed(0), 60, 6
+def test_aligning_twice_ruins_an_intact_recognizer(tiny):
+    """A recognizer that reads the crop's middle is perfect, until the crop is cut twice."""
+    generator = torch.Generator().manual_seed(0)
+    count = 60
+    people = 6
     identities = torch.arange(people).repeat_interleave(count // people)
-    colours = (
-        torch.rand(people, 3, generator=generator)[identities] * 255
-    )  # who it is: the colour of the nose
+    # who it is: the color of the nose
+    colors = torch.rand(people, 3, generator=generator)[identities] * 255
     images = (torch.rand(count, 3, 64, 64, generator=generator) * 255).byte()  # and nothing else
     landmarks = (template((28, 24)) + torch.tensor([30.0, 30.0])).repeat(count, 1, 1)
     x, y = landmarks[0, 2].round().int().tolist()
-    images[:, :, y - 3 : y + 3, x - 3 : x + 3] = colours[:, :, None, None].byte()
+    images[:, :, y - 3 : y + 3, x - 3 : x + 3] = colors[:, :, None, None].byte()
     row, column = template((28, 24))[2].flip(0).int().tolist()
 
     class Nose(nn.Module):
         def forward(self, crops):
             return crops[:, :, row - 1 : row + 2, column - 1 : column + 1].mean((2, 3))
 
-    pictures, pairs = (
-        FaceSet(images, landmarks, identities, []).batch(torch.arange(count))[0],
-        all_pairs(identities),
-    )
+    pictures = FaceSet(images, landmarks, identities, []).batch(torch.arange(count))[0]
+    pairs = all_pairs(identities)
     config = tiny(recognizer_height=28, recognizer_breadth=24)
     good, bad = (
-        attacks.embed(Nose(), pictures, landmarks, config, align_twice=twice)[:, :3]
+        attackers.embed(Nose(), pictures, landmarks, config, align_twice=twice)[:, :3]
         for twice in (False, True)
     )
-    good, bad = attacks.verify(good, good, pairs), attacks.verify(bad, bad, pairs)
+    good = attackers.verify(good, good, pairs)
+    bad = attackers.verify(bad, bad, pairs)
     assert good["auc"] > 0.99 and good["error"] < 0.02
     assert bad["auc"] < 0.7
 
@@ -191,10 +168,10 @@ def test_aligning_twice_ruins_an_intact_recogniser(tiny):
 
 @pytest.fixture(scope="module")
 def plain_people():
-    """Four people who differ in one flat colour; nothing could be easier to learn."""
-    colours = torch.tensor([[220, 40, 40], [40, 220, 40], [40, 40, 220], [200, 200, 60]])
+    """Four people who differ in one flat color; nothing could be easier to learn."""
+    colors = torch.tensor([[220, 40, 40], [40, 220, 40], [40, 40, 220], [200, 200, 60]])
     identities = torch.arange(4).repeat_interleave(8)
-    images = colours[identities][:, :, None, None].expand(-1, 3, 32, 32).float()
+    images = colors[identities][:, :, None, None].expand(-1, 3, 32, 32).float()
     images = (
         (images + 25 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)))
         .clamp(0, 255)
@@ -207,14 +184,17 @@ def plain_people():
 def make_recognizer(kind, config, seed=0):
     torch.manual_seed(seed)
     return (
-        attacks.PlainRecognizer(4, 8, 4) if kind == "plain" else trainer.make_recognizer(config, 4)
+        attackers.PlainRecognizer(4, 8, 4)
+        if kind == "plain"
+        else players.make_recognizer(config, 4)
     )
 
 
 def train(kind, faces, config, folder, steps=60, seed=0, **more):
-    recognizer, batches = make_recognizer(kind, config, seed), Batches(len(faces), 8, seed=1)
+    recognizer = make_recognizer(kind, config, seed)
+    config = dataclasses.replace(config, pretrain_recognizer_batch=8)
     loop = Loop(folder, "attacker", 3, {}, config.log_every, more.pop("seconds", 1e9))
-    return attacks.train_recognizer(recognizer, faces, batches, config, steps, loop, **more)
+    return attackers.train_recognizer(recognizer, faces, config, steps, loop, 1, **more)
 
 
 @pytest.mark.parametrize("kind", ["plain", "angular"])
@@ -223,8 +203,8 @@ def test_training_learns_an_easy_problem(tiny, plain_people, tmp_path, kind):
     pictures, landmarks, identities = plain_people.batch(torch.arange(len(plain_people)))
     trained = train(kind, plain_people, config, tmp_path)
     assert not trained.training
-    features = attacks.embed(trained, pictures, landmarks, config)
-    assert attacks.verify(features, features, all_pairs(identities))["error"] < 0.02
+    features = attackers.embed(trained, pictures, landmarks, config)
+    assert attackers.verify(features, features, all_pairs(identities))["error"] < 0.02
     log = read_log(tmp_path / "log.jsonl")
     assert (
         [line["step"] for line in log] == [20, 40, 60]
@@ -244,18 +224,17 @@ def test_margin_goes_on_where_it_was(tiny, plain_people, tmp_path):
     recognizer = make_recognizer("angular", tiny())
     recognizer.margin.step += 500
     loop = Loop(tmp_path, "attacker", 3, {})
-    attacks.train_recognizer(
-        recognizer, plain_people, Batches(len(plain_people), 8, 1), tiny(), 4, loop
-    )
+    attackers.train_recognizer(recognizer, plain_people, tiny(), 4, loop, 1)
     assert int(recognizer.margin.step) == 504
 
 
 def test_attacker_trains_on_the_anonymizers_output_and_leaves_it_alone(
     tiny, plain_people, tmp_path
 ):
-    config, seen = tiny(), []
+    config = tiny()
+    seen = []
     torch.manual_seed(0)
-    modifier = trainer.make_modifier(config)
+    modifier = players.make_modifier(config)
     before = copy.deepcopy(modifier.state_dict())
 
     def spy(pictures):
@@ -271,7 +250,7 @@ def test_attacker_trains_on_the_anonymizers_output_and_leaves_it_alone(
 def test_attacker_cannot_learn_from_a_mask(tiny, plain_people, tmp_path):
     trained = train("plain", plain_people, tiny(), tmp_path, anonymizer=make_baseline("Masked"))
     pictures, landmarks, _ = plain_people.batch(torch.arange(4))
-    features = attacks.embed(trained, make_baseline("Masked")(pictures), landmarks, tiny())
+    features = attackers.embed(trained, make_baseline("Masked")(pictures), landmarks, tiny())
     torch.testing.assert_close(features, features[:1].expand_as(features))
 
 
@@ -283,13 +262,15 @@ class PowerCut(Exception):
     "kind, row", [("angular", None), ("plain", None), ("angular", "Noise(0.1)")]
 )
 def test_training_cut_and_resumed_equals_unbroken(tiny, plain_people, tmp_path, kind, row):
-    config = tiny(landmark_jitter=1.0, colour_jitter=0.2)
+    config = tiny(landmark_jitter=1.0, color_jitter=0.2)
 
     class Cut:
         """The anonymizer of a run that loses power at its fourth step."""
 
         def __init__(self, inside, at):
-            self.inside, self.at, self.calls = inside, at, 0
+            self.inside = inside
+            self.at = at
+            self.calls = 0
 
         def __call__(self, pictures):
             self.calls += 1
@@ -324,10 +305,63 @@ def test_training_cut_and_resumed_equals_unbroken(tiny, plain_people, tmp_path, 
             torch.equal(value, b["optimizer"]["state"][number][key])
             for key, value in moments.items()
         )
-    assert (
-        torch.equal(a["batches"]["order"], b["batches"]["order"])
-        and a["batches"]["position"] == b["batches"]["position"]
-    )
     assert (tmp_path / "a/log.jsonl").read_text() == (tmp_path / "b/log.jsonl").read_text()
     if row:
         assert whole.inside.calls == rest.inside.calls == 6
+
+
+def test_retrained_attacker_starts_from_D_and_leaves_D_alone(tiny, tiny_faces, tmp_path):
+    config = tiny()
+    torch.manual_seed(0)
+    recognizer = players.make_recognizer(config, 6)
+    recognizer.margin.step += 9
+    before = copy.deepcopy(recognizer.state_dict())
+    attacker = attackers.train_attacker(
+        recognizer,
+        make_baseline("Noise(0.1)"),
+        tiny_faces,
+        config,
+        Loop(tmp_path, "attacker", 0, {}),
+    )
+    assert attacker is not recognizer and recognizer.training
+    assert all(torch.equal(before[key], value) for key, value in recognizer.state_dict().items())
+    assert all(p.grad is None for p in recognizer.parameters())
+    moved = [
+        key for key, value in attacker.state_dict().items() if not torch.equal(before[key], value)
+    ]
+    assert len(moved) > len(before) / 2 and int(attacker.margin.step) == 9 + config.attack_steps
+    gap = max(
+        float((before[key] - value).abs().max())
+        for key, value in attacker.state_dict().items()
+        if key != "margin.step"
+    )
+    assert gap < 1e-3 * (config.attack_steps + 1)  # a few Adam steps away from D's weights
+
+
+def test_judges_are_trained_on_originals_and_resume(tiny, tiny_faces, tmp_path):
+    config = tiny()
+
+    for name, train, steps in (
+        ("other", attackers.train_other, config.attack_steps),
+        ("reader", attackers.train_landmark_reader, config.landmark_steps),
+    ):
+        torch.manual_seed(1)
+        one = train(tiny_faces, config, Loop(tmp_path / name, name, 0, {}, 1))
+        torch.manual_seed(2)  # the loop's seed makes the judge, not what came before
+        fresh = train(tiny_faces, config, Loop(tmp_path / f"{name} again", name, 0, {}, 1))
+        read = train(tiny_faces, config, Loop(tmp_path / name, name, 0, {}, 1))
+        assert not one.training and read_checkpoint(tmp_path / name / "checkpoint.pt")["done"] == {
+            "train": steps
+        }
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, read.state_dict()[key]) and torch.equal(
+                value, fresh.state_dict()[key]
+            )
+
+
+def test_landmark_reader_learns_from_originals(tiny, tiny_faces, tmp_path):
+    attackers.train_landmark_reader(
+        tiny_faces, tiny(landmark_steps=60), Loop(tmp_path, "reader", 0, {}, 1)
+    )
+    px = [line["px"] for line in read_log(tmp_path / "log.jsonl")]
+    assert sum(px[-10:]) < 0.8 * sum(px[:10])

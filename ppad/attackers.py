@@ -1,0 +1,259 @@
+"""Attackers: recognizers that try to see through an anonymizer (paper Sec. 5.1; mostly ours).
+
+The paper measures privacy as the verification error of the very D that M was trained against.
+That D is the weakest attacker there is: M has learned to fool it and nobody else. So every row of
+the table also faces recognizers that M never met:
+
+* `never_saw`: D as it was before the game, trained on originals only;
+* `other_architecture`: a plain convolutional network with batch norm and an ordinary softmax;
+* `retrained`: an attacker who owns the anonymizer, repaints a labeled face set with it and trains
+  on the result with the true names (these people are not in the test pairs).
+
+All are trained by `train_recognizer` and measured by `verify`. A recognizer is any module that maps
+aligned crops (B, 3, h, w), BGR, to embeddings (B, E).
+"""
+
+import copy
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ppad import datasets, metrics, optim
+from ppad.crop_sampler import align_faces
+from ppad.players import aligned_crops, jitter_colors, jitter_landmarks
+
+LR_RECOGNIZER = 1e-3  # ours: Adam's rate for every recognizer, before it falls along a cosine
+LR_READER = 5e-3  # ours: likewise for the landmark reader
+
+
+class PlainRecognizer(nn.Module):
+    """The other architecture: conv-BN-ReLU with max pools, averaged over space, no angular margin.
+
+    Args:
+        width: channels of the first layer.
+        embedding: size E of the output.
+        identities: number of people to train on.
+    """
+
+    def __init__(self, width: int = 64, embedding: int = 512, identities: int = 10572):
+        super().__init__()
+        layers = []
+        channels = 3
+        for stage in range(4):
+            out = width * 2 ** min(stage, 3)
+            convs = 2 if stage > 0 else 1  # at full resolution a conv costs most: one is enough
+            for _ in range(convs):
+                conv = nn.Conv2d(channels, out, kernel_size=3, padding=1, bias=False)
+                layers += [conv, nn.BatchNorm2d(out), nn.ReLU()]
+                channels = out
+            if stage < 3:
+                layers.append(nn.MaxPool2d(2))
+        self.body = nn.Sequential(*layers)
+        self.embed = nn.Linear(channels, embedding)
+        self.classify = nn.Linear(embedding, identities)
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """Aligned BGR crops (B, 3, h, w) to embeddings (B, E)."""
+        x = self.body(crops)  # (B, 8 width, h/8, w/8)
+        return self.embed(x.mean(dim=(2, 3)))  # (B, E)
+
+    def loss(self, crops: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
+        """Softmax cross-entropy with label smoothing 0.1 (ours: overfits less)."""
+        identities = identities.to(crops.device, non_blocking=True)  # (B,)
+        logits = self.classify(F.relu(self(crops)))  # (B, N)
+        return F.cross_entropy(logits, identities, label_smoothing=0.1)
+
+
+class LandmarkReader(nn.Module):
+    """A small network that reads the five landmarks of a face picture.
+
+    Trained on originals and applied to modified faces, its error says whether a face is still there
+    and in its pose: the structure that the L1 term (eq. 3) is meant to keep. Architecture ours: one
+    map for each landmark at an eighth of the size; the landmark is the center of mass of the map's
+    softmax. That needs far fewer steps than a linear layer, which must learn where each pixel is.
+
+    Args:
+        size: side S of the pictures, pixels.
+        width: channels of the first layer.
+    """
+
+    def __init__(self, size: int, width: int = 16):
+        super().__init__()
+        self.size = size
+        layers = []
+        channels = 3
+        for out, stride in ((width, 2), (2 * width, 2), (4 * width, 2), (4 * width, 1)):
+            conv = nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1)
+            layers += [conv, nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+        self.body = nn.Sequential(*layers, nn.Conv2d(channels, 5, kernel_size=1))
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, S, S) in [-1, 1] to landmarks (B, 5, 2), px."""
+        maps = self.body(pictures)  # (B, 5, S/8, S/8)
+        share = maps.flatten(2).softmax(dim=2).view_as(maps)  # (B, 5, S/8, S/8), each sums to 1
+        cells = torch.arange(maps.shape[2], device=maps.device)  # (S/8,)
+        centers = (cells + 0.5) * self.size / maps.shape[2]  # (S/8,) px
+        x = (share.sum(dim=2) * centers).sum(dim=2)  # (B, 5)
+        y = (share.sum(dim=3) * centers).sum(dim=2)  # (B, 5)
+        return torch.stack([x, y], dim=2)  # (B, 5, 2)
+
+
+# ---------------------------------------------------------------- training
+
+
+def set_cosine_rate(optimizer, lr: float, step: int, steps: int) -> None:
+    """Learning rate of `step` (1-based): half a cosine from `lr` down to zero after `steps`."""
+    optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+
+
+def train_recognizer(
+    recognizer, faces, config, steps: int, loop, seed: int, anonymizer=None, device="cpu"
+):
+    """Train a recognizer on (anonymized) faces with their true names.
+
+    Args:
+        recognizer: module with `.loss(crops, identities)`; if it has a `.margin`, that is advanced.
+        faces: `datasets.FaceSet` of the people to learn; seed: decides the order of its pictures.
+        loop: a new `loop.Loop`: it shows progress, saves and resumes.
+        anonymizer: any (B, 3, S, S) -> (B, 3, S, S), applied to every picture without learning;
+            None leaves the originals.
+    Returns the recognizer in eval mode.
+    """
+    crop_size = (config.recognizer_height, config.recognizer_breadth)
+    optim.prepare(recognizer, config, device)
+    optimizer = optim.adam(recognizer.parameters(), LR_RECOGNIZER, config)
+    scaler = optim.make_scaler(config, device)
+    parts = {"recognizer": recognizer, "optimizer": optimizer, "scaler": scaler}
+    if hasattr(anonymizer, "state_dict") and not isinstance(anonymizer, nn.Module):
+        parts["anonymizer"] = anonymizer  # Noise counts its calls; M stays as it is
+    loop.start(**parts)
+    batch_size = config.pretrain_recognizer_batch
+    batches = datasets.batches(faces, batch_size, seed, loop.done["train"], device)
+    recognizer.train()
+    for step in loop.steps("train", steps):
+        set_cosine_rate(optimizer, LR_RECOGNIZER, step, steps)
+        pictures, landmarks, identities = next(batches)
+        if anonymizer is not None:
+            with torch.no_grad():
+                pictures = anonymizer(pictures)  # (B, 3, S, S)
+        points = jitter_landmarks(landmarks, config.landmark_jitter)  # (B, 5, 2)
+        crops = aligned_crops(pictures, points, crop_size)  # (B, 3, h, w)
+        crops = jitter_colors(crops, config.color_jitter)
+        with optim.autocast(config, device):
+            loss = recognizer.loss(crops, identities)
+        optim.backward_and_step(loss, [optimizer], scaler)
+        if hasattr(recognizer, "margin"):
+            recognizer.margin.advance()
+        loop.log({"loss": loss})
+    return recognizer.eval()
+
+
+def train_other(faces, config, loop, device="cpu") -> PlainRecognizer:
+    """The attacker of another architecture, trained on originals; it never meets an anonymizer."""
+    torch.manual_seed(loop.seed)
+    people = int(faces.identities.max()) + 1
+    other = PlainRecognizer(config.other_width, config.embedding, people).to(device)
+    return train_recognizer(
+        other, faces, config, config.attack_steps, loop, loop.seed, device=device
+    )
+
+
+def train_attacker(recognizer, anonymizer, faces, config, loop, device="cpu"):
+    """The `retrained` attacker: a copy of the pretrained D goes on learning on a row's outputs.
+
+    It starts from D's weights because an attacker would not throw them away.
+    """
+    attacker = copy.deepcopy(recognizer).to(device)
+    seed = loop.seed + 1  # another order than the one D was pretrained with
+    return train_recognizer(
+        attacker, faces, config, config.attack_steps, loop, seed, anonymizer, device
+    )
+
+
+def train_landmark_reader(faces, config, loop, device="cpu") -> LandmarkReader:
+    """The landmark reader, trained on originals: L1 in px, Adam, rate along a cosine (ours)."""
+    torch.manual_seed(loop.seed)
+    reader = LandmarkReader(config.face_size).to(device)
+    optim.prepare(reader, config, device)
+    optimizer = torch.optim.Adam(reader.parameters(), lr=LR_READER)
+    loop.start(reader=reader, optimizer=optimizer)
+    batch_size = config.pretrain_recognizer_batch
+    batches = datasets.batches(faces, batch_size, loop.seed, loop.done["train"], device)
+    for step in loop.steps("train", config.landmark_steps):
+        set_cosine_rate(optimizer, LR_READER, step, config.landmark_steps)
+        pictures, landmarks, _ = next(batches)
+        loss = F.l1_loss(reader(pictures), landmarks.to(device, non_blocking=True))
+        optimizer.zero_grad()
+        loss.backward()
+        optim.average_gradients(reader.parameters())
+        optimizer.step()
+        loop.log({"px": loss})
+    return reader.eval()
+
+
+# ---------------------------------------------------------------- measuring
+
+
+@torch.no_grad()
+def repaint_set(faces, anonymizer, config, device="cpu") -> torch.Tensor:
+    """Every picture of a `FaceSet` through an anonymizer: (N, 3, S, S) in [-1, 1] on the CPU."""
+    modified = torch.empty(len(faces), *faces.images.shape[1:])  # (N, 3, S, S)
+    for indices in torch.arange(len(faces)).split(config.eval_batch):
+        modified[indices] = anonymizer(faces.batch(indices, device=device)[0]).cpu()
+    return modified
+
+
+@torch.no_grad()
+def embed(
+    recognizer, pictures, landmarks: torch.Tensor, config, device="cpu", align_twice=False
+) -> torch.Tensor:
+    """Features of face pictures: f(crop) beside f(mirrored crop), as SphereFace tests on LFW.
+
+    Args:
+        pictures: (N, 3, S, S) in [-1, 1], or `FaceSet.floats()`.
+        landmarks: (N, 5, 2) px of the original pictures.
+        align_twice: align the aligned crop once more with the same landmarks, the classic mistake.
+            This control shows how far an intact recognizer falls on faces nobody anonymized.
+    Returns (N, 2E) on the CPU. The recognizer runs in eval mode and is left as it was.
+    """
+    size = (config.recognizer_height, config.recognizer_breadth)
+    was_training = recognizer.training
+    recognizer.eval()
+    features = []
+    for indices in torch.arange(len(pictures)).split(config.eval_batch):
+        batch = pictures[indices].to(device)  # (B, 3, S, S)
+        points = landmarks[indices]  # (B, 5, 2)
+        if align_twice:
+            batch = align_faces(batch, points, size)  # (B, 3, h, w)
+        crops = aligned_crops(batch, points, size)  # (B, 3, h, w)
+        both = torch.cat([recognizer(crops), recognizer(crops.flip(3))], dim=1)  # (B, 2E)
+        features.append(both.cpu())
+    recognizer.train(was_training)
+    return torch.cat(features)
+
+
+def verify(first: torch.Tensor, second: torch.Tensor, pairs) -> dict[str, float]:
+    """One attacker's success on the test pairs, by the LFW protocol (SphereFace; paper Sec. 5.1).
+
+    Args:
+        first, second: features (N, 2E) of all test pictures, as they appear as the first and as
+            the second picture of a pair.
+        pairs: `datasets.Pairs`.
+    Returns `error` (1 - mean fold accuracy; mean feature and threshold fitted on the other folds),
+    and `auc`, `eer` and `tar_at_far_1e-3`, which look at all pairs at once and subtract the mean of
+    all first pictures (no label enters it).
+    """
+    a = first[pairs.first]  # (P, 2E)
+    b = second[pairs.second]  # (P, 2E)
+    accuracy = metrics.fold_accuracy(a, b, pairs.same, pairs.folds).mean
+    center = first.mean(dim=0)  # (2E,)
+    scores = F.cosine_similarity(a - center, b - center)  # (P,)
+    return {
+        "error": 1 - float(accuracy),
+        "auc": float(metrics.auc(scores, pairs.same)),
+        "eer": float(metrics.eer(scores, pairs.same)),
+        "tar_at_far_1e-3": float(metrics.tar_at_far(scores, pairs.same, far=1e-3)),
+    }
