@@ -269,7 +269,7 @@ def lacking(text: str) -> list[str]:
         or name not in names_in(ROOT / file)
         or (len(colons) == 2) != file.startswith("tests")
     ]
-    files = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w/]+\.(?:py|json|ipynb))`", text)
+    files = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[a-z0-9_/]+\.(?:py|json|ipynb))`", text)
     return bad + [file for file in files if not (ROOT / file).exists()]
 
 
