@@ -85,21 +85,6 @@ def make_scaler(config, device) -> torch.amp.GradScaler:
 # ---------------------------------------------------------------- one update
 
 
-def split(parts: int, *batch):
-    """Gradient accumulation: the batch in `parts` equal parts, one after another.
-
-    Args:
-        batch: tensors and lists, the pictures along their first axis.
-    Yields (is it the last part?, part of each). Raises ValueError if `parts` does not divide one.
-    """
-    for one in batch:
-        if len(one) % parts:
-            raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(one)}")
-    for part in range(parts):
-        cuts = [slice(part * len(one) // parts, (part + 1) * len(one) // parts) for one in batch]
-        yield part == parts - 1, *(one[cut] for one, cut in zip(batch, cuts))
-
-
 def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = True) -> None:
     """Backward pass; after the last part of a batch a step of each optimizer.
 
@@ -109,19 +94,14 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
     scaler.scale(loss).backward()
     if not last_part:
         return
-    learning = [optimizer.param_groups[0]["params"] for optimizer in optimizers]
-    average_gradients(sum(learning, []))
-    for optimizer, parameters in zip(optimizers, learning):
+    if distributed.is_available() and distributed.is_initialized():
+        average_gradients([p for one in optimizers for p in one.param_groups[0]["params"]])
+    for optimizer in optimizers:
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(parameters, MAX_NORM)
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], MAX_NORM)
         scaler.step(optimizer)  # fp16: skipped if a gradient overflowed
         optimizer.zero_grad()
     scaler.update()
-
-
-def mean_terms(terms: list[dict]) -> dict[str, torch.Tensor]:
-    """Mean of each term (name -> scalar) over the parts of a batch, without its graph."""
-    return {name: torch.stack([part[name].detach() for part in terms]).mean() for name in terms[0]}
 
 
 # ---------------------------------------------------------------- activation checkpointing
@@ -260,7 +240,7 @@ def average_gradients(parameters) -> None:
     """
     if world_size() == 1:
         return
-    parameters = list(parameters)
+    parameters = [p for p in parameters if p.requires_grad]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])  # (sum of all sizes,)
     mean = all_reduce_mean(flat)

@@ -5,8 +5,6 @@ SphereFace with its head and its A-Softmax; faces are aligned before D sees them
 while it learns. The trainer, the attackers and the evaluation all take their players from here.
 """
 
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 
@@ -108,20 +106,6 @@ def make_detector(config, classes: int) -> ActionDetector:
             max_size=max(config.frame_height, config.frame_width),
         )
     )
-
-
-@contextmanager
-def frozen(player: nn.Module):
-    """Inside, `player` passes gradients on to its input and keeps its weights and buffers."""
-    learning = [parameter.requires_grad for parameter in player.parameters()]
-    training = player.training
-    player.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, learns in zip(player.parameters(), learning):
-            parameter.requires_grad_(learns)
-        player.train(training)
 
 
 # ---------------------------------------------------------------- what D is shown

@@ -1,392 +1,362 @@
 """Algorithm 1: three players, three updates (paper Sec. 3, Alg. 1, eqs. 1-5).
 
-`Game` holds one row of Table 1: an anonymizer (M, or any fixed one), the recogniser D and the action
+`Game` holds one row of Table 1: an anonymizer (M, or any fixed one), the recognizer D, the action
 detector A, and their optimizers. A step of the game is
 
     line 2      M(f) -> f'                               `anonymize`
     line 3      arg max_D L_adv                          `update_recognizer`
-    lines 4-8   M(r_v) -> r_v', (v - r_v) + r_v' -> v'   `repaint`, inside
+    lines 4-8   M(r_v) -> r_v', (v - r_v) + r_v' -> v'   `repaint_faces`, inside
     line 9      arg min_{M,A} L_det + L_adv + lambda L1  `update_modifier_and_detector`
     line 11     arg min_A L_det, M and D frozen          `finetune_detector`
 
-Each update moves only its own player's weights and buffers. A fixed anonymizer has nothing to learn, so in
-its game line 9 reduces to A's part: "the only difference being the modification procedure" (Sec. 3.1) is
-the constructor's argument.
+Each update moves only its own player's weights and buffers. A fixed anonymizer has nothing to
+learn, so in its game line 9 is line 11: "the only difference being the modification procedure"
+(Sec. 3.1) is the constructor's argument.
+
+With `config.accumulate` above 1 an update takes its batch in parts, one after another, and then one
+step: the same gradients in less memory.
 """
 
 import copy
 import dataclasses
 import math
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from ppad import figures, losses, ranks
-from ppad.attacks import AngularRecognizer, aligned_crops, jittered, recoloured
+from ppad import datasets, figures, losses, optim
 from ppad.baselines import identity
 from ppad.crop_sampler import repaint
-from ppad.datasets import Batches, Feed
-from ppad.detector import ActionDetector, DetectorConfig
 from ppad.loop import Loop
-from ppad.losses import ASoftmaxLoss
-from ppad.modifier import Modifier, ModifierConfig
-from ppad.speed import Speed
-from ppad.sphereface import AngularMarginHead, SphereFace, SphereFaceConfig
+from ppad.players import (
+    Recognizer,
+    aligned_crops,
+    jitter_colors,
+    jitter_landmarks,
+    make_recognizer,
+)
 
 
 def repainted_frames(frames, boxes, anonymizer, size: int) -> torch.Tensor:
-    """v' (B, 3, H, W) of v. Un-anonymized frames are v itself: a crop pasted back would be a slight blur."""
+    """v' (B, 3, H, W) of the frames v, whose enlarged face boxes are a list of (k, 4) px.
+
+    Un-anonymized frames are v itself: a crop pasted back would be a slight blur.
+    """
     return frames if anonymizer is identity else repaint(frames, boxes, anonymizer, size)
 
 
-def make_modifier(config) -> Modifier:
-    """M as the preset sizes it."""
-    return Modifier(
-        ModifierConfig(
-            width=config.modifier_width,
-            blocks=config.modifier_blocks,
-            size=config.face_size,
-            upsample=config.modifier_upsample,
-            light=config.modifier_light,
-        )
-    )
-
-
-def make_recognizer(config, identities: int) -> AngularRecognizer:
-    """D as the preset sizes it: SphereFace, angular-margin head, A-Softmax."""
-    network = SphereFace(
-        SphereFaceConfig(
-            depth=config.recognizer_depth,
-            width=config.recognizer_width,
-            embedding=config.embedding,
-            input_size=(config.recognizer_height, config.recognizer_breadth),
-        )
-    )
-    margin = ASoftmaxLoss(
-        m=config.margin,
-        base=config.lambda_base,
-        gamma=config.lambda_gamma,
-        floor=config.lambda_floor,
-        scale=config.recognizer_scale,
-    )
-    return AngularRecognizer(network, AngularMarginHead(config.embedding, identities), margin)
-
-
-def make_detector(config, classes: int) -> ActionDetector:
-    """A as the preset sizes it."""
-    return ActionDetector(
-        DetectorConfig(
-            body=config.detector_body,
-            classes=classes,
-            weights=config.detector_weights or None,
-            trainable_layers=config.detector_trainable,
-            min_size=min(config.frame_height, config.frame_width),
-            max_size=max(config.frame_height, config.frame_width),
-        )
-    )
-
-
 class Game:
-    """One row's three players and their three updates.
+    """One row's three players and their updates.
+
+    Each update returns its terms, name -> scalar, for the log.
 
     Args:
-        config: a preset. device: where the players and the pictures live.
-        recognizer: D, an `AngularRecognizer` (trained on originals before the game). detector: A, likewise; None when
-            only M and D play.
+        config: a preset. device: where the players and the pictures are.
+        recognizer: D, trained on originals before the game.
+        detector: A, likewise; None when only M and D play.
         anonymizer: M or any callable (B, 3, S, S) in [-1, 1] -> same.
     """
 
-    def __init__(
-        self,
-        config,
-        recognizer: AngularRecognizer,
-        detector: ActionDetector | None,
-        anonymizer,
-        device="cpu",
-    ):
-        self.config, self.device = config, device
-        self.recognizer, self.detector = recognizer.to(device), detector and detector.to(device)
-        self.anonymizer = anonymizer.to(device) if isinstance(anonymizer, nn.Module) else anonymizer
-        self.modifier_weights = (
-            list(anonymizer.parameters()) if isinstance(anonymizer, nn.Module) else []
-        )
-        self.cap = config.adversarial_cap * math.log(
-            recognizer.head.weight.shape[0]
-        )  # see losses.modifier_adversarial
-        self.speed, betas = Speed(config, device), (config.adam_beta1, config.adam_beta2)
-        self.speed.prepare(self.recognizer.network)
-        self.optimizers = {
-            "recognizer": self.speed.adam(self.recognizer.parameters(), config.lr_recognizer, betas)
-        }
-        if detector is not None:
-            ranks.join_norms(self.detector)
-            bodies = (
-                part for name, part in self.detector.named_modules() if name.endswith("backbone")
-            )
-            self.speed.prepare(
-                next(bodies, self.detector)
-            )  # A's proposals change shape each time: its body alone gains
-            learning = [p for p in self.detector.parameters() if p.requires_grad]
-            self.optimizers["detector"] = self.speed.adam(learning, config.lr_detector, betas)
-        if self.modifier_weights:
-            self.speed.prepare(self.anonymizer)
-            self.optimizers["modifier"] = self.speed.adam(
-                self.modifier_weights, config.lr_modifier, betas
-            )
+    def __init__(self, config, recognizer: Recognizer, detector, anonymizer, device="cpu"):
+        self.config = config
+        self.device = device
+        self.recognizer = recognizer
+        self.detector = detector
+        self.anonymizer = anonymizer
+        self.autocast = optim.autocast(config, device)  # of a network's forward pass
+        self.scaler = optim.make_scaler(config, device)
+        self.optimizers = {}
+        betas = (config.adam_beta1, config.adam_beta2)
+        modifier = anonymizer if isinstance(anonymizer, nn.Module) else None
+        for name, player in (
+            ("recognizer", recognizer),
+            ("detector", detector),
+            ("modifier", modifier),
+        ):
+            if player is not None:
+                optim.prepare(player.to(device), config, device)
+                lr = getattr(config, f"lr_{name}")
+                self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)
+        self.modifier_learns = modifier is not None
+        self.crop_size = (config.recognizer_height, config.recognizer_breadth)
+        # In nats, see losses.modifier_adversarial.
+        self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])
 
     def parts(self) -> dict:
         """Everything a checkpoint must hold, by name."""
-        parts = {
-            "recognizer": self.recognizer,
-            **({} if self.detector is None else {"detector": self.detector}),
-            **{f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()},
-            **self.speed.parts(),
-        }
-        if hasattr(self.anonymizer, "state_dict"):
+        parts = {"recognizer": self.recognizer, "scaler": self.scaler}
+        if self.detector is not None:
+            parts["detector"] = self.detector
+        if hasattr(self.anonymizer, "state_dict"):  # M, or Noise, which counts its calls
             parts["anonymizer"] = self.anonymizer
+        for name, optimizer in self.optimizers.items():
+            parts[f"{name}_optimizer"] = optimizer
         return parts
 
-    def set_rates(self, number: int, steps: int) -> None:
+    def set_rates(self, step: int, steps: int) -> None:
         """The paper's schedule (Sec. 4): x0.1 once `lr_drop_at` of a stage's `steps` are done."""
-        factor = 0.1 if number > self.config.lr_drop_at * steps else 1.0
+        factor = 0.1 if step > self.config.lr_drop_at * steps else 1.0
         for name, optimizer in self.optimizers.items():
             optimizer.param_groups[0]["lr"] = factor * getattr(self.config, f"lr_{name}")
 
     def anonymize(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Line 2: f -> f' (B, 3, S, S), with the graph back to M when M can learn."""
-        if self.modifier_weights:
-            with self.speed.autocast():
-                return self.anonymizer(pictures).float()
-        with torch.no_grad():
+        """Line 2: f -> f' (B, 3, S, S), with the graph back to M where M learns."""
+        if not self.modifier_learns:
             return self.anonymizer(pictures)
-
-    def _repainted(self, frames, boxes):
-        return repainted_frames(
-            frames,
-            boxes,
-            identity if self.anonymizer is identity else self.anonymize,
-            self.config.face_size,
-        )
-
-    def _loss_det(self, frames, targets):
-        with self.speed.autocast():
-            return losses.loss_det(self.detector.losses(frames, targets))
-
-    def _loss_D(self, crops, identities, **how):
-        with self.speed.autocast():
-            return self.recognizer.loss(crops, identities, **how)
-
-    def _crops(self, pictures, landmarks):
-        size = (self.config.recognizer_height, self.config.recognizer_breadth)
-        return aligned_crops(pictures, landmarks, size)  # (B, 3, h, w)
+        with self.autocast:
+            return self.anonymizer(pictures).float()
 
     def update_recognizer(self, pictures, modified, landmarks, identities) -> dict:
-        """Line 3: D learns to name both f' and f (eq. 2; D maximises L_adv, that is, minimises both its losses).
+        """Line 3: D learns to name both f' and f (eq. 2).
+
+        D maximizes L_adv, that is, it minimizes both of its losses. `modified` is cut from M's
+        graph, so M cannot move.
 
         Args: pictures, modified (B, 3, S, S); landmarks (B, 5, 2); identities (B,).
-        Moves D, its head and the margin's step; `modified` is cut from M's graph, so M cannot move.
         """
+        config = self.config
         self.recognizer.train()
-        points = jittered(landmarks, self.config.landmark_jitter)
-        crops = torch.cat(
-            [self._crops(modified.detach(), points), self._crops(pictures, points)]
-        )  # (2B, 3, h, w)
-        each = self._loss_D(
-            recoloured(crops, self.config.colour_jitter), identities.repeat(2), reduction="none"
-        )
-        on_modified, on_original = each.chunk(2)  # (B,), (B,)
-        loss = -losses.loss_adv(on_modified.mean(), on_original.mean())
-        if self._apply("recognizer", loss):
-            self.recognizer.margin.advance()
-        return {"D_modified": on_modified.mean(), "D_original": on_original.mean()}
+        terms = []
+        for last, f, f_new, points, people in self._split(
+            pictures, modified.detach(), landmarks, identities
+        ):
+            points = jitter_landmarks(points, config.landmark_jitter)  # (B, 5, 2)
+            faces = torch.cat([f_new, f])  # (2B, 3, S, S)
+            crops = aligned_crops(faces, points.repeat(2, 1, 1), self.crop_size)  # (2B, 3, h, w)
+            crops = jitter_colors(crops, config.color_jitter)
+            with self.autocast:
+                each = self.recognizer.loss(crops, people.repeat(2), reduction="none")  # (2B,)
+            on_modified, on_original = each.view(2, -1).mean(dim=1)
+            L_adv = losses.loss_adv(on_modified, on_original)
+            loss = -L_adv / config.accumulate
+            optim.backward_and_step(loss, [self.optimizers["recognizer"]], self.scaler, last)
+            terms.append(torch.stack([on_modified, on_original]).detach())
+        self.recognizer.margin.advance()
+        return dict(zip(["D_modified", "D_original"], torch.stack(terms).mean(dim=0)))
 
     def update_modifier_and_detector(
         self, pictures, modified, landmarks, identities, frames, targets, boxes
     ) -> dict:
-        """Line 9: M and A together minimise L_det + L_adv + lambda L1 (eq. 4); D is read, not moved.
+        """Line 9: M and A together minimize L_det + L_adv + lambda L1 (eq. 4); D is frozen.
 
-        Args: as `update_recognizer`, `modified` with M's graph; frames (B', 3, H, W), targets and enlarged face
-        boxes a frame. A fixed anonymizer leaves only L_det, for A.
+        A fixed anonymizer leaves only L_det, for A.
+
+        Args: as `update_recognizer`, `modified` with M's graph; frames (B', 3, H, W), targets and
+            enlarged face boxes a frame.
         """
+        if not self.modifier_learns:
+            return self.finetune_detector(frames, targets, boxes)
+        config = self.config
+        learning = [self.optimizers["modifier"], self.optimizers["detector"]]
         self.detector.train()
-        with torch.set_grad_enabled(bool(self.modifier_weights)):
-            repainted = self._repainted(frames, boxes)  # v' (B', 3, H, W)
-        detection = self._loss_det(repainted, targets)
-        if not self.modifier_weights:
-            self._apply("detector", detection)
-            return {"L_det": detection}
+        terms = []
         with _frozen(self.recognizer):
-            terms = self._modifier_terms(pictures, modified, landmarks, identities)
-            total = losses.full_objective(
-                self.config.detection_weight * detection,
-                self.config.adversarial_weight * terms["L_adv"],
-                terms["L_l1"],
-            )
-            self._apply(("modifier", "detector"), total)
-        return {"L_det": detection, **terms}
+            for last, f, f_new, points, people, v, objects, regions in self._split(
+                pictures, modified, landmarks, identities, frames, targets, boxes
+            ):
+                if config.accumulate > 1:
+                    f_new = self.anonymize(f)  # M's graph of the whole batch would not fit
+                with self.autocast:
+                    v_new = repaint(v, regions, self.anonymizer, config.face_size)  # lines 4-8
+                    L_det = losses.loss_det(self.detector.losses(v_new, objects))
+                L_adv = self.modifier_objective(f_new, points, people)
+                L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
+                loss = losses.full_objective(
+                    config.detection_weight * L_det, config.adversarial_weight * L_adv, L_l1
+                )
+                optim.backward_and_step(loss / config.accumulate, learning, self.scaler, last)
+                terms.append(torch.stack([L_det, L_adv, L_l1]).detach())
+        return dict(zip(["L_det", "L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def update_modifier(self, pictures, modified, landmarks, identities) -> dict:
-        """Line 9 without A, for M's practice before the game: L_adv + lambda L1; D is read, not moved."""
+        """Line 9 without A, for the warm-up: M minimizes L_adv + lambda L1; D is frozen."""
+        config = self.config
+        terms = []
         with _frozen(self.recognizer):
-            terms = self._modifier_terms(pictures, modified, landmarks, identities)
-            self._apply("modifier", self.config.adversarial_weight * terms["L_adv"] + terms["L_l1"])
-        return terms
-
-    def _modifier_terms(self, pictures, modified, landmarks, identities) -> dict:
-        if self.speed.turns > 1:
-            modified = self.anonymize(
-                pictures
-            )  # M's graph of a whole batch would not fit: of this part alone
-        return {
-            "L_adv": self.modifier_objective(modified, landmarks, identities),
-            "L_l1": losses.loss_l1(modified, pictures, self.config.l1_weight),
-        }
+            for last, f, f_new, points, people in self._split(
+                pictures, modified, landmarks, identities
+            ):
+                if config.accumulate > 1:
+                    f_new = self.anonymize(f)
+                L_adv = self.modifier_objective(f_new, points, people)
+                L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
+                loss = (config.adversarial_weight * L_adv + L_l1) / config.accumulate
+                optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
+                terms.append(torch.stack([L_adv, L_l1]).detach())
+        return dict(zip(["L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
-        """M's adversarial term: gradient ascent on L_D, capped (eq. 2), or the random-label ablation (Sec. 5.6).
+        """M's adversarial term: ascent on L_D, capped (eq. 2), or the ablation (Sec. 5.6).
 
-        L_D is read without its margin, which makes D's lesson harder and is no part of D's answer: only so does a D
-        that knows nothing pay log N, the cap's unit.
+        L_D is read without its margin, which makes D's task harder and is no part of its answer:
+        only so does a D that knows nothing pay log N, the cap's unit.
         """
-        crops = self._crops(modified, landmarks)
-        if self.config.adversarial_target == "random":
+        crops = aligned_crops(modified, landmarks, self.crop_size)  # (B, 3, h, w)
+        random = self.config.adversarial_target == "random"
+        if random:
             people = self.recognizer.head.weight.shape[0]
-            return self._loss_D(
-                crops, losses.random_label_targets(identities, people), margin=False
-            )
-        return losses.modifier_adversarial(
-            self._loss_D(crops, identities, reduction="none", margin=False), self.cap
-        )
+            identities = losses.random_label_targets(identities, people)
+        with self.autocast:
+            each = self.recognizer.loss(crops, identities, reduction="none", margin=False)  # (B,)
+        return each.mean() if random else losses.modifier_adversarial(each, self.cap)
 
     def finetune_detector(self, frames, targets, boxes) -> dict:
         """Line 11: A alone learns on repainted frames; M and D are frozen."""
+        config = self.config
+        anonymizer = self.anonymize if self.modifier_learns else self.anonymizer
         self.detector.train()
-        with torch.no_grad():
-            repainted = self._repainted(frames, boxes)
-        detection = self._loss_det(repainted, targets)
-        self._apply("detector", detection)
-        return {"L_det": detection}
+        terms = []
+        for last, v, objects, regions in self._split(frames, targets, boxes):
+            with torch.no_grad():
+                v_new = repainted_frames(v, regions, anonymizer, config.face_size)  # (B', 3, H, W)
+            with self.autocast:
+                L_det = losses.loss_det(self.detector.losses(v_new, objects))
+            loss = L_det / config.accumulate
+            optim.backward_and_step(loss, [self.optimizers["detector"]], self.scaler, last)
+            terms.append(torch.stack([L_det]).detach())
+        return dict(zip(["L_det"], torch.stack(terms).mean(dim=0)))
 
     def copy_faces(self, pictures) -> dict:
-        """Before the game: M learns to copy (eq. 3 alone), so that line 3 first meets faces rather than noise (ours)."""
-        loss = losses.loss_l1(self.anonymize(pictures), pictures, 1.0)
-        self._apply("modifier", loss)
-        return {"L_l1": loss}
+        """Before the game (ours): M learns to copy (eq. 3 alone), so that D first meets faces."""
+        terms = []
+        for last, f in self._split(pictures):
+            L_l1 = losses.loss_l1(self.anonymize(f), f, 1.0)
+            loss = L_l1 / self.config.accumulate
+            optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
+            terms.append(torch.stack([L_l1]).detach())
+        return dict(zip(["L_l1"], torch.stack(terms).mean(dim=0)))
 
-    def _apply(self, names, loss: torch.Tensor) -> bool:
-        return self.speed.descend(
-            [self.optimizers[name] for name in ([names] if isinstance(names, str) else names)], loss
-        )
+    def _split(self, *batch) -> list[tuple]:
+        """Gradient accumulation: (is it the last?, part of each of `batch`), for all parts.
+
+        Args: batch: tensors and lists, the pictures along their first axis.
+        Raises ValueError if `accumulate` does not divide the number of pictures.
+        """
+        parts = self.config.accumulate
+        if parts == 1:
+            return [(True, *batch)]
+        for one in batch:
+            if len(one) % parts:
+                raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(one)}")
+        cuts = []
+        for part in range(parts):
+            cuts.append([part == parts - 1])
+            for one in batch:
+                size = len(one) // parts
+                cuts[-1].append(one[part * size : (part + 1) * size])
+        return cuts
 
 
 @contextmanager
 def _frozen(player: nn.Module):
-    """`player` passes gradients on to its input and keeps its own weights and buffers as they are."""
-    wanted, training = [p.requires_grad for p in player.parameters()], player.training
+    """Inside, `player` passes gradients on to its input and keeps its weights and buffers."""
+    learning = [parameter.requires_grad for parameter in player.parameters()]
+    training = player.training
     player.eval().requires_grad_(False)
     try:
         yield
     finally:
-        for parameter, want in zip(player.parameters(), wanted):
-            parameter.requires_grad_(want)
+        for parameter, learns in zip(player.parameters(), learning):
+            parameter.requires_grad_(learns)
         player.train(training)
 
 
 def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
-    """A on original frames, before the game: the same update as line 11, with nothing repainted."""
+    """A on original frames, before the game: the update of line 11 with nothing repainted."""
     game = Game(config, make_recognizer(config, 2), detector, identity, device)
-    batches = Batches(len(actions), config.batch_frames, seed=loop.seed)
-    feed = Feed(actions, batches, device)
-
-    def step(number: int) -> dict:
-        game.set_rates(number, config.pretrain_detector_steps)
-        return game.speed.in_parts(game.finetune_detector, *feed.next())
-
-    loop.start(
-        detector=detector,
-        optimizer=game.optimizers["detector"],
-        batches=batches,
-        **game.speed.parts(),
-    )
-    loop.stage("detector", config.pretrain_detector_steps, step)
+    loop.start(detector=detector, optimizer=game.optimizers["detector"], scaler=game.scaler)
+    done = loop.done["detector"]
+    frames = datasets.batches(actions, config.batch_frames, loop.seed, done, device)
+    for step in loop.steps("detector", config.pretrain_detector_steps):
+        game.set_rates(step, config.pretrain_detector_steps)
+        loop.log(game.finetune_detector(*next(frames)))
     return detector.eval()
 
 
 def play(game: Game, faces, actions, config, loop: Loop) -> None:
-    """One row from the pretrained start to the end of Algorithm 1: T1 adversarial steps, T2 for A alone.
+    """Algorithm 1: T1 adversarial steps, then T2 for A alone; before them M's warm-up.
 
-    An M that learns starts from nothing, where D and A start trained. So it first copies faces, then practises
-    against a partner, a copy of D that is thrown away afterwards (both ours): the game's D and A get exactly the
-    updates that every other row's get.
-
-    Args: faces: `datasets.FaceSet` F; actions: `datasets.ActionSet` V; loop: where the row lives.
     The order of F and V depends on the seed alone, so every row of a table sees the same data.
+
+    Args: faces: `datasets.FaceSet` F; actions: `datasets.ActionSet` V; loop: where the row is kept.
     """
-    device, learns = game.device, bool(game.modifier_weights)
-    face_batches = Batches(len(faces), config.batch_faces, seed=loop.seed)
-    frame_batches = Batches(len(actions), config.batch_frames, seed=loop.seed)
-    face_feed, frame_feed = Feed(faces, face_batches, device), Feed(actions, frame_batches, device)
-    parts = dict(game.parts(), faces=face_batches, frames=frame_batches)
-    if learns:
-        copy_batches = Batches(
-            len(faces), config.practice_faces, seed=loop.seed + 1
-        )  # leaves the game's order alone
-        copy_feed = Feed(faces, copy_batches, device)
-        practice = dataclasses.replace(config, lr_modifier=config.lr_practice)
-        partner = Game(practice, copy.deepcopy(game.recognizer), None, game.anonymizer, device)
-        parts |= {
-            f"partner_{name}": part
-            for name, part in partner.parts().items()
-            if name != "anonymizer"
-        }
-        parts["copies"] = copy_batches
+    parts = game.parts()
+    if game.modifier_learns:
+        warmup_game = _warmup_game(game)
+        for name, part in warmup_game.parts().items():
+            if name != "anonymizer":  # M itself, already among the parts
+                parts[f"warmup_{name}"] = part
     loop.start(**parts)
-    shown, _, _ = faces.batch(
-        torch.arange(0, len(faces), max(1, len(faces) // 8))[:8]
-    )  # fixed, held for pictures
+    shown = faces.batch(torch.arange(0, len(faces), max(1, len(faces) // 8))[:8])[0]  # (8, 3, S, S)
+    if game.modifier_learns:
+        warm_up(warmup_game, faces, loop, shown)
 
-    def copy_faces(number: int) -> dict:
-        partner.set_rates(0, 1)
-        return partner.speed.in_parts(partner.copy_faces, copy_feed.next()[0])
+    used = loop.done["game"] * config.recognizer_updates
+    face_batches = datasets.batches(faces, config.batch_faces, loop.seed, used, game.device)
+    used = loop.done["game"] + loop.done["finetune"]
+    frame_batches = datasets.batches(actions, config.batch_frames, loop.seed, used, game.device)
 
-    def lines_2_and_3(players: Game, feed: Feed):
-        for turn in range(config.recognizer_updates):
-            pictures, landmarks, identities = feed.next()
-            last = turn == config.recognizer_updates - 1  # M answers D's last batch
+    for step in loop.steps("game", config.T1):
+        game.set_rates(step, config.T1)
+        for update in range(config.recognizer_updates):
+            f, landmarks, people = next(face_batches)
+            last = update == config.recognizer_updates - 1  # the batch that line 9 takes as well
             with torch.set_grad_enabled(last and config.accumulate == 1):
-                modified = players.anonymize(pictures)
-            terms = players.speed.in_parts(
-                players.update_recognizer, pictures, modified, landmarks, identities
-            )
-        return terms, (pictures, modified, landmarks, identities)
-
-    def practise(number: int) -> dict:
-        partner.set_rates(number, config.practice_steps)  # most is learnt after the drop
-        terms, seen = lines_2_and_3(partner, copy_feed)
-        return terms | partner.speed.in_parts(partner.update_modifier, *seen)
-
-    def adversarial(number: int) -> dict:
-        game.set_rates(number, config.T1)
-        terms, seen = lines_2_and_3(game, face_feed)
-        return terms | game.speed.in_parts(
-            game.update_modifier_and_detector, *seen, *frame_feed.next()
+                modified = game.anonymize(f)  # line 2
+            terms = game.update_recognizer(f, modified, landmarks, people)  # line 3
+        terms |= game.update_modifier_and_detector(  # lines 4-9
+            f, modified, landmarks, people, *next(frame_batches)
         )
+        loop.log(terms)
+        if game.modifier_learns:
+            _save_samples(game, shown, loop, "game", step)
 
-    def finetune(number: int) -> dict:
-        game.set_rates(number, config.T2)
-        return game.speed.in_parts(game.finetune_detector, *frame_feed.next())
+    for step in loop.steps("finetune", config.T2):
+        game.set_rates(step, config.T2)
+        loop.log(game.finetune_detector(*next(frame_batches)))  # lines 10-11
 
-    def picture(stage: str, number: int) -> None:
-        if learns and number % config.sample_every == 0 and ranks.first():
-            after = game.anonymizer(shown.to(device)).cpu()
-            path = Path(loop.folder) / f"sample_{stage}_{number:06d}.png"
-            figures.contact_sheet(torch.cat([shown, after]), path, columns=len(shown))
 
-    if learns:
-        loop.stage("copy", config.pretrain_modifier_steps, copy_faces)
-        loop.stage("practice", config.practice_steps, practise, after=partial(picture, "practice"))
-    loop.stage("game", config.T1, adversarial, after=partial(picture, "game"))
-    loop.stage("finetune", config.T2, finetune)
+def _warmup_game(game: Game) -> Game:
+    """M against a throwaway copy of D, without A, at the warm-up's learning rate (ours)."""
+    config = dataclasses.replace(game.config, lr_modifier=game.config.lr_warmup)
+    return Game(config, copy.deepcopy(game.recognizer), None, game.anonymizer, game.device)
+
+
+def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
+    """Before the game, M learns to copy faces and then plays against a copy of D (ours).
+
+    M starts from nothing, where D and A start trained. The game's own D and A are not touched, so
+    they get exactly the updates that every other row's get.
+
+    Args: game: of `_warmup_game`. faces, loop: as `play`. shown: (n, 3, S, S), the samples.
+    """
+    config = game.config
+    used = loop.done["copy"] + loop.done["warmup"] * config.recognizer_updates
+    seed = loop.seed + 1  # another order than the game's
+    batches = datasets.batches(faces, config.warmup_faces, seed, used, game.device)
+
+    for _ in loop.steps("copy", config.pretrain_modifier_steps):
+        f, _, _ = next(batches)
+        loop.log(game.copy_faces(f))
+
+    for step in loop.steps("warmup", config.warmup_steps):
+        game.set_rates(step, config.warmup_steps)
+        for update in range(config.recognizer_updates):
+            f, landmarks, people = next(batches)
+            last = update == config.recognizer_updates - 1
+            with torch.set_grad_enabled(last and config.accumulate == 1):
+                modified = game.anonymize(f)
+            terms = game.update_recognizer(f, modified, landmarks, people)
+        terms |= game.update_modifier(f, modified, landmarks, people)
+        loop.log(terms)
+        _save_samples(game, shown, loop, "warmup", step)
+
+
+@torch.no_grad()
+def _save_samples(game: Game, shown: torch.Tensor, loop: Loop, stage: str, step: int) -> None:
+    """Every `sample_every` steps a sheet of the faces `shown` (n, 3, S, S) and M's outputs."""
+    if step % game.config.sample_every == 0 and optim.is_main_process():
+        after = game.anonymizer(shown.to(game.device)).cpu()  # (n, 3, S, S)
+        path = loop.folder / f"sample_{stage}_{step:06d}.png"
+        figures.contact_sheet(torch.cat([shown, after]), path, columns=len(shown))
