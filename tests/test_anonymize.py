@@ -1,5 +1,9 @@
-"""The Anonymizer and the command. A drawn "face" is a pure red square and a stub finder knows red; so a face that got
-through is a red pixel in the output, which no anonymizer here leaves. Real faces: the last tests, where there are weights."""
+"""The Anonymizer and the command.
+
+A drawn "face" is a pure red square, and a stub finder knows red; so a face that got through is a
+red pixel in the output, which no anonymizer here leaves. The last tests have real faces, where
+there are weights.
+"""
 
 import dataclasses
 import json
@@ -17,7 +21,7 @@ import torch
 from PIL import Image
 from red_square import ffmpeg, find_red, red
 
-from ppad import anonymize, movies, mtcnn, repainter, trainer
+from ppad import anonymize, movies, mtcnn, players, repainter
 from ppad.repainter import Anonymizer
 from ppad.tracks import Steady
 
@@ -25,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def scene(x=30, y=20, side=16, size=(72, 96), face=True):
-    """A grey-green frame with a red square whose corner is x, y."""
+    """A gray-green frame with a red square whose corner is x, y."""
     frame = np.zeros((*size, 3), np.uint8)
     frame[..., 1] = np.linspace(60, 120, size[1])
     frame[..., 2] = 90
@@ -52,7 +56,7 @@ def test_picture_paints_the_enlarged_box_and_nothing_else():
     after = person.picture(before)
     changed = (after != before).any(2)
     expected = np.zeros_like(changed)
-    expected[15:41, 25:51] = True  # (30, 20, 46, 46-10) about its centre, 1.6 times: 25.2 ... 50.8
+    expected[15:41, 25:51] = True  # (30, 20, 46, 46-10) about its center, 1.6 times: 25.2 ... 50.8
     assert (changed == expected).all() and (after[expected] == 0).all() and (before == kept).all()
     assert person.summary["faces"] == 1 and person.summary["frames"] == 1
     none = scene(face=False)
@@ -61,9 +65,12 @@ def test_picture_paints_the_enlarged_box_and_nothing_else():
 
 
 def test_crops_are_those_of_the_whole_frame():
-    """Windows are an economy: an anonymizer sees what `crop_faces` cuts from the whole frame, at rims and edges too."""
+    """Windows are an economy: an anonymizer sees what `crop_faces` cuts from the whole frame, at
+    rims and edges too.
+    """
     frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    boxes, seen = torch.tensor([[-5.0, -5, 20, 20], [31.0, 11, 44, 30], [60, 40, 75, 55]]), []
+    boxes = torch.tensor([[-5.0, -5, 20, 20], [31.0, 11, 44, 30], [60, 40, 75, 55]])
+    seen = []
     person = Anonymizer(
         lambda crops: seen.append(crops) or crops, finder=lambda frames: [boxes], size=16
     )
@@ -195,7 +202,9 @@ def test_empty_tiny_and_odd_frames():
 
 
 def broken(at, how):
-    """A finder that fails whenever frame `at` (marked by its corner pixel) is among those it is given."""
+    """A finder that fails whenever frame `at` (marked by its corner pixel) is among those it is
+    given.
+    """
 
     def find(frames):
         if any(frame[0, 0, 0] == at for frame in frames):
@@ -256,7 +265,8 @@ def command(monkeypatch, tmp_path):
 
 def test_a_picture_by_command(command, capsys):
     exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "SecretCamera"
+    exif[0x0112] = 6
+    exif[0x010F] = "SecretCamera"
     Image.fromarray(scene()).transpose(Image.Transpose.ROTATE_90).save(
         "a.jpg", exif=exif, quality=95
     )
@@ -370,7 +380,9 @@ def test_a_failing_finder_leaves_no_file(command, monkeypatch, capsys):
 
 
 def test_m_of_a_run(command, tiny, tmp_path, capsys):
-    """`from_run` repaints with that run's M: its own weights, sizes and device; a run without M is refused."""
+    """`from_run` repaints with that run's M: its own weights, sizes and device; a run without M is
+    refused.
+    """
     folder = tmp_path / "runs/toy"
     folder.mkdir(parents=True)
     Image.fromarray(scene()).save("a.png")
@@ -379,7 +391,7 @@ def test_m_of_a_run(command, tiny, tmp_path, capsys):
         and "players.pt does not exist" in capsys.readouterr().err
     )
     torch.manual_seed(0)
-    modifier = trainer.make_modifier(tiny())
+    modifier = players.make_modifier(tiny())
     fields = dataclasses.asdict(tiny())
     torch.save(
         {"config": fields, "parts": {"modifier": modifier.state_dict()}}, folder / "players.pt"
@@ -494,7 +506,9 @@ def test_frames_of_a_movie_are_searched_at_its_rate_and_those_of_an_animation_ea
 @ffmpeg
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")
 def test_kill_in_the_middle_leaves_no_output(tmp_path):
-    """kill -9 after some frames: no output under its name; what lies beside it under a temporary one shows no face."""
+    """kill -9 after some frames: no output under its name; what lies beside it under a temporary
+    one shows no face.
+    """
     write_movie(tmp_path / "a.mkv", walk(50) * 4)
     script = (
         f"import sys, time; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
@@ -508,9 +522,9 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "b.mkv").exists()
-    left = tmp_path / ".b.mkv.part"
     for _ in range(50):  # ffmpeg ends by itself, its pipe being closed
-        if left.exists() and left.stat().st_size:
+        left = next(tmp_path.glob(".b.mkv.*.part"), None)
+        if left and left.stat().st_size:
             break
         time.sleep(0.1)
     time.sleep(0.5)
@@ -541,7 +555,8 @@ def test_a_real_clip_is_covered_and_does_not_flicker(ppad_data):
     )  # this clip's face is about 90 px
     found = [one["boxes"][one["scores"] > 0.95].numpy() for one in detector.find(np.stack(frames))]
     assert all(len(boxes) for boxes in found)
-    rng, upcoming = np.random.default_rng(0), iter(found)
+    rng = np.random.default_rng(0)
+    upcoming = iter(found)
     dropping = lambda batch: [
         boxes[rng.random(len(boxes)) > 0.3] for boxes in (next(upcoming) for _ in batch)
     ]
@@ -549,7 +564,8 @@ def test_a_real_clip_is_covered_and_does_not_flicker(ppad_data):
     for boxes, frame in zip(found, after):
         for x0, y0, x1, y1 in np.clip(boxes, 0, (640, 480, 640, 480)):
             assert not frame[int(np.ceil(y0)) : int(y1), int(np.ceil(x0)) : int(x1)].any()
-    tracker, popped = repainter.Tracker(), []
+    tracker = repainter.Tracker()
+    popped = []
     for boxes in found:
         tracker.push(boxes[:1])
     tracker.finish()
