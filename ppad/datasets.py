@@ -277,10 +277,10 @@ def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu", work
         batch_size, seed, start: See `BatchSampler`; each process of several gets its own part.
         device: Where the pictures go.
         workers: Processes that make batches ahead. None: none for pictures in memory, else as many
-            as the set has threads, 4 at most.
+            as the set has threads, but at most 4 and one a core.
     """
     if workers is None:
-        workers = min(data.pictures.threads, MAX_LOADERS) if data.lazy else 0
+        workers = min(data.pictures.threads, folders.cores(), MAX_LOADERS) if data.lazy else 0
     loader = DataLoader(
         data,
         batch_sampler=BatchSampler(

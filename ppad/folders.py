@@ -199,7 +199,7 @@ def read_faces(
     limit = _Limit(people or math.inf, pictures_each or math.inf)
     counts = sorted((min(len(group), limit.each) for group in by_person.values()), reverse=True)
     reader = _Reader(folder, sum(counts[: people or None]), (size, size), on_bad, memory, workers)
-    look = partial(_look_at_face, folder, rows, size)
+    look = partial(look_at_face, folder, rows, size)
     landmarks = []
     for file, points in reader.read(look, itertools.chain(*by_person.values()), limit):
         limit.count[_person(file)] = limit.count.get(_person(file), 0) + 1
@@ -260,7 +260,7 @@ def _landmark_rows(folder, table):
     return rows
 
 
-def _look_at_face(folder, rows, size, file):
+def look_at_face(folder, rows, size, file):
     """The picture of a face, the function that cuts the crop out, the crop's landmarks (5, 2) px.
 
     Raises BadPicture for a picture or landmarks that cannot be used, DataError for a bad table.
@@ -354,7 +354,7 @@ def read_actions(
         offered = [offered[i * len(offered) // limit] for i in range(limit)]
     reader = _Reader(Path(folder), len(offered), frame_size, on_bad, memory, workers)
     found = {"boxes": [], "labels": [], "face_boxes": []}
-    look = partial(_look_at_frame, reader.folder, frame_size)
+    look = partial(look_at_frame, reader.folder, frame_size)
     for file, size in reader.read(look, offered, wanted=frames.__contains__):
         frame = frames[file]
         if size != frame.size:
@@ -417,7 +417,7 @@ def _refuse_twice(row, key, seen):
     seen.add((row["file"], key))
 
 
-def _look_at_frame(folder, frame_size, file):
+def look_at_frame(folder, frame_size, file):
     picture = files.open_picture(folder / file)
     return picture, partial(letterbox, frame_size=frame_size), picture.size
 

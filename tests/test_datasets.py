@@ -1,19 +1,25 @@
-"""datasets: sets, toy builders, folder readers and the batch stream, against pictures made by hand."""
+"""datasets: sets, the toy builders, the batch sampler and the batches, against pictures by hand."""
 
-import io
+import itertools
+import multiprocessing
 import os
+import pickle
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_reproduce import photos, read, run, truncate  # noqa: F401  (photos is a fixture)
 
+from ppad import datasets, folders, optim
 from ppad.datasets import (
     ActionSet,
-    Batches,
-    DataError,
+    BatchSampler,
     FaceSet,
+    batches,
     read_actions,
     read_faces,
     read_pairs,
@@ -21,7 +27,8 @@ from ppad.datasets import (
     toy_faces,
     toy_pairs,
 )
-from ppad.readers import POINT_COLUMNS
+from ppad.files import DataError
+from ppad.folders import BOX_COLUMNS, POINT_COLUMNS
 
 NAMES = [f"A/A_{i:04d}" for i in (1, 2)]
 
@@ -63,6 +70,11 @@ def test_mirror_moves_pixels_and_landmarks_together_and_swaps_left_with_right():
     assert [under(faces[1], p) for p in points[1]] == [40, 80, 120, 160, 200]
     assert (points[:, 0, 0] < points[:, 1, 0]).all() and (points[:, 3, 0] < points[:, 4, 0]).all()
     assert points[0, 0].tolist() == [20 - 14.5, 7.5]
+
+
+def save(path, lines):
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def painted(box, width=40, height=30):
@@ -209,275 +221,442 @@ def test_toy_pairs_from_too_few_faces():
         toy_pairs(blank_faces(3, 3), folds=2, per_fold=10)
 
 
-# ---------------------------------------------------------------- folders
-
-
-def face_folder(root, people=("Ann", "Bob", "Cy"), each=3, prefix=""):
-    """root/person/person_0001.png, each of one grey value, and a table beside or inside; returns the table's lines."""
-    lines = [",".join(("file", *POINT_COLUMNS))]
-    for i, person in enumerate(people):
-        (root / person).mkdir(parents=True)
-        for number in range(1, each + 1):
-            name = f"{person}/{person}_{number:04d}.png"
-            Image.new("RGB", (40, 40), (10 * i, number, 0)).save(root / name)
-            lines.append(f"{prefix}{name},10,12,30,12,20,20,12,30,28,{30 + number}")
-    return lines
-
-
-def save(path, lines):
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def test_read_faces_of_one_split_by_a_table_of_several(tmp_path, monkeypatch):
-    lines = (
-        face_folder(tmp_path / "train", prefix="train/")
-        + face_folder(tmp_path / "test", ("Dee",), prefix="test/")[1:]
-    )
-    save(tmp_path / "landmarks.csv", lines)
-    faces = read_faces(tmp_path / "train", tmp_path / "landmarks.csv", 20)
-    assert len(faces) == 9 and faces.images.shape == (9, 3, 20, 20) and faces.skipped == []
-    assert (
-        faces.identities.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-        and faces.names[4] == "Bob/Bob_0002"
-    )
-    assert faces.images[4, :, 5, 5].tolist() == [10, 2, 0]
-    assert faces.landmarks[4].tolist() == [
-        [5, 6],
-        [15, 6],
-        [10, 10],
-        [6, 15],
-        [14, 16],
-    ]  # 40 px -> 20 px
-    monkeypatch.chdir(tmp_path)
-    assert read_faces("test", "landmarks.csv", 20).names[0] == "Dee/Dee_0001"
-
-
-def test_read_faces_by_a_table_relative_to_the_folder_and_limits(tmp_path):
-    table = save(tmp_path / "landmarks.csv", face_folder(tmp_path / "lfw"))
-    faces = read_faces(tmp_path / "lfw", table, 20, people=2, pictures_each=2)
-    assert faces.names == [
-        f"{person}/{person}_{i:04d}" for person in ("Ann", "Bob") for i in (1, 2)
-    ]
-
-
-def test_read_faces_bad_pictures(tmp_path):
-    lines = face_folder(tmp_path / "f")
-    cut = tmp_path / "f/Ann/Ann_0002.png"
-    cut.write_bytes(cut.read_bytes()[:60])
-    (tmp_path / "f/Bob/Bob_0001.png").unlink()
-    del lines[7]  # Cy_0001's row
-    table = save(tmp_path / "t.csv", lines)
-    with pytest.raises(DataError, match="Ann_0002.png: cannot be read"):
-        read_faces(tmp_path / "f", table, 20)
-    faces = read_faces(tmp_path / "f", table, 20, on_bad="skip")
-    assert len(faces) == 6 and faces.identities.tolist() == [0, 0, 1, 1, 2, 2]
-    assert [
-        name
-        for name in ("Ann_0002", "Bob_0001", "Cy_0001")
-        if any(name in text for text in faces.skipped)
-    ] == ["Ann_0002", "Bob_0001", "Cy_0001"] and len(faces.skipped) == 3
-    with pytest.raises(ValueError, match="on_bad"):
-        read_faces(tmp_path / "f", table, 20, on_bad="ignore")
-
-
-@pytest.mark.parametrize(
-    "spoil, says",
-    [
-        (lambda lines: lines.append(lines[1]), "line 11: a second row for Ann/Ann_0001.png"),
-        (
-            lambda lines: lines.__setitem__(2, lines[2].replace(",10,", ",nan,")),
-            "line 3: left_eye_x",
-        ),
-        (lambda lines: lines.__setitem__(0, lines[0].replace("nose_x", "n")), "nose_x"),
-    ],
-)
-def test_read_faces_bad_table_is_an_error_even_when_skipping(tmp_path, spoil, says):
-    lines = face_folder(tmp_path / "f")
-    spoil(lines)
-    with pytest.raises(DataError, match=says):
-        read_faces(tmp_path / "f", save(tmp_path / "t.csv", lines), 20, on_bad="skip")
-
-
-def test_read_faces_of_an_empty_folder(tmp_path):
-    table = save(tmp_path / "t.csv", face_folder(tmp_path / "f"))
-    with pytest.raises(DataError, match="no usable"):
-        read_faces(tmp_path / "elsewhere", table, 20, on_bad="skip")
-
-
-ANNOTATIONS = [
-    "file,split,action,width,height,x_min,y_min,x_max,y_max",
-    "p/1.png,train,walk,40,30,4,6,20,28",
-    "p/2.png,train,phoning,30,40,4,6,20,28",
-    "p/2.png,train,walk,30,40,1,1,9,9",
-    "p/3.png,test,phoning,40,30,4,6,20,28",
-]
-FACES = [
-    "file,score,x_min,y_min,x_max,y_max",
-    "p/1.png,0.9,8,8,18,18",
-    "p/1.png,0.9,-6,0,6,9",
-    "p/3.png,0.9,8,8,18,18",
-]
-
-
-def action_folder(root, annotations=ANNOTATIONS, faces=FACES):
-    (root / "p").mkdir(exist_ok=True)
-    for number, size in ((1, (40, 30)), (2, (30, 40)), (3, (40, 30))):
-        Image.fromarray(painted((4, 6, 20, 28), *size).permute(1, 2, 0).numpy()).save(
-            root / f"p/{number}.png"
-        )
-    return root, save(root / "annotations.csv", annotations), save(root / "faces.csv", faces)
-
-
-def test_read_actions_letterboxes_frames_with_their_boxes(tmp_path):
-    actions = read_actions(*action_folder(tmp_path), "train", (60, 80))
-    assert actions.frames.shape == (2, 3, 60, 80) and actions.names == ["p/1.png", "p/2.png"]
-    assert actions.classes == ["phoning", "walk"] and actions.face_actions == [0]
-    assert [label.tolist() for label in actions.labels] == [[2], [1, 2]]
-    assert actions.boxes[0].tolist() == [[8, 12, 40, 56]]  # twice as large
-    assert actions.boxes[1].tolist() == [
-        [6, 9, 30, 42],
-        [1.5, 1.5, 13.5, 13.5],
-    ]  # 1.5 times: 30 x 40 fits as 45 x 60
-    assert actions.face_boxes[0].tolist() == [
-        [16, 16, 36, 36],
-        [0, 0, 12, 18],
-    ] and actions.face_boxes[1].shape == (0, 4)
-    for frame, boxes in zip(actions.frames, actions.boxes):
-        x0, y0, x1, y1 = (int(v) for v in boxes[0])
-        assert (frame[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1] == 255).all()
-    assert (actions.frames[1, :, :, 45:] == 128).all()
-
-
-def test_read_actions_skips_and_counts(tmp_path):
-    where = action_folder(tmp_path)
-    (tmp_path / "p/1.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="1.png: cannot be read"):
-        read_actions(*where, "train", (60, 80))
-    actions = read_actions(*where, "train", (60, 80), on_bad="skip")
-    assert (
-        actions.names == ["p/2.png"] and len(actions.skipped) == 1 and "1.png" in actions.skipped[0]
-    )
-
-
-def test_read_actions_limit_takes_frames_evenly(tmp_path):
-    (tmp_path / "p").mkdir()
-    Image.new("RGB", (40, 30)).save(tmp_path / "p/0.png")
-    rows = []
-    for i in range(10):
-        (tmp_path / f"p/{i}.png").write_bytes((tmp_path / "p/0.png").read_bytes())
-        rows.append(f"p/{i}.png,train,{'walk' if i < 5 else 'phoning'},40,30,4,6,20,28")
-    tables = (
-        save(tmp_path / "a.csv", ANNOTATIONS[:1] + rows),
-        save(tmp_path / "f.csv", FACES[:1] + ["p/1.png,1,8,8,18,18"]),
-    )
-    assert read_actions(tmp_path, *tables, "train", (30, 40), limit=4).names == [
-        "p/0.png",
-        "p/2.png",
-        "p/5.png",
-        "p/7.png",
-    ]
-    assert len(read_actions(tmp_path, *tables, "train", (30, 40), limit=99)) == 10
-
-
-@pytest.mark.parametrize(
-    "table, line, says",
-    [
-        (0, "p/1.png,train,walk,40,30,4,6,20,28", "annotations.csv, line 6: a duplicate"),
-        (0, "p/1.png,train,,40,30,4,6,20,28", "line 6: action is empty"),
-        (0, "p/1.png,test,walk,40,30,4,6,20,28", "line 6: .*another split"),
-        (0, "p/1.png,train,walk,40,30,4,6,4,28", "line 6: box .*no area"),
-        (0, "p/1.png,train,walk,40,30,4,6,60,28", "line 6: box .*outside"),
-        (0, "p/1.png,train,walk,40,30,4,6,nan,28", "line 6: x_max"),
-        (0, "p/4.png,train,walk,40,30,4,6,20,28", "4.png: there is no such picture"),
-        (1, "p/9.png,1,8,8,18,18", "faces.csv, line 5: p/9.png is not in"),
-        (1, "p/1.png,1,8,8,8,18", "line 5: face box .*no area"),
-        (1, "p/1.png,1,8,8,18,18", "line 5: a duplicate"),
-    ],
-)
-def test_read_actions_faults_are_named(tmp_path, table, line, says):
-    annotations, faces = ANNOTATIONS + [line] * (table == 0), FACES + [line] * (table == 1)
-    with pytest.raises(DataError, match=says):
-        read_actions(*action_folder(tmp_path, annotations, faces), "train", (60, 80))
-
-
-def test_read_actions_other_size_or_split(tmp_path):
-    where = action_folder(tmp_path)
-    with pytest.raises(DataError, match="'val'.*test, train"):
-        read_actions(*where, "val", (60, 80))
-    Image.new("RGB", (80, 60)).save(tmp_path / "p/1.png")
-    with pytest.raises(DataError, match="1.png: is 80 x 60.*40 x 30"):
-        read_actions(*where, "train", (60, 80))
-
-
-def test_read_pairs_finds_pictures_and_names_what_is_missing(tmp_path):
-    faces = read_faces(tmp_path / "f", save(tmp_path / "t.csv", face_folder(tmp_path / "f")), 8)
-    path = save(
-        tmp_path / "pairs.txt", ["2\t1", "Ann\t1\t3", "Bob\t9\tCy\t1", "Ann\t2\t1", "Bob\t3\tCy\t2"]
-    )
-    pairs = read_pairs(path, faces)
-    assert [faces.names[i] for i in pairs.first] == ["Ann/Ann_0001", "Ann/Ann_0002", "Bob/Bob_0003"]
-    assert [faces.names[i] for i in pairs.second] == ["Ann/Ann_0003", "Ann/Ann_0001", "Cy/Cy_0002"]
-    assert (
-        pairs.same.tolist() == [True, True, False]
-        and pairs.folds.tolist() == [0, 1, 1]
-        and len(pairs) == 3
-    )
-    assert pairs.dropped == ["Bob_0009 Cy_0001"]
-    with pytest.raises(DataError, match="none of its 2 pairs"):
-        read_pairs(save(path, ["1 1", "Zoe 1 2", "Zoe 1 Yan 1"]), faces)
-
-
-# ---------------------------------------------------------------- the stream
-
-
-def test_batches_are_permutations_with_the_rest_dropped():
-    batches, epochs = Batches(11, 4, seed=5), []
-    for _ in range(50):
-        epoch = torch.cat([batches.next()[0] for _ in range(2)])
-        assert len(set(epoch.tolist())) == 8 and 0 <= epoch.min() and epoch.max() < 11
-        epochs.append(tuple(epoch.tolist()))
-    assert len(set(epochs)) > 45 and set(sum(epochs, ())) == set(
-        range(11)
-    )  # reshuffled; nothing is dropped for good
-
-
-def test_batches_mirror_about_half():
-    batches = Batches(8, 8, seed=0)
-    share = torch.cat([batches.next()[1] for _ in range(250)]).float().mean()
-    assert abs(share - 0.5) < 0.05  # 2,000 coins: 4.5 standard deviations
-
-
-@pytest.mark.parametrize("done", [0, 1, 5, 6])
-def test_batches_resume_bit_for_bit(done):
-    straight = Batches(10, 3, seed=9)
-    for _ in range(done):
-        straight.next()
-    buffer = io.BytesIO()
-    torch.save(straight.state_dict(), buffer)
-    ahead = [straight.next() for _ in range(8)]
-    buffer.seek(0)
-    resumed = Batches(10, 3, seed=0)
-    resumed.load_state_dict(torch.load(buffer, weights_only=True))
-    torch.rand(3)  # other draws do not disturb it
-    for indices, mirror in ahead:
-        again = resumed.next()
-        assert torch.equal(indices, again[0]) and torch.equal(mirror, again[1])
-
-
-def test_batches_refuse_what_cannot_be():
-    for size in (0, 6):
-        with pytest.raises(ValueError, match="batch_size"):
-            Batches(5, size, seed=0)
-    with pytest.raises(ValueError, match="count was 6 when this run began and is 5 now: restore"):
-        Batches(5, 2, seed=0).load_state_dict(Batches(6, 2, seed=0).state_dict())
-
-
-# ---------------------------------------------------------------- real photographs, where there are some
+# ---------------------------------------------------------------- sets read from folders
 
 
 @pytest.fixture
-def data():
+def folder(tmp_path):
+    """Twelve noisy pictures of three people with boxes, some over the edge; twelve frames."""
+    chance = np.random.default_rng(0)
+    corners = ",".join(BOX_COLUMNS)
+    faces, boxes = [f"file,{corners},{','.join(POINT_COLUMNS)}"], [f"file,{corners}"]
+    people = [f"file,split,action,width,height,{corners}"]
+    for i in range(12):
+        width, height = ((60, 50), (40, 64), (48, 48))[i % 3]
+        pixels = Image.fromarray(chance.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        name, x = f"P{i // 4}/P{i // 4}_{i % 4:04d}.png", -6 + 3 * i % 20
+        for place in (tmp_path / "faces" / name, tmp_path / "frames" / f"{i}.png"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            pixels.save(place)
+        points = ",".join(f"{v}" for v in (10, 12, 25, 12, 18, 20, 12, 28, 24, 28 + i / 8))
+        faces.append(f"{name},{x},5,{x + 30},{35 + i},{points}")
+        people.append(
+            f"{i}.png,train,{'walk' if i % 2 else 'sit'},{width},{height},4,6,20,{28 + i / 4}"
+        )
+        boxes.append(f"{i}.png,6,8,16,{18 + i / 2}")
+    for table, lines in (("faces.csv", faces), ("people.csv", people), ("boxes.csv", boxes)):
+        (tmp_path / table).write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def faces_of(folder, **how):
+    return read_faces(folder / "faces", folder / "faces.csv", 32, **how)
+
+
+def actions_of(folder, **how):
+    return read_actions(
+        folder / "frames", folder / "people.csv", folder / "boxes.csv", "train", (48, 64), **how
+    )
+
+
+def assert_equal(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert_equal([*a.items()], [*b.items()])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_equal(x, y)
+    else:
+        assert a == b
+
+
+each = pytest.mark.parametrize("reader", [faces_of, actions_of])
+
+
+# ---------------------------------------------------------------- in memory or in files
+
+
+@each
+@pytest.mark.parametrize("workers", [1, 5])
+def test_pictures_in_files_are_those_in_memory(folder, reader, workers):
+    held, lazy = reader(folder), reader(folder, memory=0, workers=workers)
+    assert (
+        lazy.lazy and not held.lazy and len(lazy) == len(held) == 12 and lazy.nbytes == held.nbytes
+    )
+    assert lazy.names == held.names and lazy.skipped == held.skipped == []
+    for indices in (
+        torch.tensor([7, 0, 7, 11]),
+        torch.arange(12),
+        torch.tensor([], dtype=torch.long),
+    ):
+        for mirror in (None, torch.rand(len(indices)) < 0.5):
+            assert_equal(held.batch(indices, mirror), lazy.batch(indices, mirror))
+
+
+def test_floats_are_the_batches_pictures(folder):
+    for faces in (faces_of(folder), faces_of(folder, memory=0)):
+        pictures, _, _ = faces.batch(torch.arange(12))
+        assert torch.equal(faces.floats()[3:9], pictures[3:9]) and len(faces.floats()) == 12
+        assert torch.equal(faces.floats()[torch.tensor([5, 1])], pictures[[5, 1]])
+
+
+@each
+def test_memory_is_a_limit_in_bytes(folder, reader):
+    size = 12 * 3 * (32 * 32 if reader is faces_of else 48 * 64)
+    assert not reader(folder, memory=size).lazy and reader(folder, memory=size - 1).lazy
+    one, how = (
+        (8 * 3 * 32 * 32, {"people": 2}) if reader is faces_of else (5 * 3 * 48 * 64, {"limit": 5})
+    )
+    assert (
+        not reader(folder, memory=one, **how).lazy and reader(folder, memory=one - 1, **how).lazy
+    )  # of what is asked for
+
+
+@each
+def test_a_picture_spoilt_later_is_named_and_replaced_by_nothing(folder, reader):
+    lazy, place = (
+        reader(folder, memory=0),
+        folder / ("faces/P1/P1_0001.png" if reader is faces_of else "frames/5.png"),
+    )
+    whole = place.read_bytes()
+    truncate(place)
+    with pytest.raises(DataError, match=f"{place.name}: cannot be read.*same command again"):
+        lazy.batch(torch.tensor([2, 5]))
+    assert len(lazy.batch(torch.tensor([2, 4]))[0]) == 2  # the others are not touched
+    place.unlink()
+    with pytest.raises(DataError, match=f"{place.name}: there is no such picture"):
+        lazy.batch(torch.tensor([5]))
+    place.write_bytes(whole)
+    assert_equal(lazy.batch(torch.tensor([5])), reader(folder).batch(torch.tensor([5])))
+
+
+@each
+def test_a_picture_spoilt_before_is_skipped_by_name_whatever_holds_the_others(folder, reader):
+    truncate(folder / "faces/P1/P1_0001.png")
+    (folder / "frames/5.png").unlink()
+    for memory in (0, 1e9):
+        with pytest.raises(DataError, match="P1_0001.png|5.png"):
+            reader(folder, memory=memory)
+        some = reader(folder, memory=memory, on_bad="skip")
+        assert len(some) == len(some.names) == 11 and len(some.skipped) == 1
+        assert ("P1_0001.png" if reader is faces_of else "5.png") in some.skipped[0]
+        assert_equal(
+            some.batch(torch.tensor([5])), reader(folder, on_bad="skip").batch(torch.tensor([5]))
+        )
+
+
+def test_limits_count_usable_pictures_however_far_the_threads_are(folder, monkeypatch):
+    for name in ("P0/P0_0000.png", "P0/P0_0002.png", *(f"P1/P1_000{i}.png" for i in range(4))):
+        truncate(folder / "faces" / name)
+    for chunk in (1, 3, 128):
+        monkeypatch.setattr(folders, "CHUNK", chunk)
+        faces = faces_of(folder, people=2, pictures_each=1, on_bad="skip", workers=4)
+        assert faces.names == [
+            "P0/P0_0001",
+            "P2/P2_0000",
+        ]  # nobody counts whose pictures are all spoilt
+        assert [line.split("/")[-1][:7] for line in faces.skipped] == [
+            "P0_0000",
+            "P1_0000",
+            "P1_0001",
+            "P1_0002",
+            "P1_0003",
+        ]
+        assert len(faces.images) == 2 and faces.identities.tolist() == [0, 1]
+
+
+def test_a_long_reading_says_how_far_it_is(folder, monkeypatch, capsys):
+    faces_of(folder)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(folders, "SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr(folders, "CHUNK", 6)
+    faces_of(folder, memory=0)
+    (line,) = capsys.readouterr().err.splitlines()  # and nothing once it is done
+    assert f"{folder / 'faces'}: 6 of 12 pictures read, about 0 s left" == line
+
+
+# ---------------------------------------------------------------- on a device
+
+
+@each
+def test_pictures_are_on_the_device_and_what_is_known_of_them_on_the_cpu(folder, reader):
+    """The meta device holds no values, and refuses to be mixed with tensors that do."""
+
+    def kinds(batch):
+        if isinstance(batch, torch.Tensor):
+            return {batch.device.type}
+        return set().union(*map(kinds, batch.values() if isinstance(batch, dict) else batch))
+
+    for memory in (0, 1e9):
+        for mirror in (None, torch.tensor([True, False])):
+            pictures, *rest = reader(folder, memory=memory).batch(
+                torch.tensor([1, 2]), mirror, "meta"
+            )
+            assert (
+                pictures.device.type == "meta"
+                and pictures.dtype == torch.float32
+                and kinds(rest) == {"cpu"}
+            )
+
+
+# ---------------------------------------------------------------- the batch sampler
+
+
+def steps(sampler, count):
+    """The first `count` parts that iteration gives, as (indices, mirror flags)."""
+    return [tuple(zip(*part)) for part in itertools.islice(sampler, count)]
+
+
+def test_every_epoch_is_a_permutation_with_the_rest_dropped():
+    sampler = BatchSampler(11, 4, seed=5)
+    epochs = []
+    for epoch in range(50):
+        order = torch.cat([sampler.batch(2 * epoch)[0], sampler.batch(2 * epoch + 1)[0]])
+        assert len(set(order.tolist())) == 8 and 0 <= order.min() and order.max() < 11
+        epochs.append(tuple(order.tolist()))
+    assert len(set(epochs)) > 45  # reshuffled
+    assert set(sum(epochs, ())) == set(range(11))  # nothing is dropped for good
+
+
+def test_every_index_comes_once_an_epoch():
+    sampler = BatchSampler(12, 3, seed=0)
+    for epoch in range(3):
+        order = torch.cat([sampler.batch(4 * epoch + i)[0] for i in range(4)])
+        assert sorted(order.tolist()) == list(range(12))
+
+
+def test_about_half_are_mirrored():
+    sampler = BatchSampler(8, 8, seed=0)
+    share = torch.cat([sampler.batch(step)[1] for step in range(250)]).float().mean()
+    assert abs(share - 0.5) < 0.05  # 2,000 coins: 4.5 standard deviations
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    """Whatever was asked before, and whatever else draws random numbers."""
+    plain = [BatchSampler(10, 3, seed=9).batch(step) for step in range(12)]
+    sampler = BatchSampler(10, 3, seed=9, start=4)
+    state = torch.get_rng_state()
+    for step in (7, 0, 11, 3, 3, 8):
+        torch.rand(3)
+        np.random.rand(3)
+        indices, mirror = sampler.batch(step)
+        assert torch.equal(indices, plain[step][0]) and torch.equal(mirror, plain[step][1])
+    torch.set_rng_state(state)
+    sampler.batch(20)
+    assert torch.equal(state, torch.get_rng_state())
+    others = [BatchSampler(10, 3, seed=seed).batch(0)[0].tolist() for seed in (0, 1, 2, -1, 10**12)]
+    assert len(set(map(tuple, others))) == 5
+    first_batches = [tuple(BatchSampler(40, 40, 0).batch(step)[0].tolist()) for step in range(9)]
+    assert len(set(first_batches)) == 9
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 6, 40])
+def test_to_start_at_a_step_is_to_skip_those_before(start):
+    unbroken = steps(BatchSampler(10, 3, seed=9), start + 8)
+    assert steps(BatchSampler(10, 3, seed=9, start=start), 8) == unbroken[start:]
+    sampler = BatchSampler(10, 3, seed=9, start=start)
+    assert steps(sampler, 8) == steps(sampler, 8)  # iteration leaves no trace
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_parts_of_all_processes_make_the_whole_batch(world_size):
+    whole = steps(BatchSampler(20, 6, seed=1, start=2), 7)
+    parts = [
+        steps(BatchSampler(20, 6, seed=1, start=2, rank=rank, world_size=world_size), 7)
+        for rank in range(world_size)
+    ]
+    for step, (indices, mirror) in enumerate(whole):
+        assert indices == sum((part[step][0] for part in parts), ())
+        assert mirror == sum((part[step][1] for part in parts), ())
+        assert all(len(part[step][0]) == 6 // world_size for part in parts)
+
+
+def test_batches_that_cannot_be_are_refused():
+    for size in (0, 6):
+        with pytest.raises(ValueError, match="batch_size is .: give 1 to 5"):
+            BatchSampler(5, size, seed=0)
+    with pytest.raises(
+        ValueError, match="2 processes cannot share a batch of 3 equally.*2 divides"
+    ):
+        BatchSampler(5, 3, seed=0, world_size=2)
+
+
+# ---------------------------------------------------------------- batches
+
+
+@each
+@pytest.mark.parametrize("memory, workers", [(1e9, None), (0, None), (0, 0), (0, 1), (1e9, 2)])
+def test_batches_are_those_of_the_sampler_wherever_they_are_made(folder, reader, memory, workers):
+    data = reader(folder, memory=memory, workers=2)
+    sampler = BatchSampler(12, 5, seed=1)
+    state = torch.get_rng_state()
+    for start in (0, 3):
+        stream = batches(data, 5, seed=1, start=start, workers=workers)
+        for step in range(start, start + 7):  # across the ends of epochs
+            assert_equal(list(reader(folder).batch(*sampler.batch(step))), list(next(stream)))
+    assert torch.equal(state, torch.get_rng_state())  # a run that goes on draws what it would have
+
+
+@each
+def test_each_process_gets_its_part(folder, reader, monkeypatch):
+    data = reader(folder)
+    whole = next(batches(data, 4, seed=1))
+    monkeypatch.setattr(optim, "world_size", lambda: 2)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(optim, "rank", lambda rank=rank: rank)
+        parts.append(next(batches(data, 4, seed=1)))
+    assert_equal(whole[0], torch.cat([part[0] for part in parts]))
+    with pytest.raises(ValueError, match="2 processes cannot share a batch of 3"):
+        batches(data, 3, seed=1)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_set_in_memory_needs_no_process_and_a_lazy_one_has_a_few(folder, monkeypatch):
+    asked = []
+    real = datasets.DataLoader
+    monkeypatch.setattr(
+        datasets,
+        "DataLoader",
+        lambda *a, **how: asked.append(how["num_workers"]) or real(*a, **how),
+    )
+    batches(faces_of(folder), 3, 0)
+    for count, threads in ((2, 1), (2, 3), (64, 3), (64, 16)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        batches(faces_of(folder, memory=0, workers=threads), 3, 0)
+    assert asked == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_spoilt_later_stops_the_batches_at_its_turn(folder, workers):
+    data = faces_of(folder, memory=0)
+    order = BatchSampler(12, 2, seed=0)
+    path = Path(data.images.sources[int(order.batch(2)[0][1])][0])
+    truncate(path)
+    stream = batches(data, 2, seed=0, workers=workers)
+    next(stream)
+    next(stream)
+    with pytest.raises(DataError) as raised:
+        next(stream)
+    text = str(raised.value)
+    assert text.startswith(f"{path}: cannot be read") and text.endswith("same command again")
+
+
+def test_ctrl_c_does_not_end_the_processes_that_the_step_under_way_needs(folder):
+    before = {child.pid for child in multiprocessing.active_children()}
+    stream = batches(faces_of(folder, memory=0), 2, seed=0, workers=2)
+    next(stream)
+    for child in multiprocessing.active_children():
+        if child.pid not in before:
+            os.kill(child.pid, signal.SIGINT)
+    for step in range(1, 12):
+        assert len(next(stream)[0]) == 2
+    stream.close()  # as when a stage is over: no process is left behind
+    assert {child.pid for child in multiprocessing.active_children()} == before
+
+
+def in_a_fork(folder, results):
+    stream = batches(faces_of(folder, memory=0), 5, seed=1, workers=2)
+    results.put([picture.sum().item() for picture, _, _ in itertools.islice(stream, 4)])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_training_process_gets_the_same_batches(folder):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=in_a_fork, args=(folder, results))
+    child.start()
+    wanted = itertools.islice(batches(faces_of(folder), 5, seed=1), 4)
+    assert results.get(timeout=60) == [picture.sum().item() for picture, _, _ in wanted]
+    child.join(20)
+    assert child.exitcode == 0
+
+
+@each
+def test_lazy_sets_can_be_sent_to_a_process(folder, reader):
+    """Where processes are not forked (macOS, Windows), the loader's get a copy."""
+    data = reader(folder, memory=0)
+    copy = pickle.loads(pickle.dumps(data))
+    assert_equal(list(data.batch([3, 1])), list(copy.batch([3, 1])))
+
+
+class Slow(torch.utils.data.Dataset):
+    """A lazy set that notes when a batch is asked of it."""
+
+    lazy = True
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def __len__(self):
+        return 8
+
+    def __getitems__(self, items):
+        with self.asked.get_lock():
+            self.asked.value += 1
+        return torch.tensor([[index] for index, _ in items]), None
+
+
+def test_the_next_batch_is_made_while_this_one_is_learned_from():
+    asked = multiprocessing.get_context("fork").Value("i", 0)
+    stream = batches(Slow(asked), 2, seed=0, workers=1)
+    assert asked.value == 0  # nothing before the first step
+    next(stream)
+    give_up = threading.Event()
+    for _ in range(100):
+        if asked.value >= 2:
+            break
+        give_up.wait(0.05)
+    assert asked.value >= 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and PPAD_TEST_GPU=1")
+@each
+def test_a_gpu_gets_the_same_batches(folder, reader):
+    sampler = BatchSampler(12, 5, seed=1)
+    for data in (reader(folder), reader(folder, memory=0)):
+        stream = batches(data, 5, seed=1, device="cuda")
+        for step in range(7):
+            assert_equal(list(data.batch(*sampler.batch(step), "cuda")), list(next(stream)))
+
+
+def test_a_whole_run_from_files_is_the_run_from_memory(photos, tiny_args, tmp_path, capsys):  # noqa: F811
+    limits = "train_identities", "pictures_each", "train_frames", "test_frames"
+    words = [
+        *tiny_args,
+        *(word for name in limits for word in (f"--{name}", "0")),
+        "--drawn",
+        "false",
+        "--rows",
+        "Ours",
+        "--faces",
+        photos / "faces",
+        "--actions",
+        photos / "actions",
+    ]
+    for name, memory in (("held", "8"), ("lazy", "0")):
+        assert run(*words, "--memory_gb", memory, "--out", tmp_path / name) == 0
+        said = capsys.readouterr().err
+        assert said.count("of pictures stay in their files (memory_gb is 0)") == (
+            4 if name == "lazy" else 0
+        )
+    held, lazy = (read(tmp_path / name / "results.json") for name in ("held", "lazy"))
+    for key in ("rows", "counts", "controls"):
+        assert held[key] == lazy[key]
+    for path in (tmp_path / "held").rglob("checkpoint.pt"):
+        place = tmp_path / "lazy" / path.relative_to(tmp_path / "held")
+        assert_equal(*(torch.load(one, weights_only=True)["parts"] for one in (path, place)))
+
+
+# ---------------------------------------------------------------- real photographs, if any
+
+
+@pytest.fixture
+def photographs():
     folder = Path(os.environ.get("PPAD_DATA", ""))
     if (
         not os.environ.get("PPAD_DATA")
@@ -490,22 +669,29 @@ def data():
     return folder
 
 
-def test_photo_pack_faces_and_pairs(data):
-    faces = read_faces(data / "photo_pack/faces/test", data / "photo_pack/faces/landmarks.csv", 32)
+def test_photo_pack_faces_and_pairs(photographs):
+    faces = read_faces(
+        photographs / "photo_pack/faces/test", photographs / "photo_pack/faces/landmarks.csv", 32
+    )
     assert len(faces) == 1548 and faces.skipped == []
     eyes = faces.landmarks[:, 1] - faces.landmarks[:, 0]
     assert (eyes[:, 0] > 4).all() and (
         eyes[:, 1].abs() < eyes[:, 0]
     ).all()  # upright, image-left first
-    pairs = read_pairs(data / "photo_pack/faces/pairs_test.txt", faces)
+    pairs = read_pairs(photographs / "photo_pack/faces/pairs_test.txt", faces)
     assert len(pairs) == 1199 and pairs.dropped == ["Marilyn_Monroe_0001 Marilyn_Monroe_0002"]
     assert torch.equal(pairs.same, faces.identities[pairs.first] == faces.identities[pairs.second])
 
 
-def test_lfw_is_cropped_as_photo_pack_was(data):
-    lfw = read_faces(data / "lfw/lfw-deepfunneled", data / "lfw/landmarks.tsv", 160, people=120)
+def test_lfw_is_cropped_as_photo_pack_was(photographs):
+    lfw = read_faces(
+        photographs / "lfw/lfw-deepfunneled", photographs / "lfw/landmarks.tsv", 160, people=120
+    )
     pack = read_faces(
-        data / "photo_pack/faces/test", data / "photo_pack/faces/landmarks.csv", 160, people=30
+        photographs / "photo_pack/faces/test",
+        photographs / "photo_pack/faces/landmarks.csv",
+        160,
+        people=30,
     )
     common = [name for name in pack.names if name in lfw.names]
     assert len(common) >= 5
@@ -518,23 +704,23 @@ def test_lfw_is_cropped_as_photo_pack_was(data):
     )  # of 255: webp's loss
 
 
-def test_lfw_picture_without_a_face_is_an_error_or_is_skipped(data, tmp_path):
-    table = (data / "lfw/landmarks.tsv").read_text().splitlines()
+def test_lfw_picture_without_a_face_is_an_error_or_is_skipped(photographs, tmp_path):
+    table = (photographs / "lfw/landmarks.tsv").read_text().splitlines()
     only = save(
         tmp_path / "one.tsv",
         table[:1] + [line for line in table if line.startswith("Marilyn_Monroe/")],
     )
     person = tmp_path / "pictures" / "Marilyn_Monroe"
     person.mkdir(parents=True)
-    for picture in (data / "lfw/lfw-deepfunneled/Marilyn_Monroe").iterdir():
+    for picture in (photographs / "lfw/lfw-deepfunneled/Marilyn_Monroe").iterdir():
         (person / picture.name).write_bytes(picture.read_bytes())
     with pytest.raises(DataError, match="Marilyn_Monroe_0001.jpg: .*no landmarks"):
         read_faces(tmp_path / "pictures", only, 32)
     assert len(read_faces(tmp_path / "pictures", only, 32, on_bad="skip").skipped) == 1
 
 
-def test_photo_pack_actions(data):
-    folder = data / "photo_pack/actions"
+def test_photo_pack_actions(photographs):
+    folder = photographs / "photo_pack/actions"
     actions = read_actions(
         folder, folder / "annotations.csv", folder / "faces.csv", "train", (80, 80), limit=100
     )

@@ -1,0 +1,354 @@
+"""folders: boxes, crops and frames by hand, folders of pictures, what is said of wrong ones."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ppad.datasets import read_actions, read_faces, read_pairs
+from ppad.files import BadPicture, DataError
+from ppad.folders import (
+    POINT_COLUMNS,
+    checked_boxes,
+    letterbox,
+    letterbox_size,
+    look_at_face,
+)
+
+
+def ramp(width, height):
+    """A picture whose red is x and green is y: any crop tells where it came from."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    return Image.fromarray(np.stack([x, y, 0 * x], 2).astype(np.uint8))
+
+
+def save(path, lines):
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# ---------------------------------------------------------------- boxes, crops and frames
+
+
+def test_boxes_a_hair_outside_are_clipped_and_others_refused():
+    boxes = checked_boxes([[-0.6, 2, 30.9, 20.4]], 30, 20, "row 1")
+    assert boxes.tolist() == [[0, 2, 30, 20]] and boxes.dtype == torch.float32
+    assert checked_boxes(torch.zeros(0, 4), 30, 20, "row 1").shape == (0, 4)
+    for box, says in (
+        ([5, 5, 5, 9], "no area"),
+        ([9, 5, 5, 9], "no area"),
+        ([0, 0, 32, 9], "outside"),
+        ([-2, 0, 9, 9], "outside"),
+        ([0, 0, math.nan, 9], "NaN"),
+        ([0, 0, math.inf, 9], "NaN"),
+    ):
+        with pytest.raises(DataError, match=f"row 1.*{says}"):
+            checked_boxes([box], 30, 20, "row 1")
+
+
+def test_a_face_box_may_overhang_but_not_miss_the_picture():
+    assert checked_boxes([-9, -9, 5, 5], 30, 20, "row", math.inf).tolist() == [[0, 0, 5, 5]]
+    for box in ([-9, 2, 0, 9], [30, 2, 40, 9], [2, 20, 9, 30]):
+        with pytest.raises(DataError, match="outside"):
+            checked_boxes(box, 30, 20, "row", math.inf)
+
+
+def row_of(points, box=None):
+    row = dict(zip(POINT_COLUMNS, map(str, np.ravel(points))), where="landmarks.csv, line 2")
+    return row | dict(zip(("x_min", "y_min", "x_max", "y_max"), map(str, box or ())))
+
+
+def read_face(path, row, size):
+    """A crop and its landmarks, as `read_faces` gets them."""
+    rows = {} if row is None else {path.name: row}
+    picture, fit, landmarks = look_at_face(path.parent, rows, size, path.name)
+    return fit(picture), landmarks
+
+
+POINTS = [[70, 60], [110, 62], [92, 80], [74, 100], [108, 101]]
+
+
+def test_face_is_cropped_by_1_6_about_its_box_and_landmarks_go_with_it(tmp_path):
+    ramp(200, 180).save(tmp_path / "a.png")
+    face, points = read_face(tmp_path / "a.png", row_of(POINTS, (60, 40, 120, 120)), 64)
+    assert face.shape == (64, 64, 3) and face.dtype == np.uint8
+    # By hand: side 1.6 * 80 = 128 about (90, 80), so the corner is (26, 16), two pixels become one.
+    assert np.allclose(points, (np.array(POINTS) - [26, 16]) / 2)
+    for (x, y), (u, v) in zip(POINTS, points):  # the color there says where the old one was
+        red, green, _ = face[int(v), int(u)]
+        assert abs(red - x) <= 2 and abs(green - y) <= 2
+
+
+def test_crop_over_the_edge_repeats_the_border(tmp_path):
+    ramp(200, 180).save(tmp_path / "a.png")
+    face, _ = read_face(
+        tmp_path / "a.png", row_of(POINTS, (-10, 40, 130, 140)), 64
+    )  # corner (-52, -22), side 224
+    assert (
+        (face[:5, :, 1] == 0).all()
+        and (face[:, :12, 0] == 0).all()
+        and (face[-5:, :, 1] == 179).all()
+    )
+    assert (face[20:40, 14:, 2] == 0).all() and face[30, 40, 0] > 0
+
+
+def test_square_crop_is_only_resized(tmp_path):
+    ramp(160, 160).save(tmp_path / "a.png")
+    face, points = read_face(tmp_path / "a.png", row_of(POINTS), 80)
+    assert face.shape == (80, 80, 3) and np.allclose(points, np.array(POINTS) / 2)
+
+
+def test_unusable_faces(tmp_path):
+    ramp(160, 150).save(tmp_path / "a.png")
+    with pytest.raises(BadPicture, match="not square"):
+        read_face(tmp_path / "a.png", row_of(POINTS), 64)
+    ramp(105, 105).save(tmp_path / "a.png")
+    with pytest.raises(BadPicture, match="line 2: the landmarks do not fit"):
+        read_face(tmp_path / "a.png", row_of(POINTS), 64)  # points of a larger picture
+    with pytest.raises(BadPicture, match="no landmarks"):
+        read_face(tmp_path / "a.png", None, 64)
+    empty = dict.fromkeys(POINT_COLUMNS, None) | {"where": "t, line 9"}
+    with pytest.raises(BadPicture, match="no landmarks"):
+        read_face(tmp_path / "a.png", empty, 64)
+    with pytest.raises(DataError, match="line 2: left_eye_x") as raised:
+        read_face(tmp_path / "a.png", row_of([[math.nan, 1]] + POINTS[1:]), 64)
+    assert not isinstance(raised.value, BadPicture)  # NaN is the table's fault: never skipped
+
+
+@pytest.mark.parametrize(
+    "size, inner", [((200, 100), (64, 32)), ((100, 200), (24, 48)), ((31, 17), (64, 35))]
+)
+def test_letterbox_fits_and_pads_with_gray(size, inner):
+    picture = Image.new("RGB", size, (10, 20, 30))
+    frame = letterbox(picture, (48, 64))
+    assert frame.shape == (48, 64, 3)
+    assert (frame[: inner[1], : inner[0]] == (10, 20, 30)).all()
+    assert (frame[inner[1] :] == 128).all() and (frame[:, inner[0] :] == 128).all()
+    assert letterbox_size(size, (48, 64)) == inner
+
+
+# ---------------------------------------------------------------- folders
+
+
+def painted(box, width=40, height=30):
+    frame = torch.zeros(3, height, width, dtype=torch.uint8)
+    x0, y0, x1, y1 = box
+    frame[:, y0:y1, x0:x1] = 255
+    return frame
+
+
+def face_folder(root, people=("Ann", "Bob", "Cy"), each=3, prefix=""):
+    """root/person/person_0001.png, each of one color; returns the lines of a table."""
+    lines = [",".join(("file", *POINT_COLUMNS))]
+    for i, person in enumerate(people):
+        (root / person).mkdir(parents=True)
+        for number in range(1, each + 1):
+            name = f"{person}/{person}_{number:04d}.png"
+            Image.new("RGB", (40, 40), (10 * i, number, 0)).save(root / name)
+            lines.append(f"{prefix}{name},10,12,30,12,20,20,12,30,28,{30 + number}")
+    return lines
+
+
+def test_read_faces_of_one_split_by_a_table_of_several(tmp_path, monkeypatch):
+    lines = (
+        face_folder(tmp_path / "train", prefix="train/")
+        + face_folder(tmp_path / "test", ("Dee",), prefix="test/")[1:]
+    )
+    save(tmp_path / "landmarks.csv", lines)
+    faces = read_faces(tmp_path / "train", tmp_path / "landmarks.csv", 20)
+    assert len(faces) == 9 and faces.images.shape == (9, 3, 20, 20) and faces.skipped == []
+    assert (
+        faces.identities.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        and faces.names[4] == "Bob/Bob_0002"
+    )
+    assert faces.images[4, :, 5, 5].tolist() == [10, 2, 0]
+    assert faces.landmarks[4].tolist() == [
+        [5, 6],
+        [15, 6],
+        [10, 10],
+        [6, 15],
+        [14, 16],
+    ]  # 40 px -> 20 px
+    monkeypatch.chdir(tmp_path)
+    assert read_faces("test", "landmarks.csv", 20).names[0] == "Dee/Dee_0001"
+
+
+def test_read_faces_by_a_table_relative_to_the_folder_and_limits(tmp_path):
+    table = save(tmp_path / "landmarks.csv", face_folder(tmp_path / "lfw"))
+    faces = read_faces(tmp_path / "lfw", table, 20, people=2, pictures_each=2)
+    assert faces.names == [
+        f"{person}/{person}_{i:04d}" for person in ("Ann", "Bob") for i in (1, 2)
+    ]
+
+
+def test_read_faces_bad_pictures(tmp_path):
+    lines = face_folder(tmp_path / "f")
+    cut = tmp_path / "f/Ann/Ann_0002.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    (tmp_path / "f/Bob/Bob_0001.png").unlink()
+    del lines[7]  # Cy_0001's row
+    table = save(tmp_path / "t.csv", lines)
+    with pytest.raises(DataError, match="Ann_0002.png: cannot be read"):
+        read_faces(tmp_path / "f", table, 20)
+    faces = read_faces(tmp_path / "f", table, 20, on_bad="skip")
+    assert len(faces) == 6 and faces.identities.tolist() == [0, 0, 1, 1, 2, 2]
+    assert [
+        name
+        for name in ("Ann_0002", "Bob_0001", "Cy_0001")
+        if any(name in text for text in faces.skipped)
+    ] == ["Ann_0002", "Bob_0001", "Cy_0001"] and len(faces.skipped) == 3
+    with pytest.raises(ValueError, match="on_bad"):
+        read_faces(tmp_path / "f", table, 20, on_bad="ignore")
+
+
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (lambda lines: lines.append(lines[1]), "line 11: a second row for Ann/Ann_0001.png"),
+        (
+            lambda lines: lines.__setitem__(2, lines[2].replace(",10,", ",nan,")),
+            "line 3: left_eye_x",
+        ),
+        (lambda lines: lines.__setitem__(0, lines[0].replace("nose_x", "n")), "nose_x"),
+    ],
+)
+def test_read_faces_bad_table_is_an_error_even_when_skipping(tmp_path, spoil, says):
+    lines = face_folder(tmp_path / "f")
+    spoil(lines)
+    with pytest.raises(DataError, match=says):
+        read_faces(tmp_path / "f", save(tmp_path / "t.csv", lines), 20, on_bad="skip")
+
+
+def test_read_faces_of_an_empty_folder(tmp_path):
+    table = save(tmp_path / "t.csv", face_folder(tmp_path / "f"))
+    with pytest.raises(DataError, match="no usable"):
+        read_faces(tmp_path / "elsewhere", table, 20, on_bad="skip")
+
+
+ANNOTATIONS = [
+    "file,split,action,width,height,x_min,y_min,x_max,y_max",
+    "p/1.png,train,walk,40,30,4,6,20,28",
+    "p/2.png,train,phoning,30,40,4,6,20,28",
+    "p/2.png,train,walk,30,40,1,1,9,9",
+    "p/3.png,test,phoning,40,30,4,6,20,28",
+]
+FACES = [
+    "file,score,x_min,y_min,x_max,y_max",
+    "p/1.png,0.9,8,8,18,18",
+    "p/1.png,0.9,-6,0,6,9",
+    "p/3.png,0.9,8,8,18,18",
+]
+
+
+def action_folder(root, annotations=ANNOTATIONS, faces=FACES):
+    (root / "p").mkdir(exist_ok=True)
+    for number, size in ((1, (40, 30)), (2, (30, 40)), (3, (40, 30))):
+        Image.fromarray(painted((4, 6, 20, 28), *size).permute(1, 2, 0).numpy()).save(
+            root / f"p/{number}.png"
+        )
+    return root, save(root / "annotations.csv", annotations), save(root / "faces.csv", faces)
+
+
+def test_read_actions_letterboxes_frames_with_their_boxes(tmp_path):
+    actions = read_actions(*action_folder(tmp_path), "train", (60, 80))
+    assert actions.frames.shape == (2, 3, 60, 80) and actions.names == ["p/1.png", "p/2.png"]
+    assert actions.classes == ["phoning", "walk"] and actions.face_actions == [0]
+    assert [label.tolist() for label in actions.labels] == [[2], [1, 2]]
+    assert actions.boxes[0].tolist() == [[8, 12, 40, 56]]  # twice as large
+    assert actions.boxes[1].tolist() == [
+        [6, 9, 30, 42],
+        [1.5, 1.5, 13.5, 13.5],
+    ]  # 1.5 times: 30 x 40 fits as 45 x 60
+    assert actions.face_boxes[0].tolist() == [
+        [16, 16, 36, 36],
+        [0, 0, 12, 18],
+    ] and actions.face_boxes[1].shape == (0, 4)
+    for frame, boxes in zip(actions.frames, actions.boxes):
+        x0, y0, x1, y1 = (int(v) for v in boxes[0])
+        assert (frame[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1] == 255).all()
+    assert (actions.frames[1, :, :, 45:] == 128).all()
+
+
+def test_read_actions_skips_and_counts(tmp_path):
+    where = action_folder(tmp_path)
+    (tmp_path / "p/1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="1.png: cannot be read"):
+        read_actions(*where, "train", (60, 80))
+    actions = read_actions(*where, "train", (60, 80), on_bad="skip")
+    assert (
+        actions.names == ["p/2.png"] and len(actions.skipped) == 1 and "1.png" in actions.skipped[0]
+    )
+
+
+def test_read_actions_limit_takes_frames_evenly(tmp_path):
+    (tmp_path / "p").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "p/0.png")
+    rows = []
+    for i in range(10):
+        (tmp_path / f"p/{i}.png").write_bytes((tmp_path / "p/0.png").read_bytes())
+        rows.append(f"p/{i}.png,train,{'walk' if i < 5 else 'phoning'},40,30,4,6,20,28")
+    tables = (
+        save(tmp_path / "a.csv", ANNOTATIONS[:1] + rows),
+        save(tmp_path / "f.csv", FACES[:1] + ["p/1.png,1,8,8,18,18"]),
+    )
+    assert read_actions(tmp_path, *tables, "train", (30, 40), limit=4).names == [
+        "p/0.png",
+        "p/2.png",
+        "p/5.png",
+        "p/7.png",
+    ]
+    assert len(read_actions(tmp_path, *tables, "train", (30, 40), limit=99)) == 10
+
+
+@pytest.mark.parametrize(
+    "table, line, says",
+    [
+        (0, "p/1.png,train,walk,40,30,4,6,20,28", "annotations.csv, line 6: a duplicate"),
+        (0, "p/1.png,train,,40,30,4,6,20,28", "line 6: action is empty"),
+        (0, "p/1.png,test,walk,40,30,4,6,20,28", "line 6: .*another split"),
+        (0, "p/1.png,train,walk,40,30,4,6,4,28", "line 6: box .*no area"),
+        (0, "p/1.png,train,walk,40,30,4,6,60,28", "line 6: box .*outside"),
+        (0, "p/1.png,train,walk,40,30,4,6,nan,28", "line 6: x_max"),
+        (0, "p/4.png,train,walk,40,30,4,6,20,28", "4.png: there is no such picture"),
+        (1, "p/9.png,1,8,8,18,18", "faces.csv, line 5: p/9.png is not in"),
+        (1, "p/1.png,1,8,8,8,18", "line 5: face box .*no area"),
+        (1, "p/1.png,1,8,8,18,18", "line 5: a duplicate"),
+    ],
+)
+def test_read_actions_faults_are_named(tmp_path, table, line, says):
+    annotations, faces = ANNOTATIONS + [line] * (table == 0), FACES + [line] * (table == 1)
+    with pytest.raises(DataError, match=says):
+        read_actions(*action_folder(tmp_path, annotations, faces), "train", (60, 80))
+
+
+def test_read_actions_other_size_or_split(tmp_path):
+    where = action_folder(tmp_path)
+    with pytest.raises(DataError, match="'val'.*test, train"):
+        read_actions(*where, "val", (60, 80))
+    Image.new("RGB", (80, 60)).save(tmp_path / "p/1.png")
+    with pytest.raises(DataError, match="1.png: is 80 x 60.*40 x 30"):
+        read_actions(*where, "train", (60, 80))
+
+
+def test_read_pairs_finds_pictures_and_names_what_is_missing(tmp_path):
+    faces = read_faces(tmp_path / "f", save(tmp_path / "t.csv", face_folder(tmp_path / "f")), 8)
+    path = save(
+        tmp_path / "pairs.txt", ["2\t1", "Ann\t1\t3", "Bob\t9\tCy\t1", "Ann\t2\t1", "Bob\t3\tCy\t2"]
+    )
+    pairs = read_pairs(path, faces)
+    assert [faces.names[i] for i in pairs.first] == ["Ann/Ann_0001", "Ann/Ann_0002", "Bob/Bob_0003"]
+    assert [faces.names[i] for i in pairs.second] == ["Ann/Ann_0003", "Ann/Ann_0001", "Cy/Cy_0002"]
+    assert (
+        pairs.same.tolist() == [True, True, False]
+        and pairs.folds.tolist() == [0, 1, 1]
+        and len(pairs) == 3
+    )
+    assert pairs.dropped == ["Bob_0009 Cy_0001"]
+    with pytest.raises(DataError, match="none of its 2 pairs"):
+        read_pairs(save(path, ["1 1", "Zoe 1 2", "Zoe 1 Yan 1"]), faces)
