@@ -91,7 +91,7 @@ def test_a_small_box_does_not_show_again_what_a_large_one_hid():
     frame = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
     boxes = [[20.0, 20, 60, 60], [36.0, 36, 44, 44]]
     after = [
-        Anonymizer.from_method("blur", finder=lambda frames: [b]).picture(frame)
+        Anonymizer.from_method("blur", finder=lambda frames, b=b: [b]).picture(frame)
         for b in (boxes, boxes[::-1], boxes[:1])
     ]
     np.testing.assert_array_equal(after[0], after[2])
@@ -513,7 +513,8 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path):
     script = (
         f"import sys, time; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
         "import test_anonymize as t; from ppad import anonymize\n"
-        "def slow(frames): print('found', flush=True); time.sleep(0.05); return t.find_red(frames)\n"
+        "def slow(frames): print('found', flush=True);"
+        " time.sleep(0.05); return t.find_red(frames)\n"
         "anonymize.anonymize_file(t.masked(finder=slow), 'a.mkv', 'b.mkv')"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE)
@@ -537,8 +538,11 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path):
 
 @ffmpeg
 def test_a_real_clip_is_covered_and_does_not_flicker(ppad_data):
-    """30 frames of a signing person, a third of the detections dropped: what is found on the originals lies in what is
-    painted, in every frame; and box edges change at most half as much as those of per-frame detection."""
+    """30 frames of a signing person, a third of the detections dropped.
+
+    What is found on the originals lies in what is painted, in every frame; and box edges change at
+    most half as much as those of per-frame detection.
+    """
     folder = (
         mtcnn.weights_folder()
         if (mtcnn.weights_folder() / "onet.pt").is_file()
@@ -547,7 +551,8 @@ def test_a_real_clip_is_covered_and_does_not_flicker(ppad_data):
     clip = ppad_data / "clips" / "help.mkv"
     if not (folder / "onet.pt").is_file() or not clip.is_file():
         pytest.skip(
-            "no MTCNN weights or no clips: run data_scripts/get_weights.py, or set PPAD_DATA to a folder with clips/"
+            "no MTCNN weights or no clips: run data_scripts/get_weights.py, "
+            "or set PPAD_DATA to a folder with clips/"
         )
     frames = list(movies.read_movie(clip, movies.probe(clip)))[:30]
     detector = mtcnn.MTCNN.load(
@@ -557,9 +562,11 @@ def test_a_real_clip_is_covered_and_does_not_flicker(ppad_data):
     assert all(len(boxes) for boxes in found)
     rng = np.random.default_rng(0)
     upcoming = iter(found)
-    dropping = lambda batch: [
-        boxes[rng.random(len(boxes)) > 0.3] for boxes in (next(upcoming) for _ in batch)
-    ]
+
+    def dropping(batch):
+        detections = [next(upcoming) for _ in batch]
+        return [boxes[rng.random(len(boxes)) > 0.3] for boxes in detections]
+
     after = list(Anonymizer.from_method("mask", finder=dropping).frames(frames))
     for boxes, frame in zip(found, after):
         for x0, y0, x1, y1 in np.clip(boxes, 0, (640, 480, 640, 480)):

@@ -1,4 +1,6 @@
-"""FaceFinder: the rules on made-up detectors whose answers are known, then MTCNN's real verdict on real pictures."""
+"""FaceFinder: the rules on made-up detectors whose answers are known, then MTCNN's real verdict on
+real pictures.
+"""
 
 import numpy as np
 import pytest
@@ -158,7 +160,9 @@ def test_real_mtcnn_confirms_faces_and_drops_background(model, lfw):  # noqa: F8
     frames, rows, _ = lfw
 
     class Proposals:
-        """SSH's part: the face of the table, moved and resized a little, and a corner of the picture."""
+        """SSH's part: the face of the table, moved and resized a little, and a corner of the
+        picture.
+        """
 
         def find(self, frames, score):
             move = torch.tensor([0.06, -0.05, 0.08, 0.04])

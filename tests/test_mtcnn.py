@@ -1,4 +1,6 @@
-"""MTCNN: sizes and sums by hand, area averaging against torch's own, tables made with the same weights."""
+"""MTCNN: sizes and sums by hand, area averaging against torch's own, tables made with the same
+weights.
+"""
 
 import csv
 import os
@@ -28,9 +30,7 @@ def data(*parts):
     """A path below $PPAD_DATA, or a skip that says what is missing."""
     path = Path(os.environ.get("PPAD_DATA", "data"), *parts)
     if not path.exists():
-        pytest.skip(
-            f"{path} is absent; set PPAD_DATA to the folder that holds lfw/, photo_pack/ and weights/"
-        )
+        pytest.skip(f"{path} is absent; PPAD_DATA must hold lfw/, photo_pack/ and weights/")
     return path
 
 
@@ -113,21 +113,20 @@ def test_sums_that_wrap_round_still_give_right_means():
     assert all(torch.allclose(t, torch.tensor(72.5 / 128)) for t in got)
 
 
-def test_squared_keeps_the_centre():
+def test_squared_keeps_the_center():
     assert squared(torch.tensor([[10.0, 20, 30, 80]])).tolist() == [[-10, 20, 50, 80]]
 
 
 def nms_by_loop(boxes, scores, frame, threshold):
+    def clash(i, j):
+        w = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0]) + 1
+        h = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1]) + 1
+        area = [(b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in (boxes[i], boxes[j])]
+        return frame[i] == frame[j] and max(w, 0) * max(h, 0) / min(area) > threshold
+
     kept = []
     for i in scores.argsort(descending=True).tolist():
-
-        def clash(j):
-            w = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0]) + 1
-            h = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1]) + 1
-            area = [(b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in (boxes[i], boxes[j])]
-            return frame[i] == frame[j] and max(w, 0) * max(h, 0) / min(area) > threshold
-
-        if not any(clash(j) for j in kept):
+        if not any(clash(i, j) for j in kept):
             kept.append(i)
     return kept
 
@@ -201,7 +200,7 @@ def test_action_stills_as_in_the_table(model, monkeypatch):
 
 def test_confirm_says_yes_to_faces_and_no_to_background(model, lfw):
     frames, rows, _ = lfw
-    corner = torch.tensor([[0.0, 0, 60, 60]])  # far from the centred face
+    corner = torch.tensor([[0.0, 0, 60, 60]])  # far from the centerd face
     answers = model.confirm(frames, [torch.cat([row[None, :4], corner]) for row in rows])
     said = torch.stack([a["face"] for a in answers]).float().mean(0)
     assert said[0] >= 0.95 and said[1] <= 0.05

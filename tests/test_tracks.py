@@ -199,7 +199,7 @@ def test_a_face_keeps_its_track_when_it_goes_on_fast():
 
 
 def test_flicker_is_less_than_half():
-    """The issue's measure, mean absolute change of box edges, on a still face whose box trembles."""
+    """Mean absolute change of box edges, on a still face whose box trembles."""
     boxes = walk(200, 5, speed=0.3)
     popped, _ = steady_boxes([box[None] for box in boxes])
     flicker = [np.abs(np.diff(path, axis=0)).mean() for path in (np.concatenate(popped), boxes)]

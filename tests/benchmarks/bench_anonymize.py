@@ -1,28 +1,36 @@
 """How steady `ppad.anonymize` is on real clips, and how fast the whole command is; writes JSON.
 
-    python tests/benchmarks/bench_anonymize.py CLIPS --out anonymize.json [--reference-python PATH] [--threads 2] [--loops 10]
+    python tests/benchmarks/bench_anonymize.py CLIPS --out anonymize.json \
+        [--reference-python PATH] [--threads 2] [--loops 10]
 
-CLIPS is a folder of movies, each with a face in view throughout; MTCNN's weights lie in $PPAD_WEIGHTS. Each clip is searched by
-the command's own finder, set to miss little. Then it is followed once with all detections, and by five seeds with 30 % of them
-dropped at random, of which the worst is reported. What is followed is what the command would follow (SSH on some of the frames,
-MTCNN on all); what must be covered is what both detectors together find on the originals, frame by frame. A box is covered if
-every pixel of it is painted.
-Longest runs of frames with an uncovered box, among
+CLIPS is a folder of movies, each with a face in view throughout; MTCNN's weights lie in
+$PPAD_WEIGHTS. Each clip is searched by the command's own finder, set to miss little. Then it is
+followed once with all detections, and by five seeds with 30 % of them dropped at random, of which
+the worst is reported. What is followed is what the command would follow (SSH on some of the frames,
+MTCNN on all); what must be covered is what both detectors together find on the originals, frame by
+frame. A box is covered if every pixel of it is painted. Longest runs of frames with an uncovered
+box, among
 
-    face          the clip's person: all boxes, of any score, that overlap the face (IoU 0.3 with the nearest sure box of it)
+    face          the clip's person: all boxes, of any score, that overlap the face (IoU 0.3
+                  with the nearest sure box of it)
     sure          all boxes of score above 0.95
-    seen_around   boxes of any score, faces or not, that overlap a box kept in the frame before and one in the frame after
-    any           all boxes. Some are false and were found in one frame only: once dropped nothing tells of them, so this one can
-                  be above 0; `uncovered` lists them (frame, score, corners in px, seeds, share uncovered at most)
+    seen_around   boxes of any score, faces or not, that overlap a box kept in the frame before
+                  and one in the frame after
+    any           all boxes. Some are false and were found in one frame only: once dropped
+                  nothing tells of them, so this one can be above 0; `uncovered` lists them
+                  (frame, score, corners in px, seeds, share uncovered at most)
 
-Flicker is the mean absolute change of the face's box edges from frame to frame (px), steady beside per-frame detection;
-`painted` the share of the frame that is painted, steady and with 30 % dropped, beside per-frame detection's (1.6 times its boxes).
-Speed: frames a second of the whole command, start-up included, `--method blur`, on the first clip played `--loops` times over
-with a tone, as H.264 in MP4. `--reference-python` is the interpreter of an environment with deface==1.5.0: its command is timed
-in turn with ours on the same file with as many threads, sound kept, H.264 in MP4 out, and the ratio added. deface runs one network
-(CenterFace) on every frame by itself, by OpenCV unless `onnx` and `onnxruntime` are installed besides; ours runs MTCNN on every
-frame and SSH on `ssh_looks_a_second`, and follows the faces. Both encode with libx264 each at its own settings (`deface` its
-default crf and preset; ours crf 20, veryfast). `cpu_seconds` is user + system time of the whole command with its children, the least of its runs.
+Flicker is the mean absolute change of the face's box edges from frame to frame (px), steady beside
+per-frame detection; `painted` the share of the frame that is painted, steady and with 30 % dropped,
+beside per-frame detection's (1.6 times its boxes). Speed: frames a second of the whole command,
+start-up included, `--method blur`, on the first clip played `--loops` times over with a tone, as
+H.264 in MP4. `--reference-python` is the interpreter of an environment with deface==1.5.0: its
+command is timed in turn with ours on the same file with as many threads, sound kept, H.264 in MP4
+out, and the ratio added. deface runs one network (CenterFace) on every frame by itself, by OpenCV
+unless `onnx` and `onnxruntime` are installed besides; ours runs MTCNN on every frame and SSH on
+`ssh_looks_a_second`, and follows the faces. Both encode with libx264 each at its own settings
+(`deface` its default crf and preset; ours crf 20, veryfast). `cpu_seconds` is user + system time of
+the whole command with its children, the least of its runs.
 """
 
 import argparse
@@ -61,11 +69,10 @@ def steadiness(clip):
     movie = movies.probe(clip)
     frames = list(movies.read_movie(clip, movie))
     finder = FaceFinder(mtcnn=MTCNN.load(config=MTCNNConfig(thresholds=RECALL)), rule="either")
-    size, found = frames[0].shape[:2], [finder.find([frame])[0] for frame in frames]
-    boxes, scores = (
-        [one["boxes"].numpy() for one in found],
-        [one["scores"].numpy() for one in found],
-    )
+    size = frames[0].shape[:2]
+    found = [finder.find([frame])[0] for frame in frames]
+    boxes = [one["boxes"].numpy() for one in found]
+    scores = [one["scores"].numpy() for one in found]
     command = RecallFinder(finder).at_rate(movie.rate)
     sightings = [
         b.numpy()
@@ -115,17 +122,25 @@ def steadiness(clip):
     face = [face[min(face, key=lambda i: abs(i - t))] for t in range(len(frames))]
 
     def follow(share, seed):
-        """Runs by kind, uncovered boxes, flicker, painted share, of one random choice of the detections kept."""
-        rng, tracker, popped = np.random.default_rng(seed), Tracker(), []
+        """Runs by kind, uncovered boxes, flicker, painted share, of one random choice of the
+        detections kept.
+        """
+        rng = np.random.default_rng(seed)
+        tracker = Tracker()
+        popped = []
         kept = [b[rng.random(len(b)) >= share] for b in sightings]
         for b in kept:
             tracker.push(b)
         tracker.finish()
         while tracker.ready():
             popped.append(tracker.pop())
-        longest, run, uncovered, area = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0), {}, []
+        longest = dict.fromkeys(KINDS, 0)
+        run = dict.fromkeys(KINDS, 0)
+        uncovered = {}
+        area = []
         for t, shown in enumerate(popped):
-            mask, bad = painted(shown), set()
+            mask = painted(shown)
+            bad = set()
             area.append(mask.mean())
             for box, score in zip(boxes[t], scores[t]):
                 x0, y0, x1, y1 = box.clip(0, [size[1], size[0]] * 2)
@@ -145,7 +160,8 @@ def steadiness(clip):
                 longest[kind] = max(longest[kind], run[kind])
         return longest, uncovered, flicker(popped), float(np.mean(area))
 
-    every, dropped = follow(0.0, 0), [follow(DROPPED, seed) for seed in range(SEEDS)]
+    every = follow(0.0, 0)
+    dropped = [follow(DROPPED, seed) for seed in range(SEEDS)]
     lost = {}
     for _, uncovered, _, _ in dropped:
         for key, share in uncovered.items():
@@ -175,7 +191,8 @@ def steadiness(clip):
 
 def timed(command, environment):
     """Seconds by the clock and seconds of CPU of one run of a whole command."""
-    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         command,
         check=True,
@@ -184,7 +201,8 @@ def timed(command, environment):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
@@ -264,7 +282,8 @@ def main():
             commands["deface_1.5.0"] = theirs
         from ppad.repainter import LOOKS_A_SECOND
 
-        runs, cpu = {name: [] for name in commands}, {name: [] for name in commands}
+        runs = {name: [] for name in commands}
+        cpu = {name: [] for name in commands}
         for _ in range(PASSES):
             for name, command in commands.items():
                 seconds, busy = timed(command, environment)

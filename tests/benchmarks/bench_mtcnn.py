@@ -1,17 +1,20 @@
 """How well and how fast `ppad.mtcnn` finds faces; writes JSON.
 
-    python tests/benchmarks/bench_mtcnn.py DATA --out mtcnn.json [--reference-python PATH] [--threads 1]
+    python tests/benchmarks/bench_mtcnn.py DATA --out mtcnn.json \
+        [--reference-python PATH] [--threads 1]
 
-DATA holds lfw/ (lfw-deepfunneled/, landmarks.tsv) and photo_pack/actions/ (faces.csv), whose tables were made with
-the same weights, and weights/ (or $PPAD_WEIGHTS is set). Measured: on every 13th LFW picture, share found, box IoU,
-landmark error; on all action stills, recall of faces.csv at IoU 0.5 and faces that the table does not have; pictures a
-second, one by one and in batches, from decoded arrays. `--reference-python` is the interpreter of an environment with
-facenet-pytorch==2.6.0: it times that package on the same pictures with as many threads, and ratios are added; its own recall of
-faces.csv at `min_face` 20 stands beside ours.
+DATA holds lfw/ (lfw-deepfunneled/, landmarks.tsv) and photo_pack/actions/ (faces.csv), whose tables
+were made with the same weights, and weights/ (or $PPAD_WEIGHTS is set). Measured: on every 13th LFW
+picture, share found, box IoU, landmark error; on all action stills, recall of faces.csv at IoU 0.5
+and faces that the table does not have; pictures a second, one by one and in batches, from decoded
+arrays. `--reference-python` is the interpreter of an environment with facenet-pytorch==2.6.0: it
+times that package on the same pictures with as many threads, and ratios are added; its own recall
+of faces.csv at `min_face` 20 stands beside ours.
 
-faces.csv reaches down to faces of 9 px, which a finder of faces from 20 px on is told not to look for, and it was made by a
-pyramid that starts at 12 px. So recall is reported for `min_face` 12, which suits the table, and for the default 20; of all faces,
-of those of at least `min_face` px, and by size (px, the square root of a box's area).
+faces.csv reaches down to faces of 9 px, which a finder of faces from 20 px on is told not to look
+for, and it was made by a pyramid that starts at 12 px. So recall is reported for `min_face` 12,
+which suits the table, and for the default 20; of all faces, of those of at least `min_face` px, and
+by size (px, the square root of a box's area).
 """
 
 import argparse
@@ -119,9 +122,12 @@ def measure(data, threads):
 
     lfw = read_table(data / "lfw" / "landmarks.tsv", "\t")
     names = list(lfw)[::13][:1000]
-    found, ious, errors = 0, [], []
+    found = 0
+    ious = []
+    errors = []
     for picture, name in zip(load(data / "lfw" / "lfw-deepfunneled", names), names):
-        answer, (_, box, points) = model.find(picture[None])[0], lfw[name][0]
+        answer = model.find(picture[None])[0]
+        (_, box, points) = lfw[name][0]
         iou = box_iou(answer["boxes"], torch.tensor([box]))[:, 0]
         if len(iou) and iou.max() >= 0.5:
             found += 1
@@ -135,7 +141,7 @@ def measure(data, threads):
     for px in (12, 20):
         model = MTCNN.load(folder, MTCNNConfig(min_face=px))
 
-        def find(picture):
+        def find(picture, model=model):
             answer = model.find(picture[None])[0]
             return answer["boxes"], answer["scores"]
 
@@ -157,7 +163,9 @@ def measure(data, threads):
 
 
 def measure_actions(find, min_face, data):
-    """Recall of faces.csv at IoU 0.5 on every action still, and the faces that it lacks. find(picture) -> boxes, scores."""
+    """Recall of faces.csv at IoU 0.5 on every action still, and the faces that it lacks.
+    find(picture) -> boxes, scores.
+    """
     import torch
     from torchvision.ops import box_iou
 
@@ -165,7 +173,10 @@ def measure_actions(find, min_face, data):
     root = data / "photo_pack" / "actions"
     with open(root / "annotations.csv", newline="", encoding="utf-8") as f:
         stills = [row["file"] for row in csv.DictReader(f)]
-    hits, sizes, extra, sure_extra = [], [], 0, 0
+    hits = []
+    sizes = []
+    extra = 0
+    sure_extra = 0
     for name in stills:
         boxes, scores = find(load(root, [name])[0])
         wanted = torch.tensor([box for _, box, _ in actions.get(name, [])]).view(-1, 4)

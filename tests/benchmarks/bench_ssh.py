@@ -1,13 +1,16 @@
 """How many faces the light SSH finds, alone, in pictures it never learnt from; writes JSON.
 
-    python tests/benchmarks/bench_ssh.py DATA --out ssh.json [--weights ssh_light.pt] [--every 1] [--threads 1]
+    python tests/benchmarks/bench_ssh.py DATA --out ssh.json \
+        [--weights ssh_light.pt] [--every 1] [--threads 1]
 
-DATA holds lfw/ (lfw-deepfunneled/, landmarks.tsv) and photo_pack/ (actions/, faces/test/). Without them it says so in one
-line and writes nothing. Measured on the action stills of the official test split, whose truth is faces.csv, and on 1,000
-LFW pictures of people of photo_pack/faces/test, whose truth is landmarks.tsv. Both tables are MTCNN's answers, not a
-person's: a face that MTCNN missed counts as a false one here, and LFW's table has one face a picture, so that a bystander
-counts as a false one too. A found box is right when it has IoU >= 0.5 with a face of the table that no surer box has taken.
-Recall counts faces whose longer side is over 24 px; a right box on a smaller one is no error. `--every 5` looks at a fifth.
+DATA holds lfw/ (lfw-deepfunneled/, landmarks.tsv) and photo_pack/ (actions/, faces/test/). Without
+them it says so in one line and writes nothing. Measured on the action stills of the official test
+split, whose truth is faces.csv, and on 1,000 LFW pictures of people of photo_pack/faces/test, whose
+truth is landmarks.tsv. Both tables are MTCNN's answers, not a person's: a face that MTCNN missed
+counts as a false one here, and LFW's table has one face a picture, so that a bystander counts as a
+false one too. A found box is right when it has IoU >= 0.5 with a face of the table that no surer
+box has taken. Recall counts faces whose longer side is over 24 px; a right box on a smaller one is
+no error. `--every 5` looks at a fifth.
 """
 
 import argparse
@@ -26,9 +29,11 @@ import torchvision
 from PIL import Image
 from torchvision.ops import box_iou
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from ppad.checkup import processor
-from ppad.ssh import SSH, Scenes, read_boxes
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "data_scripts")]
+from train_ssh import Scenes, read_boxes
+
+from ppad.ssh import SSH
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
 LEAST_SIDE = 24  # px
@@ -37,8 +42,10 @@ PICTURES = 1000  # of LFW
 
 
 def is_right(boxes, truth):
-    """Boxes (k, 4), best first, against truth (n, 4) -> for each box the face it takes, or -1. (k,)"""
-    taken, answer, iou = set(), [], box_iou(boxes, truth)
+    """For each of the boxes (k, 4), best first, the face of truth (n, 4) it takes, or -1."""
+    taken = set()
+    answer = []
+    iou = box_iou(boxes, truth)
     for row in iou:
         order = [
             j for j in row.argsort(descending=True).tolist() if row[j] >= SAME and j not in taken
@@ -50,7 +57,11 @@ def is_right(boxes, truth):
 
 def measure(model, pictures):
     """pictures: list of (path, truth (n, 4)) -> recall and precision at each threshold."""
-    sizes, scores, right, faces, seconds = [], [], [], 0, 0.0
+    sizes = []
+    scores = []
+    right = []
+    faces = 0
+    seconds = 0.0
     for path, truth in pictures:
         frame = np.array(Image.open(path).convert("RGB"))[None]
         start = time.perf_counter()
@@ -63,7 +74,9 @@ def measure(model, pictures):
             scores.append(score)
             right.append(which >= 0)
             sizes.append(which >= 0 and large[which])
-    scores, right, sizes = np.array(scores), np.array(right, bool), np.array(sizes, bool)
+    scores = np.array(scores)
+    right = np.array(right, bool)
+    sizes = np.array(sizes, bool)
     table = {}
     for threshold in THRESHOLDS:
         kept = scores > threshold
@@ -81,8 +94,11 @@ def measure(model, pictures):
 
 
 def test_pictures(data):
-    """(stills, LFW pictures), each a list of (path, truth); ValueError where one of them was trained on."""
-    pack, lfw = data / "photo_pack", data / "lfw"
+    """(stills, LFW pictures), each a list of (path, truth); ValueError where one of them was
+    trained on.
+    """
+    pack = data / "photo_pack"
+    lfw = data / "lfw"
     boxes = read_boxes(pack / "actions" / "faces.csv")
     with open(pack / "actions" / "annotations.csv", newline="", encoding="utf-8") as f:
         names = sorted({row["file"] for row in csv.DictReader(f) if row["split"] == "test"})
@@ -99,7 +115,8 @@ def test_pictures(data):
     }
     if people or {path for path, _ in stills} & {path for path, _ in scenes.stills}:
         raise ValueError(
-            f"data: test pictures are trained on, of {sorted(people)[:3]}...; keep them out of `Scenes`"
+            f"data: test pictures are trained on, of {sorted(people)[:3]}...; "
+            "keep them out of `Scenes`"
         )
     return stills, portraits
 
@@ -121,9 +138,8 @@ def main():
         "lfw/lfw-deepfunneled",
     ):
         if not (args.data / need).exists():
-            return print(
-                f"skipped: {args.data / need} is missing; give the folder that holds photo_pack/ and lfw/"
-            )
+            print(f"skipped: {args.data / need} is missing; give the folder that holds both")
+            return
     torch.set_num_threads(args.threads)
     model = SSH.load(args.weights)
     stills, portraits = (pictures[:: args.every] for pictures in test_pictures(args.data))
@@ -138,7 +154,7 @@ def main():
         "torchvision": torchvision.__version__,
         "machine": {
             "platform": platform.platform(),
-            "processor": processor(),
+            "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
         },
     }
