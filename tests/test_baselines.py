@@ -8,8 +8,8 @@ from ppad import baselines
 from ppad.baselines import BASELINES, Blur, Edge, Masked, Noise, SuperPixel, identity, make_baseline
 
 PAPER_ORDER = [
-    "Un-anonymized", "Blur(8x8)", "Blur(16x16)", "Blur(24x24)", "Noise(0.1)", "Noise(0.3)", "Noise(0.5)", "Masked",
-    "Edge", "Super-Pixel",
+    "Un-anonymized", "Blur(8x8)", "Blur(16x16)", "Blur(24x24)",
+    "Noise(0.1)", "Noise(0.3)", "Noise(0.5)", "Masked", "Edge", "Super-Pixel",
 ]  # fmt: skip
 
 
@@ -36,9 +36,8 @@ def smooth(batch=3, size=64, seed=0):
 def test_the_public_names_are_there():
     assert (Blur(8).cells, Masked().value, Noise(0.1).calls, SuperPixel().grid) == (8, -1.0, 0, 8)
     assert (Edge().sigma, Edge().low, Edge().high) == (1.0, 0.025, 0.05)
-    assert (
-        baselines.make_baseline("Un-anonymized") is baselines.identity
-    )  # the trainer asks for it by name
+    # The trainer asks for it by name.
+    assert baselines.make_baseline("Un-anonymized") is baselines.identity
     assert all(callable(make(0)) for make in baselines.BASELINES.values())
 
 
@@ -52,7 +51,7 @@ def test_names_are_the_papers_in_its_order():
     "each baseline is an anonymizer",
     points=2,
     hint="same shape, type and range [-1, 1], the crops given untouched (no in-place change), no "
-    "picture sees its neighbours in the batch, no crops at all are fine; clip what leaves the "
+    "picture sees its neighbors in the batch, no crops at all are fine; clip what leaves the "
     "range",
 )
 def test_each_is_an_anonymizer(name):
@@ -68,7 +67,7 @@ def test_each_is_an_anonymizer(name):
 
 @pytest.mark.parametrize("name", [n for n in PAPER_ORDER if not n.startswith("Noise")])
 @pytest.mark.rubric("each baseline is an anonymizer")
-def test_a_picture_never_sees_its_neighbours_in_the_batch(name):
+def test_a_picture_never_sees_its_neighbors_in_the_batch(name):
     crops = torch.cat([smooth(2), rand(2, 3, 64, 64)])
     together = make_baseline(name)(crops)
     for i in range(4):
@@ -97,14 +96,17 @@ def test_no_crops_at_all_are_fine(name):
 @pytest.mark.rubric(
     "bad input is refused",
     points=1,
-    hint="what the docstrings name raises ValueError: crops that are not square RGB or too small, a "
-    "variance of 0, an unknown name",
+    hint="what the docstrings name raises ValueError: crops that are not square RGB or too small, "
+    "a variance of 0, an unknown name",
 )
 def test_bad_input_is_a_ValueError():
     for call, argument in [
-        *((make_baseline(name), torch.zeros(1, 3, 64, 48)) for name in PAPER_ORDER[1:]), (make_baseline, "blur"),
-        (Noise, 0.0), (Blur(24), torch.zeros(1, 3, 16, 16)), (SuperPixel(), torch.zeros(1, 3, 60, 60)),
-    ]:  # fmt: skip
+        *((make_baseline(name), torch.zeros(1, 3, 64, 48)) for name in PAPER_ORDER[1:]),
+        (make_baseline, "blur"),
+        (Noise, 0.0),
+        (Blur(24), torch.zeros(1, 3, 16, 16)),
+        (SuperPixel(), torch.zeros(1, 3, 60, 60)),
+    ]:
         with pytest.raises(ValueError):
             call(argument)
             pytest.fail(
@@ -140,10 +142,12 @@ def test_blur_is_block_means_interpolated(cells, size):
     step = size // cells
     means = crops.view(2, 3, cells, step, cells, step).mean((3, 5)).numpy()  # (2, 3, cells, cells)
     for i, j in [(0, 0), (size // 2, size // 3), (size - 1, 5), (step + 1, 2 * step)]:
-        y, x = ((p + 0.5) / step - 0.5 for p in (i, j))  # in units of cells, between their centres
+        y, x = ((p + 0.5) / step - 0.5 for p in (i, j))  # in units of cells, between their centers
         y, x = (min(max(p, 0), cells - 1) for p in (y, x))
-        y0, x0 = int(y), int(x)
-        y1, x1 = min(y0 + 1, cells - 1), min(x0 + 1, cells - 1)
+        y0 = int(y)
+        x0 = int(x)
+        y1 = min(y0 + 1, cells - 1)
+        x1 = min(x0 + 1, cells - 1)
         top = means[:, :, y0, x0] * (1 - x + x0) + means[:, :, y0, x1] * (x - x0)
         low = means[:, :, y1, x0] * (1 - x + x0) + means[:, :, y1, x1] * (x - x0)
         assert np.allclose(out[:, :, i, j], top * (1 - y + y0) + low * (y - y0), atol=1e-5)
@@ -152,22 +156,19 @@ def test_blur_is_block_means_interpolated(cells, size):
 @pytest.mark.rubric("Blur keeps the cells' means and nothing else")
 def test_blur_depends_on_nothing_but_the_block_means():
     crops = rand(1, 3, 64, 64)
-    shuffled = (
-        crops.view(1, 3, 8, 8, 8, 8).flip(3, 5).reshape(1, 3, 64, 64)
-    )  # each block mirrored in itself
+    # Each block mirrored in itself.
+    shuffled = crops.view(1, 3, 8, 8, 8, 8).flip(3, 5).reshape(1, 3, 64, 64)
     assert torch.allclose(Blur(8)(crops), Blur(8)(shuffled), atol=1e-5)
 
 
 @pytest.mark.rubric("Masked and Blur leave nothing of the border")
 def test_no_border_of_the_face_is_left():
-    for name in ("Masked", "Blur(8x8)"):  # a face of noise on grey: what is left of it shows
-        grey = torch.zeros(1, 3, 64, 64)
-        grey[..., :2], grey[..., -1:], grey[..., :1, :] = (
-            0.9 * rand(1, 3, 64, 2),
-            rand(1, 3, 64, 1),
-            rand(1, 3, 1, 64),
-        )
-        out = make_baseline(name)(grey)
+    for name in ("Masked", "Blur(8x8)"):  # a face of noise on gray: what is left of it shows
+        gray = torch.zeros(1, 3, 64, 64)
+        gray[..., :2] = 0.9 * rand(1, 3, 64, 2)
+        gray[..., -1:] = rand(1, 3, 64, 1)
+        gray[..., :1, :] = rand(1, 3, 1, 64)
+        out = make_baseline(name)(gray)
         assert (out.diff(dim=-1).abs() < 0.2).all() and (out.diff(dim=-2).abs() < 0.2).all(), name
 
 
@@ -180,11 +181,12 @@ def test_blur_refuses_to_enlarge():
 @pytest.mark.rubric(
     "Noise has the variance that its name says",
     points=3,
-    hint="variance, not standard deviation: take the root; it counts in pictures from 0 to 1, so in "
-    "[-1, 1] the noise is twice as large; clip to the range",
+    hint="variance, not standard deviation: take the root; it counts in pictures from 0 to 1, so "
+    "in [-1, 1] the noise is twice as large; clip to the range",
 )
 def test_noise_has_the_clipped_gaussians_moments(variance):
-    # In 0...1 pictures mid grey is 0.5 and noise has this variance; clipping leaves tails outside P(|n| > 0.5).
+    # In 0...1 pictures mid gray is 0.5 and noise has this variance; clipping leaves tails outside
+    # P(|n| > 0.5).
     out = (Noise(variance)(torch.zeros(8, 3, 64, 64)) + 1) / 2
     sigma = variance**0.5
     normal = torch.distributions.Normal(0.0, 1.0)
@@ -214,7 +216,8 @@ def test_noise_before_clipping_has_the_named_variance():
 def test_noise_is_fresh_each_call_reproducible_and_resumable():
     crops = torch.zeros(2, 3, 16, 16)
     noise = Noise(0.1, seed=3)
-    first, second = noise(crops), noise(crops)
+    first = noise(crops)
+    second = noise(crops)
     assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
     again = Noise(0.1, seed=3)
     again.load_state_dict({"calls": 1})
@@ -254,7 +257,7 @@ def step_picture(column, size=64):
 @pytest.mark.rubric(
     "Edge draws thin, linked lines",
     points=3,
-    hint="thin: of two equal neighbours across a step one stays; link weak edges to strong ones "
+    hint="thin: of two equal neighbors across a step one stays; link weak edges to strong ones "
     "only; sigma and both thresholds count in 1/64 of the side, whatever the size of the crop",
 )
 def test_a_step_gives_one_thin_straight_line(column, turn):
@@ -268,8 +271,8 @@ def test_a_diagonal_step_gives_a_line_along_it():
     i, j = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     crops = torch.where(i + j >= 64, 0.5, -0.5).expand(1, 3, 64, 64)
     edges = Edge()(crops)[0, 0] > 0
-    # Only the pixels that touch the step, on either side: along 45 degrees they are not each other's neighbours, so
-    # both sides stay and make a staircase.
+    # Only the pixels that touch the step, on either side: along 45 degrees they are not each
+    # other's neighbors, so both sides stay and make a staircase.
     assert torch.equal(edges[8:-8], ((i + j - 63.5).abs() < 1)[8:-8])
 
 
@@ -282,7 +285,7 @@ def test_flat_crops_have_no_edges_and_maps_are_black_or_white():
 
 
 def contrast_step(levels):
-    """A vertical step at column 32 whose contrast in row i is levels[i] grey levels (0 to 1)."""
+    """A vertical step at column 32 whose contrast in row i is levels[i] gray levels (0 to 1)."""
     crops = torch.zeros(1, 3, 64, 64)
     crops[..., 32:] = (2 * levels)[:, None]
     return crops
@@ -290,17 +293,16 @@ def contrast_step(levels):
 
 @pytest.mark.rubric("Edge draws thin, linked lines")
 def test_linking_keeps_weak_edges_only_where_they_touch_strong_ones():
-    # A step of contrast c has a slope of 0.36 c after smoothing with sigma 1 and the central difference: 0.09 is
-    # about 0.032 (weak, between 0.025 and 0.05), 0.3 about 0.11 (strong).
+    # A step of contrast c has a slope of 0.36 c after smoothing with sigma 1 and the central
+    # difference: 0.09 is about 0.032 (weak, between 0.025 and 0.05), 0.3 about 0.11 (strong).
     weak = torch.full((64,), 0.09)
     assert (Edge()(contrast_step(weak)) < 0).all()
     fading = torch.cat(
         [torch.full((8,), 0.3), torch.linspace(0.3, 0.09, 24), torch.full((32,), 0.09)]
     )
     line = Edge()(contrast_step(fading))[0, 0, :, 31:33] > 0
-    assert torch.equal(
-        line.sum(1), torch.ones(64, dtype=torch.long)
-    )  # linked down to the last row, 32 weak rows away
+    # Linked down to the last row, 32 weak rows away.
+    assert torch.equal(line.sum(1), torch.ones(64, dtype=torch.long))
     # Linked or not, what is below the low threshold stays out.
     vanishing = torch.cat(
         [torch.full((8,), 0.3), torch.linspace(0.3, 0.04, 24), torch.full((32,), 0.04)]
@@ -311,7 +313,8 @@ def test_linking_keeps_weak_edges_only_where_they_touch_strong_ones():
 
 @pytest.mark.rubric("Edge draws thin, linked lines")
 def test_edges_do_not_depend_on_the_crops_size():
-    # A soft step, its width fixed relative to the face: in pixels its slope halves from 64 to 128, the answer must not.
+    # A soft step, its width fixed relative to the face: in pixels its slope halves from 64 to 128,
+    # the answer must not.
     for level in (0.2, 0.4):
         for size in (64, 128):
             x = (torch.arange(size) + 0.5) / size
@@ -323,16 +326,17 @@ def test_edges_do_not_depend_on_the_crops_size():
 
 
 @pytest.mark.rubric(
-    "Super-Pixel paints SLIC's clusters in their mean colour",
+    "Super-Pixel paints SLIC's clusters in their mean color",
     points=3,
-    hint="distance is Lab colour plus (compactness / step) place, only the nine clusters around a "
+    hint="distance is Lab color plus (compactness / step) place, only the nine clusters around a "
     "pixel's cell count, then each pixel takes the mean RGB of its own cluster in its own "
     "picture",
 )
 def test_each_pixel_is_the_mean_of_its_super_pixel():
     crops = smooth()
     sp = SuperPixel()
-    label, out = sp.segment(crops).numpy(), sp(crops).numpy()
+    label = sp.segment(crops).numpy()
+    out = sp(crops).numpy()
     assert label.shape == (3, 64, 64) and label.min() >= 0 and label.max() < 64
     for b in range(3):
         for k in np.unique(label[b]):
@@ -348,19 +352,19 @@ def slic_loop(lab, grid, compactness, iterations):
     step = size // grid
     i, j = np.mgrid[:size, :size] + 0.5
     home = [(y, x) for y in range(grid) for x in range(grid)]
-    centres = []
+    centers = []
     for y, x in home:
         rows, cols = (slice(c * step + (step - 1) // 2, c * step + step // 2 + 1) for c in (y, x))
-        centres.append([*lab[:, rows, cols].mean((1, 2)), (y + 0.5) * step, (x + 0.5) * step])
+        centers.append([*lab[:, rows, cols].mean((1, 2)), (y + 0.5) * step, (x + 0.5) * step])
     for round_ in range(iterations + 1):
         best = np.full((size, size), np.inf)
         label = np.zeros((size, size), int)
         for k, (y, x) in enumerate(home):
             rows = slice(max(y - 1, 0) * step, (y + 2) * step)
             cols = slice(max(x - 1, 0) * step, (x + 2) * step)
-            L, a, b, ci, cj = centres[k]
-            colour = (lab[0] - L) ** 2 + (lab[1] - a) ** 2 + (lab[2] - b) ** 2
-            d = (colour + (compactness / step) ** 2 * ((i - ci) ** 2 + (j - cj) ** 2))[rows, cols]
+            L, a, b, ci, cj = centers[k]
+            color = (lab[0] - L) ** 2 + (lab[1] - a) ** 2 + (lab[2] - b) ** 2
+            d = (color + (compactness / step) ** 2 * ((i - ci) ** 2 + (j - cj) ** 2))[rows, cols]
             closer = d < best[rows, cols]
             best[rows, cols][closer] = d[closer]
             label[rows, cols][closer] = k
@@ -368,7 +372,7 @@ def slic_loop(lab, grid, compactness, iterations):
             for k in range(grid * grid):
                 m = label == k
                 if m.any():
-                    centres[k] = [*lab[:, m].mean(1), i[m].mean(), j[m].mean()]
+                    centers[k] = [*lab[:, m].mean(1), i[m].mean(), j[m].mean()]
     return label
 
 
@@ -384,17 +388,16 @@ def lab_of(crop):
     return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean colour")
-def test_super_pixels_follow_lab_colour_and_place():
+@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean color")
+def test_super_pixels_follow_lab_color_and_place():
     crop = (smooth(1, 64, seed=5) + 0.1 * rand(1, 3, 64, 64, seed=6)).clamp(-1, 1)
     got = SuperPixel(8, 10.0, 5).segment(crop)[0].numpy()
     assert (
         got == slic_loop(lab_of(crop[0]), 8, 10.0, 5)
     ).mean() > 0.9  # wherever the clusters started
     cell = np.arange(64) // 8
-    assert (
-        abs(got // 8 - cell[:, None]).max() <= 1 and abs(got % 8 - cell).max() <= 1
-    )  # a neighbour of its own cell
+    # A neighbor of its own cell.
+    assert abs(got // 8 - cell[:, None]).max() <= 1 and abs(got % 8 - cell).max() <= 1
 
 
 @pytest.mark.parametrize("size", [32, 40])
@@ -407,7 +410,8 @@ def test_segments_match_slic_by_plain_loops(size):
 
 
 def test_a_cluster_without_pixels_stays_where_it_was():
-    # Noise in cells of 2 x 2 pixels: some clusters lose all their pixels and may win some back later, from where they were.
+    # Noise in cells of 2 x 2 pixels: some clusters lose all their pixels and may win some back
+    # later, from where they were.
     crops = rand(6, 3, 8, 8, seed=1)
     got = SuperPixel(4, 1.0, 5).segment(crops).numpy()
     expect = np.stack([slic_loop(lab_of(crop), 4, 1.0, 5) for crop in crops])
@@ -416,14 +420,13 @@ def test_a_cluster_without_pixels_stays_where_it_was():
 
 
 def test_many_pictures_are_segmented_as_one_by_one():
-    crops = torch.stack(
-        [smooth(1, 64, seed=seed)[0] for seed in range(11)]
-    )  # more cells than one pass takes
+    # More cells than one pass takes.
+    crops = torch.stack([smooth(1, 64, seed=seed)[0] for seed in range(11)])
     one_by_one = torch.cat([SuperPixel().segment(crops[i : i + 1]) for i in range(11)])
     assert (SuperPixel().segment(crops) == one_by_one).float().mean() > 0.999
 
 
-@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean colour")
+@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean color")
 def test_flat_crops_stay_flat_and_keep_the_grid():
     flat = torch.full((1, 3, 64, 64), 0.37)
     assert torch.allclose(SuperPixel()(flat), flat, atol=1e-6)
@@ -431,7 +434,7 @@ def test_flat_crops_stay_flat_and_keep_the_grid():
     assert torch.equal(SuperPixel().segment(flat)[0], cell[:, None] * 8 + cell)
 
 
-@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean colour")
+@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean color")
 def test_a_two_tone_outline_is_kept_where_blur_loses_it():
     i, j = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     inside = (i - 31) ** 2 + (j - 33) ** 2 < 20**2  # a disc; no cell border follows it

@@ -1,4 +1,6 @@
-"""Correct baselines, written another way: matrices, convolutions, max-pooling, and SLIC over all clusters at once."""
+"""Correct baselines, written another way: matrices, convolutions, max-pooling, and SLIC over all
+clusters at once.
+"""
 
 import hashlib
 
@@ -30,10 +32,13 @@ class Blur:
         self.cells = cells
 
     def __call__(self, crops):
-        size, n = _check(crops, self.cells), self.cells
-        down, up = torch.zeros(n, size), torch.zeros(size, n)
+        size = _check(crops, self.cells)
+        n = self.cells
+        down = torch.zeros(n, size)
+        up = torch.zeros(size, n)
         for cell in range(n):
-            first, last = cell * size // n, -(-(cell + 1) * size // n)
+            first = cell * size // n
+            last = -(-(cell + 1) * size // n)
             down[cell, first:last] = 1 / (last - first)
         for pixel in range(size):
             at = min(max((pixel + 0.5) * n / size - 0.5, 0), n - 1)
@@ -48,7 +53,9 @@ class Noise:
     def __init__(self, variance, seed=0):
         if variance <= 0:
             raise ValueError("no noise at all?")
-        self.variance, self.seed, self.calls = variance, seed, 0
+        self.variance = variance
+        self.seed = seed
+        self.calls = 0
 
     def __call__(self, crops):
         _check(crops)
@@ -60,7 +67,7 @@ class Noise:
         return 2 * torch.clamp(in_unit_range + noise, 0, 1) - 1
 
     def state_dict(self):
-        return dict(calls=self.calls)
+        return {"calls": self.calls}
 
     def load_state_dict(self, state):
         self.calls = state["calls"]
@@ -77,7 +84,9 @@ class Masked:
 
 class Edge:
     def __init__(self, sigma=1.0, low=0.025, high=0.05):
-        self.sigma, self.low, self.high = sigma, low, high
+        self.sigma = sigma
+        self.low = low
+        self.high = high
 
     def __call__(self, crops):
         size = _check(crops)
@@ -85,36 +94,35 @@ class Edge:
             return crops.clone()
         crops = crops.detach()
         unit = size / 64
-        grey = (0.299 * crops[:, :1] + 0.587 * crops[:, 1:2] + 0.114 * crops[:, 2:] + 1) / 2
+        gray = (0.299 * crops[:, :1] + 0.587 * crops[:, 1:2] + 0.114 * crops[:, 2:] + 1) / 2
         reach = int(-(-3 * self.sigma * unit // 1))
         bell = torch.exp(
             -(torch.arange(-reach, reach + 1).to(crops) ** 2) / (2 * (self.sigma * unit) ** 2)
         )
         bell = bell / bell.sum()
-        grey = self._convolve(self._convolve(grey, bell[None]), bell[:, None])
-        slope, smooth = grey.new_tensor([-0.5, 0, 0.5]), grey.new_tensor([0.25, 0.5, 0.25])
-        gx, gy = (
-            self._convolve(grey, smooth[:, None] * slope),
-            self._convolve(grey, slope[:, None] * smooth),
-        )
+        gray = self._convolve(self._convolve(gray, bell[None]), bell[:, None])
+        slope = gray.new_tensor([-0.5, 0, 0.5])
+        smooth = gray.new_tensor([0.25, 0.5, 0.25])
+        gx = self._convolve(gray, smooth[:, None] * slope)
+        gy = self._convolve(gray, slope[:, None] * smooth)
         strength = (gx**2 + gy**2).sqrt() * unit
-        # Rounding must not decide between two equal neighbours: a hair's breadth counts as equal.
-        after, before = [], []
+        # Rounding must not decide between two equal neighbors: a hair's breadth counts as equal.
+        after = []
+        before = []
         padded = F.pad(strength, (1, 1, 1, 1))
         for dy, dx in ((0, 1), (1, 1), (1, 0), (1, -1)):
             after.append(padded[..., 1 + dy : 1 + dy + size, 1 + dx : 1 + dx + size])
             before.append(padded[..., 1 - dy : 1 - dy + size, 1 - dx : 1 - dx + size])
         sector = (torch.atan2(gy, gx) / (torch.pi / 4)).round().long() % 4
-        ahead, behind = (
-            torch.stack(after).gather(0, sector[None])[0],
-            torch.stack(before).gather(0, sector[None])[0],
-        )
+        ahead = torch.stack(after).gather(0, sector[None])[0]
+        behind = torch.stack(before).gather(0, sector[None])[0]
         thin = torch.where(
             (strength > ahead - 1e-6) & (strength > behind + 1e-6),
             strength,
             torch.zeros_like(strength),
         )
-        strong, weak = (thin > self.high).to(crops), (thin > self.low).to(crops)
+        strong = (thin > self.high).to(crops)
+        weak = (thin > self.low).to(crops)
         for _ in range(size * size):
             wider = F.max_pool2d(strong, 3, 1, 1) * weak
             if (wider == strong).all():
@@ -124,13 +132,16 @@ class Edge:
 
     @staticmethod
     def _convolve(x, kernel):
-        high, wide = kernel.shape[0] // 2, kernel.shape[1] // 2
+        high = kernel.shape[0] // 2
+        wide = kernel.shape[1] // 2
         return F.conv2d(F.pad(x, (wide, wide, high, high), mode="replicate"), kernel[None, None])
 
 
 class SuperPixel:
     def __init__(self, grid=8, compactness=40.0, iterations=5):
-        self.grid, self.compactness, self.iterations = grid, compactness, iterations
+        self.grid = grid
+        self.compactness = compactness
+        self.iterations = iterations
 
     def __call__(self, crops):
         labels = self.segment(crops)
@@ -148,7 +159,8 @@ class SuperPixel:
         return torch.stack(found) if found else torch.zeros(0, size, size, dtype=torch.long)
 
     def _one(self, picture, step):
-        size, n = picture.shape[-1], self.grid
+        size = picture.shape[-1]
+        n = self.grid
         y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
         place = torch.stack([x + 0.5, y + 0.5]) * self.compactness / step
         points = torch.cat([_lab(picture), place.to(picture)]).flatten(1).T.double()  # (S*S, 5)
@@ -156,16 +168,15 @@ class SuperPixel:
         far = ((home[:, None] // n - torch.arange(n * n) // n).abs() > 1) | (
             (home[:, None] % n - torch.arange(n * n) % n).abs() > 1
         )
-        centres = torch.stack(
-            [points[home == k].mean(0) for k in range(n * n)]
-        )  # starts at its cell's mean
+        # starts at its cell's mean
+        centers = torch.stack([points[home == k].mean(0) for k in range(n * n)])
         for _ in range(self.iterations):
-            label = torch.cdist(points, centres).masked_fill(far, float("inf")).argmin(1)
+            label = torch.cdist(points, centers).masked_fill(far, float("inf")).argmin(1)
             member = F.one_hot(label, n * n).double()
             count = member.sum(0)[:, None]
-            centres = torch.where(count > 0, member.T @ points / count.clamp(min=1), centres)
+            centers = torch.where(count > 0, member.T @ points / count.clamp(min=1), centers)
         return (
-            torch.cdist(points, centres).masked_fill(far, float("inf")).argmin(1).view(size, size)
+            torch.cdist(points, centers).masked_fill(far, float("inf")).argmin(1).view(size, size)
         )
 
 

@@ -1,4 +1,4 @@
-WRONG = "lines of equal neighbours stay two pixels wide"
+WRONG = "lines of equal neighbors stay two pixels wide"
 HINT = "one stays"
 REPLACE = [
     ("(strength >= after) & (strength > before)", "(strength >= after) & (strength >= before)"),
