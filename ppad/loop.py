@@ -226,6 +226,8 @@ class Loop:
 
     def _check(self, stage: str) -> dict[str, float]:
         """Mean of each term over the unchecked steps and the processes."""
+        if not self.unchecked:
+            return {}
         names = list(self.unchecked[0])
         rows = [torch.stack([terms[name].float() for name in names]) for terms in self.unchecked]
         self.unchecked = []

@@ -1,4 +1,4 @@
-"""Presets: the paper's numbers are the paper's, every field says where it comes from, wrong values are named."""
+"""Presets: the paper's numbers are the paper's, every value has a source, wrong ones are named."""
 
 import argparse
 import dataclasses
@@ -16,17 +16,25 @@ NAMES = [field.name for field in dataclasses.fields(presets.Paper)]
 # ------------------------------------------------------------------ where numbers come from
 
 
-@pytest.mark.parametrize("preset", presets.PRESETS.values(), ids=lambda preset: preset.__name__)
-def test_every_field_names_its_source(preset):
+SOURCE = re.compile(r"\b(Sec\. \d|eq\. \d|Algorithm 1|SphereFace|LFW|ours)\b")
+
+
+def test_every_field_names_its_source_and_has_a_line_of_help():
+    for field in dataclasses.fields(presets.Paper):
+        assert SOURCE.search(field.metadata["source"]), field.name
+        assert 0 < len(field.metadata["help"]) < 80 and "\n" not in field.metadata["help"]
+
+
+@pytest.mark.parametrize("preset", [presets.Photo, presets.PhotoCPU, presets.Toy])
+def test_every_value_of_the_smaller_presets_names_its_source(preset):
     lines = [
         line
         for line in inspect.getsource(preset).splitlines()
         if re.match(r"    \w+: \w+ = ", line)
     ]
-    assert len(lines) > 20
+    assert len(lines) > 20 and len(lines) == len(preset.__annotations__)
     for line in lines:
-        comment = line.partition("  # ")[2]
-        assert re.search(r"\b(Sec\. \d|eq\. \d|Algorithm 1|SphereFace|LFW|ours)\b", comment), line
+        assert SOURCE.search(line.partition("  # ")[2]), line
 
 
 def test_paper_preset_is_the_paper():
@@ -53,7 +61,8 @@ def test_paper_preset_is_the_paper():
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_smaller_presets_keep_the_papers_game(name):
     """What makes it the paper's method is not a matter of size."""
-    small, paper = presets.build(name), presets.build("paper")
+    small = presets.build(name)
+    paper = presets.build("paper")
     for field in (
         "adam_beta1",
         "adam_beta2",
@@ -91,6 +100,16 @@ def test_every_field_can_be_set_on_the_command_line():
     assert parsed("--drawn", "False")["drawn"] is False
 
 
+def test_help_shows_every_field_with_its_line(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(presets.Paper):
+        assert f"--{field.name} " in shown
+        assert field.metadata["help"] in shown
+    assert "steps of the game (paper: 60000)" in shown
+
+
 @pytest.mark.parametrize(
     "words",
     [("--T1", "many"), ("--T1", "1.5"), ("--drawn", "maybe"), ("--nosuch", "1"), ("--l1_weight",)],
@@ -102,21 +121,19 @@ def test_wrong_command_line_values_exit_2(words, capsys):
 
 
 def test_photographs_bring_their_own_pairs():
-    """test_pairs counts drawn pairs only: 0, all of the pairs file, is right for photographs and wrong for the toy world."""
-    assert (
-        presets.build("photo").test_pairs == 0
-        and presets.build("toy", folds=10, test_pairs=20).test_pairs == 20
-    )
+    """test_pairs counts drawn pairs: 0, all of the pairs file, is wrong for the toy world."""
+    assert presets.build("photo").test_pairs == 0
+    assert presets.build("toy", folds=10, test_pairs=20).test_pairs == 20
     with pytest.raises(presets.ConfigError, match="test_pairs is 0"):
         presets.build("toy", test_pairs=0)
 
 
-def test_the_papers_game_has_no_practice_no_light_and_no_fixed_length():
+def test_the_papers_game_has_no_warmup_no_color_matching_and_no_fixed_length():
     paper = presets.build("paper")
     assert (
-        paper.practice_steps,
+        paper.warmup_steps,
         paper.pretrain_modifier_steps,
-        paper.modifier_light,
+        paper.modifier_match_color,
         paper.recognizer_scale,
     ) == (0, 0, False, 0)
 
@@ -151,7 +168,7 @@ def test_build_overrides_and_leaves_none_alone():
             {"folds": 10, "test_pairs": 19},
             "test_pairs is 19: each of the 10 folds needs a pair of each kind",
         ),
-        ("toy", {"practice_steps": -1}, "practice_steps is -1: it must not be negative"),
+        ("toy", {"warmup_steps": -1}, "warmup_steps is -1: it must not be negative"),
         ("toy", {"recognizer_scale": -16.0}, "recognizer_scale is -16.0: it must not be negative"),
         ("toy", {"adversarial_weight": float("nan")}, "adversarial_weight is nan"),
         ("toy", {"recognizer_height": 0}, "recognizer_height is 0: it must be at least 1"),
@@ -167,7 +184,8 @@ def test_wrong_settings_are_named(preset, fields, sentence):
 
 
 def test_config_file_is_complete_and_compares(tmp_path):
-    path, config = tmp_path / "config.json", presets.build("toy", T1=7)
+    path = tmp_path / "config.json"
+    config = presets.build("toy", T1=7)
     path.write_text(presets.as_json(config, "toy"))
     assert json.loads(path.read_text()) == {"preset": "toy", **dataclasses.asdict(config)}
     assert presets.differences(config, "toy", path) == []

@@ -1,4 +1,4 @@
-"""The loop: what is on disk after every kind of stop, and that going on from there changes nothing, to the bit."""
+"""The loop: what is on disk after every kind of stop, and that resuming changes no bit."""
 
 import errno
 import json
@@ -9,23 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from ppad.datasets import Batches
-from ppad.loop import (
-    Interrupted,
-    Loop,
-    LoopError,
-    clock,
-    read_checkpoint,
-    read_log,
-    read_whole,
-    write_whole,
-)
+from ppad.files import WriteError
+from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log
 
 SETTINGS = {"rate": 0.1, "seed": 7}
 
 
 class Run:
-    """A small problem: a linear layer, Adam (which has a memory) and torch's global chance in every step."""
+    """A small problem: a linear layer, Adam (which has a state), random numbers in every step."""
 
     def __init__(self, folder, every=3, seconds=1e9, settings=SETTINGS, width=3, init=0):
         torch.manual_seed(init)
@@ -37,20 +28,23 @@ class Run:
         self.seen = []
 
     def step(self, number):
+        """The body of the loop."""
         self.before.get(number, lambda: None)()
         self.seen.append(number)
         loss = self.net(torch.randn(4, self.net.in_features)).pow(2).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return {"loss": loss, "other": torch.tensor(self.extra.get(number, 1.0))}
+        self.loop.log({"loss": loss, "other": torch.tensor(self.extra.get(number, 1.0))})
 
     def start(self):
         self.loop.start(net=self.net, optimizer=self.optimizer)
         return self
 
     def go(self, steps=12):
-        self.start().loop.stage("train", steps, self.step)
+        self.start()
+        for number in self.loop.steps("train", steps):
+            self.step(number)
         return self
 
     def state(self):
@@ -132,7 +126,9 @@ def test_finished_stages_are_not_run_again(tmp_path):
     def both(run):
         run.start()
         for name in ("one", "two"):
-            run.loop.stage(name, 2, lambda number: order.append((name, number)) or run.step(number))
+            for number in run.loop.steps(name, 2):
+                order.append((name, number))
+                run.step(number)
 
     both(Run(tmp_path))
     both(Run(tmp_path))
@@ -145,12 +141,11 @@ def test_a_longer_stage_goes_on(tmp_path, unbroken):
     assert same(Run(tmp_path / "a").go(12).state(), unbroken.state())
 
 
-def test_after_hook_runs_once_a_step_without_gradients(tmp_path):
-    called, run = [], Run(tmp_path).start()
-    run.loop.stage(
-        "train", 3, run.step, after=lambda number: called.append((number, torch.is_grad_enabled()))
-    )
-    assert called == [(1, False), (2, False), (3, False)]
+def test_a_body_without_a_log_line_is_saved_all_the_same(tmp_path):
+    loop = Loop(tmp_path, "test", 7, SETTINGS)
+    loop.start()
+    assert list(loop.steps("train", 3)) == [1, 2, 3]
+    assert loop.done == read_checkpoint(tmp_path / "checkpoint.pt")["done"] == {"train": 3}
 
 
 def test_log_holds_the_mean_since_the_last_line(tmp_path):
@@ -161,7 +156,8 @@ def test_log_holds_the_mean_since_the_last_line(tmp_path):
 
 
 def test_checkpoints_follow_the_clock(tmp_path):
-    run, there = Run(tmp_path, seconds=0), []
+    run = Run(tmp_path, seconds=0)
+    there = []
     run.before = {
         n: lambda: there.append(read_checkpoint(tmp_path / "checkpoint.pt")["done"]["train"])
         for n in (2, 3)
@@ -200,15 +196,15 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, unbroken, er
         ):
             Run(tmp_path / "a").go()
     assert (tmp_path / "a/checkpoint.pt").read_bytes() == old
-    assert not list((tmp_path / "a").glob("*.tmp"))
+    assert not list((tmp_path / "a").glob("*.part"))
     assert same(Run(tmp_path / "a").go().state(), unbroken.state())
 
 
 def test_full_disk_while_logging_is_one_sentence(tmp_path, monkeypatch):
-    run = Run(tmp_path).start()
-    (tmp_path / "log.jsonl").mkdir()  # any OSError will do
-    with pytest.raises(LoopError, match=r"cannot write .*log\.jsonl"):
-        run.loop.stage("train", 3, run.step)
+    run = Run(tmp_path)
+    run.before = {1: lambda: (tmp_path / "log.jsonl").mkdir()}  # any OSError will do
+    with pytest.raises(WriteError, match=r"cannot write .*log\.jsonl"):
+        run.go()
 
 
 def test_a_stop_between_the_two_renames_goes_on_from_the_previous(tmp_path, unbroken):
@@ -221,9 +217,9 @@ def test_a_stop_between_the_two_renames_goes_on_from_the_previous(tmp_path, unbr
 
 def test_half_written_files_of_a_killed_run_are_cleared_away(tmp_path):
     Run(tmp_path).go(2)
-    (tmp_path / "checkpoint.123.tmp").write_bytes(b"half")
+    (tmp_path / ".checkpoint.pt.123.part").write_bytes(b"half")
     Run(tmp_path).start()
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.parametrize(
@@ -286,22 +282,6 @@ def test_other_settings_are_refused_by_name(tmp_path, settings):
     assert (tmp_path / "checkpoint.pt").read_bytes() == old
 
 
-def test_a_part_that_knows_the_mend_is_quoted(tmp_path):
-    """`datasets.Batches` over a set that has lost a picture: to start afresh would be the wrong advice."""
-
-    def loop(count):
-        one = Loop(tmp_path, "x", 0, {})
-        one.start(batches=Batches(count, 2, seed=0))
-        return one
-
-    loop(6).save()
-    with pytest.raises(
-        LoopError,
-        match="does not fit this run: count was 6 when this run began and is 5 now: restore the pictures",
-    ):
-        loop(5)
-
-
 def test_parts_of_another_size_are_refused(tmp_path):
     Run(tmp_path).go(3)
     with pytest.raises(LoopError, match="does not fit this program"):
@@ -347,6 +327,19 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, unbroken, at):
     assert lines(tmp_path / "a") == lines(tmp_path / "unbroken")
 
 
+def test_the_signal_handler_is_restored_when_an_error_ends_the_loop(tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    run = Run(tmp_path)
+    run.before = {2: cut}
+    with pytest.raises(PowerCut):
+        run.go()
+    assert signal.getsignal(signal.SIGINT) is handler
+    for _ in run.loop.steps("other", 3):
+        assert signal.getsignal(signal.SIGINT) is not handler
+        break
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 def test_second_ctrl_c_stops_at_once(tmp_path):
     run = Run(tmp_path)
 
@@ -363,16 +356,18 @@ def test_second_ctrl_c_stops_at_once(tmp_path):
 # ------------------------------------------------------------------ small tools
 
 
-def test_progress_is_told(tmp_path, capsys):
+def test_progress_is_printed(tmp_path, capsys):
     Run(tmp_path).go(3)
     assert "test train 3/3  loss" in capsys.readouterr().err
 
 
-def test_progress_is_told_in_lines_a_person_can_follow(tmp_path, capsys, monkeypatch):
-    """The log has every line; the terminal gets the first and the last at once, the others seconds apart."""
+def test_progress_comes_in_lines_a_person_can_follow(tmp_path, capsys, monkeypatch):
+    """The log has every line; the terminal the first and the last, the others seconds apart."""
     Run(tmp_path, every=1).go(12)
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("test train")]
-    assert [line.split()[2] for line in told] == ["1/12", "12/12"] and len(
+    printed = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("test train")
+    ]
+    assert [line.split()[2] for line in printed] == ["1/12", "12/12"] and len(
         read_log(tmp_path / "log.jsonl")
     ) == 12
     monkeypatch.setattr("ppad.loop.SECONDS_BETWEEN_LINES", -1)
@@ -404,46 +399,21 @@ def test_read_checkpoint_of_nothing(tmp_path):
         read_checkpoint(tmp_path / "checkpoint.pt")
 
 
-def test_write_whole_is_all_or_nothing(tmp_path, monkeypatch):
-    write_whole(tmp_path / "a.json", "old")
-    monkeypatch.setattr(
-        os,
-        "replace",
-        lambda *names: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
-    )
-    with pytest.raises(LoopError, match="No space left"):
-        write_whole(tmp_path / "a.json", "new")
-    assert (tmp_path / "a.json").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == [
-        "a.json"
-    ]
-
-
-def test_read_whole_names_what_it_cannot_read(tmp_path):
-    write_whole(tmp_path / "a.json", '{"minutes": 3}')
-    assert read_whole(tmp_path / "a.json") == {"minutes": 3}
-    for spoilt in ("", '{"minutes": ', "[1, 2]", "\x00" * 20):
-        (tmp_path / "a.json").write_text(spoilt)
-        with pytest.raises(
-            LoopError, match=r"a\.json cannot be read .*: delete it and run the same command again"
-        ):
-            read_whole(tmp_path / "a.json")
-    with pytest.raises(LoopError, match="b.json does not exist"):
-        read_whole(tmp_path / "b.json")
-
-
 def test_what_is_renamed_is_on_the_disk_first(tmp_path, monkeypatch):
     """Else a machine that goes down may keep the new name and lose the content."""
-    happened, (sync, replace) = [], (os.fsync, os.replace)
+    happened = []
+    sync = os.fsync
+    replace = os.replace
     monkeypatch.setattr(os, "fsync", lambda file: happened.append("content") or sync(file))
     monkeypatch.setattr(os, "replace", lambda *names: happened.append("name") or replace(*names))
-    write_whole(tmp_path / "a.json", "new")
     Run(tmp_path / "a").go(1)
-    assert happened == ["content", "name", "content", "name"]
+    assert happened == ["content", "name"]
 
 
 def test_going_on_with_fewer_gpus(tmp_path, monkeypatch):
     """A checkpoint of four GPUs on a machine with one."""
-    run, told = Run(tmp_path / "a"), []
+    run = Run(tmp_path / "a")
+    restored = []
     run.go(1)
     path = tmp_path / "a/checkpoint.pt"
     torch.save(
@@ -451,17 +421,8 @@ def test_going_on_with_fewer_gpus(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda states: told.append(len(states)))
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state_all", lambda states: restored.append(len(states))
+    )
     Run(tmp_path / "a").go(1)  # nothing to do but to load
-    assert told == [1]
-
-
-def test_clock():
-    assert [clock(s) for s in (0, 9.6, 61, 3599.4, 3600, 7325)] == [
-        "0:00",
-        "0:10",
-        "1:01",
-        "59:59",
-        "1:00:00",
-        "2:02:05",
-    ]
+    assert restored == [1]

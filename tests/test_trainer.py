@@ -1,4 +1,7 @@
-"""The rules of the game (Algorithm 1): who moves in which update, and where gradients go. Whole rows: test_trainer_rows.py."""
+"""The rules of the game (Algorithm 1): who moves in which update, and where gradients go.
+
+Whole rows are in test_trainer_rows.py.
+"""
 
 import copy
 import inspect
@@ -10,25 +13,27 @@ from torch import nn
 
 from ppad import config as presets
 from ppad import losses, trainer
-from ppad.attacks import aligned_crops
 from ppad.baselines import make_baseline
 from ppad.loop import Loop
+from ppad.players import aligned_crops, make_detector, make_modifier, make_recognizer
 
-PEOPLE, CLASSES = 6, 10
+PEOPLE = 6
+CLASSES = 10
 
 
 def make_game(config, row="Ours", seed=0):
     torch.manual_seed(seed)
-    anonymizer = trainer.make_modifier(config) if row == "Ours" else make_baseline(row, seed=0)
+    anonymizer = make_modifier(config) if row == "Ours" else make_baseline(row, seed=0)
     return trainer.Game(
         config,
-        trainer.make_recognizer(config, PEOPLE),
-        trainer.make_detector(config, CLASSES),
+        make_recognizer(config, PEOPLE),
+        make_detector(config, CLASSES),
         anonymizer,
     )
 
 
-def players(game):
+def networks(game):
+    """The players that are networks, by name."""
     named = {"D": game.recognizer, "A": game.detector, "M": game.anonymizer}
     return {name: player for name, player in named.items() if isinstance(player, nn.Module)}
 
@@ -37,13 +42,13 @@ def snapshot(game):
     """Every weight and buffer of the three players, by player."""
     return {
         name: {key: value.clone() for key, value in player.state_dict().items()}
-        for name, player in players(game).items()
+        for name, player in networks(game).items()
     }
 
 
 def optimized(game):
     """(player, its optimizer's group of settings, the optimizer's state), for every optimizer in the game's parts."""
-    owner = {id(p): name for name, player in players(game).items() for p in player.parameters()}
+    owner = {id(p): name for name, player in networks(game).items() for p in player.parameters()}
     adams = [part for part in game.parts().values() if isinstance(part, torch.optim.Optimizer)]
     return [
         (owner[id(group["params"][0])], group, adam)
@@ -109,18 +114,16 @@ def test_the_public_names_are_there(config, faces, frames):
         "play": 5,
         "pretrain_detector": 5,
         "repainted_frames": 4,
-        "make_modifier": 1,
-        "make_recognizer": 2,
     }.items():
         assert len(inspect.signature(getattr(trainer, name)).parameters) == words, name
     assert (
         game.recognizer.head.weight.shape[0] == PEOPLE
         and game.anonymize(faces[0]).shape == faces[0].shape
     )
-    told = game.update_recognizer(faces[0], game.anonymize(faces[0]), *faces[1:]) | update_both(
+    terms = game.update_recognizer(faces[0], game.anonymize(faces[0]), *faces[1:]) | update_both(
         game, faces, frames
     )
-    assert set(told) == {
+    assert set(terms) == {
         "D_modified",
         "D_original",
         "L_det",
@@ -223,7 +226,7 @@ def test_copy_faces_moves_only_M(config, faces):
 
 @pytest.mark.rubric("line 9 moves M and A, D is only read")
 def test_update_modifier_moves_only_M_and_needs_no_A(config, faces):
-    """M's practice: line 9 without A."""
+    """M's warm-up: line 9 without A."""
     whole = make_game(config)
     game = trainer.Game(config, whole.recognizer, None, whole.anonymizer)
     before = snapshot(game)
@@ -231,13 +234,13 @@ def test_update_modifier_moves_only_M_and_needs_no_A(config, faces):
     assert set(moved(before, snapshot(game))) == {"M"} == stepped(game)
 
 
-def test_update_modifier_is_line_9_where_A_has_nothing_to_say(tiny, faces, frames):
-    """Without a face in the frames L_det says nothing to M: then both updates move M alike, and tell the same terms."""
-    practice, line_9 = (make_game(tiny()) for _ in range(2))
-    alone = practice.update_modifier(faces[0], practice.anonymize(faces[0]), *faces[1:])
+def test_update_modifier_is_line_9_without_a_face_in_the_frames(tiny, faces, frames):
+    """Without a face in the frames L_det does not depend on M: both updates then move M alike."""
+    warmup, line_9 = (make_game(tiny()) for _ in range(2))
+    alone = warmup.update_modifier(faces[0], warmup.anonymize(faces[0]), *faces[1:])
     terms = update_both(line_9, faces, faceless(frames))
     assert alone == {key: terms[key] for key in ("L_adv", "L_l1")}
-    assert set(moved(snapshot(practice), snapshot(line_9))) == {"A"}
+    assert set(moved(snapshot(warmup), snapshot(line_9))) == {"A"}
 
 
 def game_output(config, pictures):
@@ -257,7 +260,7 @@ def test_a_fixed_anonymizer_leaves_only_A_and_D_to_learn(config, faces, frames, 
     assert set(moved(before, snapshot(game))) == {"D"}
 
 
-# ------------------------------------------------------------------ what the updates minimise
+# ------------------------------------------------------------------ what the updates minimize
 
 
 @pytest.mark.rubric(
@@ -270,17 +273,16 @@ def test_D_steps_against_the_gradient_of_both_losses(tiny, faces):
     """Eq. 2, each term a mean over the faces. Adam's first step is its rate against the gradient's sign, however long."""
     config = tiny(landmark_jitter=0.0)
     game = make_game(config)
-    reference, (pictures, landmarks, identities) = copy.deepcopy(game.recognizer), faces
-    modified, size = (
-        game.anonymize(pictures).detach(),
-        (config.recognizer_height, config.recognizer_breadth),
-    )
+    reference = copy.deepcopy(game.recognizer)
+    (pictures, landmarks, identities) = faces
+    modified = game.anonymize(pictures).detach()
+    size = (config.recognizer_height, config.recognizer_breadth)
     terms = [
         reference.loss(aligned_crops(x, landmarks, size), identities) for x in (modified, pictures)
     ]
     sum(terms).backward()
-    told = game.update_recognizer(pictures, modified, landmarks, identities)
-    assert [told["D_modified"].item(), told["D_original"].item()] == pytest.approx(
+    shown = game.update_recognizer(pictures, modified, landmarks, identities)
+    assert [shown["D_modified"].item(), shown["D_original"].item()] == pytest.approx(
         [t.item() for t in terms], rel=1e-3
     )
     gradient = torch.cat([p.grad.flatten() for p in reference.parameters()])
@@ -309,8 +311,10 @@ def test_L_det_reaches_M_through_the_pasted_pixels(tiny, faces, frames):
 
 @pytest.mark.rubric("L_det reaches M through the pasted faces")
 def test_without_a_face_L_det_says_nothing_to_M_but_trains_A(tiny, faces, frames):
-    game, seen = make_game(tiny(adversarial_weight=0.0, l1_weight=0.0)), []
-    before, learn = snapshot(game), game.detector.losses
+    game = make_game(tiny(adversarial_weight=0.0, l1_weight=0.0))
+    seen = []
+    before = snapshot(game)
+    learn = game.detector.losses
     game.detector.losses = lambda repainted, targets: (
         seen.append(repainted) or learn(repainted, targets)
     )
@@ -324,7 +328,8 @@ def test_without_a_face_L_det_says_nothing_to_M_but_trains_A(tiny, faces, frames
 
 @pytest.mark.rubric("line 11 moves A alone, on repainted frames")
 def test_A_learns_from_repainted_frames(config, frames):
-    game, seen = make_game(config, "Masked"), []
+    game = make_game(config, "Masked")
+    seen = []
     learn = game.detector.losses
     game.detector.losses = lambda repainted, targets: (
         seen.append(repainted) or learn(repainted, targets)
@@ -339,7 +344,8 @@ def test_A_learns_from_repainted_frames(config, frames):
 @pytest.mark.rubric("L_det reaches M through the pasted faces")
 def test_un_anonymized_frames_are_the_frames_themselves(config, faces, frames):
     """A crop pasted back would be a slight blur: the row that shows what A can do must not carry it."""
-    game, seen = make_game(config, "Un-anonymized"), []
+    game = make_game(config, "Un-anonymized")
+    seen = []
     learn = game.detector.losses
     game.detector.losses = lambda repainted, targets: (
         seen.append(repainted) or learn(repainted, targets)
@@ -390,7 +396,8 @@ def test_M_reads_L_D_without_its_margin(tiny, faces, scale):
     game = make_game(
         tiny(recognizer_scale=scale, adversarial_cap=1e6, lambda_base=0.0, lambda_floor=0.0)
     )  # all margin
-    modified, wanted = game.anonymize(faces[0]).detach(), float(D_loss(game, faces))
+    modified = game.anonymize(faces[0]).detach()
+    wanted = float(D_loss(game, faces))
     assert float(game.modifier_objective(modified, *faces[1:]).detach()) == pytest.approx(
         -wanted, rel=1e-4
     )
@@ -501,29 +508,33 @@ def test_learning_rates_are_the_papers_schedule(tiny):
 @pytest.mark.parametrize("row", ["Ours", "Masked"])
 @pytest.mark.rubric("a row takes its steps in order")
 def test_a_row_takes_its_steps_in_order(tiny, tiny_faces, tiny_actions, tmp_path, row):
-    config, order = tiny(T1=2, T2=1, recognizer_updates=3), []
+    config = tiny(T1=2, T2=1, recognizer_updates=3)
+    order = []
     game = make_game(config, row)
     for name in ("update_recognizer", "update_modifier_and_detector", "finetune_detector"):
 
         def noted(*arguments, name=name, update=getattr(game, name)):
             order.append(name)
-            here, told = len(order), update(*arguments)
+            here = len(order)
+            terms = update(*arguments)
             del order[here:]  # what an update calls is its own affair
-            return told
+            return terms
 
         setattr(game, name, noted)
     trainer.play(game, tiny_faces, tiny_actions, config, Loop(tmp_path, row, 3, {}, 1, 0))
     assert order == (["update_recognizer"] * 3 + ["update_modifier_and_detector"]) * 2 + [
         "finetune_detector"
     ]
-    assert int(game.recognizer.margin.step) == 6  # what M practises against is a copy
+    assert int(game.recognizer.margin.step) == 6  # M's warm-up is against a copy
 
 
 @pytest.mark.rubric("a row takes its steps in order")
 def test_A_is_pretrained_on_original_frames(tiny, tiny_actions, tmp_path):
     config = tiny(pretrain_detector_steps=2)
-    detector, seen = trainer.make_detector(config, CLASSES), []
-    learn, before = detector.losses, [p.clone() for p in detector.parameters()]
+    detector = make_detector(config, CLASSES)
+    seen = []
+    learn = detector.losses
+    before = [p.clone() for p in detector.parameters()]
     detector.losses = lambda frames, targets: seen.extend(frames) or learn(frames, targets)
     trained = trainer.pretrain_detector(
         detector, tiny_actions, config, Loop(tmp_path, "A", 3, {}, 1, 0)

@@ -1,12 +1,13 @@
-"""A whole row of the game: what its stages move and count, the order of its data, and that a stop changes nothing."""
+"""A whole row: what its stages move and count, the order of its data, and stops in the middle."""
 
 import pytest
 import torch
 from test_trainer import CLASSES, make_game, moved, snapshot
 
 from ppad import trainer
-from ppad.datasets import Batches
+from ppad.datasets import batches
 from ppad.loop import Loop, read_checkpoint, read_log
+from ppad.players import make_detector
 
 
 class PowerCut(Exception):
@@ -14,9 +15,10 @@ class PowerCut(Exception):
 
 
 def play(config, folder, faces, actions, row="Ours", seed=0, cut_at=None):
-    """One row in `folder`; `cut_at`: loses power inside that call (from 1) of M's and A's update."""
+    """One row in `folder`; `cut_at`: the call (from 1) of M's and A's update that a power cut ends."""
     game = make_game(config, row, seed)
-    update, calls = game.update_modifier_and_detector, []
+    update = game.update_modifier_and_detector
+    calls = []
 
     def counted(*arguments):
         calls.append(1)
@@ -49,7 +51,7 @@ def assert_equal(a, b, where="state"):
 def test_a_row_cut_and_resumed_equals_an_unbroken_one(
     tiny, tiny_faces, tiny_actions, tmp_path, row
 ):
-    config = tiny(T1=4, T2=2, recognizer_updates=2, landmark_jitter=1.0, colour_jitter=0.1)
+    config = tiny(T1=4, T2=2, recognizer_updates=2, landmark_jitter=1.0, color_jitter=0.1)
     unbroken = play(config, tmp_path / "a", tiny_faces, tiny_actions, row)
     with pytest.raises(PowerCut):
         play(
@@ -66,7 +68,7 @@ def test_a_row_cut_and_resumed_equals_an_unbroken_one(
         [(line["stage"], line["step"]) for line in read_log(tmp_path / name / "log.jsonl")]
         for name in "ab"
     ]
-    before = [("copy", 1), ("copy", 2), ("practice", 1), ("practice", 2)] if row == "Ours" else []
+    before = [("copy", 1), ("copy", 2), ("warmup", 1), ("warmup", 2)] if row == "Ours" else []
     assert (
         logs[0]
         == logs[1]
@@ -76,67 +78,66 @@ def test_a_row_cut_and_resumed_equals_an_unbroken_one(
         assert unbroken.anonymizer.state_dict() == resumed.anonymizer.state_dict() != {"calls": 0}
 
 
-def test_practice_moves_M_and_leaves_the_games_D_and_A_alone(
+def test_warmup_moves_M_and_leaves_the_games_D_and_A_alone(
     tiny, tiny_faces, tiny_actions, tmp_path
 ):
-    """M spars with a copy of D, so the game's D and A start it as every other row's do."""
-    config = tiny(pretrain_modifier_steps=0, practice_steps=3, T1=0, T2=0, recognizer_updates=2)
+    """M's warm-up is against a copy of D, so the game's D and A start it as every other row's do."""
+    config = tiny(pretrain_modifier_steps=0, warmup_steps=3, T1=0, T2=0, recognizer_updates=2)
     before = snapshot(make_game(config))
     game = play(config, tmp_path, tiny_faces, tiny_actions)
     assert set(moved(before, snapshot(game))) == {"M"}
     assert not any(optimizer.state for optimizer in game.optimizers.values())
-    partner = read_checkpoint(tmp_path / "checkpoint.pt")["parts"]
-    assert (
-        int(partner["partner_recognizer"]["margin.step"]) == 3 * 2
-        and int(partner["recognizer"]["margin.step"]) == 0
-    )
+    parts = read_checkpoint(tmp_path / "checkpoint.pt")["parts"]
+    assert int(parts["warmup_recognizer"]["margin.step"]) == 3 * 2
+    assert int(parts["recognizer"]["margin.step"]) == 0
     gap = {
         key
         for key, value in before["D"].items()
-        if not torch.equal(value, partner["partner_recognizer"][key])
+        if not torch.equal(value, parts["warmup_recognizer"][key])
     }
     assert (
         any(key.startswith("network.") for key in gap) and "head.weight" in gap
     )  # the copy did learn
-    assert "partner_detector" not in partner
-    assert [line["stage"] for line in read_log(tmp_path / "log.jsonl")] == ["practice"] * 3
+    assert "warmup_detector" not in parts
+    assert [line["stage"] for line in read_log(tmp_path / "log.jsonl")] == ["warmup"] * 3
 
 
-def test_a_fixed_anonymizer_needs_no_practice(tiny, tiny_faces, tiny_actions, tmp_path):
+def test_a_fixed_anonymizer_needs_no_warmup(tiny, tiny_faces, tiny_actions, tmp_path):
     play(tiny(T1=1, T2=0), tmp_path, tiny_faces, tiny_actions, "Masked")
     assert [line["stage"] for line in read_log(tmp_path / "log.jsonl")] == ["game"]
     assert not [
         name
         for name in read_checkpoint(tmp_path / "checkpoint.pt")["parts"]
-        if name.startswith("partner")
+        if name.startswith("warmup")
     ]
 
 
-def test_practice_cut_and_resumed_equals_an_unbroken_one(
+def test_warmup_cut_and_resumed_equals_an_unbroken_one(
     tiny, tiny_faces, tiny_actions, tmp_path, monkeypatch
 ):
-    """To the last bit, the partner, its optimizers and the order of pictures included."""
+    """To the last bit, the copy of D, its optimizers and the order of pictures included."""
     config = tiny(
         pretrain_modifier_steps=1,
-        practice_steps=4,
+        warmup_steps=4,
         T1=2,
         T2=1,
         recognizer_updates=2,
-        colour_jitter=0.1,
+        color_jitter=0.1,
     )
     play(config, tmp_path / "a", tiny_faces, tiny_actions)
-    update, calls = trainer.Game.update_modifier, []
+    update = trainer.Game.update_modifier
+    calls = []
 
     def counted(*arguments):
         calls.append(1)
         if len(calls) == 3:
-            raise PowerCut  # the partner has already taken step 3
+            raise PowerCut  # the copy of D has already taken step 3
         return update(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         patch.setattr(trainer.Game, "update_modifier", counted)
         play(config, tmp_path / "b", tiny_faces, tiny_actions)
-    assert read_checkpoint(tmp_path / "b/checkpoint.pt")["done"] == {"copy": 1, "practice": 2}
+    assert read_checkpoint(tmp_path / "b/checkpoint.pt")["done"] == {"copy": 1, "warmup": 2}
     play(config, tmp_path / "b", tiny_faces, tiny_actions, seed=99)
     unbroken, resumed = (read_checkpoint(tmp_path / name / "checkpoint.pt") for name in "ab")
     assert_equal(unbroken["parts"], resumed["parts"])
@@ -145,60 +146,45 @@ def test_practice_cut_and_resumed_equals_an_unbroken_one(
 
 
 def test_every_row_sees_the_same_data_in_the_same_order(tiny, tiny_faces, tiny_actions, tmp_path):
-    config, seen = tiny(T1=3, T2=2), {}
-    for row in ("Ours", "Masked"):
-        order = seen[row] = []
+    config = tiny(T1=3, T2=2)
+    seen = {"Ours": [], "Masked": []}
+    for row, order in seen.items():
         torch.manual_seed(len(row))
-
-        class Spy:
-            def __init__(self, data):
-                self.data = data
-
-            def __len__(self):
-                return len(self.data)
-
-            lazy = False
-
-            def batch(self, indices, mirror=None, device="cpu"):
-                if mirror is not None:
-                    order.append((type(self.data).__name__, indices.tolist(), mirror.tolist()))
-                return self.data.batch(indices, mirror)
-
         game = make_game(config, row)
-        begins, original = [], game.set_rates
-        game.set_rates = lambda number, steps: (
-            begins.append((number, len(order))) or original(number, steps)
-        )
-        trainer.play(
-            game, Spy(tiny_faces), Spy(tiny_actions), config, Loop(tmp_path / row, row, 3, {})
-        )
-        game_begins = next(seen_before for number, seen_before in begins if number == 1)
-        assert (game_begins > 0) == (row == "Ours")
-        del order[:game_begins]  # M's copying and practice come first and are its own
-    assert (
-        seen["Ours"] == seen["Masked"]
-        and len(seen["Masked"]) == 3 * (config.recognizer_updates + 1) + 2
-    )
+        for name in ("update_recognizer", "update_modifier_and_detector", "finetune_detector"):
+
+            def noted(*arguments, name=name, update=getattr(game, name), order=order):
+                first = len(order)
+                order.append((name, arguments[0], arguments[-3]))
+                terms = update(*arguments)
+                del order[first + 1 :]  # what an update calls is its own affair
+                return terms
+
+            setattr(game, name, noted)
+        trainer.play(game, tiny_faces, tiny_actions, config, Loop(tmp_path / row, row, 3, {}))
+    assert len(seen["Masked"]) == 3 * (config.recognizer_updates + 1) + 2
+    assert len(seen["Masked"]) == len(seen["Ours"])
+    for (name, faces, frames), (other, other_faces, other_frames) in zip(*seen.values()):
+        assert name == other and torch.equal(faces, other_faces)
+        if name != "update_recognizer":  # there it is f', which differs
+            assert torch.equal(frames, other_frames)
 
 
 def test_the_game_counts_its_updates(tiny, tiny_faces, tiny_actions, tmp_path):
-    """T1 steps of `recognizer_updates` updates of D and one of M and A, then T2 of A alone; pictures on the way."""
+    """T1 steps of `recognizer_updates` updates of D and one of M and A, then T2 of A alone."""
     config = tiny(T1=4, T2=2, recognizer_updates=3, sample_every=2)
     game = play(config, tmp_path, tiny_faces, tiny_actions)
     steps = {
         name: int(next(iter(optimizer.state.values()))["step"])
         for name, optimizer in game.optimizers.items()
     }
-    assert steps == {
-        "recognizer": 4 * 3,
-        "detector": 4 + 2,
-        "modifier": 4,
-    }  # what M did before was the partner's
+    # The warm-up has optimizers of its own.
+    assert steps == {"recognizer": 4 * 3, "detector": 4 + 2, "modifier": 4}
     assert int(game.recognizer.margin.step) == 12
     assert sorted(p.name for p in tmp_path.glob("sample_*.png")) == [
         "sample_game_000002.png",
         "sample_game_000004.png",
-        "sample_practice_000002.png",
+        "sample_warmup_000002.png",
     ]
 
 
@@ -213,7 +199,8 @@ def test_pretrain_detector_moves_A_on_original_frames_and_resumes(tiny, tiny_act
 
     def train(folder, seed, cut_at=None):
         torch.manual_seed(seed)
-        detector, seen = trainer.make_detector(config, CLASSES), []
+        detector = make_detector(config, CLASSES)
+        seen = []
         learn = detector.losses
 
         def spy(frames, targets):
@@ -232,6 +219,5 @@ def test_pretrain_detector_moves_A_on_original_frames_and_resumes(tiny, tiny_act
     resumed, _ = train(tmp_path / "b", 99)
     assert_equal(unbroken.state_dict(), resumed.state_dict())
     assert not unbroken.training
-    stream = Batches(len(tiny_actions), config.batch_frames, seed=3)
-    frames, _, _ = tiny_actions.batch(*stream.next())
+    frames, _, _ = next(batches(tiny_actions, config.batch_frames, seed=3))
     assert torch.equal(seen[0], frames)  # nothing cut out and pasted back
