@@ -480,7 +480,9 @@ def check_command(words: list[str]) -> None:
         elif program == ("-m", "ppad.grade"):
             grade.parse(words[3:])
         else:
-            parser_of(*program).parse_args(words[1 + size :])
+            parser = parser_of(*program)
+            if len(words) > 1 + size:  # prose may name a program without its arguments
+                parser.parse_args(words[1 + size :])
     else:
         assert words[:2] == ["pip", "install"] or words[0] in ("ruff", ".ci/run"), words
 
