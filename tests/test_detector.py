@@ -21,11 +21,13 @@ from ppad.detector import (
 
 
 def scene(count=2, size=160):
-    """Frames of flat colour, each with a bright box in the first `count - 1` and nobody in the last."""
+    """Frames of flat color: a bright box in each of the first `count - 1`, nobody in the last."""
     frames = torch.full((count, 3, size, size), -0.5)
     targets = []
     for index in range(count - 1):
-        x, y, label = 20 + 30 * index, 10 + 10 * index, 1 + index
+        x = 20 + 30 * index
+        y = 10 + 10 * index
+        label = 1 + index
         frames[index, index % 3, y : y + 120, x : x + 80] = 0.8
         targets.append(
             {"boxes": torch.tensor([[x, y, x + 80.0, y + 120.0]]), "labels": torch.tensor([label])}
@@ -43,8 +45,8 @@ def toy():
 @pytest.mark.rubric(
     "L_det is four losses, and each teaches the frames",
     points=4,
-    hint="return all four by torchvision's names; a detach or no_grad on the frames leaves M without "
-    "L_det",
+    hint="return all four by torchvision's names; a detach or no_grad on the frames leaves M "
+    "without L_det",
 )
 def test_four_losses_and_gradient_to_frames(toy):
     toy.train()
@@ -61,10 +63,10 @@ def test_four_losses_and_gradient_to_frames(toy):
 @pytest.mark.rubric(
     "background is class 0, actions count from 1",
     points=3,
-    hint="background is one class more: the box predictor has classes + 1 outputs, and labels 1 ... "
-    "classes go in and come out unshifted; 0 is no action",
+    hint="background is one class more: the box predictor has classes + 1 outputs, and labels 1 "
+    "... classes go in and come out unshifted; 0 is no action",
 )
-def test_background_is_class_0_and_the_last_action_can_be_learnt(toy):
+def test_background_is_class_0_and_the_last_action_can_be_learned(toy):
     toy.train()
     frames, targets = scene()
     for label in (1, 10):  # 10 actions and background are 11 classes
@@ -88,8 +90,8 @@ def test_frames_with_nobody_only(toy):
 @pytest.mark.rubric(
     "a small detector learns boxes and actions",
     points=4,
-    hint="the toy has at most two million weights; losses and detect must see the same picture, and "
-    "labels must come out as they went in",
+    hint="the toy has at most two million weights; losses and detect must see the same picture, "
+    "and labels must come out as they went in",
 )
 def test_toy_is_small():
     assert sum(p.numel() for p in ActionDetector(DetectorConfig("toy")).parameters()) <= 2_000_000
@@ -124,9 +126,8 @@ def test_detections_are_well_formed_and_modes_restored(toy):
     toy.train()
     *_, part = toy.modules()
     part.eval()  # a caller may hold one part still
-    frames = (
-        torch.rand(2, 3, 120, 100, requires_grad=True) * 2 - 1
-    )  # the network looks at them enlarged
+    # The network sees them enlarged
+    frames = torch.rand(2, 3, 120, 100, requires_grad=True) * 2 - 1
     before = {name: value.clone() for name, value in toy.state_dict().items()}
     found = toy.detect(frames)
     assert all(module.training == (module is not part) for module in toy.modules())
@@ -143,9 +144,8 @@ def test_detections_are_well_formed_and_modes_restored(toy):
         ).all()
         assert ((one["labels"] >= 1) & (one["labels"] <= 10)).all()
         assert (one["scores"].diff() <= 0).all()
-    assert all(
-        torch.equal(value, before[name]) for name, value in toy.state_dict().items()
-    )  # no statistics moved
+    # No statistics moved
+    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
 
 
 def test_toy_frames_are_not_resized():
@@ -160,11 +160,8 @@ def test_toy_frames_are_not_resized():
     [
         ({}, (240, 320), (340, 453)),  # JHMDB
         ({"min_size": 600, "max_size": 800}, (360, 480), (600, 800)),  # DALY, 4:3
-        (
-            {"min_size": 600, "max_size": 800},
-            (360, 640),
-            (450, 800),
-        ),  # DALY, 16:9: the long side decides
+        # DALY, 16:9: the long side decides.
+        ({"min_size": 600, "max_size": 800}, (360, 640), (450, 800)),
     ],
 )
 def test_range_and_size_of_what_the_body_sees(sizes, frame, resized):
@@ -197,7 +194,9 @@ class Seen(Exception):
     "exceed max_size",
 )
 def test_what_the_first_layer_is_given(body, sizes, frame, resized, training):
-    """The same, seen from outside: what reaches the first convolution of the body, in training and in use."""
+    """The same, seen from outside: what reaches the first convolution of the body, in training and
+    in use.
+    """
     detector = ActionDetector(DetectorConfig(body, **sizes))
     first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
     seen = []
@@ -207,9 +206,8 @@ def test_what_the_first_layer_is_given(body, sizes, frame, resized, training):
         raise Seen
 
     first.register_forward_pre_hook(stop)
-    unit = torch.tensor([0.9, 0.2, 0.7])[:, None, None].expand(
-        3, *frame
-    )  # a flat picture in [0, 1]
+    # A flat picture in [0, 1]
+    unit = torch.tensor([0.9, 0.2, 0.7])[:, None, None].expand(3, *frame)
     with pytest.raises(Seen):
         detector.losses(
             unit[None] * 2 - 1, one(boxes=((10.0, 10.0, 90.0, 130.0),))
@@ -278,9 +276,8 @@ def test_full_bodies_train_and_detect(body):
     losses = detector.losses(frames, targets)
     sum(losses.values()).backward()
     assert set(losses) == set(LOSS_NAMES)
-    assert all(
-        p.grad is not None for p in detector.model.backbone.body.parameters()
-    )  # scratch: trained whole
+    # scratch: trained whole
+    assert all(p.grad is not None for p in detector.model.backbone.body.parameters())
     for one in detector.detect(frames):
         assert (one["boxes"] <= 160).all()  # in the frame's pixels, not the resized frame's
     assert detector.model.roi_heads.box_predictor.cls_score.out_features == 22
@@ -294,29 +291,30 @@ def test_mobile_body_gives_torchvisions_own_maps_and_freezes_from_below():
     frames = torch.rand(1, 3, 96, 128)
     maps = body(frames)
     torch.testing.assert_close(maps["deep"], whole.features.eval()(frames))
+    # Strides 16 and 32
     assert maps["wide"].shape == (1, 96, 6, 8) and maps["deep"].shape == (
         1,
         1280,
         3,
         4,
-    )  # strides 16 and 32
+    )
     learning = {name.split(".")[0] for name, p in body.body.named_parameters() if p.requires_grad}
+    # The two highest stages: from the block that halves the wide map
     assert learning == {
         "14",
         "15",
         "16",
         "17",
         "18",
-    }  # the two highest stages: from the block that halves the wide map
+    }
 
 
 @pytest.mark.parametrize("body", ["resnet101", "resnet50", "resnet34"])
 def test_other_resnets_can_be_built(body):
-    with torch.device("meta"):  # shapes only: no memory, no initialisation
+    with torch.device("meta"):  # shapes only: no memory, no initialization
         detector = ActionDetector(DetectorConfig(body))
-    blocks = {"resnet34": [3, 4, 6, 3], "resnet50": [3, 4, 6, 3], "resnet101": [3, 4, 23, 3]}[
-        body
-    ]  # He et al. 2016
+    # He et al. 2016
+    blocks = {"resnet34": [3, 4, 6, 3], "resnet50": [3, 4, 6, 3], "resnet101": [3, 4, 23, 3]}[body]
     assert [len(detector.model.backbone.body[f"layer{i}"]) for i in (1, 2, 3, 4)] == blocks
 
 
@@ -406,7 +404,7 @@ REFUSED = [
     (torch.zeros(1, 3, 160, 160), one(labels=(11,)), "1 to 10"),
     (torch.zeros(1, 3, 160, 160), one(labels=(1.0,)), "integers"),
     (torch.zeros(1, 3, 160, 160), one(labels=(1, 2)), r"\(n, 4\)"),
-    (torch.zeros(2, 3, 160, 160), one(), "one dict a frame"),
+    (torch.zeros(2, 3, 160, 160), one(), "one dict per frame"),
     (torch.full((1, 3, 160, 160), 255.0), one(), r"\[-1, 1\]"),
     (torch.full((1, 3, 160, 160), float("nan")), one(), r"\[-1, 1\]"),
     (torch.zeros(1, 3, 160, 160, dtype=torch.uint8), one(), "float"),

@@ -1,5 +1,6 @@
-"""A correct detector, written another way: the frames are rescaled by hand, batch norm is frozen by hand, and the toy
-is an ordinary one-map Faster R-CNN on plain convolutions."""
+"""A correct detector, written another way: the frames are rescaled by hand, batch norm is frozen by
+hand, and the toy is an ordinary one-map Faster R-CNN on plain convolutions.
+"""
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BODIES = (*RESNETS, "mobilenet_v2", "toy")
 LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 SHAPES = (0.5, 1.0, 2.0)
 
 
@@ -27,12 +29,10 @@ class DetectorConfig:
         trainable_layers=3,
     ):
         short, long = (160, 160) if body == "toy" else (340, 800)
-        self.body, self.classes, self.weights, self.trainable_layers = (
-            body,
-            classes,
-            weights,
-            trainable_layers,
-        )
+        self.body = body
+        self.classes = classes
+        self.weights = weights
+        self.trainable_layers = trainable_layers
         self.min_size = short if min_size is None else min_size
         self.max_size = max(self.min_size, long) if max_size is None else max_size
         problems = {
@@ -55,7 +55,7 @@ class ActionDetector(nn.Module):
 
     def _look(self, frames, targets=None):
         unit = (frames + 1) / 2
-        return self.network([frame for frame in unit], targets)
+        return self.network(list(unit), targets)
 
     def losses(self, frames, targets):
         if not self.training:
@@ -90,7 +90,8 @@ def _frames_or_error(frames):
 
 
 def _target_or_error(target, frames, classes):
-    boxes, labels = target["boxes"], target["labels"]
+    boxes = target["boxes"]
+    labels = target["labels"]
     if boxes.dim() != 2 or boxes.size(-1) != 4 or labels.dim() != 1 or len(labels) != len(boxes):
         raise ValueError("four numbers and one label a box, please")
     if labels.is_floating_point() or any(
@@ -148,7 +149,8 @@ def _big(config):
 
 
 def _toy(config):
-    layers, channels = [], 3
+    layers = []
+    channels = 3
     for out, stride in ((16, 2), (24, 1), (32, 2), (48, 2), (64, 1)):
         layers += [
             nn.Conv2d(channels, out, 3, stride, 1, bias=False),
