@@ -93,14 +93,16 @@ def with_suffix(path):
     return path.with_name(f"{path.name}.mp4")
 
 
-def anonymize_file(anonymizer, source, target, show=None, progress=None):
+def anonymize_file(anonymizer, source, target, show=None, progress=None, sound="keep"):
     """Read `source`, repaint it, write `target`, which appears only when complete.
 
-    show(frame) is given every finished frame; progress(done, total or None) is called after each.
+    show(frame) is given every finished frame; progress(done, total or None) is called after each;
+    sound: "drop" leaves a movie's sound out.
     Returns a summary, a dict. Raises ValueError, WriteError.
     """
     began = time.monotonic()
-    damaged = []
+    unreadable = []
+    left_out = []
     kind = movies.kind(source)
     threads = torch.get_num_threads()
     if kind != "picture":
@@ -118,20 +120,26 @@ def anonymize_file(anonymizer, source, target, show=None, progress=None):
             movies.save_animation(target, repainted, times, loop)
         else:
             movie = movies.probe(source)
-            covered = damaged if anonymizer.on_error == "cover" else None
-            frames = anonymizer.frames(movies.read_movie(source, movie, covered), movie.rate)
-            with movies.movie_writer(target, movie, source) as write:
+            stop = anonymizer.on_error == "stop"
+            frames = movies.read_movie(source, movie, unreadable, stop)
+            frames = anonymizer.frames(frames, movie.rate)
+            tracks = []
+            if sound == "keep":
+                tracks, left_out = movies.sound_tracks(source)
+            with movies.movie_writer(target, movie, source, tracks) as write:
                 for frame in reported(frames, movie.count, show, progress):
                     write(frame)
     finally:
         torch.set_num_threads(threads)
     summary = dict(anonymizer.summary)
-    summary["frames_covered_whole"] += len(damaged)
+    summary["frames_covered_whole"] += len(unreadable)
     return {
         "input": str(source),
         "output": str(target),
         "kind": kind,
         **summary,
+        "frames_unreadable": len(unreadable),
+        "left_out": left_out,
         "seconds": round(time.monotonic() - began, 2),
     }
 
@@ -237,6 +245,12 @@ def parse(argv=None):
         default=SMALLEST_FACE,
         help=f"px, default {SMALLEST_FACE:g}: smaller finds more, slower",
     )
+    parser.add_argument(
+        "--sound",
+        choices=["keep", "drop"],
+        default="keep",
+        help="of a movie; default: keep, though voices identify people",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 
@@ -255,7 +269,10 @@ def run(args):
     for i, (source, target) in enumerate(todo, 1):
         try:
             name = source.name if len(todo) == 1 else f"{i}/{len(todo)} {source.name}"
-            done.append(anonymize_file(anonymizer, source, target, sheet.show, Progress(name)))
+            progress = Progress(name)
+            done.append(
+                anonymize_file(anonymizer, source, target, sheet.show, progress, args.sound)
+            )
             print(sentence(done[-1]))
         except (ValueError, OSError) as error:
             if not args.input.is_dir():
@@ -331,6 +348,10 @@ def sentence(one):
         )
     if one["frames_covered_whole"]:
         text += f"; {one['frames_covered_whole']} covered whole"
+    if one["frames_unreadable"]:
+        text += f" ({one['frames_unreadable']} cannot be decoded)"
+    for what in one["left_out"]:
+        text += f"; left out: {what}"
     without = one["frames_without_face"]
     if without:
         text += f"; {without} of {frames} without any face: look whether one was missed"

@@ -6,7 +6,7 @@ first), layers and second pictures; of a movie its tags, chapters, subtitles, co
 data streams. Pictures and animations go through Pillow, movies through the programs `ffmpeg` and
 `ffprobe` and two pipes, so that a movie is never in memory as a whole:
 
-    read_movie    ffmpeg decodes, turns upright, makes pixels square -> PPM pictures
+    read_movie    ffmpeg decodes, turns upright, makes pixels square -> PAM pictures
     movie_writer  raw RGB -> ffmpeg -> H.264 and AAC (VP9 and Opus in .webm), the original's sound
 
 Sound is encoded again too, since copied packets would keep whatever else they hold. A movie of
@@ -14,19 +14,26 @@ changing frame rate gets its mean rate; frames are repeated or left out to stay 
 A file gets its name only when it is complete (`files.atomic_path`).
 """
 
-import json
-import os
 import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
+from ppad.ffmpeg import (  # noqa: F401
+    Movie,
+    check_movie,
+    decode,
+    first_complaint,
+    list_packets,
+    probe,
+    readable_parts,
+    sound_tracks,
+    url,
+)
 from ppad.files import BadPicture, WriteError, atomic_path, decode_picture, to_rgb
 
 FORMATS = {
@@ -45,8 +52,9 @@ DECODED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # Ours: hardly visible loss, fast on two cores.
 H264 = "-c:v libx264 -preset veryfast -crf 20".split()
 VP9 = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -crf 30 -b:v 0".split()
-AAC = "-c:a aac -b:a 192k".split()
-OPUS = "-c:a libopus -b:a 128k".split()
+LAYOUTS = "-filter:a aformat=channel_layouts=mono|stereo|5.1".split()  # what both encoders take
+AAC = [*LAYOUTS, *"-c:a aac -b:a 192k".split()]
+OPUS = [*LAYOUTS, *"-c:a libopus -b:a 128k".split()]
 # Suffix -> container, picture, sound.
 MOVIES = {
     ".mp4": ("mp4", H264, AAC),
@@ -57,7 +65,6 @@ MOVIES = {
 }
 READ_MOVIES = (*MOVIES, *".avi .mpg .mpeg .wmv .flv .3gp .ts .mts .m2ts .ogv".split())
 QUALITY = 95  # ours: of JPEG and WebP
-MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
 
 
 def kind(path):
@@ -170,136 +177,59 @@ def _unreadable(path, error):
 # ---------------------------------------------------------------- movies
 
 
-@dataclass(frozen=True)
-class Movie:
-    """What `probe` found.
+def read_movie(path, movie, covered=None, stop=True):
+    """Yield the frames of a movie, (H, W, 3) uint8, all of one size, `movie.rate` a second.
 
-    rate: frames a second; count: frames, None if the file does not say; matrix: ffmpeg's name of
-    how colors are to be read where the file does not say, bt709 for HD as players do.
+    What cannot be decoded raises ValueError, or comes as black frames (stop=False) up to the next
+    keyframe from which decoding works. The part before a movie's first keyframe, which was cut off
+    from what it builds on, always comes as black frames.
+
+    Args:
+        covered: a list that the numbers of black frames are added to.
+        stop: whether damage raises.
+
+    Raises:
+        ValueError: for damage, or where there is no frame at all.
     """
-
-    rate: Fraction
-    count: int | None
-    matrix: str
-
-
-def probe(path):
-    """Ask ffprobe about the first video stream of `path`.
-
-    Raises ValueError where ffmpeg is missing, or there is no such stream, its frames are too large,
-    or its rate is unknown.
-    """
-    for program in ("ffmpeg", "ffprobe"):
-        if shutil.which(program) is None:
-            raise ValueError(
-                f"{program} is not on the PATH, and {path} is no picture: install ffmpeg for movies"
-            )
-    fields = "width,height,avg_frame_rate,r_frame_rate,duration,color_space"
-    entries = f"stream={fields}:format=duration,format_name"
-    command = "ffprobe -v error -protocol_whitelist file -select_streams V:0 -of json".split()
-    command += ["-show_entries", entries, _url(path)]
-    answer = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    found = json.loads(answer.stdout or "{}") if answer.returncode == 0 else {}
-    container = found.get("format", {}).get("format_name", "")
-    text_or_picture = container in ("tty", "image2") or container.endswith("_pipe")
-    if not found.get("streams") or text_or_picture:  # ffmpeg takes any text for a "tty"
-        reason = f" ({_reason(answer.stderr, path)})" if answer.stderr.strip() else ""
-        raise ValueError(
-            f"{path} holds no picture and no movie that can be read{reason}: replace the file"
-        )
-    stream = found["streams"][0]
-    width = stream.get("width", 0)
-    height = stream.get("height", 0)
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ValueError(
-            f"{path} has frames of {width} x {height} px, not between 1 and {MAX_PIXELS:,} pixels: "
-            "convert it first"
-        )
-    mean = _fraction(stream.get("avg_frame_rate"))
-    base = _fraction(stream.get("r_frame_rate"))  # far too high in movies of phones
-    rate = base if base and (not mean or base <= mean * Fraction(3, 2)) else mean
-    if not rate:
-        raise ValueError(f"{path} does not say how many frames a second it has: convert it first")
-    seconds = stream.get("duration") or found["format"].get("duration")
-    count = round(float(seconds) * rate) if seconds else None
-    color_is_known = stream.get("color_space", "unknown") != "unknown"
-    return Movie(rate, count, "auto" if color_is_known or height < 720 else "bt709")
-
-
-def _fraction(text):
-    numerator, _, denominator = (text or "0/0").partition("/")
-    return Fraction(int(numerator), int(denominator)) if int(denominator) else Fraction(0)
-
-
-def read_movie(path, movie, covered=None):
-    """Yield the frames of a movie, (H, W, 3) uint8, all of one size.
-
-    After a complaint of the decoder, frames are not to be trusted: ValueError. If a list `covered`
-    is given, frames from there to the end are black, and their numbers are added to it.
-    Raises ValueError also when there is no frame at all.
-    """
-    filters = (
-        f"fps={movie.rate}:start_time=0,scale=w='round(iw*max(sar,1))':h='round(ih/min(sar,1))'"
-        f":in_color_matrix={movie.matrix},setsar=1"
-    )
-    command = "ffmpeg -v error -nostdin -protocol_whitelist file,pipe -i".split()
-    command += [_url(path), "-map", "0:V:0", "-vf", filters, "-r", str(movie.rate)]
-    command += "-f image2pipe -c:v ppm -pix_fmt rgb24 pipe:1".split()
-    count = 0
-    # Complaints go to a file: one about a frame is in it before that frame is in the pipe.
-    with (
-        tempfile.TemporaryFile() as complaints,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as reader,
-    ):
-        try:
-            while (frame := _next_ppm(reader.stdout)) is not None:
-                if os.fstat(complaints.fileno()).st_size > 0:
-                    if covered is None:
-                        raise ValueError(
-                            f"{path} is damaged at about frame {count + 1} "
-                            f"({_complaint(complaints, path)}): repair it, or cover what cannot "
-                            "be read by --on_error cover"
-                        )
-                    covered.append(count)
-                    frame = np.zeros_like(frame)
-                count += 1
-                yield frame
-            if count == 0:
-                reason = _complaint(complaints, path) or "it is empty"
-                raise ValueError(
-                    f"{path} holds no frame that can be read ({reason}): replace the file"
-                )
-            failed = reader.wait() or _complaint(complaints, path)
-            if failed and covered is None:
-                raise ValueError(
-                    f"{path} breaks off after frame {count} ({_complaint(complaints, path)}): "
-                    "repair it, or keep what there is by --on_error cover"
-                )
-        finally:
-            reader.kill()  # also when the caller stops half way
-
-
-def _next_ppm(pipe):
-    """One PPM picture from a pipe; None at its end, also where a picture breaks off."""
-    if pipe.readline() != b"P6\n":
-        return None
-    width, height = map(int, pipe.readline().split())
-    pipe.readline()  # 255, the largest value
-    data = pipe.read(3 * width * height)
-    if len(data) < 3 * width * height:
-        return None
-    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+    slot = 0  # number of the next frame
+    shown = None  # the frame to show from there on; None: black
+    black = None  # a black frame, once the size is known
+    unreadable = False
+    covered = [] if covered is None else covered
+    for seconds, frame in readable_parts(path, movie, stop):
+        place = slot if seconds is None else max(slot, round(seconds * movie.rate))
+        if frame is None:
+            if shown is not None:
+                yield shown
+                slot += 1
+            shown = None
+            unreadable = True
+        elif black is None:
+            black = np.zeros_like(frame)
+            shown = None if unreadable else frame
+        while slot < place and black is not None:
+            if shown is None:
+                covered.append(slot)
+            yield black if shown is None else shown
+            slot += 1
+        shown = frame
+    if shown is not None:
+        yield shown
+    if black is None:
+        raise ValueError(f"{path} holds no frame that can be read: replace the file")
 
 
 class MovieWriter:
     """Writes frames to `temporary` through ffmpeg, which starts with the first frame."""
 
-    def __init__(self, path, temporary, movie, source):
+    def __init__(self, path, temporary, movie, source, tracks):
         self.path = path
         self.temporary = temporary
         self.movie = movie
         self.source = source
+        self.tracks = tracks
         self.size = None
+        self.count = 0
         self.process = None
         self.complaints = tempfile.TemporaryFile()
 
@@ -317,19 +247,27 @@ class MovieWriter:
             raise ValueError(
                 f"a frame is {frame.shape}, the first was {self.size}: give frames of one size"
             )
+        self.count += 1
         try:
             self.process.stdin.write(np.ascontiguousarray(frame))
         except OSError as error:  # ffmpeg has ended
             raise self._failure() from error
 
     def finish(self):
-        """Write the end of the file. ValueError where no frame came, WriteError."""
+        """Write the end of the file and play it, as ffmpeg 5 reports success on a full disk.
+
+        Raises ValueError where no frame came, WriteError.
+        """
         if self.process is None:
             raise ValueError(f"cannot write {self.path}: there was no frame")
         with suppress(OSError):  # ffmpeg may have ended before the last frames
             self.process.stdin.close()
         if self.process.wait():
             raise self._failure()
+        try:
+            check_movie(self.temporary, self.count, len(self.tracks))
+        except ValueError as error:
+            raise self._failure(f"; {error}") from error
 
     def close(self):
         """End ffmpeg, if it still runs."""
@@ -340,69 +278,62 @@ class MovieWriter:
             self.process.wait()
         self.complaints.close()
 
-    def _failure(self):
+    def _failure(self, finding=""):
         self.process.wait()
-        reason = _complaint(self.complaints, self.temporary)
-        return WriteError(f"cannot write {self.path} (ffmpeg: {reason})")
+        reason = first_complaint(self.complaints, self.temporary)
+        return WriteError(
+            f"cannot write {self.path} (ffmpeg: {reason}{finding}): see that there is disk space"
+        )
 
     def _command(self):
         height, width = self.size[:2]
         container, picture, sound = MOVIES[self.path.suffix.lower()]
         command = "ffmpeg -v error -y -f rawvideo -pix_fmt rgb24".split()
         command += ["-s", f"{width}x{height}", "-r", str(self.movie.rate), "-i", "pipe:0"]
-        if self.source:
-            command += ["-protocol_whitelist", "file,pipe", "-i", _url(self.source)]
+        if self.tracks:
+            command += ["-protocol_whitelist", "file,pipe", "-i", url(self.source)]
         command += ["-map", "0:v:0"]
-        if self.source:
-            command += ["-map", "1:a?", *sound]
+        for number, _ in self.tracks:
+            command += ["-map", f"1:a:{number}"]
         # 4:2:0 color needs even sizes. Players need not guess colors that are named.
         filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,scale=out_color_matrix=bt709:out_range=tv"
-        command += [*picture, "-vf", filters, "-pix_fmt", "yuv420p"]
+        command += [*picture, *sound, "-vf", filters, "-pix_fmt", "yuv420p"]
         command += "-colorspace bt709 -color_primaries bt709 -color_trc bt709".split()
         command += "-color_range tv -map_metadata -1 -map_chapters -1 -sn -dn".split()
+        for i, (_, language) in enumerate(self.tracks):
+            command += [f"-metadata:s:a:{i}", f"language={language}"]
         command += "-fflags +bitexact -flags:v +bitexact -flags:a +bitexact".split()
         if container in ("mp4", "mov"):
             command += ["-movflags", "+faststart"]
-        return [*command, "-f", container, _url(self.temporary)]
+        return [*command, "-f", container, url(self.temporary)]
 
 
 @contextmanager
-def movie_writer(path, movie, source=None):
+def movie_writer(path, movie, source=None, tracks=None):
     """`with movie_writer(path, movie, source) as write: write(frame)`, frames (H, W, 3) uint8.
 
-    The file appears when the block ends well; otherwise nothing is left.
+    The file appears when the block ends well and it plays; otherwise nothing is left.
 
     Args:
         movie: the `Movie` whose frame rate to take.
         source: the file whose sound to take, or None.
+        tracks: which of its `sound_tracks`; None: all.
 
     Raises:
         ValueError: a suffix not in MOVIES, frames of two sizes, or none.
-        WriteError: with what ffmpeg complained of.
+        WriteError: with what ffmpeg complained of, or what is missing in the file.
     """
     path = Path(path)
     if path.suffix.lower() not in MOVIES:
         raise ValueError(f"{path}: a movie needs a name that ends in {', '.join(MOVIES)}")
+    if source is None:
+        tracks = []
+    elif tracks is None:
+        tracks, _ = sound_tracks(source)
     with atomic_path(path) as temporary:
-        writer = MovieWriter(path, temporary, movie, source)
+        writer = MovieWriter(path, temporary, movie, source, tracks)
         try:
             yield writer.write
             writer.finish()
         finally:
             writer.close()
-
-
-def _url(path):
-    """A path that ffmpeg takes for a file, whatever it looks like."""
-    return f"file:{Path(path).absolute()}"
-
-
-def _complaint(file, path):
-    file.seek(0)
-    return _reason(file.read(4000).decode(errors="replace"), path)
-
-
-def _reason(text, path):
-    """ffmpeg's first complaint, without addresses in brackets and without the path."""
-    line = (text.strip().splitlines() or [""])[0].split("] ")[-1]
-    return line.replace(f"{_url(path)}: ", "")[:200]

@@ -424,7 +424,7 @@ def test_progress_and_preview(capsys, monkeypatch):
 # ---------------------------------------------------------------- movies
 
 
-def write_movie(path, frames, sound=True):
+def write_movie(path, frames, sound=True, options=()):
     tone = ["-f", "lavfi", "-i", f"sine=f=440:d={len(frames) / 25}", "-c:a", "aac"] if sound else []
     subprocess.run(
         [
@@ -447,6 +447,7 @@ def write_movie(path, frames, sound=True):
             "libx264",
             "-crf",
             "10",
+            *options,
             path,
         ],
         input=np.stack(frames).tobytes(),
@@ -491,6 +492,46 @@ def test_a_movie_by_command(command, capsys, monkeypatch):
 
 
 @ffmpeg
+@pytest.mark.parametrize("how", ["start", "middle", "sound", "drop"])
+def test_odd_movies_by_command(command, capsys, how):
+    """Cut off before a keyframe, damaged, an unknown sound track, no sound: all is said."""
+    write_movie("a.ts", walk(50), options=("-g", "10"))
+    data = bytearray(Path("a.ts").read_bytes())
+    name = "b.ts"
+    options = []
+    if how == "start":
+        data = data[188 * (len(data) // 188 // 6) :]
+    if how == "middle":
+        data[len(data) // 2 : len(data) // 2 + 6000] = bytes(6000)
+    Path(name).write_bytes(data)
+    if how == "sound":
+        write_movie("b.mov", walk(50), options=("-c:a", "pcm_s16le"))
+        Path("b.mov").write_bytes(Path("b.mov").read_bytes().replace(b"sowt", b"zzzz"))
+        name = "b.mov"
+    if how == "drop":
+        options = ["--sound", "drop"]
+    if how == "middle":
+        assert command(name, "c.mp4", "--method", "mask") == 2
+        assert "--on_error cover" in capsys.readouterr().err and not Path("c.mp4").exists()
+        options = ["--on_error", "cover"]
+    assert command(name, "c.mp4", "--method", "mask", "--report", "r.json", *options) == 0
+    printed = capsys.readouterr().out
+    (one,) = json.loads(Path("r.json").read_text())["files"]
+    frames = list(movies.read_movie("c.mp4", movies.probe("c.mp4")))
+    assert not any(red(frame).any() for frame in frames)
+    tracks, _ = movies.sound_tracks("c.mp4")
+    assert len(tracks) == (how in ("start", "middle"))
+    unreadable = one["frames_unreadable"]
+    if how in ("start", "middle"):
+        assert 0 < unreadable <= 25 and f"({unreadable} cannot be decoded)" in printed
+        assert sum(not frame.any() for frame in frames) >= unreadable
+        assert sum(frame.any() for frame in frames) >= 20
+    else:
+        assert unreadable == 0 and len(frames) == 50
+    assert ("left out: sound track 1" in printed) == (how == "sound")
+
+
+@ffmpeg
 def test_frames_of_a_movie_are_searched_at_its_rate_and_those_of_an_animation_each_by_itself(
     tmp_path,
 ):
@@ -529,7 +570,7 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path):
             break
         time.sleep(0.1)
     time.sleep(0.5)
-    frames = list(movies.read_movie(left, movies.probe(left), []))
+    frames = list(movies.read_movie(left, movies.probe(left), stop=False))
     assert frames and not any(red(frame).any() for frame in frames)
 
 

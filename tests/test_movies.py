@@ -4,6 +4,7 @@ ffmpeg's own report.
 
 import io
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -404,6 +405,7 @@ def test_a_damaged_movie_stops_or_is_covered(tmp_path):
         "10",
         tmp_path / "a.mp4",
     )
+    undamaged = list(movies.read_movie(tmp_path / "a.mp4", movies.probe(tmp_path / "a.mp4")))
     data = bytearray((tmp_path / "a.mp4").read_bytes())
     start = data.find(b"mdat") + 4
     middle = start + (len(data) - start) // 2
@@ -415,11 +417,14 @@ def test_a_damaged_movie_stops_or_is_covered(tmp_path):
     with pytest.raises(ValueError, match="damaged at about frame"):
         list(movies.read_movie(tmp_path / "a.mp4", movie))
     covered = []
-    frames = list(movies.read_movie(tmp_path / "a.mp4", movie, covered))
-    assert covered and covered == list(range(covered[0], len(frames)))
-    assert all(frames[i].max() == 0 for i in covered) and all(
-        frames[i].max() > 0 for i in range(covered[0])
-    )
+    frames = list(movies.read_movie(tmp_path / "a.mp4", movie, covered, stop=False))
+    assert len(frames) == 100 and covered == list(range(covered[0], covered[-1] + 1))
+    assert covered[0] > 30 and covered[-1] % 10 == 9 and len(covered) <= 30  # up to a keyframe
+    for number, (frame, whole) in enumerate(zip(frames, undamaged)):
+        if number in covered:
+            assert not frame.any()
+        else:
+            np.testing.assert_array_equal(frame, whole)
     make("-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=4", "-c:v", "libx264", tmp_path / "b.mp4")
     (tmp_path / "b.mp4").write_bytes(
         (tmp_path / "b.mp4").read_bytes()[:4000]
@@ -467,11 +472,247 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="no frame"):
         with movies.movie_writer(tmp_path / "a.mp4", movie):
             pass
-    with pytest.raises(WriteError, match="cannot write .* \\(ffmpeg: .*not_there"):
+    with pytest.raises(ValueError, match="the sound of .*not_there"):
         with movies.movie_writer(tmp_path / "a.mp4", movie, tmp_path / "not_there.mkv") as write:
+            pass
+    with pytest.raises(WriteError, match="cannot write .* \\(ffmpeg: .*not_there"):
+        absent = tmp_path / "not_there.mkv"
+        with movies.movie_writer(tmp_path / "a.mp4", movie, absent, [(0, "")]) as write:
             for _ in range(100):
                 write(sample(400, 400))
     with pytest.raises(ValueError, match="name that ends in"):
         with movies.movie_writer(tmp_path / "a.gif", movie):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- what is checked, not believed
+
+MOVING = ("-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=2")
+TONE = ("-f", "lavfi", "-i", "sine=d=2")
+
+
+def read(path, **settings):
+    return list(movies.read_movie(path, movies.probe(path), **settings))
+
+
+@ffmpeg
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a shell script")
+@pytest.mark.parametrize(
+    "suffix, left", [(".mp4", 60), (".mkv", 60), (".mkv", 90), (".webm", 60), (".mov", 0)]
+)
+def test_a_writer_that_reports_success_is_not_believed(tmp_path, monkeypatch, suffix, left):
+    """As ffmpeg 5 on a full disk: it exits with 0, and only `left` % of the file are there."""
+    stand_in = tmp_path / "bin" / "ffmpeg"
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        f'#!/bin/sh\n{shutil.which("ffmpeg")} "$@" || exit 1\n'
+        'for last; do :; done\nlast="${last#file:}"\n'
+        f'truncate -s $(( $(stat -c %s "$last") * {left} / 100 )) "$last"\n'
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
+    movie = movies.Movie(Fraction(25), None, "auto")
+    with pytest.raises(WriteError, match="cannot write"):
+        with movies.movie_writer(tmp_path / f"a{suffix}", movie) as write:
+            for i in range(60):
+                write(sample(120, 160, i))
+    assert list(tmp_path.iterdir()) == [stand_in.parent]
+
+
+@ffmpeg
+def test_a_full_disk(tmp_path):
+    """A real one, where this user may mount it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        for suffix in movies.MOVIES:
+            with pytest.raises(WriteError, match="cannot write"):
+                with movies.movie_writer(disk / f"a{suffix}", movies.Movie(25, None, "")) as write:
+                    noise = np.random.default_rng(0)
+                    for _ in range(30):
+                        write(noise.integers(0, 256, (96, 128, 3), np.uint8))
+            assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@ffmpeg
+@pytest.mark.parametrize(
+    "name, codec",
+    [
+        ("a.webm", ("-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p")),
+        ("a.webm", ("-c:v", "libvpx", "-pix_fmt", "yuva420p", "-auto-alt-ref", "0")),
+        ("a.mov", ("-c:v", "qtrle", "-pix_fmt", "argb")),
+        ("a.mov", ("-c:v", "prores_ks", "-pix_fmt", "yuva444p10le")),
+        ("a.mkv", ("-c:v", "ffv1", "-pix_fmt", "bgra")),
+    ],
+)
+def test_transparent_parts_of_a_movie_are_white(tmp_path, name, codec):
+    """Red all over, but only the left half is opaque."""
+    make(
+        *("-f", "lavfi", "-i", "color=red:s=64x48:r=10:d=1,format=rgba"),
+        *("-vf", "geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='255*lt(X,W/2)'", *codec),
+        tmp_path / name,
+    )
+    frames = read(tmp_path / name)
+    assert len(frames) == 10
+    for frame in frames:
+        assert np.abs(frame[:, 34:].astype(int) - 255).max() <= 6
+        assert np.abs(frame[:, :30].astype(int) - [255, 0, 0]).max() <= 12
+
+
+@ffmpeg
+def test_a_frame_rate_is_measured_where_the_file_has_none(tmp_path):
+    """As a browser records: 40 pictures at uneven times, in ms, no rate, no length."""
+    times = "setpts='N*45+20*mod(N,2)',settb=1/1000"
+    make(
+        *("-f", "lavfi", "-i", "testsrc2=s=64x48:r=1000:d=0.04", "-vf", f"settb=1/1000,{times}"),
+        *("-vsync", "passthrough", "-enc_time_base", "1/1000", "-c:v", "libvpx"),
+        *("-f", "webm", "-live", "1", tmp_path / "a.webm"),
+    )
+    movie = movies.probe(tmp_path / "a.webm")
+    assert 20 < movie.rate < 24
+    frames = read(tmp_path / "a.webm")
+    assert 38 <= len(frames) <= 42 and 1.7 < len(frames) / movie.rate < 1.9
+
+
+@ffmpeg
+@pytest.mark.parametrize("rate", [5, 240, 1000])
+def test_true_rates_are_kept(tmp_path, rate):
+    make("-f", "lavfi", "-i", f"testsrc2=s=64x48:r={rate}", "-frames:v", 30, tmp_path / "a.mp4")
+    assert movies.probe(tmp_path / "a.mp4").rate == rate and len(read(tmp_path / "a.mp4")) == 30
+
+
+@ffmpeg
+@pytest.mark.parametrize("how", ["0", "90", "180", "270"])
+def test_a_recording_that_begins_between_keyframes(tmp_path, how):
+    """The start is black, also when damage is to stop; from the first keyframe on all is there.
+
+    The same for a part in the middle of a turned movie, which is decoded from a copy.
+    """
+    whole, cut = tmp_path / "whole.ts", tmp_path / "cut.ts"
+    make(*MOVING, *TONE, "-c:v", "libx264", "-g", 20, "-bf", 2, "-c:a", "aac", whole)
+    data = whole.read_bytes()
+    packets = movies.list_packets(whole)
+    keys = [i for i, (_, key) in enumerate(packets) if key]
+    assert keys[:2] == [0, 20]
+    cut.write_bytes(data[188 * (len(data) // 188 // 6) :])
+    covered = []
+    frames = read(cut, covered=covered)
+    first = len(covered)
+    assert 0 < first < 20 and covered == list(range(first))
+    originals = read(whole)
+    assert len(frames) - first == 30
+    for frame, original in zip(frames[first:], originals[20:]):
+        np.testing.assert_array_equal(frame, original)
+    turned = tmp_path / "turned.mp4"
+    make("-i", whole, "-map", "0:v", "-c", "copy", "-metadata:s:v:0", f"rotate={how}", turned)
+    movie = movies.probe(turned)
+    direct = list(movies.decode(turned, movie, 0))
+    again = list(movies.decode(turned, movie, 20))
+    assert len(direct) == 50 and len(again) == 30
+    for (time, frame), (time_again, frame_again) in zip(direct[20:], again):
+        assert abs(time - time_again) < 0.002
+        np.testing.assert_array_equal(frame, frame_again)
+
+
+@ffmpeg
+def test_several_damaged_places(tmp_path):
+    """In .ts: each costs the frames up to the next keyframe, and the last one those to the end."""
+    path = tmp_path / "a.ts"
+    make("-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=6", "-c:v", "libx264", "-g", 10, path)
+    originals = read(path)
+    data = bytearray(path.read_bytes())
+    for share in (0.3, 0.6, 0.97):
+        middle = int(len(data) * share)
+        data[middle : middle + 2000] = np.random.default_rng(0).bytes(2000)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="damaged at about frame"):
+        read(path)
+    covered = []
+    frames = read(path, covered=covered, stop=False)
+    assert len(frames) == 150 and 10 < len(covered) < 90
+    for number in set(range(150)) - set(covered):
+        np.testing.assert_array_equal(frames[number], originals[number])
+
+
+@ffmpeg
+def test_spoilt_sound_does_not_condemn_the_picture(tmp_path):
+    path = tmp_path / "a.mkv"
+    make(*MOVING, *TONE, "-c:v", "libx264", "-c:a", "aac", path)
+    data = bytearray(path.read_bytes())
+    found = subprocess.run(
+        ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", "packet=pos,size"]
+        + ["-of", "csv=p=0", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for line in found.stdout.split()[5:30]:
+        size, place = map(int, line.strip(",").split(","))
+        data[place + 20 : place + size] = bytes(max(0, size - 20))
+    path.write_bytes(data)
+    movie = movies.probe(path)
+    with movies.movie_writer(tmp_path / "b.mp4", movie, path) as write:
+        for frame in movies.read_movie(path, movie):
+            write(frame)
+    assert [stream["codec_type"] for stream in report(tmp_path / "b.mp4")["streams"]].count(
+        "audio"
+    ) == 1
+
+
+@ffmpeg
+def test_odd_sound_tracks(tmp_path):
+    """5.1(side), mono, and one of an unknown codec: what can be decoded is kept, with languages."""
+    path = tmp_path / "a.mov"
+    make(
+        *(*MOVING, *TONE, *TONE, "-map", 0, "-map", 1, "-map", 2, "-map", 2, "-c:v", "libx264"),
+        *("-filter:a:0", "aformat=channel_layouts=5.1(side)", "-c:a", "aac", "-c:a:2", "pcm_s16le"),
+        *("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=fra", path),
+    )
+    path.write_bytes(path.read_bytes().replace(b"sowt", b"zzzz"))
+    tracks, left_out = movies.sound_tracks(path)
+    assert tracks == [(0, "eng"), (1, "fra")] and "sound track 3" in left_out[0]
+    for suffix in movies.MOVIES:
+        out = tmp_path / f"out{suffix}"
+        movie = movies.probe(path)
+        with movies.movie_writer(out, movie, path) as write:
+            for frame in movies.read_movie(path, movie):
+                write(frame)
+        sound = [s for s in report(out)["streams"] if s["codec_type"] == "audio"]
+        assert [s["channels"] for s in sound] == [6, 1]
+        languages = [
+            s.get("tags", {}).get("language", s.get("tags", {}).get("LANGUAGE")) for s in sound
+        ]
+        assert languages == ["eng", "fra"]
+
+
+@ffmpeg
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+def test_hdr_is_tone_mapped(tmp_path, transfer):
+    """White, gray and red of a normal movie, lifted to HDR, come back much as they were."""
+    if b"zscale" not in subprocess.run(["ffmpeg", "-filters"], capture_output=True).stdout:
+        pytest.skip("this ffmpeg has no zscale filter")
+    path = tmp_path / "a.mkv"
+    bars = "color=gray:s=96x64:r=10:d=1,drawbox=c=white:t=fill:w=32"
+    bars = f"{bars},drawbox=c=red:t=fill:x=64:w=32"
+    lift = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
+    lift = (
+        f"{lift},zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt2020:t={transfer}:m=bt2020nc"
+    )
+    make(
+        *("-f", "lavfi", "-i", f"{bars},format=yuv444p"),
+        *("-vf", f"{lift},format=yuv420p10le"),
+        *("-color_trc", transfer, "-color_primaries", "bt2020", "-colorspace", "bt2020nc"),
+        *("-c:v", "ffv1", path),
+    )
+    assert movies.probe(path).hdr
+    frame = read(path)[5].astype(int)
+    white, gray, red = frame[32, 10], frame[32, 48], frame[32, 85]
+    assert white.min() > 160 and np.ptp(white) < 12, white
+    assert 60 < gray.mean() < 160 and white.mean() - gray.mean() > 50
+    assert red[0] > 150 and red[1:].max() < 90

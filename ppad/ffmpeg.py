@@ -1,0 +1,346 @@
+"""The programs ffmpeg and ffprobe: what a movie file holds, and its frames with their times (ours).
+
+`probe` asks for what has to be known before; `readable_parts` decodes: frames as PAM pictures from
+a pipe, their times from ffmpeg's log. A complaint about a frame is in the log before the frame is
+in the pipe, so whatever was complained of is never given on. `movies` makes a steady stream of it.
+"""
+
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
+MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
+MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
+# Of VP8 and VP9 only these decoders read the transparent part.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+ALPHA_FORMATS = ("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16", "ayuv", "vuya")
+TURNS = {90: ["transpose=clock"], 180: ["hflip", "vflip"], 270: ["transpose=cclock"]}
+# Ours: PQ or HLG of BT.2020 to BT.709 by a Möbius curve, white at 203 nits (ITU-R BT.2408).
+HDR_TO_SDR = (
+    "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
+    "zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
+).split(",")
+SHOWINFO = re.compile(r"showinfo.*\bn: *(\d+) pts:.*pts_time: *(\S+)")
+COMPLAINT = re.compile(r"\[(error|fatal|panic)\]|corrupt (decoded frame|input packet)")
+
+
+@dataclass(frozen=True)
+class Movie:
+    """What `probe` found.
+
+    rate: frames a second; count: frames, None if the file does not say; matrix: ffmpeg's name of
+    how colors are to be read where the file does not say, bt709 for HD as players do; alpha: has a
+    transparent part, over white here; decoder: ffmpeg's, None for its default; hdr: to be
+    tone-mapped; rotation: degrees clockwise to upright.
+    """
+
+    rate: Fraction
+    count: int | None
+    matrix: str
+    alpha: bool = False
+    decoder: str | None = None
+    hdr: bool = False
+    rotation: int = 0
+
+
+def probe(path):
+    """Ask ffprobe about the first video stream of `path`.
+
+    Raises ValueError where ffmpeg is missing, or there is no such stream, its frames are too large,
+    or its rate cannot be known.
+    """
+    for program in ("ffmpeg", "ffprobe"):
+        if shutil.which(program) is None:
+            raise ValueError(
+                f"{program} is not on the PATH, and {path} is no picture: install ffmpeg for movies"
+            )
+    found, complaint = ffprobe(
+        path,
+        "-select_streams V:0 -show_entries stream=codec_name,width,height,pix_fmt,avg_frame_rate,"
+        "r_frame_rate,duration,color_space,color_transfer:stream_tags=alpha_mode:"
+        "stream_side_data=rotation:format=duration,start_time,format_name",
+    )
+    container = found.get("format", {}).get("format_name", "")
+    text_or_picture = container in ("tty", "image2") or container.endswith("_pipe")
+    if not found.get("streams") or text_or_picture:  # ffmpeg takes any text for a "tty"
+        reason = f" ({complaint})" if complaint else ""
+        raise ValueError(
+            f"{path} holds no picture and no movie that can be read{reason}: replace the file"
+        )
+    stream = found["streams"][0]
+    width = stream.get("width", 0)
+    height = stream.get("height", 0)
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ValueError(
+            f"{path} has frames of {width} x {height} px, not between 1 and {MAX_PIXELS:,} pixels: "
+            "convert it first"
+        )
+    mean = _fraction(stream.get("avg_frame_rate"))
+    base = _fraction(stream.get("r_frame_rate"))  # far too high in movies of phones
+    if not 0 < mean <= MAX_RATE:
+        mean = _measured_rate(path)
+    rate = base if 0 < base <= mean * Fraction(3, 2) else mean
+    if not 0 < rate <= MAX_RATE:
+        raise ValueError(
+            f"{path} does not say how many frames a second it has, up to {MAX_RATE}: "
+            "convert it first"
+        )
+    seconds = stream.get("duration") or found["format"].get("duration")
+    known_colors = stream.get("color_space", "unknown") != "unknown"
+    tags = {name.lower(): value for name, value in stream.get("tags", {}).items()}
+    codec = stream.get("codec_name")
+    alpha_mode = tags.get("alpha_mode") == "1" and codec in ALPHA_DECODERS
+    turns = [data["rotation"] for data in stream.get("side_data_list", ()) if "rotation" in data]
+    return Movie(
+        rate,
+        round(float(seconds) * rate) if seconds else None,
+        "auto" if known_colors or height < 720 else "bt709",
+        alpha=alpha_mode or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
+        decoder=ALPHA_DECODERS[codec] if alpha_mode else None,
+        hdr=stream.get("color_transfer") in ("smpte2084", "arib-std-b67"),  # PQ, HLG
+        rotation=round(-float(turns[0])) % 360 if turns else 0,
+    )
+
+
+def ffprobe(path, options):
+    """ffprobe's answer as a dict, {} where it fails, and its first complaint."""
+    command = f"ffprobe -v error -protocol_whitelist file -of json {options}".split()
+    answer = subprocess.run([*command, url(path)], capture_output=True)
+    found = json.loads(answer.stdout or b"{}") if answer.returncode == 0 else {}
+    return found, first_line(answer.stderr.decode(errors="replace"), path)
+
+
+def _fraction(text):
+    numerator, _, denominator = (text or "0/0").partition("/")
+    return Fraction(int(numerator), int(denominator)) if int(denominator) else Fraction(0)
+
+
+def list_packets(path):
+    """(seconds, is a keyframe) of each packet of the video stream, in the order of the file.
+
+    Seconds count from the file's first time, as ffmpeg counts them.
+    """
+    found, _ = ffprobe(
+        path,
+        "-select_streams V:0 -show_entries packet=pts_time,dts_time,flags:format=start_time",
+    )
+    start = float(found.get("format", {}).get("start_time", 0))
+    packets = []
+    for packet in found.get("packets", ()):
+        seconds = packet.get("pts_time", packet.get("dts_time", "nan"))
+        packets.append((float(seconds) - start, packet["flags"].startswith("K")))
+    return packets
+
+
+def _measured_rate(path):
+    """Frames a second by the packets' times; 0 for fewer than two times."""
+    times = [seconds for seconds, _ in list_packets(path) if math.isfinite(seconds)]
+    span = max(times, default=0) - min(times, default=0)
+    return Fraction((len(times) - 1) / span).limit_denominator(1001) if span > 0 else Fraction(0)
+
+
+def sound_tracks(path):
+    """Sound tracks that can be decoded, [(number, language or "")], and sentences on the others.
+
+    Raises ValueError where the file cannot be read.
+    """
+    found, complaint = ffprobe(
+        path,
+        "-select_streams a -count_frames -show_entries "
+        "stream=codec_name,nb_read_frames,sample_rate:stream_tags=language",
+    )
+    if "streams" not in found:
+        raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
+    tracks = []
+    left_out = []
+    for number, stream in enumerate(found.get("streams", ())):
+        language = stream.get("tags", {}).get("language", "")
+        if int(stream.get("nb_read_frames", 0)) and int(stream.get("sample_rate", 0)):
+            tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
+        else:
+            codec = stream.get("codec_name", "unknown")
+            left_out.append(f"sound track {number + 1} (codec {codec} cannot be decoded)")
+    return tracks, left_out
+
+
+def check_movie(path, frames, tracks):
+    """ValueError unless the movie plays, with so many frames and sound tracks."""
+    found, complaint = ffprobe(path, "-select_streams V:0 -count_frames -show_streams")
+    played = [int(stream.get("nb_read_frames", 0)) for stream in found.get("streams", ())]
+    sound, _ = ffprobe(path, "-select_streams a -show_streams")
+    heard = len(sound.get("streams", ()))
+    if played != [frames] or heard != tracks or complaint:
+        got = f"{sum(played)} of {frames} frames and {heard} of {tracks} sound tracks"
+        raise ValueError(f"the finished file plays {got}{complaint and f', {complaint}'}")
+
+
+class DamageError(ValueError):
+    """The decoder complained; the message is its complaint."""
+
+
+def readable_parts(path, movie, stop):
+    """(seconds, frame) of what can be decoded; frame None where an unreadable part begins or ends.
+
+    After a complaint of the decoder no further frame of it is trusted: decoding starts anew at the
+    next keyframe.
+    """
+    packets = None
+    first = 0  # packet to start from
+    last = -math.inf  # seconds of the last good frame
+    for _ in range(MAX_RESTARTS):
+        try:
+            for seconds, frame in decode(path, movie, first):
+                last = last if seconds is None else seconds
+                yield seconds, frame
+            return
+        except DamageError as damage:
+            packets = packets or list_packets(path)
+            starts_late = first == 0 and last == -math.inf and packets and not packets[0][1]
+            if stop and not starts_late:
+                number = max(0, round(max(0, last) * movie.rate)) + 1
+                raise ValueError(
+                    f"{path} is damaged at about frame {number} ({damage}): repair it, or cover "
+                    "what cannot be read by --on_error cover"
+                ) from damage
+        yield None, None
+        keyframes = [i for i, (seconds, key) in enumerate(packets) if key and seconds > last]
+        first = next((i for i in keyframes if i > first), None)
+        if first is None:
+            break
+    end = max((seconds for seconds, _ in packets if math.isfinite(seconds)), default=0)
+    yield end + float(1 / movie.rate), None
+
+
+def decode(path, movie, first):
+    """(seconds, frame) of the movie from its packet number `first` on, a keyframe if not 0.
+
+    Raises DamageError before the first frame that comes after a complaint of ffmpeg.
+    """
+    command = "ffmpeg -v level+info -hide_banner -nostats -nostdin".split()
+    command += ["-protocol_whitelist", "file,pipe"]
+    if movie.decoder:
+        command += ["-c:v", movie.decoder]
+    source = None
+    with tempfile.TemporaryFile() as log, ExitStack() as processes:
+        if first:
+            # Another ffmpeg hands over the packets; it may complain of those that it leaves out.
+            source = processes.enter_context(_copy_from(path, first))
+            command += ["-copyts", "-noautorotate", "-f", "matroska", "-i", "pipe:0"]
+        else:
+            command += ["-i", url(path)]
+        command += ["-map", "0:V:0", "-vf", _filters(movie, turn=first > 0), "-r", "25"]
+        command += ["-f", "image2pipe", "-c:v", "pam"]
+        command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
+        reader = processes.enter_context(
+            subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=log)
+        )
+        processes.callback(reader.kill)  # also when the caller stops half way
+        messages = _Messages(log)
+        for number in itertools.count():
+            frame = _next_pam(reader.stdout)
+            ended = frame is None
+            if ended and reader.wait():
+                messages.failed = True
+            messages.read()  # those about a frame are written before the frame
+            if messages.complaint is not None:
+                raise DamageError(messages.complaint)
+            if ended:
+                return
+            yield messages.times.get(number), frame
+
+
+@contextmanager
+def _copy_from(path, first):
+    """The standard output of an ffmpeg that copies the video stream from packet `first` on."""
+    command = "ffmpeg -v error -nostdin -protocol_whitelist file,pipe -i".split()
+    command += [url(path), *"-map 0:V:0 -c copy -copyinkf -bsf:v".split()]
+    command += [f"noise=drop=lt(n\\,{first})", *"-avoid_negative_ts disabled".split()]
+    command += "-f matroska pipe:1".split()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as copier:
+        try:
+            yield copier.stdout
+        finally:
+            copier.kill()
+
+
+def _filters(movie, turn):
+    """ffmpeg's filters: each frame's time to the log, upright, SDR, square pixels, none doubled."""
+    filters = ["showinfo=checksum=0", "settb=1/25", "setpts=N"]
+    if turn:
+        filters += TURNS.get(movie.rotation, [])
+    if movie.hdr:
+        filters += HDR_TO_SDR
+    size = "w='round(iw*max(sar,1))':h='round(ih/min(sar,1))'"
+    return ",".join([*filters, f"scale={size}:in_color_matrix={movie.matrix}", "setsar=1"])
+
+
+class _Messages:
+    """What ffmpeg writes to its log: the times of frames, and the first complaint."""
+
+    def __init__(self, log):
+        self.log = log
+        self.position = 0
+        self.rest = ""  # a line that is not complete yet
+        self.times = {}  # number of a frame -> seconds, None if unknown
+        self.complaint = None
+        self.failed = False  # whether ffmpeg ended with an error
+
+    def read(self):
+        """Take in what is new. The log's own position belongs to ffmpeg, which shares it."""
+        while text := os.pread(self.log.fileno(), 1 << 20, self.position):
+            self.position += len(text)
+            *lines, self.rest = (self.rest + text.decode(errors="replace")).split("\n")
+            for line in lines:
+                if found := SHOWINFO.search(line):
+                    seconds = found[2]
+                    self.times[int(found[1])] = None if seconds == "NOPTS" else float(seconds)
+                elif self.complaint is None and COMPLAINT.search(line):
+                    self.complaint = line.split("] ")[-1].strip()[:200]
+        if self.failed and self.complaint is None:
+            self.complaint = "ffmpeg failed"
+
+
+def _next_pam(pipe):
+    """One PAM picture from a pipe, over white; None at its end, also where a picture breaks off."""
+    header = {}
+    while (line := pipe.readline().split()) != [b"ENDHDR"]:
+        if not line:
+            return None
+        header[line[0]] = line[-1]
+    shape = [int(header[name]) for name in (b"HEIGHT", b"WIDTH", b"DEPTH")]
+    data = pipe.read(math.prod(shape))
+    if len(data) < math.prod(shape):
+        return None
+    frame = np.frombuffer(data, np.uint8).reshape(shape)  # (H, W, 3 or 4)
+    if shape[2] == 3:
+        return frame
+    alpha = frame[..., 3:].astype(np.uint16)  # (H, W, 1)
+    return ((frame[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def url(path):
+    """A path that ffmpeg takes for a file, whatever it looks like."""
+    return f"file:{Path(path).absolute()}"
+
+
+def first_complaint(file, path):
+    file.seek(0)
+    return first_line(file.read(4000).decode(errors="replace"), path)
+
+
+def first_line(text, path):
+    """ffmpeg's first complaint, without addresses in brackets and without the path."""
+    line = (text.strip().splitlines() or [""])[0].split("] ")[-1]
+    return line.replace(f"{url(path)}: ", "")[:200]
