@@ -126,8 +126,8 @@ class Anonymizer:
     def frames(self, frames, rate=None):
         """A movie's frames with their faces repainted.
 
-        Each is given back `steady.delay` frames after it was read; so many, and `workers` + 1
-        batches more, are in memory.
+        Each is given back `steady.at_rate(rate).delay` frames after it was read; so many, and
+        `workers` + 1 batches more, are in memory.
 
         Args:
             frames: iterable of (H, W, 3) uint8 arrays of one size.
@@ -143,7 +143,8 @@ class Anonymizer:
         finder = self.finder
         if rate and hasattr(finder, "at_rate"):
             finder = finder.at_rate(rate)
-        return self._run(frames, Tracker(self.steady), finder)
+        steady = self.steady.at_rate(rate) if rate else self.steady
+        return self._run(frames, Tracker(steady), finder)
 
     def _run(self, frames, tracker, finder):
         unpopped = deque()

@@ -26,6 +26,7 @@ Filling and smoothing need frames ahead, so that boxes come out `delay` frames a
 Every pushed box lies within a popped box of its frame. Boxes are xyxy px, numpy float64 (k, 4).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,14 +43,16 @@ MAX_SIZE_RATIO = 2.0  # ours: sides that differ by more are two faces
 # The frames next to a detection get nothing: interpolation is good enough there.
 GROWTH = 0.02
 MAX_GROWTH = 0.15
+TUNED_RATE = 30  # frames a second of the movies that `Steady` was tried on
 
 
 @dataclass(frozen=True)
 class Steady:
-    """How far to look, in frames. Ours, tried on four movies at 30 a second, 30 % of boxes missing.
+    """How far to look, in frames of a movie of up to 30 a second; `at_rate` gives it for others.
 
-    gap: most frames without detection between two detections of one track (half a second);
-    hold: frames covered before the first and after the last; radius: of the smoothing.
+    Ours, tried on four movies with 30 % of the boxes missing. gap: most frames without detection
+    between two detections of one track (half a second); hold: frames covered before the first and
+    after the last; radius: of the smoothing.
     """
 
     gap: int = 15
@@ -61,6 +64,11 @@ class Steady:
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"{name} is {value}: give a number of frames, 0 or more")
+
+    def at_rate(self, rate):
+        """The same gap and hold in seconds at `rate` frames a second, never fewer frames."""
+        scale = max(1.0, float(rate) / TUNED_RATE)
+        return Steady(math.ceil(self.gap * scale), math.ceil(self.hold * scale), self.radius)
 
     @property
     def delay(self):

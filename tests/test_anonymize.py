@@ -6,6 +6,7 @@ there are weights.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -149,6 +150,21 @@ def test_what_is_looked_for_seldom_is_covered_in_every_frame():
     assert not any(
         red(frame).any() for frame in masked().frames(walk(9), rate=30)
     )  # a finder that knows no rates
+
+
+@pytest.mark.parametrize("rate, missed", [(25, 3), (240, 24), (1000, 100)])
+def test_a_face_missed_for_a_tenth_of_a_second_is_covered(rate, missed):
+    frames = [scene(10 + t // 20, 20) for t in range(3 * missed)]
+    calls = itertools.count()
+
+    def find(batch):
+        numbers = [next(calls) for _ in batch]
+        found = find_red(batch)
+        return [[] if missed <= t < 2 * missed else found[i] for i, t in enumerate(numbers)]
+
+    person = masked(finder=find)
+    assert not any(red(frame).any() for frame in person.frames(frames, rate=rate))
+    assert person.summary["longest_gap"] == missed
 
 
 @pytest.mark.parametrize(

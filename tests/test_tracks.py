@@ -206,6 +206,22 @@ def test_flicker_is_less_than_half():
     assert flicker[0] < 0.35 * flicker[1]
 
 
+@pytest.mark.parametrize("rate", [10, 30, 60, 240, 1000])
+@pytest.mark.parametrize("seconds", [0.1, 0.4])
+def test_a_face_missed_for_some_time_is_covered_at_every_rate(rate, seconds):
+    """A head that swings by half its side each second is missed; so is its first quarter second."""
+    boxes = swinging(2 * rate, 0.5, rate * 2)
+    missed = range(rate, rate + round(seconds * rate))
+    late = range(round(0.25 * rate))
+    detections = [
+        np.zeros((0, 4)) if t in missed or t in late else box[None] for t, box in enumerate(boxes)
+    ]
+    steady = Steady().at_rate(rate)
+    assert steady.gap >= 15 and steady.hold >= 10
+    popped, tracker = steady_boxes(detections, steady)
+    assert uncovered(boxes, popped) == [] and tracker.tracks == 1
+
+
 def test_hold_reaches_before_and_after_and_no_further():
     box = np.array([[10.0, 10, 30, 30]])
     popped, tracker = steady_boxes(
