@@ -1,10 +1,11 @@
 """Repaint the faces in people's own photos, folders and movies.
 
     python -m ppad.anonymize INPUT [OUTPUT] --method blur
+    python -m ppad.anonymize INPUT ... --out FOLDER
     python -m ppad.anonymize INPUT [OUTPUT] --run runs/photo        M of a finished run
 
-INPUT is a picture, an animated GIF, WebP or PNG, a movie (with ffmpeg on the PATH), or a folder of
-these. This file parses, calls and reports; the work is done elsewhere:
+INPUT is a picture, an animation, a movie (with ffmpeg on the PATH), or a folder of these. This file
+parses, calls and reports; the work is done elsewhere:
 
     tracks     faces are followed from frame to frame, gaps filled, boxes smoothed
     repainter  what cannot be searched stops the run, or is blackened if asked
@@ -16,10 +17,15 @@ you publish.
 """
 
 import argparse
+import filecmp
 import json
 import os
+import signal
 import sys
+import tempfile
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +33,7 @@ import torch
 from PIL import Image
 
 from ppad import movies
-from ppad.files import clock, print_progress, write_file
+from ppad.files import clock, print_progress, write_error, write_file
 from ppad.repainter import METHODS, SMALLEST_FACE, Anonymizer, default_finder
 
 SECONDS_BETWEEN_LINES = 1.0  # ours: progress a person can follow
@@ -41,56 +47,120 @@ SHEET_WIDTH = 240
 # ---------------------------------------------------------------- files
 
 
-def plan(source, output, overwrite=False):
-    """What is to be read and what written. Nothing is written yet.
+@dataclass
+class Plan:
+    """What is to be done, made before anything is written.
 
-    Returns [(input file, output file)], the number of files left out as neither picture nor movie,
-    and the number left out since their output exists. Raises ValueError for an input or output that
-    cannot be used.
+    todo: (input, output); there_already: outputs that exist; left_out: dicts of an input, the
+    reason, and whether it looks like media.
     """
-    source = Path(source)
-    if source.is_dir():
-        return plan_folder(source, output, overwrite)
-    movies.kind(source)  # the sentence for a file that cannot be read comes first
-    default = source.with_name(f"{source.stem}_anonymized{source.suffix}")
-    target = Path(output) if output else with_suffix(default)
-    if target.is_dir():
-        target = target / with_suffix(Path(source.name))
-    if target.exists() and target.samefile(source):
-        raise ValueError(
-            f"{target} is the input itself, which is never overwritten: name another output"
-        )
-    if target.exists() and not overwrite:
-        raise ValueError(
-            f"{target} is there already: name another output, or replace it by --overwrite"
-        )
-    return [(source, target)], 0, 0
+
+    todo: list
+    there_already: int
+    left_out: list
 
 
-def plan_folder(source, output, overwrite):
-    """`plan` of a folder, with all its sub-folders but the output."""
-    output = Path(output) if output else source.with_name(f"{source.resolve().name}_anonymized")
+def plan(inputs, output, overwrite=False, others=()):
+    """The `Plan` for the inputs, files or folders.
+
+    Args:
+        output: a file or folder; None: beside the input, with _anonymized in its name.
+        overwrite: whether outputs that exist are made anew.
+        others: further paths that will be written.
+
+    Raises:
+        ValueError: an input cannot be read, or an output would replace an input, another output or,
+            unless `overwrite`, an existing file.
+    """
+    pairs = []
+    left_out = []
+    several = len(inputs) > 1
+    for source in inputs:
+        if source.is_dir():
+            pairs += plan_folder(source, output, several, left_out)
+            continue
+        kind = movies.kind(source)  # the sentence for a file that cannot be read comes first
+        default = source.with_name(f"{source.stem}_anonymized{source.suffix}")
+        target = output or movies.written_name(default, kind)
+        if several or target.is_dir():
+            target = target / movies.written_name(Path(source.name), kind)
+        pairs.append((source, target))
+    if not pairs:
+        raise ValueError(f"{inputs[0]} holds no picture and no movie: check the name")
+    refuse_collisions(pairs, others, overwrite)
+    todo = [pair for pair in pairs if overwrite or not os.path.lexists(pair[1])]
+    if len(todo) < len(pairs) and not several and not inputs[0].is_dir():
+        raise ValueError(
+            f"{pairs[0][1]} is there already: name another output, or replace it by --overwrite "
+            "(several inputs need --out FOLDER)"
+        )
+    for source, target in pairs:
+        if (source, target) not in todo and filecmp.cmp(source, target, shallow=False):
+            leave_out(left_out, source, f"{target} is a copy of it, not repainted: delete it", True)
+    return Plan(todo, len(pairs) - len(todo), left_out)
+
+
+def plan_folder(source, output, several, left_out):
+    """[(input, output)] of a folder with all its sub-folders, but the output."""
+    name = source.resolve().name
+    if output is None:
+        place = source.with_name if source.name not in ("", "..") else source.resolve().with_name
+        output = place(f"{name}_anonymized")
+    elif several:
+        output = output / name
     if output.exists() and (not output.is_dir() or output.samefile(source)):
         raise ValueError(f"{output} is the input or a file: name another folder for the output")
-    files = []
-    for folder, _, names in os.walk(source):
-        here = Path(folder).resolve()
-        if output.resolve() not in (here, *here.parents):
-            files += [Path(folder, name) for name in names]
-    readable = (*movies.FORMATS, *movies.READ_MOVIES)
-    known = [path for path in sorted(files) if path.suffix.lower() in readable]
-    if not known:
-        raise ValueError(f"{source} holds no picture and no movie: check the name")
-    pairs = [(path, output / with_suffix(path.relative_to(source))) for path in known]
-    todo = [(path, target) for path, target in pairs if overwrite or not target.exists()]
-    return todo, len(files) - len(known), len(pairs) - len(todo)
+    pairs = []
+    errors = []
+    for folder, folders, names in os.walk(source, onerror=errors.append):
+        folder = Path(folder)
+        for name in sorted(folders):
+            if (folder / name).is_symlink():
+                reason = "is a linked folder: name it as an input of its own"
+                leave_out(left_out, folder / name, reason, True)
+        folders[:] = [name for name in sorted(folders) if not same(folder / name, output)]
+        for path in [folder / name for name in sorted(names) if not name.startswith("._")]:
+            try:
+                kind = movies.known_kind(path)
+            except ValueError as error:
+                leave_out(left_out, path, str(error), movies.looks_like_media(path))
+            else:
+                pairs.append((path, output / movies.written_name(path.relative_to(source), kind)))
+    for error in errors:
+        leave_out(left_out, error.filename, f"cannot be read ({error.strerror})", True)
+    return pairs
 
 
-def with_suffix(path):
-    """The output's name: the same, with .mp4 added to a kind of movie that is not written."""
-    if path.suffix.lower() in (*movies.FORMATS, *movies.MOVIES):
-        return path
-    return path.with_name(f"{path.name}.mp4")
+def leave_out(left_out, path, reason, media):
+    left_out.append({"input": str(path), "reason": reason, "media": media})
+
+
+def same(path, other):
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def refuse_collisions(pairs, others, overwrite):
+    """ValueError where a path would be written twice, or is an input."""
+    inputs = {(status.st_dev, status.st_ino) for status in (os.stat(path) for path, _ in pairs)}
+    written = {}
+    for source, path in [*pairs, *((None, path) for path in others)]:
+        exists = os.path.exists(path)
+        if exists and (os.stat(path).st_dev, os.stat(path).st_ino) in inputs:
+            what = "is an input" if source is None else "is the input itself"
+            raise ValueError(f"{path} {what}, which is never overwritten: choose another name")
+        place = os.path.realpath(path)
+        if place in written:
+            first = written[place] or "another output"
+            second = source or "the report or preview"
+            raise ValueError(
+                f"{path} would be written twice, for {first} and {second}: "
+                "rename one, or choose another output"
+            )
+        written[place] = source
+        if source is None and exists and not overwrite:
+            raise ValueError(
+                f"{path} is there already: choose another name, or replace it by --overwrite"
+            )
 
 
 def anonymize_file(anonymizer, source, target, show=None, progress=None, sound="keep"):
@@ -110,6 +180,9 @@ def anonymize_file(anonymizer, source, target, show=None, progress=None, sound="
         torch.set_num_threads(max(1, threads // anonymizer.workers))
     try:
         if kind == "picture":
+            pages = movies.count_pages(source)
+            if pages > 1:
+                left_out.append(f"pages 2 to {pages}")
             frame = anonymizer.picture(movies.read_picture(source))
             movies.save_picture(target, frame)
             if show:
@@ -210,12 +283,14 @@ def parse(argv=None):
         prog="python -m ppad.anonymize",
         description="Repaint the faces in pictures, folders and movies.",
     )
-    parser.add_argument("input", type=Path)
     parser.add_argument(
-        "output", type=Path, nargs="?", help="default: the input's name with _anonymized"
+        "inputs", type=Path, nargs="+", metavar="INPUT [OUTPUT]", help="file or folder"
     )
     parser.add_argument(
-        "--method", choices=["ours", *METHODS], default="ours", help="default: ours"
+        "--out", type=Path, metavar="FOLDER", help="for the outputs of several inputs"
+    )
+    parser.add_argument(
+        "--method", choices=["ours", *METHODS], help="default: mask, or ours where --run is given"
     )
     parser.add_argument(
         "--run",
@@ -252,37 +327,46 @@ def parse(argv=None):
         help="of a movie; default: keep, though voices identify people",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.method = args.method or ("ours" if args.run else "mask")
+    args.output = args.out
+    if args.out is None and len(args.inputs) == 2:
+        args.output = args.inputs.pop()
+    if args.out is None and len(args.inputs) > 2:
+        parser.error("several inputs need --out FOLDER")
+    return args
 
 
 def run(args):
     """All files, then report and preview.
 
-    Returns the exit status, 2 when a file of a folder could not be done. Raises ValueError,
-    WriteError.
+    Returns the exit status: 2 when a file could not be done, 1 when something that looks like media
+    was left out. Raises ValueError, WriteError.
     """
-    todo, left_out, there_already = check(args)
+    to_do = check(args)
     anonymizer = make_anonymizer(args)
+    single = len(args.inputs) == 1 and not args.inputs[0].is_dir()
     sheet = Sheet()
     done = []
     failed = []
-    for i, (source, target) in enumerate(todo, 1):
+    for i, (source, target) in enumerate(to_do.todo, 1):
+        progress = Progress(source.name if single else f"{i}/{len(to_do.todo)} {source.name}")
         try:
-            name = source.name if len(todo) == 1 else f"{i}/{len(todo)} {source.name}"
-            progress = Progress(name)
-            done.append(
-                anonymize_file(anonymizer, source, target, sheet.show, progress, args.sound)
-            )
-            print(sentence(done[-1]))
+            one = anonymize_file(anonymizer, source, target, sheet.show, progress, args.sound)
         except (ValueError, OSError) as error:
-            if not args.input.is_dir():
+            if single:
                 raise
             failed.append({"input": str(source), "reason": str(error)})
             print(f"not done: {error}", file=sys.stderr)
-    if args.input.is_dir():
+            continue
+        done.append(one)
+        print(sentence(one))
+    for one in to_do.left_out:
+        print(f"left out: {one['input']}: {one['reason']}", file=sys.stderr)
+    if not single:
         print(
-            f"{len(done)} done, {there_already} there already, {len(failed)} not done, "
-            f"{left_out} left out as neither picture nor movie"
+            f"{len(done)} done, {to_do.there_already} there already, {len(failed)} not done, "
+            f"{len(to_do.left_out)} left out as neither picture nor movie or not readable"
         )
     if args.preview and sheet.kept:
         sheet.save(args.preview)
@@ -292,25 +376,26 @@ def run(args):
             "run": args.run and str(args.run),
             "files": done,
             "not_done": failed,
-            "there_already": there_already,
-            "left_out": left_out,
+            "there_already": to_do.there_already,
+            "left_out": to_do.left_out,
         }
         write_file(args.report, json.dumps(report, indent=1))
-    return 2 if failed else 0
+    media_left_out = any(one["media"] for one in to_do.left_out)
+    return 2 if failed else int(media_left_out or any(one["left_out"] for one in done))
 
 
 def check(args):
-    """Refuse (ValueError) what cannot work before anything is written; returns the `plan`."""
+    """Refuse what cannot work before anything is written (ValueError); returns the `Plan`."""
+    others = []
     for flag, path, suffix in (
         ("--report", args.report, ".json"),
         ("--preview", args.preview, ".png"),
     ):
         if path and path.suffix.lower() != suffix:
             raise ValueError(f"{flag} is {path}: give a name that ends in {suffix}")
-    todo, left_out, there_already = plan(args.input, args.output, args.overwrite)
-    for path in filter(None, (args.report, args.preview)):
-        if path.exists() and any(path.samefile(source) for source, _ in todo):
-            raise ValueError(f"{path} is an input: choose another name")
+        if path:
+            others.append(path)
+    to_do = plan(args.inputs, args.output, args.overwrite, others)
     if args.run and args.method != "ours":
         raise ValueError(
             f"--run names the M of --method ours, but --method is {args.method}: "
@@ -318,7 +403,13 @@ def check(args):
         )
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{args.device}', but torch sees no GPU here: use --device cpu")
-    return todo, left_out, there_already
+    for path in others:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise write_error(path, error) from error
+    return to_do
 
 
 def make_anonymizer(args):
@@ -358,8 +449,22 @@ def sentence(one):
     return text
 
 
+def stop(signum, frame):
+    """SIGTERM ends the command as an error does, so that no unfinished file is left."""
+    sys.exit(128 + signum)
+
+
 def main(argv=None):
-    """The command; returns the exit status (0, 2 for what a user can fix, 130 after Ctrl-C)."""
+    """The command; returns the exit status.
+
+    0: all done; 1: something that looks like media was left out; 2: what a user can fix; 130 after
+    Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
     try:
         return run(parse(argv))
     except (ValueError, OSError, RuntimeError, MemoryError) as error:  # LoopError is a RuntimeError

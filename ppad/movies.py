@@ -14,6 +14,7 @@ changing frame rate gets its mean rate; frames are repeated or left out to stay 
 A file gets its name only when it is complete (`files.atomic_path`).
 """
 
+import mimetypes
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError, features
 
 from ppad.ffmpeg import (  # noqa: F401
     Movie,
@@ -45,10 +46,16 @@ FORMATS = {
     ".bmp": "BMP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".jfif": "JPEG",
+    ".jpe": "JPEG",
 }
-ANIMATED = (".gif", ".webp", ".png")  # of these, the ones that can hold an animation
+ANIMATED = [".gif", ".webp", ".png"]  # of these, the ones that can hold an animation
 # Ours: what people's folders hold. Fewer decoders leave fewer ways in for a crafted file.
-DECODED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+DECODED = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]
+if features.check("avif"):
+    FORMATS[".avif"] = "AVIF"
+    ANIMATED.append(".avif")
+    DECODED.append("AVIF")
 # Ours: hardly visible loss, fast on two cores.
 H264 = "-c:v libx264 -preset veryfast -crf 20".split()
 VP9 = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -crf 30 -b:v 0".split()
@@ -65,6 +72,8 @@ MOVIES = {
 }
 READ_MOVIES = (*MOVIES, *".avi .mpg .mpeg .wmv .flv .3gp .ts .mts .m2ts .ogv".split())
 QUALITY = 95  # ours: of JPEG and WebP
+# Suffixes that Python has no media type for.
+OTHER_MEDIA = ".heic .heif .jxl .dng .cr2 .nef .arw .mxf .vob .3gp .3g2 .rm .asf".split()
 
 
 def kind(path):
@@ -80,7 +89,8 @@ def kind(path):
         raise ValueError(f"{path} is empty: restore it from where it came from")
     try:
         with Image.open(path, formats=DECODED) as image:
-            moves = getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG")
+            can_move = image.format in [FORMATS[suffix] for suffix in ANIMATED]
+            moves = can_move and getattr(image, "is_animated", False)
             return "animation" if moves else "picture"
     except UnidentifiedImageError:
         if path.suffix.lower() in FORMATS and shutil.which("ffprobe") is None:
@@ -89,6 +99,45 @@ def kind(path):
         return "movie"
     except Exception as error:  # a crafted or damaged file raises one of many types
         raise _unreadable(path, error) from error
+
+
+def known_kind(path):
+    """What is in a file of a folder, `kind`; by the suffix alone where that is known.
+
+    Raises ValueError for other files.
+    """
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise ValueError("is no regular file")
+    if suffix in FORMATS:
+        return "picture"
+    if suffix in READ_MOVIES:
+        return "movie"
+    guess = mimetypes.guess_type(path.name)[0] or ""
+    if guess.startswith(("text/", "application/", "audio/", "font/")):
+        raise ValueError("is neither picture nor movie")
+    return kind(path)
+
+
+def looks_like_media(path):
+    """Whether a file that cannot be read is a picture or a movie by its suffix or first bytes."""
+    guess = mimetypes.guess_type(path.name)[0] or ""
+    if guess.startswith(("image/", "video/")) or path.suffix.lower() in OTHER_MEDIA:
+        return True
+    if not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(8)[4:] in (b"ftyp", b"jP  ")  # MP4's family with HEIC, JPEG 2000
+    except OSError:
+        return True
+
+
+def written_name(path, kind):
+    """The output's name: the same, with .mp4 or .png added where no such file can be written."""
+    if path.suffix.lower() in (*FORMATS, *MOVIES):
+        return path
+    return path.with_name(f"{path.name}{'.mp4' if kind == 'movie' else '.png'}")
 
 
 # ---------------------------------------------------------------- pictures
@@ -100,6 +149,12 @@ def read_picture(path):
         return np.array(decode_picture(path, 2 * Image.MAX_IMAGE_PIXELS, DECODED))
     except BadPicture as error:
         raise ValueError(f"{path} {error}: replace the file") from error
+
+
+def count_pages(path):
+    """Pages of a TIFF, of which `read_picture` reads the first; 1 for other pictures."""
+    with Image.open(path, formats=DECODED) as image:
+        return image.n_frames if image.format == "TIFF" else 1
 
 
 def save_picture(path, frame):

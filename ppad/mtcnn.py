@@ -248,7 +248,7 @@ class MTCNN(nn.Module):
 
     def __init__(self, config=MTCNNConfig()):
         super().__init__()
-        if config.min_face < 12:
+        if not 12 <= config.min_face < float("inf"):
             raise ValueError(f"min_face is {config.min_face}; P-net sees 12 px, so give 12 or more")
         if not 0 < config.factor < 1:
             raise ValueError(f"factor is {config.factor}; levels shrink by it: 0 < factor < 1")

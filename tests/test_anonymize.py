@@ -332,6 +332,160 @@ def test_a_folder_by_command(command, capsys):
     assert "0 done, 3 there already" in capsys.readouterr().out
 
 
+MASK = ("--method", "mask")
+
+
+def contents():
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+def test_nothing_is_overwritten_or_written_twice(command, capsys):
+    """Two inputs with one output name, outputs onto originals, reports onto either: refused."""
+    Path("in/deep").mkdir(parents=True)
+    for name in ("a.png", "b.png", "in/c.png", "in/deep/c.png", "in/x.ppm", "in/x.ppm.png"):
+        Image.fromarray(scene()).save(name)
+    os.link("in/c.png", "link.png")
+    before = contents()
+    for words, sentence in (
+        (("in", "out"), "for in/x.ppm and in/x.ppm.png"),
+        (("a.png", "b.png"), "--out FOLDER"),
+        (("a.png", "in/c.png", "--out", "in"), "is the input itself"),
+        (("in/c.png", "in/deep/c.png", "--out", "out"), "would be written twice"),
+        (("a.png", "o.png", "--preview", "o.png"), "would be written twice"),
+        (("a.png", "o.png", "--preview", "b.png"), "is there already"),
+        (("a.png", "o.png", "--preview", "a.png", "--overwrite"), "is an input"),
+        (("in/c.png", "link.png", "--overwrite"), "is the input itself"),
+        (("a.png", "o.png", "--report", "a.png/r.json"), "cannot write"),
+    ):
+        assert command(*words, *MASK) == 2, words
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1, (words, error)
+        assert contents() == before
+    with pytest.raises(SystemExit) as stop:
+        command("a.png", "b.png", "in/c.png", *MASK)
+    assert stop.value.code == 2 and "--out FOLDER" in capsys.readouterr().err
+    assert contents() == before
+
+
+def test_several_inputs(command, capsys):
+    for name in ("a.png", "b.webp", "in/c.png", "other/c.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.fromarray(scene()).save(name)
+    assert command("a.png", "b.webp", "in", "other", "--out", "new/out", *MASK) == 0
+    assert "4 done" in capsys.readouterr().out
+    made = sorted(str(path) for path in Path("new").rglob("*") if path.is_file())
+    assert made == ["new/out/a.png", "new/out/b.webp", "new/out/in/c.png", "new/out/other/c.png"]
+    assert not any(red(movies.read_picture(name)).any() for name in made)
+
+
+def test_what_is_left_out_is_listed(command, capsys, monkeypatch):
+    """By content: odd suffixes are read, others are named with the reason; media: status 1."""
+    Path("in/deep").mkdir(parents=True)
+    Path("elsewhere").mkdir()
+    Image.fromarray(scene()).save("elsewhere/e.png")
+    picture = Image.fromarray(scene())
+    kinds = {"a.jfif": "JPEG", "b.jpe": "JPEG", "noname": "PNG", "odd.xyz": "WEBP", "p.ppm": "PPM"}
+    if ".avif" in movies.FORMATS:
+        kinds["c.avif"] = "AVIF"
+    for name, form in kinds.items():
+        picture.save(f"in/{name}", form, quality=95)
+    Path("in/._a.jpg").write_bytes(b"\0\5\26\7")
+    Path("in/diary.txt").write_text("words")
+    assert command("in", "out", *MASK) == 0
+    made = sorted(path.name for path in Path("out").iterdir())
+    names = {"noname": "noname.png", "odd.xyz": "odd.xyz.png", "p.ppm": "p.ppm.png"}
+    assert made == sorted(names.get(name, name) for name in kinds)
+    assert not any(red(movies.read_picture(Path("out", name))).any() for name in made)
+    capsys.readouterr()
+    heic = b"\0\0\0\x18ftypheic" + bytes(40)
+    left = {"a.heic": heic, "b": heic, "c.jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(9)}
+    for name, data in left.items():
+        Path("in", name).write_bytes(data)
+    left["linked"] = None
+    os.symlink(Path("elsewhere").resolve(), "in/linked")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo("in/pipe.mp4")
+        left["pipe.mp4"] = None
+    picture.save("in/pages.tif", save_all=True, append_images=[picture, picture])
+    Path("out/pages.tif").write_bytes(Path("in/pages.tif").read_bytes())  # an original left there
+    assert command("in", "out", *MASK, "--report", "r.json") == 1
+    printed = capsys.readouterr()
+    report = json.loads(Path("r.json").read_text())
+    reasons = {Path(one["input"]).name: one for one in report["left_out"]}
+    assert set(reasons) == {*left, "diary.txt", "pages.tif"}
+    assert all(reasons[name]["media"] for name in reasons if name != "diary.txt")
+    assert "linked folder" in reasons["linked"]["reason"]
+    assert "is a copy of it" in reasons["pages.tif"]["reason"]
+    for name in reasons:
+        assert name in printed.err
+    for path in Path("in").iterdir():
+        if path.name in left:
+            path.unlink()
+    Path("out/pages.tif").unlink()
+    assert command("in", "out", *MASK) == 1
+    assert "left out: pages 2 to 3" in capsys.readouterr().out
+
+
+def test_names(command, capsys, tmp_path, monkeypatch):
+    """The folder itself, its parent as output, long and odd names, a report in a new folder."""
+    Path("in").mkdir()
+    for name in ("a.png", f"{'x' * 251}.png", os.fsdecode(b"\xff\xfe.png"), "ü€.png"):
+        Image.fromarray(scene()).save(f"in/{name}")
+    monkeypatch.chdir("in")
+    assert command(".", *MASK, "--report", "../new/deep/r.json") == 0
+    assert "4 done" in capsys.readouterr().out and len(os.listdir("../in_anonymized")) == 4
+    assert json.loads(Path("../new/deep/r.json").read_text())["method"] == "mask"
+    Path("sub").mkdir()
+    Path("a.png").rename("sub/s.png")
+    monkeypatch.chdir("sub")
+    assert command(".", "..", *MASK) == 0  # the parent, which holds other pictures
+    assert "1 done" in capsys.readouterr().out and Path("../s.png").exists()
+    long = f"{'y' * 251}.png"
+    Image.fromarray(scene()).save(long)
+    assert command(long, *MASK) == 2  # its name with _anonymized is too long
+    error = capsys.readouterr().err
+    assert "too long" in error and error.count("\n") == 1
+    encoded = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from ppad import anonymize; "
+            "anonymize.default_finder = lambda *a: lambda frames: [[]] * len(frames); "
+            "sys.exit(anonymize.main(['ü.png', 'v€.png', '--method', 'mask']))",
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert encoded.returncode == 2 and b"ppad.anonymize: \xfc.png is not there" in encoded.stderr
+    with pytest.raises(ValueError, match="min_face is nan"):
+        mtcnn.MTCNN(mtcnn.MTCNNConfig(min_face=float("nan")))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM on Windows")
+def test_sigterm_leaves_no_file(tmp_path):
+    Image.fromarray(scene()).save(
+        tmp_path / "a.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(90)]
+    )
+    script = (
+        "import sys, time; from ppad import anonymize\n"
+        "def slow(frames):\n    print('found', flush=True); time.sleep(0.1)\n"
+        "    return [[] for _ in frames]\n"
+        "anonymize.default_finder = lambda *a: slow\n"
+        "sys.exit(anonymize.main(['a.gif', 'b.gif', '--method', 'mask']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, env=environment
+    )
+    for _ in range(5):
+        process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143 and os.listdir(tmp_path) == ["a.gif"]
+
+
 def test_bad_input_by_command(command, capsys, monkeypatch):
     """Each with one sentence and status 2, and nothing written."""
     Image.fromarray(scene()).save("a.png")
@@ -530,7 +684,8 @@ def test_odd_movies_by_command(command, capsys, how):
         assert command(name, "c.mp4", "--method", "mask") == 2
         assert "--on_error cover" in capsys.readouterr().err and not Path("c.mp4").exists()
         options = ["--on_error", "cover"]
-    assert command(name, "c.mp4", "--method", "mask", "--report", "r.json", *options) == 0
+    status = command(name, "c.mp4", "--method", "mask", "--report", "r.json", *options)
+    assert status == (how == "sound")  # something was left out
     printed = capsys.readouterr().out
     (one,) = json.loads(Path("r.json").read_text())["files"]
     frames = list(movies.read_movie("c.mp4", movies.probe("c.mp4")))
