@@ -200,7 +200,8 @@ def test_animation_keeps_frames_times_and_loops(tmp_path, suffix):
     movies.save_animation(tmp_path / f"a{suffix}", iter(frames), times, 3)
     got, got_times, loop = movies.read_animation(tmp_path / f"a{suffix}")
     got = list(got)
-    assert list(map(int, got_times)) == times and loop == 3 and len(got) == 4
+    assert list(map(round, got_times)) == times and len(got) == 4
+    assert loop == (None if suffix == ".avif" else 3)  # AVIF has none
     for a, b in zip(got, frames):
         assert np.abs(a.astype(int) - b).mean() < 8  # GIF has 256 colors
 
