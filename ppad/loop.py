@@ -38,6 +38,7 @@ from ppad import optim
 from ppad.files import atomic_path, clock, print_progress, write_error, write_file
 
 SECONDS_BETWEEN_LINES = 5  # ours: progress a person can follow, also when two rows report
+CHECKPOINT = ("settings", "done", "parts")  # the dicts that every checkpoint holds
 SEED_STRIDE = 1_000_003  # ours: between the seeds of two processes, more than any run's own differ
 
 
@@ -101,15 +102,16 @@ class Loop:
             (self.folder / "log.jsonl").unlink(missing_ok=True)  # of a run without a checkpoint
 
     def steps(self, stage: str, steps: int):
-        """Yield the numbers (from 1) of the steps of `stage` that are not done yet, then save.
+        """Yield the numbers (from 1) of the steps of `stage` that are not done yet.
 
-        The loop's body calls `log` once. Raises LoopError for a term that is not finite, and
-        Interrupted after Ctrl-C; both leave a checkpoint to go on from.
+        The loop's body calls `log` once. Saves at the end and every `checkpoint_seconds`. Raises
+        LoopError for a term that is not finite, and Interrupted after Ctrl-C; both leave a
+        checkpoint to go on from.
         """
         first = self.done[stage]
         began = saved = time.monotonic()
-        last_print = -math.inf
         self.unchecked = []
+        self.last_print = -math.inf
         with _delayed_interrupt() as pressed:
             for step in range(first + 1, steps + 1):
                 yield step
@@ -117,19 +119,15 @@ class Loop:
                 now = time.monotonic()
                 last = step == steps
                 due = now - saved > self.checkpoint_seconds
-                stop, due = optim.any_process(bool(pressed), due)
+                stop, due = optim.any_process(pressed.is_set(), due)
                 save = stop or due or last
                 show = last or step % self.log_every == 0
                 if save or show:
                     terms = self._check(stage)
                 if show and optim.is_main_process():
                     self._write_log({"stage": stage, "step": step, **terms})
-                    if last or now - last_print > SECONDS_BETWEEN_LINES:
-                        last_print = now
-                        left = (now - began) / (step - first) * (steps - step)
-                        values = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
-                        line = f"{self.title} {stage} {step}/{steps}  {values}  {clock(left)} left"
-                        print_progress(line, end=last)
+                    left = (now - began) / (step - first) * (steps - step)
+                    self._print(f"{stage} {step}/{steps}", terms, left, last)
                 if save:
                     self.seconds += now - saved
                     saved = now
@@ -173,14 +171,12 @@ class Loop:
     def _load(self) -> None:
         path = self.path if self.path.exists() else self.previous
         state = read_checkpoint(path)
-        needed = ("settings", "done", "parts")
-        if not isinstance(state, dict) or not all(
-            isinstance(state.get(key), dict) for key in needed
-        ):
+        dicts = [state.get(key) if isinstance(state, dict) else None for key in CHECKPOINT]
+        if not all(isinstance(one, dict) for one in dicts):
             raise LoopError(
                 f"{path} is not a checkpoint of this program: move it away to start afresh"
             )
-        settings = state["settings"]
+        settings, done, states = dicts
         different = [
             f"{key}: {settings.get(key)!r} there, {self.settings.get(key)!r} here"
             for key in sorted(set(settings) | set(self.settings))
@@ -193,13 +189,13 @@ class Loop:
             )
         try:
             for name, part in self.parts.items():
-                part.load_state_dict(state["parts"][name])
+                part.load_state_dict(states[name])
         except (KeyError, RuntimeError, ValueError) as error:
             raise LoopError(
                 f"{path} does not fit this program ({_first_line(error)}): move it away to start "
                 "afresh"
             ) from error
-        self.done = Counter(state["done"])
+        self.done = Counter(done)
         self.seconds = state["seconds"]
         random = [state, *state.get("others", [])]
         if optim.rank() < len(random):  # else this run has more processes than the one before
@@ -214,7 +210,9 @@ class Loop:
         path = self.folder / "log.jsonl"
         if path.exists():
             lines = [line for line in read_log(path) if line["step"] <= self.done[line["stage"]]]
-            write_file(path, "".join(json.dumps(line) + "\n" for line in lines))
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            if text != path.read_text():
+                write_file(path, text)
 
     def _write_log(self, line: dict) -> None:
         path = self.folder / "log.jsonl"
@@ -223,6 +221,12 @@ class Loop:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise write_error(path, error) from error
+
+    def _print(self, step: str, terms: dict, left: float, last: bool) -> None:
+        if last or time.monotonic() - self.last_print > SECONDS_BETWEEN_LINES:
+            self.last_print = time.monotonic()
+            values = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
+            print_progress(f"{self.title} {step}  {values}  {clock(left)} left", end=last)
 
     def _check(self, stage: str) -> dict[str, float]:
         """Mean of each term over the unchecked steps and the processes."""
@@ -295,16 +299,16 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _delayed_interrupt():
-    """Give a list to which Ctrl-C adds, so that the step ends; a second Ctrl-C stops at once."""
-    pressed = []
+    """An Event that Ctrl-C sets, so that the step ends; a second Ctrl-C stops at once."""
+    pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # others get no signals
         yield pressed
         return
 
     def note(signum, frame):
-        if pressed:
+        if pressed.is_set():
             raise KeyboardInterrupt
-        pressed.append(True)
+        pressed.set()
 
     before = signal.signal(signal.SIGINT, note)
     try:

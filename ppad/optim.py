@@ -4,20 +4,20 @@ Six fields of a preset, all off by default, because a CPU gains little by them:
 
     precision      "bf16" or "fp16": the networks compute in half precision (torch's autocast).
                    Weights, losses, the angles of D's head, alignment and pasting stay in fp32.
-    channels_last  the channels of a pixel lie side by side in memory, as a GPU's matrix units want.
+    channels_last  the channels of a pixel are adjacent in memory, as a GPU prefers.
     compile        torch.compile for M, D's network and A's body.
     fused          Adam as one kernel instead of one for each operation.
     accumulate     a batch is taken in that many parts: the same gradients in less memory. Random
                    draws differ, and batch norm sees one part at a time.
-    checkpointing  the blocks of a network are computed again in the backward pass (Chen et al.
-                   2016): less memory for about a third more work. Not together with `compile`.
+    checkpointing  blocks of a network are computed again in the backward pass (Chen et al. 2016):
+                   less memory for about a third more work. Not together with `compile`.
 
 All but `precision` change results by rounding only, so a run may go on with other ones.
 
 Several processes may train together: `torchrun --nproc-per-node N -m ppad.reproduce ...`. Each has
-the same players and an equal part of every batch; gradients are averaged, so the players stay the
-same everywhere. Only the main process writes files and progress. Random draws differ from those of
-one process, and on a CPU batch norm sees one process's part of the batch.
+the same players and an equal part of every batch. Gradients are averaged, so the players stay the
+same; only the main process writes files and progress. Random draws differ from those of one
+process, and on a CPU batch norm sees one process's part of the batch.
 """
 
 import os
@@ -31,8 +31,8 @@ from torch.utils.checkpoint import checkpoint
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-MAX_NORM = 10.0  # ours: an unlucky batch of a young Faster R-CNN can throw weights far away
-BODIES = ("network", "backbone")  # what is tuned of D (its loss is not in its forward) and of A
+MAX_NORM = 10.0  # ours: early in training one batch can give a Faster R-CNN a huge gradient
+BODIES = ("network", "backbone")  # where most of the work of D and of A is done
 SHARED_BATCHES = ("batch_faces", "batch_frames", "warmup_faces", "pretrain_recognizer_batch")
 TIMEOUT = timedelta(hours=24)  # ours: the others wait while the main process evaluates a row
 
@@ -40,19 +40,20 @@ TIMEOUT = timedelta(hours=24)  # ours: the others wait while the main process ev
 # ---------------------------------------------------------------- one network
 
 
-def prepare(network: nn.Module, config, device) -> None:
-    """Set layout, checkpointing and compilation of a player, in place.
+def prepare(player: nn.Module, config, device) -> None:
+    """Set layout, checkpointing and compilation of a player, in place; its state dict stays.
 
-    Its state dict keeps its names. Of D and A only the part named in BODIES is tuned; A's proposals
-    have another shape each time, so its heads would gain nothing.
+    Of D it is the part called `network` (the loss is not in D's forward), of A the one called
+    `backbone` (proposals have another shape each time), of others the whole.
     """
-    if world_size() > 1 and torch.device(device).type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place; there is none for a CPU
-    parts = network.named_modules()
-    body = next((part for name, part in parts if name.split(".")[-1] in BODIES), network)
-    if config.precision != "fp32" and torch.device(device).type == "cpu":
+    device = torch.device(device).type
+    if world_size() > 1 and device == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(player)  # in place; it does not exist on a CPU
+    modules = player.named_modules()
+    body = next((part for name, part in modules if name.split(".")[-1] in BODIES), player)
+    if config.precision != "fp32" and device == "cpu":
         for layer in body.modules():
-            if isinstance(layer, nn.PReLU):  # autocast sees to it on a GPU, not on a CPU
+            if isinstance(layer, nn.PReLU):  # on a GPU autocast does this
                 layer.register_forward_pre_hook(_to_float)
     if config.channels_last:
         body.to(memory_format=torch.channels_last)
@@ -134,12 +135,12 @@ def recompute(network: nn.Module) -> None:
 def _checkpointed(block, forward, *inputs):
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    contexts = partial(_recompute_contexts, block)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
-
-
-def _recompute_contexts(block):
-    return nullcontext(), _fixed_averages(block)
+    return checkpoint(
+        forward,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _fixed_averages(block)),
+    )
 
 
 @contextmanager
@@ -228,7 +229,7 @@ def init_distributed(device: str, config) -> None:
 
 
 def shut_down() -> None:
-    """The end of the work together."""
+    """Close the process group."""
     if world_size() > 1:
         distributed.destroy_process_group()
 
@@ -258,7 +259,7 @@ def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def any_process(*flags: bool) -> tuple[bool, ...]:
-    """For each flag: is it set on any process? Asked on the CPU, so no GPU has to be waited for."""
+    """For each flag: is it set on any process? Asked on the CPU: no GPU sync."""
     if world_size() == 1:
         return flags
     raised = torch.tensor(flags, dtype=torch.uint8)

@@ -5,7 +5,7 @@ detector A, and their optimizers. A step of the game is
 
     line 2      M(f) -> f'                               `anonymize`
     line 3      arg max_D L_adv                          `update_recognizer`
-    lines 4-8   M(r_v) -> r_v', (v - r_v) + r_v' -> v'   `repaint_faces`, inside
+    lines 4-8   M(r_v) -> r_v', (v - r_v) + r_v' -> v'   `crop_sampler.repaint`, inside
     line 9      arg min_{M,A} L_det + L_adv + lambda L1  `update_modifier_and_detector`
     line 11     arg min_A L_det, M and D frozen          `finetune_detector`
 
@@ -189,8 +189,8 @@ class Game:
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
         """M's adversarial term: ascent on L_D, capped (eq. 2), or the ablation (Sec. 5.6).
 
-        L_D is read without its margin, which makes D's task harder and is no part of its answer:
-        only so does a D that knows nothing pay log N, the cap's unit.
+        M's term uses L_D without its margin: only then is the loss of a D at chance log N, the unit
+        of the cap.
         """
         crops = aligned_crops(modified, landmarks, self.crop_size)  # (B, 3, h, w)
         random = self.config.adversarial_target == "random"
@@ -227,8 +227,8 @@ class Game:
             terms.append(torch.stack([L_l1]).detach())
         return dict(zip(["L_l1"], torch.stack(terms).mean(dim=0)))
 
-    def _split(self, *batch) -> list[tuple]:
-        """Gradient accumulation: (is it the last?, part of each of `batch`), for all parts.
+    def _split(self, *batch) -> list:
+        """Gradient accumulation: all parts of a batch, each as (is it the last?, part of each).
 
         Args: batch: tensors and lists, the pictures along their first axis.
         Raises ValueError if `accumulate` does not divide the number of pictures.
@@ -236,16 +236,15 @@ class Game:
         parts = self.config.accumulate
         if parts == 1:
             return [(True, *batch)]
+        sizes = []
         for one in batch:
             if len(one) % parts:
                 raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(one)}")
-        cuts = []
-        for part in range(parts):
-            cuts.append([part == parts - 1])
-            for one in batch:
-                size = len(one) // parts
-                cuts[-1].append(one[part * size : (part + 1) * size])
-        return cuts
+            sizes.append(len(one) // parts)
+        return [
+            (i == parts - 1, *(one[i * n : (i + 1) * n] for one, n in zip(batch, sizes)))
+            for i in range(parts)
+        ]
 
 
 @contextmanager
@@ -326,7 +325,7 @@ def _warmup_game(game: Game) -> Game:
 def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
     """Before the game, M learns to copy faces and then plays against a copy of D (ours).
 
-    M starts from nothing, where D and A start trained. The game's own D and A are not touched, so
+    M starts from random weights, where D and A start trained. The game's own D and A are not touched, so
     they get exactly the updates that every other row's get.
 
     Args: game: of `_warmup_game`. faces, loop: as `play`. shown: (n, 3, S, S), the samples.
