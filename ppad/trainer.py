@@ -325,7 +325,7 @@ def _warmup_game(game: Game) -> Game:
 def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
     """Before the game, M learns to copy faces and then plays against a copy of D (ours).
 
-    M starts from random weights, where D and A start trained. The game's own D and A are not touched, so
+    M starts from random weights, D and A start trained. The game's own D and A are not touched, so
     they get exactly the updates that every other row's get.
 
     Args: game: of `_warmup_game`. faces, loop: as `play`. shown: (n, 3, S, S), the samples.

@@ -1,8 +1,9 @@
-"""A game of 50 steps that must learn, whichever of its modules a student wrote. Not collected by itself: `ppad.grade` runs it.
+"""A game of 50 steps that must learn, whichever of its modules a student wrote.
 
-Drawn people, the smallest networks, and the same eight faces and two frames at every step, so that falling and rising
-are plain to see. First M is held while D and A learn; then D is held while M hides the faces. The losses of D are taken
-here, by hand, and not from what the trainer tells.
+Not collected by itself: `ppad.grade` runs it. Drawn people, the smallest networks, and the same
+eight faces and two frames at every step, so that falling and rising are easy to see. First M is
+held while D and A learn; then D is held while M hides the faces. The losses of D are computed here,
+by hand, and not taken from the trainer.
 """
 
 import pytest
@@ -10,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from ppad import metrics, trainer
-from ppad.attacks import aligned_crops
 from ppad.baselines import make_baseline
+from ppad.players import aligned_crops, make_detector, make_modifier, make_recognizer
 
 STEPS = 25  # of each half
 
@@ -42,8 +43,9 @@ def verification(game, pictures, landmarks, identities):
     points=5,
     seconds=90,
     hint=(
-        "in the game all modules work together; the reason below says which half fails. 'held M': D or A does not learn "
-        "(labels, alignment, sign of L_adv, zero_grad). 'held D': M does not hide (its gradient is cut, its sign is wrong)"
+        "in the game all modules work together; the reason below says which half fails. 'held M': "
+        "D or A does not learn (labels, alignment, sign of L_adv, zero_grad). 'held D': M does not "
+        "hide (its gradient is cut, its sign is wrong)"
     ),
 )
 def test_a_short_game_learns(tiny, tiny_faces, tiny_actions):
@@ -53,20 +55,19 @@ def test_a_short_game_learns(tiny, tiny_faces, tiny_actions):
         recognizer_width=8,
         embedding=32,
         landmark_jitter=0.0,
-        colour_jitter=0.0,
+        color_jitter=0.0,
         adversarial_cap=2.0,
         adversarial_weight=1.0,
         l1_weight=0.5,
     )
-    pictures, landmarks, people = tiny_faces.batch(
-        torch.tensor([0, 1, 4, 5, 8, 9, 12, 13])
-    )  # four people, twice
+    four_people_twice = torch.tensor([0, 1, 4, 5, 8, 9, 12, 13])
+    pictures, landmarks, people = tiny_faces.batch(four_people_twice)
     frames = tiny_actions.batch(torch.tensor([0, 4]))
     game = trainer.Game(
         config,
-        trainer.make_recognizer(config, 4),
-        trainer.make_detector(config, 10),
-        trainer.make_modifier(config),
+        make_recognizer(config, 4),
+        make_detector(config, 10),
+        make_modifier(config),
     )
 
     def seen():
@@ -86,9 +87,9 @@ def test_a_short_game_learns(tiny, tiny_faces, tiny_actions):
         assert last < 0.5 * first, (
             f"held M: D's loss on {name} faces went from {first:.2f} to {last:.2f}, not below half"
         )
-    told_apart = verification(game, pictures, landmarks, people)
-    assert 0.75 < told_apart <= 1, (
-        f"held M: D's AUC on the faces it learnt is {told_apart:.2f}, it should be above 0.75"
+    separated = verification(game, pictures, landmarks, people)
+    assert 0.75 < separated <= 1, (
+        f"held M: D's AUC on the faces it learned is {separated:.2f}, it should be above 0.75"
     )
 
     # D held: M hides the faces, A goes on.
@@ -103,7 +104,8 @@ def test_a_short_game_learns(tiny, tiny_faces, tiny_actions):
     )
     hidden = loss_of_D(game, seen(), landmarks, people)
     assert hidden > 1, (
-        f"held D: D's loss on M's faces went from {after[1]:.2f} to {hidden:.2f}, it should rise above 1"
+        f"held D: D's loss on M's faces went from {after[1]:.2f} to {hidden:.2f}, it should rise "
+        "above 1"
     )
     late = sum(detection[-10:]) / 10
     assert late < 0.5 * detection[0], (
@@ -114,7 +116,7 @@ def test_a_short_game_learns(tiny, tiny_faces, tiny_actions):
     )
     precision, _ = metrics.frame_map(found, frames[1], 10)
     assert precision > 0.4, (
-        f"A's frame-mAP on the two frames it learnt is {precision:.2f}, it should be above 0.4"
+        f"A's frame-mAP on the two frames it learned is {precision:.2f}, it should be above 0.4"
     )
 
     # A row of Table 1 that learns nothing: a black box hides everybody from the same D.

@@ -2,10 +2,10 @@ WRONG = "M's step shows A its frames once more, which moves A's batch norm a sec
 HINT = "moves A's batch-norm twice"
 REPLACE = [
     (
-        """        detection = self._loss_det(repainted, targets)
-        if not""",
-        """        self.detector.losses(repainted.detach(), targets)
-        detection = self._loss_det(repainted, targets)
-        if not""",
+        """lines 4-8
+                    L_det""",
+        """lines 4-8
+                    self.detector.losses(v_new.detach(), objects)
+                    L_det""",
     ),
 ]

@@ -3,14 +3,12 @@ HINT = "D's weights and D's buffers"
 REPLACE = [
     (
         """        with _frozen(self.recognizer):
-            terms = self._modifier_terms(pictures, modified, landmarks, identities)
-            total""",
+            for last, f, f_new, points, people, v, objects, regions in self._split(""",
         """        if True:
-            terms = self._modifier_terms(pictures, modified, landmarks, identities)
-            total""",
+            for last, f, f_new, points, people, v, objects, regions in self._split(""",
     ),
     (
-        'self._apply(("modifier", "detector"), total)',
-        'self._apply(("modifier", "detector", "recognizer"), total)',
+        'learning = [self.optimizers["modifier"], self.optimizers["detector"]]',
+        "learning = list(self.optimizers.values())",
     ),
 ]

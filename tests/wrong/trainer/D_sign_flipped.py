@@ -1,5 +1,8 @@
 WRONG = "D raises its own losses"
 HINT = "watch the sign"
 REPLACE = [
-    ("loss = -losses.loss_adv(", "loss = losses.loss_adv("),
+    (
+        "loss = -L_adv / config.accumulate",
+        "loss = L_adv / config.accumulate",
+    ),
 ]

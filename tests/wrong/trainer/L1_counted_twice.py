@@ -2,7 +2,9 @@ WRONG = "L1's weight is applied again"
 HINT = "the L1 weight counts once"
 REPLACE = [
     (
-        "losses.loss_l1(modified, pictures, self.config.l1_weight)}",
-        "self.config.l1_weight * losses.loss_l1(modified, pictures, self.config.l1_weight)}",
+        """                L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
+                loss = losses.full_objective(""",
+        """                L_l1 = config.l1_weight * losses.loss_l1(f_new, f, config.l1_weight)
+                loss = losses.full_objective(""",
     ),
 ]

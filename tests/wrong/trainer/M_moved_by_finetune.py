@@ -2,19 +2,16 @@ WRONG = "line 11 moves M together with A"
 HINT = "M moved by finetune"
 REPLACE = [
     (
-        """        with torch.no_grad():
-            repainted = self._repainted""",
-        """        if True:
-            repainted = self._repainted""",
+        """            with torch.no_grad():
+                v_new = repainted_frames""",
+        """            if True:
+                v_new = repainted_frames""",
     ),
     (
-        """        self._apply("detector", detection)
-        return {"L_det": detection}
-
-    def copy_faces""",
-        """        self._apply(("modifier", "detector") if self.modifier_weights else "detector", detection)
-        return {"L_det": detection}
-
-    def copy_faces""",
+        """            loss = L_det / config.accumulate
+            optim.backward_and_step(loss, [self.optimizers["detector"]], self.scaler, last)""",
+        """            loss = L_det / config.accumulate
+            both = [one for name, one in self.optimizers.items() if name != "recognizer"]
+            optim.backward_and_step(loss, both, self.scaler, last)""",
     ),
 ]

@@ -1,5 +1,8 @@
 WRONG = "the random-label ablation descends towards the true identity"
 HINT = "not the true identity"
 REPLACE = [
-    ("losses.random_label_targets(identities, people), margin=False)", "identities, margin=False)"),
+    (
+        "identities = losses.random_label_targets(identities, people)",
+        "identities = identities % people",
+    ),
 ]

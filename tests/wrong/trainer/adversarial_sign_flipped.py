@@ -1,5 +1,8 @@
 WRONG = "M lowers L_D instead of raising it"
 HINT = "with a minus sign"
 REPLACE = [
-    ("        return losses.modifier_adversarial(", "        return -losses.modifier_adversarial("),
+    (
+        "else losses.modifier_adversarial(each, self.cap)",
+        "else -losses.modifier_adversarial(each, self.cap)",
+    ),
 ]

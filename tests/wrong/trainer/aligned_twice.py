@@ -1,8 +1,8 @@
-WRONG = "aligned crops are aligned once more, with the same landmarks"
+WRONG = "D's aligned crops are aligned once more, with the same landmarks"
 HINT = "not aligned twice"
 REPLACE = [
     (
-        "return aligned_crops(pictures, landmarks, size)",
-        "return aligned_crops(aligned_crops(pictures, landmarks, size), landmarks, size)",
+        "crops = jitter_colors(crops, config.color_jitter)",
+        "crops = aligned_crops(crops, points.repeat(2, 1, 1), self.crop_size)",
     ),
 ]

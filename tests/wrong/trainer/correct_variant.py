@@ -1,5 +1,8 @@
-"""A correct trainer, written another way: gradients are asked for by name (autograd.grad), so nothing is ever frozen; one
-Adam for all three players, a group of settings each; no clipping; a row is a list of stages."""
+"""A correct trainer, written another way.
+
+Gradients are asked for by name (autograd.grad), so nothing is ever frozen; one Adam for all three
+players, a group of settings each; no clipping; a row is a list of stages.
+"""
 
 import copy
 import math
@@ -9,10 +12,7 @@ import torch
 from torch import nn
 
 from ppad import baselines, crop_sampler, datasets, figures, losses
-from ppad.attacks import AngularRecognizer, aligned_crops, jittered, recoloured
-from ppad.detector import ActionDetector, DetectorConfig
-from ppad.modifier import Modifier, ModifierConfig
-from ppad.sphereface import AngularMarginHead, SphereFace, SphereFaceConfig
+from ppad.players import aligned_crops, jitter_colors, jitter_landmarks, make_recognizer
 
 
 def repainted_frames(frames, boxes, anonymizer, size):
@@ -22,55 +22,11 @@ def repainted_frames(frames, boxes, anonymizer, size):
     return crop_sampler.paste_faces(frames, anonymizer(faces), boxes)
 
 
-def make_modifier(config):
-    names = {
-        "width": "modifier_width",
-        "blocks": "modifier_blocks",
-        "size": "face_size",
-        "upsample": "modifier_upsample",
-        "light": "modifier_light",
-    }
-    return Modifier(
-        ModifierConfig(**{mine: getattr(config, theirs) for mine, theirs in names.items()})
-    )
-
-
-def make_recognizer(config, identities):
-    size = (config.recognizer_height, config.recognizer_breadth)
-    body = SphereFaceConfig(
-        depth=config.recognizer_depth,
-        width=config.recognizer_width,
-        embedding=config.embedding,
-        input_size=size,
-    )
-    softmax = losses.ASoftmaxLoss(
-        m=config.margin,
-        base=config.lambda_base,
-        gamma=config.lambda_gamma,
-        floor=config.lambda_floor,
-        scale=config.recognizer_scale,
-    )
-    return AngularRecognizer(
-        SphereFace(body), AngularMarginHead(config.embedding, identities), softmax
-    )
-
-
-def make_detector(config, classes):
-    sides = sorted([config.frame_height, config.frame_width])
-    return ActionDetector(
-        DetectorConfig(
-            config.detector_body,
-            classes,
-            *sides,
-            config.detector_weights or None,
-            config.detector_trainable,
-        )
-    )
-
-
 class Game:
     def __init__(self, config, recognizer, detector, anonymizer, device="cpu"):
-        self.config, self.device, self.anonymizer = config, device, anonymizer
+        self.config = config
+        self.device = device
+        self.anonymizer = anonymizer
         self.recognizer = recognizer.to(device)
         self.detector = None if detector is None else detector.to(device)
         self.weights = {"recognizer": [*self.recognizer.parameters()]}
@@ -102,7 +58,7 @@ class Game:
             group["lr"] = getattr(self.config, "lr_" + group["name"]) / (10 if late else 1)
 
     def _learn(self, loss, *names):
-        """One step of these players' weights; everybody else's have no gradient and so stand still."""
+        """One step of these players' weights; all others have no gradient and stay as they are."""
         weights = [p for name in names for p in self.weights[name]]
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         for p, gradient in zip(weights, gradients):
@@ -124,10 +80,10 @@ class Game:
 
     def update_recognizer(self, pictures, modified, landmarks, identities):
         self.recognizer.train()
-        where = jittered(landmarks, self.config.landmark_jitter)
+        where = jitter_landmarks(landmarks, self.config.landmark_jitter)
         terms = {}
         for name, faces in (("D_modified", modified.detach()), ("D_original", pictures)):
-            seen = recoloured(self._faces(faces, where), self.config.colour_jitter)
+            seen = jitter_colors(self._faces(faces, where), self.config.color_jitter)
             terms[name] = self.recognizer.loss(seen, identities)
         self._learn(terms["D_modified"] + terms["D_original"], "recognizer")
         self.recognizer.margin.advance()
@@ -192,89 +148,73 @@ class Game:
 
 def pretrain_detector(detector, actions, config, loop, device="cpu"):
     game = Game(config, make_recognizer(config, 2), detector, baselines.identity, device)
-    frames = datasets.Batches(len(actions), config.batch_frames, seed=loop.seed)
-    loop.start(
-        frames=frames, **{name: part for name, part in game.parts().items() if name != "recognizer"}
+    parts = {name: part for name, part in game.parts().items() if name != "recognizer"}
+    loop.start(**parts)
+    steps = config.pretrain_detector_steps
+    stream = datasets.batches(
+        actions, config.batch_frames, loop.seed, loop.done["detector"], device
     )
-
-    def step(number):
-        game.set_rates(number, config.pretrain_detector_steps)
-        return game.finetune_detector(*_moved(actions.batch(*frames.next()), device))
-
-    loop.stage("detector", config.pretrain_detector_steps, step)
+    for step in loop.steps("detector", steps):
+        game.set_rates(step, steps)
+        frames, targets, boxes = next(stream)
+        loop.log(game.finetune_detector(frames, targets, boxes))
     return detector.eval()
 
 
 def play(game, faces, actions, config, loop):
-    partner = Game(config, copy.deepcopy(game.recognizer), None, game.anonymizer, game.device)
-    streams = {
-        "faces": datasets.Batches(len(faces), config.batch_faces, seed=loop.seed),
-        "frames": datasets.Batches(len(actions), config.batch_frames, seed=loop.seed),
-        "practice": datasets.Batches(len(faces), config.batch_faces, seed=loop.seed + 1),
-    }
-    hidden = {
-        f"partner_{name}": part for name, part in partner.parts().items() if name != "anonymizer"
-    }
-    loop.start(**game.parts(), **streams, **hidden)
+    rival = Game(config, copy.deepcopy(game.recognizer), None, game.anonymizer, game.device)
+    hidden = {f"rival_{name}": part for name, part in rival.parts().items() if name != "anonymizer"}
+    loop.start(**game.parts(), **hidden)
     shown = faces.batch(torch.arange(min(8, len(faces))))[0]
+    done = loop.done
 
-    def drawn(source, name):
-        return _moved(source.batch(*streams[name].next()), game.device)
+    def stream(data, size, seed, used):
+        return datasets.batches(data, size, seed, used, game.device)
 
-    def turn(who, name):
-        for _ in range(config.recognizer_updates):
-            pictures, landmarks, identities = drawn(faces, name)
-            modified = who.anonymize(pictures)
-            terms = who.update_recognizer(pictures, modified, landmarks, identities)
-        return terms, (pictures, modified, landmarks, identities)
+    updates = config.recognizer_updates
+    face_stream = stream(faces, config.batch_faces, loop.seed, updates * done["game"])
+    frame_stream = stream(actions, config.batch_frames, loop.seed, done["game"] + done["finetune"])
 
-    def copying(number):
-        return partner.copy_faces(drawn(faces, "practice")[0])
+    def playing(step):
+        game.set_rates(step, config.T1)
+        for _ in range(updates):
+            pictures, landmarks, identities = next(face_stream)
+            modified = game.anonymize(pictures)
+            terms = game.update_recognizer(pictures, modified, landmarks, identities)
+        batch = (pictures, modified, landmarks, identities, *next(frame_stream))
+        return {**terms, **game.update_modifier_and_detector(*batch)}
 
-    def practising(number):
-        terms, batch = turn(partner, "practice")
-        return {**terms, **partner.update_modifier(*batch)}
+    def finetuning(step):
+        game.set_rates(step, config.T2)
+        return game.finetune_detector(*next(frame_stream))
 
-    def playing(number):
-        game.set_rates(number, config.T1)
-        terms, batch = turn(game, "faces")
-        return {**terms, **game.update_modifier_and_detector(*batch, *drawn(actions, "frames"))}
-
-    def finetuning(number):
-        game.set_rates(number, config.T2)
-        return game.finetune_detector(*drawn(actions, "frames"))
-
-    def snapshots(stage):
-        def show(number):
-            if game.modifier_weights and number % config.sample_every == 0:
-                pictures = torch.cat([shown, game.anonymizer(shown.to(game.device)).cpu()])
-                figures.contact_sheet(
-                    pictures,
-                    Path(loop.folder) / f"sample_{stage}_{number:06d}.png",
-                    columns=len(shown),
-                )
-
-        return show
-
-    stages = [
-        ("game", config.T1, playing, snapshots("game")),
-        ("finetune", config.T2, finetuning, None),
-    ]
     if game.modifier_weights:
-        stages = [
-            ("copy", config.pretrain_modifier_steps, copying, None),
-            ("practice", config.practice_steps, practising, snapshots("practice")),
-            *stages,
-        ]
-    for name, steps, step, after in stages:
-        loop.stage(name, steps, step, after=after)
+        warm_up(rival, faces, loop, shown)
+    for name, steps, body in (("game", config.T1, playing), ("finetune", config.T2, finetuning)):
+        for step in loop.steps(name, steps):
+            loop.log(body(step))
+            if name == "game":
+                sample(game, shown, loop, name, step)
 
 
-def _moved(batch, device):
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    return (
-        {k: _moved(v, device) for k, v in batch.items()}
-        if isinstance(batch, dict)
-        else [_moved(v, device) for v in batch]
-    )
+def warm_up(game, faces, loop, shown):
+    config = game.config
+    used = loop.done["copy"] + config.recognizer_updates * loop.done["warmup"]
+    stream = datasets.batches(faces, config.warmup_faces, loop.seed + 1, used, game.device)
+    for _ in loop.steps("copy", config.pretrain_modifier_steps):
+        loop.log(game.copy_faces(next(stream)[0]))
+    for step in loop.steps("warmup", config.warmup_steps):
+        for _ in range(config.recognizer_updates):
+            pictures, landmarks, identities = next(stream)
+            modified = game.anonymize(pictures)
+            terms = game.update_recognizer(pictures, modified, landmarks, identities)
+        loop.log(terms | game.update_modifier(pictures, modified, landmarks, identities))
+        sample(game, shown, loop, "warmup", step)
+
+
+@torch.no_grad()
+def sample(game, shown, loop, stage, step):
+    if game.modifier_weights and step % game.config.sample_every == 0:
+        pictures = torch.cat([shown, game.anonymizer(shown.to(game.device)).cpu()])
+        path = Path(loop.folder) / f"sample_{stage}_{step:06d}.png"
+        figures.contact_sheet(pictures, path, columns=len(shown))

@@ -1,5 +1,8 @@
 WRONG = "the rate drops one step early"
 HINT = "number > and not >="
 REPLACE = [
-    ("if number > self.config.lr_drop_at * steps", "if number >= self.config.lr_drop_at * steps"),
+    (
+        "if step > self.config.lr_drop_at * steps",
+        "if step >= self.config.lr_drop_at * steps",
+    ),
 ]
