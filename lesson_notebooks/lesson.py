@@ -1,6 +1,7 @@
-"""What every lesson needs and none should copy: the environment, kept results and players, pictures, checks, sliders.
+"""What all lessons share: environment, stored results and networks, pictures, sliders, checks.
 
-Lessons import it as `import lesson`; it stands beside them, so no installation is needed.
+A lesson imports it with `import lesson`. The file is in the lessons' folder, so that nothing has to
+be installed.
 """
 
 import json
@@ -12,38 +13,35 @@ from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(
-    0, str(HERE.parent)
-)  # a lesson runs from a fresh clone, wherever Jupyter was started
+sys.path.insert(0, str(HERE.parent))  # so that `ppad` is found wherever Jupyter was started
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from ppad import config as presets  # noqa: E402
-from ppad import evaluate, trainer  # noqa: E402
-from ppad.attacks import PlainRecognizer  # noqa: E402
+from ppad import players as networks  # noqa: E402
+from ppad.attackers import LandmarkReader, PlainRecognizer  # noqa: E402
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib", "jupyter", "pytest")
 
 
 def environment() -> None:
-    """Print what a bug report must include: versions, cores, GPU, kept results."""
-    print(
-        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none (not needed)'}"
-    )
+    """Print what a bug report should include: versions, cores, GPU, stored results."""
+    system = f"{platform.system()} {platform.machine()}"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none (not needed)"
+    print(f"Python {platform.python_version()} on {system}, {os.cpu_count()} cores, GPU: {gpu}")
     for name in PACKAGES:
         try:
             print(f"  {name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             print(f"  {name} is missing: pip install -r requirements.txt")
-    kept = sorted(path.parent.name for path in (HERE / "results").glob("*/results.json"))
-    print(f"  kept runs: {', '.join(kept)}")
+    stored = sorted(path.parent.name for path in (HERE / "results").glob("*/results.json"))
+    print(f"  stored results: {', '.join(stored)}")
 
 
 def start(seed: int = 0) -> None:
-    """The first line of every lesson: one seed for everything, and figures of one size."""
+    """Set the random seeds and matplotlib's defaults; every lesson begins with it."""
     torch.manual_seed(seed)
     np.random.seed(seed)
     plt.rcParams.update(
@@ -56,43 +54,45 @@ def start(seed: int = 0) -> None:
     )
 
 
-# ------------------------------------------------------------------ what a long run has left
+# ------------------------------------------------------------------ the reference run
 
 
 def results(preset: str = "toy") -> dict:
-    """results.json of the kept run. FileNotFoundError says how to make one."""
+    """results.json of the stored run of a preset. FileNotFoundError says how to make one."""
     path = HERE / "results" / preset / "results.json"
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is not there: run python -m ppad.reproduce --preset {preset} --out {path.parent}"
-        )
-    return json.loads(path.read_text())
+        command = f"python -m ppad.reproduce --preset {preset} --out {path.parent}"
+        raise FileNotFoundError(f"{path} does not exist: run {command}")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def row(name: str, preset: str = "toy") -> dict:
-    """One row of the kept run's results, by the name that Table 1 prints."""
+    """One row of the stored results, by its name in Table 1."""
     return next(one for one in results(preset)["rows"] if one["name"] == name)
 
 
 def players(preset: str = "toy") -> types.SimpleNamespace:
-    """The kept run's networks, in eval mode: `modifier`, `recognizer` and `detector` after Ours' game,
-    `recognizer_start` and `detector_start` before it, the judges `other` and `reader`, and `config`.
+    """The networks of the reference run, in eval mode and without gradients.
+
+    Returns `modifier`, `recognizer` and `detector` after the game of the row Ours,
+    `recognizer_start` and `detector_start` before it, the evaluators `other` (a recognizer of
+    another architecture) and `reader` (of landmarks), and the run's `config`.
     """
-    held = torch.load(HERE / "results" / preset / "players.pt", weights_only=True)
-    held["config"].pop("preset", None)
-    config = presets.Paper(**held["config"])
-    people = held["parts"]["recognizer"]["head.weight"].shape[0]
+    stored = networks.load_players(HERE / "results" / preset / "players.pt")
+    fields = {name: value for name, value in stored["config"].items() if name != "preset"}
+    config = presets.Paper(**fields)
+    people = len(stored["parts"]["recognizer"]["head.weight"])
     made = {
-        "modifier": trainer.make_modifier(config),
-        "reader": evaluate.LandmarkReader(config.face_size),
+        "modifier": networks.make_modifier(config),
+        "recognizer": networks.make_recognizer(config, people),
+        "recognizer_start": networks.make_recognizer(config, people),
+        "detector": networks.make_detector(config, 10),
+        "detector_start": networks.make_detector(config, 10),
         "other": PlainRecognizer(config.other_width, config.embedding, people),
+        "reader": LandmarkReader(config.face_size),
     }
-    made |= {
-        name: trainer.make_recognizer(config, people) for name in ("recognizer", "recognizer_start")
-    }
-    made |= {name: trainer.make_detector(config, 10) for name in ("detector", "detector_start")}
     for name, network in made.items():
-        network.load_state_dict(held["parts"][name])  # kept in half precision, used in single
+        network.load_state_dict(stored["parts"][name])  # stored in half precision, used in single
         network.eval().requires_grad_(False)
     return types.SimpleNamespace(config=config, **made)
 
@@ -100,32 +100,84 @@ def players(preset: str = "toy") -> types.SimpleNamespace:
 # ------------------------------------------------------------------ pictures
 
 
+def rgb(picture):
+    """A picture (3, H, W) in [-1, 1] as an array (H, W, 3) in [0, 1], as imshow takes it."""
+    return (picture.detach().cpu().permute(1, 2, 0) / 2 + 0.5).clamp(0, 1).numpy()
+
+
+def draw(axis, picture, title: str = "", color: str = "black") -> None:
+    """Draw a picture (3, H, W) in [-1, 1]; pixel i covers the interval [i, i + 1)."""
+    height, width = picture.shape[1:]
+    axis.imshow(rgb(picture), extent=(0, width, height, 0))
+    axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    axis.set_frame_on(False)
+    axis.set_title(title, fontsize=9, color=color)
+
+
+def outline(axis, box, color: str, style: str = "-", width: float = 1.5) -> None:
+    """Draw a box (x1, y1, x2, y2) in pixels."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], style, color=color, linewidth=width)
+
+
+def heat(axis, values, **settings) -> None:
+    """Draw an array (H, W) as a color map, without ticks."""
+    axis.imshow(torch.as_tensor(values), **settings)
+    axis.set(xticks=[], yticks=[])
+
+
+def write_values(axis, table, dark_below: float, text: str = "{:.2f}") -> None:
+    """Draw a table (rows, columns) as a color map with its values, white on dark cells."""
+    axis.imshow(table, cmap="viridis", aspect="auto")
+    for row, values in enumerate(table.tolist()):
+        for column, value in enumerate(values):
+            color = "white" if value < dark_below else "black"
+            axis.text(
+                column, row, text.format(value), ha="center", va="center", fontsize=9, color=color
+            )
+
+
 def show(pictures, titles=None, columns: int = 8, size: float = 1.3) -> None:
     """Draw pictures (B, 3, H, W) in [-1, 1] (or a list of (3, H, W)) side by side."""
     pictures = list(pictures)
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
-    _, axes = plt.subplots(
-        rows, columns, figsize=(columns * size, rows * size * (1.2 if titles else 1)), squeeze=False
-    )
+    height = rows * size * (1.2 if titles else 1)
+    _, axes = plt.subplots(rows, columns, figsize=(columns * size, height), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for number, picture in enumerate(pictures):
-        axis = axes.flat[number]
-        axis.imshow((picture.detach().cpu().permute(1, 2, 0) / 2 + 0.5).clamp(0, 1).numpy())
+        draw(axes.flat[number], picture)
         if titles:
-            axis.set_title(titles[number], fontsize=8)
+            axes.flat[number].set_title(titles[number], fontsize=8)
     plt.show()
+
+
+def strips(axis, rows, names) -> None:
+    """Draw rows of pictures, a list of (B, 3, S, S), as one picture with a name beside each row."""
+    tiled = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)  # (3, rows S, B S)
+    side = rows[0].shape[-1]
+    axis.imshow(rgb(tiled), interpolation="antialiased")
+    axis.set(xticks=[], yticks=[(number + 0.5) * side for number in range(len(rows))])
+    axis.set_yticklabels(names, fontsize=8)
+    axis.tick_params(length=0)
+
+
+def table(lines, width: int = 54) -> None:
+    """Print pairs of a text and a value, one a line."""
+    for what, value in lines:
+        print(f"{what:{width}}{value}")
 
 
 def slider(draw, **choices) -> None:
     """A slider for each keyword (a list of values) that calls `draw(**chosen)`.
 
-    Drawn once with the middle values first, so a page without a live kernel (GitHub, a printout) still shows a picture.
+    The middle values are drawn first, so that a page without a kernel (GitHub, a printout) also
+    shows a picture.
     """
     middle = {name: values[len(values) // 2] for name, values in choices.items()}
     draw(**middle)
-    if os.environ.get("PPAD_STATIC"):  # set where notebooks are only executed, never touched
+    if os.environ.get("PPAD_STATIC"):  # set where notebooks are executed without a user
         return
     import ipywidgets
 
@@ -142,7 +194,7 @@ def slider(draw, **choices) -> None:
 
 
 class Wrong(AssertionError):
-    """An answer that is not right yet; in a notebook it shows as its message alone, without a traceback."""
+    """An answer that is not right yet; a notebook shows only its message, without a traceback."""
 
     def _render_traceback_(self):
         return [f"\x1b[31mNot yet:\x1b[0m {self}"]
@@ -165,8 +217,9 @@ def expect_close(what: str, got, wanted, hint: str = "", tolerance: float = 1e-4
     try:
         got = torch.as_tensor(got).detach().double()
     except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(got).__name__
         raise Wrong(
-            f"{what} is a {type(got).__name__}, where a tensor or a number was expected.{hint}"
+            f"{what} is a {kind}, where a tensor or a number was expected.{hint}"
         ) from error
     wanted = torch.as_tensor(wanted).detach().double()
     if got.shape != wanted.shape:
@@ -181,36 +234,56 @@ def expect_close(what: str, got, wanted, hint: str = "", tolerance: float = 1e-4
         )
 
 
-def call(name: str, function, *inputs, **settings):
-    """The student's answer, or Wrong where there is an exception or none; inputs must come back as they went in."""
-    before = [
-        x.clone() if torch.is_tensor(x) else np.copy(x) if isinstance(x, np.ndarray) else x
-        for x in inputs
-    ]
-    try:
-        answer = function(*inputs, **settings)
-    except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) if hasattr(x, "shape") else repr(x) for x in inputs)
-        raise Wrong(
-            f"{name} stopped with {type(error).__name__}: {error} (it was called with {shapes})"
-        ) from error
-    for old, new in zip(before, inputs):
-        if hasattr(old, "shape"):
-            expect(
-                bool((old == new).all()),
-                f"{name} has changed its input in place; work on a copy (clone, scatter).",
-            )
-    expect(answer is not None, f"{name} returned None: does it end with return?")
-    return answer
+def expect_not(what: str, got, wanted, mistakes) -> None:
+    """Raise Wrong with an explanation where `got` is the result of a known mistake.
+
+    Args: mistakes: list of (result of the mistake, explanation).
+    """
+    for values, explanation in mistakes:
+        if agrees(got, values) and not agrees(values, wanted):
+            right = torch.as_tensor(wanted).double().round(decimals=3).tolist()
+            yours = torch.as_tensor(got).detach().double().round(decimals=3).tolist()
+            raise Wrong(f"{what}: {explanation} Expected {right}, yours is {yours}.")
 
 
 def agrees(got, values) -> bool:
-    """Does the answer equal these values (a known mistake's, to name it)?"""
+    """Whether an answer equals these values (tensors, arrays, lists, numbers)."""
     try:
-        got, values = torch.as_tensor(got).double(), torch.as_tensor(values).double()
+        got = torch.as_tensor(got).detach().double()
+        values = torch.as_tensor(values).detach().double()
     except (TypeError, ValueError, RuntimeError):
         return False
     return got.shape == values.shape and torch.allclose(got, values, rtol=1e-4, atol=1e-4)
+
+
+def call(name: str, function, *inputs):
+    """What a student's function returns.
+
+    Raises Wrong where it raises an exception, returns None, or changes its inputs in place.
+    """
+    before = [_copy(value) for value in inputs]
+    try:
+        answer = function(*inputs)
+    except Exception as error:
+        given = ", ".join(str(tuple(x.shape)) if hasattr(x, "shape") else repr(x) for x in inputs)
+        raise Wrong(
+            f"{name} stopped with {type(error).__name__}: {error} (it was called with {given})"
+        ) from error
+    for old, new in zip(before, inputs):
+        if hasattr(old, "shape"):
+            unchanged = bool((old == new).all())
+            expect(
+                unchanged,
+                f"{name} has changed its input in place; work on a copy (clone, scatter).",
+            )
+    expect(answer is not None, f"{name} returned None: does your function return its result?")
+    return answer
+
+
+def _copy(value):
+    if torch.is_tensor(value):
+        return value.clone()
+    return np.copy(value) if isinstance(value, np.ndarray) else value
 
 
 def well_done(message: str) -> None:

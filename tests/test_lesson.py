@@ -1,4 +1,4 @@
-"""lesson.py, the lessons' helper: its checks say what is wrong, its slider draws without a kernel, kept things load."""
+"""lesson.py: messages of its checks, slider, pictures, stored results and networks."""
 
 import re
 import sys
@@ -59,8 +59,29 @@ def test_tolerance():
     assert "1.01" in message("x", 1.01, 1.0)
 
 
+def test_a_known_mistake_is_explained_only_where_it_differs_from_the_right_answer():
+    lesson.expect_not("x", 2.0, 1.0, [(3.0, "three.")])
+    lesson.expect_not("x", 1.0, 1.0, [(1.0, "the same.")])
+    with pytest.raises(lesson.Wrong, match="x: divide. Expected 1.0, yours is 2.0"):
+        lesson.expect_not("x", 2.0, 1.0, [(2.0, "divide.")])
+
+
+def test_a_call_reports_exceptions_nothing_and_changed_inputs():
+    def in_place(x):
+        x += 1
+        return x
+
+    assert lesson.call("f", torch.neg, torch.ones(1)) == -1
+    with pytest.raises(lesson.Wrong, match=r"f stopped with TypeError: .* \(2,\)"):
+        lesson.call("f", lambda: 1, torch.ones(2))
+    with pytest.raises(lesson.Wrong, match="f returned None"):
+        lesson.call("f", lambda x: None, 1)
+    with pytest.raises(lesson.Wrong, match="changed its input in place"):
+        lesson.call("f", in_place, torch.ones(2))
+
+
 def test_expect_and_well_done(capsys):
-    lesson.expect(True, "never said")
+    lesson.expect(True, "never raised")
     with pytest.raises(lesson.Wrong, match="sign is flipped"):
         lesson.expect(False, "the sign is flipped")
     lesson.well_done("That is it.")
@@ -81,20 +102,21 @@ def test_the_slider_draws_once_with_the_middle_values_without_a_live_kernel(monk
     assert drawn == [(16, 0.3)]
 
 
-def test_kept_results_and_players_belong_together():
-    kept, results = lesson.players(), lesson.results()
+def test_stored_results_and_players_belong_together():
+    stored = lesson.players()
+    results = lesson.results()
     assert lesson.row("Ours")["name"] == "Ours"
-    assert kept.config.face_size == results["config"]["face_size"]
-    faces = torch.zeros(2, 3, kept.config.face_size, kept.config.face_size)
-    assert kept.modifier(faces).shape == faces.shape
-    assert kept.reader(faces).shape == (2, 5, 2)
-    crops = torch.zeros(2, 3, kept.config.recognizer_height, kept.config.recognizer_breadth)
+    assert stored.config.face_size == results["config"]["face_size"]
+    faces = torch.zeros(2, 3, stored.config.face_size, stored.config.face_size)
+    assert stored.modifier(faces).shape == faces.shape
+    assert stored.reader(faces).shape == (2, 5, 2)
+    crops = torch.zeros(2, 3, stored.config.recognizer_height, stored.config.recognizer_breadth)
     for name in ("recognizer", "recognizer_start", "other"):
-        assert getattr(kept, name)(crops).shape == (2, kept.config.embedding)
-    assert len(kept.detector.detect(torch.zeros(1, 3, 160, 160))) == 1
+        assert getattr(stored, name)(crops).shape == (2, stored.config.embedding)
+    assert len(stored.detector.detect(torch.zeros(1, 3, 160, 160))) == 1
 
 
-def test_a_run_that_was_not_kept_is_explained():
+def test_a_run_without_stored_results_is_explained():
     with pytest.raises(FileNotFoundError, match="python -m ppad.reproduce --preset nowhere"):
         lesson.results("nowhere")
 

@@ -1,7 +1,8 @@
-"""The lessons: every notebook runs alone in a fresh kernel, is built as agreed, and its checks tell right from wrong.
+"""The lessons: each runs alone in a new kernel, has the agreed form, and its checks find mistakes.
 
-The wrong answers are in tests/wrong/lessons/lesson_NN.py: `WRONG = {"check_name": [(answer, "words of the message"), ...]}`,
-where an answer is what the check cell passes to the check (a tuple where it passes several).
+Wrong answers are in tests/wrong/lessons/lesson_NN.py, `WRONG = {"check": [(answer, words), ...]}`:
+the check's message must contain the words, and an answer is what the check cell passes to the
+check (a tuple where it passes several).
 """
 
 import contextlib
@@ -38,7 +39,11 @@ COURSE = (
 )
 FOUND = sorted(path.stem for path in LESSONS.glob("[0-9][0-9]_*.ipynb"))
 TAGS = ("exercise", "check", "solution")
-MOST_LINES, COPIED_LINES, MOST_BYTES, MOST_FIGURES, WIDEST = 45, 6, 600_000, 12, 120
+MOST_LINES = 45
+COPIED_LINES = 6
+MOST_BYTES = 600_000
+MOST_FIGURES = 12
+WIDEST = 120
 
 each = pytest.mark.parametrize("name", FOUND)
 
@@ -59,7 +64,7 @@ def tag(cell):
 
 
 def exercises(notebook):
-    """[(exercise, check, solution)], the sources of the tagged cells; the solution as the python inside its details."""
+    """[(exercise, check, solution)]: sources of tagged cells, of a solution its Python block."""
     tagged = [cell for cell in notebook.cells if tag(cell)]
     triples = [tagged[i : i + 3] for i in range(0, len(tagged), 3)]
     return [
@@ -97,7 +102,7 @@ def wrong_answers_of(name):
 
 
 def files():
-    """What a notebook might leave beside itself; not code and notebooks, which somebody may be writing meanwhile."""
+    """Files in the lessons' folder that a notebook may have written: all but code and notebooks."""
     return {
         path.relative_to(LESSONS)
         for path in LESSONS.rglob("*")
@@ -169,7 +174,8 @@ def noise(notebook):
 @each
 def test_opens_with_what_when_and_where(name):
     notebook = read(name)
-    first, code = notebook.cells[0], code_cells(notebook)[0].source
+    first = notebook.cells[0]
+    code = code_cells(notebook)[0].source
     assert first.cell_type == "markdown" and first.source.startswith("# ")
     assert "what you will learn" in first.source.lower()
     assert re.search(r"\d+\s*(minutes|min\b)", first.source), (
@@ -226,7 +232,7 @@ def test_cells_are_short_and_the_file_is_small(name):
 
 
 @each
-def test_kept_outputs_are_whole_and_clean(name):
+def test_stored_outputs_are_complete_and_clean(name):
     notebook = read(name)
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     assert all(cell.execution_count for cell in code_cells(notebook) if cell.source.strip()), (
@@ -244,7 +250,7 @@ def test_kept_outputs_are_whole_and_clean(name):
 
 
 def bare(source):
-    """A cell's lines without imports, comments and blanks, as one text; "" for COPIED_LINES lines and fewer."""
+    """A cell without imports, comments and blank lines; "" if at most COPIED_LINES are left."""
     lines = [re.sub(r"\s+#.*", "", line).rstrip() for line in source.splitlines()]
     lines = [line for line in lines if line and not re.match(r"\s*(#|import |from )", line)]
     return "\n".join(lines) if len(lines) > COPIED_LINES else ""
@@ -261,12 +267,14 @@ def test_no_code_is_copied_between_lessons():
                 )
 
 
-# ------------------------------------------------------------------ their checks tell right from wrong
+# ------------------------------------------------------------------ their checks tell right from
+# wrong
 
 
 def tried(name, check_source, answer_source):
-    """Run an answer and then the check cell in a namespace of their own; returns what was printed."""
-    space, printed = {"check": checks_of(name)}, io.StringIO()
+    """Run an answer, then the check cell, in a namespace of their own; returns the printed text."""
+    space = {"check": checks_of(name)}
+    printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(answer_source, space)
         exec(check_source, space)
@@ -278,7 +286,7 @@ def test_every_exercise_works_out_of_the_box_and_with_its_solution(name):
     for exercise, check, solution in exercises(read(name)):
         for kind, answer in (("exercise cell", exercise), ("solution", solution)):
             assert "Right." in tried(name, check, answer), (
-                f"{name}: {checks_called(check)} says nothing of the {kind}"
+                f"{name}: {checks_called(check)} does not accept the {kind}"
             )
 
 
@@ -289,16 +297,14 @@ def test_a_solution_is_written_and_not_imported(name):
             f"{name}: {checks_called(check)}'s solution defines nothing"
         )
         assert not re.search(r"\bchecks\b", solution), (
-            f"{name}: {checks_called(check)}'s solution borrows from the checks"
+            f"{name}: {checks_called(check)}'s solution uses the checks"
         )
 
 
 @each
-def test_every_wrong_answer_is_told_what_is_wrong(name):
-    wrong, called = (
-        wrong_answers_of(name),
-        {checks_called(check) for _, check, _ in exercises(read(name))},
-    )
+def test_every_wrong_answer_is_explained(name):
+    wrong = wrong_answers_of(name)
+    called = {checks_called(check) for _, check, _ in exercises(read(name))}
     assert set(wrong) == called, (
         f"{name}: wrong answers for {sorted(wrong)}, exercises are {sorted(called)}"
     )
@@ -314,8 +320,8 @@ def test_every_wrong_answer_is_told_what_is_wrong(name):
 
 
 @each
-def test_checks_meet_nothing_and_nonsense_with_a_sentence(name):
-    """None returned, an exception inside, a wrong number of arguments, and no function at all: Wrong, never a traceback."""
+def test_checks_answer_nonsense_with_a_message(name):
+    """None, an exception, a wrong number of arguments, no function: Wrong, never a traceback."""
 
     def broken(*args, **kwargs):
         raise ZeroDivisionError("inside the student's function")

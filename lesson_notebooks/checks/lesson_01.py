@@ -1,21 +1,19 @@
-"""Checks of lesson 01: boxes, mirrored landmarks, and the way back from a crop to its picture."""
+"""Checks of lesson 01: enlarged boxes, mirrored landmarks, the inverse of a similarity."""
 
 import torch
-from lesson import expect, expect_close, well_done
+from lesson import call, expect, expect_close, well_done
 
-from checks.lesson_00 import attempt
-
-# ------------------------------------------------------------------ answers that the exercise cells start from
+# ------------------------------------------------------------------ answers for the exercise cells
 
 
 def mirror_landmarks(landmarks, width):
-    """(5, 2) px in a picture `width` px wide -> (5, 2) px in its mirror image, in the usual order."""
+    """(5, 2) px in a picture `width` px wide -> (5, 2) px in its mirror image, usual order."""
     flipped = torch.stack([width - landmarks[:, 0], landmarks[:, 1]], 1)  # (5, 2)
-    return flipped[[1, 0, 2, 4, 3]]  # left is left again
+    return flipped[[1, 0, 2, 4, 3]]  # the left eye is the left one again
 
 
 def invert(matrix):
-    """A similarity (2, 3), picture -> crop, turned round: (2, 3), crop -> picture."""
+    """The inverse (2, 3), crop -> picture, of a similarity (2, 3), picture -> crop."""
     linear = torch.linalg.inv(matrix[:, :2])  # (2, 2)
     return torch.cat([linear, -linear @ matrix[:, 2:]], 1)  # (2, 3)
 
@@ -24,40 +22,42 @@ def invert(matrix):
 
 
 def check_enlarge(enlarge_boxes):
+    """Boxes far from the frame's edges, at its edges, and none."""
     boxes = torch.tensor([[40.0, 30.0, 60.0, 50.0], [80.0, 50.0, 90.0, 70.0]])
     far = (200, 300)  # no edge is near
-    got = attempt(enlarge_boxes, boxes.clone(), far, 1.6)
+    got = call("enlarge_boxes", enlarge_boxes, boxes.clone(), far, 1.6)
     wanted = torch.tensor([[34.0, 24.0, 66.0, 56.0], [77.0, 44.0, 93.0, 76.0]])
     if torch.is_tensor(got) and got.shape == wanted.shape:
         first = got[0].tolist()
         expect(
             abs(first[0] - 40) > 1e-3,
             f"The box (40, 30, 60, 50) became {first}: its left top corner has not moved. "
-            "Scale about the box's centre.",
+            "Scale about the box's center.",
         )
         expect(
             abs(first[0] - 64) > 1e-3,
             f"The box (40, 30, 60, 50) became {first}: you scaled its coordinates, which moves "
-            "it away from the frame's corner. Scale about the box's own centre.",
+            "it away from the frame's corner. Scale about the box's own center.",
         )
         expect(
             abs(first[0] - 18) > 1e-3,
-            f"The box (40, 30, 60, 50) became {first}, which is twice too wide: from the centre "
+            f"The box (40, 30, 60, 50) became {first}, which is twice too wide: from the center "
             "to a side it is only half the width.",
         )
     expect_close(
         "enlarge_boxes(boxes, (200, 300), 1.6)",
         got,
         wanted,
-        "Width and height grow 1.6 times, the centre stays.",
+        "Width and height grow 1.6 times, the center stays.",
     )
     near = torch.tensor([[2.0, 2.0, 22.0, 22.0], [70.0, 40.0, 90.0, 60.0]])
-    got = attempt(enlarge_boxes, near.clone(), (60, 90), 1.6)
+    got = call("enlarge_boxes", enlarge_boxes, near.clone(), (60, 90), 1.6)
     wanted = torch.tensor([[0.0, 0.0, 28.0, 28.0], [64.0, 34.0, 90.0, 60.0]])
     if torch.is_tensor(got) and got.shape == wanted.shape:
         expect(
             got.min() >= 0,
-            f"A corner lies at {got.min():g}, outside the frame: clip to 0 and to the frame's size.",
+            f"A corner lies at {got.min():g}, outside the frame: clip to 0 and to the frame's"
+            " size.",
         )
         expect(
             got[1, 2] != 60,
@@ -66,7 +66,8 @@ def check_enlarge(enlarge_boxes):
         )
         expect(
             got[1, 2] != 89,
-            "The right edge was clipped to 89. In continuous coordinates a frame 90 px wide ends at 90.",
+            "The right edge was clipped to 89. In continuous coordinates a frame 90 px wide ends"
+            " at 90.",
         )
     expect_close(
         "enlarge_boxes(boxes, (60, 90), 1.6)",
@@ -74,32 +75,28 @@ def check_enlarge(enlarge_boxes):
         wanted,
         "Clip to the frame; frame_size is (H, W).",
     )
-    got = attempt(enlarge_boxes, torch.zeros(0, 4), (60, 90), 1.6)
+    got = call("enlarge_boxes", enlarge_boxes, torch.zeros(0, 4), (60, 90), 1.6)
     expect_close(
         "enlarge_boxes of no boxes at all",
         got,
         torch.zeros(0, 4),
-        "A frame without a face is an everyday case.",
+        "Frames without a face are common.",
     )
     well_done("With 1.6, this is the face region r_v of the paper.")
 
 
 def check_mirror(mirror_landmarks):
+    """One face with five different landmarks."""
     points = torch.tensor([[20.0, 25.0], [44.0, 27.0], [30.0, 36.0], [22.0, 48.0], [41.0, 50.0]])
     wanted = torch.tensor([[20.0, 27.0], [44.0, 25.0], [34.0, 36.0], [23.0, 50.0], [42.0, 48.0]])
-    kept = points.clone()
-    got = attempt(mirror_landmarks, points, 64)
-    expect(
-        torch.equal(points, kept),
-        "Your function has changed the landmarks it was given: work on a copy.",
-    )
+    got = call("mirror_landmarks", mirror_landmarks, points, 64)
     if torch.is_tensor(got) and got.shape == wanted.shape:
         if torch.allclose(got[[1, 0, 2, 4, 3]].to(wanted), wanted):
             got_eye = got[0].tolist()
             expect(
                 False,
-                f"The first point is {got_eye}, on the right of the second. In a mirror the left eye becomes the right "
-                "one: swap the eyes, and the corners of the mouth.",
+                f"The first point is {got_eye}, on the right of the second. In a mirror the left"
+                " eye becomes the right one: swap the eyes, and the corners of the mouth.",
             )
         shift = (got - wanted)[:, 0]
         expect(
@@ -116,27 +113,25 @@ def check_mirror(mirror_landmarks):
         wanted,
         "Rows are left eye, right eye, nose, left and right mouth.",
     )
-    well_done(
-        "Forget the swap, and every mirrored face is aligned upside down or squeezed to nothing."
-    )
+    well_done("Without the swap, mirrored faces would be aligned wrongly.")
 
 
 def check_invert(invert):
-    quarter = torch.tensor(
-        [[0.0, -2.0, 10.0], [2.0, 0.0, 4.0]]
-    )  # twice as large, turned by 90 degrees
+    """A rotation with a scale, then a rotation alone."""
+    # scaled by 2, rotated by 90 degrees
+    quarter = torch.tensor([[0.0, -2.0, 10.0], [2.0, 0.0, 4.0]])
     wanted = torch.tensor([[0.0, 0.5, -2.0], [-0.5, 0.0, 5.0]])
-    got = attempt(invert, quarter.clone())
+    got = call("invert", invert, quarter.clone())
     if torch.is_tensor(got) and got.shape == wanted.shape:
         if torch.allclose(got[:, :2], wanted[:, :2]):
             expect(
                 not torch.allclose(got[:, 2], -quarter[:, 2]),
-                "The shift is (-10, -4). The way back first takes the "
-                "shift off and then turns and shrinks, so the shift is turned and shrunk too: -A^-1 t.",
+                "The shift is (-10, -4). The inverse first subtracts the shift, then rotates and"
+                " scales, so the shift is rotated and scaled too: -A^-1 t.",
             )
         expect(
             not torch.allclose(got[:, :2], quarter[:, :2].T),
-            "The left part is A transposed, which undoes the turn but "
+            "The left part is A transposed, which undoes the rotation but "
             "not the scale: divide by a^2 + b^2.",
         )
         expect(
@@ -146,23 +141,20 @@ def check_invert(invert):
         expect(
             not torch.allclose(got[:, :2], quarter[:, :2] / 4),
             "The left part is A / (a^2 + b^2): the scale is undone "
-            "but the turn goes the same way again. Transpose A.",
+            "but the rotation is applied again. Transpose A.",
         )
     expect_close(
         "invert([[0, -2, 10], [2, 0, 4]])",
         got,
         wanted,
-        "There and back again must end where it began.",
+        "The inverse of a map must undo it.",
     )
-    other = torch.tensor(
-        [[0.6, -0.8, 3.0], [0.8, 0.6, -1.0]]
-    )  # a turn alone: no scale to divide by
+    # a rotation alone, without a scale
+    other = torch.tensor([[0.6, -0.8, 3.0], [0.8, 0.6, -1.0]])
     expect_close(
         "invert([[0.6, -0.8, 3], [0.8, 0.6, -1]])",
-        attempt(invert, other.clone()),
+        call("invert", invert, other.clone()),
         torch.tensor([[0.6, 0.8, -1.0], [-0.8, 0.6, 3.0]]),
-        "There and back again must end where it began.",
+        "The inverse of a map must undo it.",
     )
-    well_done(
-        "This is the question every image sampler asks: where does this output pixel come from?"
-    )
+    well_done("Image samplers need this map: where does an output pixel come from?")

@@ -4,11 +4,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from lesson import expect, expect_close, well_done
+from lesson import call, expect, expect_close, well_done
 
-from checks.lesson_00 import attempt
-
-# ------------------------------------------------------------------ answers that the exercise cells start from
+# ------------------------------------------------------------------ answers for the exercise cells
 
 
 def shrink(crops, cells):
@@ -17,19 +15,22 @@ def shrink(crops, cells):
 
 
 def add_noise(crops, variance, draw):
-    """crops (B, 3, S, S) in [-1, 1] plus noise of a variance counted on the 0-to-1 scale; draw: standard normal numbers."""
+    """Crops (B, 3, S, S) in [-1, 1] plus noise; draw: standard normal numbers of their shape.
+
+    The variance is that for pictures in [0, 1].
+    """
     return (crops + 2 * math.sqrt(variance) * draw).clamp(-1, 1)  # (B, 3, S, S)
 
 
 def paint_means(crops, labels):
-    """Each pixel takes the mean colour of its segment: crops (B, 3, S, S), labels (B, S, S) long -> (B, 3, S, S)."""
+    """The mean color of each segment: crops (B, 3, S, S), labels (B, S, S) -> (B, 3, S, S)."""
     member = F.one_hot(labels.flatten(1)).to(crops.dtype)  # (B, S*S, K)
     mean = crops.flatten(2) @ member / member.sum(1, keepdim=True).clamp(min=1)  # (B, 3, K)
     return (mean @ member.transpose(1, 2)).view_as(crops)  # (B, 3, S, S)
 
 
 def link(weak, strong):
-    """Canny's last step: the strong pixels (H, W) and all weak ones that hang together with them."""
+    """Canny's last step: the strong pixels (H, W) and all weak ones connected to them."""
     while True:
         grown = (F.max_pool2d(strong[None].float(), 3, 1, 1)[0] > 0) & weak | strong  # (H, W) bool
         if torch.equal(grown, strong):
@@ -41,15 +42,16 @@ def link(weak, strong):
 
 
 def check_shrink(shrink):
+    """Two pictures of 4 x 4 pixels."""
     crops = torch.arange(96.0).view(2, 3, 4, 4) / 48 - 1
-    got = attempt(shrink, crops.clone(), 2)
+    got = call("shrink", shrink, crops.clone(), 2)
     corner = crops[:, :, ::2, ::2]  # (2, 3, 2, 2)
     wanted = corner + 2.5 / 48  # means of 0, 1, 4, 5
     if torch.is_tensor(got) and got.shape == wanted.shape:
         expect(
             not torch.allclose(got, corner),
-            "You took one pixel of each block (every second one). What is skipped is lost "
-            "by chance of its place: take the mean of the block.",
+            "You took one pixel of each block (every second one). The others are ignored"
+            ": take the mean of the block.",
         )
         expect(
             not torch.allclose(got, wanted * 4),
@@ -59,51 +61,60 @@ def check_shrink(shrink):
         for axes in ((4, 5), (2, 4), (3, 4)):  # any pair but (3, 5)
             expect(
                 not torch.allclose(got, torn.mean(axes)),
-                "Your blocks are not squares of neighbouring pixels: after "
-                "reshape(B, 3, cells, s, cells, s) average over axes 3 and 5, the rows and the columns within a block.",
+                "Your blocks are not squares of neighboring pixels: after reshape(B, 3, cells, s,"
+                " cells, s) average over axes 3 and 5, the rows and the columns within a block.",
             )
     as_large = torch.is_tensor(got) and got.shape == crops.shape
     expect_close(
         "shrink(crops, 2)",
         got,
         wanted,
-        "Return the small picture; enlarging comes later."
-        if as_large
-        else "Each cell is the mean of its block of pixels.",
+        (
+            "Return the small picture; enlarging comes later."
+            if as_large
+            else "Each cell is the mean of its block of pixels."
+        ),
     )
     expect_close(
         "shrink(crops, 1)",
-        attempt(shrink, crops.clone(), 1),
+        call("shrink", shrink, crops.clone(), 1),
         crops.mean((2, 3), keepdim=True),
-        "With one cell only the mean colour of each picture and channel is left.",
+        "With one cell only the mean color of each picture and channel is left.",
     )
-    well_done("Down by means: whatever was finer than a cell is gone, not hidden.")
+    well_done("A block mean: detail finer than a cell is removed.")
 
 
 def check_noise(add_noise):
+    """Four pixels, two of which must be clipped."""
     crops = torch.tensor([0.0, 0.5, -0.9, 0.2]).view(1, 1, 2, 2).expand(1, 3, 2, 2).contiguous()
     draw = torch.tensor([0.5, -1.0, -2.0, 3.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2).contiguous()
-    wanted = (
-        torch.tensor([0.3, -0.1, -1.0, 1.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
-    )  # 2 sqrt(0.09) = 0.6
-    got = attempt(add_noise, crops.clone(), 0.09, draw.clone())
+    # 2 sqrt(0.09) = 0.6
+    wanted = torch.tensor([0.3, -0.1, -1.0, 1.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+    got = call("add_noise", add_noise, crops.clone(), 0.09, draw.clone())
     if torch.is_tensor(got) and got.shape == wanted.shape:
         first = got[0, 0, 0, 0].item()
         for value, mistake in (
             (
                 0.15,
-                "so your noise is half as strong as it should be. The variance is meant for pictures from 0 "
-                "to 1; ours run from -1 to 1, twice as wide.",
+                (
+                    "so your noise is half as strong as it should be. The variance is meant for"
+                    " pictures from 0 to 1; ours run from -1 to 1, twice as wide."
+                ),
             ),
             (0.09, "so you used 2 times the variance as standard deviation: take its square root."),
             (
                 0.045,
-                "so you used the variance itself as standard deviation: take its root, and double it.",
+                (
+                    "so you used the variance itself as standard deviation: take its root, and"
+                    " double it."
+                ),
             ),
             (
                 0.212132,
-                "so you doubled the variance. Twice as wide a range doubles the standard deviation, "
-                "that is, it takes four times the variance.",
+                (
+                    "so you doubled the variance. Twice as wide a range doubles the standard"
+                    " deviation, that is, it takes four times the variance."
+                ),
             ),
         ):
             expect(
@@ -122,18 +133,19 @@ def check_noise(add_noise):
         wanted,
         "crops + 2 sqrt(variance) draw, then clip to [-1, 1].",
     )
-    well_done("Scale, add, clip: three places to be wrong in one line.")
+    well_done("Scale, add, clip.")
 
 
 def check_paint_means(paint_means):
+    """Two pictures of four pixels; a label is absent from the first."""
     crops = torch.tensor([[0.0, 0.2, 1.0, 0.4], [-1.0, -0.6, 0.0, 0.8]]).view(
         2, 1, 2, 2
     ) * torch.tensor([1.0, 0.5, -1.0]).view(1, 3, 1, 1)  # (2, 3, 2, 2)
-    labels = torch.tensor([[[0, 0], [2, 2]], [[0, 1], [1, 2]]])  # in picture 0 nobody has label 1
+    labels = torch.tensor([[[0, 0], [2, 2]], [[0, 1], [1, 2]]])  # label 1 is absent from picture 0
     wanted = torch.tensor([[0.1, 0.1, 0.7, 0.7], [-1.0, -0.3, -0.3, 0.8]]).view(
         2, 1, 2, 2
     ) * torch.tensor([1.0, 0.5, -1.0]).view(1, 3, 1, 1)
-    got = attempt(paint_means, crops.clone(), labels.clone())
+    got = call("paint_means", paint_means, crops.clone(), labels.clone())
     if torch.is_tensor(got) and got.shape == wanted.shape:
         expect(
             not got.isnan().any(),
@@ -142,7 +154,7 @@ def check_paint_means(paint_means):
         expect(
             not torch.allclose(got[:, 0], got[:, 2]),
             "All three channels came out alike: take the mean of each channel, "
-            "so that the segment keeps its colour.",
+            "so that the segment keeps its color.",
         )
         pooled = torch.tensor([0.0, 0.2, -1.0]).mean()
         expect(
@@ -160,28 +172,16 @@ def check_paint_means(paint_means):
 
 
 def check_link(link):
-    strong, weak = torch.zeros(5, 7, dtype=torch.bool), torch.zeros(5, 7, dtype=torch.bool)
+    """A chain of weak pixels from a strong one, and two that are not connected."""
+    strong = torch.zeros(5, 7, dtype=torch.bool)
+    weak = torch.zeros(5, 7, dtype=torch.bool)
     strong[0, 0] = True
-    for y, x in (
-        (0, 0),
-        (0, 1),
-        (1, 2),
-        (2, 3),
-        (3, 4),
-        (3, 5),
-        (4, 0),
-        (4, 1),
-    ):  # a chain, and an island
+    # a chain, and two pixels apart
+    for y, x in ((0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (3, 5), (4, 0), (4, 1)):
         weak[y, x] = True
     wanted = weak.clone()
     wanted[4, :2] = False
-    start = strong.clone()
-    got = attempt(link, weak.clone(), strong)
-    expect(
-        torch.equal(strong, start),
-        "Your function has changed `strong`, which belongs to the caller: work on a copy.",
-    )
-    expect(got is not None, "link(weak, strong) is None: does your function return its result?")
+    got = call("link", link, weak.clone(), strong)
     if torch.is_tensor(got) and got.shape == wanted.shape:
         got = got.bool()
         reached = int(got.sum())
@@ -192,8 +192,8 @@ def check_link(link):
         )
         expect(
             not got[4, :2].any(),
-            "The weak pixels at the lower left are in the result, but no chain of neighbours leads from "
-            "a strong pixel to them.",
+            "The weak pixels at the lower left are in the result, but no chain of neighbors leads"
+            " from a strong pixel to them.",
         )
         expect(
             reached > 1,
@@ -202,7 +202,7 @@ def check_link(link):
         expect(
             reached != 2 or bool(got[1, 2]),
             "The growth stopped after one pixel, at the first diagonal step or the first "
-            "round. A pixel has eight neighbours, and growing goes on until nothing is added.",
+            "round. A pixel has eight neighbors, and growing goes on until nothing is added.",
         )
         expect(
             reached == 6,

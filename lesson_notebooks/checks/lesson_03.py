@@ -1,19 +1,19 @@
-"""Checks of lesson 03: the margin function, the logits it hinders, the threshold of each fold, accepts at a false-accept rate."""
+"""Checks of lesson 03: psi, logits with a margin, accuracy over folds, TAR at a given FAR."""
 
 import math
 
 import numpy as np
 import torch
-from lesson import Wrong, agrees, call, expect, expect_close, well_done
+from lesson import Wrong, agrees, call, expect, expect_close, expect_not, well_done
 
 from ppad import metrics
 from ppad.losses import psi as _psi
 
-# ------------------------------------------------------------------ what the exercises are replaced from
+# ------------------------------------------------------------------ answers for the exercise cells
 
 
 def margin_logits(cosines, norms, labels, margin_lambda, m=4):
-    """A-Softmax's logits (B, N): norms * cosines, but for each face's own person (lambda cos + psi) / (1 + lambda)."""
+    """A-Softmax's logits (B, N): norms * cosines, with the margin for each face's own person."""
     own = cosines.gather(1, labels[:, None])  # (B, 1)
     own = (margin_lambda * own + _psi(own, m)) / (1 + margin_lambda)
     return norms * cosines.scatter(1, labels[:, None], own)  # (B, N)
@@ -28,43 +28,38 @@ def fold_accuracies(first, second, same, folds):
 
 
 def check_psi(psi):
-    """psi(cosine, m): closed form at chosen angles, borders of the pieces, other margins, the gradient."""
+    """The closed form at chosen angles, the borders of the pieces, other margins, the gradient."""
     degrees = [0, 20, 50, 60, 80, 100, 130, 170]  # none on a border between two pieces
     theta = torch.tensor(degrees, dtype=torch.float64) * math.pi / 180
     cosine = theta.cos()
     for m in (4, 2, 1):
         k = [min(d * m // 180, m - 1) for d in degrees]
-        turned = [(-1) ** n * math.cos(m * math.radians(d)) for n, d in zip(k, degrees)]
-        wanted = torch.tensor([t - 2 * n for t, n in zip(turned, k)], dtype=torch.float64)
+        flipped = [(-1) ** n * math.cos(m * math.radians(d)) for n, d in zip(k, degrees)]
+        wanted = torch.tensor([t - 2 * n for t, n in zip(flipped, k)], dtype=torch.float64)
         got = call("psi", psi, cosine, m)
-        mistakes = {
-            "it is cos(m theta) itself, which rises again after 180 / m degrees; turn and shift each piece: (-1)^k ... - 2k.": (
-                m * theta
-            ).cos(),
-            "the pieces are turned but not shifted: the - 2k is missing, so they do not join.": torch.tensor(
-                turned
+        steps = torch.tensor(k, dtype=torch.float64)
+        of_cosine = [
+            (-1) ** math.floor(m * c / math.pi) * math.cos(m * c) - 2 * math.floor(m * c / math.pi)
+            for c in cosine.tolist()
+        ]
+        mistakes = [
+            (
+                (m * theta).cos(),
+                (
+                    "it is cos(m theta) itself, which rises again after 180 / m degrees; flip and"
+                    " shift each piece: (-1)^k ... - 2k."
+                ),
             ),
-            "the pieces are shifted but not turned: the sign (-1)^k is missing.": (m * theta).cos()
-            - 2 * torch.tensor(k, dtype=torch.float64),
-            "the input is cos(theta), not theta: take the arccos first.": torch.tensor(
-                [
-                    (-1) ** math.floor(m * c / math.pi) * math.cos(m * c)
-                    - 2 * math.floor(m * c / math.pi)
-                    for c in cosine.tolist()
-                ]
+            (flipped, "the pieces are flipped but not shifted: the - 2k is missing."),
+            (
+                (m * theta).cos() - 2 * steps,
+                "the pieces are shifted but not flipped: the sign (-1)^k is missing.",
             ),
-            "m makes no difference: you always use 4."
-            if m != 4
-            else "m makes no difference: this is the plain cosine.": _psi(cosine, 4)
-            if m != 4
-            else cosine,
-        }
-        for words, values in mistakes.items():
-            if agrees(got, values) and not agrees(values, wanted):
-                raise Wrong(
-                    f"psi with m = {m}: {words} At {degrees} degrees it must be "
-                    f"{[round(v, 3) for v in wanted.tolist()]}."
-                )
+            (of_cosine, "the input is cos(theta), not theta: take the arccos first."),
+            (_psi(cosine, 4), "m makes no difference: you always use 4."),
+            (cosine, "m makes no difference: this is the plain cosine."),
+        ]
+        expect_not(f"psi at {degrees} degrees, m={m}", got, wanted, mistakes)
         expect_close(
             f"psi(cos of {degrees} degrees, m={m})",
             got,
@@ -76,13 +71,14 @@ def check_psi(psi):
         "psi(cos of [45, 90, 135, 180] degrees, m=4)",
         call("psi", psi, borders, 4),
         torch.tensor([-1.0, -3.0, -5.0, -7.0]),
-        "These are the borders of the pieces, where neighbours must join.",
+        "These are the borders of the pieces, where neighbors must join.",
     )
     inside = torch.tensor([0.3, -0.6], dtype=torch.float64, requires_grad=True)
     answer = call("psi", psi, inside, 4)
     expect(
         torch.is_tensor(answer) and answer.requires_grad,
-        "psi's answer has no gradient: D could not learn from it. Use torch functions, without item(), numpy or detach().",
+        "psi's result has no gradient: D could not be trained with it. Use torch functions, without"
+        " item(), numpy or detach().",
     )
     answer.sum().backward()
     angle = inside.detach().acos()
@@ -93,16 +89,17 @@ def check_psi(psi):
         sign * 4 * (4 * angle).sin() / angle.sin(),
         "k is a count and carries no gradient.",
     )
-    well_done("psi falls all the way from 1 to 1 - 2m, in one unbroken curve.")
+    well_done("psi decreases from 1 to 1 - 2m in one continuous curve.")
 
 
 def check_margin_logits(margin_logits):
-    """margin_logits(cosines, norms, labels, margin_lambda, m): by hand for three faces and three people."""
+    """By hand for three faces and three people."""
     cosines = torch.tensor(
         [[0.9, 0.1, -0.2], [0.3, 0.5, 0.4], [-0.7, 0.2, 0.6]], dtype=torch.float64
     )
     norms = torch.tensor([[1.0], [2.0], [10.0]], dtype=torch.float64)
-    labels, at = torch.tensor([0, 2, 1]), 5.0
+    labels = torch.tensor([0, 2, 1])
+    at = 5.0
 
     def psi4(c):
         angle = math.acos(c)
@@ -121,35 +118,33 @@ def check_margin_logits(margin_logits):
     own = labels.tolist()
     wanted = norms * table(lambda i, j, c: mixed(c) if j == own[i] else c)
     got = call("margin_logits", margin_logits, cosines, norms, labels, at, 4)
-    mistakes = {
-        "the margin acts on every person. Only the true one, labels[i], is made harder.": norms
-        * table(lambda i, j, c: mixed(c)),
-        "the margin acts on the wrong persons: all but the true one.": norms
-        * table(lambda i, j, c: c if j == own[i] else mixed(c)),
-        "the margin acts on person 0 (or on the diagonal), not on labels[i].": norms
-        * table(lambda i, j, c: mixed(c) if j == i else c),
-        "the weights are the wrong way round: lambda belongs to the cosine, 1 to psi.": norms
-        * table(lambda i, j, c: (c + at * psi4(c)) / (1 + at) if j == own[i] else c),
-        "the division by 1 + lambda is missing.": norms
-        * table(lambda i, j, c: at * c + psi4(c) if j == own[i] else c),
-        "lambda is left out: this is psi alone.": norms
-        * table(lambda i, j, c: psi4(c) if j == own[i] else c),
-        "the norms are missing: a logit is |x| times a cosine.": table(
-            lambda i, j, c: mixed(c) if j == own[i] else c
+    everywhere = norms * table(lambda i, j, c: mixed(c))
+    psi_alone = norms * table(lambda i, j, c: psi4(c) if j == own[i] else c)
+    undivided = norms * table(lambda i, j, c: at * c + psi4(c) if j == own[i] else c)
+    swapped = norms * table(lambda i, j, c: (c + at * psi4(c)) / (1 + at) if j == own[i] else c)
+    without_norms = table(lambda i, j, c: mixed(c) if j == own[i] else c)
+    mistakes = [
+        (everywhere, "the margin acts on every person. Only the true one, labels[i], is changed."),
+        (
+            norms * table(lambda i, j, c: c if j == own[i] else mixed(c)),
+            "the margin acts on the wrong persons: all but the true one.",
         ),
-        "the norms multiply the columns; keep their last axis, (B, 1).": norms.T
-        * table(lambda i, j, c: mixed(c) if j == own[i] else c),
-        "there is no margin in it at all.": norms * cosines,
-    }
-    mistakes["the margin acts on person 0, not on labels[i]."] = norms * table(
-        lambda i, j, c: mixed(c) if j == 0 else c
-    )
-    for words, values in mistakes.items():
-        if agrees(got, values):
-            raise Wrong(
-                f"margin_logits: {words} Row 1 must be {[round(v, 3) for v in wanted[1].tolist()]}, "
-                f"yours is {[round(v, 3) for v in torch.as_tensor(got)[1].tolist()]}."
-            )
+        (
+            norms * table(lambda i, j, c: mixed(c) if j == i else c),
+            "the margin acts on the diagonal, not on labels[i].",
+        ),
+        (
+            norms * table(lambda i, j, c: mixed(c) if j == 0 else c),
+            "the margin acts on person 0, not on labels[i].",
+        ),
+        (swapped, "the weights are swapped: lambda belongs to the cosine, 1 to psi."),
+        (undivided, "the division by 1 + lambda is missing."),
+        (psi_alone, "lambda is missing: this is psi alone."),
+        (without_norms, "the norms are missing: a logit is |x| times a cosine."),
+        (norms.T * without_norms, "the norms multiply the columns; keep their shape (B, 1)."),
+        (norms * cosines, "there is no margin."),
+    ]
+    expect_not("margin_logits", got, wanted, mistakes)
     expect_close(
         "margin_logits",
         got,
@@ -163,18 +158,20 @@ def check_margin_logits(margin_logits):
         norms * cosines,
         "With m = 1 psi is the cosine; do you pass m on to psi?",
     )
-    well_done("Only the true person is made harder, and lambda says by how much.")
+    well_done("Only the true person's logit is reduced, and lambda says by how much.")
 
 
 def check_fold_accuracies(fold_accuracies):
-    """fold_accuracies(first, second, same, folds): 3 folds of 40 pairs, each step written out with plain loops."""
+    """Three folds of 40 pairs, each step written out with plain loops."""
     rng = np.random.default_rng(2)
-    same, folds = np.arange(120) % 2 == 0, np.repeat([2, 5, 9], 40)
+    same = np.arange(120) % 2 == 0
+    folds = np.repeat([2, 5, 9], 40)
     first = rng.normal(size=(120, 3))
     second = np.where(same[:, None], first, rng.normal(size=(120, 3))) + 1.1 * rng.normal(
         size=(120, 3)
     )
-    first, second = first + [1.5, 0, 0.5], second + [1.5, 0, 0.5]  # so that the mean matters
+    first = first + [1.5, 0, 0.5]
+    second = second + [1.5, 0, 0.5]  # so that the mean has an effect
 
     def accuracies(fitted_on, mean_of):
         out = []
@@ -206,37 +203,17 @@ def check_fold_accuracies(fold_accuracies):
 
     wanted = accuracies("others", "others")
     got = call("fold_accuracies", fold_accuracies, first, second, same, folds)
-    mistakes = {
-        "the threshold is fitted on the test fold, so the test is no test. Fit it on the other folds.": (
-            "test",
-            "others",
-        ),
-        "the threshold is fitted on the test fold, and so is the mean. Fit both on the other folds.": (
-            "test",
-            "test",
-        ),
-        "the threshold is fitted on all folds, the tested one included. Fit it on the other folds.": (
-            "all",
-            "others",
-        ),
-        "threshold and mean are fitted on all folds, the tested one included. Fit both on the other folds.": (
-            "all",
-            "all",
-        ),
-        "the mean feature is that of all folds; take it from the other folds.": ("others", "all"),
-        "the mean feature is that of the test fold; take it from the other folds.": (
-            "others",
-            "test",
-        ),
-        "the mean feature is not subtracted.": ("others", None),
-    }
-    for words, how in mistakes.items():
-        values = accuracies(*how)
-        if agrees(got, values) and not agrees(values, wanted):
-            raise Wrong(
-                f"fold_accuracies: {words} Expected {wanted.round(3).tolist()}, yours is "
-                f"{np.asarray(got).round(3).tolist()}."
-            )
+    mistakes = [
+        ("test", "others", "the threshold is fitted on the test fold. Fit it on the other folds."),
+        ("test", "test", "threshold and mean are fitted on the test fold. Use the other folds."),
+        ("all", "others", "the threshold is fitted on all folds, the tested one included."),
+        ("all", "all", "threshold and mean are fitted on all folds, the tested one included."),
+        ("others", "all", "the mean feature is that of all folds; take it from the other folds."),
+        ("others", "test", "the mean feature is that of the test fold; use the other folds."),
+        ("others", None, "the mean feature is not subtracted."),
+    ]
+    known = [(accuracies(fitted_on, mean_of), words) for fitted_on, mean_of, words in mistakes]
+    expect_not("fold_accuracies", got, wanted, known)
     if agrees(got, wanted.mean()):
         raise Wrong(
             "fold_accuracies is one number, shape (): return the accuracy of each fold, shape (3,)."
@@ -247,13 +224,13 @@ def check_fold_accuracies(fold_accuracies):
         "fold_accuracies",
         got,
         wanted,
-        "The folds here are called 2, 5 and 9: use np.unique(folds), in rising order.",
+        "The folds here are 2, 5 and 9: use np.unique(folds), in ascending order.",
     )
-    well_done("What is tested was never used for fitting.")
+    well_done("The tested fold is never used for fitting.")
 
 
 def check_tar_at_far(tar_at_far):
-    """tar_at_far(scores, same, far): ten different and four same pairs, counted by hand; a tie."""
+    """Ten different and four same pairs, counted by hand; a tie."""
     different = [0.8, 0.5, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1, 0.0, -0.1]
     scores = np.array([0.9, 0.7, 0.6, 0.4] + different)
     same = np.array([True] * 4 + [False] * 10)
@@ -263,8 +240,8 @@ def check_tar_at_far(tar_at_far):
         got = call("tar_at_far", tar_at_far, scores, same, far)
         if agrees(got, wanted * 4 / 14) and wanted:
             raise Wrong(
-                f"tar_at_far({far}) is {float(got):.4g}, expected {wanted}: the true accept rate is a share of the 4 same "
-                "pairs, not of all 14."
+                f"tar_at_far({far}) is {float(got):.4g}, expected {wanted}: the true accept rate is"
+                " a share of the 4 same pairs, not of all 14."
             )
         allowed_of_all = sorted(different, reverse=True)[min(int(far * 14), 9)]
         if (
@@ -273,26 +250,30 @@ def check_tar_at_far(tar_at_far):
             and not agrees(got, wanted)
         ):
             raise Wrong(
-                f"tar_at_far({far}): the false accept rate is a share of the 10 different pairs, not of all 14."
+                f"tar_at_far({far}): the false accept rate is a share of the 10 different pairs,"
+                " not of all 14."
             )
         if far == 0.1 and agrees(got, float((scores[~same] > 0.5).mean())):
             raise Wrong(
-                "tar_at_far: you count the different pairs that pass; that is the false accept rate. Count same pairs."
+                "tar_at_far: you count the different pairs that pass; that is the false accept"
+                " rate. Count same pairs."
             )
         if far == 0.1 and agrees(got, 0.25):
             raise Wrong(
-                "tar_at_far(0.1) is 0.25, expected 0.75: one of ten different pairs may pass, so the threshold must go "
-                "below the highest different score, down to the next one."
+                "tar_at_far(0.1) is 0.25, expected 0.75: one of ten different pairs may pass, so"
+                " the threshold must go below the highest different score, down to the next one."
             )
         if far == 0.1 and agrees(got, 0.5):
             raise Wrong(
-                "tar_at_far(0.1) is 0.5, expected 0.75: the scores are similarities, so accept the high ones."
+                "tar_at_far(0.1) is 0.5, expected 0.75: the scores are similarities, so accept the"
+                " high ones."
             )
         expect_close(
             f"tar_at_far(scores, same, far={far})",
             got,
             wanted,
-            "Take the lowest threshold at which the share of different pairs that pass is at most far.",
+            "Take the lowest threshold at which the share of different pairs that pass is at most"
+            " far.",
         )
     got = call(
         "tar_at_far",
@@ -305,8 +286,9 @@ def check_tar_at_far(tar_at_far):
         "tar_at_far where a same and a different pair tie at 0.5, far=0",
         got,
         0.5,
-        "A threshold cannot part two equal scores: accepting one accepts both.",
+        "A threshold cannot separate two equal scores: accepting one accepts both.",
     )
     well_done(
-        "This is how a border control would quote it: how many get in while almost no impostor does."
+        "This is how a border control would quote it: how many get in while almost no impostor"
+        " does."
     )

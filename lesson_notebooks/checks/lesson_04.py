@@ -1,25 +1,25 @@
-"""Checks of lesson 04: overlap of boxes, non-maximum suppression, matching detections to truths, average precision."""
+"""Checks of lesson 04: IoU, non-maximum suppression, matching, average precision."""
 
 import torch
-from lesson import Wrong, agrees, call, expect_close, well_done
+from lesson import Wrong, agrees, call, expect_close, expect_not, well_done
 
-# ------------------------------------------------------------------ what the exercises are replaced from
+# ------------------------------------------------------------------ answers for the exercise cells
 
 
 def match(iou, threshold=0.5):
-    """Which detections of one frame are right: iou (k, n), best score first -> bool (k,); a truth is taken once."""
+    """Which detections of one frame are right: iou (k, n), best score first -> bool (k,)."""
     iou = torch.as_tensor(iou).clone()
     hits = torch.zeros(len(iou), dtype=torch.bool)
     for row in range(len(iou) if iou.shape[1] else 0):
         overlap, truth = iou[row].max(dim=0)
         if overlap >= threshold:
             hits[row] = True
-            iou[:, truth] = -1  # taken: nobody overlaps it any more
+            iou[:, truth] = -1  # taken: no later detection matches it
     return hits
 
 
 def average_precision(hits, positives):
-    """Area under the precision envelope: hits (k,) bool, best score first; positives: number of truths."""
+    """Area under the precision envelope of hits (k,) bool, best score first."""
     hits = torch.as_tensor(hits).double()
     precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
     envelope = precision.flip(0).cummax(0).values.flip(0)
@@ -30,33 +30,31 @@ def average_precision(hits, positives):
 
 
 def check_iou(iou):
-    """iou(a, b): two boxes against three; areas counted on squared paper."""
+    """Two boxes against three; areas counted on squared paper."""
     a = torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 4]])
     b = torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 6], [10, 10, 12, 12]])
     wanted = torch.tensor([[1, 4 / 28, 0], [4 / 20, 8 / 16, 0]])
     got = call("iou", iou, a, b)
-    mistakes = {
-        "boxes that do not touch must give 0; clamp width and height of the intersection at 0 (minus times minus is plus).": [
-            [1, 4 / 28, 36 / (20 - 36)],
-            [4 / 20, 8 / 16, 24 / (12 - 24)],
-        ],
-        "the union counts the overlap twice: subtract the intersection once.": [
-            [16 / 32, 4 / 32, 0],
-            [4 / 24, 8 / 24, 0],
-        ],
-        "a box is x2 - x1 wide. The + 1 belongs to boxes that name whole pixels; ours are continuous.": [
-            [1, 9 / 41, 0],
-            [9 / 31, 15 / 25, 0],
-        ],
-        "you divide by the smaller box instead of the union.": [[1, 4 / 16, 0], [4 / 8, 8 / 8, 0]],
-        "you divide by the first box instead of the union.": [[1, 4 / 16, 0], [4 / 8, 8 / 8, 0]],
-    }
-    for words, values in mistakes.items():
-        if agrees(got, values):
-            raise Wrong(
-                f"iou: {words} Row 0 must be {[round(v, 3) for v in wanted[0].tolist()]}, "
-                f"yours is {[round(v, 3) for v in torch.as_tensor(got)[0].tolist()]}."
-            )
+    unclamped = [[1, 4 / 28, 36 / (20 - 36)], [4 / 20, 8 / 16, 24 / (12 - 24)]]
+    double = [[16 / 32, 4 / 32, 0], [4 / 24, 8 / 24, 0]]
+    plus_one = [[1, 9 / 41, 0], [9 / 31, 15 / 25, 0]]
+    one_box = [[1, 4 / 16, 0], [4 / 8, 8 / 8, 0]]
+    mistakes = [
+        (
+            unclamped,
+            (
+                "boxes that do not touch must give 0; clamp width and height of the intersection at"
+                " 0 (the product of two negative sides is positive)."
+            ),
+        ),
+        (double, "the union counts the overlap twice: subtract the intersection once."),
+        (
+            plus_one,
+            "a box is x2 - x1 wide. The + 1 belongs to boxes of whole pixels; ours are continuous.",
+        ),
+        (one_box, "you divide by one of the boxes instead of the union."),
+    ]
+    expect_not("iou", got, wanted, mistakes)
     if agrees(got, wanted.T):
         raise Wrong(
             "iou has shape (3, 2), expected (2, 3): rows are the boxes of a, columns those of b."
@@ -71,11 +69,11 @@ def check_iou(iou):
     expect_close(
         "iou with no box in b", empty, torch.zeros(2, 0), "No box is a case too: shape (2, 0)."
     )
-    well_done("1 means the same box, 0 means strangers; 0.5 is the paper's bar.")
+    well_done("1 means the same box, 0 means no overlap; 0.5 is the paper's threshold.")
 
 
 def check_nms(nms):
-    """nms(boxes, scores, threshold): a chain of three shifted boxes and one far away, not in order of score."""
+    """A chain of three shifted boxes and one far away, not in order of score."""
     names = ["far away", "second", "first", "third"]
     boxes = torch.tensor([[50.0, 50, 60, 60], [4, 0, 14, 10], [0, 0, 10, 10], [8, 0, 18, 10]])
     scores = torch.tensor([0.3, 0.7, 0.9, 0.5])
@@ -85,34 +83,39 @@ def check_nms(nms):
         got = torch.as_tensor(got)
     except (TypeError, ValueError, RuntimeError) as error:
         raise Wrong(
-            f"nms returned a {type(got).__name__}; return the indices of the kept boxes, shape (k,)."
+            f"nms returned a {type(got).__name__}; return the indices of the kept boxes, shape"
+            " (k,)."
         ) from error
     if got.dtype == torch.bool:
         raise Wrong(
-            "nms returned a mask (bool); return the indices of the kept boxes, best score first: [2, 3, 0]."
+            "nms returned a mask (bool); return the indices of the kept boxes, best score first:"
+            " [2, 3, 0]."
         )
     if got.ndim != 1:
         raise Wrong(
-            f"nms has shape {tuple(got.shape)}, expected (3,): return the indices of the kept boxes, not the boxes."
+            f"nms has shape {tuple(got.shape)}, expected (3,): return the indices of the kept"
+            " boxes, not the boxes."
         )
-    said = got.tolist()
-    if said == [2, 0]:
+    indices = got.tolist()
+    if indices == [2, 0]:
         raise Wrong(
-            "nms gives [2, 0], expected [2, 3, 0]: a removed box must remove nobody. Box 3 overlaps only box 1, and "
-            "box 1 is gone already."
+            "nms gives [2, 0], expected [2, 3, 0]: a removed box must remove no other. Box 3"
+            " overlaps only box 1, and box 1 is gone already."
         )
-    if sorted(said) == [0, 2, 3] and said != [2, 3, 0]:
+    if sorted(indices) == [0, 2, 3] and indices != [2, 3, 0]:
         raise Wrong(
-            f"nms gives {said}, expected [2, 3, 0]: the right boxes, but sort them by falling score."
+            f"nms gives {indices}, expected [2, 3, 0]: the right boxes, but sort them by"
+            " descending score."
         )
-    if sorted(said) == [0, 1, 2, 3]:
+    if sorted(indices) == [0, 1, 2, 3]:
         raise Wrong(
-            f"nms gives {said}, expected [2, 3, 0]: nothing was removed. Boxes 2 and 1 overlap by 0.43, above 0.4."
+            f"nms gives {indices}, expected [2, 3, 0]: nothing was removed. Boxes 2 and 1 overlap"
+            " by 0.43, above 0.4."
         )
-    if 2 not in said:
+    if 2 not in indices:
         raise Wrong(
-            f"nms gives {said}, expected [2, 3, 0]: go from the highest score to the lowest; box 2 has the highest "
-            "score, so nobody may remove it."
+            f"nms gives {indices}, expected [2, 3, 0]: go from the highest score to the lowest; box"
+            " 2 has the highest score, so no other box may remove it."
         )
     expect_close(
         "nms",
@@ -128,11 +131,11 @@ def check_nms(nms):
         torch.tensor([2, 1, 3, 0]),
         "No pair overlaps by more than 0.6, so all stay, sorted.",
     )
-    well_done("One person, one box: the best of each crowd is left.")
+    well_done("One box for each person: the best of each group is left.")
 
 
 def check_match(match):
-    """match(iou, threshold): small tables whose answer can be read off."""
+    """Small tables whose answer is obvious."""
     cases = [
         (
             "a second box on one person",
@@ -141,11 +144,17 @@ def check_match(match):
             [
                 (
                     [1, 1, 1, 1],
-                    "a truth is matched twice. Once taken it is gone: a second box on the same person is a false positive.",
+                    (
+                        "a truth is matched twice. Once taken it is gone: a second box on the same"
+                        " person is a false positive."
+                    ),
                 ),
                 (
                     [1, 0, 0, 0],
-                    "a detection below the threshold must not take its truth away: row 1 is a miss.",
+                    (
+                        "a detection below the threshold must not take its truth away: row 1 is a"
+                        " miss."
+                    ),
                 ),
             ],
         ),
@@ -191,43 +200,44 @@ def check_match(match):
         torch.zeros(3),
         "All three are false positives.",
     )
-    well_done("Each truth is found once, by the best box that claims it.")
+    well_done("Each truth is found once, by the best box that overlaps it.")
 
 
 def check_average_precision(average_precision):
-    """average_precision(hits, positives): area under the envelope, added up by hand."""
+    """The area under the envelope, added up by hand."""
     hits = torch.tensor([True, False, True, True, False])
     got = call("average_precision", average_precision, hits, 4)
-    mistakes = {
-        "the envelope is missing: at each recall take the best precision at this recall or any higher one.": (
-            1 + 2 / 3 + 3 / 4
-        )
-        / 4,
-        "recall counts the truths, also those never found: divide by positives, 4, not by the 3 hits.": (
-            1 + 3 / 4 + 3 / 4
-        )
-        / 3,
-        "recall counts the truths: divide by positives, 4, not by the 5 detections.": (
-            1 + 3 / 4 + 3 / 4
-        )
-        / 5,
-        "this is the 11-point rule of VOC 2007; take the whole area, all points.": (3 + 5 * 3 / 4)
-        / 11,
-        "these are trapezoids under the raw curve; take the rectangles under the envelope.": 0.25
-        * (1 + 1)
-        / 2
-        + 0.25 * (1 / 2 + 2 / 3) / 2
-        + 0.25 * (2 / 3 + 3 / 4) / 2,
-        "this is the precision of the whole list, not an area.": 3 / 5,
-    }
-    for words, value in mistakes.items():
-        if agrees(got, value):
-            raise Wrong(f"average_precision: {words} Expected 0.625, yours is {float(got):.4f}.")
+    trapezoids = (1 + 1) / 8 + (1 / 2 + 2 / 3) / 8 + (2 / 3 + 3 / 4) / 8
+    mistakes = [
+        (
+            (1 + 2 / 3 + 3 / 4) / 4,
+            "the envelope is missing: take the best precision at this recall or any higher one.",
+        ),
+        (
+            (1 + 3 / 4 + 3 / 4) / 3,
+            (
+                "recall counts all truths, also those never found: divide by positives, 4, not by"
+                " the 3 hits."
+            ),
+        ),
+        (
+            (1 + 3 / 4 + 3 / 4) / 5,
+            "recall counts the truths: divide by positives, 4, not by the 5 detections.",
+        ),
+        ((3 + 5 * 3 / 4) / 11, "this is the 11-point rule of VOC 2007; take the whole area."),
+        (
+            trapezoids,
+            "these are trapezoids under the raw curve; take rectangles under the envelope.",
+        ),
+        (3 / 5, "this is the precision of the whole list, not an area."),
+    ]
+    expect_not("average_precision", got, 0.625, mistakes)
     expect_close(
         "average_precision([1, 0, 1, 1, 0], positives=4)",
         got,
         0.625,
-        "Precision is 1, 1/2, 2/3, 3/4, 3/5; its envelope 1, 3/4, 3/4, 3/4, 3/5; recall rises by 1/4 at each hit.",
+        "Precision is 1, 1/2, 2/3, 3/4, 3/5; its envelope 1, 3/4, 3/4, 3/4, 3/5; recall rises by"
+        " 1/4 at each hit.",
     )
     got = call("average_precision", average_precision, torch.tensor([False, True]), 1)
     expect_close(
@@ -243,4 +253,4 @@ def check_average_precision(average_precision):
         0.0,
         "Nothing found is an AP of 0, not an error.",
     )
-    well_done("Average precision is the area under an envelope, nothing more.")
+    well_done("Average precision is the area under an envelope.")

@@ -1,23 +1,24 @@
-"""Checks of lesson 06: D's move without M's, a player that is read but not moved, M's capped reward, random labels."""
+"""Checks of lesson 06: D's loss, a frozen player, M's capped reward, random labels."""
 
 from contextlib import contextmanager
 
 import torch
-from lesson import Wrong, call, expect, expect_close, well_done
+from lesson import Wrong, call, expect, expect_close, expect_not, well_done
 from torch import nn
 
-# ------------------------------------------------------------------ what the exercises are replaced from
+# ------------------------------------------------------------------ answers for the exercise cells
 
 
 def loss_of_D(L_D, modified, original, identities):
-    """What D minimises in line 3, -L_adv; M's picture is taken as it is, without its history."""
+    """D's loss in line 3, -L_adv, without a gradient for M."""
     return L_D(modified.detach(), identities) + L_D(original, identities)
 
 
 @contextmanager
 def frozen(player):
-    """Within, `player` passes gradients on and moves neither weights nor buffers; afterwards it is as it was."""
-    wanted, training = [p.requires_grad for p in player.parameters()], player.training
+    """Gradients pass through `player`, whose weights and buffers stay; restored afterwards."""
+    wanted = [p.requires_grad for p in player.parameters()]
+    training = player.training
     player.eval().requires_grad_(False)
     try:
         yield
@@ -30,47 +31,44 @@ def frozen(player):
 # ------------------------------------------------------------------ checks
 
 
-def _is(got, values) -> bool:
-    """Does the answer equal these values (a known mistake's)?"""
-    try:
-        got, values = torch.as_tensor(got).detach().double(), torch.as_tensor(values).double()
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    return got.shape == values.shape and torch.allclose(got, values, rtol=1e-5, atol=1e-5)
-
-
 def check_loss_of_D(loss_of_D):
-    """A D with one weight, whose loss is easy to differentiate: L_D(p, i) = w * mean(p) + sum(i)."""
+    """A D with one weight: L_D(p, i) = w * mean(p) + sum(i)."""
     weight = torch.tensor(3.0, requires_grad=True)
-    painter = torch.tensor(2.0, requires_grad=True)  # stands for M's weights
-    original, identities = torch.tensor([[1.0, 3.0]]), torch.tensor([5])
-    modified = painter * original  # mean 4; the original's mean is 2
+    modifier_weight = torch.tensor(2.0, requires_grad=True)  # represents M's weights
+    original = torch.tensor([[1.0, 3.0]])
+    identities = torch.tensor([5])
+    modified = modifier_weight * original  # mean 4; the original's mean is 2
 
     def L_D(pictures, people):
         return weight * pictures.mean() + people.sum()
 
     got = call("loss_of_D", loss_of_D, L_D, modified, original, identities)
-    for words, value in {
-        "this is L_adv itself, which D maximises; its optimizer minimises, so give it -L_adv.": -28.0,
-        "the originals are missing. Eq. 2 has two terms: D must go on naming faces that nobody touched.": 17.0,
-        "the modified faces are missing: D would never learn what M does.": 11.0,
-        "one of the two terms has the wrong sign: D lowers both its losses.": 6.0,
-    }.items():
-        if _is(got, value) or _is(got, -value) and value == 6.0:
-            raise Wrong(f"loss_of_D is {torch.as_tensor(got).item():g}, expected 28: {words}")
+    mistakes = [
+        (
+            -28.0,
+            "this is L_adv itself, which D maximizes; its optimizer minimizes, so return -L_adv.",
+        ),
+        (17.0, "the originals are missing. Eq. 2 has two terms: D must also identify originals."),
+        (11.0, "the modified faces are missing: D would not be trained on M's output."),
+        (6.0, "one of the two terms has the wrong sign: D minimizes both losses."),
+        (-6.0, "one of the two terms has the wrong sign: D minimizes both losses."),
+    ]
+    expect_not("loss_of_D", got, 28.0, mistakes)
     expect_close("loss_of_D", got, 28.0, "L_D(M(f), i) + L_D(f, i).")
     expect(
         torch.is_tensor(got) and got.requires_grad,
-        "loss_of_D has no gradient at all: detach the modified pictures only, and do not compute the loss under no_grad.",
+        "loss_of_D has no gradient at all: detach the modified pictures only, and do not compute"
+        " the loss under no_grad.",
     )
     got.backward()
-    if painter.grad is not None:
+    if modifier_weight.grad is not None:
         raise Wrong(
-            f"loss_of_D moves M: M's weight has got a gradient of {painter.grad.item():g}, expected none. It would teach M to make "
-            "faces that D names easily. Use modified.detach()."
+            f"loss_of_D changes M: M's weight has a gradient of {modifier_weight.grad.item():g},"
+            " expected none. It would train M to make faces that D identifies easily. Use"
+            " modified.detach()."
         )
     expect_close("the gradient of D's weight", weight.grad, 6.0, "Both pictures' means, 4 + 2.")
-    well_done("D learns from both pictures, and M hears nothing of it.")
+    well_done("D is trained on both pictures, and M gets no gradient.")
 
 
 def check_frozen(frozen):
@@ -86,17 +84,18 @@ def check_frozen(frozen):
             player(x).sum().backward()
     except RuntimeError as error:
         raise Wrong(
-            "frozen cuts the gradient: backward stopped with "
-            f"'{str(error)[:60]}...'. torch.no_grad() stops everything; M needs the gradient that passes through D."
+            f"frozen cuts the gradient: backward stopped with '{str(error)[:60]}...'."
+            " torch.no_grad() stops everything; M needs the gradient that passes through D."
         ) from error
     except Exception as error:
         raise Wrong(
-            f"frozen stopped with {type(error).__name__}: {error}. It must be a context manager: @contextmanager "
-            "from contextlib above a function with one yield."
+            f"frozen stopped with {type(error).__name__}: {error}. It must be a context manager:"
+            " @contextmanager from contextlib above a function with one yield."
         ) from error
     expect(
         x.grad is not None,
-        "frozen cuts the gradient: nothing has come through to the input. M needs the gradient that passes through D.",
+        "frozen cuts the gradient: the input has no gradient. M needs the gradient that"
+        " passes through D.",
     )
     for name, parameter in player.named_parameters():
         expect(
@@ -111,21 +110,22 @@ def check_frozen(frozen):
         )
     expect(
         player.training,
-        "frozen leaves the player in eval mode: it must be given back in the mode it was in.",
+        "frozen leaves the player in eval mode: it must be restored to its former mode.",
     )
     for name, parameter in player.named_parameters():
         want = name != "0.weight"
         if parameter.requires_grad != want:
             raise Wrong(
-                f"after frozen, {name}.requires_grad is {not want}, it was {want} before: note what each parameter had, and put that "
-                "back, not True for all (or False for all)."
+                f"after frozen, {name}.requires_grad is {not want}, it was {want} before: note what"
+                " each parameter had, and put that back, not True for all (or False for all)."
             )
     player.eval()
     with frozen(player):
         pass
     expect(
         not player.training,
-        "frozen puts the player into training mode though it was in eval mode: note the mode before.",
+        "frozen puts the player into training mode though it was in eval mode: note the mode"
+        " before.",
     )
     try:
         with frozen(player):
@@ -134,26 +134,24 @@ def check_frozen(frozen):
         pass
     expect(
         player[3].weight.requires_grad,
-        "an error inside the block leaves the player frozen for ever: put the yield into try ... finally.",
+        "an error inside the block leaves the player frozen: put the yield into try ... finally.",
     )
-    well_done("D is asked and not moved, and given back as it was.")
+    well_done("The gradient passes through D, and D stays as it was.")
 
 
 def check_modifier_adversarial(modifier_adversarial):
     """Four faces, two of them above the cap."""
-    each, cap = torch.tensor([1.0, 2.0, 5.0, 9.0], requires_grad=True), 3.0
+    each = torch.tensor([1.0, 2.0, 5.0, 9.0], requires_grad=True)
+    cap = 3.0
     got = call("modifier_adversarial", modifier_adversarial, each, cap)
-    for words, value in {
-        "the cap is on the mean, not on each face: one lost face excuses all the others.": -3.0,
-        "the sign is turned: M minimises this, so more of D's loss must make it smaller.": 2.25,
-        "there is no cap.": -4.25,
-        "you took the larger of loss and cap: M would be paid most for faces that D knows well.": -5.0,
-        "you sum over the faces; the expectation is a mean.": -9.0,
-    }.items():
-        if _is(got, value):
-            raise Wrong(
-                f"modifier_adversarial of [1, 2, 5, 9] with cap 3 is {torch.as_tensor(got).item():g}, expected -2.25: {words}"
-            )
+    mistakes = [
+        (-3.0, "the cap is on the mean; it must be on each face."),
+        (2.25, "the sign is wrong: M minimizes this, so a larger loss of D must make it smaller."),
+        (-4.25, "there is no cap."),
+        (-5.0, "you took the larger of loss and cap; take the smaller."),
+        (-9.0, "you sum over the faces; the expectation is a mean."),
+    ]
+    expect_not("modifier_adversarial of [1, 2, 5, 9] with cap 3", got, -2.25, mistakes)
     expect_close(
         "modifier_adversarial of [1, 2, 5, 9] with cap 3", got, -2.25, "-(1 + 2 + 3 + 3) / 4."
     )
@@ -166,7 +164,7 @@ def check_modifier_adversarial(modifier_adversarial):
         "its gradient",
         each.grad,
         torch.tensor([-0.25, -0.25, 0, 0]),
-        "A face above the cap has earned its all; the others still count 1 / B each.",
+        "A face above the cap has no gradient; the others have -1 / B each.",
     )
     free = call("modifier_adversarial", modifier_adversarial, each.detach(), float("inf"))
     expect_close(
@@ -175,7 +173,7 @@ def check_modifier_adversarial(modifier_adversarial):
         -4.25,
         "Without a cap it is the paper's own term, -mean.",
     )
-    well_done("M is paid for every face until D knows nothing of it, and not a cent more.")
+    well_done("M is rewarded for each face until D knows nothing about it, and no further.")
 
 
 def check_random_label_targets(random_label_targets):
@@ -185,35 +183,42 @@ def check_random_label_targets(random_label_targets):
     got = call("random_label_targets", random_label_targets, labels.clone(), 4)
     expect(
         torch.is_tensor(got) and got.shape == labels.shape and got.dtype == torch.int64,
-        f"random_label_targets must return a tensor {tuple(labels.shape)} of int64 (labels), yours is "
-        f"{tuple(got.shape) if torch.is_tensor(got) else ''} {getattr(got, 'dtype', type(got).__name__)}.",
+        f"random_label_targets must return a tensor {tuple(labels.shape)} of int64 (labels), yours"
+        f" is {tuple(got.shape) if torch.is_tensor(got) else ''}"
+        f" {getattr(got, 'dtype', type(got).__name__)}.",
     )
     expect(
         0 <= int(got.min()) and int(got.max()) <= 3,
-        f"random_label_targets gives {int(got.min())} to {int(got.max())}; the people are 0 to 3: take the remainder, % identities.",
+        f"random_label_targets gives {int(got.min())} to {int(got.max())}; the people are 0 to 3:"
+        " take the remainder, % identities.",
     )
     same = int((got == labels).sum())
     expect(
         same == 0,
-        f"random_label_targets gives {same} of {len(labels)} faces their true name: it must be somebody else.",
+        f"random_label_targets gives {same} of {len(labels)} faces their true label: it must be"
+        " another person.",
     )
+    # (4, 4)
     share = (
         torch.stack([torch.bincount(got[labels == person], minlength=4) for person in range(4)])
         / 3000
-    )  # (4, 4)
+    )
     wanted = (1 - torch.eye(4)) / 3
     off = (share - wanted).abs()
     if off.max() > 0.05:
         person, other = divmod(int(off.argmax()), 4)
         raise Wrong(
-            f"random_label_targets is not even: person {person} becomes {other} in {share[person, other].item():.0%} of the draws, "
-            "expected 33%. Each of the others must be equally likely: turn the label on by 1 to N - 1 steps."
+            f"random_label_targets is not even: person {person} becomes {other} in"
+            f" {share[person, other].item():.0%} of the draws, expected 33%. Each of the others"
+            " must be equally likely: add 1 to N - 1 to the label, modulo N."
         )
     again = call("random_label_targets", random_label_targets, labels.clone(), 4)
     expect(
         not torch.equal(got, again),
-        "random_label_targets gives the same names at every call: they must be drawn anew each time.",
+        "random_label_targets gives the same names at every call: they must be drawn anew each"
+        " time.",
     )
     well_done(
-        "Somebody else each time. That the target keeps changing is just what the paper blames for the blur."
+        "Somebody else each time. That the target keeps changing is just what the paper blames for"
+        " the blur."
     )

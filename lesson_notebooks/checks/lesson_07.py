@@ -1,24 +1,11 @@
-"""Checks of lesson 07, judging it: numbers worked out by hand, and a sentence for the mistakes that are made most often."""
+"""Checks of lesson 07: strongest attacker, bootstrap, rank-1, landmark error; numbers by hand."""
 
 import math
 
 import torch
-from lesson import Wrong, expect, expect_close, well_done
+from lesson import call, expect, expect_close, well_done
 
-
-def called(name, function, *arguments):
-    """What the student's function gives for the arguments; Wrong, in one sentence, when it raises."""
-    expect(
-        callable(function),
-        f"{name} is {function!r}, which is no function: define it with def {name}(...)",
-    )
-    try:
-        return function(*arguments)
-    except Exception as error:
-        raise Wrong(f"{name} stops with {type(error).__name__}: {error}") from error
-
-
-# ------------------------------------------------------------------ references, so that the lesson runs before they are written
+# ------------------------------------------------------------------ answers for the exercise cells
 
 
 def strongest(errors):
@@ -31,7 +18,7 @@ def strongest(errors):
 
 
 def resampled_error(wrong, people, drawn):
-    """The error rate when people are drawn instead of pairs: a pair counts as often as its people can form it."""
+    """The error over pairs (P, 2) of people, each weighted by how often its people were drawn."""
     times = {person: int((drawn == person).sum()) for person in set(people.flatten().tolist())}
     weights = torch.tensor(
         [times[a] if a == b else times[a] * times[b] for a, b in people.tolist()]
@@ -55,15 +42,20 @@ def check_strongest(function):
         "retrained": {"both": 0.18, "probe": 0.21},
         "other": {"both": 0.44, "probe": 0.12},
     }
-    got = called("strongest", function, errors)
+    got = call("strongest", function, errors)
     expect(
         isinstance(got, tuple) and len(got) == 3,
-        f"strongest gives {got!r}: give back three things, (error, attacker, kind)",
+        f"strongest gives {got!r}: return three things, (error, attacker, kind)",
     )
     hints = {
-        0.44: "That is the highest error: the attacker who fails most is the weakest, not the strongest.",
-        0.18: "That is the lowest with both pictures repainted, or of whoever is best on average; an attacker who holds "
-        "one original (probe) does better.",
+        0.44: (
+            "That is the highest error: the attacker who fails most is the weakest, not the"
+            " strongest."
+        ),
+        0.18: (
+            "That is the lowest with both pictures repainted, or of whoever is best on average; an"
+            " attacker who holds one original (probe) does better."
+        ),
         0.34: "That is the D that M was trained against, whatever the others do.",
     }
     hint = hints.get(round(got[0], 6), "") if isinstance(got[0], (int, float)) else ""
@@ -72,7 +64,7 @@ def check_strongest(function):
         got[1:] == ("other", "probe"),
         f"the error is right, but it belongs to ('other', 'probe'), not to {got[1:]!r}",
     )
-    got = called(
+    got = call(
         "strongest", function, {"a": {"both": 0.2, "probe": 0.9}, "b": {"both": 0.3, "probe": 0.4}}
     )
     expect(
@@ -80,18 +72,19 @@ def check_strongest(function):
         f"of a: 0.2 and 0.9, b: 0.3 and 0.4, strongest gives {got!r}, expected (0.2, 'a', 'both'): "
         "one good attack is enough, so nothing is averaged",
     )
-    well_done("One attacker who succeeds is enough; the others' failures do not make up for it.")
+    well_done("One successful attacker is enough.")
 
 
 def check_resampled_error(function):
     """Four pairs of three people, two of whom were drawn twice: pairs count 2, 4, 2 and 1 times."""
     wrong = torch.tensor([True, False, False, False])
     people = torch.tensor([[7, 7], [7, 12], [12, 40], [40, 40]])
-    got = called("resampled_error", function, wrong, people, torch.tensor([7, 12, 7, 40, 12]))
+    got = call("resampled_error", function, wrong, people, torch.tensor([7, 12, 7, 40, 12]))
     hints = {
-        4
-        / 11: "A pair of one person counts as often as the person was drawn, not that often squared.",
-        1 / 4: "That is the error with every pair counted once: somebody drawn twice counts twice.",
+        4 / 11: (
+            "A pair of one person counts as often as the person was drawn, not that often squared."
+        ),
+        1 / 4: "That is the error with every pair counted once: a person drawn twice counts twice.",
         4 / 13: "Two people drawn 2 and 1 times form a pair 2 * 1 times, not 2 + 1 times.",
         2 / 7: "That counts the first person of each pair only.",
         2.0: "Divide by the sum of the counts.",
@@ -108,33 +101,40 @@ def check_resampled_error(function):
     except (TypeError, ValueError, RuntimeError):
         hint = ""
     expect_close("resampled_error", got, 2 / 9, hint)
-    got = called("resampled_error", function, wrong, people, torch.tensor([40, 40, 12]))
+    got = call("resampled_error", function, wrong, people, torch.tensor([40, 40, 12]))
     expect_close(
         "the error when person 7 is not drawn",
         got,
         0.0,
-        "A pair of somebody who was not drawn does not count.",
+        "A pair of a person who was not drawn does not count.",
     )
-    well_done("People are drawn, and their pairs come along.")
+    well_done("People are drawn, and their pairs are weighted.")
 
 
 def check_rank1(function):
-    """Two people in the gallery, one with a long feature; four probes, one of which nobody could get right."""
-    gallery, gallery_ids = torch.tensor([[10.0, 0.0], [0.0, 1.0]]), torch.tensor([5, 9])
+    """Two people in the gallery, one with a long feature; four probes."""
+    gallery = torch.tensor([[10.0, 0.0], [0.0, 1.0]])
+    gallery_ids = torch.tensor([5, 9])
     probe = torch.tensor([[0.5, 1.0], [1.0, 0.1], [0.0, 3.0], [0.2, 2.5]])
-    got = called("rank1", function, gallery, gallery_ids, probe, torch.tensor([9, 5, 5, 9]))
+    got = call("rank1", function, gallery, gallery_ids, probe, torch.tensor([9, 5, 5, 9]))
     hint = ""
     if isinstance(got, (int, float)) or getattr(got, "ndim", None) == 0:
         hints = {
-            0.25: "That is the share of probes that were missed, or a nearest neighbour by distance: use the largest cosine.",
-            0.0: "Compare identities: the nearest gallery row's id with the probe's id, not its position.",
+            0.25: (
+                "That is the share of probes that were missed, or a nearest neighbor by distance:"
+                " use the largest cosine."
+            ),
+            0.0: (
+                "Compare identities: the nearest gallery row's id with the probe's id, not its"
+                " position."
+            ),
         }
         hint = hints.get(
             round(float(got), 4),
-            "Compare by angle alone: neither a long feature nor a near one is a similar one.",
+            "Compare by angle alone: neither a long feature nor a near one counts as similar.",
         )
     expect_close("rank1", got, 0.75, hint)
-    well_done("The nearest by angle, and its name compared with the truth.")
+    well_done("The nearest by angle, and its identity compared with the truth.")
 
 
 def check_landmark_error(function):
@@ -143,7 +143,7 @@ def check_landmark_error(function):
     true[1] = 2 * true[1]
     read = true + torch.tensor([3.0, 4.0])
     read[0, 1] -= torch.tensor([3.0, 4.0])
-    got = called("landmark_error", function, read, true)
+    got = call("landmark_error", function, read, true)
     shape = tuple(getattr(got, "shape", ()))
     expect(
         got is None or shape == (2,),
@@ -154,7 +154,10 @@ def check_landmark_error(function):
         4.0: "That is in pixels: divide by the distance between the eyes.",
         0.56: "That is |dx| + |dy|; the distance is the square root of dx² + dy².",
         0.28: "That is the mean of |dx| and |dy|; the distance is the square root of dx² + dy².",
-        0.496139: "That divides by the eye distance that was read, which is wrong when the eyes are; take the true one.",
+        0.496139: (
+            "That divides by the eye distance that was read, which is wrong when the eyes are; take"
+            " the true one."
+        ),
     }
     hint = ""
     if got is not None:
@@ -163,4 +166,4 @@ def check_landmark_error(function):
             (text for value, text in hints.items() if math.isclose(first, value, abs_tol=1e-4)), ""
         )
     expect_close("landmark_error", got, [0.4, 0.25], hint)
-    well_done("Eye distances, so a large face and a small one count alike.")
+    well_done("In eye distances, large and small faces count alike.")

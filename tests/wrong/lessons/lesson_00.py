@@ -1,4 +1,4 @@
-"""Plausible wrong answers to lesson 00's exercises, and words that the check's message must contain."""
+"""Wrong answers to the exercises of lesson 00, with words that the message must contain."""
 
 import torch
 
@@ -7,7 +7,7 @@ def channels_last(image):  # forgot to permute
     return torch.from_numpy(image).float() / 127.5 - 1
 
 
-def transposed(image):  # .T turns height and width round, too
+def transposed(image):  # .T also swaps height and width
     return torch.from_numpy(image.T.copy()).float() / 127.5 - 1
 
 
@@ -31,7 +31,7 @@ def low_error_is_good(a, b):  # thinks of the error as a mistake of the anonymiz
     return a[0] >= b[0] and a[1] <= b[1] and a != b
 
 
-def sum_of_both(a, b):  # adds apples and pears
+def sum_of_both(a, b):  # adds the two numbers
     return a[0] + a[1] > b[0] + b[1]
 
 
@@ -39,7 +39,7 @@ def strictly_better(a, b):  # forgets ties
     return a[0] > b[0] and a[1] > b[1]
 
 
-def equals_count(a, b):  # everybody beats an equal
+def equals_count(a, b):  # counts equality as better
     return a[0] >= b[0] and a[1] >= b[1]
 
 
@@ -56,6 +56,6 @@ WRONG = {
         (low_error_is_good, "a is better in both"),
         (sum_of_both, "do not add"),
         (strictly_better, "is enough"),
-        (equals_count, "nobody beats an equal"),
+        (equals_count, "an equal is not beaten"),
     ],
 }

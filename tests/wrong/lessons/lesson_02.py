@@ -1,4 +1,4 @@
-"""Plausible wrong answers to lesson 02's exercises, and words that the check's message must contain."""
+"""Wrong answers to the exercises of lesson 02, with words that the message must contain."""
 
 import torch.nn.functional as F
 
@@ -38,7 +38,7 @@ def noise_not_clipped(crops, variance, draw):  # leaves [-1, 1]
     return crops + 2 * variance**0.5 * draw
 
 
-def paint_grey(crops, labels):  # one mean over all channels
+def paint_gray(crops, labels):  # one mean over all channels
     out = crops.clone()
     for picture, label, painted in zip(crops, labels, out):
         for one in label.unique():
@@ -63,7 +63,7 @@ def link_once(weak, strong):  # one round only
     return F.max_pool2d(strong[None].float(), 3, 1, 1)[0].bool() & weak
 
 
-def link_four_neighbours(weak, strong):  # misses the diagonal steps
+def link_four_neighbors(weak, strong):  # misses the diagonal steps
     edge = strong
     for _ in range(99):
         grown = edge.clone()
@@ -101,13 +101,13 @@ WRONG = {
         (noise_not_clipped, "clip"),
     ],
     "check_paint_means": [
-        (paint_grey, "each channel"),
+        (paint_gray, "each channel"),
         (paint_across_pictures, "two segments"),
         (paint_missing_labels, "nan"),
     ],
     "check_link": [
         (link_once, "until nothing is added"),
-        (link_four_neighbours, "eight neighbours"),
+        (link_four_neighbors, "eight neighbors"),
         (link_all_weak, "no chain"),
         (link_without_weak, "not even weak"),
         (link_strong_only, "Nothing was added"),

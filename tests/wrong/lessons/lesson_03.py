@@ -1,4 +1,4 @@
-"""Wrong answers to lesson 03's exercises: each must raise lesson.Wrong with the words beside it."""
+"""Wrong answers to the exercises of lesson 03, with words that the message must contain."""
 
 import numpy as np
 import torch
@@ -38,17 +38,15 @@ def logits_all(cosines, norms, labels, margin_lambda, m=4):  # margin on every c
     return norms * (margin_lambda * cosines + right_psi(cosines, m)) / (1 + margin_lambda)
 
 
-def logits_wrong_class(
-    cosines, norms, labels, margin_lambda, m=4
-):  # margin on all but the true class
+# margin on all but the true class
+def logits_wrong_class(cosines, norms, labels, margin_lambda, m=4):
     hard = (margin_lambda * cosines + right_psi(cosines, m)) / (1 + margin_lambda)
     own = torch.nn.functional.one_hot(labels, cosines.shape[1]).bool()
     return norms * torch.where(own, cosines, hard)
 
 
-def logits_swapped(
-    cosines, norms, labels, margin_lambda, m=4
-):  # lambda on psi instead of the cosine
+# lambda on psi instead of the cosine
+def logits_swapped(cosines, norms, labels, margin_lambda, m=4):
     own = cosines.gather(1, labels[:, None])
     own = (own + margin_lambda * right_psi(own, m)) / (1 + margin_lambda)
     return norms * cosines.scatter(1, labels[:, None], own)
@@ -89,7 +87,7 @@ def folds_no_mean(first, second, same, folds):  # mean feature not subtracted
     return _folds(first, second, same, folds, "others", None)
 
 
-def folds_mean(first, second, same, folds):  # mean over folds instead of one number a fold
+def folds_mean(first, second, same, folds):  # the mean over folds
     return _folds(first, second, same, folds, "others", "others").mean()
 
 
@@ -122,7 +120,7 @@ WRONG = {
     "check_margin_logits": [
         (logits_all, "on every person"),
         (logits_wrong_class, "wrong persons"),
-        (logits_swapped, "wrong way round"),
+        (logits_swapped, "weights are swapped"),
         (logits_in_place, "in place"),
     ],
     "check_fold_accuracies": [

@@ -1,4 +1,4 @@
-"""Wrong answers to lesson 04's exercises: each must raise lesson.Wrong with the words beside it."""
+"""Wrong answers to the exercises of lesson 04, with words that the message must contain."""
 
 import torch
 from torchvision.ops import box_iou
@@ -6,10 +6,8 @@ from torchvision.ops import nms as right_nms
 
 
 def _iou(a, b, clamp=True, extra=0.0, twice=False):
-    low, high = (
-        torch.maximum(a[:, None, :2], b[None, :, :2]),
-        torch.minimum(a[:, None, 2:], b[None, :, 2:]),
-    )
+    low = torch.maximum(a[:, None, :2], b[None, :, :2])
+    high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
     sides = high - low + extra
     inside = (sides.clamp(min=0) if clamp else sides).prod(2)
     areas = (a[:, 2:] - a[:, :2] + extra).prod(1)[:, None] + (b[:, 2:] - b[:, :2] + extra).prod(1)[
@@ -34,7 +32,7 @@ def iou_elementwise(a, b):  # first with first, second with second
     return box_iou(a, b).diagonal()
 
 
-def nms_chain(boxes, scores, threshold):  # removed boxes go on removing
+def nms_chain(boxes, scores, threshold):  # removed boxes remove others
     order = scores.argsort(descending=True)
     iou = box_iou(boxes[order], boxes[order]).triu(1)
     return order[(iou <= threshold).all(0)]
@@ -54,12 +52,13 @@ def nms_input_order(boxes, scores, threshold):  # goes through the boxes as they
     return right_nms(boxes, -torch.arange(len(boxes)).float(), threshold)
 
 
-def match_twice(iou, threshold=0.5):  # a truth matched as often as somebody claims it
+def match_twice(iou, threshold=0.5):  # a truth may be matched several times
     return (iou >= threshold).any(1)
 
 
 def match_not_among_free(iou, threshold=0.5):  # looks at the best truth only, taken or not
-    hits, taken = torch.zeros(len(iou), dtype=torch.bool), set()
+    hits = torch.zeros(len(iou), dtype=torch.bool)
+    taken = set()
     for row in range(len(iou) if iou.shape[1] else 0):
         best = int(iou[row].argmax())
         hits[row] = bool(iou[row, best] >= threshold) and best not in taken
@@ -77,7 +76,7 @@ def match_miss_takes(iou, threshold=0.5):  # a miss takes its truth away
     return hits
 
 
-def match_no_truth(iou, threshold=0.5):  # stops where the frame holds nobody
+def match_no_truth(iou, threshold=0.5):  # fails for a frame without a truth
     iou, hits = iou.clone(), torch.zeros(len(iou), dtype=torch.bool)
     for row in range(len(iou)):
         best = int(iou[row].argmax())
@@ -117,8 +116,8 @@ WRONG = {
         (iou_elementwise, "shape (2,), expected (2, 3)"),
     ],
     "check_nms": [
-        (nms_chain, "removed box must remove nobody"),
-        (nms_unsorted, "sort them by falling score"),
+        (nms_chain, "removed box must remove no other"),
+        (nms_unsorted, "sort them by descending score"),
         (nms_mask, "mask"),
         (nms_input_order, "highest score"),
     ],

@@ -1,4 +1,4 @@
-"""Wrong answers to lesson 05's exercises: each must raise lesson.Wrong with the words beside it."""
+"""Wrong answers to the exercises of lesson 05, with words that the message must contain."""
 
 import torch
 from torch.nn import functional as F
@@ -22,18 +22,18 @@ def parameters_affine(width, blocks):  # scale and shift of instance norm counte
     )
 
 
-def _normalised(x, axes, correction=0):
+def _normalized(x, axes, correction=0):
     return (x - x.mean(axes, keepdim=True)) / (
         x.var(axes, keepdim=True, correction=correction) + 1e-5
     ).sqrt()
 
 
 def norm_of_batch(x, eps=1e-5):  # batch norm
-    return _normalised(x, (0, 2, 3))
+    return _normalized(x, (0, 2, 3))
 
 
 def norm_of_layer(x, eps=1e-5):  # layer norm
-    return _normalised(x, (1, 2, 3))
+    return _normalized(x, (1, 2, 3))
 
 
 def norm_sample_deviation(x, eps=1e-5):  # n - 1 in the variance
@@ -49,7 +49,8 @@ def field_without_stride(layers):  # every kernel counted in input pixels
 
 
 def field_own_stride(layers):  # stride applied to the layer itself
-    seen, jump = 1, 1
+    seen = 1
+    jump = 1
     for kernel, stride in layers:
         jump *= stride
         seen += (kernel - 1) * jump
@@ -69,7 +70,7 @@ def _sample(image, x, y):
     return F.grid_sample(image[None], grid, align_corners=False)[0, :, 0]
 
 
-def bilinear_half_pixel(image, x, y):  # pixel i's centre taken for i
+def bilinear_half_pixel(image, x, y):  # pixel i's center taken for i
     return _sample(image, x + 0.5, y + 0.5)
 
 
@@ -81,7 +82,7 @@ def bilinear_nearest(image, x, y):  # no mixing
     return image[:, y.long().clamp(0, image.shape[1] - 1), x.long().clamp(0, image.shape[2] - 1)]
 
 
-def bilinear_border(image, x, y):  # the rim's colour goes on beyond the picture
+def bilinear_border(image, x, y):  # border pixels are repeated
     height, width = image.shape[1:]
     grid = torch.stack([2 * x / width - 1, 2 * y / height - 1], -1)[None, None]
     return F.grid_sample(image[None], grid, padding_mode="border", align_corners=False)[0, :, 0]

@@ -1,4 +1,4 @@
-"""Wrong answers to lesson 06's exercises: each must raise lesson.Wrong with the words beside it."""
+"""Wrong answers to the exercises of lesson 06, with words that the message must contain."""
 
 from contextlib import contextmanager
 
@@ -9,7 +9,7 @@ def D_without_detach(L_D, modified, original, identities):  # M learns to help D
     return L_D(modified, identities) + L_D(original, identities)
 
 
-def D_flipped(L_D, modified, original, identities):  # L_adv minimised by D
+def D_flipped(L_D, modified, original, identities):  # L_adv minimized by D
     return -L_D(modified.detach(), identities) - L_D(original, identities)
 
 
@@ -17,7 +17,7 @@ def D_modified_only(L_D, modified, original, identities):  # eq. 2's second term
     return L_D(modified.detach(), identities)
 
 
-def D_no_grad(L_D, modified, original, identities):  # nobody learns
+def D_no_grad(L_D, modified, original, identities):  # no gradient at all
     with torch.no_grad():
         return L_D(modified, identities) + L_D(original, identities)
 
@@ -38,7 +38,7 @@ def frozen_weights_only(player):  # batch norm's averages move
 
 
 @contextmanager
-def frozen_all_true(player):  # what was frozen before learns afterwards
+def frozen_all_true(player):  # unfreezes what was frozen before
     training = player.training
     player.eval().requires_grad_(False)
     yield
@@ -46,14 +46,15 @@ def frozen_all_true(player):  # what was frozen before learns afterwards
 
 
 @contextmanager
-def frozen_for_ever(player):  # never put back
+def frozen_forever(player):  # not restored
     player.eval().requires_grad_(False)
     yield
 
 
 @contextmanager
 def frozen_without_finally(player):  # an error leaves it frozen
-    wanted, training = [p.requires_grad for p in player.parameters()], player.training
+    wanted = [p.requires_grad for p in player.parameters()]
+    training = player.training
     player.eval().requires_grad_(False)
     yield
     for parameter, want in zip(player.parameters(), wanted):
@@ -61,7 +62,7 @@ def frozen_without_finally(player):  # an error leaves it frozen
     player.train(training)
 
 
-def adversarial_cap_on_mean(each, cap):  # one lost face excuses the others
+def adversarial_cap_on_mean(each, cap):  # one face above the cap hides the others
     return -each.mean().clamp(max=cap)
 
 
@@ -93,7 +94,7 @@ def targets_beyond(labels, identities):  # no remainder
     return labels + torch.randint(1, identities, labels.shape)
 
 
-def targets_pushed(labels, identities):  # the neighbour is drawn twice as often
+def targets_pushed(labels, identities):  # the neighbor is drawn twice as often
     drawn = torch.randint(0, identities, labels.shape)
     return torch.where(drawn == labels, (labels + 1) % identities, drawn)
 
@@ -101,7 +102,7 @@ def targets_pushed(labels, identities):  # the neighbour is drawn twice as often
 WRONG = {
     "check_loss_of_D": [
         (D_without_detach, "detach"),
-        (D_flipped, "D maximises"),
+        (D_flipped, "D maximizes"),
         (D_modified_only, "originals are missing"),
         (D_no_grad, "no_grad"),
     ],
@@ -109,7 +110,7 @@ WRONG = {
         (frozen_no_grad, "cuts the gradient"),
         (frozen_weights_only, "eval()"),
         (frozen_all_true, "not True for all"),
-        (frozen_for_ever, "eval mode"),
+        (frozen_forever, "eval mode"),
         (frozen_without_finally, "finally"),
     ],
     "check_modifier_adversarial": [
@@ -120,7 +121,7 @@ WRONG = {
         (adversarial_sum, "sum"),
     ],
     "check_random_label_targets": [
-        (targets_any, "true name"),
+        (targets_any, "true label"),
         (targets_next, "not even"),
         (targets_beyond, "remainder"),
         (targets_pushed, "not even"),

@@ -1,4 +1,4 @@
-"""Wrong answers for lesson 07, with words that the check must say."""
+"""Wrong answers to the exercises of lesson 07, with words that the message must contain."""
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ def best_on_average(errors):  # averages an attacker's two kinds before it compa
     return min((error, attacker, kind) for kind, error in errors[attacker].items())
 
 
-def error_alone(errors):  # forgets to say who
+def error_alone(errors):  # without the attacker
     return min(error for kinds in errors.values() for error in kinds.values())
 
 
@@ -39,7 +39,7 @@ def squared(wrong, people, drawn):  # counts a pair of one person w * w times
     return _weighted(wrong, [times(a) * times(b) for a, b in people.tolist()])
 
 
-def without_repeats(wrong, people, drawn):  # somebody drawn twice counts once
+def without_repeats(wrong, people, drawn):  # a person drawn twice counts once
     return float(wrong[torch.isin(people, drawn).all(dim=1)].float().mean())
 
 
@@ -62,9 +62,8 @@ def by_distance(gallery, gallery_ids, probe, probe_ids):  # Euclidean, so length
     )
 
 
-def position_for_name(
-    gallery, gallery_ids, probe, probe_ids
-):  # compares a row's number with an identity
+# compares a row's number with an identity
+def position_for_name(gallery, gallery_ids, probe, probe_ids):
     unit = torch.nn.functional.normalize(gallery, dim=1)
     return float(((probe @ unit.T).argmax(dim=1) == probe_ids).float().mean())
 

@@ -1,4 +1,4 @@
-"""Wrong answers for lesson 08, with words that the check must say."""
+"""Wrong answers to the exercises of lesson 08, with words that the message must contain."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def _outside(before, after, boxes, shift=0.5, closed=False, swapped=False):
     return int(((before != after).any(axis=2) & ~inside).sum())
 
 
-def rim_included(before, after, boxes):  # integer positions and both edges: one pixel too many
+def edges_included(before, after, boxes):  # integer positions and both edges: one pixel too many
     return _outside(before, after, boxes, shift=0.0, closed=True)
 
 
@@ -38,11 +38,11 @@ def everything(before, after, boxes):  # forgets the boxes
     return int((before != after).any(axis=2).sum())
 
 
-def with_the_sightings(last, following, missed):  # linspace with both ends inside
+def with_the_detections(last, following, missed):  # linspace with both ends inside
     return np.linspace(last, following, missed)
 
 
-def held(last, following, missed):  # the last sighting, again and again
+def held(last, following, missed):  # the last box, repeated
     return np.repeat(last[None], missed, axis=0)
 
 
@@ -50,7 +50,7 @@ def arrives_early(last, following, missed):  # i / missed
     return last + np.arange(1, missed + 1)[:, None] / missed * (following - last)
 
 
-def backwards(last, following, missed):  # from the next sighting to the last
+def backwards(last, following, missed):  # from the next detection to the last
     return following + np.arange(1, missed + 1)[:, None] / (missed + 1) * (last - following)
 
 
@@ -61,16 +61,16 @@ def both_ends_too(last, following, missed):  # missed + 2 boxes
 WRONG = {
     "check_changed_outside": [
         (values_for_pixels, "not pixels"),
-        (rim_included, "right or lower edge"),
+        (edges_included, "right or lower edge"),
         (x_for_rows, "columns"),
         (last_box_only, "any of the boxes"),
         (everything, "leave out"),
     ],
     "check_fill_gap": [
-        (with_the_sightings, "quarters"),
+        (with_the_detections, "quarters"),
         (held, "goes on moving"),
         (arrives_early, "missed + 1"),
         (backwards, "backwards"),
-        (both_ends_too, "none for the two sightings"),
+        (both_ends_too, "none for the two detections"),
     ],
 }
