@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
-from torchvision.ops import clip_boxes_to_image
 
 from ppad import files
 from ppad.files import BadPicture, DataError, numbers
@@ -239,8 +238,15 @@ def _person(file):
 
 
 def _pictures_in(folder):
-    paths = [path for path in folder.glob("*/*") if files.is_picture(path)]
-    return {p.relative_to(folder).as_posix() for p in paths if not files.is_hidden(p.parent)}
+    """The names "person/picture" of what is in the folder."""
+    people = [entry for entry in os.scandir(folder) if entry.is_dir()] if folder.is_dir() else []
+    return {
+        f"{person.name}/{entry.name}"
+        for person in people
+        if not files.is_hidden(person.name)
+        for entry in os.scandir(person.path)
+        if files.is_picture(entry.name)
+    }
 
 
 def _landmark_rows(folder, table):
@@ -463,4 +469,5 @@ def checked_boxes(boxes, width, height, where, slack=ROUNDING) -> torch.Tensor:
         else:
             continue
         raise DataError(f"{where} ({', '.join(f'{value:g}' for value in box)}) {fault}")
-    return clip_boxes_to_image(boxes, (height, width))
+    limit = torch.tensor([width, height, width, height], dtype=torch.float32)
+    return torch.minimum(boxes.clamp(min=0), limit)

@@ -552,7 +552,7 @@ def test_ctrl_c_does_not_end_the_processes_that_the_step_under_way_needs(folder)
     for child in multiprocessing.active_children():
         if child.pid not in before:
             os.kill(child.pid, signal.SIGINT)
-    for step in range(1, 12):
+    for _ in range(11):
         assert len(next(stream)[0]) == 2
     stream.close()  # as when a stage is over: no process is left behind
     assert {child.pid for child in multiprocessing.active_children()} == before
