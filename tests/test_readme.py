@@ -23,7 +23,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script, there is no conftest to do it
 
-from ppad import config, face_finder, figures, grade, modifier, players, reproduce
+from ppad import config, face_finder, figures, modifier, players, reproduce
 
 README = ROOT / "README.md"
 PACKAGE = ROOT / "ppad" / "README.md"
@@ -477,8 +477,6 @@ def check_command(words: list[str]) -> None:
         assert module.is_file(), words
         if program == ("-m", "ppad.reproduce"):
             reproduce.parse(words[3:])  # it checks the values of the fields, too
-        elif program == ("-m", "ppad.grade"):
-            grade.parse(words[3:])
         else:
             parser = parser_of(*program)
             if len(words) > 1 + size:  # prose may name a program without its arguments
