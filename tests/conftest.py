@@ -1,7 +1,8 @@
-"""What several test files share: the package on the path, one thread, a tiny preset, tiny drawn sets, real data if any.
+"""What several test files share: one thread, a tiny preset, tiny drawn sets, real data if any.
 
-The tiny preset is the toy preset with every size and count as small as the networks accept, so that the whole main
-job (all its stages, judges, attackers and figures) takes seconds. Its numbers mean nothing; its bookkeeping does.
+The tiny preset is the toy preset with every size and count as small as the networks accept, so that
+the whole main job (all its stages, attackers and figures) takes seconds. Its numbers mean nothing;
+its bookkeeping does.
 """
 
 import os
@@ -108,7 +109,7 @@ def frames(tiny_actions):
 
 
 class UseOrder(TorchFunctionMode):
-    """Collects parameters in the order a forward first uses them, so that no test depends on how layers are named."""
+    """Collects parameters in the order a forward first uses them: no test depends on names."""
 
     def __init__(self):
         super().__init__()

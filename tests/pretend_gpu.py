@@ -1,9 +1,10 @@
-"""A GPU for machines that have none: its tensors keep their values here and refuse what a GPU's would refuse.
+"""A GPU for machines without one: its tensors keep their values on the CPU.
 
-Inside `with PretendGPU() as gpu`, what is moved to or made on `gpu.device` becomes an `OnGPU`. Mixing one with a tensor
-of the CPU in one operation raises RuntimeError, as CUDA does, and `gpu.waits` lists the places in ppad where the program
-waited for an answer from there, or for a copy. The device borrows the name of torch's `meta`, which autograd and modules know on every
-machine. What it does not show: half precision, pinned memory, streams, several GPUs, the kernels themselves.
+Inside `with PretendGPU() as gpu`, what is moved to or made on `gpu.device` becomes an `OnGPU`.
+Mixing one with a tensor of the CPU in one operation raises RuntimeError, as CUDA does, and
+`gpu.waits` lists the places in ppad where the program waited for a result or a copy. The device has
+the name of torch's `meta`, which autograd and modules know on every machine. What it does not show:
+half precision, pinned memory, streams, several GPUs, the kernels themselves.
 """
 
 import contextlib
@@ -72,13 +73,12 @@ class PretendGPU(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.device, self.waits = META, []
-        tensor, as_tensor, save, autocast = (
-            torch.tensor,
-            torch.as_tensor,
-            torch.save,
-            torch.autocast,
-        )
+        self.device = META
+        self.waits = []
+        tensor = torch.tensor
+        as_tensor = torch.as_tensor
+        save = torch.save
+        autocast = torch.autocast
 
         class Generator(torch.Generator):
             def __new__(cls, device="cpu"):
@@ -131,10 +131,8 @@ def _run(func, args, kwargs, note):
     flat = tree_flatten((args, kwargs))[0]
     there = [one for one in flat if isinstance(one, OnGPU)]
     here = [one for one in flat if isinstance(one, torch.Tensor) and not isinstance(one, OnGPU)]
-    devices, target = (
-        [one for one in flat if isinstance(one, torch.device)],
-        args[0] if args else None,
-    )
+    devices = [one for one in flat if isinstance(one, torch.device)]
+    target = args[0] if args else None
     indexed_by_cpu = func in INDEXED and isinstance(
         target, OnGPU
     )  # CUDA takes indices from the CPU

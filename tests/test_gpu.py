@@ -1,4 +1,4 @@
-"""The game on a GPU that is pretended (tests/pretend_gpu.py): nothing is mixed, nobody waits, the numbers are the CPU's.
+"""The game on a pretended GPU (tests/pretend_gpu.py): no mixed devices, no sync, the CPU's numbers.
 
 Where there is a real one, a row runs there too.
 """
@@ -10,15 +10,16 @@ import torch
 from pretend_gpu import OnGPU, PretendGPU
 
 from ppad import crop_sampler, datasets, reproduce, trainer
-from ppad.attacks import PlainRecognizer, aligned_crops
+from ppad.attackers import PlainRecognizer
+from ppad.baselines import make_baseline
 from ppad.face_finder import FaceFinder
 from ppad.mtcnn import MTCNN, MTCNNConfig
+from ppad.players import aligned_crops, make_modifier, make_recognizer
 from ppad.repainter import Anonymizer
 from ppad.ssh import SSH
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*to a meta parameter"
-)  # the borrowed name: the values do arrive
+# The device is called meta: the values do arrive.
+pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter")
 ROW = ("mAP", "verification_error", "structure")
 
 
@@ -35,7 +36,8 @@ def make_row(config, folder, device, name):
 
 def test_the_pretended_gpu_refuses_and_counts():
     with PretendGPU() as gpu:
-        there, here = torch.arange(4.0).to(gpu.device), torch.arange(4.0)
+        there = torch.arange(4.0).to(gpu.device)
+        here = torch.arange(4.0)
         assert isinstance(there * 2, OnGPU) and isinstance(torch.zeros(3, device=gpu.device), OnGPU)
         assert isinstance(there.view(2, 2)[0], OnGPU) and not isinstance(there.cpu(), OnGPU)
         with pytest.raises(RuntimeError, match="on the GPU and on the CPU"):
@@ -69,22 +71,22 @@ def test_a_whole_row_runs_there_and_comes_to_the_cpus_numbers(tiny, tmp_path, ro
 
 @pytest.mark.parametrize("name", ["Blur(8x8)", "Masked", "Noise(0.3)", "Super-Pixel", "Edge"])
 def test_every_baseline_runs_there(name, faces):
-    anonymizer = reproduce.make_baseline(name, seed=0)
+    anonymizer = make_baseline(name, seed=0)
     on_cpu = anonymizer(faces[0])
     with PretendGPU() as gpu:
-        on_gpu = reproduce.make_baseline(name, seed=0)(faces[0].to(gpu.device)).cpu()
+        on_gpu = make_baseline(name, seed=0)(faces[0].to(gpu.device)).cpu()
     assert torch.equal(on_gpu, on_cpu)
 
 
 def test_neither_D_nor_M_waits_for_the_gpu(tiny, tiny_faces, tiny_actions):
-    """A GPU works through a queue; to ask it anything before the queue is done is to let it run dry."""
+    """A GPU works through a queue; reading a result before the queue is done leaves it idle."""
     config = tiny()
     with PretendGPU() as gpu:
         game = trainer.Game(
             config,
-            trainer.make_recognizer(config, 6),
+            make_recognizer(config, 6),
             None,
-            trainer.make_modifier(config),
+            make_modifier(config),
             gpu.device,
         )
         judge = PlainRecognizer(4, 16, 6).to(gpu.device)

@@ -47,7 +47,7 @@ def snapshot(game):
 
 
 def optimized(game):
-    """(player, its optimizer's group of settings, the optimizer's state), for every optimizer in the game's parts."""
+    """For every optimizer of the game: (player, its group of settings, the optimizer)."""
     owner = {id(p): name for name, player in networks(game).items() for p in player.parameters()}
     adams = [part for part in game.parts().values() if isinstance(part, torch.optim.Optimizer)]
     return [
@@ -93,8 +93,10 @@ def update_both(game, faces, frames):
 @pytest.mark.rubric(
     "the public names are there",
     points=1,
-    hint="keep the starter's names, arguments and the names of the terms: D_modified, D_original, L_det, "
-    "L_adv, L_l1",
+    hint=(
+        "keep the starter's names, arguments and the names of the terms: D_modified, "
+        "D_original, L_det, L_adv, L_l1"
+    ),
 )
 def test_the_public_names_are_there(config, faces, frames):
     game = make_game(config)
@@ -132,14 +134,16 @@ def test_the_public_names_are_there(config, faces, frames):
     }  # the names in every log
 
 
-# ------------------------------------------------------------------ each update moves its own player only
+# ------------------------------------------------------------------ each update moves its own
 
 
 @pytest.mark.rubric(
     "line 3 moves D and nothing else",
     points=3,
-    hint="detach the modified faces: without a detach D's step runs into M's graph and uses it up; the "
-    "margin's step must advance once an update",
+    hint=(
+        "detach the modified faces: without a detach D's step runs into M's graph and uses "
+        "it up; the margin's step must advance once an update"
+    ),
 )
 def test_update_recognizer_moves_only_D(config, faces):
     game = make_game(config)
@@ -161,8 +165,10 @@ def test_update_recognizer_moves_only_D(config, faces):
 @pytest.mark.rubric(
     "line 9 moves M and A, D is only read",
     points=3,
-    hint="D's weights and D's buffers (its margin's step) stay; A looks at the repainted frames once, a second "
-    "look moves A's batch-norm twice; freeze D for that step only",
+    hint=(
+        "D's weights and D's buffers (its margin's step) stay; A looks at the repainted "
+        "frames once, a second look moves A's batch-norm twice; freeze D for that step only"
+    ),
 )
 def test_update_modifier_and_detector_moves_only_M_and_A(config, faces, frames):
     game = make_game(config)
@@ -199,7 +205,10 @@ def test_D_is_handed_back_as_it_was(config, faces, frames):
 @pytest.mark.rubric(
     "line 11 moves A alone, on repainted frames",
     points=2,
-    hint="M moved by finetune? M and D are frozen there; A must see repainted frames, not the originals",
+    hint=(
+        "M moved by finetune? M and D are frozen there; A must see repainted frames, not the "
+        "originals"
+    ),
 )
 def test_finetune_detector_moves_only_A(config, frames):
     game = make_game(config)
@@ -211,8 +220,10 @@ def test_finetune_detector_moves_only_A(config, frames):
 @pytest.mark.rubric(
     "a row takes its steps in order",
     points=1,
-    hint="first M copies faces, then T1 times recognizer_updates of line 3 and one of line 9, then T2 times "
-    "line 11; A is pretrained on the original frames",
+    hint=(
+        "first M copies faces, then T1 times recognizer_updates of line 3 and one of line 9, "
+        "then T2 times line 11; A is pretrained on the original frames"
+    ),
 )
 def test_copy_faces_moves_only_M(config, faces):
     game = make_game(config)
@@ -266,11 +277,16 @@ def test_a_fixed_anonymizer_leaves_only_A_and_D_to_learn(config, faces, frames, 
 @pytest.mark.rubric(
     "D learns from modified and original faces alike",
     points=2,
-    hint="D lowers both of its losses: its loss is -L_adv, watch the sign; both kinds of face count, aligned "
-    "once, not aligned twice; clear old gradients with zero_grad",
+    hint=(
+        "D lowers both of its losses: its loss is -L_adv, watch the sign; both kinds of face "
+        "count, aligned once, not aligned twice; clear old gradients with zero_grad"
+    ),
 )
 def test_D_steps_against_the_gradient_of_both_losses(tiny, faces):
-    """Eq. 2, each term a mean over the faces. Adam's first step is its rate against the gradient's sign, however long."""
+    """Eq. 2, each term a mean over the faces.
+
+    Adam's first step is its rate against the gradient's sign, however long the gradient is.
+    """
     config = tiny(landmark_jitter=0.0)
     game = make_game(config)
     reference = copy.deepcopy(game.recognizer)
@@ -299,8 +315,10 @@ def test_D_steps_against_the_gradient_of_both_losses(tiny, faces):
 @pytest.mark.rubric(
     "L_det reaches M through the pasted faces",
     points=2,
-    hint="no_grad around the repainting cuts M off from L_det; frames without a face, and Un-anonymized "
-    "frames, are the frames themselves and not a blur of them",
+    hint=(
+        "no_grad around the repainting cuts M off from L_det; frames without a face, and "
+        "Un-anonymized frames, are the frames themselves and not a blur of them"
+    ),
 )
 def test_L_det_reaches_M_through_the_pasted_pixels(tiny, faces, frames):
     game = make_game(tiny(adversarial_weight=0.0, l1_weight=0.0))
@@ -343,7 +361,7 @@ def test_A_learns_from_repainted_frames(config, frames):
 
 @pytest.mark.rubric("L_det reaches M through the pasted faces")
 def test_un_anonymized_frames_are_the_frames_themselves(config, faces, frames):
-    """A crop pasted back would be a slight blur: the row that shows what A can do must not carry it."""
+    """A crop pasted back would be a slight blur: the row that shows A at its best has none."""
     game = make_game(config, "Un-anonymized")
     seen = []
     learn = game.detector.losses
@@ -360,7 +378,7 @@ def test_un_anonymized_frames_are_the_frames_themselves(config, faces, frames):
 
 
 def D_loss(game, faces, reduction="mean"):
-    """L_D of M's pictures as M reads it, without the margin: by hand, softmax over length times cosine."""
+    """L_D of M's pictures without the margin, by hand: softmax over length times cosine."""
     with torch.no_grad():
         size = (game.config.recognizer_height, game.config.recognizer_breadth)
         features = game.recognizer.network(aligned_crops(game.anonymizer(faces[0]), faces[1], size))
@@ -375,11 +393,13 @@ def D_loss(game, faces, reduction="mean"):
 @pytest.mark.rubric(
     "M raises L_D and lowers L1",
     points=3,
-    hint="M descends L_adv, so L_D enters with a minus sign, read without its margin; the L1 weight counts "
-    "once",
+    hint=(
+        "M descends L_adv, so L_D enters with a minus sign, read without its margin; the L1 "
+        "weight counts once"
+    ),
 )
 def test_M_ascends_L_D(tiny, faces, frames):
-    """With nothing else at stake and the cap out of reach, a small step of M makes D's loss larger."""
+    """With no other term and the cap out of reach, a small step of M makes D's loss larger."""
     game = make_game(
         tiny(detection_weight=0.0, l1_weight=0.0, adversarial_cap=1e6, lr_modifier=1e-5)
     )
@@ -392,7 +412,7 @@ def test_M_ascends_L_D(tiny, faces, frames):
 @pytest.mark.parametrize("scale", [0.0, 16.0])
 @pytest.mark.rubric("M raises L_D and lowers L1")
 def test_M_reads_L_D_without_its_margin(tiny, faces, scale):
-    """log N, the cap's unit, is what an ignorant D pays without a margin; D itself goes on learning with it."""
+    """log N, the unit of the cap, is the loss at chance without a margin; D trains with it."""
     game = make_game(
         tiny(recognizer_scale=scale, adversarial_cap=1e6, lambda_base=0.0, lambda_floor=0.0)
     )  # all margin
@@ -426,8 +446,10 @@ def test_M_descends_L1(tiny, faces, frames):
 @pytest.mark.rubric(
     "the cap and the random-label ablation",
     points=2,
-    hint="cap each face at adversarial_cap log N, not the mean; the ablation descends L_D towards random other "
-    "people, not the true identity",
+    hint=(
+        "cap each face at adversarial_cap log N, not the mean; the ablation descends L_D "
+        "towards random other people, not the true identity"
+    ),
 )
 def test_faces_over_the_cap_give_no_gradient(tiny, faces):
     ordered = D_loss(make_game(tiny()), faces, "none").sort().values
@@ -480,11 +502,13 @@ def test_random_label_ablation_trains_another_M(tiny, faces, frames):
 @pytest.mark.rubric(
     "learning rates follow the paper's schedule",
     points=1,
-    hint="Adam's betas are (0.5, 0.999); the rate is a tenth once lr_drop_at of the steps are done, so number "
-    "> and not >=; each player has its own rate",
+    hint=(
+        "Adam's betas are (0.5, 0.999); the rate is a tenth once lr_drop_at of the steps are "
+        "done, so step > and not >=; each player has its own rate"
+    ),
 )
 def test_learning_rates_are_the_papers_schedule(tiny):
-    """Sec. 4: Adam (0.5, 0.999), 1e-3 for A and 3e-4 for M and D, a tenth after the seventh of twelve epochs."""
+    """Sec. 4: Adam (0.5, 0.999), 1e-3 for A, 3e-4 for M and D, a tenth after 7 of 12 epochs."""
     paper = presets.build("paper")
     game = make_game(
         tiny(

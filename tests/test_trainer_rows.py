@@ -15,7 +15,7 @@ class PowerCut(Exception):
 
 
 def play(config, folder, faces, actions, row="Ours", seed=0, cut_at=None):
-    """One row in `folder`; `cut_at`: the call (from 1) of M's and A's update that a power cut ends."""
+    """One row in `folder`; `cut_at`: the call (from 1) of M's and A's update that loses power."""
     game = make_game(config, row, seed)
     update = game.update_modifier_and_detector
     calls = []
@@ -81,7 +81,7 @@ def test_a_row_cut_and_resumed_equals_an_unbroken_one(
 def test_warmup_moves_M_and_leaves_the_games_D_and_A_alone(
     tiny, tiny_faces, tiny_actions, tmp_path
 ):
-    """M's warm-up is against a copy of D, so the game's D and A start it as every other row's do."""
+    """M's warm-up is against a copy of D: the game's D and A start as every other row's do."""
     config = tiny(pretrain_modifier_steps=0, warmup_steps=3, T1=0, T2=0, recognizer_updates=2)
     before = snapshot(make_game(config))
     game = play(config, tmp_path, tiny_faces, tiny_actions)

@@ -1,5 +1,5 @@
 WRONG = "the rate drops one step early"
-HINT = "number > and not >="
+HINT = "step > and not >="
 REPLACE = [
     (
         "if step > self.config.lr_drop_at * steps",
