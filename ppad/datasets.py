@@ -49,16 +49,17 @@ class _PictureSet(Dataset):
     def __getitem__(self, item):
         return self.__getitems__([item])
 
-    def __getitems__(self, items):
-        """What `select` returns for a list of (index, mirrored), or the DataError that it raises.
+    def __getitems__(self, items) -> tuple:
+        """What `select` returns for a list of (index, mirrored); a DataLoader calls this.
 
-        A DataLoader calls this; a process of its own would bury an error in a traceback.
+        A DataError is returned, for `batches` to raise: a process that makes batches would bury its
+        message in a traceback.
         """
         indices, mirror = zip(*items)
         try:
             return self.select(torch.tensor(indices), torch.tensor(mirror))
         except DataError as error:
-            return error
+            return (error,)
 
     @property
     def lazy(self) -> bool:
@@ -79,14 +80,17 @@ class _PictureSet(Dataset):
             device: Where the pictures go; the rest stays on the CPU, where it can be checked
                 without waiting for a GPU.
         """
-        pictures, *rest = self.select(torch.as_tensor(indices, dtype=torch.long), mirror)
+        indices = torch.as_tensor(indices, dtype=torch.long)
+        mirror = torch.zeros(len(indices), dtype=torch.bool) if mirror is None else mirror
+        pictures, *rest = self.select(indices, mirror)
         return to_floats(pictures, device), *rest
 
-    def _pictures(self, indices, mirror):
-        pictures = self.pictures[indices]  # (B, 3, H, W), a copy
-        if mirror is not None and mirror.any():
-            pictures[mirror] = pictures[mirror].flip(3)
-        return pictures
+
+def flipped(pictures, mirror):
+    """The pictures (B, 3, H, W), those flipped left to right that `mirror` (B,) says; in place."""
+    if mirror.any():
+        pictures[mirror] = pictures[mirror].flip(3)
+    return pictures
 
 
 @dataclass
@@ -112,14 +116,16 @@ class FaceSet(_PictureSet):
         """All pictures in [-1, 1], made when they are indexed, like a tensor (N, 3, S, S)."""
         return _Floats(self.images)
 
-    def select(self, indices, mirror=None):
-        """Faces (B, 3, S, S) uint8, their landmarks (B, 5, 2) px and identities (B,) int64."""
+    def select(self, indices, mirror):
+        """Faces (B, 3, S, S) uint8, their landmarks (B, 5, 2) px and identities (B,) int64.
+
+        indices: (B,) int64. mirror: (B,) bool.
+        """
         points = self.landmarks[indices]  # (B, 5, 2)
-        if mirror is not None:
-            flipped = points[:, MIRROR_ORDER]
-            flipped[..., 0] = self.images.shape[3] - flipped[..., 0]
-            points = torch.where(mirror[:, None, None], flipped, points)
-        return self._pictures(indices, mirror), points, self.identities[indices]
+        mirrored = points[:, MIRROR_ORDER]
+        mirrored[..., 0] = self.images.shape[3] - mirrored[..., 0]
+        points = torch.where(mirror[:, None, None], mirrored, points)
+        return flipped(self.images[indices], mirror), points, self.identities[indices]
 
 
 class _Floats:
@@ -175,19 +181,30 @@ class ActionSet(_PictureSet):
     def pictures(self):
         return self.frames
 
-    def select(self, indices, mirror=None):
-        """Frames (B, 3, H, W) uint8; targets, B times {"boxes": (n, 4) px, "labels": (n,) int64};
-        B times face boxes (k, 4) px, enlarged 1.6 times (Sec. 5.2) and clipped."""
+    def select(self, indices, mirror):
+        """Frames (B, 3, H, W) uint8, targets and face boxes.
+
+        Targets: B times {"boxes": (n, 4) px, "labels": (n,) int64}. Face boxes: B times (k, 4) px,
+        enlarged 1.6 times about their center (Sec. 5.2) and clipped. indices: (B,) int64. mirror:
+        (B,) bool.
+        """
         height, width = self.frames.shape[2:]
-        flips = [False] * len(indices) if mirror is None else mirror.tolist()
+        sign = torch.tensor([-1.0, 1, -1, 1])  # xyxy -> (width - x1, y0, width - x0, y1)
+        shift = torch.tensor([width, 0.0, width, 0])
         targets = []
-        face_boxes = []
-        for i, flip in zip(indices.tolist(), flips):
-            boxes = _mirrored(self.boxes[i], width) if flip else self.boxes[i]
-            found = _mirrored(self.face_boxes[i], width) if flip else self.face_boxes[i]
+        faces = [torch.zeros(0, 4)]
+        counts = []
+        for i, flip in zip(indices.tolist(), mirror.tolist()):
+            boxes = self.boxes[i]  # (n, 4)
+            found = self.face_boxes[i]  # (k, 4)
+            if flip:
+                boxes = boxes[:, [2, 1, 0, 3]] * sign + shift
+                found = found[:, [2, 1, 0, 3]] * sign + shift
             targets.append({"boxes": boxes, "labels": self.labels[i]})
-            face_boxes.append(enlarge_boxes(found, (height, width), FACE_SCALE))
-        return self._pictures(indices, mirror), targets, face_boxes
+            faces.append(found)
+            counts.append(len(found))
+        faces = enlarge_boxes(torch.cat(faces), (height, width), FACE_SCALE)  # all frames' at once
+        return flipped(self.frames[indices], mirror), targets, list(faces.split(counts))
 
 
 @dataclass
@@ -208,11 +225,6 @@ class Pairs:
 def to_floats(pictures, device):
     """uint8 pictures as float in [-1, 1] on `device`; a GPU fetches pinned ones by itself."""
     return pictures.to(device, non_blocking=True).float().div_(127.5).sub_(1)
-
-
-def _mirrored(boxes, width):
-    x0, y0, x1, y1 = boxes.unbind(1)
-    return torch.stack([width - x1, y0, width - x0, y1], 1)  # (n, 4)
 
 
 # ---------------------------------------------------------------- batches
@@ -249,7 +261,9 @@ class BatchSampler(Sampler):
         self.start = start
         share = batch_size // world_size
         self.share = slice(rank * share, (rank + 1) * share)
-        self.epoch = None  # the epoch whose order and mirror flags, each (count,), are at hand
+        self.epoch = None  # the one that order and mirror flags, each (count,), belong to
+        self.order = None
+        self.mirror = None
 
     def batch(self, step: int):
         """Indices (B,) int64 and mirror flags (B,) bool of the whole batch of a step, from 0."""
@@ -277,7 +291,7 @@ def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu", work
         batch_size, seed, start: See `BatchSampler`; each process of several gets its own part.
         device: Where the pictures go.
         workers: Processes that make batches ahead. None: none for pictures in memory, else as many
-            as the set has threads, but at most 4 and one a core.
+            as the set was read with threads (`--workers`), but at most 4 and one a core.
     """
     if workers is None:
         workers = min(data.pictures.threads, folders.cores(), MAX_LOADERS) if data.lazy else 0
@@ -287,7 +301,7 @@ def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu", work
             len(data), batch_size, seed, start, optim.rank(), optim.world_size()
         ),
         num_workers=workers,
-        collate_fn=_unchanged,
+        collate_fn=tuple,  # a batch stays as it is
         pin_memory=torch.device(device).type == "cuda",
         worker_init_fn=_ignore_interrupt,
         generator=torch.Generator(),  # else it would draw from the global random state
@@ -296,15 +310,10 @@ def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu", work
 
 
 def _deliver(loader, device):
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        pictures, *rest = batch
+    for pictures, *rest in loader:
+        if isinstance(pictures, DataError):
+            raise pictures
         yield to_floats(pictures, device), *rest
-
-
-def _unchanged(batch):
-    return batch
 
 
 def _ignore_interrupt(worker):
@@ -400,14 +409,39 @@ def _near_face(classes):
 # ---------------------------------------------------------------- folders of pictures
 
 
-def read_faces(*args, **kwargs) -> FaceSet:
-    """The FaceSet of a folder: see `folders.read_faces`."""
-    return FaceSet(**folders.read_faces(*args, **kwargs))
+def read_faces(
+    folder, landmarks_csv, size: int, people: int = 0, pictures_each: int = 0, **options
+) -> FaceSet:
+    """Read folder/person/picture with the five landmarks that a table has for each.
+
+    Args:
+        folder: Its people count in order of name.
+        landmarks_csv: A table with `file`, relative to `folder` or to the table's own folder, and x
+            and y of the five points. With a face box besides (x_min ... y_max), the square 1.6
+            times its longer side is cut out (LFW as it comes); without, the pictures must be
+            square crops.
+        size: Side of the crops, px.
+        people, pictures_each: Read no more than these, 0 = all.
+        options: on_bad, memory, workers of `folders.Reader`.
+    """
+    reader = folders.Reader(folder, **options)
+    return FaceSet(**reader.faces(landmarks_csv, size, people, pictures_each))
 
 
-def read_actions(*args, **kwargs) -> ActionSet:
-    """The ActionSet of one split of a folder: see `folders.read_actions`."""
-    fields = folders.read_actions(*args, **kwargs)
+def read_actions(
+    folder, annotations_csv, faces_csv, split: str, frame_size, limit: int = 0, **options
+) -> ActionSet:
+    """Read the frames of one split, scaled to fit frame_size (H, W), the rest of it gray.
+
+    Args:
+        annotations_csv: A table with file (relative to `folder`), split, action, width, height and
+            a person box, one row a person. Classes are the actions of all splits, by name.
+        faces_csv: A table with file and a face box; any number of rows a file.
+        limit: Read so many frames, evenly over the split, 0 = all.
+        options: on_bad, memory, workers of `folders.Reader`.
+    """
+    reader = folders.Reader(folder, **options)
+    fields = reader.actions(annotations_csv, faces_csv, split, frame_size, limit)
     return ActionSet(**fields, face_actions=_near_face(fields["classes"]))
 
 

@@ -56,13 +56,13 @@ def atomic_path(path, durable: bool = True):
     Args:
         path: The file that the block makes.
         durable: Wait until the content is on the disk before the file gets its name; otherwise a
-            machine that goes down may keep the name and lose the content.
+            power failure may leave the name without the content.
 
     Raises:
         WriteError: for any OSError, from the block as well.
     """
     path = Path(path)
-    start = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
+    start = os.fsencode(path.name)[:LONGEST_NAME].decode(errors="ignore")
     temporary = path.with_name(f".{start}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +252,7 @@ def open_picture(path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Image.Image:
-    """Decode a picture to its last pixel: a truncated one fails here, not in the midst of training.
+    """Decode a picture to its last pixel: a truncated one fails here, not during training.
 
     Args:
         source: A path or an open binary file.
@@ -287,7 +287,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
     It is turned upright as its EXIF data say, 16 bits are scaled to 8, its color profile is applied
     (giving sRGB), and what is transparent becomes white. Raises ValueError for pixels of floating
-    point or 32-bit numbers, whose black and white nobody knows.
+    point or 32-bit numbers, whose range is not known.
     """
     picture.load()
     with suppress(Exception):  # damaged EXIF data: the picture stays as it is stored

@@ -1,14 +1,14 @@
 """Folders of pictures that tables describe, read and checked: `datasets.read_*` are made of this.
 
-A faces folder holds person/picture and a table with five landmarks for each (its test half also a
-list of verification pairs, as LFW's); an actions folder holds frames, a table of person boxes with
-their actions, and one of face boxes. data_scripts/README.md tells how they are made.
+A faces folder holds person/picture and a table with five landmarks for each; an actions folder
+holds frames, a table of person boxes with their actions, and one of face boxes
+(data_scripts/README.md tells how they are made). Every picture is decoded once when a folder is
+read, several at a time, so that a damaged one is known before the training starts. A fault of a
+table (a column missing, NaN, a box without area) always raises DataError; a picture that is
+damaged or has no landmarks is a BadPicture, which can be left out, by name.
 
-Every picture is decoded once when a folder is read, several at a time, so that a damaged one is
-known before the training starts. A fault of a table (a column missing, NaN, a box without area)
-always raises DataError; a picture that is damaged or has no landmarks is a BadPicture, which
-`on_bad="skip"` leaves out, by name. Boxes are xyxy pixels and landmarks x,y pixels of the upright
-picture, continuous: pixel i covers [i, i+1), a whole picture is (0, 0, W, H).
+Boxes are xyxy pixels and landmarks x,y pixels of the upright picture, continuous: pixel i covers
+[i, i+1), a whole picture is (0, 0, W, H).
 """
 
 import itertools
@@ -47,15 +47,33 @@ def cores() -> int:
     return min(MAX_THREADS, os.cpu_count() or 1)
 
 
+def in_threads(work, items, count: int, title, threads: int = 0):
+    """Yield (item, the future of work(item)) in order. `count`: the most there will be.
+
+    `items` may depend on the results so far: a chunk is asked for after those of the one before.
+    """
+    start = last_print = time.monotonic()
+    done = 0
+    items = iter(items)
+    with ThreadPoolExecutor(threads or cores()) as pool:
+        while chunk := list(itertools.islice(items, CHUNK)):
+            yield from [(item, pool.submit(work, item)) for item in chunk]
+            done += len(chunk)
+            now = time.monotonic()
+            if now - last_print > SECONDS_BETWEEN_LINES and done < count:
+                last_print = now
+                left = f"about {(now - start) / done * (count - done):.0f} s left"
+                files.print_progress(f"{title}: {done:,} of {count:,} pictures read, {left}", True)
+
+
 class PictureFiles:
-    """N pictures of one size that stay in their files.
+    """N pictures of one size (H, W) that stay in their files.
 
     Used like the tensor (N, 3, H, W) uint8 that would hold them: `pictures[indices]` decodes some.
     Raises DataError for one that can no longer be decoded; no other takes its place.
 
     Args:
-        sources: N (path, function that makes (H, W, 3) uint8 of its Pillow picture).
-        size: (H, W).
+        sources: N (path, function that makes (H, W, 3) uint8 of the Pillow picture there).
         threads: How many decode at once.
     """
 
@@ -86,140 +104,127 @@ class PictureFiles:
             ) from error
 
 
-class _Reader:
-    """Reads pictures of a folder in threads, and keeps them or, if they do not fit, their places.
+class Reader:
+    """Reads a folder of faces or of action frames, once.
 
     Args:
-        count: The most pictures there will be.
-        size: (H, W) of what is kept of each.
-        on_bad, memory, workers: As in `read_faces`.
+        folder: Where the pictures are.
+        on_bad: "error" raises DataError at the first picture that is absent, unreadable, or of a
+            face not square or without usable landmarks; "skip" leaves it out and says so in
+            `skipped`. A fault of a table always raises DataError.
+        memory: Bytes that the pictures may take, as they will be used; more stay in their files.
+        workers: Threads that decode, 0 = one a core, 16 at most.
     """
 
-    def __init__(self, folder, count, size, on_bad, memory, workers):
+    def __init__(self, folder, on_bad: str = "error", memory: float = math.inf, workers: int = 0):
         if on_bad not in ("error", "skip"):
             raise ValueError(f"on_bad is {on_bad!r}: give 'error' or 'skip'.")
-        self.folder = folder
-        self.count = count
-        self.size = size
+        self.folder = Path(folder)
         self.on_bad = on_bad
+        self.memory = memory
         self.threads = workers or cores()
-        fits = count * 3 * math.prod(size) <= memory
-        self.kept = torch.empty(count, 3, *size, dtype=torch.uint8) if fits else None
-        self.names = []
-        self.sources = []
+        self.names = []  # of the pictures that can be used
+        self.sources = []  # likewise, for PictureFiles
         self.skipped = []
 
-    def read(self, look, offered, wanted):
-        """Yield (file, found) for each file that can be used, in order.
+    def faces(self, landmarks_csv, size: int, people: int, pictures_each: int) -> dict:
+        """The fields of a `datasets.FaceSet`; the arguments are those of `datasets.read_faces`."""
+        rows = _landmark_rows(self.folder, Path(landmarks_csv))
+        by_person = {}
+        for file in sorted(rows.keys() | _pictures_in(self.folder)):
+            by_person.setdefault(_person(file), []).append(file)
+        limit = _Limit(people or math.inf, pictures_each or math.inf)
+        counts = sorted((min(len(each), limit.each) for each in by_person.values()), reverse=True)
+        look = partial(look_at_face, self.folder, rows, size)
+        offered = itertools.chain(*by_person.values())
+        landmarks = []
+        count = sum(counts[: people or None])
+        for file, points in self._read(look, offered, limit, count, (size, size)):
+            limit.add(file)
+            landmarks.append(points)
+        if not landmarks:
+            raise DataError(
+                f"{self.folder}: no usable person/picture in it ({len(self.skipped)} skipped); "
+                "check the path"
+            )
+        number = {person: i for i, person in enumerate(limit.count)}
+        return {
+            "images": self._pictures(),
+            "landmarks": torch.from_numpy(np.stack(landmarks)),  # (N, 5, 2)
+            "identities": torch.tensor([number[_person(file)] for file in self.names]),
+            "names": [Path(file).with_suffix("").as_posix() for file in self.names],
+            "skipped": self.skipped,
+        }
 
-        look(file) -> a Pillow picture, the function that makes (H, W, 3) of it, and what else was
-        found. `wanted(file)` is asked before a file is read and again when its turn comes.
+    def actions(self, annotations_csv, faces_csv, split: str, frame_size, limit: int) -> dict:
+        """The fields of a `datasets.ActionSet` but face_actions; arguments as `read_actions`."""
+        frames = _annotated_frames(annotations_csv, faces_csv)
+        classes = sorted({action for frame in frames.values() for action in frame.actions})
+        offered = [file for file, frame in frames.items() if frame.split == split]
+        if 0 < limit < len(offered):
+            offered = [offered[i * len(offered) // limit] for i in range(limit)]
+        look = partial(look_at_frame, self.folder, frame_size)
+        found = {"boxes": [], "labels": [], "face_boxes": []}
+        for file, size in self._read(look, offered, bool, len(offered), frame_size):
+            frame = frames[file]
+            if size != frame.size:
+                raise DataError(
+                    f"{self.folder / file}: is {size[0]} x {size[1]}, its row in {annotations_csv} "
+                    f"says {frame.size[0]:g} x {frame.size[1]:g}; use the picture that was "
+                    "annotated"
+                )
+            scale = np.array(letterbox_size(size, frame_size)) / size
+            scale = torch.tensor([*scale, *scale], dtype=torch.float32)  # (4,)
+            labels = [classes.index(action) + 1 for action in frame.actions]
+            found["boxes"].append(torch.cat(frame.boxes) * scale)  # (n, 4)
+            found["labels"].append(torch.tensor(labels))  # (n,)
+            found["face_boxes"].append(torch.cat(frame.faces) * scale)  # (k, 4)
+        if not self.names:
+            splits = ", ".join(sorted({frame.split for frame in frames.values()}))
+            raise DataError(
+                f"{self.folder}: no usable picture of split {split!r} ({len(self.skipped)} "
+                f"skipped); check the path, and the split: the table has {splits}"
+            )
+        found |= {"names": self.names, "classes": classes, "skipped": self.skipped}
+        return found | {"frames": self._pictures()}
+
+    def _read(self, look, offered, wanted, count, size):
+        """Keep the pictures that can be used; yield (file, what was found besides) of each.
+
+        look(file) -> picture (H, W, 3) uint8, the function that makes it of the one in the file,
+        what was found. wanted(file) -> whether to read it; count: the most there will be.
         """
-        start = last_print = time.monotonic()
-        done = 0
+        self.size = size
+        fits = count * 3 * math.prod(size) <= self.memory
+        self.kept = torch.empty(count, 3, *size, dtype=torch.uint8) if fits else None
         offered = filter(wanted, offered)
-        with ThreadPoolExecutor(self.threads) as pool:
-            while chunk := list(itertools.islice(offered, CHUNK)):
-                results = [pool.submit(_look_and_fit, look, file) for file in chunk]
-                for file, result in zip(chunk, results):
-                    if wanted(file) and self._keep(file, result):
-                        yield file, result.result()[2]
-                done += len(chunk)
-                now = time.monotonic()
-                if now - last_print > SECONDS_BETWEEN_LINES and done < self.count:
-                    last_print = now
-                    left = (now - start) / done * (self.count - done)
-                    share = f"{done:,} of {self.count:,} pictures read"
-                    files.print_progress(f"{self.folder}: {share}, about {left:.0f} s left", True)
+        for file, result in in_threads(look, offered, count, self.folder, self.threads):
+            if not wanted(file):  # any more: another one of its chunk was the last
+                continue
+            try:
+                picture, fit, found = result.result()
+            except BadPicture as error:
+                if self.on_bad == "error":
+                    raise
+                self.skipped.append(str(error))
+                continue
+            if fits:
+                self.kept[len(self.names)] = torch.from_numpy(picture).permute(2, 0, 1)
+            self.names.append(file)
+            self.sources.append((str(self.folder / file), fit))
+            yield file, found
 
-    def _keep(self, file, result) -> bool:
-        try:
-            picture, fit, _ = result.result()
-        except BadPicture as error:
-            if self.on_bad == "error":
-                raise
-            self.skipped.append(str(error))
-            return False
-        if self.kept is not None:
-            self.kept[len(self.names)] = torch.from_numpy(picture).permute(2, 0, 1)
-        self.names.append(file)
-        self.sources.append((str(self.folder / file), fit))
-        return True
-
-    def pictures(self):
-        """All that was kept, (N, 3, H, W) uint8: a tensor or `PictureFiles`."""
+    def _pictures(self):
         if self.kept is not None:
             return self.kept[: len(self.names)]
         return PictureFiles(self.sources, self.size, self.threads)
 
 
-def _look_and_fit(look, file):
-    picture, fit, found = look(file)
-    return fit(picture), fit, found
-
-
 # ---------------------------------------------------------------- faces
 
 
-def read_faces(
-    folder,
-    landmarks_csv,
-    size: int,
-    people: int = 0,
-    pictures_each: int = 0,
-    on_bad: str = "error",
-    memory: float = math.inf,
-    workers: int = 0,
-) -> dict:
-    """Read folder/person/picture with the five landmarks that a table has for each.
-
-    Args:
-        folder: Its people count in order of name.
-        landmarks_csv: A table with `file`, relative to `folder` or to the table's own folder, and x
-            and y of the five points. With a face box besides (x_min ... y_max), the square 1.6
-            times its longer side is cut out (LFW as it comes); without, the pictures must be
-            square crops.
-        size: Side of the crops, px.
-        people, pictures_each: Read no more than these, 0 = all.
-        on_bad: "skip" leaves out, and names in `.skipped`, pictures that are absent, unreadable,
-            not square or without usable landmarks; "error" raises DataError at the first. A fault
-            of the table itself always raises DataError.
-        memory: Bytes that the crops may take; more than that stay in their files.
-        workers: Threads that decode, 0 = one a core, 16 at most.
-
-    Returns:
-        The fields of a `datasets.FaceSet`.
-    """
-    folder = Path(folder)
-    rows = _landmark_rows(folder, Path(landmarks_csv))
-    by_person = {}
-    for file in sorted(rows.keys() | _pictures_in(folder)):
-        by_person.setdefault(_person(file), []).append(file)
-    limit = _Limit(people or math.inf, pictures_each or math.inf)
-    counts = sorted((min(len(group), limit.each) for group in by_person.values()), reverse=True)
-    reader = _Reader(folder, sum(counts[: people or None]), (size, size), on_bad, memory, workers)
-    look = partial(look_at_face, folder, rows, size)
-    landmarks = []
-    for file, points in reader.read(look, itertools.chain(*by_person.values()), limit):
-        limit.count[_person(file)] = limit.count.get(_person(file), 0) + 1
-        landmarks.append(points)
-    if not landmarks:
-        raise DataError(
-            f"{folder}: no usable person/picture in it ({len(reader.skipped)} skipped); "
-            "check the path"
-        )
-    number = {person: i for i, person in enumerate(limit.count)}
-    return {
-        "images": reader.pictures(),
-        "landmarks": torch.from_numpy(np.stack(landmarks)),  # (N, 5, 2)
-        "identities": torch.tensor([number[_person(file)] for file in reader.names]),
-        "names": [Path(file).with_suffix("").as_posix() for file in reader.names],
-        "skipped": reader.skipped,
-    }
-
-
 class _Limit:
-    """At most `people`, and `each` pictures of one; `count` is {person: pictures so far}."""
+    """At most `people`, and `each` pictures of one. count: {person: pictures so far}."""
 
     def __init__(self, people, each):
         self.people = people
@@ -231,6 +236,9 @@ class _Limit:
         if person in self.count:
             return self.count[person] < self.each
         return len(self.count) < self.people
+
+    def add(self, file) -> None:
+        self.count[_person(file)] = self.count.get(_person(file), 0) + 1
 
 
 def _person(file):
@@ -267,7 +275,7 @@ def _landmark_rows(folder, table):
 
 
 def look_at_face(folder, rows, size, file):
-    """The picture of a face, the function that cuts the crop out, the crop's landmarks (5, 2) px.
+    """The crop (size, size, 3), the function that cuts it out, its landmarks (5, 2) px.
 
     Raises BadPicture for a picture or landmarks that cannot be used, DataError for a bad table.
     """
@@ -297,7 +305,8 @@ def look_at_face(folder, rows, size, file):
             "crop the faces, or give face boxes in the table"
         )
     landmarks = (points - np.float32(corner)) * np.float32(size / side)  # (5, 2)
-    return picture, partial(cut_square, corner=corner, side=side, size=size), landmarks
+    cut = partial(cut_square, corner=corner, side=side, size=size)
+    return cut(picture), cut, landmarks
 
 
 def cut_square(picture, corner, side, size) -> np.ndarray:
@@ -328,60 +337,6 @@ class _Frame:
     actions: list = field(default_factory=list)
     boxes: list = field(default_factory=list)
     faces: list = field(default_factory=lambda: [torch.zeros(0, 4)])
-
-
-def read_actions(
-    folder,
-    annotations_csv,
-    faces_csv,
-    split: str,
-    frame_size,
-    limit: int = 0,
-    on_bad: str = "error",
-    memory: float = math.inf,
-    workers: int = 0,
-) -> dict:
-    """Read the frames of one `split`, letterboxed to frame_size (H, W).
-
-    Args:
-        annotations_csv: file (relative to `folder`), split, action, width, height and a person box;
-            one row a person. Classes are the actions of all splits, in order of name.
-        faces_csv: file and a face box; any number of rows a file.
-        limit: Read so many frames, evenly over the split, 0 = all.
-        on_bad, memory, workers: As in `read_faces`.
-
-    Returns:
-        The fields of a `datasets.ActionSet`, without `face_actions`.
-    """
-    frames = _annotated_frames(annotations_csv, faces_csv)
-    classes = sorted({action for frame in frames.values() for action in frame.actions})
-    offered = [file for file, frame in frames.items() if frame.split == split]
-    if 0 < limit < len(offered):
-        offered = [offered[i * len(offered) // limit] for i in range(limit)]
-    reader = _Reader(Path(folder), len(offered), frame_size, on_bad, memory, workers)
-    found = {"boxes": [], "labels": [], "face_boxes": []}
-    look = partial(look_at_frame, reader.folder, frame_size)
-    for file, size in reader.read(look, offered, wanted=frames.__contains__):
-        frame = frames[file]
-        if size != frame.size:
-            raise DataError(
-                f"{reader.folder / file}: is {size[0]} x {size[1]}, its row in {annotations_csv} "
-                f"says {frame.size[0]:g} x {frame.size[1]:g}; use the picture that was annotated"
-            )
-        scale = np.array(letterbox_size(size, frame_size)) / size
-        scale = torch.tensor([*scale, *scale], dtype=torch.float32)  # (4,)
-        labels = [classes.index(action) + 1 for action in frame.actions]
-        found["boxes"].append(torch.cat(frame.boxes) * scale)  # (n, 4)
-        found["labels"].append(torch.tensor(labels))  # (n,)
-        found["face_boxes"].append(torch.cat(frame.faces) * scale)  # (k, 4)
-    if not reader.names:
-        splits = ", ".join(sorted({frame.split for frame in frames.values()}))
-        raise DataError(
-            f"{folder}: no usable picture of split {split!r} ({len(reader.skipped)} skipped); "
-            f"check the path, and the split: the table has {splits}"
-        )
-    found |= {"names": reader.names, "classes": classes, "skipped": reader.skipped}
-    return found | {"frames": reader.pictures()}
 
 
 def _annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
@@ -424,8 +379,10 @@ def _refuse_twice(row, key, seen):
 
 
 def look_at_frame(folder, frame_size, file):
+    """The frame (H, W, 3), the function that makes it of the picture, the picture's size."""
     picture = files.open_picture(folder / file)
-    return picture, partial(letterbox, frame_size=frame_size), picture.size
+    fit = partial(letterbox, frame_size=frame_size)
+    return fit(picture), fit, picture.size
 
 
 def letterbox(picture, frame_size) -> np.ndarray:

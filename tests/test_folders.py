@@ -67,8 +67,9 @@ def row_of(points, box=None):
 def read_face(path, row, size):
     """A crop and its landmarks, as `read_faces` gets them."""
     rows = {} if row is None else {path.name: row}
-    picture, fit, landmarks = look_at_face(path.parent, rows, size, path.name)
-    return fit(picture), landmarks
+    crop, cut, landmarks = look_at_face(path.parent, rows, size, path.name)
+    assert np.array_equal(crop, cut(Image.open(path)))
+    return crop, landmarks
 
 
 POINTS = [[70, 60], [110, 62], [92, 80], [74, 100], [108, 101]]
