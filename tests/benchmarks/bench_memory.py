@@ -1,16 +1,19 @@
-"""How much memory one adversarial step of the paper preset takes, worked out on a CPU, plain and saving; writes JSON.
+"""How much memory one adversarial step of the paper preset takes, computed on a CPU.
 
     python tests/benchmarks/bench_memory.py [--out memory_paper.json] [--only plain ...]
 
-The step is the package's own (lines 2, 3 and 9 of Algorithm 1: `ppad.trainer.Game` with its optimizers, random pictures, one
-face a frame), and so are its tensors, allocated and freed as always: a dispatch mode looks at every operation's
-results, counts each storage once, and forgets it when it is freed. Only the arithmetic of convolutions and matrix products is
-left out (zeros come back, of the right shape and type), so the step takes seconds and its losses mean nothing. D's pretraining,
-which is not accumulated, is counted likewise: one update on `pretrain_recognizer_batch` crops.
+The step is the package's own (lines 2, 3 and 9 of Algorithm 1: `ppad.trainer.Game` with its
+optimizers, random pictures, one face a frame), and so are its tensors, allocated and freed as
+always: a dispatch mode looks at the results of every operation, counts each storage once, and
+forgets it when it is freed. Only the arithmetic of convolutions and matrix products is left out
+(zeros come back, of the right shape and type), so the step takes seconds and its losses mean
+nothing. D's pretraining, which is not accumulated, is counted likewise: one update on
+`pretrain_recognizer_batch` crops. Writes JSON.
 
-"kept" are the bytes that one part of the networks keeps for its backward pass, from shapes alone (`ppad.checkup.kept_bytes`).
-Not counted: the CUDA context (about half a GiB), cuDNN's workspaces, what the caching allocator holds in reserve, and
-what operations allocate inside. bfloat16 is a CPU's autocast here, which keeps some more operations in fp32 than a GPU's.
+"kept" are the bytes that one part of the networks keeps for its backward pass, from shapes alone
+(`ppad.machine.kept_bytes`). Not counted: the CUDA context (about half a GiB), cuDNN's workspaces,
+what the caching allocator holds in reserve, and what operations allocate inside. bfloat16 is a
+CPU's autocast here, which keeps some more operations in fp32 than a GPU's.
 """
 
 import argparse
@@ -29,11 +32,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ppad import config as presets
-from ppad import trainer
-from ppad.attacks import aligned_crops
-from ppad.checkup import ASSUMED, kept_bytes, processor
+from ppad import optim, trainer
 from ppad.crop_sampler import template
-from ppad.speed import Speed, recompute
+from ppad.machine import ASSUMED, kept_bytes, processor
+from ppad.players import aligned_crops, make_detector, make_modifier, make_recognizer
 
 GIB = 2**30
 SAVING = {
@@ -62,7 +64,9 @@ class Counted(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.now, self.peak, self.known = 0, 0, {}
+        self.now = 0
+        self.peak = 0
+        self.known = {}
 
     def __torch_dispatch__(self, operation, types, given=(), named=None):
         made = (
@@ -76,7 +80,8 @@ class Counted(TorchDispatchMode):
         return made
 
     def note(self, storage):
-        key, size = storage.data_ptr(), storage.nbytes()
+        key = storage.data_ptr()
+        size = storage.nbytes()
         if size == 0 or (key in self.known and self.known[key]() is storage):
             return
         self.now += size
@@ -105,18 +110,20 @@ def zeros(operation, given, named):
 
 def players(config):
     return (
-        trainer.make_recognizer(config, ASSUMED["people"]),
-        trainer.make_detector(config, ASSUMED["classes"]),
-        trainer.make_modifier(config),
+        make_recognizer(config, ASSUMED["people"]),
+        make_detector(config, ASSUMED["classes"]),
+        make_modifier(config),
     )
 
 
 def a_step(config) -> dict:
-    """GiB of the players' weights, gradients and Adam's moments, and the peak of everything in a step."""
+    """GiB of the weights, of gradients and Adam's moments, and the peak of a step."""
     with Counted() as counted:
         game = trainer.Game(config, *players(config))
         weights = counted.now
-        size, high, wide = config.face_size, config.frame_height, config.frame_width
+        size = config.face_size
+        high = config.frame_height
+        wide = config.frame_width
         pictures = 2 * torch.rand(config.batch_faces, 3, size, size) - 1
         landmarks = template((size, size)).repeat(len(pictures), 1, 1)
         identities = torch.randint(ASSUMED["people"], (len(pictures),))
@@ -125,21 +132,15 @@ def a_step(config) -> dict:
         targets = [{"boxes": person, "labels": torch.ones(1, dtype=torch.long)} for _ in frames]
         boxes = [person * 0.5 for _ in frames]  # a face of a quarter of the frame's sides
         peaks = {}
-        for turn in range(2):  # from the second step on Adam has its moments
+        for _ in range(2):  # from the second step on Adam has its moments
             counted.peak = counted.now
             with torch.set_grad_enabled(config.accumulate == 1):
                 modified = game.anonymize(pictures)
-            game.speed.in_parts(game.update_recognizer, pictures, modified, landmarks, identities)
-            peaks["D's update"], counted.peak = counted.peak, counted.now
-            game.speed.in_parts(
-                game.update_modifier_and_detector,
-                pictures,
-                modified,
-                landmarks,
-                identities,
-                frames,
-                targets,
-                boxes,
+            game.update_recognizer(pictures, modified, landmarks, identities)
+            peaks["D's update"] = counted.peak
+            counted.peak = counted.now
+            game.update_modifier_and_detector(
+                pictures, modified, landmarks, identities, frames, targets, boxes
             )
             peaks["M's and A's update"] = counted.peak
             del modified
@@ -155,9 +156,11 @@ def a_step(config) -> dict:
 def pretraining(config) -> float:
     """GiB at the peak of one update of D alone on `pretrain_recognizer_batch` crops."""
     with Counted() as counted:
-        recognizer, speed = players(config)[0], Speed(config, "cpu")
-        speed.prepare(recognizer.network)
-        optimizer, size = speed.adam(recognizer.parameters(), 1e-3), config.face_size
+        recognizer = players(config)[0]
+        optim.prepare(recognizer, config, "cpu")
+        optimizer = optim.adam(recognizer.parameters(), 1e-3, config)
+        scaler = optim.make_scaler(config, "cpu")
+        size = config.face_size
         pictures = torch.rand(config.pretrain_recognizer_batch, 3, size, size)
         crops = aligned_crops(
             pictures,
@@ -166,9 +169,9 @@ def pretraining(config) -> float:
         )
         for _ in range(2):
             counted.peak = counted.now
-            with speed.autocast():
+            with optim.autocast(config, "cpu"):
                 loss = recognizer.loss(crops, torch.zeros(len(crops), dtype=torch.long))
-            speed.descend([optimizer], loss)
+            optim.backward_and_step(loss, [optimizer], scaler)
     return gib(counted.peak)
 
 
@@ -199,7 +202,7 @@ def kept(config) -> dict:
     }
     if config.checkpointing:
         for network, *_ in parts.values():
-            recompute(network)
+            optim.recompute(network)
     return {
         name: gib(kept_bytes(network, batch // config.accumulate, 3, high, wide))
         for name, (network, batch, high, wide) in parts.items()

@@ -1,17 +1,20 @@
-"""How fast one adversarial step is, plain and tuned (ppad.speed), whole and by part, and in how much memory; writes JSON.
+"""How fast one adversarial step is, plain and tuned, whole and by part, and in how much memory.
 
-    python tests/benchmarks/bench_step.py --out step.json [--small] [--steps 20] [--device cuda] [--threads 1]
-        [--tuned precision=bf16 channels_last=true fused=true compile=true] [--peak 495 989] [--set batch_frames=2 ...]
+    python tests/benchmarks/bench_step.py --out step.json [--small] [--steps 20] [--device cuda]
+        [--threads 1] [--tuned precision=bf16 channels_last=true fused=true compile=true]
+        [--peak 495 989] [--set batch_frames=2 ...]
 
-One step is what ppad.trainer plays (lines 2, 3 and 9 of Algorithm 1), at paper scale: M on 256x256 faces and on the faces
-of the frames, A on 600x800, D on 112x96, random pictures, one face a frame. `--small` has small networks and pictures, for
-a CPU. "plain" is torch as it comes (fp32, on an NVIDIA GPU with TF32 in convolutions); "tuned" has the fields given with
---tuned (default: the four above on a GPU; bf16 and channels_last on a CPU). Each runs in a process of its own.
+One step is what ppad.trainer plays (lines 2, 3 and 9 of Algorithm 1), at paper scale: M on 256x256
+faces and on the faces of the frames, A on 600x800, D on 112x96, random pictures, one face a frame.
+`--small` has small networks and pictures, for a CPU. "plain" is torch as it comes (fp32, on an
+NVIDIA GPU with TF32 in convolutions); "tuned" has the fields given with --tuned (see ppad.optim;
+default: the four above on a GPU; bf16 and channels_last on a CPU). Each runs in its own process.
 
-Times are medians after WARM unmeasured steps, the GPU waited for. Pictures are faces and frames of a step. Memory is the
-GPU's peak, on a CPU the process's peak less what it had before the networks were made. FLOPs are counted by torch over a
-plain step, forward and backward; their share of the peak wants the GPU's published dense peak in TFLOP/s, of the plain
-kind (TF32 or fp32) and of the tuned kind (bf16): known for PEAKS, else `--peak PLAIN TUNED`.
+Times are medians after WARM unmeasured steps, with the GPU synchronized. Pictures are faces and
+frames of a step. Memory is the GPU's peak, on a CPU the process's peak less what it had before the
+networks were made. FLOPs are counted by torch over a plain step, forward and backward; their share
+of the peak needs the GPU's published dense peak in TFLOP/s, of the plain kind (TF32 or fp32) and of
+the tuned kind (bf16): known for PEAKS, else `--peak PLAIN TUNED`. Writes JSON.
 """
 
 import argparse
@@ -27,7 +30,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 WARM = 3
-PEOPLE, CLASSES = 10572, 10  # CASIA-WebFace less its people of LFW; DALY's actions
+PEOPLE = 10572
+CLASSES = 10
 TUNED = {
     "cuda": ["precision=bf16", "channels_last=true", "fused=true", "compile=true"],
     "cpu": ["precision=bf16", "channels_last=true"],
@@ -88,9 +92,9 @@ def measure(fields, device, steps):
     from torch.utils.flop_counter import FlopCounterMode
 
     from ppad import config as presets
-    from ppad import trainer
-    from ppad.attacks import aligned_crops
+    from ppad import losses, trainer
     from ppad.crop_sampler import crop_faces, paste_faces, template
+    from ppad.players import aligned_crops, make_detector, make_modifier, make_recognizer
 
     def typed(name, text):
         kind = type(getattr(presets.Paper, name))
@@ -101,29 +105,29 @@ def measure(fields, device, steps):
     torch.manual_seed(0)
     game = trainer.Game(
         config,
-        trainer.make_recognizer(config, PEOPLE),
-        trainer.make_detector(config, CLASSES),
-        trainer.make_modifier(config),
+        make_recognizer(config, PEOPLE),
+        make_detector(config, CLASSES),
+        make_modifier(config),
         device,
     )
-    size, high, wide = config.face_size, config.frame_height, config.frame_width
+    size = config.face_size
+    high = config.frame_height
+    wide = config.frame_width
     pictures = 2 * torch.rand(config.batch_faces, 3, size, size, device=device) - 1
     landmarks = template((size, size)).expand(len(pictures), 5, 2)
-    identities = torch.randint(
-        PEOPLE, (len(pictures),)
-    )  # what is known of the pictures is on the CPU, as in a run
+    # What is known of the pictures is on the CPU, as in a run.
+    identities = torch.randint(PEOPLE, (len(pictures),))
     frames = 2 * torch.rand(config.batch_frames, 3, high, wide, device=device) - 1
     person = torch.tensor([[0.25, 0.25, 0.75, 0.75]]) * torch.tensor([wide, high] * 2)
     targets = [{"boxes": person, "labels": torch.ones(1, dtype=torch.long)} for _ in frames]
     boxes = [person * 0.5 for _ in frames]  # a face of a quarter of the frame's sides
-    batch = (pictures, landmarks, identities), (frames, targets, boxes)
 
     def step():
-        (f, l, i), scene = batch
         with torch.set_grad_enabled(config.accumulate == 1):
-            modified = game.anonymize(f)
-        game.speed.in_parts(game.update_recognizer, f, modified, l, i)
-        game.speed.in_parts(game.update_modifier_and_detector, f, modified, l, i, *scene)
+            modified = game.anonymize(pictures)
+        batch = pictures, modified, landmarks, identities
+        game.update_recognizer(*batch)
+        game.update_modifier_and_detector(*batch, frames, targets, boxes)
 
     answer = {"seconds": seconds(step, device, steps)}
     answer["peak_gib"] = round((peak_bytes(device) - before) / 2**30, 3)
@@ -144,13 +148,21 @@ def measure(fields, device, steps):
 
         return work
 
+    def loss_of_D():
+        with game.autocast:
+            return game.recognizer.loss(crops, identities)
+
+    def loss_of_A():
+        with game.autocast:
+            return losses.loss_det(game.detector.losses(frames, targets))
+
     game.detector.train()
     for picture in (pictures, crops, faces, frames):
         picture.requires_grad_()
     parts = {
         "M": lambda: game.anonymize(pictures),
-        "D": lambda: game._loss_D(crops, identities),
-        "A": lambda: game._loss_det(frames, targets),
+        "D": loss_of_D,
+        "A": loss_of_A,
         "align for D": lambda: aligned_crops(
             pictures, landmarks, (config.recognizer_height, config.recognizer_breadth)
         ),
@@ -206,7 +218,7 @@ def main():
     args = parser.parse_args()
     import torch
 
-    from ppad.checkup import processor
+    from ppad.machine import processor
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -215,10 +227,8 @@ def main():
         return print(
             json.dumps(measure([field.split("=") for field in args.one], device, args.steps))
         )
-    base, tuned = (
-        [f"{name}={value}" for name, value in SMALL.items()] * args.small + args.set,
-        args.tuned or TUNED[device],
-    )
+    base = [f"{name}={value}" for name, value in SMALL.items()] * args.small + args.set
+    tuned = args.tuned or TUNED[device]
     result = {
         "device": device,
         "scale": "small" if args.small else "paper",
@@ -245,18 +255,16 @@ def main():
             *fields,
         ]
         command += ["--threads", str(args.threads)] if args.threads else []
-        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        result[name] = json.loads(told.strip().splitlines()[-1])
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        result[name] = json.loads(output.strip().splitlines()[-1])
     tflop = result["plain"]["tflop"]
     known = next(
         (peaks for key, peaks in PEAKS.items() if key in (result["plain"]["gpu"] or "")), None
     )
     for name, peak in zip(("plain", "tuned"), args.peak or known or (None, None)):
         one = result[name]
-        one["ms_a_step"], one["pictures_a_second"] = (
-            round(1000 * one["seconds"], 2),
-            round(one["pictures"] / one.pop("seconds"), 2),
-        )
+        one["ms_a_step"] = round(1000 * one["seconds"], 2)
+        one["pictures_a_second"] = round(one["pictures"] / one.pop("seconds"), 2)
         one["tflop_a_second"] = round(tflop * 1000 / one["ms_a_step"], 4)
         if peak:
             one["share_of_peak"] = round(one["tflop_a_second"] / peak, 4)

@@ -1,4 +1,4 @@
-"""How many calls one step of the game makes, and how often it changes file; prints both, writes JSON.
+"""How many calls one step of the game makes, and how often it changes file.
 
     python tests/benchmarks/count_calls.py [--out calls.json] [--list]
 
