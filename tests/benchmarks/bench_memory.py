@@ -60,7 +60,7 @@ COSTLY = {
 
 
 class Counted(TorchDispatchMode):
-    """Bytes of all storages that operations made in here and that are still alive: `now`, and their `peak`."""
+    """Bytes of the storages that operations made in here and that are alive: `now`, and the `peak`."""
 
     def __init__(self):
         super().__init__()
