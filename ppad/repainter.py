@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.ops import box_iou
 
 from ppad.baselines import make_baseline
 from ppad.crop_sampler import crop_faces, enlarge_boxes, paste_faces
-from ppad.face_finder import FaceFinder
+from ppad.face_finder import SAME_FACE, FaceFinder
 from ppad.files import to_rgb
 from ppad.mtcnn import MTCNN, MTCNNConfig
 from ppad.ssh import SSH
@@ -44,6 +45,8 @@ SMALLEST_FACE = 20.0  # MTCNN's own default, px
 FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
 LOOKS_A_SECOND = 5  # ours: how often SSH searches a movie; MTCNN searches every frame
 CROPS_AT_ONCE = 16  # ours: repainted together
+BRIGHT = 0.45  # ours: mean, of 1, to which shadows are lifted
+GAMMA = 0.6
 # What a frame can fail with; out of memory is a RuntimeError.
 FAILURES = (RuntimeError, MemoryError, ValueError, IndexError, TypeError)
 
@@ -54,8 +57,9 @@ class Anonymizer:
     Args:
         anonymizer: any callable (B, 3, S, S) in [-1, 1] -> the same.
         finder: any callable from a list of (H, W, 3) uint8 frames to their face boxes, a list of
-            (k, 4) xyxy px. If it has `at_rate(rate)`, that gives the finder for a movie. None:
-            `default_finder()`.
+            (k, 4) xyxy px. If it has `at_rate(rate)`, that gives the finder for a movie; if it has
+            `closely`, that is used for single pictures, and in movies LOOKS_A_SECOND times a second
+            where a face is lost or none is found. None: `default_finder()`.
         size: S.
         steady: how far to look in movies.
         on_error: "stop" raises ValueError when a frame cannot be searched or repainted, "cover"
@@ -120,7 +124,8 @@ class Anonymizer:
         """
         if isinstance(image, Image.Image):
             return Image.fromarray(self.picture(np.array(to_rgb(image))))
-        (single,) = self._run([image], Tracker(Steady(0, 0, 0)), self.finder)
+        finder = getattr(self.finder, "closely", self.finder)
+        (single,) = self._run([image], Tracker(Steady(0, 0, 0)), finder)
         return single
 
     def frames(self, frames, rate=None):
@@ -141,18 +146,25 @@ class Anonymizer:
             ValueError: a frame of another shape, or one that cannot be searched or repainted.
         """
         finder = self.finder
-        if rate and hasattr(finder, "at_rate"):
+        closely = getattr(finder, "closely", None)
+        if rate is None:
+            return self._run(frames, Tracker(self.steady), closely or finder)
+        if hasattr(finder, "at_rate"):
             finder = finder.at_rate(rate)
-        steady = self.steady.at_rate(rate) if rate else self.steady
-        return self._run(frames, Tracker(steady), finder)
+        return self._run(frames, Tracker(self.steady.at_rate(rate)), finder, closely, rate)
 
-    def _run(self, frames, tracker, finder):
+    def _run(self, frames, tracker, finder, closely=None, rate=1):
         unpopped = deque()
         failed_frames = set()
+        next_look = 0  # first frame that may be looked at closely again
         for batch, found in self._searched(checked(frames), finder):
             for frame, boxes in zip(batch, found):
+                now = tracker.pushed
+                if boxes is not None and closely and now >= next_look and tracker.loses(boxes):
+                    boxes = self._find([frame], now, closely)[0]
+                    next_look = now + rate / LOOKS_A_SECOND
                 if boxes is None:
-                    failed_frames.add(tracker.pushed)
+                    failed_frames.add(now)
                 tracker.push(np.zeros((0, 4)) if boxes is None else boxes)
                 unpopped.append(frame)
             if len(batch) < FRAMES_AT_ONCE:  # the last one, maybe empty
@@ -286,6 +298,28 @@ class RecallFinder:
     def __call__(self, frames):
         return [found["boxes"] for found in self.faces.find(frames, self.every)]
 
+    def closely(self, frames):
+        """Boxes of frames, each seen as it is, turned to both sides, and with shadows lifted.
+
+        A face that lies, or in the dark, is found in one of these only.
+        """
+        found = []
+        for frame in frames:
+            height, width = frame.shape[:2]
+            views = [frame, lift_shadows(frame), np.rot90(frame), np.rot90(frame, -1)]
+            views = [np.ascontiguousarray(view) for view in views]
+            upright, lifted, left, right = (faces["boxes"] for faces in self.faces.find(views))
+            x0, y0, x1, y1 = left.unbind(1)
+            left = torch.stack([width - y1, x0, width - y0, x1], 1)
+            x0, y0, x1, y1 = right.unbind(1)
+            right = torch.stack([y0, height - x1, y1, height - x0], 1)
+            boxes = upright
+            for more in (lifted, left, right):
+                known = box_iou(more, boxes) > SAME_FACE  # (k, n)
+                boxes = torch.cat([boxes, more[~known.any(1)]])
+            found.append(boxes)
+        return found
+
     def at_rate(self, rate):
         """The finder for a movie of `rate` frames a second.
 
@@ -294,6 +328,14 @@ class RecallFinder:
         that MTCNN misses and that is visible for less than that may stay as it is.
         """
         return RecallFinder(self.faces, max(1, round(rate / LOOKS_A_SECOND)))
+
+
+def lift_shadows(frame):
+    """(H, W, 3) uint8 by a gamma curve that brings its mean to BRIGHT, at least GAMMA (ours)."""
+    mean = frame.mean() / 255
+    gamma = min(GAMMA, np.log(BRIGHT) / np.log(np.clip(mean, 1e-3, 0.999)))
+    curve = (255 * (np.arange(256) / 255) ** gamma).round().astype(np.uint8)
+    return curve[frame]
 
 
 def default_finder(min_face=SMALLEST_FACE, device="cpu"):

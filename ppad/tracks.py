@@ -141,6 +141,25 @@ class Tracker:
         self._tracks = []
         self._finished = False
 
+    def loses(self, boxes):
+        """Whether the next frame's detections (k, 4) are none, or leave out a track within `gap`."""
+        return len(boxes) == 0 or len(self._match(boxes)[1]) < len(self._alive())
+
+    def _alive(self):
+        last = self.pushed - 1 - self.steady.gap
+        return [track for track in self._tracks if track.frames[-1] >= last]
+
+    def _match(self, boxes):
+        """The tracks that can go on, and {index of box: index of track}."""
+        alive = self._alive()
+        track_of = match(
+            np.array([track.boxes[-1] for track in alive]).reshape(-1, 4),
+            np.array([track.predict(self.pushed) for track in alive]).reshape(-1, 4),
+            boxes,
+            np.array([self.pushed - track.frames[-1] for track in alive]),
+        )
+        return alive, track_of
+
     def push(self, boxes):
         """Add the next frame's detections (k, 4) xyxy px; k may be 0.
 
@@ -155,17 +174,10 @@ class Tracker:
             raise ValueError(
                 f"boxes of frame {self.pushed} hold one that is not finite or has no area: drop it"
             )
+        alive, track_of = self._match(boxes)
         now = self.pushed
         self.pushed += 1
         self.faces += len(boxes)
-        gap = self.steady.gap
-        alive = [track for track in self._tracks if now - track.frames[-1] - 1 <= gap]
-        track_of = match(
-            np.array([track.boxes[-1] for track in alive]).reshape(-1, 4),
-            np.array([track.predict(now) for track in alive]).reshape(-1, 4),
-            boxes,
-            np.array([now - track.frames[-1] for track in alive]),
-        )
         for index, box in enumerate(boxes):
             if index in track_of:
                 track = alive[track_of[index]]

@@ -174,14 +174,92 @@ def test_how_often_ssh_looks_at_a_movie(rate, every):
     asked = []
 
     class Faces:
-        def find(self, frames, every):
+        def find(self, frames, every=1):
             asked.append((len(frames), every))
-            return [{"boxes": torch.zeros(0, 4)} for _ in frames]
+            return [{"boxes": torch.tensor([[10.0, 10, 30, 30]])} for _ in frames]
 
     finder = repainter.RecallFinder(Faces())
     list(masked(finder=finder).frames([scene()] * 8, rate=rate))
     masked(finder=finder).picture(scene())
-    assert sorted(asked) == sorted([(6, every), (2, every), (1, 1)])
+    assert sorted(asked) == sorted([(6, every), (2, every), (4, 1)])
+
+
+class UprightRed:
+    """A stand-in for FaceFinder that knows bright red squares with a white mark on top only."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def find(self, frames, every=1):
+        self.seen += len(frames)
+        found = []
+        for frame, boxes in zip(frames, find_red(frames)):
+            x0, y0, x1, _ = np.array(boxes).reshape(-1, 4)[0] if len(boxes) else (0, 0, 1, 1)
+            marked = len(boxes) and frame[y0 - 2, (x0 + x1) // 2, 1] == 255
+            found.append({"boxes": torch.tensor(boxes).float().reshape(-1, 4)[: int(marked)]})
+        return found
+
+
+def marked_scene(turns, brightness=1.0, **where):
+    """`scene` whose square has a white mark on the side that `turns` quarter turns bring to top."""
+    frame = scene(**where)
+    frame[frame[..., 0] < 255] = (0, 90, 90)
+    ys, xs = np.nonzero(red(frame))
+    marks = [(ys.min() - 2, xs.mean()), (ys.mean(), xs.max() + 2)]
+    marks += [(ys.max() + 2, xs.mean()), (ys.mean(), xs.min() - 2)]
+    y, x = map(round, marks[turns])
+    frame[y - 1 : y + 2, x - 1 : x + 2] = 255
+    return (frame * brightness).astype(np.uint8)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+def test_a_lying_face_in_a_picture_is_found(turns):
+    before = marked_scene(turns, x=40, y=24)
+    after = masked(finder=repainter.RecallFinder(UprightRed())).picture(before)
+    assert not red(after).any() and (after == before).mean() > 0.8
+
+
+def test_a_lying_face_in_a_movie_is_found_when_it_is_lost_or_nothing_is_found():
+    """Five times a second, and no more often than that."""
+    for start in (0, 30):  # upright before that
+        frames = [marked_scene(1 if t >= start else 0, x=40, y=24) for t in range(60)]
+        faces = UprightRed()
+        person = masked(finder=repainter.RecallFinder(faces))
+        after = list(person.frames(frames, rate=30))
+        assert not any(red(frame).any() for frame in after)
+        assert faces.seen <= 60 + 4 * (60 - start) / 6 + 4
+    upright = [marked_scene(0, x=40, y=24)] * 60
+    faces = UprightRed()
+    list(masked(finder=repainter.RecallFinder(faces)).frames(upright, rate=30))
+    assert faces.seen == 60
+
+
+def test_shadows_are_lifted():
+    dark = np.arange(0, 24, dtype=np.uint8).reshape(2, 4, 3)
+    lifted = repainter.lift_shadows(dark)
+    assert 90 < lifted.mean() < 140 and (np.diff(lifted.ravel().astype(int)) >= 0).all()
+    assert repainter.lift_shadows(np.full((2, 2, 3), 200, np.uint8)).min() > 200  # also backlit
+    for value in (0, 255):
+        assert (repainter.lift_shadows(np.full((2, 2, 3), value, np.uint8)) == value).all()
+
+
+def test_lying_and_dark_real_faces(ppad_data):
+    """Of 8 LFW pictures at most one face is missed, whichever way it lies, and in the dark."""
+    if not (mtcnn.weights_folder() / "onet.pt").is_file():
+        pytest.skip("no MTCNN weights: run data_scripts/get_weights.py")
+    finder = repainter.default_finder(min_face=40)
+    paths = sorted((ppad_data / "lfw" / "lfw-deepfunneled").rglob("*.jpg"))[::1655][:8]
+    for change in (
+        lambda frame: np.rot90(frame).copy(),
+        lambda frame: np.rot90(frame, -1).copy(),
+        lambda frame: (frame * 0.05).astype(np.uint8),
+    ):
+        found = 0
+        for path in paths:
+            (boxes,) = finder.closely([change(np.array(Image.open(path).convert("RGB")))])
+            around = (boxes[:, :2] < 125).all(1) & (boxes[:, 2:] > 125).all(1)
+            found += bool(around.any())
+        assert found >= 7
 
 
 def test_frames_are_read_only_a_little_ahead():
