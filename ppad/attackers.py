@@ -116,7 +116,8 @@ def train_recognizer(
 
     Args:
         recognizer: module with `.loss(crops, identities)`; if it has a `.margin`, that is advanced.
-        faces: `datasets.FaceSet` of the people to learn; seed: decides the order of its pictures.
+        faces: `datasets.FaceSet` of the people to learn.
+        seed: decides the order of its pictures.
         loop: a new `loop.Loop`: it shows progress, saves and resumes.
         anonymizer: any (B, 3, S, S) -> (B, 3, S, S), applied to every picture without learning;
             None leaves the originals.

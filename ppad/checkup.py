@@ -2,7 +2,7 @@
 
 Printed before hours go into a run: the machine; what the preset's folders hold, counted but not
 decoded; memory, disk, and the minutes of reference runs (those whose results are kept in this
-repository); and a dry run, a few steps of each stage on random pictures, with what the rows would
+repository); and a dry run, a few steps of each stage on drawn pictures, with what the rows would
 take at that speed. Nothing is written. Whatever would stop the preset here is collected and named
 at the end, in one sentence.
 """
@@ -18,11 +18,9 @@ from pathlib import Path
 
 import torch
 
-from ppad import attackers, evaluate, files, machine, optim, players, trainer
+from ppad import attackers, datasets, evaluate, files, machine, optim, players, trainer
 from ppad import config as presets
 from ppad.baselines import make_baseline
-from ppad.crop_sampler import template
-from ppad.datasets import ActionSet, FaceSet
 from ppad.machine import GIB
 from ppad.optim import SHARED_BATCHES
 
@@ -37,9 +35,11 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     if device.startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"device is '{device}', but torch sees no GPU here: use --device cpu")
         device = "cpu"
-    disk = print_machine(device, out)
-    print(f"\npreset {preset}" + ("" if config.drawn else f": {config.faces} and {config.actions}"))
-    counts = machine.ASSUMED | dict.fromkeys(machine.SETS, 0)
+    folder = next(path for path in [out.absolute(), *out.absolute().parents] if path.exists())
+    disk = shutil.disk_usage(folder).free / GIB
+    print_machine(device)
+    print(f"disk: {disk:.1f} GiB free for {out}\n\npreset {preset}, pictures:")
+    counts = {**machine.ASSUMED, **dict.fromkeys(machine.SETS, 0)}
     try:
         counts = evaluate.count_data(config)
         print(
@@ -47,13 +47,12 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
             "to test; {train_frames} and {test_frames} frames of {classes} actions, {absent} "
             "listed but not there".format(**counts)
         )
-        for key, table in (("frames", "annotations.csv"), ("faces", "landmarks.csv")):
-            if lost := counts[f"absent_test_{key}"]:
-                folder = config.actions if key == "frames" else config.faces
-                problems.append(
-                    f"{lost} test {key} of {Path(folder) / table} are not there: restore them, or "
-                    "delete their rows"
-                )
+        annotations = Path(config.actions) / "annotations.csv"
+        landmarks = Path(config.faces) / "landmarks.csv"
+        for kind, table in (("frames", annotations), ("faces", landmarks)):
+            if lost := counts[f"absent_test_{kind}"]:
+                fix = "restore them, or delete their rows"
+                problems.append(f"{lost} test {kind} of {table} are not there: {fix}")
         presets.check_counts(config, counts["train_faces"], counts["train_frames"])
         optim.check_batches(config)
     except (ValueError, OSError) as error:
@@ -71,10 +70,10 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
         print(f"processes: {processes} (torchrun); memory and times are those of one")
 
     print("\npreset     training  reference run")
-    sizes = (max(2, counts["people"]), max(1, counts["classes"]))
     for name in presets.PRESETS:
-        need = machine.needs(presets.build(name), *machine.ASSUMED.values())
-        print(f"{name:10} {need['training']:4.1f} GiB  {reference_time(name)}")
+        size = machine.needs(presets.build(name), **machine.ASSUMED)["training"]
+        print(f"{name:10} {size:4.1f} GiB  {reference_time(name)}")
+    sizes = (max(2, counts["people"]), max(1, counts["classes"]))
     need = machine.needs(config, *sizes, len(rows) * len(seeds))
     problems += check_space(config, need, counts, disk, device, jobs)
     problems += rehearse(config, sizes, device, jobs, rows, seeds)
@@ -83,18 +82,14 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     print("\nNothing is missing.")
 
 
-def print_machine(device, out: Path) -> float:
-    """Versions, processor, GPU, memory and disk. Returns the disk's free GiB."""
+def print_machine(device) -> None:
+    """Versions, processor, GPU and memory."""
     known = machine.hardware(device)
     free = machine.memory("cpu")
-    folder = next(path for path in [out.absolute(), *out.absolute().parents] if path.exists())
-    disk = shutil.disk_usage(folder).free / GIB
-    versions = (f"{name} {version}" for name, version in machine.versions().items())
+    versions = [f"{name} {version}" for name, version in machine.versions().items()]
     print(f"{', '.join(versions)}, {known['system']}")
     print(f"processor: {known['cpu']}, {known['cores']} cores; GPU: {known.get('gpu', 'none')}")
-    ram = f"{free[0]:.1f} GiB free of {free[1]:.1f}" if free else "not known on this system"
-    print(f"memory: {ram}; disk: {disk:.1f} GiB free for {out}")
-    return disk
+    print("memory:", f"{free[0]:.1f} GiB free of {free[1]:.1f}" if free else "not known here")
 
 
 def reference_time(preset: str) -> str:
@@ -124,20 +119,20 @@ def check_space(config, need: dict, counts: dict, disk: float, device, jobs: int
         f"\nthis run: {training:.1f} GiB for training in each of {jobs} job{'s' * (jobs > 1)}, "
         f"{pictures:.1f} GiB for the pictures, {need['disk']:.1f} GiB on disk"
     )
-    free = machine.memory(device)
-    ram = machine.memory("cpu")
+    free = machine.memory(device) or (math.inf, math.inf)
+    ram = machine.memory("cpu") or (math.inf, math.inf)
     problems = []
     if need["disk"] > disk:
         problems.append(
             f"the disk has {disk:.1f} GiB free where about {need['disk']:.1f} are needed: choose "
             "another --out"
         )
-    if ram and pictures > ram[0]:
+    if pictures > ram[0]:
         problems.append(
             f"the pictures take {pictures:.1f} GiB of memory where {ram[0]:.1f} are free: lower "
             "--memory_gb, or read fewer (--train_identities, --pictures_each, --train_frames)"
         )
-    if free and jobs > 1 and jobs * training > free[0]:
+    if jobs > 1 and jobs * training > free[0]:
         problems.append(
             f"{jobs} jobs at once need {jobs * training:.1f} GiB where {free[0]:.1f} are free: "
             f"give --jobs {max(1, int(free[0] / training))}"
@@ -152,18 +147,17 @@ def rehearse(config, sizes, device, jobs: int, rows: list, seeds: list) -> list[
     """The dry run, with smaller batches where memory is short. Prints times, returns problems."""
     if jobs > 1:
         torch.set_num_threads(1)  # as each of the rows that are trained at once will have
-    free = machine.memory(device)
+    free = machine.memory(device) or (math.inf, math.inf)
     fitting = config
     minutes = None
     while fitting and not minutes:
-        if free and machine.needs(fitting, *sizes)["training"] > free[0]:
+        if machine.needs(fitting, *sizes)["training"] > free[0]:
             fitting = machine.halved(fitting)
             continue
-        fewer = ", ".join(
-            f"{name} {getattr(fitting, name)} instead of {getattr(config, name)}"
-            for name in SHARED_BATCHES[:2]
-        )
-        shortage = "" if fitting is config else f", memory being short with {fewer}"
+        fewer = [
+            f"{n} {getattr(fitting, n)} instead of {getattr(config, n)}" for n in SHARED_BATCHES[:2]
+        ]
+        shortage = "" if fitting is config else f", memory being short with {', '.join(fewer)}"
         print(f"dry run on {device}{shortage}:", flush=True)
         try:
             minutes = dry_run(fitting, *sizes, device, rows)
@@ -193,45 +187,29 @@ def dry_run(config, people: int, classes: int, device, rows: list) -> dict[str, 
     Returns the minutes that training would take: "start", before all rows; "Ours" and "fixed", a
     row with M and one with a baseline, as far as they are among `rows`.
     """
+    faces = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
+    side = round(math.sqrt(config.frame_height * config.frame_width))  # drawn frames are square
+    faces = datasets.toy_faces(0, range(faces), 1, config.face_size)
+    actions = datasets.toy_actions(0, config.batch_frames, side, range(1))
     config = dataclasses.replace(config, sample_every=10**9)  # no pictures are written
-    faces, actions = random_sets(config, people, classes)
     loop = TrialLoop("start")
     recognizer = players.make_recognizer(config, people).to(device)
     steps = config.pretrain_recognizer_steps
     attackers.train_recognizer(recognizer, faces, config, steps, loop, 0, device=device)
-    detector = players.make_detector(config, classes).to(device)
+    detector = players.make_detector(config, max(classes, len(actions.classes))).to(device)
     trainer.pretrain_detector(detector, actions, config, loop, device)
     attackers.train_other(faces, config, loop, device)
     attackers.train_landmark_reader(faces, config, loop, device)
     minutes = {"start": loop.minutes}
     for kind in sorted({"Ours" if row == "Ours" else "fixed" for row in rows}):
         loop = TrialLoop(kind)
-        masked = make_baseline("Masked")
-        anonymizer = players.make_modifier(config) if kind == "Ours" else masked
+        modifier = players.make_modifier(config)
+        anonymizer = modifier if kind == "Ours" else make_baseline("Masked")
         game = trainer.Game(config, recognizer, detector, anonymizer, device)
         trainer.play(game, faces, actions, config, loop)
         attackers.train_attacker(recognizer, game.anonymizer, faces, config, loop, device)
         minutes[kind] = loop.minutes
     return minutes
-
-
-def random_sets(config, people: int, classes: int) -> tuple[FaceSet, ActionSet]:
-    """Random pictures of the preset's sizes, as many as the largest batch."""
-    n = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
-    size = config.face_size
-    images = torch.randint(256, (n, 3, size, size), dtype=torch.uint8)
-    identities = torch.randint(people, (n,))
-    identities[0] = people - 1  # a set's last person tells how many there are
-    names = [str(number) for number in range(max(n, config.batch_frames, classes))]
-    faces = FaceSet(images, template((size, size)).repeat(n, 1, 1), identities, names[:n])
-    n = config.batch_frames
-    width = config.frame_width
-    height = config.frame_height
-    frames = torch.randint(256, (n, 3, height, width), dtype=torch.uint8)
-    person = torch.tensor([[width, height, 3 * width, 3 * height]]) / 4  # (1, 4)
-    labels = [torch.tensor([1])] * n
-    heads = [person / 2] * n
-    return faces, ActionSet(frames, [person] * n, labels, heads, names[:n], names[:classes], [])
 
 
 class TrialLoop:
@@ -240,7 +218,6 @@ class TrialLoop:
     def __init__(self, title: str):
         self.title = title
         self.seed = 0
-        self.folder = "nowhere"
         self.done = Counter()
         self.minutes = 0.0  # that all steps of the stages so far would take
 
@@ -262,5 +239,5 @@ class TrialLoop:
     def log(self, terms: dict) -> None:
         """Raise ValueError for a loss that is not finite."""
         for name, value in terms.items():
-            if not math.isfinite(float(value)):  # float() also waits for a GPU
-                raise ValueError(f"in the dry run the term '{name}' became {float(value)}")
+            if not math.isfinite(value.item()):  # item() also waits for a GPU
+                raise ValueError(f"in the dry run the term '{name}' became {value.item()}")

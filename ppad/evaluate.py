@@ -78,34 +78,33 @@ def draw_data(config, seed: int) -> Data:
 
 
 def read_data(config) -> Data:
-    """The prepared folders. Sets that do not fit into `memory_gb` stay in their files."""
+    """The prepared folders. Sets that do not fit into what is left of `memory_gb` stay in files."""
     check_files(config)
     root = Path(config.faces)
     marks = root / "landmarks.csv"
     stills = Path(config.actions)
-    tables = (stills / "annotations.csv", stills / "faces.csv")
+    tables = (stills, stills / "annotations.csv", stills / "faces.csv")
     frame = (config.frame_height, config.frame_width)
-    most = (config.train_identities, config.pictures_each)
-    skip = {"on_bad": "skip"}  # of training pictures; a test set must not shrink
+    limits = (config.train_identities, config.pictures_each)
+    # a training set may do without bad pictures; a test set must not shrink
+    readers = (
+        (datasets.read_faces, "skip", (root / "train", marks, config.face_size, *limits)),
+        (datasets.read_faces, "error", (root / "test", marks, config.face_size)),
+        (datasets.read_actions, "skip", (*tables, "train", frame, config.train_frames)),
+        (datasets.read_actions, "error", (*tables, "test", frame, config.test_frames)),
+    )
     sets = []
     memory_left = config.memory_gb * GIB
-    for read, what, how in (
-        (datasets.read_faces, (root / "train", marks, config.face_size, *most), skip),
-        (datasets.read_faces, (root / "test", marks, config.face_size), {}),
-        (datasets.read_actions, (stills, *tables, "train", frame, config.train_frames), skip),
-        (datasets.read_actions, (stills, *tables, "test", frame, config.test_frames), {}),
-    ):
-        one = read(*what, **how, memory=memory_left, workers=config.workers)
-        memory_left -= 0 if one.lazy else one.nbytes
-        if one.lazy:
-            print(
-                f"{what[0]}: {one.nbytes / GIB:.1f} GiB of pictures stay in their files "
-                f"(memory_gb is {config.memory_gb:g})",
-                file=sys.stderr,
-            )
-        for line in one.skipped:
+    for read, on_bad, what in readers:
+        pictures = read(*what, on_bad=on_bad, memory=memory_left, workers=config.workers)
+        for line in pictures.skipped:
             print(f"skipped: {line}", file=sys.stderr)
-        sets.append(one)
+        if pictures.lazy:
+            size = f"{pictures.nbytes / GIB:.1f} GiB of pictures stay in their files"
+            print(f"{what[0]}: {size} (memory_gb is {config.memory_gb:g})", file=sys.stderr)
+        else:
+            memory_left -= pictures.nbytes
+        sets.append(pictures)
     faces, test_faces, actions, test_actions = sets
     pairs = datasets.read_pairs(root / "pairs_test.txt", test_faces)
     return Data(faces, actions, test_faces, test_actions, pairs)

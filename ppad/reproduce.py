@@ -405,6 +405,8 @@ def open_folder(out: Path, preset: str, config) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LoopError(f"cannot make {out} ({error.strerror}): choose another --out") from error
+    for unfinished in out.rglob(".*.part"):  # of a run that was killed
+        unfinished.unlink(missing_ok=True)
     if not settings.exists():
         files.write_file(settings, presets.as_json(config, preset))
     different = presets.differences(config, preset, settings)

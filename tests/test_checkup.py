@@ -1,4 +1,4 @@
-"""`--check`: what it counts, computes and predicts, by hand; what it refuses, in one sentence after everything else."""
+"""`--check`: its counts and predictions by hand; all that it refuses, in one sentence."""
 
 import dataclasses
 import json
@@ -6,18 +6,19 @@ import json
 import pytest
 import torch
 from test_reproduce import photos, run  # noqa: F401  (photos is a fixture)
-from torch import nn
 
-from ppad import checkup, trainer
+from ppad import checkup, evaluate, machine, trainer
 from ppad import config as presets
-from ppad.readers import DataError
+from ppad.files import DataError
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Sizes of the big presets are computed once, in the test for it; here they are a number."""
     monkeypatch.setattr(
-        checkup, "needs", lambda config, *_: {"training": 0.01 * config.batch_faces, "disk": 0.01}
+        machine,
+        "needs",
+        lambda config, *_, **__: {"training": 0.01 * config.batch_faces, "disk": 0.01},
     )
 
 
@@ -40,7 +41,7 @@ def prepared(photos, tiny):  # noqa: F811
 def test_counts_of_prepared_folders(prepared, photos):  # noqa: F811
     (photos / "actions/7.png").unlink()
     (photos / "faces/train/P0/notes.txt").write_text("no picture")
-    counts = checkup.count_data(prepared)
+    counts = evaluate.count_data(prepared)
     assert counts == {
         "train_faces": 12,
         "people": 4,
@@ -49,36 +50,33 @@ def test_counts_of_prepared_folders(prepared, photos):  # noqa: F811
         "train_frames": 6,
         "test_frames": 4,
         "absent": 1,
-        "absent_test": 1,
+        "absent_test_frames": 1,
         "absent_test_faces": 0,
         "classes": 2,
     }
-    fewer = checkup.count_data(
+    fewer = evaluate.count_data(
         dataclasses.replace(prepared, train_identities=3, pictures_each=2, train_frames=5)
     )
     assert (fewer["train_faces"], fewer["people"], fewer["train_frames"]) == (6, 3, 5)
-    assert checkup.picture_memory(prepared, counts) == pytest.approx(
+    assert machine.picture_memory(prepared, counts) == pytest.approx(
         (24 * 3 * 32 * 32 + 10 * 3 * 96 * 96) / 2**30
     )
-    one = dataclasses.replace(
-        prepared, memory_gb=3 * 96 * 96 * 5 / 2**30
-    )  # room for all faces and two frames
-    assert checkup.picture_memory(
+    # room for all faces and two frames
+    one = dataclasses.replace(prepared, memory_gb=3 * 96 * 96 * 5 / 2**30)
+    # the five stay in their files, the one fits
+    assert machine.picture_memory(
         one, {**counts, "train_frames": 5, "test_frames": 1}
-    ) == pytest.approx(
-        (24 * 3 * 32 * 32 + 1 * 3 * 96 * 96) / 2**30
-    )  # the five stay in their files, the one fits
+    ) == pytest.approx((24 * 3 * 32 * 32 + 1 * 3 * 96 * 96) / 2**30)
 
 
 def test_counts_of_the_drawn_world(tiny):
-    counts = checkup.count_data(tiny())
+    counts = evaluate.count_data(tiny())
     assert (counts["train_faces"], counts["people"], counts["test_faces"], counts["pairs"]) == (
         24,
         6,
         24,
         16,
     )
-    assert checkup.data_files(tiny()) == []
 
 
 def test_missing_and_broken_tables_are_named(prepared, photos):  # noqa: F811
@@ -86,66 +84,26 @@ def test_missing_and_broken_tables_are_named(prepared, photos):  # noqa: F811
     whole = table.read_text()
     table.write_text("file,x\n")
     with pytest.raises(DataError, match="faces.csv"):
-        checkup.count_data(prepared)
+        evaluate.count_data(prepared)
     table.write_text(whole)
     (photos / "actions/annotations.csv").write_text("file,split\n")
     with pytest.raises(DataError, match="annotations.csv"):
-        checkup.count_data(prepared)
+        evaluate.count_data(prepared)
     (photos / "actions/annotations.csv").unlink()
     (photos / "faces/pairs_test.txt").unlink()
     with pytest.raises(
         DataError,
         match=r"pairs_test\.txt, .*annotations\.csv not there: give --faces and --actions",
     ):
-        checkup.count_data(prepared)
+        evaluate.count_data(prepared)
 
 
-# ------------------------------------------------------------------ needs
+# ------------------------------------------------------------------ reference runs
 
 
-def test_kept_bytes_by_hand():
-    """A convolution keeps its input, a ReLU its output; weights are not counted again."""
-    with torch.device("meta"):
-        network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
-    assert checkup.kept_bytes(network, 2, 3, 10, 10) == 4 * 2 * (3 + 8) * 100
-
-
-def test_needs_of_a_run_by_hand(tiny):
-    config = tiny()
-    networks = (
-        trainer.make_modifier(config),
-        trainer.make_recognizer(config, 6),
-        trainer.make_detector(config, 10),
-    )
-    m, d, a = (sum(p.numel() for p in one.parameters()) for one in networks)
-    need = checkup.needs(config, 6, 10, rows=3)
-    assert need["disk"] * 2**30 == pytest.approx(
-        3 * 2 * 12 * (m + a + 3 * d)
-    )  # D, its partner, the attacker
-    weights = 16 * (m + a + 2 * d) / 2**30
-    twice = dataclasses.replace(config, batch_faces=8, batch_frames=4, pretrain_recognizer_batch=8)
-    assert need["training"] > weights
-    assert checkup.needs(twice, 6, 10)["training"] - weights == pytest.approx(
-        2 * (need["training"] - weights), rel=1e-2
-    )
-    parted = dataclasses.replace(twice, accumulate=2, pretrain_recognizer_batch=4)
-    assert checkup.needs(parted, 6, 10)["training"] == pytest.approx(
-        need["training"], rel=1e-9
-    )  # one part at a time
-    assert (
-        checkup.needs(dataclasses.replace(config, checkpointing=True), 6, 10)["training"]
-        < need["training"]
-    )
-
-
-def test_what_the_paper_preset_keeps_is_in_the_order_of_ten_gib():
-    """By hand: 100 million weights x 16 bytes are 1.5 GiB; M's 16 blocks of 256 x 64 x 64 and its ends, 18 faces, 5 to 7."""
-    assert 7 < checkup.needs(presets.build("paper"), 10572, 10)["training"] < 14
-
-
-def test_kept_time(tmp_path, monkeypatch):
+def test_reference_time(tmp_path, monkeypatch):
     monkeypatch.setattr(checkup, "RESULTS", tmp_path)
-    assert checkup.kept_time("toy") == "not measured"
+    assert checkup.reference_time("toy") == "not measured"
     (tmp_path / "a").mkdir()
     (tmp_path / "a/results.json").write_text(
         json.dumps(
@@ -159,96 +117,64 @@ def test_kept_time(tmp_path, monkeypatch):
         )
     )
     assert (
-        checkup.kept_time("toy") == "19 minutes for 2 rows, 1 seed (A chip, 2 cores)"
-        and checkup.kept_time("paper") == "not measured"
+        checkup.reference_time("toy") == "19 minutes for 2 rows, 1 seed (A chip, 2 cores)"
+        and checkup.reference_time("paper") == "not measured"
     )
-
-
-def test_halved_ends(tiny):
-    one = tiny(batch_faces=5, batch_frames=2, practice_faces=1, pretrain_recognizer_batch=1)
-    two = checkup.halved(one)
-    assert (two.batch_faces, two.batch_frames, two.practice_faces) == (2, 1, 1)
-    assert checkup.halved(checkup.halved(two)) is None
-    assert (
-        checkup.halved(
-            tiny(batch_faces=8, batch_frames=4, practice_faces=4, accumulate=4)
-        ).accumulate
-        == 2
-    )
-
-
-def test_minutes_by_hand(tiny):
-    """Each part costs a power of ten of minutes, so that a digit of the sum says how often it was counted."""
-    config = tiny(
-        T1=3,
-        T2=2,
-        recognizer_updates=2,
-        batch_faces=4,
-        practice_faces=2,
-        pretrain_recognizer_batch=8,
-        pretrain_recognizer_steps=4,
-        attack_steps=1,
-        pretrain_detector_steps=5,
-        pretrain_modifier_steps=4,
-        practice_steps=2,
-    )
-    seconds = {
-        "M repaints": 60e8,
-        "D learns": 60.0,
-        "M learns": 60e2,
-        "M and A learn": 60e4,
-        "A learns": 60e6,
-    }
-    told = checkup.minutes(config, config, seconds)
-    assert (
-        told["start"] == 5 * 1 + 5 * 1e6
-    )  # five lessons of eight crops, as an update's; A's five steps
-    assert told["fixed"] == 3 * 2 + 1 + (3 + 2) * 1e6
-    assert told["ours"] == pytest.approx(
-        (6 + 1 + 0.5 * 2 * 2) + 0.5 * (4 + 2) * 1e2 + 3 * 1e4 + 2 * 1e6 + (3 + 0.5 * 2 + 2) * 1e8,
-        rel=1e-12,
-    )
-    tried = dataclasses.replace(config, batch_faces=2, batch_frames=1)
-    half = {name: value / 2 for name, value in seconds.items()}
-    assert checkup.minutes(config, tried, half) == pytest.approx(told)
 
 
 # ------------------------------------------------------------------ the dry run
 
 
-def test_dry_run_makes_five_updates_of_each_kind(tiny, monkeypatch):
+def test_minutes_are_the_median_of_five_steps_times_all_steps(monkeypatch):
+    times = iter([0, 100, 200, 203, 300, 301, 400, 404, 500, 502])  # 100, 3, 1, 4 and 2 seconds
+    monkeypatch.setattr(checkup.time, "monotonic", lambda: next(times))
+    loop = checkup.TrialLoop("title")
+    assert list(loop.steps("game", 80)) == [1]  # 100 seconds are too many to go on
+    assert loop.minutes == 80 * 100 / 60
+    assert list(loop.steps("game", 4)) == [1, 2, 3, 4]  # there are no more
+    assert loop.minutes == 80 * 100 / 60 + 4 * 2.5 / 60
+    times = iter([0, 9, 10, 12, 20, 21, 30, 33, 40, 44])
+    assert len(list(loop.steps("finetune", 600))) == checkup.STEPS
+    assert loop.minutes == pytest.approx(80 * 100 / 60 + 4 * 2.5 / 60 + 600 * 3 / 60)
+
+
+UPDATES = (
+    "update_recognizer",
+    "update_modifier",
+    "update_modifier_and_detector",
+    "finetune_detector",
+)
+
+
+def test_dry_run_trains_everything_for_a_few_steps(tiny, monkeypatch, capsys):
     calls = []
-    for name in (
-        "update_recognizer",
-        "update_modifier",
-        "update_modifier_and_detector",
-        "finetune_detector",
-    ):
+    for name in UPDATES:
 
         def counted(self, *given, name=name, real=getattr(trainer.Game, name)):
             calls.append(name)
             return real(self, *given)
 
         monkeypatch.setattr(trainer.Game, name, counted)
-    seconds = checkup.dry_run(tiny(), 6, 10, "cpu")
-    assert len(seconds) == 5 and min(seconds.values()) > 0
-    assert [calls.count(name) for name in dict.fromkeys(calls)] == [5] * 4
+    many = dict.fromkeys(("T1", "T2", "warmup_steps", "pretrain_detector_steps"), 50)
+    config = tiny(**many, recognizer_updates=2)
+    minutes = checkup.dry_run(config, 6, 10, "cpu", ["Masked", "Edge", "Ours"])
+    # D: in the warm-up and two games; a game with a fixed anonymizer updates A alone
+    assert [calls.count(name) for name in UPDATES] == [2 * 3 * 5, 5, 2 * 5, 4 * 5]
+    assert set(minutes) == {"start", "fixed", "Ours"} and min(minutes.values()) > 0
+    printed = capsys.readouterr().out
+    for stage in ("start  train", "start  detector", "Ours   copy", "Ours   warmup", "Ours   game"):
+        assert stage in printed, stage
     calls.clear()
-    monkeypatch.setattr(checkup, "PATIENCE", 0)
-    checkup.dry_run(tiny(), 6, 10, "cpu")
-    assert len(calls) == 4  # too slow: one of each
-    checkup.dry_run(tiny(accumulate=2), 6, 10, "cpu")
-    assert len(calls) == 4 + 4 * 2  # each in two parts
+    monkeypatch.setattr(checkup, "MOST_SECONDS", 0)
+    checkup.dry_run(tiny(**many, accumulate=2), 6, 10, "cpu", ["Ours"])
+    assert [calls.count(name) for name in UPDATES] == [4, 1, 1, 2]  # too slow: one step of each
 
 
 def test_a_loss_that_is_not_finite_is_named(tiny, monkeypatch):
-    monkeypatch.setattr(
-        trainer.Game,
-        "update_modifier",
-        lambda *_: {"L_adv": torch.tensor(1.0), "L_l1": torch.tensor(float("nan"))},
-    )
+    terms = {"L_adv": torch.tensor(1.0), "L_l1": torch.tensor(float("nan"))}
+    monkeypatch.setattr(trainer.Game, "update_modifier", lambda *_: terms)
     with pytest.raises(ValueError, match="dry run the term 'L_l1' became nan"):
-        checkup.dry_run(tiny(), 6, 10, "cpu")
+        checkup.dry_run(tiny(), 6, 10, "cpu", ["Ours"])
 
 
 # ------------------------------------------------------------------ the whole check
@@ -262,7 +188,7 @@ def test_check_of_a_preset_that_can_run(tiny_args, tmp_path, capsys):
         f"torch {torch.__version__}",
         "GiB free for",
         "24 faces of 6 people",
-        "M and A learn",
+        "Ours   game",
         "for 2 rows, 1 seed, 1 at a time",
         "Nothing is missing.",
         *(f"\n{preset} " for preset in presets.PRESETS),
@@ -290,14 +216,14 @@ def test_under_torchrun_the_first_process_checks_its_share(check, monkeypatch):
         "batch_frames is 3: 2 processes share it, so 2 must divide it"
         in check("--batch_frames", 3)[2]
     )
-    room = checkup.picture_memory
-    monkeypatch.setattr(checkup, "picture_memory", lambda *what: room(*what) and 1.0)
+    room = machine.picture_memory
+    monkeypatch.setattr(machine, "picture_memory", lambda *what: room(*what) and 1.0)
     status, out, sentence = check()
     assert "2.0 GiB for the pictures" in out  # each process holds its own
     assert status == 0 and "processes: 2 (torchrun); memory and times are those of one" in out, (
         sentence
     )
-    assert "this run: 0.0 GiB for training in each of 1 job," in out and "A learns" in out
+    assert "this run: 0.0 GiB for training in each of 1 job," in out and "finetune" in out
 
 
 def test_missing_data_weights_and_gpu_are_told_in_one_sentence_after_all_has_been_printed(
@@ -325,11 +251,11 @@ def test_missing_data_weights_and_gpu_are_told_in_one_sentence_after_all_has_bee
     )
     for part in ("torch sees no GPU", "train, ", "faces.csv not there", "w.pth is not there"):
         assert part in sentence
-    assert "A learns" in out and "about" in out  # the dry run needs none of them
+    assert "finetune" in out and "about" in out  # the dry run needs none of them
 
 
-def test_what_would_stop_the_run_later_is_told_now(check, photos):  # noqa: F811
-    """A test frame that is listed and not there; a batch larger than its set. The run itself refuses both too."""
+def test_what_would_stop_the_run_later_is_named_now(check, photos):  # noqa: F811
+    """A listed test frame that is not there; a batch larger than its set. The run refuses both."""
     (photos / "actions/7.png").unlink()
     next((photos / "faces/test").glob("*/*.png")).unlink()
     folders = (
@@ -354,24 +280,25 @@ def test_what_would_stop_the_run_later_is_told_now(check, photos):  # noqa: F811
         f"1 test faces of {photos / 'faces/landmarks.csv'} are not there: restore them" in sentence
     )
     assert (
-        "pretrain_recognizer_batch is 13, but there are 12 faces to train on: give more pictures, or a smaller"
-        in sentence
+        "pretrain_recognizer_batch is 13, but there are 12 faces to train on: give more pictures, "
+        "or a smaller" in sentence
     )
 
 
 def test_short_memory_makes_the_batches_smaller_and_says_so(check, monkeypatch):
-    monkeypatch.setattr(checkup, "memory", lambda device: (0.025, 1.0))
+    monkeypatch.setattr(machine, "memory", lambda device: (0.025, 1.0))
     status, out, sentence = check()
     assert (
         "memory being short with batch_faces 2 instead of 4, batch_frames 1 instead of 2:" in out
-        and "A learns" in out
+        and "finetune" in out
     )
     assert (
         status == 2
-        and "memory is too short for its batches: at most --batch_faces 2 --batch_frames 1 --practice_faces 2"
+        and "memory is too short for its batches: at most --batch_faces 2 --batch_frames 1 "
+        "--warmup_faces 2"
         in sentence
     )
-    monkeypatch.setattr(checkup, "memory", lambda device: (0.001, 1.0))
+    monkeypatch.setattr(machine, "memory", lambda device: (0.001, 1.0))
     status, out, sentence = check()
     assert (
         status == 2
@@ -381,8 +308,8 @@ def test_short_memory_makes_the_batches_smaller_and_says_so(check, monkeypatch):
 
 
 def test_rows_side_by_side_must_fit_together(check, monkeypatch):
-    monkeypatch.setattr(checkup, "memory", lambda device: (2.0, 4.0))
-    monkeypatch.setattr(checkup, "needs", lambda *_: {"training": 0.9, "disk": 0.0})
+    monkeypatch.setattr(machine, "memory", lambda device: (2.0, 4.0))
+    monkeypatch.setattr(machine, "needs", lambda *_, **__: {"training": 0.9, "disk": 0.0})
     assert check("--jobs", 2)[0] == 0
     status, _, sentence = check("--jobs", 3)
     assert (
@@ -417,10 +344,10 @@ def test_a_gpu_that_runs_out_of_memory_on_the_way(check, monkeypatch):
 
 
 def test_pictures_and_checkpoints_that_do_not_fit(check, monkeypatch):
-    monkeypatch.setattr(checkup, "needs", lambda *_: {"training": 0.0, "disk": 1e9})
-    monkeypatch.setattr(checkup, "picture_memory", lambda *_: 1e9)
+    monkeypatch.setattr(machine, "needs", lambda *_, **__: {"training": 0.0, "disk": 1e9})
+    monkeypatch.setattr(machine, "picture_memory", lambda *_: 1e9)
     status, _, sentence = check()
     assert status == 2 and "choose another --out" in sentence
     assert (
-        checkup.memory("cpu") is None or "the pictures take 1000000000.0 GiB of memory" in sentence
+        machine.memory("cpu") is None or "the pictures take 1000000000.0 GiB of memory" in sentence
     )

@@ -1,4 +1,4 @@
-"""The main job, run for real at its smallest: its files, its numbers, its refusals, and `kill -9` in the middle of it."""
+"""The main job, run at its smallest: its files, its numbers, what it refuses, and `kill -9`."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ppad import datasets, readers, reproduce
+from ppad import datasets, evaluate, folders, reproduce
 from ppad.loop import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +80,7 @@ def test_files(finished):
                 for name in ("row.json", "checkpoint.pt", "log.jsonl", "retrained/checkpoint.pt")
             } <= there
         assert {
-            f"{seed}/Ours/sample_practice_000002.png",
+            f"{seed}/Ours/sample_warmup_000002.png",
             f"{seed}/Ours/sample_game_000002.png",
         } <= there
     assert not [name for name in there if name.endswith(".tmp") or name.endswith(".part")]
@@ -155,7 +155,8 @@ def test_what_must_be_true_of_the_rows_whatever_the_training(finished):
 
 
 def test_budget_is_the_same_for_all_and_written_down(finished, tiny):
-    config, budget = tiny(), read(finished / "results.json")["budget"]
+    config = tiny()
+    budget = read(finished / "results.json")["budget"]
     assert (
         budget["A"] == config.T1 + config.T2
         and budget["D"] == config.T1 * config.recognizer_updates
@@ -194,17 +195,13 @@ def test_logs_have_every_step_once(finished, tiny):
         ]
         assert (
             steps
-            == (
-                [("copy", 1), ("copy", 2), ("practice", 1), ("practice", 2)]
-                if row == "Ours"
-                else []
-            )
+            == ([("copy", 1), ("copy", 2), ("warmup", 1), ("warmup", 2)] if row == "Ours" else [])
             + game
         )
 
 
 def test_test_people_and_scenes_are_not_training_ones(tiny):
-    data = reproduce.load_data(tiny(), 0)
+    data = evaluate.load_data(tiny(), 0)
     people = [{name.split("/")[0] for name in part.names} for part in (data.faces, data.test_faces)]
     assert people[0] and people[1] and not people[0] & people[1]
     assert not set(data.actions.names) & set(data.test_actions.names)
@@ -217,7 +214,8 @@ def test_test_people_and_scenes_are_not_training_ones(tiny):
 
 def test_second_call_trains_nothing(copied, tiny_args, capsys):
     seeds = ("seed0", "seed1")
-    before, results = {seed: tree(copied / seed) for seed in seeds}, read(copied / "results.json")
+    before = {seed: tree(copied / seed) for seed in seeds}
+    results = read(copied / "results.json")
     assert run(*tiny_args, "--out", copied, "--rows", *ROWS, "--seed", 0, 1) == 0
     assert {seed: tree(copied / seed) for seed in seeds} == before  # not one file touched
     after = read(copied / "results.json")
@@ -228,7 +226,7 @@ def test_second_call_trains_nothing(copied, tiny_args, capsys):
 
 
 def test_a_row_is_the_same_alone_as_in_company(copied, tiny_args):
-    """Rows start from the same pretrained weights and share nothing else, so the order of work cannot matter."""
+    """Rows share their pretrained start and nothing else: the order of work cannot matter."""
     wanted = shutil.copy(copied / "seed0/Ours/row.json", copied / "wanted.json")
     shutil.rmtree(copied / "seed0/Ours")
     assert run(*tiny_args, "--out", copied, "--rows", "Ours", "--seed", 0) == 0
@@ -238,7 +236,7 @@ def test_a_row_is_the_same_alone_as_in_company(copied, tiny_args):
     assert results["rows"][0]["mAP"]["std"] == 0
 
 
-# ------------------------------------------------------------------ refusals: one sentence, status 2, nothing lost
+# ------------------------------------------------------------------ refused in one sentence
 
 
 @pytest.mark.parametrize(
@@ -251,7 +249,7 @@ def test_a_row_is_the_same_alone_as_in_company(copied, tiny_args):
         ),  # no flag is guessed from its beginning
         (["--threads", "2"], "unrecognized arguments: --threads"),
         (["--jobs", "0"], "--jobs is 0: it must be at least 1"),
-        (["--practice_steps", "-1"], "practice_steps is -1: it must not be negative"),
+        (["--warmup_steps", "-1"], "warmup_steps is -1: it must not be negative"),
         (["--test_pairs", "3"], "test_pairs is 3: each of the 2 folds needs a pair of each kind"),
         (["--rows", "Blur(7x7)"], "invalid choice: 'Blur(7x7)'"),
         (["--preset", "tiny"], "invalid choice: 'tiny'"),
@@ -368,25 +366,23 @@ def test_file_names_are_fit_for_every_system():
 @pytest.fixture
 def photos(tmp_path):
     """A folder as the photo preset reads it, of drawn pictures: 4 + 4 people, 6 + 4 frames."""
-    root, world = tmp_path / "photos", datasets.ToyWorld(0)
-    marks, notes, found = (
-        [["file", *readers.POINT_COLUMNS]],
-        [["file", "split", "action", "width", "height", *readers.BOX_COLUMNS]],
-        [["file", *readers.BOX_COLUMNS]],
-    )
+    root = tmp_path / "photos"
+    world = datasets.ToyWorld(0)
+    marks = [["file", *folders.POINT_COLUMNS]]
+    notes = [["file", "split", "action", "width", "height", *folders.BOX_COLUMNS]]
+    found = [["file", *folders.BOX_COLUMNS]]
     for person in range(8):
         folder = f"{'train' if person < 4 else 'test'}/P{person}"
         (root / "faces" / folder).mkdir(parents=True)
         for number in range(3):
-            face, name = (
-                world.face(person, number, size=40),
-                f"{folder}/P{person}_{number + 1:04d}.png",
-            )
+            face = world.face(person, number, size=40)
+            name = f"{folder}/P{person}_{number + 1:04d}.png"
             Image.fromarray(face.image).save(root / "faces" / name)
             marks.append([name, *(f"{value:.2f}" for value in face.landmarks.reshape(-1))])
     (root / "actions").mkdir()
     for number in range(10):
-        scene, name = world.scene(number % 2, number % 8, number, size=96), f"{number}.png"
+        scene = world.scene(number % 2, number % 8, number, size=96)
+        name = f"{number}.png"
         Image.fromarray(scene.image).save(root / "actions" / name)
         notes.append(
             [
@@ -480,7 +476,8 @@ def test_photographs_from_folders(photos, photo_args, capsys):
 
 
 def test_folders_are_read_once_for_all_seeds(photos, photo_args, monkeypatch):
-    read_faces, folders = datasets.read_faces, []
+    read_faces = datasets.read_faces
+    folders = []
 
     def noted(folder, *rest, **how):
         folders.append(folder.name)
@@ -501,8 +498,8 @@ def test_a_picture_that_is_gone_when_the_run_goes_on(photos, photo_args, capsys)
     error = capsys.readouterr().err
     assert "P1_0002.png: cannot be read" in error and "move it away" not in error
     assert (
-        "count was 12 when this run began and is 11 now: restore the pictures that were there, or choose another --out"
-        in error
+        "train_faces count was 12 when this run began and is 11 now: restore the pictures that "
+        "were there, or choose another --out" in error
     )
     picture.write_bytes(whole)
     assert run(*photo_args, "--rows", "Edge") == 0
@@ -554,9 +551,12 @@ def line_of(path, start):
         ),
         (
             lambda root: shutil.rmtree(root / "faces/test"),
-            "test does not exist: give --faces and --actions prepared folders",
+            "test not there: give --faces and --actions prepared folders",
         ),
-        (lambda root: (root / "actions/faces.csv").unlink(), "faces.csv does not exist"),
+        (
+            lambda root: (root / "actions/faces.csv").unlink(),
+            "faces.csv not there: give --faces and --actions prepared folders",
+        ),
         (
             lambda root: edit(root / "actions/annotations.csv", "x_min", "left"),
             "lacks the column(s) x_min",
@@ -593,10 +593,11 @@ def test_missing_photographs(tmp_path, capsys):
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
     finished, copied, tmp_path, tiny_args
 ):
-    """The same small run, killed in D's and A's start, in the game and in the attacker's training, gives the same numbers."""
+    """The same run, killed in A's start, in the game and in the attacker's training."""
     words = [*tiny_args, "--rows", "Ours", "--seed", "0"]
     assert run(*words, "--out", copied) == 0  # the unbroken run's numbers for this one row
-    wanted, out = read(copied / "results.json"), tmp_path / "killed"
+    wanted = read(copied / "results.json")
+    out = tmp_path / "killed"
     command = [
         sys.executable,
         "-m",
@@ -641,4 +642,4 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
         for folder in (finished, out)
     ]
     assert logs[0] == logs[1]
-    assert not list(out.rglob("*.tmp"))
+    assert not list(out.rglob(".*.part"))

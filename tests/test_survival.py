@@ -1,6 +1,6 @@
-"""What may happen to a long run, done to it for real: `kill -9` twenty times, a disk that fills up, spoilt files.
+"""What may happen to a long run: `kill -9` twenty times, a disk that fills up, spoilt files.
 
-The runs are the whole main job at its smallest, in forked processes, so that being killed costs no start of Python.
+The runs are the main job at its smallest, in forked processes: Python need not start each time.
 """
 
 import io
@@ -17,7 +17,7 @@ import torch
 from test_loop import Run, lines, same
 from test_reproduce import photos, read, run, truncate  # noqa: F401  (photos is a fixture)
 
-from ppad import reproduce
+from ppad import evaluate, reproduce
 from ppad.loop import LoopError, read_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -26,7 +26,7 @@ OF_THE_MACHINE = ("minutes", "minutes_by_row", "core_minutes", "hardware")
 
 
 def forked(work, log=os.devnull):
-    """Pid of a fork in which `work()` gives the exit status; what it prints goes to the file `log`."""
+    """Pid of a fork that exits with the status `work()`; what it prints goes to the file `log`."""
     pid = os.fork()
     if pid == 0:
         status = 99
@@ -34,7 +34,8 @@ def forked(work, log=os.devnull):
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+            sys.stdout = open(1, "w", closefd=False)
+            sys.stderr = open(2, "w", closefd=False)
             status = work()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -73,12 +74,12 @@ def assert_same_run(one, other):
             read_checkpoint(b / "checkpoint.pt")["parts"],
         ), place
         assert (a / "log.jsonl").read_text() == (b / "log.jsonl").read_text(), place
-    assert not list(other.rglob("*.tmp"))
+    assert not list(other.rglob(".*.part"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def without_figures():
-    """Figures are drawn anew by every call and nothing reads them; here they would take half of the time."""
+    """Figures are drawn anew by every call; here they would take half of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reproduce, "draw", lambda *_: None)
         yield
@@ -93,7 +94,8 @@ def words(tiny_args):
 @pytest.fixture(scope="module")
 def unbroken(words, tmp_path_factory):
     """A run that nothing happened to, and the seconds it took. Read only."""
-    out, began = tmp_path_factory.mktemp("survival") / "unbroken", time.monotonic()
+    out = tmp_path_factory.mktemp("survival") / "unbroken"
+    began = time.monotonic()
     assert ended(forked(lambda: run(*words, "--out", out))) == 0
     return out, time.monotonic() - began
 
@@ -102,9 +104,12 @@ def unbroken(words, tmp_path_factory):
 
 
 def test_killed_twenty_times_at_random_moments(unbroken, words, tmp_path):
-    """A run that gets through between two kills is compared and begun anew, so that no kill is wasted on a finished one."""
+    """A run that ends between two kills is compared and begun anew: each kill hits a run."""
     wanted, seconds = unbroken
-    chance, out, kills, states = random.Random(7), tmp_path / "killed", 0, set()
+    chance = random.Random(7)
+    out = tmp_path / "killed"
+    kills = 0
+    states = set()
     while kills < KILLS:
         pid = forked(lambda: run(*words, "--out", out))
         time.sleep(chance.uniform(0, 0.6 * seconds))
@@ -124,7 +129,7 @@ def test_killed_twenty_times_at_random_moments(unbroken, words, tmp_path):
 
 
 def test_disk_full_during_a_save(tmp_path):
-    """The system refuses to let the file grow, in the middle of torch's own writing: the checkpoint before stands."""
+    """The system refuses in the middle of torch's writing: the checkpoint before stands."""
     resource = pytest.importorskip("resource")
 
     def short_of_room(run):
@@ -145,9 +150,10 @@ def test_disk_full_during_a_save(tmp_path):
     assert f"cannot write {tmp_path / 'a/checkpoint.pt'} (" in said
     assert "free some disk space and run the same command again; the last checkpoint stands" in said
     assert read_checkpoint(tmp_path / "a/checkpoint.pt")["done"] == {"train": 4} and not list(
-        tmp_path.rglob("*.tmp")
+        tmp_path.rglob(".*.part")
     )
-    resumed, whole = Run(tmp_path / "a", width=4000).go(), Run(tmp_path / "b", width=4000).go()
+    resumed = Run(tmp_path / "a", width=4000).go()
+    whole = Run(tmp_path / "b", width=4000).go()
     assert (
         resumed.seen[0] == 5
         and same(resumed.state(), whole.state())
@@ -174,7 +180,8 @@ def flipped(data):
 def test_spoilt_checkpoint_is_named_and_the_previous_one_goes_on(
     unbroken, words, tmp_path, capsys, spoil
 ):
-    wanted, out = unbroken[0], tmp_path / "run"
+    wanted = unbroken[0]
+    out = tmp_path / "run"
     shutil.copytree(wanted, out)
     for late in ("results.json", "seed0/Ours/row.json"):
         (out / late).unlink()
@@ -193,8 +200,9 @@ def test_spoilt_checkpoint_is_named_and_the_previous_one_goes_on(
 
 
 def test_checkpoint_of_another_preset_is_refused_with_the_fields(unbroken, words, tmp_path, capsys):
-    """By the run folder's config.json, and by the checkpoint itself where it was carried into another folder."""
-    wanted, out = unbroken[0], tmp_path / "run"
+    """By the run's config.json, and by a checkpoint that was moved into another folder."""
+    wanted = unbroken[0]
+    out = tmp_path / "run"
     shutil.copytree(wanted, out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert run("--preset", "photo", "--out", out) == 2
@@ -210,8 +218,8 @@ def test_checkpoint_of_another_preset_is_refused_with_the_fields(unbroken, words
     assert run(*words, "--T1", "4", "--l1_weight", "2", "--out", out) == 2
     said = capsys.readouterr().err
     assert (
-        "checkpoint.pt belongs to another configuration (T1: 3 there, 4 here; l1_weight: 5.0 there, 2.0 here)"
-        in said
+        "checkpoint.pt belongs to another configuration (T1: 3 there, 4 here; "
+        "l1_weight: 5.0 there, 2.0 here)" in said
     )
 
 
@@ -219,7 +227,9 @@ def test_checkpoint_of_another_preset_is_refused_with_the_fields(unbroken, words
 
 
 def test_spoilt_training_pictures_are_named_skipped_counted_and_replaced_by_nothing(
-    photos, tiny, capsys
+    photos,  # noqa: F811
+    tiny,
+    capsys,
 ):
     spoilt = ["faces/train/P1/P1_0002.png", "faces/train/P3/P3_0003.png", "actions/0.png"]
     for name in spoilt:
@@ -233,7 +243,8 @@ def test_spoilt_training_pictures_are_named_skipped_counted_and_replaced_by_noth
         train_frames=0,
         test_frames=0,
     )
-    data, said = reproduce.load_data(config, 0), capsys.readouterr().err
+    data = evaluate.load_data(config, 0)
+    said = capsys.readouterr().err
     assert [line.split(":")[0] for line in said.splitlines()] == ["skipped"] * 3
     assert all(
         sum(str(photos / name) in line for line in said.splitlines()) == 1 for name in spoilt
@@ -245,6 +256,5 @@ def test_spoilt_training_pictures_are_named_skipped_counted_and_replaced_by_noth
     )
     left = {Path(name).stem for name in data.faces.names} | set(data.actions.names)
     assert not left & {"P1_0002", "P3_0003", "0.png"}
-    assert (
-        len(torch.unique(data.faces.images.flatten(1), dim=0)) == 10
-    )  # no picture twice in the place of another
+    # no picture twice in the place of another
+    assert len(torch.unique(data.faces.images.flatten(1), dim=0)) == 10

@@ -1,5 +1,6 @@
-"""ppad.jobs: rows side by side in forked processes, on a GPU too; the same numbers as in turn, nothing lost when they stop."""
+"""ppad.machine: memory by hand; rows at once in forks give the numbers of rows in turn."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,8 +12,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_reproduce import numbers, read, run
+from torch import nn
 
-from ppad import jobs, reproduce
+from ppad import config as presets
+from ppad import machine, players, reproduce
 from ppad.loop import Interrupted, LoopError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,11 +25,63 @@ pytestmark = pytest.mark.skipif(
 ROWS = ["Ours", "Masked", "Noise(0.1)"]
 
 
+# ------------------------------------------------------------------ needs
+
+
+def test_kept_bytes_by_hand():
+    """A convolution keeps its input, a ReLU its output; weights are not counted again."""
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+    assert machine.kept_bytes(network, 2, 3, 10, 10) == 4 * 2 * (3 + 8) * 100
+
+
+def test_needs_of_a_run_by_hand(tiny):
+    config = tiny()
+    networks = (
+        players.make_modifier(config),
+        players.make_recognizer(config, 6),
+        players.make_detector(config, 10),
+    )
+    m, d, a = (sum(p.numel() for p in one.parameters()) for one in networks)
+    need = machine.needs(config, 6, 10, rows=3)
+    # D, its partner, the attacker
+    assert need["disk"] * 2**30 == pytest.approx(3 * 2 * 12 * (m + a + 3 * d))
+    weights = 16 * (m + a + 2 * d) / 2**30
+    twice = dataclasses.replace(config, batch_faces=8, batch_frames=4, pretrain_recognizer_batch=8)
+    assert need["training"] > weights
+    assert machine.needs(twice, 6, 10)["training"] - weights == pytest.approx(
+        2 * (need["training"] - weights), rel=1e-2
+    )
+    parted = dataclasses.replace(twice, accumulate=2, pretrain_recognizer_batch=4)
+    # one part at a time
+    assert machine.needs(parted, 6, 10)["training"] == pytest.approx(need["training"], rel=1e-9)
+    assert (
+        machine.needs(dataclasses.replace(config, checkpointing=True), 6, 10)["training"]
+        < need["training"]
+    )
+
+
+def test_what_the_paper_preset_keeps_is_in_the_order_of_ten_gib():
+    """100 million weights x 16 bytes: 1.5 GiB. M's blocks and ends, 18 faces: 5 to 7."""
+    assert 7 < machine.needs(presets.build("paper"), 10572, 10)["training"] < 14
+
+
+def test_halved_ends(tiny):
+    one = tiny(batch_faces=5, batch_frames=2, warmup_faces=1, pretrain_recognizer_batch=1)
+    two = machine.halved(one)
+    assert (two.batch_faces, two.batch_frames, two.warmup_faces) == (2, 1, 1)
+    assert machine.halved(machine.halved(two)) is None
+    assert (
+        machine.halved(tiny(batch_faces=8, batch_frames=4, warmup_faces=4, accumulate=4)).accumulate
+        == 2
+    )
+
+
 # ------------------------------------------------------------------ tasks
 
 
 def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
-    """Two tasks that wait for each other can only end side by side; the third comes when one of them has ended."""
+    """Two tasks wait for each other, so they must run at once; a third waits for its turn."""
 
     def meet(mine, other):
         (tmp_path / mine).write_text(f"{os.getpid()} {torch.get_num_threads()}")
@@ -39,7 +94,7 @@ def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
     def third():
         (tmp_path / "c").write_text(f"{os.getpid()} {torch.get_num_threads()}")
 
-    jobs.together({"a": lambda: meet("a", "b"), "b": lambda: meet("b", "a"), "c": third}, 2)
+    machine.side_by_side({"a": lambda: meet("a", "b"), "b": lambda: meet("b", "a"), "c": third}, 2)
     found = [(tmp_path / name).read_text().split() for name in "abc"]
     assert len({pid for pid, _ in found} | {str(os.getpid())}) == 4 and {
         threads for _, threads in found
@@ -48,7 +103,9 @@ def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
 
 def test_one_job_works_here_and_in_order():
     done = []
-    jobs.together({name: lambda name=name: done.append((name, os.getpid())) for name in "abc"}, 1)
+    machine.side_by_side(
+        {name: lambda name=name: done.append((name, os.getpid())) for name in "abc"}, 1
+    )
     assert done == [(name, os.getpid()) for name in "abc"]
 
 
@@ -79,14 +136,14 @@ def test_a_task_that_fails_is_named_and_the_other_still_ends(tmp_path, capfd, ba
     with pytest.raises(
         LoopError, match=f"^Bad ended with status {status}: see above; the same command goes on"
     ):
-        jobs.together(tasks, 2)
+        machine.side_by_side(tasks, 2)
     assert (tmp_path / "good").exists() and not (tmp_path / "late").exists()  # nothing new is begun
     assert told in capfd.readouterr().err
 
 
 def test_a_task_that_was_stopped_stops_the_run():
     with pytest.raises(Interrupted, match="the same command goes on"):
-        jobs.together({"a": lambda: explode(KeyboardInterrupt()), "b": lambda: None}, 2)
+        machine.side_by_side({"a": lambda: explode(KeyboardInterrupt()), "b": lambda: None}, 2)
 
 
 # ------------------------------------------------------------------ how a task ends
@@ -111,14 +168,14 @@ def test_one_sentence_for_what_a_user_can_mend(capsys, error, status, sentence):
     def work():
         raise error
 
-    assert jobs.in_one_sentence(work) == status
+    assert machine.exit_status(work) == status
     assert sentence in capsys.readouterr().err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        jobs.in_one_sentence(lambda: 1 / 0)
-    assert jobs.in_one_sentence(lambda: 0) == 0
+        machine.exit_status(lambda: 1 / 0)
+    assert machine.exit_status(lambda: 0) == 0
 
 
 # ------------------------------------------------------------------ on a GPU
@@ -126,7 +183,7 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
 @pytest.mark.skipif("PPAD_TEST_GPU" in os.environ, reason="its forks are to find none")
 def test_only_forks_ask_for_the_gpu(tmp_path, tiny_args, monkeypatch):
-    """A process that has asked can no longer fork children that use it. Here the forks find out that there is none."""
+    """A process that has asked cannot fork others that use it. Here forks find none."""
     asked = tmp_path / "asked"
 
     def is_available():
@@ -139,13 +196,13 @@ def test_only_forks_ask_for_the_gpu(tmp_path, tiny_args, monkeypatch):
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=16 * 2**30)
     )
-    assert jobs.gpu_memory() == 16
+    assert machine.gpu_memory() == 16
     assert run(*tiny_args, "--jobs", 2, "--device", "cuda", "--out", tmp_path / "run") == 2
     assert len(asked.read_text().split()) >= 2 and str(os.getpid()) not in asked.read_text().split()
 
 
 def test_where_forks_cannot_ask_any_more_this_process_does(monkeypatch):
-    """`is_available` alone, in a notebook say, is enough for that, though torch does not count the GPU as used then."""
+    """`is_available` alone, in a notebook say, is enough, though torch then counts no use."""
     here = os.getpid()
 
     def properties(index):
@@ -157,15 +214,15 @@ def test_where_forks_cannot_ask_any_more_this_process_does(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     assert (
-        jobs.gpu_memory() == 16
-        and jobs.gpu_memory("cuda:1") == 17
-        and jobs.gpu_memory("cuda:2") == 0
+        machine.gpu_memory() == 16
+        and machine.gpu_memory("cuda:1") == 17
+        and machine.gpu_memory("cuda:2") == 0
     )
 
 
 def test_a_fork_that_dies_while_it_asks_has_seen_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: os.kill(os.getpid(), signal.SIGKILL))
-    assert jobs.gpu_memory() == 0.0
+    assert machine.gpu_memory() == 0.0
 
 
 @pytest.mark.parametrize(
@@ -181,15 +238,15 @@ def test_a_fork_that_dies_while_it_asks_has_seen_no_gpu(monkeypatch):
     ],
 )
 def test_how_many_rows_at_once(monkeypatch, device, gpu, training, cores, wanted):
-    """On a GPU: four fifths of its memory, twice the networks' need and 1 GiB for each, two cores for each."""
+    """On a GPU: 4/5 of its memory; each row twice its networks' memory, 1 GiB and two cores."""
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert jobs.how_many(device, gpu, training) == wanted
+    monkeypatch.setattr(machine, "needs", lambda *_, **__: {"training": training})
+    assert machine.default_jobs(device, gpu, None) == wanted
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    assert (
-        jobs.how_many(device, gpu, training) == 1
-    )  # autograd's own threads do not survive a fork either
-    monkeypatch.setattr(jobs, "CAN_FORK", False)
-    assert jobs.how_many(device, gpu, training) == 1
+    # autograd's own threads do not survive a fork either
+    assert machine.default_jobs(device, gpu, None) == 1
+    monkeypatch.setattr(machine, "CAN_FORK", False)
+    assert machine.default_jobs(device, gpu, None) == 1
 
 
 def test_after_the_gpu_was_used_here_forks_are_refused(tmp_path, tiny_args, capsys, monkeypatch):
@@ -262,13 +319,12 @@ def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp
         "ppad.reproduce: depth must be one of [4, 10, 20], but is 7" in error
         and "Traceback" not in error
     )
-    assert (
-        "start ended with status 2" in error and "see above; the same command goes on" in error
-    )  # A's start makes a D, too
+    # A's start makes a D, too
+    assert "start ended with status 2" in error and "see above; the same command goes on" in error
 
 
 def started(words, out, wait_for):
-    """The main job in a session of its own, as a terminal would start it, once the file `wait_for` is there."""
+    """The main job in a session of its own, as from a terminal, once the file `wait_for` exists."""
     command = [
         sys.executable,
         "-m",
@@ -296,12 +352,10 @@ def started(words, out, wait_for):
 
 
 def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(tiny_args, tmp_path):
-    """A terminal sends Ctrl-C to the parent and to all its forks. Afterwards the numbers are those of an unbroken run."""
+    """A terminal sends Ctrl-C to the parent and all its forks. The numbers are those of one run."""
     words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "Masked", "--T1", "30"]
-    process, out = (
-        started(words, tmp_path / "stopped", "seed0/Ours/sample_game_000002.png"),
-        tmp_path / "stopped",
-    )
+    process = started(words, tmp_path / "stopped", "seed0/Ours/sample_game_000002.png")
+    out = tmp_path / "stopped"
     os.killpg(process.pid, signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130
@@ -309,7 +363,7 @@ def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(tiny_args, tmp_path):
         "stopped at Ours game step" in error
         and "\nppad.reproduce: stopped; the same command goes on from the last checkpoint" in error
     )
-    assert "Traceback" not in error and not list(out.rglob("*.tmp"))
+    assert "Traceback" not in error and not list(out.rglob(".*.part"))
     assert not (out / "seed0/Ours/row.json").exists()
     assert run(*words, "--out", out) == 0
     assert run(*words, "--jobs", "1", "--out", tmp_path / "unbroken") == 0
@@ -332,10 +386,8 @@ def test_forks_of_a_killed_parent_do_not_go_on_writing(tiny_args, tmp_path):
         "--sample_every",
         "100000",
     ]
-    process, log = (
-        started(words, tmp_path, "seed0/Ours/checkpoint.pt"),
-        tmp_path / "seed0/Ours/log.jsonl",
-    )
+    process = started(words, tmp_path, "seed0/Ours/checkpoint.pt")
+    log = tmp_path / "seed0/Ours/log.jsonl"
     process.kill()
     process.communicate(timeout=60)  # its pipe closes when the last fork has gone
     size = log.stat().st_size
