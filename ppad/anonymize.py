@@ -28,21 +28,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ppad import movies
-from ppad.files import clock, print_progress, write_error, write_file
-from ppad.repainter import METHODS, SMALLEST_FACE, Anonymizer, default_finder
+from ppad.files import write_error, write_file
+from ppad.preview import Progress, Sheet
+from ppad.repainter import METHODS, SMALLEST_FACE, THRESHOLD, Anonymizer, default_finder
 
-SECONDS_BETWEEN_LINES = 1.0  # ours: progress a person can follow
 WORKERS = 4  # ours: most batches searched at once, as each holds frames in memory
-# Ours: the preview's pictures, and px of each.
-SHEET_COLUMNS = 4
-SHEET_ROWS = 6
-SHEET_WIDTH = 240
-
 
 # ---------------------------------------------------------------- files
 
@@ -163,11 +156,19 @@ def refuse_collisions(pairs, others, overwrite):
             )
 
 
-def anonymize_file(anonymizer, source, target, show=None, progress=None, sound="keep"):
+def anonymize_file(
+    anonymizer,
+    source,
+    target,
+    show=None,
+    progress=None,
+    sound="keep",
+    quality=movies.QUALITY,
+):
     """Read `source`, repaint it, write `target`, which appears only when complete.
 
-    show(frame) is given every finished frame; progress(done, total or None) is called after each;
-    sound: "drop" leaves a movie's sound out.
+    show(frame, faces) is given every finished frame and `Anonymizer.shown`; progress(done, total or
+    None) is called after each; sound: "drop" leaves a movie's sound out; quality: 1 to 100.
     Returns a summary, a dict. Raises ValueError, WriteError.
     """
     began = time.monotonic()
@@ -184,23 +185,23 @@ def anonymize_file(anonymizer, source, target, show=None, progress=None, sound="
             if pages > 1:
                 left_out.append(f"pages 2 to {pages}")
             frame = anonymizer.picture(movies.read_picture(source))
-            movies.save_picture(target, frame)
+            movies.save_picture(target, frame, quality)
             if show:
-                show(frame)
+                show(frame, anonymizer.shown)
         elif kind == "animation":
             frames, times, loop = movies.read_animation(source)
-            repainted = reported(anonymizer.frames(frames), len(times), show, progress)
-            movies.save_animation(target, repainted, times, loop)
+            repainted = reported(anonymizer, frames, None, len(times), show, progress)
+            movies.save_animation(target, repainted, times, loop, quality)
         else:
             movie = movies.probe(source)
             stop = anonymizer.on_error == "stop"
             frames = movies.read_movie(source, movie, unreadable, stop)
-            frames = anonymizer.frames(frames, movie.rate)
             tracks = []
             if sound == "keep":
                 tracks, left_out = movies.sound_tracks(source)
-            with movies.movie_writer(target, movie, source, tracks) as write:
-                for frame in reported(frames, movie.count, show, progress):
+            repainted = reported(anonymizer, frames, movie.rate, movie.count, show, progress)
+            with movies.movie_writer(target, movie, source, tracks, quality) as write:
+                for frame in repainted:
                     write(frame)
     finally:
         torch.set_num_threads(threads)
@@ -217,61 +218,14 @@ def anonymize_file(anonymizer, source, target, show=None, progress=None, sound="
     }
 
 
-def reported(frames, total, show, progress):
-    """The frames, each passed to `show` and counted by `progress` before it is given back."""
-    for number, frame in enumerate(frames, 1):
+def reported(anonymizer, frames, rate, total, show, progress):
+    """The repainted frames, each passed to `show` and to `progress` before it is yielded."""
+    for number, frame in enumerate(anonymizer.frames(frames, rate), 1):
         if show:
-            show(frame)
+            show(frame, anonymizer.shown)
         if progress:
             progress(number, total)
         yield frame
-
-
-class Sheet:
-    """Some finished frames, evenly taken, on one sheet; an original would leak what it shows."""
-
-    def __init__(self):
-        self.kept = []
-        self.seen = 0
-        self.every = 1
-
-    def show(self, frame):
-        """Take in a frame (H, W, 3) uint8."""
-        if self.seen % self.every == 0:
-            picture = Image.fromarray(frame)
-            picture.thumbnail((SHEET_WIDTH, SHEET_WIDTH))
-            self.kept.append(picture)
-            if len(self.kept) > SHEET_COLUMNS * SHEET_ROWS:
-                self.kept = self.kept[::2]
-                self.every *= 2
-        self.seen += 1
-
-    def save(self, path):
-        """Write the sheet as a picture."""
-        rows = -(-len(self.kept) // SHEET_COLUMNS)
-        width = min(len(self.kept), SHEET_COLUMNS) * SHEET_WIDTH
-        height = max(picture.height for picture in self.kept)
-        sheet = Image.new("RGB", (width, rows * height), "white")
-        for i, picture in enumerate(self.kept):
-            sheet.paste(picture, (i % SHEET_COLUMNS * SHEET_WIDTH, i // SHEET_COLUMNS * height))
-        movies.save_picture(path, np.array(sheet))
-
-
-class Progress:
-    """Frames done, frames a second and the time left, on stderr."""
-
-    def __init__(self, title):
-        self.title = title
-        self.began = time.monotonic()
-        self.last_print = self.began
-
-    def __call__(self, done, total):
-        now = time.monotonic()
-        if now - self.last_print > SECONDS_BETWEEN_LINES:
-            self.last_print = now
-            rate = done / (now - self.began)
-            left = f"/{total}, {clock(max(0, total - done) / rate)} left" if total else ""
-            print_progress(f"{self.title}: frame {done}{left}, {rate:.1f} a second")
 
 
 # ---------------------------------------------------------------- the command
@@ -301,7 +255,7 @@ def parse(argv=None):
     parser.add_argument(
         "--preview",
         type=Path,
-        help="write a sheet of finished frames as .png: look whether a face was missed",
+        help="write finished frames and faces as .png: look whether a face was missed",
     )
     parser.add_argument(
         "--on_error",
@@ -319,6 +273,20 @@ def parse(argv=None):
         type=float,
         default=SMALLEST_FACE,
         help=f"px, default {SMALLEST_FACE:g}: smaller finds more, slower",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        help=f"least probability of a face, default {THRESHOLD}: lower finds more, also false ones",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        choices=range(1, 101),
+        default=movies.QUALITY,
+        metavar="1-100",
+        help=f"of JPEG, WebP, AVIF and movies, default {movies.QUALITY}",
     )
     parser.add_argument(
         "--sound",
@@ -352,7 +320,10 @@ def run(args):
     for i, (source, target) in enumerate(to_do.todo, 1):
         progress = Progress(source.name if single else f"{i}/{len(to_do.todo)} {source.name}")
         try:
-            one = anonymize_file(anonymizer, source, target, sheet.show, progress, args.sound)
+            sheet.file = i
+            one = anonymize_file(
+                anonymizer, source, target, sheet.show, progress, args.sound, args.quality
+            )
         except (ValueError, OSError) as error:
             if single:
                 raise
@@ -368,7 +339,7 @@ def run(args):
             f"{len(done)} done, {to_do.there_already} there already, {len(failed)} not done, "
             f"{len(to_do.left_out)} left out as neither picture nor movie or not readable"
         )
-    if args.preview and sheet.kept:
+    if args.preview and sheet.frames.kept:
         sheet.save(args.preview)
     if args.report:
         report = {
@@ -415,7 +386,7 @@ def check(args):
 def make_anonymizer(args):
     """The Anonymizer that the command line asks for. ValueError, LoopError where M is missing."""
     settings = {
-        "finder": default_finder(args.min_face, args.device),
+        "finder": default_finder(args.min_face, args.device, args.threshold),
         "on_error": args.on_error,
         "device": args.device,
         "workers": min(WORKERS, torch.get_num_threads()) if args.device == "cpu" else 1,

@@ -30,14 +30,15 @@ class FaceFinder:
     """Finds faces by one of `RULES`.
 
     mtcnn, ssh: the detectors, or any objects with the same `find` and `confirm`; None loads the
-    default weights of those that the rule needs.
+    default weights of those that the rule needs. ssh_score: SSH's least score, under "either".
     Raises ValueError for an unknown rule, or where weights are missing (it says what to run).
     """
 
-    def __init__(self, mtcnn=None, ssh=None, rule="paper"):
+    def __init__(self, mtcnn=None, ssh=None, rule="paper", ssh_score=RECALL_SCORE):
         if rule not in RULES:
             raise ValueError(f"rule is {rule!r}; choose one of {', '.join(RULES)}")
         self.rule = rule
+        self.ssh_score = ssh_score
         self.mtcnn = MTCNN.load() if mtcnn is None and rule != "ssh" else mtcnn
         self.ssh = SSH.load() if ssh is None and rule != "mtcnn" else ssh
 
@@ -114,4 +115,4 @@ class FaceFinder:
         return found
 
     def _ssh(self, frames):
-        return self.ssh.find(frames, score=RECALL_SCORE) if len(frames) else []
+        return self.ssh.find(frames, score=self.ssh_score) if len(frames) else []

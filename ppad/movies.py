@@ -57,8 +57,9 @@ if features.check("avif"):
     ANIMATED.append(".avif")
     DECODED.append("AVIF")
 # Ours: hardly visible loss, fast on two cores.
-H264 = "-c:v libx264 -preset veryfast -crf 20".split()
-VP9 = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -crf 30 -b:v 0".split()
+H264 = "-c:v libx264 -preset veryfast -crf".split()
+VP9 = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -b:v 0 -crf".split()
+CRF = {"libx264": 20, "libvpx-vp9": 30}  # at QUALITY; each point of quality less adds 0.3
 LAYOUTS = "-filter:a aformat=channel_layouts=mono|stereo|5.1".split()  # what both encoders take
 AAC = [*LAYOUTS, *"-c:a aac -b:a 192k".split()]
 OPUS = [*LAYOUTS, *"-c:a libopus -b:a 128k".split()]
@@ -157,13 +158,14 @@ def count_pages(path):
         return image.n_frames if image.format == "TIFF" else 1
 
 
-def save_picture(path, frame):
+def save_picture(path, frame, quality=QUALITY):
     """Write (H, W, 3) uint8 in the format of the name's suffix, pixels only.
 
+    quality: 1 to 100, of JPEG, WebP and AVIF.
     Raises ValueError for a suffix not in FORMATS, WriteError.
     """
     with atomic_path(path) as temporary:
-        Image.fromarray(frame).save(temporary, format=_format(path), quality=QUALITY)
+        Image.fromarray(frame).save(temporary, format=_format(path), quality=quality)
 
 
 def read_animation(path):
@@ -190,7 +192,7 @@ def _animation_frames(path):
             yield np.array(to_rgb(frame.copy()))
 
 
-def save_animation(path, frames, times, loop):
+def save_animation(path, frames, times, loop, quality=QUALITY):
     """Write an animation from an iterable of (H, W, 3) uint8; times and loop as it was read.
 
     Raises ValueError for a suffix not in ANIMATED, WriteError.
@@ -209,7 +211,7 @@ def save_animation(path, frames, times, loop):
             save_all=True,
             append_images=rest,
             duration=times,
-            quality=QUALITY,
+            quality=quality,
             **looping,
         )
 
@@ -277,12 +279,13 @@ def read_movie(path, movie, covered=None, stop=True):
 class MovieWriter:
     """Writes frames to `temporary` through ffmpeg, which starts with the first frame."""
 
-    def __init__(self, path, temporary, movie, source, tracks):
+    def __init__(self, path, temporary, movie, source, tracks, quality):
         self.path = path
         self.temporary = temporary
         self.movie = movie
         self.source = source
         self.tracks = tracks
+        self.quality = quality
         self.size = None
         self.count = 0
         self.process = None
@@ -352,7 +355,8 @@ class MovieWriter:
             command += ["-map", f"1:a:{number}"]
         # 4:2:0 color needs even sizes. Players need not guess colors that are named.
         filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,scale=out_color_matrix=bt709:out_range=tv"
-        command += [*picture, *sound, "-vf", filters, "-pix_fmt", "yuv420p"]
+        crf = max(0, round(CRF[picture[1]] + 0.3 * (QUALITY - self.quality)))
+        command += [*picture, str(crf), *sound, "-vf", filters, "-pix_fmt", "yuv420p"]
         command += "-colorspace bt709 -color_primaries bt709 -color_trc bt709".split()
         command += "-color_range tv -map_metadata -1 -map_chapters -1 -sn -dn".split()
         for i, (_, language) in enumerate(self.tracks):
@@ -364,7 +368,7 @@ class MovieWriter:
 
 
 @contextmanager
-def movie_writer(path, movie, source=None, tracks=None):
+def movie_writer(path, movie, source=None, tracks=None, quality=QUALITY):
     """`with movie_writer(path, movie, source) as write: write(frame)`, frames (H, W, 3) uint8.
 
     The file appears when the block ends well and it plays; otherwise nothing is left.
@@ -373,6 +377,7 @@ def movie_writer(path, movie, source=None, tracks=None):
         movie: the `Movie` whose frame rate to take.
         source: the file whose sound to take, or None.
         tracks: which of its `sound_tracks`; None: all.
+        quality: 1 to 100, as of pictures.
 
     Raises:
         ValueError: a suffix not in MOVIES, frames of two sizes, or none.
@@ -386,7 +391,7 @@ def movie_writer(path, movie, source=None, tracks=None):
     elif tracks is None:
         tracks, _ = sound_tracks(source)
     with atomic_path(path) as temporary:
-        writer = MovieWriter(path, temporary, movie, source, tracks)
+        writer = MovieWriter(path, temporary, movie, source, tracks, quality)
         try:
             yield writer.write
             writer.finish()

@@ -40,19 +40,24 @@ METHODS = {
 }
 SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md beside it
 BASELINE_SIZE = 128  # ours: px of a crop for a method that has no size of its own
-RECALL = (0.5, 0.6, 0.6)  # ours: MTCNN's thresholds lowered by 0.1, since a miss costs more
+THRESHOLD = 0.6  # ours: MTCNN's thresholds lowered by 0.1, since a miss costs more
+RECALL = (0.5, THRESHOLD, THRESHOLD)
 SMALLEST_FACE = 20.0  # MTCNN's own default, px
 FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
 LOOKS_A_SECOND = 5  # ours: how often SSH searches a movie; MTCNN searches every frame
 CROPS_AT_ONCE = 16  # ours: repainted together
 BRIGHT = 0.45  # ours: mean, of 1, to which shadows are lifted
 GAMMA = 0.6
+FEATHER = 0.1  # ours: of a square 1.6 times the face, so that the face itself is replaced whole
 # What a frame can fail with; out of memory is a RuntimeError.
 FAILURES = (RuntimeError, MemoryError, ValueError, IndexError, TypeError)
 
 
 class Anonymizer:
-    """Finds, follows and repaints faces. After `picture` or `frames`, `summary` holds counts.
+    """Finds, follows and repaints faces.
+
+    After `picture`, and after each of `frames`, `summary` holds the counts so far, and `shown` the
+    faces of the frame just given back: [(number of the track, box (4,) before it is enlarged)].
 
     Args:
         anonymizer: any callable (B, 3, S, S) in [-1, 1] -> the same.
@@ -64,6 +69,7 @@ class Anonymizer:
         steady: how far to look in movies.
         on_error: "stop" raises ValueError when a frame cannot be searched or repainted, "cover"
             blackens that frame.
+        feather: part of a repainted square, at each edge, that fades into the frame.
         workers: batches of a movie searched at the same time, in threads that share the finder.
     """
 
@@ -76,6 +82,7 @@ class Anonymizer:
         on_error="stop",
         device="cpu",
         workers=1,
+        feather=0.0,
     ):
         if on_error not in ("stop", "cover"):
             raise ValueError(f"on_error is {on_error!r}: choose stop or cover")
@@ -86,7 +93,9 @@ class Anonymizer:
         self.on_error = on_error
         self.device = device
         self.workers = workers
+        self.feather = feather
         self.summary = {}
+        self.shown = []
 
     @classmethod
     def from_run(cls, run=None, device="cpu", **settings):
@@ -107,6 +116,7 @@ class Anonymizer:
                 f"{path} does not hold M of this version: run ppad.reproduce again in a new folder"
             ) from error
         modifier = modifier.to(device).eval().requires_grad_(False)
+        settings = {"feather": FEATHER, **settings}
         return cls(modifier, size=fields.face_size, device=device, **settings)
 
     @classmethod
@@ -179,6 +189,7 @@ class Anonymizer:
                 if painted is None:
                     failed_frames.add(number)
                     painted = np.zeros_like(frame)
+                self.shown = list(zip(tracker.shown, boxes))
                 self.summary = {**tracker.counts(), "frames_covered_whole": len(failed_frames)}
                 yield painted
 
@@ -253,7 +264,13 @@ class Anonymizer:
             raise ValueError("the anonymizer gave pixels that are not finite")
         painted = frame.copy()
         for window, box, crop in zip(windows, inside, crops.clamp(-1, 1)):
-            pasted = paste_faces(self._to_tensor(painted[window]), crop[None], [box])
+            before = self._to_tensor(painted[window])
+            pasted = paste_faces(before, crop[None], [box])
+            if self.feather:
+                corner = (window[1].start, window[0].start)
+                weight = fade(box[0], before.shape[2:], corner, (height, width), self.feather)
+                weight = weight.to(before)
+                pasted = before * (1 - weight) + pasted * weight
             pixels = ((pasted[0] + 1) * 127.5).round().clamp(0, 255).byte()  # (3, h, w)
             painted[window] = pixels.permute(1, 2, 0).cpu().numpy()
         return painted
@@ -286,6 +303,30 @@ def search(finder, frames):
     if len(found) != len(frames):
         raise ValueError(f"the finder answered for {len(found)} of {len(frames)} frames")
     return found
+
+
+def fade(box, size, corner, frame_size, part):
+    """Weights (h, w) that are 1 inside a box and fall to 0 at its edges.
+
+    A side on the frame's border does not fall: the face may go on behind it.
+
+    Args:
+        box: (4,) px of a window of `size` (h, w) whose corner lies at `corner` (x, y) of the frame.
+        frame_size: (H, W).
+        part: of the box's side, over which a weight falls.
+    """
+    weights = []
+    for axis in (1, 0):  # y, x
+        place = torch.arange(size[1 - axis]) + 0.5
+        low = box[axis]
+        high = box[axis + 2]
+        weight = torch.ones(len(place))
+        if low + corner[axis] > 0:
+            weight = torch.minimum(weight, (place - low) / (part * (high - low)))
+        if high + corner[axis] < frame_size[1 - axis]:
+            weight = torch.minimum(weight, (high - place) / (part * (high - low)))
+        weights.append(weight.clamp(0, 1))
+    return weights[0][:, None] * weights[1]
 
 
 class RecallFinder:
@@ -338,11 +379,18 @@ def lift_shadows(frame):
     return curve[frame]
 
 
-def default_finder(min_face=SMALLEST_FACE, device="cpu"):
-    """A finder of few misses: MTCNN (at RECALL) or SSH; MTCNN alone where SSH has no weights."""
-    mtcnn = MTCNN.load(config=MTCNNConfig(min_face=min_face, thresholds=RECALL)).to(device)
+def default_finder(min_face=SMALLEST_FACE, device="cpu", threshold=THRESHOLD):
+    """A finder of few misses: MTCNN or SSH; MTCNN alone where SSH has no weights.
+
+    min_face: px; threshold: least face probability, 0.1 less for MTCNN's P-net and for SSH.
+    Raises ValueError for a threshold not in (0.1, 1), or without MTCNN's weights.
+    """
+    if not 0.1 < threshold < 1:
+        raise ValueError(f"threshold is {threshold}: give a number between 0.1 and 1")
+    thresholds = (threshold - 0.1, threshold, threshold)
+    mtcnn = MTCNN.load(config=MTCNNConfig(min_face=min_face, thresholds=thresholds)).to(device)
     try:
         ssh = SSH.load().to(device)
     except ValueError:
         return RecallFinder(FaceFinder(mtcnn=mtcnn, rule="mtcnn"))
-    return RecallFinder(FaceFinder(mtcnn=mtcnn, ssh=ssh, rule="either"))
+    return RecallFinder(FaceFinder(mtcnn, ssh, rule="either", ssh_score=threshold - 0.1))

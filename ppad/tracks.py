@@ -79,7 +79,8 @@ class Steady:
 class Track:
     """The detections of one face: `frames` and `boxes`, in order of time."""
 
-    def __init__(self, frame, box):
+    def __init__(self, frame, box, number=0):
+        self.number = number
         self.first = frame
         self.frames = [frame]
         self.boxes = [box]
@@ -126,7 +127,8 @@ class Tracker:
 
     Counts so far: `frames` popped; `faces` pushed; `tracks` begun; `filled` boxes in frames without
     a detection of that face; `longest_gap`, in frames, between two detections of one track;
-    `frames_without_face` popped without a box.
+    `frames_without_face` popped without a box. `shown` lists the numbers of the tracks whose boxes
+    were popped last.
     """
 
     def __init__(self, steady=Steady()):
@@ -138,11 +140,12 @@ class Tracker:
         self.filled = 0
         self.longest_gap = 0
         self.frames_without_face = 0
+        self.shown = []
         self._tracks = []
         self._finished = False
 
     def loses(self, boxes):
-        """Whether the next frame's detections (k, 4) are none, or leave out a track within `gap`."""
+        """Whether the next detections (k, 4) are none, or lack a track that is not yet over."""
         return len(boxes) == 0 or len(self._match(boxes)[1]) < len(self._alive())
 
     def _alive(self):
@@ -184,7 +187,7 @@ class Tracker:
                 self.longest_gap = max(self.longest_gap, now - track.frames[-1] - 1)
                 track.add(now, box)
             else:
-                self._tracks.append(Track(now, box))
+                self._tracks.append(Track(now, box, self.tracks))
                 self.tracks += 1
 
     def finish(self):
@@ -205,6 +208,7 @@ class Tracker:
         radius = self.steady.radius
         shown = [track for track in self._tracks if track.covers(frame, hold)]
         boxes = np.array([track.box_at(frame, radius) for track in shown]).reshape(-1, 4)  # (n, 4)
+        self.shown = [track.number for track in shown]
         self.filled += sum(frame not in track.frames for track in shown)
         self.frames_without_face += not shown
         self.frames += 1

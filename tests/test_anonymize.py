@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from red_square import ffmpeg, find_red, red
 
-from ppad import anonymize, movies, mtcnn, players, repainter
+from ppad import anonymize, movies, mtcnn, players, preview, repainter
 from ppad.repainter import Anonymizer
 from ppad.tracks import Steady
 
@@ -352,7 +352,7 @@ def test_a_face_that_cannot_be_repainted(anonymizer):
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """command(words...) -> exit status, in an empty folder, with the stub finder."""
-    monkeypatch.setattr(anonymize, "default_finder", lambda min_face, device: find_red)
+    monkeypatch.setattr(anonymize, "default_finder", lambda *a: find_red)
     monkeypatch.chdir(tmp_path)
     return lambda *words: anonymize.main([*map(str, words)])
 
@@ -645,7 +645,9 @@ def test_m_of_a_run(command, tiny, tmp_path, capsys):
         {"config": fields, "parts": {"modifier": modifier.state_dict()}}, folder / "players.pt"
     )
     assert command("a.png", "--run", "runs/toy") == 0
-    expected = Anonymizer(modifier.eval(), finder=find_red, size=tiny().face_size).picture(scene())
+    expected = Anonymizer(
+        modifier.eval(), finder=find_red, size=tiny().face_size, feather=repainter.FEATHER
+    ).picture(scene())
     np.testing.assert_array_equal(movies.read_picture("a_anonymized.png"), expected)
     for held in (
         {"config": fields, "parts": {}},
@@ -660,13 +662,75 @@ def test_m_of_a_run(command, tiny, tmp_path, capsys):
 
 
 def test_progress_and_preview(capsys, monkeypatch):
-    monkeypatch.setattr(anonymize, "SECONDS_BETWEEN_LINES", -1)
-    anonymize.Progress("a.mp4")(50, 100)
+    monkeypatch.setattr(preview, "SECONDS_BETWEEN_LINES", -1)
+    preview.Progress("a.mp4")(50, 100)
     assert "a.mp4: frame 50/100, 0:00 left" in capsys.readouterr().err
-    sheet = anonymize.Sheet()
-    for _ in range(1000):
-        sheet.show(scene())
-    assert 12 <= len(sheet.kept) <= 24 and sheet.kept[0].width <= 240
+    sheet = preview.Sheet()
+    for t in range(1000):
+        sheet.show(scene(), [] if t % 2 else [(0, np.array([10, 10, 20, 20 + t / 50]))])
+    for samples in (sheet.frames, sheet.empty):
+        assert 12 <= len(samples.kept) <= 24 and samples.kept[0].width <= 240
+    assert sheet.empty.seen == 500 and len(sheet.crops) == 1
+
+
+def test_the_preview_shows_every_track_and_empty_frames(command, tmp_path):
+    """Of two faces, one small, and frames without any: crops of both, and these frames."""
+    two = scene()
+    two[50:54, 80:84] = (255, 0, 0)
+
+    def find(frames):
+        both = [[[30, 20, 46, 36], [80, 50, 84, 54]] for _ in frames]
+        return [boxes if red(frame).any() else [] for frame, boxes in zip(frames, both)]
+
+    person = Anonymizer.from_method("mask", finder=find)
+    sheet = preview.Sheet()
+    for frame in person.frames([two] * 20 + [scene(face=False)] * 30):
+        sheet.show(frame, person.shown)
+    assert len(sheet.crops) == 2 and 12 <= len(sheet.empty.kept) <= 24
+    assert sheet.empty.seen == 20  # ten more are held
+    small = np.asarray(sheet.crops[0, 1][1])
+    assert small.shape == (120, 120, 3) and (small[40:80, 40:80] == 0).all()
+    sheet.save(tmp_path / "p.png")
+    assert not red(movies.read_picture(tmp_path / "p.png")).any()
+    sheet = preview.Sheet()
+    for file in (1, 2):
+        sheet.file = file
+        sheet.show(scene(), [(0, np.array([1.0, 1, 5, 5]))])
+    assert len(sheet.crops) == 2
+
+
+def test_quality_and_threshold(command, capsys):
+    noise = np.random.default_rng(0).integers(0, 140, (99, 99, 3), np.uint8)  # no face
+    Image.fromarray(noise).save("a.png")
+    for suffix in (".jpg", ".webp"):
+        for quality in (30, 95):
+            assert command("a.png", f"{quality}{suffix}", *MASK, "--quality", quality) == 0
+        assert os.path.getsize(f"30{suffix}") < 0.7 * os.path.getsize(f"95{suffix}")
+    for words in (("--quality", "0"), ("--quality", "101"), ("--threshold", "high")):
+        with pytest.raises(SystemExit):
+            command("a.png", "b.png", *words)
+    with pytest.raises(ValueError, match="threshold is nan"):
+        repainter.default_finder(threshold=float("nan"))
+    if (mtcnn.weights_folder() / "onet.pt").is_file():
+        faces = repainter.default_finder(threshold=0.7).faces
+        assert faces.mtcnn.config.thresholds == pytest.approx((0.6, 0.7, 0.7))
+        assert faces.ssh_score == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("place", [(30, 20), (0, 20), (30, 0), (80, 56)])
+def test_the_feathered_edge_leaves_nothing_of_the_face(place):
+    """Also of one that the frame's border cuts off; outside the square nothing changes."""
+    x, y = place
+    before = scene(x, y)
+    plain = Anonymizer(lambda crops: -torch.ones_like(crops), finder=find_red)
+    soft = Anonymizer(lambda crops: -torch.ones_like(crops), finder=find_red, feather=0.1)
+    hard = plain.picture(before)
+    after = soft.picture(before)
+    assert (after[y : y + 16, x : x + 16] == 0).all() and not red(after).any()
+    unchanged = (hard == before).all(2)
+    np.testing.assert_array_equal(after[unchanged], before[unchanged])
+    between = (after > hard).any(2)
+    assert between.any() and ((after <= before) | (after <= hard)).all()
 
 
 # ---------------------------------------------------------------- movies

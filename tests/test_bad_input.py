@@ -40,7 +40,7 @@ def walk(n):
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """command(words...) -> exit status, in an empty folder, with the stub finder."""
-    monkeypatch.setattr(anonymize, "default_finder", lambda min_face, device: find_red)
+    monkeypatch.setattr(anonymize, "default_finder", lambda *a: find_red)
     monkeypatch.chdir(tmp_path)
     return lambda *words: anonymize.main([*map(str, words), *MASK])
 
