@@ -1,32 +1,33 @@
-"""Grade a student's module: swapped in for ours, judged by our own tests and by a short game that must learn.
+"""Grade a student's module: replace ours by it, run our own tests and a short game that must learn.
 
     python -m ppad.grade COMPONENT student.py [more.py ...] [--json F] [--junit F]
     python -m ppad.grade --starter COMPONENT [--out F]
 
-The first form prints points for every line of the rubric, with a hint and the reason for each line missed. The second
-writes the file that students begin with: the real module with its bodies taken out, made from the source as it stands.
+The first form prints points for every line of the rubric, with a hint and the reason for each line
+missed. The second writes the file that students begin with: the real module without its bodies.
 Exit status: 0 when everything was graded, whatever the points; 2 for a mistake in the command.
 
-Nothing here knows a component. A component is a module of `ppad` whose test file bears rubric marks:
+A component is any module of `ppad` whose test file has marks like this one:
 
     @pytest.mark.rubric("line of the rubric", points=2, hint="what is probably wrong", seconds=60)
 
-One line may stand on many tests: points, hint and seconds (a test's time limit, if it needs another than usual) come
-from the first that gives them, and the line is earned only if all its tests pass; a skipped test has not passed.
-`tests/grading_game.py` adds its lines to every component.
+Several tests may share one line: points, hint and seconds (a time limit, if unusual) come from the
+first test that gives them, and the line is earned only if all its tests pass; a skipped test has
+not passed. `tests/grading_game.py` adds its lines to every component.
 
-How: a subprocess (`tests/grading_child.py`) works in a temporary folder, on copies of `ppad/` and the two test files,
-with the student's file in the component's place, and tells a journal what it starts and how it ends. This process
-watches time, memory and output. A test that hangs, or takes its process down, gets 0; a new process goes on behind it.
-This is a seat belt, not a jail: it stops accidents and plain cheating, not somebody who means harm and knows Python.
-Grade hostile strangers' files in a container. Memory, and how long it waited for a processor, are read from /proc, so
-on Linux only; elsewhere the limits on time (by the wall clock), on output and on files remain.
+A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
+student's file in the component's place, and writes the start and result of each to a journal. This
+process watches time, memory and output. A test that hangs or ends its process gets 0, and a new
+process continues behind it. That stops accidents and simple cheating; it is no sandbox against an
+attacker: grade files of unknown origin in a container. Memory, and the time spent waiting for a
+processor, are read from /proc, so on Linux only; elsewhere the other limits remain.
 """
 
 import argparse
 import ast
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -41,114 +42,157 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ppad.starter import starter
-
 ROOT = Path(__file__).resolve().parents[1]
-GAME, CHILD = "grading_game.py", "grading_child.py"
+GAME = "grading_game.py"
+CHILD = "grading_child.py"
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-MB, PATIENCE = 2**20, 20
+NEW_ENVIRONMENT = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONIOENCODING": "utf-8:replace",
+    "CUDA_VISIBLE_DEVICES": "",
+    "MPLBACKEND": "agg",
+    "OMP_NUM_THREADS": "1",
+}
+HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR")
+MB = 2**20
+IMPORT = "your file was imported"  # a phase of the subprocess
+PATIENCE = 20  # ours: wall-clock limits are so many times as long, see Limits
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one submission may use (all ours: several times what the real modules need).
 
-    Seconds spent waiting for a processor do not count, so that a busy machine costs nobody points; but not without
-    end: on the wall clock the limits are PATIENCE times as long.
+    Seconds spent waiting for a processor are not counted, so that a busy machine costs no points,
+    but by the wall clock nothing may take PATIENCE times as long.
     """
 
     seconds: float = 180  # for everything
-    test_seconds: float = (
-        30  # for one test; importing the file and collecting its tests may take twice that
-    )
+    test_seconds: float = 30  # for one test; twice that to import the file and to collect tests
     memory: int = 4096 * MB  # bytes resident, all its processes together
     output: int = MB  # bytes printed during one test
     file: int = 256 * MB  # bytes in one file it writes
-    restarts: int = 8  # new processes after tests that took theirs down
+    restarts: int = 8  # new processes after tests that ended theirs
 
 
 @dataclass
 class Line:
-    """One line of the rubric. tests: "file::function" or "file::Class::function", without parameters."""
+    """One line of the rubric."""
 
     text: str
     points: float = 0
     hint: str = ""
-    tests: list[str] = field(default_factory=list)
+    tests: list[str] = field(default_factory=list)  # "file::function" or "file::Class::function"
     earned: float = 0
-    reasons: list[str] = field(default_factory=list)  # why not, one for each test missed
+    reasons: list[str] = field(default_factory=list)  # one for each test that did not pass
 
 
 @dataclass
 class Report:
-    """One submission. notes: what is wrong with the file as a whole."""
+    """The grading of one submission."""
 
     component: str
     file: str
+    points: float
+    out_of: float
     lines: list[Line]
-    notes: list[str]
+    notes: list[str]  # what is wrong with the file as a whole
     seconds: float
 
-    @property
-    def points(self) -> float:
-        return sum(line.earned for line in self.lines)
 
-    @property
-    def out_of(self) -> float:
-        return sum(line.points for line in self.lines)
+# ------------------------------------------------------------------ the starter
 
 
-# ---------------------------------------------------------------- the rubric, read from the tests without running them
+def starter(source: str) -> str:
+    """The file that a student begins with, made from the source of the real module.
+
+    Every body is replaced by `raise NotImplementedError`, and private helpers are left out.
+    Docstrings, imports, constants, signatures and the fields of dataclasses stay as they are,
+    comments included. Expects this package's indentation, four spaces.
+    """
+    rows = source.splitlines(keepends=True)
+    for first, last, text in sorted(_edits(rows, ast.parse(source).body), reverse=True):
+        rows[first:last] = [text]
+    return "".join(rows)
+
+
+def _edits(rows: list[str], nodes: list[ast.stmt]):
+    """Yield (first row, last row, text in their place) for every body and private helper."""
+    for node in (node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))):
+        if node.name.startswith("_") and not node.name.endswith("__"):
+            yield _first_row(rows, node), node.end_lineno, ""
+        elif isinstance(node, ast.ClassDef):
+            yield from _edits(rows, node.body)
+        else:
+            yield _without_body(rows, node)
+
+
+def _first_row(rows: list[str], node) -> int:
+    """Where `node` begins, with its decorators, its comment and the blank rows above them."""
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
+    while first and rows[first - 1].lstrip().startswith("#") and "# --" not in rows[first - 1]:
+        first -= 1  # a comment that is no section heading
+    while first and not rows[first - 1].strip():
+        first -= 1
+    return first
+
+
+def _without_body(rows: list[str], node: ast.FunctionDef) -> tuple[int, int, str]:
+    """The edit that leaves a function its signature and docstring."""
+    body = node.body[0]
+    todo = 'raise NotImplementedError("write me")'
+    if node.name == "__post_init__":  # runs at import, in a default like `config=Config()`
+        todo = "pass  # write me"
+    todo = f"{' ' * (node.col_offset + 4)}{todo}\n"
+    if ast.get_docstring(node) is not None:
+        return body.end_lineno, node.end_lineno, todo
+    # The first statement may be on the signature's row.
+    signature = rows[body.lineno - 1].encode()[: body.col_offset].decode().rstrip()
+    return body.lineno - 1, node.end_lineno, f"{signature}\n{todo}" if signature else todo
+
+
+# ------------------------------------------------------------------ the rubric
 
 
 def components(root: Path = ROOT) -> list[str]:
-    """Names of the modules that can be graded: those whose test file bears rubric marks."""
-    marked = [
-        test
-        for test in sorted((root / "tests").glob("test_*.py"))
-        if "mark.rubric" in test.read_text(encoding="utf-8")
-    ]
-    return [
-        name
-        for test in marked
-        if (root / "ppad" / f"{(name := test.stem[5:])}.py").is_file() and _rubric([test])[0]
-    ]
+    """Names of the modules that can be graded: those whose test file has rubric marks."""
+    tests = sorted((root / "tests").glob("test_*.py"))
+    names = [test.stem.removeprefix("test_") for test in tests if _rubric([test])[0]]
+    return [name for name in names if (root / "ppad" / f"{name}.py").is_file()]
 
 
-def _rubric(files) -> tuple[list[Line], dict[str, float]]:
-    """Lines in the order of their first test, and the tests that have time limits of their own."""
-    lines, seconds = {}, {}
-
-    def visit(nodes, file, prefix, inherited):
-        for node in nodes:
-            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                continue
-            marks = [
-                d
-                for d in node.decorator_list
-                if isinstance(d, ast.Call) and ast.unparse(d.func) == "pytest.mark.rubric"
-            ]
-            mark, name = (marks or [inherited])[0], f"{prefix}::{node.name}"
-            if isinstance(node, ast.ClassDef):
-                visit(node.body, file, name, mark)
-            elif mark is not None and node.name.startswith("test"):
-                text = ast.literal_eval(mark.args[0])
-                more = {word.arg: ast.literal_eval(word.value) for word in mark.keywords}
-                line = lines.setdefault(text, Line(text))
-                line.points, line.hint = (
-                    line.points or more.get("points", 0),
-                    line.hint or more.get("hint", ""),
-                )
-                line.tests.append(name)
-                if "seconds" in more:
-                    seconds[name] = more["seconds"]
-
+def _rubric(files: list[Path]) -> tuple[list[Line], dict[str, float]]:
+    """Lines in the order of their first test, and the tests that have their own time limits."""
+    lines = {}
+    seconds = {}
     for file in files:
-        visit(ast.parse(file.read_text(encoding="utf-8")).body, file, f"tests/{file.name}", None)
+        source = file.read_text(encoding="utf-8")
+        nodes = ast.parse(source).body if "mark.rubric" in source else []
+        for test, mark in _marked(nodes, f"tests/{file.name}"):
+            text = ast.literal_eval(mark.args[0])
+            given = {word.arg: ast.literal_eval(word.value) for word in mark.keywords}
+            line = lines.setdefault(text, Line(text))
+            line.points = line.points or given.get("points", 0)
+            line.hint = line.hint or given.get("hint", "")
+            line.tests.append(test)
+            if "seconds" in given:
+                seconds[test] = given["seconds"]
     return list(lines.values()), seconds
 
 
-# ---------------------------------------------------------------- the watched subprocess
+def _marked(nodes: list[ast.stmt], prefix: str):
+    """Yield (name, rubric mark) of every test that has one, without running the file."""
+    for node in nodes:
+        if isinstance(node, ast.ClassDef):
+            yield from _marked(node.body, f"{prefix}::{node.name}")
+        elif isinstance(node, ast.FunctionDef):
+            for decorator in node.decorator_list:
+                if ast.unparse(decorator).startswith("pytest.mark.rubric("):
+                    yield f"{prefix}::{node.name}", decorator
+
+
+# ------------------------------------------------------------------ grading
 
 
 def grade(
@@ -158,351 +202,262 @@ def grade(
 
     Whatever the file does gives a Report; raises OSError only if the file cannot be read.
     """
-    began, source = time.monotonic(), Path(student).read_bytes()
-    files = [root / "tests" / f"test_{component}.py"] + [root / "tests" / GAME] * game
+    began = time.monotonic()
+    source = Path(student).read_bytes()
+    files = [root / "tests" / name for name in [f"test_{component}.py"] + [GAME] * game]
     lines, own_seconds = _rubric(files)
-    real = ast.parse((root / "ppad" / f"{component}.py").read_text(encoding="utf-8"))
+    real = (root / "ppad" / f"{component}.py").read_text(encoding="utf-8")
     orders = {
         "component": component,
         "tests": [test for line in lines for test in line.tests],
-        "names": _public_names(real),
-        "warm": _outside_imports(real),
+        "names": re.findall(r"^(?:def |class |(?=\w+ = ))([a-zA-Z]\w*)", real, re.MULTILINE),
+        # Imported before time is measured: from a cold disk, torch can take a minute.
+        "packages": re.findall(r"^(?:import|from) (?!ppad)([\w.]+)", real, re.MULTILINE),
         "file": limits.file,
         "memory": limits.memory,
     }
-    results, collected, notes, left = (
-        {},
-        set(),
-        [],
-        limits.seconds,
-    )  # results: test -> "" if passed, else why not
+    run = _Run(limits, own_seconds)
     for _ in range(limits.restarts + 1):
         with tempfile.TemporaryDirectory(prefix="ppad_grade_", ignore_cleanup_errors=True) as place:
-            child = _Child(
-                _furnish(Path(place), root, files, component, source),
-                orders | {"done": list(results)},
-                limits,
-            )
-            try:
-                stop = child.watch(left, own_seconds)
-            finally:
-                child.end()
-        results |= child.results
-        collected |= child.collected
-        notes += [note for note in child.notes if note not in notes]
-        left -= child.spent(child.began)
-        if child.test is None or child.test in results:  # it did not end in the middle of a test
+            _copy_files(Path(place), root, files, component, source)
+            stop = run.process_tests(Path(place), orders)
+        if run.test is None or run.test in run.results:  # it did not end in the middle of a test
             break
-        results[child.test] = stop or "the tests were broken off"  # pytest.exit
+        run.results[run.test] = stop or "the tests were broken off"  # pytest.exit
         stop = f"not reached: the {limits.seconds:g} s for the whole file were over"
-        if left <= 0:
+        if run.left <= 0:
             break
     else:
         stop = f"not run: {limits.restarts + 1} tests had taken their process down"
-    if stop and not results:
-        notes.append(stop)
+    if stop and not run.results:
+        run.notes.append(stop)
     for line in lines:
-        whys = {
-            name: results.get(name, stop or "not run")
-            for test in line.tests
-            for name in sorted(name for name in collected if _function(name) == test) or [test]
-        }
-        line.reasons = [f"{name.partition('::')[2]}: {why}" for name, why in whys.items() if why]
+        for test in line.tests:
+            # A test with parameters was collected under several names.
+            names = [name for name in run.collected if name.partition("[")[0] == test]
+            for name in sorted(names) or [test]:
+                reason = run.results.get(name, stop or "not run")
+                if reason:
+                    line.reasons.append(f"{name.partition('::')[2]}: {reason}")
         line.earned = 0 if line.reasons else line.points
-    return Report(component, str(student), lines, notes, round(time.monotonic() - began, 1))
+    points = sum(line.earned for line in lines)
+    out_of = sum(line.points for line in lines)
+    seconds = round(time.monotonic() - began, 1)
+    return Report(component, str(student), points, out_of, lines, run.notes, seconds)
 
 
-def _furnish(place: Path, root: Path, files, component: str, source: bytes) -> Path:
+def _copy_files(place: Path, root: Path, files: list[Path], component: str, source: bytes) -> None:
+    """Fill the folder `place` with what the subprocess needs."""
     for name in ("ppad", "tests", "home"):
         (place / name).mkdir()
-    (place / "pytest.ini").write_text("[pytest]\n")  # so that pytest looks for no other above
-    for path in (root / "ppad").glob("*.py"):
-        shutil.copyfile(path, place / "ppad" / path.name)
-    for path in [*files, root / "tests" / "conftest.py", root / "tests" / CHILD]:
-        shutil.copyfile(path, place / "tests" / path.name)
+    (place / "pytest.ini").write_text("[pytest]\n")  # so that pytest looks for none above
+    tests = [*files, root / "tests" / "conftest.py", root / "tests" / CHILD]
+    for path in [*(root / "ppad").glob("*.py"), *tests]:
+        shutil.copyfile(path, place / path.relative_to(root))
     (place / "ppad" / f"{component}.py").write_bytes(source)
-    return place
 
 
-class _Child:
-    """One subprocess and what is known of it. Its journal's lines count only if they bear a word that it alone was told."""
+class _Run:
+    """The tests of one submission, in one process after another. own_seconds: of single tests."""
 
-    def __init__(self, place: Path, orders: dict, limits: Limits):
-        self.limits, self.word, journal = (
-            limits,
-            secrets.token_hex(16),
-            place / f"{secrets.token_hex(8)}.jsonl",
-        )
-        self.journal, self.half_row = (
-            journal.open("a+b"),
-            b"",
-        )  # open, so that deleting it does no harm
-        self.results, self.collected, self.notes = {}, set(), []
-        self.test, self.phase, self.ended, self.memory, self.waited = (
-            None,
-            "starting",
-            False,
-            0,
-            0.0,
-        )
-        self.since = self.began = (
-            time.monotonic(),
-            0.0,
-        )  # moments: the clock, and the wait until then
-        self.printed, self.printed_before = 0, 0
-        kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-        kept |= dict.fromkeys(
-            ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR"), str(place / "home")
-        )
-        kept |= {
-            "PYTHONPATH": str(place),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTHONIOENCODING": "utf-8:replace",
-            "CUDA_VISIBLE_DEVICES": "",
-            "MPLBACKEND": "agg",
-            "OMP_NUM_THREADS": "1",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-s", f"tests/{CHILD}"],
-            cwd=place,
-            env=kept,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self.reader = threading.Thread(target=self._drain, daemon=True)
-        self.reader.start()
-        with suppress(OSError):  # it died at once: watch() will say so
-            self.process.stdin.write(
-                json.dumps(orders | {"journal": str(journal), "word": self.word}).encode() + b"\n"
-            )
-            self.process.stdin.close()
+    def __init__(self, limits: Limits, own_seconds: dict[str, float]):
+        self.limits = limits
+        self.own_seconds = own_seconds
+        self.left = limits.seconds
+        self.results = {}  # test -> "" if passed, else the reason
+        self.collected = set()
+        self.notes = []
 
-    def _drain(self) -> None:
+    def process_tests(self, place: Path, orders: dict) -> str:
+        """Run the tests without result in a new process. Returns why it did not end well, or ""."""
+        self.token = secrets.token_hex(16)  # rows of the journal count only with it
+        path = place / f"{secrets.token_hex(8)}.jsonl"
+        self.half_row = b""
+        self.test = None  # the last one started
+        self.phase = "starting"
+        self.ended = None  # the reason given at its end, "" if it ended well
+        self.waited = 0.0  # seconds, for a processor
+        self.clock = 0.0  # seconds, as `Limits` counts them
+        self.since = 0.0  # by this clock, start of the phase or test
+        self.began = 0.0  # by this clock, start of the import
+        self.measured = time.monotonic()
+        self.printed = 0  # bytes
+        self.printed_before = 0  # bytes, when the phase or test began
+        with path.open("a+b") as self.journal:  # kept open, so that deleting it does no harm
+            self.process = _start(place)
+            reader = threading.Thread(target=self._count_output, daemon=True)
+            reader.start()
+            done = {"done": list(self.results), "journal": str(path), "token": self.token}
+            try:
+                with suppress(OSError):  # it ended at once, which _watch notices
+                    self.process.stdin.write(json.dumps(orders | done).encode() + b"\n")
+                    self.process.stdin.close()
+                return self._watch()
+            finally:
+                self.left -= self.clock - self.began
+                with suppress(ProcessLookupError, PermissionError):  # all of it may have ended
+                    if hasattr(os, "killpg"):
+                        os.killpg(self.process.pid, signal.SIGKILL)
+                    self.process.kill()
+                self.process.wait()
+                reader.join(2)
+
+    def _watch(self) -> str:
+        """Wait for the process's end or for a reason to end it. Returns the reason, or ""."""
+        problem = ""
+        while not problem:
+            time.sleep(0.1)
+            code = self.process.poll()
+            memory = self._measure()
+            self._read_journal()
+            if self.ended is not None:
+                return self.ended
+            problem = self._problem(code, memory)
+        return problem if self.phase == "test" else f"{problem} while {self.phase}"
+
+    def _problem(self, code: int | None, memory: int) -> str:
+        """Why it must end, "" if it may go on. code: its exit status, None while it runs."""
+        if code is not None and code < 0:
+            return f"the process crashed ({signal.strsignal(-code)})"
+        if code is not None:
+            return f"the process ended (status {code}: os._exit, sys.exit?)"
+        limits = self.limits
+        own = self.own_seconds.get((self.test or "").partition("[")[0], limits.test_seconds)
+        seconds = {"starting": self.left, "test": own}.get(self.phase, 2 * limits.test_seconds)
+        if self.clock - self.since > seconds:
+            return f"took longer than {seconds:g} s (an endless loop?)"
+        if self.clock - self.began > self.left:
+            return f"the {limits.seconds:g} s for the whole file were over"
+        if self._prints_too_much():
+            return f"printed more than {limits.output / MB:g} MB"
+        if memory > limits.memory:
+            return f"used more than {limits.memory / MB:g} MB of memory"
+        return ""
+
+    def _measure(self) -> int:
+        """Move the clock on; returns the memory of all its processes. Both need /proc."""
+        memory = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # a process that has ended meanwhile
+                words = stat.read_text().rpartition(")")[2].split()
+                if int(words[3]) == self.process.pid:  # its session
+                    memory += int(words[21]) * os.sysconf("SC_PAGE_SIZE")
+        wall = time.monotonic() - self.measured
+        waited = self.waited
+        with suppress(OSError, ValueError, IndexError):
+            schedule = Path(f"/proc/{self.process.pid}/schedstat").read_text()
+            waited = int(schedule.split()[1]) / 1e9
+        self.clock += max(wall - (waited - self.waited), wall / PATIENCE)
+        self.measured += wall
+        self.waited = waited
+        return memory
+
+    def _count_output(self) -> None:
         while chunk := self.process.stdout.read1(65536):
-            self.printed += len(chunk)  # counted, never kept
+            self.printed += len(chunk)
             while self._prints_too_much() and self.process.poll() is None:
-                time.sleep(0.01)  # who prints more waits here to be ended
+                time.sleep(0.01)  # reads no more: the process blocks until it is killed
 
     def _prints_too_much(self) -> bool:
         return self.printed - self.printed_before > self.limits.output
-
-    def watch(self, left: float, own_seconds: dict) -> str:
-        """Wait for the end, at most `left` seconds. Returns why it did not end well, "" if it did."""
-        limits = self.limits
-        while True:
-            over = self.process.poll() is not None
-            self._read_journal()
-            self._measure()
-            if self.ended is not False:
-                return self.ended
-            if over:
-                code = self.process.returncode
-                how = (
-                    f"crashed ({signal.strsignal(-code)})"
-                    if code < 0
-                    else f"ended (status {code}: os._exit, sys.exit?)"
-                )
-                return f"the process {how}{self._when()}"
-            seconds = {
-                "starting": left,
-                "test": own_seconds.get(_function(self.test or ""), limits.test_seconds),
-            }
-            seconds = seconds.get(self.phase, 2 * limits.test_seconds)
-            if self.spent(self.since) > seconds:
-                return f"took longer than {seconds:g} s{self._when()}: an endless loop?"
-            if self.spent(self.began) > left:
-                return f"the {limits.seconds:g} s for the whole file were over{self._when()}"
-            if self._prints_too_much():
-                return f"printed more than {limits.output / MB:g} MB{self._when()}"
-            if self.memory > limits.memory:
-                return f"used more than {limits.memory / MB:g} MB of memory{self._when()}"
-            time.sleep(0.1)
-
-    def spent(self, since: tuple[float, float]) -> float:
-        """Seconds, as `Limits` counts them, from that moment to now."""
-        wall = time.monotonic() - since[0]
-        return max(wall - (self.waited - since[1]), wall / PATIENCE)
-
-    def _measure(self) -> None:
-        """Memory of all its processes, and how long it waited for a processor, where /proc tells."""
-        self.memory = 0
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):  # ended meanwhile
-                words = stat.read_text().rpartition(")")[2].split()
-                if int(words[3]) == self.process.pid:  # its session
-                    self.memory += int(words[21]) * os.sysconf("SC_PAGE_SIZE")
-        with suppress(OSError, ValueError, IndexError):
-            self.waited = (
-                int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
-            )
-
-    def _when(self) -> str:
-        return {"test": "", "import": " while your file was imported"}.get(
-            self.phase, f" while {self.phase}"
-        )
 
     def _read_journal(self) -> None:
         *rows, self.half_row = (self.half_row + self.journal.read()).split(b"\n")
         for row in rows:
             try:
-                word, event, value, why = json.loads(row)
+                token, event, value, reason = json.loads(row)
             except ValueError:
+                token = ""
+            if token != self.token:
                 continue
-            if word != self.word:
-                continue
-            self.since, self.printed_before = (time.monotonic(), self.waited), self.printed
+            self.since = self.clock
+            self.printed_before = self.printed
             if event == "phase":
-                self.phase, self.began = (
-                    value,
-                    self.since if value == "import" else self.began,
-                )  # torch has loaded
-            elif event == "note":
-                self.notes.append(why)
+                self.phase = value
+                if value == IMPORT:
+                    self.began = self.clock
+            elif event == "note" and reason not in self.notes:
+                self.notes.append(reason)
             elif event == "collected":
                 self.collected.update(value)
             elif event == "start":
-                self.phase, self.test = "test", value
+                self.phase = "test"
+                self.test = value
             elif event == "result" and value == self.test:
-                self.results[value], self.phase = (
-                    self.results.get(value) or why,
-                    "between two tests",
-                )
+                self.results[value] = self.results.get(value) or reason
             elif event == "end":
-                self.ended = why
-
-    def end(self) -> None:
-        """Kill it and whatever it started."""
-        with suppress(ProcessLookupError, PermissionError):  # all of it may have ended already
-            os.killpg(self.process.pid, signal.SIGKILL) if hasattr(
-                os, "killpg"
-            ) else self.process.kill()
-        self.process.wait()
-        self.reader.join(2)
-        self.journal.close()
+                self.ended = reason
 
 
-def _function(test: str) -> str:
-    return test.partition("[")[0]
+def _start(place: Path) -> subprocess.Popen:
+    """The subprocess in the folder `place`, with as little of our environment as it needs."""
+    environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    environment |= dict.fromkeys(HOME_FOLDERS, str(place / "home"))
+    environment |= NEW_ENVIRONMENT | {"PYTHONPATH": str(place)}
+    command = [sys.executable, "-s", f"tests/{CHILD}"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=place, env=environment, start_new_session=True, **pipes)
 
 
-def _public_names(tree: ast.Module) -> list[str]:
-    named = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    named += [
-        x.id
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for x in node.targets
-        if isinstance(x, ast.Name)
-    ]
-    return [name for name in named if not name.startswith("_")]
-
-
-def _outside_imports(tree: ast.Module) -> list[str]:
-    """Packages to import before the clock runs: on a cold disk torch alone can take a minute."""
-    names = {
-        alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names
-    }
-    names |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module}
-    return sorted(name for name in names if name.partition(".")[0] != "ppad")
-
-
-# ---------------------------------------------------------------- what a person, a program and a CI system read
+# ------------------------------------------------------------------ reports and the command
 
 
 def _table(report: Report) -> str:
-    rows = [
-        f"{report.component}  {report.file}: {report.points:g} of {report.out_of:g} points ({report.seconds:.0f} s)"
-    ]
+    """The report as text."""
+    earned = f"{report.points:g} of {report.out_of:g} points ({report.seconds:.0f} s)"
+    rows = [f"{report.component}  {report.file}: {earned}"]
     rows += [f"  note: {note}" for note in report.notes]
     for line in report.lines:
         rows.append(f"  {line.earned:>3g} / {line.points:g}  {line.text}")
-        if line.reasons and not (
-            report.notes and line.reasons[0].endswith(report.notes[-1])
-        ):  # said once already
-            more = f" (and {len(line.reasons) - 1} more)" if len(line.reasons) > 1 else ""
-            rows += [
-                textwrap.fill(text, 116, initial_indent=" " * 11, subsequent_indent=" " * 13)
-                for text in (f"hint: {line.hint}", f"{line.reasons[0]}{more}")
-            ]
+        if not line.reasons or (report.notes and line.reasons[0].endswith(report.notes[-1])):
+            continue  # nothing missed, or the note above has said why
+        more = f" (and {len(line.reasons) - 1} more)" if len(line.reasons) > 1 else ""
+        for text in (f"hint: {line.hint}", line.reasons[0] + more):
+            rows += textwrap.wrap(text, 100, initial_indent=" " * 11, subsequent_indent=" " * 13)
     return "\n".join(rows)
 
 
 def _junit(reports: list[Report]) -> bytes:
+    """The reports as JUnit XML, a test suite per file and a test case per line."""
     top = ElementTree.Element("testsuites")
     for report in reports:
-        suite = ElementTree.SubElement(
-            top,
-            "testsuite",
-            name=f"{report.component} {report.file}",
-            errors="0",
-            tests=str(len(report.lines)),
-            time=str(report.seconds),
-            failures=str(sum(bool(line.reasons) for line in report.lines)),
-        )
+        suite = ElementTree.SubElement(top, "testsuite", errors="0", time=str(report.seconds))
+        suite.set("name", f"{report.component} {report.file}")
+        suite.set("tests", str(len(report.lines)))
+        suite.set("failures", str(sum(bool(line.reasons) for line in report.lines)))
         for line in report.lines:
-            case = ElementTree.SubElement(
-                suite,
-                "testcase",
-                classname=f"ppad.{report.component}",
-                name=f"{line.text} ({line.points:g} points)",
-            )
+            case = ElementTree.SubElement(suite, "testcase", classname=f"ppad.{report.component}")
+            case.set("name", f"{line.text} ({line.points:g} points)")
             if line.reasons:
-                ElementTree.SubElement(case, "failure", message=line.hint).text = "\n".join(
-                    line.reasons
-                )
+                failure = ElementTree.SubElement(case, "failure", message=line.hint)
+                failure.text = "\n".join(line.reasons)
     return ElementTree.tostring(top, encoding="utf-8", xml_declaration=True)
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line; a mistake in it ends with one sentence and status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ppad.grade", description=__doc__.partition("\n")[0]
-    )
-    known = components()
-    parser.add_argument("component", help=f"one of: {', '.join(known)}")
-    parser.add_argument("files", nargs="*", type=Path, metavar="student.py")
-    parser.add_argument(
-        "--starter",
-        action="store_true",
-        help="write the file that students begin with, and grade nothing",
-    )
-    parser.add_argument(
-        "--out", type=Path, help="where --starter writes (default: COMPONENT.py in this folder)"
-    )
-    parser.add_argument("--json", type=Path, help="write the reports there as JSON")
-    parser.add_argument("--junit", type=Path, help="write the reports there as JUnit XML")
-    parser.add_argument(
-        "--skip-game", action="store_true", help="leave out the toy game and its points"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=Limits.seconds, help="limit a file (default %(default)g)"
-    )
-    parser.add_argument(
-        "--test-seconds",
-        type=float,
-        default=Limits.test_seconds,
-        help="limit a test (default %(default)g)",
-    )
-    parser.add_argument(
-        "--memory",
-        type=float,
-        default=Limits.memory / MB,
-        help="limit a file, in MB (default %(default)g)",
-    )
+    parser = argparse.ArgumentParser("python -m ppad.grade", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("component", choices=components(), help="the module that the students wrote")
+    add("files", nargs="*", type=Path, metavar="student.py")
+    add("--starter", action="store_true", help="write the file students begin with, grade nothing")
+    add("--out", type=Path, help="where --starter writes (default: COMPONENT.py in this folder)")
+    add("--json", type=Path, help="write the reports there as JSON")
+    add("--junit", type=Path, help="write the reports there as JUnit XML")
+    add("--skip-game", action="store_true", help="leave out the toy game and its points")
+    for name, default, what in (
+        ("--seconds", Limits.seconds, "seconds per file"),
+        ("--test-seconds", Limits.test_seconds, "seconds per test"),
+        ("--memory", Limits.memory / MB, "MB per file"),
+    ):
+        add(name, type=float, default=default, help=f"limit: {what} (default %(default)g)")
     args = parser.parse_args(words)
-    if args.component not in known:
-        parser.error(
-            f"no component is called {args.component!r}; choose one of: {', '.join(known)}"
-        )
-    if args.starter and args.files:
-        parser.error("--starter grades nothing: leave the file out, or name the new one with --out")
-    if not args.starter and not args.files:
-        parser.error(
-            f"name the file to grade as {args.component}, or ask for --starter {args.component}"
-        )
+    if args.starter == bool(args.files):
+        parser.error("name the file to grade, or give --starter alone, which grades nothing")
+    for path in args.files:
+        if not path.is_file():
+            problem = "a folder: name the .py files in it" if path.is_dir() else "not there"
+            parser.error(f"{path} is {problem}")
     return args
 
 
@@ -512,39 +467,23 @@ def main(words: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a console may not know a file's name
     try:
         if args.starter:
+            source = (ROOT / "ppad" / f"{args.component}.py").read_text(encoding="utf-8")
             out = args.out or Path(f"{args.component}.py")
-            with out.open("x", encoding="utf-8") as file:
-                file.write(
-                    starter((ROOT / "ppad" / f"{args.component}.py").read_text(encoding="utf-8"))
-                )
+            with out.open("x", encoding="utf-8") as file:  # never over a student's work
+                file.write(starter(source))
             print(f"wrote {out}: fill in every body that says NotImplementedError")
             return 0
-        for path in (path for path in args.files if not path.is_file()):
-            print(
-                f"python -m ppad.grade: error: {path} is "
-                f"{'a folder: name the .py files in it' if path.is_dir() else 'not there, or no file'}",
-                file=sys.stderr,
-            )
-            return 2
-        limits = Limits(
-            seconds=args.seconds, test_seconds=args.test_seconds, memory=int(args.memory * MB)
-        )
+        limits = Limits(args.seconds, args.test_seconds, int(args.memory * MB))
         reports = []
         for path in args.files:
             reports.append(grade(args.component, path, limits=limits, game=not args.skip_game))
             print(_table(reports[-1]), flush=True)
         if len(reports) > 1:
-            print(
-                "\n"
-                + "\n".join(
-                    f"{report.points:>5g} / {report.out_of:g}  {report.file}" for report in reports
-                )
-            )
+            print()
+            for report in reports:
+                print(f"{report.points:>5g} / {report.out_of:g}  {report.file}")
         if args.json:
-            rows = [
-                asdict(report) | {"points": report.points, "out_of": report.out_of}
-                for report in reports
-            ]
+            rows = [asdict(report) for report in reports]
             args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         if args.junit:
             args.junit.write_bytes(_junit(reports))

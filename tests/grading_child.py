@@ -1,7 +1,15 @@
-"""Runs the rubric's tests on a student's module; started and watched by `ppad.grade`, in a folder of copies.
+"""Runs the rubric's tests on a student's module, in a folder of copies; started by `ppad.grade`.
 
-One line of JSON on standard input gives the orders. What happens is told to a journal, a line each, as it happens, so
-that the watcher knows in which test this process hung or died.
+One line of JSON on standard input gives the orders. Events are written to a journal, a row each, as
+they happen, so that the parent knows in which test this process hung or ended. A row is
+[token, event, value, reason]:
+
+    phase       value: what is going on, or "your file was imported", when time starts to count
+    note        reason: what is wrong with the file as a whole
+    collected   value: names of the tests
+    start       value: a test
+    result      value: a test; reason: why it did not pass, "" if it did
+    end         reason: why the tests could not be run, "" if they were
 """
 
 import importlib
@@ -13,116 +21,133 @@ import time
 
 import pytest
 
-SLACK = (
-    2**31
-)  # bytes (ours): this far above what the watcher lets pass, a single huge request fails by itself
+# Bytes (ours): this far above the parent's memory limit, a single huge request fails by itself.
+SLACK = 2**31
 
 
-def _reason(text: str) -> str:
-    """The line of a failure that says most: pytest's last "E   " line, else the last line; one line, printable, short."""
-    rows = [row for row in text.strip().splitlines() if row.strip()] or [""]
-    best = ([row[1:] for row in rows if row.startswith("E  ")] or rows)[-1]
-    return "".join(c if c.isprintable() else " " for c in best).strip()[:300]
+class Journal:
+    """The journal of this process; a fork of the student's cannot write to it."""
+
+    def __init__(self, path: str, token: str):
+        self.file = open(path, "a", encoding="utf-8")
+        self.token = token
+        self.process = os.getpid()
+
+    def write(self, event: str, value=None, reason: str = "") -> None:
+        if os.getpid() == self.process:
+            self.file.write(json.dumps([self.token, event, value, reason]) + "\n")
+            self.file.flush()
+
+    def end(self, reason: str = "") -> None:
+        self.write("end", None, reason)
+        os._exit(0)  # no thread of the student's can keep the process
+
+
+class Recorder:
+    """A pytest plugin that chooses the rubric's tests and journals their results."""
+
+    def __init__(self, journal: Journal, tests: list[str], done: list[str]):
+        self.journal = journal
+        self.tests = tests
+        self.done = done
+        self.problems = []  # why files could not be collected
+        self.reasons = []  # why the present test has not passed
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = [item for item in items if item.nodeid.partition("[")[0] in self.tests]
+        self.journal.write("collected", [item.nodeid for item in items])
+        items[:] = [item for item in items if item.nodeid not in self.done]
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.problems.append(_reason(str(report.longrepr)))
+
+    def pytest_runtest_logstart(self, nodeid):
+        self.reasons.clear()
+        self.journal.write("start", nodeid)
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            text = crash.message.partition("\n")[0] if crash else str(report.longrepr)
+            self.reasons.append(_reason(text) or "failed")
+        elif report.skipped:
+            self.reasons.append("skipped, which counts as not passed")
+
+    def pytest_runtest_logfinish(self, nodeid):
+        self.journal.write("result", nodeid, self.reasons[0] if self.reasons else "")
 
 
 def main() -> None:
     orders = json.loads(sys.stdin.readline())
-    journal, word, me = (
-        open(orders["journal"], "a", encoding="utf-8"),
-        orders.pop("word"),
-        os.getpid(),
-    )
-
-    def follow(watcher=os.getppid()):  # a watcher killed outright must not leave us at work
-        while os.getppid() == watcher:
-            time.sleep(1)
-        os._exit(4)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-    def tell(event: str, value=None, why: str = "") -> None:
-        if os.getpid() == me:  # a fork of the student's has no say
-            journal.write(json.dumps([word, event, value, why]) + "\n")
-            journal.flush()
-
-    def end(why: str = "") -> None:
-        tell("end", None, why)
-        os._exit(0)  # no thread of the student's can hold us here
-
-    for name in orders["warm"]:
+    journal = Journal(orders["journal"], orders.pop("token"))
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    for name in orders["packages"]:
         importlib.import_module(name)
-    try:  # the student's file cannot lift these again
-        import resource
+    _limit_resources(orders["file"], orders["memory"])
 
-        resource.setrlimit(resource.RLIMIT_FSIZE, (orders["file"],) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if sys.platform == "linux":
-            resource.setrlimit(resource.RLIMIT_DATA, (orders["memory"] + SLACK,) * 2)
-    except (ImportError, ValueError, OSError):
-        pass  # Windows; or the system's own limit is lower
-    tell("phase", "import")
+    journal.write("phase", "your file was imported")
     try:
         module = importlib.import_module(f"ppad.{orders['component']}")
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
         where = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        end(f"your file cannot be imported: {_reason(f'{type(error).__name__}: {error}')}{where}")
+        reason = _reason(f"{type(error).__name__}: {error}")
+        journal.end(f"your file cannot be imported: {reason}{where}")
     missing = [name for name in orders["names"] if not hasattr(module, name)]
     for name in missing:  # so that only the tests that need it fail
         setattr(module, name, _absent(name))
     if missing:
-        tell("note", why=f"your file has no {', '.join(missing)}")
+        journal.write("note", reason=f"your file has no {', '.join(missing)}")
 
-    tell("phase", "its tests were collected")
+    journal.write("phase", "its tests were collected")
     try:
         importlib.import_module("conftest")  # it imports modules that import the student's
     except BaseException as error:
-        end(f"the tests could not use your file: {_reason(f'{type(error).__name__}: {error}')}")
-
-    class Recorder:
-        def pytest_collection_modifyitems(self, items):
-            items[:] = [item for item in items if item.nodeid.partition("[")[0] in orders["tests"]]
-            tell("collected", [item.nodeid for item in items])
-            items[:] = [item for item in items if item.nodeid not in orders["done"]]
-
-        def pytest_collectreport(self, report):
-            if report.failed:
-                problems.append(_reason(str(report.longrepr)))
-
-        def pytest_runtest_logstart(self, nodeid):
-            whys.clear()
-            tell("start", nodeid)
-
-        def pytest_runtest_logreport(self, report):
-            if report.failed:
-                crash = getattr(report.longrepr, "reprcrash", None)
-                whys.append(
-                    _reason(crash.message.partition("\n")[0] if crash else str(report.longrepr))
-                    or "failed"
-                )
-            elif report.skipped:
-                whys.append("skipped, which counts as not passed")
-
-        def pytest_runtest_logfinish(self, nodeid):
-            tell("result", nodeid, whys[0] if whys else "")
-
-    problems, whys = [], []
+        reason = _reason(f"{type(error).__name__}: {error}")
+        journal.end(f"the tests could not use your file: {reason}")
     files = dict.fromkeys(test.partition("::")[0] for test in orders["tests"])
-    status = pytest.main(
-        [
-            "-q",
-            "-s",
-            "--rootdir=.",
-            "-p",
-            "no:cacheprovider",
-            "--continue-on-collection-errors",
-            *files,
-        ],
-        plugins=[Recorder()],
-    )
+    words = ["-q", "-s", "--rootdir=.", "-p", "no:cacheprovider"]
+    recorder = Recorder(journal, orders["tests"], orders["done"])
+    status = pytest.main([*words, "--continue-on-collection-errors", *files], plugins=[recorder])
     if status != pytest.ExitCode.INTERRUPTED:
-        end(f"the tests could not use your file: {problems[0]}" if problems else "")
+        problem = (
+            f"the tests could not use your file: {recorder.problems[0]}"
+            if recorder.problems
+            else ""
+        )
+        journal.end(problem)
     sys.stdout.flush()
-    os._exit(3)  # interrupted: the watcher knows in which test
+    os._exit(3)  # interrupted: the parent knows in which test
+
+
+def _follow(parent: int) -> None:
+    """End when the parent has ended: if it is killed, this process must not keep running."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(4)
+
+
+def _limit_resources(file: int, memory: int) -> None:
+    """Limits, in bytes, that the student's file cannot raise again."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file, file))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if sys.platform == "linux":
+            resource.setrlimit(resource.RLIMIT_DATA, (memory + SLACK, memory + SLACK))
+    except (ImportError, ValueError, OSError):
+        pass  # Windows; or the system's own limit is lower
+
+
+def _reason(text: str) -> str:
+    """The most telling line of a failure, printable and short.
+
+    It is pytest's last "E   " line, else the last line.
+    """
+    rows = [row for row in text.strip().splitlines() if row.strip()] or [""]
+    best = ([row[1:] for row in rows if row.startswith("E  ")] or rows)[-1]
+    return "".join(c if c.isprintable() else " " for c in best).strip()[:300]
 
 
 def _absent(name: str):

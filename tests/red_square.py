@@ -1,4 +1,6 @@
-"""The drawn "face" of test_anonymize and test_bad_input: a pure red square, and a stub finder that knows red."""
+"""The drawn "face" of test_anonymize and test_bad_input: a pure red square, and a stub finder that
+knows red.
+"""
 
 import shutil
 

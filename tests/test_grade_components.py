@@ -1,6 +1,7 @@
-"""The grader is graded on the real components: rubrics, starters, wrong modules, correct variants.
+"""The grader on the real components: rubrics, starters, wrong modules, correct variants.
 
-By default one wrong module a component is tried; PPAD_GRADE_ALL=1 tries all, every starter and every correct variant.
+By default one wrong module per component is tried; PPAD_GRADE_ALL=1 tries all, every starter and
+every correct variant.
 """
 
 import ast
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ppad import grade
-from ppad.starter import starter
+from ppad.grade import starter
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPONENTS = [
@@ -37,7 +38,8 @@ def test_rubrics_are_worth_20_and_5_points_and_every_line_has_a_hint(component):
     assert component in grade.components()
     lines, _ = grade._rubric([ROOT / "tests" / f"test_{component}.py"])
     game, _ = grade._rubric([ROOT / "tests" / "grading_game.py"])
-    assert sum(line.points for line in lines) == 20 and sum(line.points for line in game) == 5
+    assert sum(line.points for line in lines) == 20
+    assert sum(line.points for line in game) == 5
     assert all(line.points > 0 and len(line.hint) > 20 for line in lines + game)
 
 
@@ -51,15 +53,11 @@ def real(component):
 def definitions(tree):
     """Dotted name -> node, of every function and class."""
     found = {}
-
-    def visit(nodes, prefix):
-        for node in nodes:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                found[prefix + node.name] = node
-                if isinstance(node, ast.ClassDef):
-                    visit(node.body, f"{prefix}{node.name}.")
-
-    visit(tree.body, "")
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] = node
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{name}": inner for name, inner in definitions(node).items()}
     return found
 
 
@@ -68,52 +66,53 @@ def is_private(name):
 
 
 def filled_in(component):
-    """The starter with the real bodies put back by name, and the private helpers behind their neighbours."""
-    begun, whole = ast.parse(starter(real(component))), ast.parse(real(component))
+    """The starter with the real bodies put back by name, and the private helpers at the end."""
+    begun = ast.parse(starter(real(component)))
+    whole = ast.parse(real(component))
     theirs = definitions(begun)
     for name, node in definitions(whole).items():
         if name in theirs:
             if isinstance(node, ast.FunctionDef):
                 theirs[name].body = node.body
         elif not is_private(name.rpartition(".")[0]):
-            place = theirs[name.rpartition(".")[0]] if "." in name else begun
-            place.body.append(node)
+            parent = theirs[name.rpartition(".")[0]] if "." in name else begun
+            parent.body.append(node)
     return ast.unparse(begun)
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_starter_keeps_signatures_and_docstrings_and_no_bodies(component):
-    begun, whole = ast.parse(starter(real(component))), ast.parse(real(component))
+    begun = ast.parse(starter(real(component)))
+    whole = ast.parse(real(component))
     assert ast.get_docstring(begun) == ast.get_docstring(whole)
-    kept, wanted = (
-        definitions(begun),
-        {name: node for name, node in definitions(whole).items() if not is_private(name)},
-    )
+    kept = definitions(begun)
+    wanted = {name: node for name, node in definitions(whole).items() if not is_private(name)}
     assert list(kept) == list(wanted)
     for name, node in wanted.items():
         mine = kept[name]
         assert ast.get_docstring(mine) == ast.get_docstring(node)
-        assert [ast.dump(d) for d in mine.decorator_list] == [
-            ast.dump(d) for d in node.decorator_list
-        ]
+        decorators = [ast.dump(decorator) for decorator in mine.decorator_list]
+        assert decorators == [ast.dump(decorator) for decorator in node.decorator_list]
         if isinstance(node, ast.FunctionDef):
             assert ast.unparse(mine.args) == ast.unparse(node.args)
             assert ast.dump(mine.returns or ast.Pass()) == ast.dump(node.returns or ast.Pass())
             rest = ast.unparse(mine.body[1 if ast.get_docstring(mine) else 0 :])
-            assert rest == (
-                "pass" if node.name == "__post_init__" else "raise NotImplementedError('write me')"
-            )
+            todo = "raise NotImplementedError('write me')"
+            assert rest == ("pass" if node.name == "__post_init__" else todo)
         else:
-            fields = [
-                [ast.dump(row) for row in x.body if isinstance(row, (ast.Assign, ast.AnnAssign))]
-                for x in (mine, node)
-            ]
-            assert fields[0] == fields[1]
-    plain = [
-        [ast.dump(x) for x in tree.body if not isinstance(x, (ast.FunctionDef, ast.ClassDef))]
-        for tree in (begun, whole)
-    ]
-    assert plain[0] == plain[1]  # imports and constants
+            assert fields(mine) == fields(node)
+    assert plain(begun) == plain(whole)
+
+
+def fields(node):
+    """The assignments of a class."""
+    return [ast.dump(row) for row in node.body if isinstance(row, (ast.Assign, ast.AnnAssign))]
+
+
+def plain(tree):
+    """Imports and constants."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return [ast.dump(row) for row in tree.body if not isinstance(row, kinds)]
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -131,49 +130,47 @@ def test_starter_imports(component, tmp_path, monkeypatch):
     [pytest.param(name, marks=[] if name == "losses" else everything) for name in COMPONENTS],
 )
 def test_starter_gets_0_and_filled_in_full_points(component, tmp_path):
-    empty, full = tmp_path / "empty.py", tmp_path / "full.py"
+    empty = tmp_path / "empty.py"
+    full = tmp_path / "full.py"
     empty.write_text(starter(real(component)), encoding="utf-8")
     full.write_text(filled_in(component), encoding="utf-8")
     report = grade.grade(component, empty)
-    assert report.points == 0 and "Traceback" not in grade._table(report), [
-        line.text for line in report.lines if line.earned
-    ]
+    assert report.points == 0, [line.text for line in report.lines if line.earned]
+    assert "Traceback" not in grade._table(report)
     report = grade.grade(component, full)
     assert report.points == 25, grade._table(report)
 
 
-# ---------------------------------------------------------------- wrong modules and correct variants
+# ------------------------------------------------------------------ wrong and correct modules
+
+
+def wrong_paths(component):
+    paths = sorted((ROOT / "tests" / "wrong" / component).glob("*.py"))
+    return [path for path in paths if path.stem != "correct_variant"]
 
 
 def wrong_modules():
-    """One a component by default: the first by name."""
+    """One per component by default: the first by name."""
     for component in COMPONENTS:
-        paths = sorted(
-            path
-            for path in (ROOT / "tests" / "wrong" / component).glob("*.py")
-            if path.stem != "correct_variant"
-        )
-        for number, path in enumerate(paths):
-            yield pytest.param(
-                path, id=f"{component}/{path.stem}", marks=[everything] if number else []
-            )
+        for number, path in enumerate(wrong_paths(component)):
+            marks = [everything] if number else []
+            yield pytest.param(path, id=f"{component}/{path.stem}", marks=marks)
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_wrong_modules_find_what_they_replace(component):
-    """All of them and quickly: most are only graded when asked for, long after the room was changed."""
-    for path in (ROOT / "tests" / "wrong" / component).glob("*.py"):
+    """All of them, without grading: so that a changed component is noticed at once."""
+    for path in wrong_paths(component):
         source = real(component)
-        for old, new in runpy.run_path(str(path)).get("REPLACE", []):
-            assert source.count(old) == 1, (
-                f"{path} wants to replace what stands in the source {source.count(old)} times: {old}"
-            )
+        for old, new in runpy.run_path(str(path))["REPLACE"]:
+            assert source.count(old) == 1, f"{path}: {source.count(old)} times in the source: {old}"
             source = source.replace(old, new)
 
 
 @pytest.mark.parametrize("path", list(wrong_modules()))
 def test_wrong_module_is_caught_and_its_hint_names_the_mistake(path, tmp_path):
-    component, words = path.parent.name, runpy.run_path(str(path))
+    component = path.parent.name
+    words = runpy.run_path(str(path))
     source = real(component)
     for old, new in words["REPLACE"]:
         source = source.replace(old, new)
@@ -182,15 +179,14 @@ def test_wrong_module_is_caught_and_its_hint_names_the_mistake(path, tmp_path):
     report = grade.grade(component, student, game=False)
     missed = " ".join(line.hint for line in report.lines if line.reasons)
     assert report.points < report.out_of, f"not caught: {words['WRONG']}"
-    assert " ".join(words["HINT"].split()).lower() in " ".join(missed.split()).lower(), (
-        grade._table(report)
-    )
+    hint = " ".join(words["HINT"].split()).lower()
+    assert hint in " ".join(missed.split()).lower(), grade._table(report)
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_four_wrong_modules_and_a_correct_variant_are_there(component):
-    names = {path.stem for path in (ROOT / "tests" / "wrong" / component).glob("*.py")}
-    assert len(names - {"correct_variant"}) >= 4 and "correct_variant" in names
+    assert len(wrong_paths(component)) >= 4
+    assert (ROOT / "tests" / "wrong" / component / "correct_variant.py").is_file()
 
 
 @everything
