@@ -7,6 +7,7 @@ that looks at single frames misses a face now and then, and its boxes tremble. S
     hold     a face is covered for some frames before its first and after its last detection
     growth   where it is covered without a detection it may have moved, so its box grows with the
              number of frames to the nearest detection
+    shrink   a box far larger than its track's others nearby counts in its own frame only
     smooth   each edge of a box moves to its outermost place within `radius` frames, and is then
              averaged over the frames within `radius`
 
@@ -43,6 +44,8 @@ MAX_SIZE_RATIO = 2.0  # ours: sides that differ by more are two faces
 # The frames next to a detection get nothing: interpolation is good enough there.
 GROWTH = 0.02
 MAX_GROWTH = 0.15
+NEIGHBORS = 10  # ours: frames to either side with which a box is compared
+TOO_LARGE = 1.4  # ours: times their median side; a head comes nearer more slowly
 TUNED_RATE = 30  # frames a second of the movies that `Steady` was tried on
 
 
@@ -104,14 +107,19 @@ class Track:
     def box_at(self, frame, radius):
         """The box (4,) at `frame`: interpolated, smoothed, and grown where nothing was detected."""
         window = np.arange(frame - 2 * radius, frame + 2 * radius + 1)  # (4r + 1,)
+        frames = np.array(self.frames)  # (n,)
         boxes = np.stack(self.boxes)  # (n, 4)
-        path = np.stack([np.interp(window, self.frames, edge) for edge in boxes.T])  # (4, 4r + 1)
+        usual = ~too_large(frames, boxes)
+        path = [np.interp(window, frames[usual], edge) for edge in boxes[usual].T]
+        path = np.stack(path)  # (4, 4r + 1)
         nearby = np.lib.stride_tricks.sliding_window_view(path, 2 * radius + 1, axis=1)
         outermost = np.concatenate([nearby[:2].min(2), nearby[2:].max(2)])  # (4, 2r + 1)
         mean = outermost.mean(1)  # (4,)
         here = path[:, 2 * radius]  # (4,), within `mean` but for rounding
         box = np.concatenate([np.minimum(mean[:2], here[:2]), np.maximum(mean[2:], here[2:])])
-        away = np.abs(frame - np.array(self.frames)).min()
+        for large in boxes[(frames == frame) & ~usual]:
+            box = np.concatenate([np.minimum(box[:2], large[:2]), np.maximum(box[2:], large[2:])])
+        away = np.abs(frame - frames).min()
         margin = growth(away) * np.sqrt((box[2:] - box[:2]).prod())
         return box + margin * np.array([-1, -1, 1, 1])
 
@@ -213,7 +221,7 @@ class Tracker:
         self.frames_without_face += not shown
         self.frames += 1
         for track in self._tracks:
-            track.forget(self.frames - 2 * radius)
+            track.forget(self.frames - 2 * radius - NEIGHBORS)
         longest = max(hold, self.steady.gap) + 1  # afterwards no frame and no detection needs it
         self._tracks = [t for t in self._tracks if t.frames[-1] + longest >= self.frames]
         return boxes
@@ -222,6 +230,22 @@ class Tracker:
         """The counts as a dict."""
         names = ("frames", "faces", "tracks", "filled", "longest_gap", "frames_without_face")
         return {name: getattr(self, name) for name in names}
+
+
+def too_large(frames, boxes):
+    """Which detections of a track, frames (n,) and boxes (n, 4), are far larger than the others.
+
+    A detector may take a face and another on the shirt below it for one. Such a box counts in its
+    own frame only: it is not interpolated, held or smoothed. Returns (n,) bool.
+    """
+    side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))  # (n,)
+    answer = np.zeros(len(side), bool)
+    if side.max() <= TOO_LARGE * side.min():
+        return answer
+    for i in range(len(side)):
+        near = side[(np.abs(frames - frames[i]) <= NEIGHBORS) & (frames != frames[i])]
+        answer[i] = len(near) >= 4 and side[i] > TOO_LARGE * np.median(near)
+    return answer
 
 
 def growth(away):

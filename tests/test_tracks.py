@@ -222,6 +222,31 @@ def test_a_face_missed_for_some_time_is_covered_at_every_rate(rate, seconds):
     assert uncovered(boxes, popped) == [] and tracker.tracks == 1
 
 
+@pytest.mark.parametrize("odd", [[30], [30, 31], [30, 45], [1], [58, 59]])
+def test_a_box_that_is_far_too_large_counts_in_its_own_frame_only(odd):
+    """As when a face on a shirt is taken with the head: the box covers the torso in that frame."""
+    boxes = walk(60, 7, speed=0.5, jitter=0.5)
+    detections = boxes.copy()
+    detections[odd] += np.array([-25, -10, 25, 50])
+    popped, tracker = steady_boxes([box[None] for box in detections])
+    plain, _ = steady_boxes([box[None] for box in boxes])
+    assert tracker.tracks == 1
+    for t in range(60):
+        assert inside(detections[t], popped[t]) and inside(boxes[t], popped[t])
+        if t not in odd:
+            assert np.abs(popped[t] - plain[t]).max() < 3
+
+
+def test_a_head_that_comes_near_is_no_outlier():
+    """Doubled within half a second, then kept: smoothed and covered as ever."""
+    side = np.concatenate([np.full(20, 40.0), np.linspace(40, 80, 15), np.full(25, 80.0)])
+    boxes = 200 + np.stack([-side, -side, side, side], 1) / 2
+    popped, tracker = steady_boxes([box[None] for box in boxes])
+    assert tracker.tracks == 1 and all(inside(box, p) for box, p in zip(boxes, popped))
+    for t in range(21, 57):
+        assert inside(boxes[t + 3], popped[t] + [-0.1, -0.1, 0.1, 0.1])  # within the radius
+
+
 def test_hold_reaches_before_and_after_and_no_further():
     box = np.array([[10.0, 10, 30, 30]])
     popped, tracker = steady_boxes(
