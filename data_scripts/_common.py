@@ -1,65 +1,60 @@
 """What the prepare_* scripts share: one prepared format, written so that any stop is harmless.
 
-A script names its items one after another: where the picture goes in OUT, how its bytes are had, and what is known
-about it. `gather` decodes each (a broken one is named and left out), finds the faces, writes the picture, then adds a
-line to a journal in OUT. A picture in the journal is never done again, so the same command goes on after any stop; the
-tables are made of the journals at the end, written beside their name first and then renamed:
+A script lists its items: where the picture goes in OUT, how its bytes are had, and what is known
+about it. `gather` decodes each (a damaged one is named and left out), finds the faces, writes the
+picture, then adds a line to a journal in OUT. A picture in the journal is never done again, so the
+same command goes on after any stop; the tables are made of the journals at the end:
 
-    faces      OUT/train|test/PERSON/PICTURE, landmarks.csv           (read by `ppad.datasets.read_faces`)
-    actions    OUT/.../PICTURE, annotations.csv, faces.csv            (read by `ppad.datasets.read_actions`)
+    faces      OUT/train|test/PERSON/PICTURE, landmarks.csv    (for `ppad.datasets.read_faces`)
+    actions    OUT/.../PICTURE, annotations.csv, faces.csv     (for `ppad.datasets.read_actions`)
 
-Pictures are copied as they are, so nothing is lost to a second compression. Nothing outside OUT is written.
+Pictures are copied as they are, so nothing is lost to a second compression; boxes and landmarks are
+those of the upright picture, as `ppad.files` reads it. Nothing outside OUT is written.
 """
 
 import argparse
-import contextlib
 import csv
-import errno
 import io
 import itertools
 import json
-import os
 import sys
 import tarfile
 import textwrap
 import time
-import warnings
 import zipfile
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # `python data_scripts/x.py` leaves the project out
+# `python data_scripts/x.py` leaves the project out
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _faces import main_face
-from _untrusted import BadItem, UserError
 
 from ppad.face_finder import RULES
-from ppad.readers import BOX_COLUMNS, FORMATS, POINT_COLUMNS, SUFFIXES, DataError, cores
-
-MOST_PIXELS = (
-    50_000_000  # ours: of one picture, fifty times 1280 x 720; a small file can claim any number
+from ppad.files import (
+    BadPicture,
+    DataError,
+    decode_picture,
+    read_text,
+    write_error,
+    write_file,
 )
+from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, cores
+
 AT_ONCE = 16  # ours: pictures that the face finder gets together
-NAMED = 20  # ours: so many left-out pictures are named on the screen; left_out_*.txt names all
-
-
-warnings.simplefilter(
-    "ignore", Image.DecompressionBombWarning
-)  # `decode` refuses such pictures itself, and names them
+NAMED = 20  # ours: left-out pictures that are named on the screen; left_out_*.txt names all
 
 
 # ---------------------------------------------------------------- command line
 
 
 def arguments(doc, actions=False):
-    """The parser that the scripts share: SOURCE OUT, a table instead of the face finder, and a device."""
+    """The parser that the scripts share: SOURCE OUT, a table instead of the finder, a device."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -94,11 +89,11 @@ def arguments(doc, actions=False):
 
 
 def run(main, argv=None):
-    """Call main(argv); what the user can mend ends in one sentence and status 2, Ctrl-C in status 130."""
+    """Call main(argv); what the user can fix ends in one sentence and status 2, Ctrl-C in 130."""
     try:
         main(argv)
-    except (UserError, DataError, OSError) as problem:
-        print(f"{problem}", file=sys.stderr)
+    except (DataError, OSError) as error:
+        print(f"{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -107,48 +102,20 @@ def run(main, argv=None):
 
 
 def check_places(source, out):
-    """UserError unless OUT can be written without touching SOURCE."""
-    source, out = source.resolve(), out.resolve()
+    """DataError unless OUT can be written without touching SOURCE."""
+    source = source.resolve()
+    out = out.resolve()
     if not source.exists():
-        raise UserError(f"{source}: there is no such file or folder; check SOURCE")
+        raise DataError(f"{source}: there is no such file or folder; check SOURCE")
     if source.is_relative_to(out) or out.is_relative_to(source):
-        raise UserError(
+        raise DataError(
             f"OUT {out} and SOURCE {source} lie in one another; give a folder of its own as OUT"
         )
     if out.exists() and not out.is_dir():
-        raise UserError(f"OUT {out} is a file; give a folder")
+        raise DataError(f"OUT {out} is a file; give a folder")
 
 
-# ---------------------------------------------------------------- writing
-
-
-@contextlib.contextmanager
-def writing(path):
-    """What goes wrong inside, as when the disk is full, is a UserError that names `path`."""
-    try:
-        yield
-    except OSError as problem:
-        mend = (
-            "free some disk space"
-            if problem.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "see that it can be written"
-        )
-        raise UserError(
-            f"cannot write {path} ({problem.strerror}): {mend} and run the same command again"
-        ) from problem
-
-
-def write_file(path, content):
-    """Bytes or text under `path`, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-            os.replace(part, path)
-    finally:  # after an error or Ctrl-C too; once renamed it is not there
-        with contextlib.suppress(OSError):
-            part.unlink()
+# ---------------------------------------------------------------- tables and the journal
 
 
 def table_text(columns, rows):
@@ -163,69 +130,85 @@ def table_text(columns, rows):
 
 
 class Journal:
-    """OUT/.NAME.jsonl: a first line saying how it is made, then one line a picture, the later one counting.
+    """OUT/.NAME.jsonl: a first line saying how OUT is made, then a line for each picture.
 
-    Opened with another `how`, it is refused: half a data set of each kind would be neither.
+    Of two lines for one picture the later one counts. Opened with another `how`, a journal is
+    refused: half a data set of each kind would be neither.
     """
 
     def __init__(self, out, name, how):
-        self.path, self.entries = out / f".{name}.jsonl", {}
-        with writing(out):
+        self.path = out / f".{name}.jsonl"
+        self.entries = {}
+        try:
             out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(out, error) from error
         lines = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
         if lines[-1]:  # a stop in the middle of a line: cut it off
             with open(self.path, "r+b") as file:
                 file.truncate(sum(len(line) + 1 for line in lines[:-1]))
-        for number, line in enumerate(lines[:-1]):
-            try:
-                entry = json.loads(line)
-            except ValueError as problem:
-                raise UserError(
-                    f"{self.path}: line {number + 1} is damaged; delete the file to begin anew"
-                ) from problem
-            if number:
-                self.entries[entry["file"]] = entry
-            elif entry["how"] != how:
-                there, here = differing(entry["how"], how), differing(how, entry["how"])
-                raise UserError(
-                    f"{out}: was begun with {there!r}, this command says {here!r}; give another OUT"
-                )
-        if len(lines) < 2:
-            self._write({"how": how})
+        entries = [self._parse(line, number) for number, line in enumerate(lines[:-1], 1)]
+        if not entries:
+            self._append({"how": how})
+        elif entries[0]["how"] != how:
+            there = differing(entries[0]["how"], how)
+            here = differing(how, entries[0]["how"])
+            raise DataError(
+                f"{out}: was begun with {there!r}, this command says {here!r}; give another OUT"
+            )
+        self.entries = {entry["file"]: entry for entry in entries[1:]}
 
-    def _write(self, entry):
-        with writing(self.path), open(self.path, "ab") as file:
-            file.write(json.dumps(entry).encode() + b"\n")
+    def _parse(self, line, number):
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}: line {number} is damaged; delete the file to begin again"
+            ) from error
+
+    def _append(self, entry):
+        try:
+            with open(self.path, "ab") as file:
+                file.write(json.dumps(entry).encode() + b"\n")
+        except OSError as error:
+            raise write_error(self.path, error) from error
 
     def add(self, entry):
         self.entries[entry["file"]] = entry
-        self._write(entry)
+        self._append(entry)
+
+    def usable(self):
+        """The entries of pictures that were not left out, in order of name."""
+        entries = [self.entries[file] for file in sorted(self.entries)]
+        return [entry for entry in entries if "problem" not in entry]
 
     def done(self, file):
-        """Whether this picture is in OUT; one left out is tried again, as its source may have been mended."""
-        return (
-            file in self.entries
-            and "problem" not in self.entries[file]
-            and (self.path.parent / file).is_file()
-        )
+        """Whether a picture is in OUT; one left out is tried again, as SOURCE may be better now."""
+        entry = self.entries.get(file, {"problem": "not there"})
+        return "problem" not in entry and (self.path.parent / file).is_file()
 
     def check_source(self, offered):
-        """UserError when OUT holds a picture that SOURCE has not, or has with another number of bytes.
+        """DataError when OUT holds a picture that SOURCE has not, or has with another size.
 
-        offered: (file in OUT, bytes in SOURCE, or None where it is not copied) of all that SOURCE has. Pictures that were
-        left out do not count: they may have been deleted from SOURCE since.
+        Pictures that were left out do not count: they may have been deleted from SOURCE since.
+
+        Args:
+            offered: (file in OUT, bytes in SOURCE, or None where it is not copied) of all that
+                SOURCE has.
         """
-        strange = {file for file, entry in self.entries.items() if "problem" not in entry}
+        strange = {entry["file"] for entry in self.usable()}
         for file, size in offered:
-            if file in strange:
-                path = self.path.parent / file
-                if size is None or not path.is_file() or path.stat().st_size == size:
-                    strange.remove(file)
+            path = self.path.parent / file
+            if file in strange and (
+                size is None or not path.is_file() or path.stat().st_size == size
+            ):
+                strange.remove(file)
         if strange:
-            many = f"{len(strange):,} picture{'s' if len(strange) > 1 else ''}"
-            raise UserError(
-                f"{self.path.parent}: holds {many} that SOURCE has not, or has with other content, such as "
-                f"{min(strange)}: it was begun from another SOURCE; give another OUT"
+            count = f"{len(strange):,} picture{'s' if len(strange) > 1 else ''}"
+            raise DataError(
+                f"{self.path.parent}: holds {count} that SOURCE has not, or has with other "
+                f"content, such as {min(strange)}: it was begun from another SOURCE; "
+                "give another OUT"
             )
 
 
@@ -235,91 +218,79 @@ def differing(how, other):
     return textwrap.shorten(", ".join(parts) or how, 200)
 
 
-def decode(data):
-    """Bytes as an RGB picture; BadItem if they are none, down to the last pixel, or more than MOST_PIXELS."""
-    try:
-        with Image.open(
-            io.BytesIO(data), formats=FORMATS
-        ) as picture:  # reads the size, not yet the pixels
-            if picture.width * picture.height > MOST_PIXELS:
-                raise BadItem(
-                    f"is {picture.width} x {picture.height}, more than the {MOST_PIXELS:,} pixels that are allowed"
-                )
-            return picture.convert("RGB")
-    except (
-        UnidentifiedImageError
-    ) as problem:  # its own text names an address in memory, another on every run
-        raise BadItem("cannot be read as a picture (no picture format is known)") from problem
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
-        raise BadItem(f"cannot be read as a picture ({problem})") from problem
+# ---------------------------------------------------------------- pictures into OUT
 
 
-def gather(out, journal, items, faces, record, log=print):
+def gather(out, journal, items, faces, record):
     """Bring every item into OUT that is not there.
 
-    items yields (file in OUT, names it may have in a table of faces, path in SOURCE or load() -> bytes, what is known).
-    record(picture, its faces, what is known) makes the journal's entry. Both may raise BadItem. Faces are found in a thread
-    a core; files are loaded, recorded and written here, in order, since an archive can be read by one at a time.
+    Faces are found in a thread for each core; files are loaded, recorded and written here, in
+    order, since an archive can be read by one thread at a time.
+
+    Args:
+        items: Yields (file in OUT, names it may have in a table of faces, path in SOURCE or
+            load() -> bytes, what is known).
+        record: Function of the picture, its faces and what is known -> the journal's entry. It and
+            load() may raise BadPicture.
     """
-    began, count, workers, waiting = time.monotonic(), 0, cores(), deque()
+    start = time.monotonic()
+    count = 0
+    workers = cores()
+    waiting = deque()
     fresh = (item for item in items if not journal.done(item[0]))
-    torch.set_num_threads(1)  # two threads that find faces outrun one that computes in two
+    torch.set_num_threads(1)  # two threads that find faces are faster than one that uses two cores
     with ThreadPoolExecutor(workers) as pool:
         while True:
             while len(waiting) < workers and (chunk := list(itertools.islice(fresh, AT_ONCE))):
-                waiting.append(
-                    pool.submit(look, [(*item, loaded(item[2])) for item in chunk], faces)
-                )
+                contents = [loaded(load) for _, _, load, _ in chunk]
+                waiting.append((chunk, contents, pool.submit(look, chunk, contents, faces)))
             if not waiting:
                 break
-            for (file, _, _, known, data), found in waiting.popleft().result():
+            chunk, contents, result = waiting.popleft()
+            for (file, _, _, known), content, found in zip(chunk, contents, result.result()):
                 try:
-                    if isinstance(found, BadItem):
+                    if isinstance(found, BadPicture):
                         raise found
                     entry = {"file": file, **record(*found, known)}
-                    write_file(out / file, data)
+                    write_file(out / file, content, durable=False)
                     journal.add(entry)
-                except BadItem as problem:
-                    journal.add({"file": file, "problem": str(problem)})
+                except BadPicture as error:
+                    journal.add({"file": file, "problem": str(error)})
                 count += 1
                 if count % 1000 == 0:
-                    log(
-                        f"{count:,} pictures, {count / (time.monotonic() - began):.1f} a second",
-                        flush=True,
-                    )
+                    rate = count / (time.monotonic() - start)
+                    print(f"{count:,} pictures, {rate:.1f} a second", flush=True)
 
 
 def loaded(load):
-    """The bytes of a path, or that load() gives, or why there are none, as a BadItem."""
+    """The bytes of a path, or those that load() gives, or a BadPicture that says why not."""
     try:
         return load.read_bytes() if isinstance(load, Path) else load()
-    except (
-        BadItem,
-        OSError,
-        EOFError,
-        RuntimeError,
-        zlib.error,
-        tarfile.TarError,
-        zipfile.BadZipFile,
-    ) as problem:
-        return BadItem(str(problem))
+    except (OSError, EOFError, RuntimeError, zlib.error) as error:
+        return BadPicture(str(error))
+    except (BadPicture, tarfile.TarError, zipfile.BadZipFile) as error:
+        return BadPicture(str(error))
 
 
-def look(chunk, faces):
-    """Decode the bytes that each item ends in and find its faces: pairs of the item and (picture, faces) or a BadItem."""
-    seen = []
-    for item in chunk:
-        try:
-            if isinstance(item[-1], BadItem):
-                raise item[-1]
-            seen.append(decode(item[-1]))
-        except BadItem as problem:
-            seen.append(problem)
-    good = [i for i, picture in enumerate(seen) if not isinstance(picture, BadItem)]
-    found = faces([chunk[i][1] for i in good], [seen[i] for i in good]) if good else []
-    for i, here in zip(good, found):
-        seen[i] = seen[i], here
-    return list(zip(chunk, seen))
+def look(chunk, contents, faces):
+    """Decode the contents of some items and find their faces: (picture, faces) or a BadPicture."""
+    pictures = [decoded(content) for content in contents]
+    good = [i for i, picture in enumerate(pictures) if not isinstance(picture, BadPicture)]
+    found = faces([chunk[i][1] for i in good], [pictures[i] for i in good]) if good else []
+    results = list(pictures)
+    for i, faces_here in zip(good, found):
+        results[i] = (pictures[i], faces_here)
+    return results
+
+
+def decoded(content):
+    """Bytes as an upright RGB picture, or a BadPicture that says why not."""
+    if isinstance(content, BadPicture):
+        return content
+    try:
+        return decode_picture(io.BytesIO(content))
+    except BadPicture as error:
+        return error
 
 
 def left_out(out, name, journal):
@@ -329,25 +300,25 @@ def left_out(out, name, journal):
         for file, entry in sorted(journal.entries.items())
         if "problem" in entry
     ]
-    write_file(out / f"left_out_{name}.txt", "".join(f"{line}\n" for line in lines))
+    listing = out / f"left_out_{name}.txt"
+    write_file(listing, "".join(f"{line}\n" for line in lines))
     for line in lines[:NAMED]:
         print(f"left out: {line}", file=sys.stderr)
     if len(lines) > NAMED:
-        print(
-            f"left out: {len(lines) - NAMED} more, see {out / f'left_out_{name}.txt'}",
-            file=sys.stderr,
-        )
+        print(f"left out: {len(lines) - NAMED} more, see {listing}", file=sys.stderr)
     return len(lines)
 
 
 def count_line(what, have, official=None):
-    """One line of the closing report: what there is, and against the official count what is missing."""
+    """One line of the closing report: what there is and, against the official count, is missing."""
     if official is None:
         return f"{what}: {have:,}"
-    less = official - have
-    return f"{what}: {have:,} of {official:,}" + (
-        f", {less:,} missing" if less > 0 else f", {-less:,} too many" if less else ""
-    )
+    line = f"{what}: {have:,} of {official:,}"
+    if have < official:
+        line += f", {official - have:,} missing"
+    if have > official:
+        line += f", {have - official:,} too many"
+    return line
 
 
 # ---------------------------------------------------------------- the two prepared folders
@@ -356,71 +327,69 @@ def count_line(what, have, official=None):
 def prepare_faces(out, split, source, pictures, faces, of=""):
     """Pictures into OUT/split, and landmarks.csv anew from the journals of both splits.
 
-    source: as `open_source` gives it; pictures: a list of (name in it, PERSON/PICTURE below the split); of: what else must
-    be the same for an unfinished OUT to be gone on with.
-    Returns (pictures in OUT/split as person/picture, how many were left out).
+    Args:
+        source: As `open_source` gives it.
+        pictures: A list of (name in it, PERSON/PICTURE below the split).
+        of: What else must be the same for an unfinished OUT to be gone on with.
+
+    Returns:
+        The pictures in OUT/split as person/picture, and how many were left out.
     """
-
-    def record(picture, found, known):
-        box, points = main_face(found, picture)
-        return {"box": box, "points": points}
-
     journal = Journal(out, split, f"faces by {faces.name}{of}")
     journal.check_source((f"{split}/{file}", source.size(name)) for name, file in pictures)
     items = (
-        (
-            f"{split}/{file}",
-            [name, f"{split}/{file}", file],
-            lambda name=name: source.read(name),
-            None,
-        )
+        (f"{split}/{file}", [name, f"{split}/{file}", file], partial(source.read, name), None)
         for name, file in pictures
     )
-    gather(out, journal, items, faces, record)
-    entries = {}
-    for path in out.glob(
-        ".t*.jsonl"
-    ):  # .train.jsonl and .test.jsonl: two scripts may share one OUT
-        for line in path.read_bytes().splitlines()[1:]:
-            entry = json.loads(line)
-            entries[entry["file"]] = entry
+    gather(out, journal, items, faces, record_portrait)
     rows = [
-        [file, *entry["box"], *entry["points"]]
-        for file, entry in sorted(entries.items())
+        [entry["file"], *entry["box"], *entry["points"]]
+        for entry in both_journals(out)
         if "problem" not in entry
     ]
     mine = [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")]
     if not mine:
-        raise UserError(
+        raise DataError(
             f"no usable person/picture was found ({len(journal.entries)} left out); check SOURCE"
         )
     write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
     return mine, left_out(out, split, journal)
 
 
+def record_portrait(picture, found, known):
+    box, points = main_face(found, picture)
+    return {"box": box, "points": points}
+
+
+def both_journals(out):
+    """The entries of train and test in order of name: two scripts may share one OUT."""
+    entries = {}
+    for path in out.glob(".t*.jsonl"):  # .train.jsonl and .test.jsonl
+        for line in read_text(path).splitlines()[1:]:
+            entry = json.loads(line)
+            entries[entry["file"]] = entry
+    return [entries[file] for file in sorted(entries)]
+
+
 def prepare_actions(out, items, faces, how, offered):
-    """Items (file, names, path or load, (split, people)) into OUT, with annotations.csv and faces.csv.
+    """Frames into OUT, with annotations.csv and faces.csv.
 
-    items(done): the items, given a function that says of a file whether it is in OUT already; offered: as
-    `Journal.check_source` takes it;
-    people(width, height) -> list of (action, box px), or raises BadItem. Returns (entries in OUT, how many were left out).
+    Args:
+        items: Function -> items (file, names, path or load, (split, people)); it is given a
+            function that says of a file whether it is in OUT already.
+            people(width, height) -> list of (action, box px), or raises BadPicture.
+        how: What boxes come from, for the journal.
+        offered: As `Journal.check_source` takes it.
+
+    Returns:
+        The entries in OUT, and how many were left out.
     """
-
-    def record(picture, found, known):
-        split, people = known
-        return {
-            "split": split,
-            "size": picture.size,
-            "people": people(*picture.size),
-            "faces": [box for box, _ in found],
-        }
-
     journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
     journal.check_source(offered)
-    gather(out, journal, items(journal.done), faces, record)
-    entries = [entry for _, entry in sorted(journal.entries.items()) if "problem" not in entry]
+    gather(out, journal, items(journal.done), faces, record_frame)
+    entries = journal.usable()
     if not entries:
-        raise UserError(
+        raise DataError(
             f"no usable frame was found ({len(journal.entries)} left out); check SOURCE"
         )
     people = [
@@ -428,33 +397,35 @@ def prepare_actions(out, items, faces, how, offered):
         for e in entries
         for action, box in e["people"]
     ]
-    write_file(
-        out / "annotations.csv",
-        table_text(["file", "split", "action", "width", "height", *BOX_COLUMNS], unique(people)),
-    )
+    columns = ["file", "split", "action", "width", "height", *BOX_COLUMNS]
+    write_file(out / "annotations.csv", table_text(columns, unique(people)))
     boxes = [[e["file"], *map(float, box)] for e in entries for box in e["faces"]]
     write_file(out / "faces.csv", table_text(["file", *BOX_COLUMNS], unique(boxes)))
     return entries, left_out(out, "actions", journal)
 
 
+def record_frame(picture, found, known):
+    split, people = known
+    return {
+        "split": split,
+        "size": picture.size,
+        "people": people(*picture.size),
+        "faces": [box for box, _ in found],
+    }
+
+
 def clipped(box, width, height):
-    """A person box (x0, y0, x1, y1) cut at the frame's edges; BadItem if nothing of it is left."""
+    """A person box (x0, y0, x1, y1) cut at the frame's edges; BadPicture if nothing is left."""
     x0, y0, x1, y1 = (float(value) for value in box)
-    x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
-    if not (
-        x1 - x0 >= 0.01 and y1 - y0 >= 0.01
-    ):  # a hundredth of a pixel is what the table resolves; also NaN
-        raise BadItem(
-            f"its person box ({', '.join(f'{float(v):g}' for v in box)}) has no area in the {width} x {height} frame"
-        )
-    return x0, y0, x1, y1
+    inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
+    wide = inside[2] - inside[0] >= 0.01  # px: what the table resolves; False for NaN
+    high = inside[3] - inside[1] >= 0.01
+    if not (wide and high):
+        shown = ", ".join(f"{float(value):g}" for value in box)
+        raise BadPicture(f"its person box ({shown}) has no area in the {width} x {height} frame")
+    return inside
 
 
 def unique(rows):
-    """Rows without those that would read the same as an earlier one: the readers refuse a row that comes twice."""
+    """Rows without those that would read the same as an earlier one: a reader refuses those."""
     return list({table_text([], [row]): row for row in rows}.values())
-
-
-def is_picture(name):
-    """Whether the readers take this for a picture; macOS's ._ companions only look like one."""
-    return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith(".")

@@ -1,105 +1,116 @@
-"""Where the prepare_* scripts get faces from: MTCNN or the paper's rule (`ppad.face_finder`), or a table that is given."""
+"""Where the prepare_* scripts get faces from: MTCNN, the paper's rule, or a table that is given.
+
+The first two are `ppad.face_finder`.
+"""
 
 import hashlib
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # `python data_scripts/x.py` leaves the project out
-
-from _untrusted import BadItem, UserError
+# `python data_scripts/x.py` leaves the project out
+# `python data_scripts/x.py` leaves the project out
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ppad.face_finder import FaceFinder
+from ppad.files import BadPicture, DataError, numbers, read_table
+from ppad.folders import BOX_COLUMNS, FACE_SCALE, POINT_COLUMNS, checked_boxes
 from ppad.mtcnn import MTCNN
-from ppad.readers import BOX_COLUMNS, FACE_SCALE, POINT_COLUMNS, checked_boxes, numbers, read_table
 
 FACE_SCORE = 0.8  # paper Sec. 4: detections above 0.8 are kept
 
 
 def check_device(name):
-    """UserError unless torch can compute there."""
+    """DataError unless torch can compute there."""
     try:
         device = torch.device(name)
-    except RuntimeError as problem:
-        raise UserError(
+    except RuntimeError as error:
+        raise DataError(
             f"device is '{name}', which is no device of torch: use cpu or cuda"
-        ) from problem
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device is '{name}', but torch sees no GPU here: use --device cpu")
+        raise DataError(f"device is '{name}', but torch sees no GPU here: use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device is '{name}', but torch sees {torch.cuda.device_count()} GPU(s) here: use --device cuda"
+        raise DataError(
+            f"device is '{name}', but torch sees {torch.cuda.device_count()} GPU(s) here: "
+            "use --device cuda"
         )
 
 
 class Faces:
-    """Where faces come from: a table, or the face finder. `faces(name, pictures)`; `name` says which, for the journal."""
+    """Faces of pictures, from a table or the face finder. `name` says which, for the journal."""
 
     def __init__(self, args):
         check_device(args.device)
-        rule = getattr(args, "rule", "mtcnn")
+        self.rows = None
         if args.landmarks:
-            actions = hasattr(args, "rule")
+            columns = BOX_COLUMNS if hasattr(args, "rule") else POINT_COLUMNS
             self.rows = {}
-            for row in read_table(
-                args.landmarks, ("file", *(BOX_COLUMNS if actions else POINT_COLUMNS))
-            ):
+            for row in read_table(args.landmarks, ("file", *columns)):
                 self.rows.setdefault(row["file"], []).append(row)
             self.name = f"table {hashlib.sha256(args.landmarks.read_bytes()).hexdigest()[:16]}"
             return
+        self.name = getattr(args, "rule", "mtcnn")
         try:
-            self.rows, self.name = None, rule
-            mtcnn = None if rule == "ssh" else MTCNN.load().to(args.device)
-            self.finder = FaceFinder(mtcnn, rule=rule)
-        except (ValueError, RuntimeError) as problem:  # no weights, or no such device
-            raise UserError(
-                f"faces cannot be found: {problem}. Or give a table of faces with --landmarks"
-            ) from problem
+            mtcnn = None if self.name == "ssh" else MTCNN.load().to(args.device)
+            self.finder = FaceFinder(mtcnn, rule=self.name)
+        except (ValueError, RuntimeError) as error:  # no weights, or no such device
+            raise DataError(
+                f"faces cannot be found: {error}. Or give a table of faces with --landmarks"
+            ) from error
 
     def __call__(self, names, pictures):
-        """names: n lists of the names a table may use; pictures: n PIL images. -> n lists of (box, points or None)."""
-        if self.rows is not None:
-            return [
-                [
-                    self._of(row, picture)
-                    for row in next((self.rows[name] for name in known if name in self.rows), [])
-                ]
-                for known, picture in zip(names, pictures)
-            ]
-        frames = [
-            torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(
-                picture.height, picture.width, 3
-            )
-            for picture in pictures
-        ]  # (H, W, 3)
-        return [
-            [
-                (box, points)
-                for box, score, points in zip(
-                    f["boxes"].tolist(), f["scores"].tolist(), f["landmarks"].flatten(1).tolist()
-                )
-                if score >= FACE_SCORE and overlaps(box, picture)
-            ]
-            for f, picture in zip(self.finder.find(frames), pictures)
-        ]
+        """For each picture a list of (box, points or None).
 
-    def _of(self, row, picture):
-        points = numbers(row, POINT_COLUMNS) if row.get(POINT_COLUMNS[0]) else None
-        if row.get(BOX_COLUMNS[0]):
-            box = numbers(row, BOX_COLUMNS)
-            checked_boxes(box, *picture.size, f"{row['where']}: box", math.inf)
-            return box, points
-        width, height = picture.size  # a crop: the box whose 1.6-fold square is the whole picture
-        if width != height:
-            raise UserError(
-                f"{row['where']}: {row['file']} is {width} x {height}, not a square crop; give its face box in the table"
+        names: n lists of the names that a table may use. pictures: n Pillow pictures.
+        """
+        if self.rows is None:
+            return self._find(pictures)
+        faces = []
+        for known, picture in zip(names, pictures):
+            rows = next((self.rows[name] for name in known if name in self.rows), [])
+            faces.append([face_of_row(row, picture) for row in rows])
+        return faces
+
+    def _find(self, pictures):
+        frames = [torch.tensor(np.asarray(picture)) for picture in pictures]  # (H, W, 3) uint8
+        faces = []
+        for found, picture in zip(self.finder.find(frames), pictures):
+            boxes = found["boxes"].tolist()
+            scores = found["scores"].tolist()
+            landmarks = found["landmarks"].flatten(1).tolist()
+            faces.append(
+                [
+                    (box, points)
+                    for box, score, points in zip(boxes, scores, landmarks)
+                    if score >= FACE_SCORE and overlaps(box, picture)
+                ]
             )
-        margin = width * (1 - 1 / FACE_SCALE) / 2
-        return [margin, margin, width - margin, height - margin], points
+        return faces
+
+
+def face_of_row(row, picture):
+    """The (box, points or None) that a row of a table says.
+
+    A row without a box is of a crop: its box is the one whose 1.6-fold square is the whole picture.
+    """
+    points = numbers(row, POINT_COLUMNS) if row.get(POINT_COLUMNS[0]) else None
+    if row.get(BOX_COLUMNS[0]):
+        box = numbers(row, BOX_COLUMNS)
+        checked_boxes(box, *picture.size, f"{row['where']}: box", math.inf)
+        return box, points
+    width, height = picture.size
+    if width != height:
+        raise DataError(
+            f"{row['where']}: {row['file']} is {width} x {height}, not a square crop; "
+            "give its face box in the table"
+        )
+    margin = width * (1 - 1 / FACE_SCALE) / 2
+    return [margin, margin, width - margin, height - margin], points
 
 
 def overlaps(box, picture):
@@ -108,23 +119,26 @@ def overlaps(box, picture):
 
 
 def main_face(faces, picture):
-    """The face that a portrait is of: large and near the middle (area minus twice the squared distance, as FaceNet's
-    public preparation weighs them). BadItem when there is none, or its landmarks do not lie in the picture."""
+    """The face that a portrait is of: large and near the middle.
 
-    def weight(face):
-        x0, y0, x1, y1 = face[0]
-        return (x1 - x0) * (y1 - y0) - 2 * (
-            ((x0 + x1 - picture.width) / 2) ** 2 + ((y0 + y1 - picture.height) / 2) ** 2
-        )
-
+    The weight is the area minus twice the squared distance from the middle, as in FaceNet's public
+    preparation. BadPicture when there is none, or its landmarks do not lie in the picture.
+    """
     if not faces:
-        raise BadItem("no face found")
-    box, points = max(faces, key=weight)
+        raise BadPicture("no face found")
+    box, points = max(faces, key=partial(portrait_weight, picture=picture))
     if (
         points is None
         or min(points) < 0
         or max(points[0::2]) > picture.width
         or max(points[1::2]) > picture.height
     ):
-        raise BadItem("the landmarks of its face do not lie in the picture")
+        raise BadPicture("the landmarks of its face do not lie in the picture")
     return box, points
+
+
+def portrait_weight(face, picture):
+    x0, y0, x1, y1 = face[0]
+    right = (x0 + x1 - picture.width) / 2  # px, from the middle
+    down = (y0 + y1 - picture.height) / 2
+    return (x1 - x0) * (y1 - y0) - 2 * (right**2 + down**2)

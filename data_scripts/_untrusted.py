@@ -2,12 +2,12 @@
 
 Data sets come from mirrors of mirrors. Each reader here does one thing and refuses everything else:
 
-    open_source   the pictures of a folder, .zip, .tar, .tgz: read by name into memory, never unpacked to disk
-    load_pickle   numbers, text, plain containers and numpy arrays; any other type is refused by name
-    read_mat      one numeric array of a MATLAB 5 file (plain or compressed), nothing else of the format
+    open_source   the files of a folder, .zip, .tar, .tgz: read by name, never unpacked to disk
+    load_pickle   numbers, text, plain containers, numpy arrays; any other type is refused by name
+    read_mat      one numeric array of a MATLAB 5 file (plain or compressed), nothing else of it
 
-Nothing in these files can run, name a path that is written to, or grow without bound. What is wrong raises `UserError`,
-one sentence that names the file and the offending part.
+Nothing in these files can run, name a path that is written to, or grow without bound. What is wrong
+raises `DataError`, one sentence that names the file and the offending part.
 """
 
 import gzip
@@ -24,35 +24,33 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ppad.files import DataError
+
 LARGEST = 64 * 2**20  # ours: bytes of one archive member; real pictures are below 1 MB
 TOTAL = 200 * 2**30  # ours: bytes of all members; the largest set here, CASIA, has 4 GB
 MOST = 5_000_000  # ours: members; CASIA has half a million
-LARGEST_PICKLE = (
-    2 * 2**30
-)  # ours: bytes of a pickle, of a .mat file, and of what a .mat file unpacks to
-
-
-class UserError(Exception):
-    """Something the user can mend; the message is the sentence that is shown."""
-
-
-class BadItem(Exception):
-    """One picture that cannot be used; it is named, counted and left out."""
+# ours: bytes of a pickle, of a .mat file, and of what a .mat file unpacks to
+LARGEST_PICKLE = 2 * 2**30
 
 
 # ---------------------------------------------------------------- folders and archives
 
 
 class _Bounded(io.BufferedIOBase):
-    """An archive's bytes, never more than LARGEST at a time: a forged header could ask for all memory at once."""
+    """An archive's bytes, never more than LARGEST at a time.
+
+    A forged header could ask for all memory at once.
+    """
 
     def __init__(self, file, name):
-        self.file, self.name = file, name
+        self.file = file
+        self.name = name
 
     def read(self, size=-1):
         if not 0 <= size <= LARGEST:
-            raise UserError(
-                f"{self.name}: a header in it claims {size} bytes (at most {LARGEST} are allowed); download it again"
+            raise DataError(
+                f"{self.name}: a header in it claims {size} bytes (at most {LARGEST} are allowed); "
+                "download it again"
             )
         return self.file.read(size)
 
@@ -67,9 +65,13 @@ class _Bounded(io.BufferedIOBase):
 
 
 def _check(archive, name, size, plain, seen):
-    """Refuse a member that could leave the folder, is no plain file, or is too large. seen: [count, bytes] so far."""
+    """Refuse a member that could leave the folder, is no plain file, or is too large.
+
+    seen: [count, bytes] so far.
+    """
     path = PurePosixPath(name)
-    seen[0], seen[1] = seen[0] + 1, seen[1] + size
+    seen[0] += 1
+    seen[1] += size
     fault = (
         "leads out of the archive"
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
@@ -82,26 +84,27 @@ def _check(archive, name, size, plain, seen):
         else None
     )
     if fault:
-        raise UserError(
-            f"{archive}: its member {name!r} {fault}; nothing was read from it: download it from the official page"
+        raise DataError(
+            f"{archive}: its member {name!r} {fault}; nothing was read from it: "
+            "download it from the official page"
         )
 
 
 class _Zip:
     def __init__(self, path):
-        self.archive, seen, self.members = zipfile.ZipFile(path), [0, 0], {}
+        self.archive = zipfile.ZipFile(path)
+        seen = [0, 0]
+        self.members = {}
         for info in self.archive.infolist():
-            kind = (
-                info.external_attr >> 28
-            )  # the file type of Unix; 0 where another system made the archive
+            # the file type of Unix; 0 where another system made the archive
+            kind = info.external_attr >> 28
             _check(path, info.filename, info.file_size, kind in (0, 4, 8), seen)
             if not info.is_dir():
                 self.members[info.filename] = info
 
     def read(self, name):
-        return self.archive.read(
-            self.members[name]
-        )  # stops at the size that was checked, then compares the CRC
+        # stops at the size that was checked, then compares the CRC
+        return self.archive.read(self.members[name])
 
     def size(self, name):
         return self.members[name].file_size
@@ -112,7 +115,9 @@ class _Tar:
         with open(path, "rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
         file = _Bounded(gzip.open(path) if zipped else open(path, "rb"), path)
-        self.archive, seen, self.members = tarfile.open(fileobj=file, mode="r:"), [0, 0], {}
+        self.archive = tarfile.open(fileobj=file, mode="r:")
+        seen = [0, 0]
+        self.members = {}
         for info in self.archive:
             _check(path, info.name, info.size, info.isfile() or info.isdir(), seen)
             if info.isfile():
@@ -142,19 +147,22 @@ class _Folder:
 
 
 def open_source(path):
-    """A folder, .zip, .tar or .tgz as an object with `members` (paths of its files), `read(name)` -> bytes, and
-    `size(name)`, how many.
+    """Open a folder, .zip, .tar or .tgz.
 
-    Members of an archive come in its own order, in which reading is quick. UserError for a path that is neither, and for
-    an archive with any member that leads out of it, is a link, or is too large: then nothing of it is read.
+    Returns an object with `members` (paths of its files), `read(name)` -> bytes, `size(name)`.
+    Members of an archive come in its own order, in which reading is quick. DataError for a path
+    that is neither, and for an archive with any member that leads out of it, is a link, or is too
+    large: then nothing of it is read.
     """
     path = Path(path)
     try:
         if path.is_dir():
             return _Folder(path)
         if not path.is_file():
-            raise UserError(f"{path}: there is no such folder or archive; check SOURCE")
+            raise DataError(f"{path}: there is no such folder or archive; check SOURCE")
         return _Zip(path) if zipfile.is_zipfile(path) else _Tar(path)
+    except DataError:
+        raise
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -163,22 +171,23 @@ def open_source(path):
         gzip.BadGzipFile,
         ValueError,
         RuntimeError,
-    ) as problem:
-        raise UserError(
-            f"{path}: is no whole .zip, .tar or .tgz ({problem}); download it again"
-        ) from problem
+    ) as error:
+        raise DataError(
+            f"{path}: is no whole .zip, .tar or .tgz ({error}); download it again"
+        ) from error
 
 
 # ---------------------------------------------------------------- pickles
 
 
 class _DType:
-    """Stands for numpy.dtype while a pickle is read: numpy's own believes whatever state it is given."""
+    """Stands for numpy.dtype while a pickle is read: numpy's own accepts any state."""
 
     def __init__(self, code):
         if not re.fullmatch(r"[biufSUO]\d{0,4}", code):
             raise pickle.UnpicklingError(f"the array type {code!r}")
-        self.code, self.order = code, "|"
+        self.code = code
+        self.order = "|"
 
     def __setstate__(self, state):
         if state[1] not in ("<", ">", "|", "=") or any(state[2:5]):
@@ -190,11 +199,15 @@ class _DType:
 
 
 class _Array(np.ndarray):
-    """A numpy array that checks its size before it takes its contents: numpy's own would read past the end."""
+    """A numpy array that checks its size before it takes its contents.
+
+    numpy's own would read past the end.
+    """
 
     def __setstate__(self, state):
         _, shape, dtype, fortran, raw = state
-        dtype, count = dtype.real(), math.prod(shape)
+        dtype = dtype.real()
+        count = math.prod(shape)
         raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2's text was bytes
         if (
             dtype.hasobject != isinstance(raw, list)
@@ -216,7 +229,8 @@ def _reconstruct(kind, shape, code):
 
 
 def _scalar(dtype, raw=b""):
-    raw, dtype = raw.encode("latin1") if isinstance(raw, str) else raw, dtype.real()
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw
+    dtype = dtype.real()
     if dtype.hasobject or len(raw) != dtype.itemsize:
         raise pickle.UnpicklingError("a numpy number of another size than its type")
     return np.frombuffer(raw, dtype)[0].item()
@@ -261,45 +275,40 @@ class _Unpickler(pickle.Unpickler):
 def load_pickle(path):
     """The contents of a Python 2 or 3 pickle of plain containers, text, numbers and numpy arrays.
 
-    Nothing is imported or called but the few builders in ADMITTED. UserError, which names it, for anything else.
+    Nothing is imported or called but the few builders in ADMITTED. DataError, which names it, for
+    anything else.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file; check SOURCE")
+        raise DataError(f"{path}: there is no such file; check SOURCE")
     if path.stat().st_size > LARGEST_PICKLE:
-        raise UserError(
+        raise DataError(
             f"{path}: has more than {LARGEST_PICKLE} bytes; the official file is far smaller"
         )
     try:
         with open(path, "rb") as file:
             return _Unpickler(file, encoding="latin1").load()
-    except Exception as problem:  # a forged pickle can raise anything from inside the builders
-        raise UserError(
-            f"{path}: refused, nothing in it was run; it holds what such a file never does ({problem}): "
-            "download it from the official page"
-        ) from problem
+    except Exception as error:  # a forged pickle can raise anything from inside the builders
+        raise DataError(
+            f"{path}: refused, nothing in it was run; it holds what such a file never does "
+            f"({error}): download it from the official page"
+        ) from error
 
 
 # ---------------------------------------------------------------- MATLAB files
 
-NUMBERS = {
-    1: "i1",
-    2: "u1",
-    3: "i2",
-    4: "u2",
-    5: "i4",
-    6: "u4",
-    7: "f4",
-    9: "f8",
-    12: "i8",
-    13: "u8",
-}  # MAT v5: data types
-MATRIX, COMPRESSED = 14, 15  # MAT v5: the two types that hold others
-NUMERIC_CLASSES = range(6, 16)  # MAT v5: double to uint64; the rest is text, cells, sparse
+# MAT v5: its numbers of data types, the two types that hold others, and the numeric classes
+NUMBERS = dict(zip((1, 2, 3, 4, 5, 6, 7, 9, 12, 13), "i1 u1 i2 u2 i4 u4 f4 f8 i8 u8".split()))
+MATRIX = 14
+COMPRESSED = 15
+NUMERIC_CLASSES = range(6, 16)  # double to uint64; the rest is text, cells, sparse
 
 
 def _elements(data, order):
-    """The (type, bytes) elements of a stretch of a MAT file: a tag of type and length, then data padded to 8 bytes."""
+    """The (type, bytes) elements of a part of a MAT file.
+
+    Each is a tag of type and length, then data padded to 8 bytes.
+    """
     at = 0
     while at + 8 <= len(data):
         kind, length = struct.unpack_from(order + "II", data, at)
@@ -313,21 +322,23 @@ def _elements(data, order):
 
 
 def read_mat(path, name):
-    """The numeric array called `name` of a MAT v5 file (MATLAB's -v6 and -v7), in MATLAB's shape and order of axes.
+    """The numeric array called `name` of a MAT v5 file (MATLAB's -v6 and -v7).
 
-    UserError for a missing array, one that is not numeric, a damaged file, or the HDF5 form (-v7.3).
+    It has MATLAB's shape and order of axes. DataError for a missing array, one that is not numeric,
+    a damaged file, or the HDF5 form (-v7.3).
     """
     path = Path(path)
     if path.stat().st_size > LARGEST_PICKLE:
-        raise UserError(
+        raise DataError(
             f"{path}: has more than {LARGEST_PICKLE} bytes; the official file is far smaller"
         )
     data = path.read_bytes()
     if data[:19] == b"MATLAB 7.3 MAT-file" or data[:4] == b"\x89HDF":
-        raise UserError(f"{path}: is a MATLAB 7.3 file; save it with -v7, or use JHMDB-GT.pkl")
+        raise DataError(f"{path}: is a MATLAB 7.3 file; save it with -v7, or use JHMDB-GT.pkl")
     if len(data) < 128 or data[126:128] not in (b"IM", b"MI"):
-        raise UserError(f"{path}: is no MATLAB 5 file; download it again")
-    order, found = "<" if data[126:128] == b"IM" else ">", []
+        raise DataError(f"{path}: is no MATLAB 5 file; download it again")
+    order = "<" if data[126:128] == b"IM" else ">"
+    found = []
     try:
         for kind, body in _elements(data[128:], order):
             if kind == COMPRESSED:
@@ -340,10 +351,8 @@ def read_mat(path, name):
                 continue
             (_, flags), (_, shape), (_, label), *parts = _elements(body, order)
             if label.decode("latin1") == name:
-                word, shape = (
-                    struct.unpack_from(order + "I", flags)[0],
-                    np.frombuffer(shape, order + "i4").tolist(),
-                )
+                word = struct.unpack_from(order + "I", flags)[0]
+                shape = np.frombuffer(shape, order + "i4").tolist()
                 if (
                     word & 0xFF not in NUMERIC_CLASSES
                     or word & 0x800
@@ -351,15 +360,14 @@ def read_mat(path, name):
                     or parts[0][0] not in NUMBERS
                 ):
                     raise ValueError(f"{name} is not a real numeric array")
-                values = np.frombuffer(
-                    parts[0][1], order + NUMBERS[parts[0][0]]
-                )  # (H * W * T,), first axis fastest
+                # (H * W * T,), first axis fastest
+                values = np.frombuffer(parts[0][1], order + NUMBERS[parts[0][0]])
                 if min(shape) < 0 or math.prod(shape) != len(values):
                     raise ValueError(f"{name} has {len(values)} values for the shape {shape}")
                 return values.reshape(shape, order="F")
             found.append(label.decode("latin1"))
-    except (ValueError, struct.error, zlib.error) as problem:
-        raise UserError(f"{path}: is damaged ({problem}); download it again") from problem
-    raise UserError(
+    except (ValueError, struct.error, zlib.error) as error:
+        raise DataError(f"{path}: is damaged ({error}); download it again") from error
+    raise DataError(
         f"{path}: has no {name!r} (it has {', '.join(found) or 'nothing'}); use the official file"
     )

@@ -1,12 +1,13 @@
 """Fetch the weights that this project does not ship, check them, and put them into one folder.
 
-    python data_scripts/get_weights.py                          MTCNN, from the facenet-pytorch wheel, through pip
-    python data_scripts/get_weights.py --from FILE_OR_FOLDER    the same from a wheel or .pt files that you have
-    python data_scripts/get_weights.py --imagenet vgg16         torchvision's own ImageNet file too (repeatable)
+    python data_scripts/get_weights.py                   MTCNN, from the facenet-pytorch wheel
+    python data_scripts/get_weights.py --from PLACE      the same from a wheel or .pt files you have
+    python data_scripts/get_weights.py --imagenet NAME   an ImageNet file of torchvision's, too
 
-The folder is --out, else $PPAD_WEIGHTS, else ~/.cache/ppad/weights; `ppad.mtcnn` looks in the same place. The wheel is
-not installed and none of its code runs: three members are read out of the zip archive. Every file must have the sha256
-below before it gets its name. Exit code 0: all there; 2: something could not be had, and the last line says what to do.
+The folder is --out, else $PPAD_WEIGHTS, else ~/.cache/ppad/weights; `ppad.mtcnn` looks in the same
+place. pip downloads the wheel. It is not installed and none of its code runs: three members are
+read out of the zip archive. Every file must have the sha256 below before it gets its name. Exit
+code 0: all there; 2: something could not be had, and the last line says what to do.
 """
 
 import argparse
@@ -17,6 +18,11 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+# `python data_scripts/x.py` leaves the project out
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ppad.files import write_file
 
 WHEEL = "facenet-pytorch==2.6.0"  # MIT; carries the original MTCNN weights
 MEMBER = "facenet_pytorch/data/{name}"
@@ -38,23 +44,14 @@ def weights_folder():
 
 
 def keep(name, content, out):
-    """Check one file's bytes and give it its name in `out`: written beside it first, then renamed."""
+    """Check the bytes of one file and write them to `out`, whole or not at all."""
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256[name]:
         raise CannotFetch(
-            f"{name}: sha256 is {digest[:16]}..., expected {SHA256[name][:16]}...; the file is damaged or "
-            f"another version: fetch {WHEEL} anew"
+            f"{name}: sha256 is {digest[:16]}..., expected {SHA256[name][:16]}...; "
+            f"the file is damaged or another version: fetch {WHEEL} again"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=out, prefix=f".{name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(content)
-        os.chmod(part, 0o644)
-        os.replace(part, out / name)
-    except OSError:
-        Path(part).unlink(missing_ok=True)
-        raise
+    write_file(out / name, content)
 
 
 def is_there(name, out):
@@ -107,28 +104,17 @@ def from_local(source, out):
 def from_pip(out, run=subprocess.run):
     """Let pip download the wheel (its settings, proxies and mirrors apply) and read it."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            WHEEL,
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--ignore-requires-python",
-            "--disable-pip-version-check",
-            "--quiet",
-            "--dest",
-            folder,
-        ]
+        options = "--no-deps --only-binary :all: --ignore-requires-python"
+        quiet = "--disable-pip-version-check --quiet --dest"
+        command = [sys.executable, *f"-m pip download {WHEEL} {options} {quiet}".split(), folder]
         answer = run(command, capture_output=True, text=True)
         wheels = list(Path(folder).glob("*.whl"))
         if answer.returncode or not wheels:
             reason = (answer.stderr or "").strip().splitlines()[-1:] or ["no reason given"]
             raise CannotFetch(
-                f"pip could not download {WHEEL} ({reason[0]}). Without a network: on a machine that has one, run\n"
-                f"    python -m pip download {WHEEL} --no-deps --only-binary :all: --ignore-requires-python\n"
+                f"pip could not download {WHEEL} ({reason[0]}). "
+                "Without a network: on a machine that has one, run\n"
+                f"    python -m pip download {WHEEL} {options}\n"
                 f"then copy the .whl file here and run\n"
                 f"    python data_scripts/get_weights.py --from THE_FILE.whl --out {out}"
             )
@@ -136,7 +122,10 @@ def from_pip(out, run=subprocess.run):
 
 
 def from_torchvision(name, out):
-    """torchvision's ImageNet weights of one architecture, by torch's own loader, which checks the hash in the name."""
+    """torchvision's ImageNet weights of one architecture.
+
+    torch's own loader fetches them and checks the hash in the name.
+    """
     import torch
     import torchvision
 
@@ -159,8 +148,8 @@ def from_torchvision(name, out):
         )
     except (OSError, RuntimeError) as error:
         raise CannotFetch(
-            f"{url} could not be had ({error}). Without a network: download that address elsewhere and copy "
-            f"the file, under its own name, to {out}"
+            f"{url} could not be had ({error}). Without a network: download that address "
+            f"elsewhere and copy the file, under its own name, to {out}"
         ) from error
     return out / url.rsplit("/", 1)[1]
 

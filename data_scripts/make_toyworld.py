@@ -3,9 +3,10 @@
     python data_scripts/make_toyworld.py OUT
     python -m ppad.reproduce --preset photo --faces OUT/faces --actions OUT/actions
 
-What the `toy` preset draws in memory, as PNG and tables: read back, every picture, landmark and box is the same. It tries
-out the readers, and whatever you build on prepared folders, without any real person. All fields of the preset can be
-set, as in the main job (--train_identities 12). Nothing is written outside OUT; a stopped run is simply run again.
+What the `toy` preset draws in memory, as PNG and tables: read back, every picture, landmark and box
+is the same. It tries out the readers, and whatever you build on prepared folders, without any real
+person. All fields of the preset can be set, as in the main job (--train_identities 12). Nothing is
+written outside OUT; a stopped run is simply run again.
 """
 
 import argparse
@@ -14,14 +15,15 @@ import io
 import sys
 from pathlib import Path
 
-from _common import Journal, count_line, run, table_text, write_file
-from _untrusted import UserError
+from _common import Journal, count_line, run, table_text
 from PIL import Image
 
 from ppad import config as presets
-from ppad.readers import BOX_COLUMNS, POINT_COLUMNS
-from ppad.reproduce import load_data
+from ppad.evaluate import load_data
+from ppad.files import DataError, write_file
+from ppad.folders import BOX_COLUMNS, POINT_COLUMNS
 
+# `load_data` draws according to these; an OUT holds one choice of them
 DRAWN_BY = (
     "train_identities",
     "pictures_each",
@@ -33,14 +35,14 @@ DRAWN_BY = (
     "frame_height",
     "face_size",
     "folds",
-)  # `load_data` draws by these; an OUT is of one choice
+)
 
 
 def write_picture(path, image):
     """image (3, S, S) uint8 as PNG, which loses nothing."""
     content = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(content, "PNG")  # (S, S, 3)
-    write_file(path, content.getvalue())
+    write_file(path, content.getvalue(), durable=False)
 
 
 def exact(numbers):
@@ -64,33 +66,29 @@ def write_pairs(path, pairs, names):
     lines = [f"{folds}\t{len(pairs) // (2 * folds)}"]
     order = sorted(range(len(pairs)), key=lambda i: (pairs.folds[i].item(), not pairs.same[i]))
     for i in order:
-        (a, _, m), (b, _, n) = (
-            names[k[i]].split("/")[1].rpartition("_") for k in (pairs.first, pairs.second)
-        )
-        lines.append(
-            "\t".join(
-                [a, str(int(m)), str(int(n))] if pairs.same[i] else [a, str(int(m)), b, str(int(n))]
-            )
-        )
+        a, _, m = names[pairs.first[i]].split("/")[1].rpartition("_")
+        b, _, n = names[pairs.second[i]].split("/")[1].rpartition("_")
+        other = [] if pairs.same[i] else [b]
+        lines.append("\t".join([a, str(int(m)), *other, str(int(n))]))
     write_file(path, "\n".join(lines) + "\n")
 
 
 def write_actions(out, halves):
     """halves: {"train": ActionSet, "test": ActionSet}."""
-    people, faces = [], []
+    people = []
+    faces = []
     for split, actions in halves.items():
         for i, image in enumerate(actions.frames):
-            file, size = f"{actions.names[i]}.png", [image.shape[2], image.shape[1]]
+            file = f"{actions.names[i]}.png"
+            size = [image.shape[2], image.shape[1]]
             write_picture(out / file, image)
             people += [
                 [file, split, actions.classes[label - 1], *size, *exact(box)]
                 for box, label in zip(actions.boxes[i].reshape(-1, 4), actions.labels[i].tolist())
             ]
             faces += [[file, *exact(box)] for box in actions.face_boxes[i].reshape(-1, 4)]
-    write_file(
-        out / "annotations.csv",
-        table_text(["file", "split", "action", "width", "height", *BOX_COLUMNS], people),
-    )
+    columns = ["file", "split", "action", "width", "height", *BOX_COLUMNS]
+    write_file(out / "annotations.csv", table_text(columns, people))
     write_file(out / "faces.csv", table_text(["file", *BOX_COLUMNS], faces))
 
 
@@ -105,22 +103,17 @@ def main(argv=None):
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     try:
-        config = presets.build(
-            "toy",
-            **{
-                field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)
-            },
-        )
-    except presets.ConfigError as problem:
-        raise UserError(str(problem)) from problem
+        names = [field.name for field in dataclasses.fields(presets.Paper)]
+        config = presets.build("toy", **{name: getattr(args, name) for name in names})
+    except presets.ConfigError as error:
+        raise DataError(str(error)) from error
     if not config.drawn:
-        raise UserError(
+        raise DataError(
             "faces and actions are given; the toy world reads no pictures: leave them out"
         )
-    how = ", ".join(
-        [f"seed {args.seed}", *(f"{name} {getattr(config, name)}" for name in DRAWN_BY)]
-    )
-    Journal(args.out, "toyworld", how)  # refuses what other settings drew
+    settings = [f"{name} {getattr(config, name)}" for name in DRAWN_BY]
+    # refuses an OUT that other settings drew
+    Journal(args.out, "toyworld", ", ".join([f"seed {args.seed}", *settings]))
     data = load_data(config, args.seed)
     write_faces(args.out / "faces", {"train": data.faces, "test": data.test_faces})
     write_pairs(args.out / "faces" / "pairs_test.txt", data.pairs, data.test_faces.names)

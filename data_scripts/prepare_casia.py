@@ -2,20 +2,24 @@
 
     python data_scripts/prepare_casia.py SOURCE OUT
 
-SOURCE: the folder NUMBER/001.jpg (or one that holds it), or its .zip, .tar or .tgz. OUT gets train/ and the train rows of
-landmarks.csv, box and five points by our own MTCNN; `prepare_lfw.py` may share the same OUT and make its test half. The three
-people who are also in LFW are dropped, so that nobody is in both. A picture that cannot be read or shows no face is
-named and left out. Half a million pictures take hours: stop it when you like, the same command goes on.
+SOURCE: the folder NUMBER/001.jpg (or one that holds it), or its .zip, .tar or .tgz. OUT gets train/
+and the train rows of landmarks.csv, box and five points by our own MTCNN; `prepare_lfw.py` may
+share the same OUT and make its test half. The three people who are also in LFW are dropped, so that
+nobody is in both. A picture that cannot be read or shows no face is named and left out. Half a
+million pictures take hours: stop it when you like, the same command goes on.
 """
 
 import sys
 from pathlib import PurePosixPath
 
-from _common import arguments, check_places, count_line, is_picture, prepare_faces, run
+from _common import arguments, check_places, count_line, prepare_faces, run
 from _faces import Faces
 from _untrusted import open_source
 
-PICTURES, PEOPLE = 494_414, 10_575  # Yi et al., 2014, "Learning Face Representation from Scratch"
+from ppad.files import is_picture
+
+PICTURES = 494_414  # both: Yi et al., 2014, "Learning Face Representation from Scratch"
+PEOPLE = 10_575
 ALSO_IN_LFW = ("0166921", "1056413", "1193098")  # SphereFace's own list of what CASIA and LFW share
 
 
@@ -35,15 +39,15 @@ def portraits(source, dropped):
 def main(argv=None):
     args = arguments(__doc__).parse_args(argv)
     check_places(args.source, args.out)
-    faces, source, dropped = Faces(args), open_source(args.source), {}
+    faces = Faces(args)
+    source = open_source(args.source)
+    dropped = {}
     files, lost = prepare_faces(args.out, "train", source, list(portraits(source, dropped)), faces)
 
-    people, pictures = len({file.split("/")[0] for file in files}), sum(map(len, dropped.values()))
-    print(
-        count_line(
-            "pictures, dropped and left out ones included", len(files) + pictures + lost, PICTURES
-        )
-    )
+    people = len({file.split("/")[0] for file in files})
+    pictures = sum(map(len, dropped.values()))
+    every = len(files) + pictures + lost
+    print(count_line("pictures, dropped and left out ones included", every, PICTURES))
     print(count_line("people without the three in LFW", people, PEOPLE - len(ALSO_IN_LFW)))
     print(count_line("pictures in train", len(files)))
     for person in ALSO_IN_LFW:

@@ -2,11 +2,12 @@
 
     python data_scripts/prepare_daly.py SOURCE OUT
 
-SOURCE holds daly1.1.0.pkl and the movies, ID.mp4 (or .webm, .mkv, .avi), beside it or in videos/. ffmpeg must be installed:
-it decodes each movie once, counting frames, so that a keyframe is the very frame that was annotated. OUT gets ID/FRAME.png
-for each keyframe, annotations.csv and faces.csv. The first split's test videos are test, the rest train. Movies that are
-gone from YouTube are named, as are keyframes without a box and frames that a movie does not have. Stop it when you like:
-the same command goes on. Fetch a missing movie and run it again.
+SOURCE holds daly1.1.0.pkl and the movies, ID.mp4 (or .webm, .mkv, .avi), beside it or in videos/.
+ffmpeg must be installed: it decodes each movie once, counting frames, so that a keyframe is the
+very frame that was annotated. OUT gets ID/FRAME.png for each keyframe, annotations.csv and
+faces.csv. The first split's test videos are test, the rest train. Movies that are gone from YouTube
+are named, as are keyframes without a box and frames that a movie does not have. Stop it when you
+like: the same command goes on. Fetch a missing movie and run it again.
 """
 
 import re
@@ -14,34 +15,45 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from _common import arguments, check_places, clipped, count_line, prepare_actions, run
 from _faces import Faces
-from _untrusted import BadItem, UserError, load_pickle
+from _untrusted import load_pickle
 
-VIDEOS, TEST_VIDEOS, CLASSES = 510, 200, 10  # Weinzaepfel et al., 2016: 310 videos train, 200 test
+from ppad.files import BadPicture, DataError, is_hidden
+
+VIDEOS = 510  # Weinzaepfel et al., 2016: 310 videos train, 200 test
+TEST_VIDEOS = 200
+CLASSES = 10
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".flv")
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"  # ours: a playlist called .mp4 could name other files
+# ours: no playlists, which could name other files
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"
 
 
 def read_annotations(path):
-    """{video id: (split, {frame number from 1: [(action, (x0, y0, x1, y1) in shares of the frame)]})}, boxless keyframes."""
-    daly, videos, boxless = load_pickle(path), {}, 0
+    """What DALY's pickle says, and how many keyframes have no box.
+
+    Returns {video id: (split, {frame number from 1: [(action, box)]})}, a box being (x0, y0, x1,
+    y1) in shares of the frame.
+    """
+    daly = load_pickle(path)
+    videos = {}
+    boxless = 0
     try:
         test = {str(name).rpartition(".")[0] or str(name) for name in daly["splits"][0]}
         for name, about in daly["annot"].items():
             video = name.rpartition(".")[0] or name  # "ID.mp4"
             if not re.fullmatch(r"[\w-]{1,64}", video):
-                raise UserError(
+                raise DataError(
                     f"{path}: names a movie {name!r}, which is no YouTube id; use the official file"
                 )
             frames = {}
             for action, instances in about["annot"].items():
-                for keyframe in (
-                    keyframe for instance in instances for keyframe in instance["keyframes"]
-                ):
+                keyframes = [one for instance in instances for one in instance["keyframes"]]
+                for keyframe in keyframes:
                     box = np.asarray(keyframe["boundingBox"], float).reshape(-1)
                     if len(box) != 4 or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
                         boxless += 1
@@ -50,10 +62,12 @@ def read_annotations(path):
                             (str(action), tuple(box.tolist()))
                         )
             videos[video] = ("test" if video in test else "train", frames)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
-        raise UserError(
-            f"{path}: is not DALY's annotation ({problem!r}); use the official daly1.1.0.pkl"
-        ) from problem
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise DataError(
+            f"{path}: is not DALY's annotation ({error!r}); use the official daly1.1.0.pkl"
+        ) from error
     return videos, boxless
 
 
@@ -64,14 +78,16 @@ def find_movies(source):
         path.stem: path
         for folder in folders
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in SUFFIXES and not is_hidden(path)
     }
 
 
 def extract(movie, numbers, folder):
-    """Frames of a movie by number, from 1: {number: PNG bytes}, and what ffmpeg complained of first. One pass of decoding.
+    """Some frames of a movie, numbered from 1, in one pass of decoding.
 
-    The chosen frames are given times of a steady 25 a second, so that ffmpeg neither repeats nor drops any.
+    Returns {number: PNG bytes}, and what ffmpeg complained of first.
+    The chosen frames are given times of a steady 25 a second, so that ffmpeg neither repeats nor
+    drops any.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -112,47 +128,48 @@ def extract(movie, numbers, folder):
         pictures = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    first = (said.strip().splitlines() or ["it ends before that frame"])[
-        0
-    ]  # the others tell what followed from it
-    return dict(zip(numbers, pictures)), textwrap.shorten(
-        re.sub(r"^\[[^\]]* @ 0x[0-9a-f]+\] ", "", first), 200
-    )
+    first = (said.strip().splitlines() or ["it ends before that frame"])[0]  # others follow from it
+    first = re.sub(r"^\[[^\]]* @ 0x[0-9a-f]+\] ", "", first)
+    return dict(zip(numbers, pictures)), textwrap.shorten(first, 200)
 
 
 def keyframes(videos, movies, out, done):
-    """The items for `_common.prepare_actions`: each movie whose keyframes are not all in OUT is decoded once."""
+    """The items for `_common.prepare_actions`.
+
+    Each movie whose keyframes are not all in OUT is decoded once.
+    """
     for video, (split, frames) in sorted(videos.items()):
         wanted = [number for number in sorted(frames) if not done(f"{video}/{number:06d}.png")]
         if video not in movies or not wanted:
             continue
         pictures, complaint = extract(movies[video], wanted, out / ".frames")
-        for number in wanted:  # both functions are called later: they keep today's values
-
-            def load(
-                picture=pictures.get(number),
-                lack=f"{movies[video].name} has no readable frame {number} ({complaint})",
-            ):
-                if picture is None:
-                    raise BadItem(lack)
-                return picture
-
-            def people(width, height, rows=frames[number]):
-                return [
-                    (action, clipped(np.multiply(box, (width, height) * 2), width, height))
-                    for action, box in rows
-                ]
-
+        for number in wanted:
             file = f"{video}/{number:06d}.png"
-            yield file, [file], load, (split, people)
+            lack = f"{movies[video].name} has no readable frame {number} ({complaint})"
+            load = partial(keyframe_bytes, pictures.get(number), lack)
+            yield file, [file], load, (split, partial(people_in_pixels, frames[number]))
+
+
+def keyframe_bytes(picture, lack):
+    if picture is None:
+        raise BadPicture(lack)
+    return picture
+
+
+def people_in_pixels(rows, width, height):
+    return [
+        (action, clipped(np.multiply(box, (width, height) * 2), width, height))
+        for action, box in rows
+    ]
 
 
 def main(argv=None):
     args = arguments(__doc__, actions=True).parse_args(argv)
     check_places(args.source, args.out)
     if shutil.which("ffmpeg") is None:
-        raise UserError(
-            "ffmpeg is not installed; install it (apt install ffmpeg, brew install ffmpeg, or from ffmpeg.org)"
+        raise DataError(
+            "ffmpeg is not installed; install it (apt install ffmpeg, brew install ffmpeg, "
+            "or from ffmpeg.org)"
         )
     videos, boxless = read_annotations(args.source / "daly1.1.0.pkl")
     movies = find_movies(args.source)
@@ -171,30 +188,14 @@ def main(argv=None):
 
     got = {Path(entry["file"]).parts[0] for entry in entries}
     print(count_line("videos", len(got), VIDEOS))
-    print(
-        count_line(
-            "test videos",
-            sum(videos[video][0] == "test" for video in got if video in videos),
-            TEST_VIDEOS,
-        )
-    )
-    print(
-        count_line(
-            "classes", len({action for entry in entries for action, _ in entry["people"]}), CLASSES
-        )
-    )
-    print(
-        count_line(
-            "annotated frames", len(entries), sum(len(frames) for _, frames in videos.values())
-        )
-    )
-    print(
-        count_line(
-            "person boxes",
-            sum(len(entry["people"]) for entry in entries),
-            sum(len(rows) for _, frames in videos.values() for rows in frames.values()),
-        )
-    )
+    test = sum(videos[video][0] == "test" for video in got if video in videos)
+    print(count_line("test videos", test, TEST_VIDEOS))
+    classes = {action for entry in entries for action, _ in entry["people"]}
+    print(count_line("classes", len(classes), CLASSES))
+    annotated = [rows for _, frames in videos.values() for rows in frames.values()]
+    print(count_line("annotated frames", len(entries), len(annotated)))
+    boxes = sum(len(entry["people"]) for entry in entries)
+    print(count_line("person boxes", boxes, sum(map(len, annotated))))
     print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))
     print(f"keyframes without a box: {boxless}")
     print(count_line("left out (named above)", lost))

@@ -2,12 +2,14 @@
 
     python data_scripts/prepare_folder.py SOURCE OUT
 
-Faces, when SOURCE has no annotations.csv: a folder or archive PERSON/PICTURE, any names; a fifth of the people become the
-test half. Or train/PERSON/PICTURE and test/PERSON/PICTURE, to choose yourself. OUT is what the main job's faces folder
-is: train/, test/ (renamed as in LFW), landmarks.csv, and pairs_test.txt drawn here.
+Faces, when SOURCE has no annotations.csv: a folder or archive PERSON/PICTURE, any names; a fifth of
+the people become the test half. Or train/PERSON/PICTURE and test/PERSON/PICTURE, to choose
+yourself. OUT is what the main job's faces folder is: train/, test/ (renamed as in LFW),
+landmarks.csv, and pairs_test.txt drawn here.
 
-Frames, when SOURCE has an annotations.csv: columns file, split (train or test), action, x_min, y_min, x_max, y_max, one row a
-person; width and height are filled in. OUT gets the pictures, annotations.csv and faces.csv.
+Frames, when SOURCE has an annotations.csv: columns file, split (train or test), action, x_min,
+y_min, x_max, y_max, one row a person; width and height are filled in. OUT gets the pictures,
+annotations.csv and faces.csv.
 
 Faces are found by MTCNN, or taken from a table. Stop it when you like: the same command goes on.
 """
@@ -16,32 +18,27 @@ import hashlib
 import itertools
 import random
 import sys
+from functools import partial
 from pathlib import PurePosixPath
 
-from _common import (
-    arguments,
-    check_places,
-    count_line,
-    is_picture,
-    prepare_actions,
-    prepare_faces,
-    run,
-    write_file,
-)
+from _common import arguments, check_places, count_line, prepare_actions, prepare_faces, run
 from _faces import Faces
-from _untrusted import BadItem, UserError, open_source
+from _untrusted import open_source
 
-from ppad.readers import BOX_COLUMNS, checked_boxes, numbers, read_table
+from ppad.files import BadPicture, DataError, is_picture, numbers, read_table, write_file
+from ppad.folders import BOX_COLUMNS, checked_boxes
 
 TEST_SHARE = 0.2  # ours: of the people
-FOLDS, EACH = 10, 300  # LFW: ten folds of 300 pairs of one person and 300 of two
+FOLDS = 10  # LFW: ten folds of 300 pairs of one person and 300 of two
+EACH = 300
 PICTURES_A_FOLD = 500  # ours: pairs of more need not be listed to draw 300 of them
 
 
 def split_people(names):
-    """(split, person, name) of every PERSON/PICTURE: by SOURCE's own train/ and test/, or a fixed fifth for the test.
+    """(split, person, name) of every PERSON/PICTURE.
 
-    People are put in the order of a hash of their name, which is as good as chance and the same every time.
+    The split is SOURCE's own train/ and test/, or a fixed fifth is for the test: people are put in
+    the order of a hash of their name, which is as good as chance and the same every time.
     """
     found = [
         (PurePosixPath(name).parts, name)
@@ -59,20 +56,25 @@ def split_people(names):
         {parts[-2] for parts, _ in found},
         key=lambda person: hashlib.sha256(person.encode()).digest(),
     )
-    test = set(
-        people[: max(4, round(TEST_SHARE * len(people)))]
-    )  # four at least: two folds of two people
+    # four at least: two folds of two people
+    test = set(people[: max(4, round(TEST_SHARE * len(people)))])
     return [("test" if parts[-2] in test else "train", parts[-2], name) for parts, name in found]
 
 
 def test_names(rows):
-    """{source name: PERSON/PERSON_0001.jpg}: the pairs file counts pictures, and separates its words by blanks."""
-    names, count, persons = {}, {}, {}
+    """{source name: PERSON/PERSON_0001.jpg}.
+
+    The pairs file counts pictures, and separates its words by blanks.
+    """
+    names = {}
+    count = {}
+    persons = {}
     for _, person, name in sorted(rows, key=lambda row: row[1:]):
         plain = "_".join(person.split())
         if persons.setdefault(plain, person) != person:
-            raise UserError(
-                f"test people {person!r} and {persons[plain]!r} would get one name; rename one of the folders"
+            raise DataError(
+                f"test people {person!r} and {persons[plain]!r} would get one name; "
+                "rename one of the folders"
             )
         count[plain] = count.get(plain, 0) + 1
         names[name] = f"{plain}/{plain}_{count[plain]:04d}{PurePosixPath(name).suffix.lower()}"
@@ -80,34 +82,32 @@ def test_names(rows):
 
 
 def draw_pairs(files, seed=0):
-    """LFW's kind of pairs file for PERSON/PERSON_0001.jpg: as many folds and pairs as the people allow, up to LFW's.
+    """LFW's kind of pairs file for PERSON/PERSON_0001.jpg.
 
-    No person is in two folds, no pair comes twice. UserError when there are too few people or pictures for two folds.
+    As many folds and pairs as the people allow, up to LFW's. No person is in two folds, no pair
+    comes twice. DataError when there are too few people or pictures for two folds.
     """
-    people, chance = {}, random.Random(seed)
+    people = {}
+    chance = random.Random(seed)
     for file in sorted(files):
-        people.setdefault(file.split("/")[0], []).append(
-            int(PurePosixPath(file).stem.rpartition("_")[2])
-        )
-    order = sorted(
-        people, key=lambda person: (-len(people[person]), person)
-    )  # many pictures first, dealt out in turn
+        number = int(PurePosixPath(file).stem.rpartition("_")[2])
+        people.setdefault(file.split("/")[0], []).append(number)
+    # those with many pictures first, each fold getting one in turn
+    order = sorted(people, key=lambda person: (-len(people[person]), person))
     rich = sum(len(numbers) > 1 for numbers in people.values())
-    count, folds = min(FOLDS, rich, len(people) // 2), []
+    count = min(FOLDS, rich, len(people) // 2)
+    folds = []
     for fold in range(count):
         pictures = [(person, number) for person in order[fold::count] for number in people[person]]
         pairs = list(itertools.combinations(pictures[:PICTURES_A_FOLD], 2))
-        folds.append(
-            [
-                [pair for pair in pairs if (pair[0][0] == pair[1][0]) is same]
-                for same in (True, False)
-            ]
-        )
+        same = [pair for pair in pairs if pair[0][0] == pair[1][0]]
+        different = [pair for pair in pairs if pair[0][0] != pair[1][0]]
+        folds.append((same, different))
     each = min([EACH, *(len(kind) for fold in folds for kind in fold)])
     if count < 2 or each < 1:
-        raise UserError(
-            f"the test half has {len(people)} people, {rich} of them with two pictures; two folds of pairs need at "
-            "least four people, two of them with two pictures: add people"
+        raise DataError(
+            f"the test half has {len(people)} people, {rich} of them with two pictures; two folds "
+            "of pairs need at least four people, two of them with two pictures: add people"
         )
     lines = [f"{count}\t{each}"]
     for same, different in folds:
@@ -117,24 +117,22 @@ def draw_pairs(files, seed=0):
 
 
 def faces_folder(args):
-    source, faces = open_source(args.source), Faces(args)
+    source = open_source(args.source)
+    faces = Faces(args)
     rows = split_people(source.members)
     renamed = test_names([row for row in rows if row[0] == "test"])
-    if both := {person for split, person, _ in rows if split == "train"} & {
-        person for split, person, _ in rows if split == "test"
-    }:
-        raise UserError(f"{min(both)!r} is in train and in test; nobody may be in both")
-    listing = hashlib.sha256(
-        "\n".join(f"{split} {person} {name}" for split, person, name in rows).encode()
-    ).hexdigest()[:16]
+    train = {person for split, person, _ in rows if split == "train"}
+    test = {person for split, person, _ in rows if split == "test"}
+    if train & test:
+        raise DataError(f"{min(train & test)!r} is in train and in test; nobody may be in both")
+    listing = "\n".join(f"{split} {person} {name}" for split, person, name in rows)
+    of = f", of the listing {hashlib.sha256(listing.encode()).hexdigest()[:16]}"
     for split in ("train", "test"):
         pictures = [
             (name, renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}")
             for _, person, name in sorted(row for row in rows if row[0] == split)
         ]
-        files, lost = prepare_faces(
-            args.out, split, source, pictures, faces, f", of the listing {listing}"
-        )
+        files, lost = prepare_faces(args.out, split, source, pictures, faces, of)
         if split == "test":
             write_file(args.out / "pairs_test.txt", draw_pairs(files))
         people = len({file.split("/")[0] for file in files})
@@ -147,41 +145,33 @@ def frames(source, table):
     rows = {}
     for row in read_table(table, ("file", "split", "action", *BOX_COLUMNS)):
         path = PurePosixPath(row["file"])
-        if (
-            path.is_absolute()
-            or ".." in path.parts
-            or "\\" in row["file"]
-            or not is_picture(row["file"])
-        ):
-            raise UserError(
+        leads_out = path.is_absolute() or ".." in path.parts or "\\" in row["file"]
+        if leads_out or not is_picture(row["file"]):
+            raise DataError(
                 f"{row['where']}: file is {row['file']!r}; it must be a picture below SOURCE"
             )
         if row["split"] not in ("train", "test") or not row["action"]:
-            raise UserError(
-                f"{row['where']}: split is {row['split']!r} and action {row['action']!r}; give train or test, and a name"
+            raise DataError(
+                f"{row['where']}: split is {row['split']!r} and action {row['action']!r}; "
+                "give train or test, and a name"
             )
         rows.setdefault(row["file"], []).append(row)
     for file, here in rows.items():
         if len({row["split"] for row in here}) > 1:
-            raise UserError(f"{here[-1]['where']}: {file} is in train and in test; choose one")
+            raise DataError(f"{here[-1]['where']}: {file} is in train and in test; choose one")
+        yield file, [file], source / file, (here[0]["split"], partial(people_of, here))
 
-        def people(width, height, here=here):
-            for row in here:
-                if row.get("width") and numbers(row, ("width", "height")) != [width, height]:
-                    raise BadItem(
-                        f"is {width} x {height}, its row says {row['width']} x {row['height']}"
-                    )
-            return [
-                (
-                    row["action"],
-                    checked_boxes(numbers(row, BOX_COLUMNS), width, height, f"{row['where']}: box")[
-                        0
-                    ].tolist(),
-                )
-                for row in here
-            ]
 
-        yield file, [file], source / file, (here[0]["split"], people)
+def people_of(rows, width, height):
+    people = []
+    for row in rows:
+        if row.get("width") and numbers(row, ("width", "height")) != [width, height]:
+            raise BadPicture(
+                f"is {width} x {height}, its row says {row['width']} x {row['height']}"
+            )
+        box = checked_boxes(numbers(row, BOX_COLUMNS), width, height, f"{row['where']}: box")
+        people.append((row["action"], box[0].tolist()))
+    return people
 
 
 def actions_folder(args):
@@ -191,13 +181,8 @@ def actions_folder(args):
     offered = [(file, path.stat().st_size) for file, _, path, _ in items if path.is_file()]
     entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how, offered)
     for split in ("train", "test"):
-        print(
-            count_line(
-                f"{split} frames",
-                sum(entry["split"] == split for entry in entries),
-                sum(item[3][0] == split for item in items),
-            )
-        )
+        here = sum(entry["split"] == split for entry in entries)
+        print(count_line(f"{split} frames", here, sum(item[3][0] == split for item in items)))
     print(count_line("person boxes", sum(len(entry["people"]) for entry in entries)))
     print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))
     print(count_line("left out (named above)", lost))

@@ -2,65 +2,80 @@
 
     python data_scripts/prepare_jhmdb.py SOURCE OUT
 
-SOURCE holds the official downloads, unpacked: `Rename_Images/CLASS/VIDEO/00001.png`, `splits/CLASS_test_split1.txt` and
-`puppet_mask/CLASS/VIDEO/puppet_mask.mat`; or, instead of the last two, `JHMDB-GT.pkl` (the ground truth of the ACT
-detector, whose frames lie in `Frames/`). A person's box is the tight box of the mask. The last frames of some clips
-have no mask, and some masks are empty: such frames are dropped and counted. OUT gets every other frame as it is,
+SOURCE holds the official downloads, unpacked: `Rename_Images/CLASS/VIDEO/00001.png`,
+`splits/CLASS_test_split1.txt` and `puppet_mask/CLASS/VIDEO/puppet_mask.mat`; or, instead of the
+last two, `JHMDB-GT.pkl` (the ground truth of the ACT detector, whose frames lie in `Frames/`). A
+person's box is the tight box of the mask. The last frames of some clips have no mask, and some
+masks are empty: such frames are dropped and counted. OUT gets every other frame as it is,
 annotations.csv and faces.csv. Stop it when you like: the same command goes on.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from _common import arguments, check_places, clipped, count_line, is_picture, prepare_actions, run
+from _common import arguments, check_places, clipped, count_line, prepare_actions, run
 from _faces import Faces
-from _untrusted import BadItem, UserError, load_pickle, read_mat
+from _untrusted import load_pickle, read_mat
 
-CLIPS, CLASSES = 928, 21  # Jhuang et al., ICCV 2013, in its introduction
+from ppad.files import BadPicture, DataError, is_hidden, is_picture, read_text
+
+CLIPS = 928  # both: Jhuang et al., ICCV 2013, in its introduction
+CLASSES = 21
 
 
 def boxes_of_masks(mask):
-    """(H, W, T) -> for each of T frames the tight box of what is not 0, as edges (x0, y0, x1, y1), or None."""
+    """The tight box of what is not 0 in each of the T frames of an (H, W, T) mask, or None.
+
+    A box is the edges [x0, y0, x1, y1].
+    """
     boxes = []
     for frame in np.moveaxis(mask, 2, 0):  # (H, W)
         ys, xs = np.nonzero(frame)
-        boxes.append(
-            None
-            if len(xs) == 0
-            else [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
-        )
+        box = None
+        if len(xs):
+            box = [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
+        boxes.append(box)
     return boxes
 
 
 def check_names(clips, where):
-    """UserError for a clip that is not (class, video): names become folders in OUT, and may not lead out of it."""
+    """DataError for a clip that is not (class, video).
+
+    Names become folders in OUT, and may not lead out of it.
+    """
     for clip in clips:
-        if len(clip) != 2 or any(
-            part in ("", ".", "..") or any(sign in part for sign in "/\\:") for part in clip
-        ):
-            raise UserError(
-                f"{where}: names a video {'/'.join(clip)!r}, which is not CLASS/VIDEO; use the official file"
+        unsafe = [part for part in clip if part in ("", ".", "..") or set(part) & set("/\\:")]
+        if len(clip) != 2 or unsafe:
+            raise DataError(
+                f"{where}: names a video {'/'.join(clip)!r}, which is not CLASS/VIDEO; "
+                "use the official file"
             )
 
 
 def read_splits(folder):
-    """{(class, video): "train" or "test"} of the files CLASS_test_split1.txt, whose lines are `VIDEO.avi 1|2`."""
+    """{(class, video): "train" or "test"}.
+
+    The files CLASS_test_split1.txt say it, in lines `VIDEO.avi 1|2`.
+    """
     clips = {}
-    for path in sorted(folder.glob("*_test_split1.txt")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip():
-                video, _, which = line.strip().rpartition(" ")
-                if which not in ("1", "2") or not video.strip().endswith(".avi"):
-                    raise UserError(
-                        f"{path}, line {number}: is {line!r}; it must be VIDEO.avi and 1 (train) or 2 (test)"
-                    )
-                clips[path.name.removesuffix("_test_split1.txt"), video.strip()[:-4]] = (
-                    "train" if which == "1" else "test"
+    paths = sorted(folder.glob("*_test_split1.txt"))
+    for path in [path for path in paths if not is_hidden(path)]:
+        action = path.name.removesuffix("_test_split1.txt")
+        for number, line in enumerate(read_text(path).splitlines(), 1):
+            if not line.strip():
+                continue
+            video, _, which = line.strip().rpartition(" ")
+            if which not in ("1", "2") or not video.strip().endswith(".avi"):
+                raise DataError(
+                    f"{path}, line {number}: is {line!r}; "
+                    "it must be VIDEO.avi and 1 (train) or 2 (test)"
                 )
+            clips[action, video.strip()[:-4]] = "train" if which == "1" else "test"
     check_names(clips, folder)
     if not clips:
-        raise UserError(
+        raise DataError(
             f"{folder}: holds no CLASS_test_split1.txt; unpack the official splits there"
         )
     return clips
@@ -72,14 +87,12 @@ class Masks:
     name = "puppet masks"
 
     def __init__(self, source):
-        self.folder, self.clips, self.missing = (
-            source / "puppet_mask",
-            read_splits(source / "splits"),
-            [],
-        )
+        self.folder = source / "puppet_mask"
+        self.clips = read_splits(source / "splits")
+        self.missing = []
 
     def boxes(self, clip):
-        """(the boxes of each frame from the first on, the (H, W) they are for) of (class, video)."""
+        """The boxes of each frame of (class, video), and the (H, W) that they are for."""
         path = self.folder.joinpath(*clip) / "puppet_mask.mat"
         if not path.is_file():
             self.missing.append(f"{'/'.join(clip)}: no puppet_mask.mat")
@@ -87,8 +100,9 @@ class Masks:
         mask = read_mat(path, "part_mask")  # (H, W, T); MATLAB drops a last axis of length 1
         mask = mask[:, :, None] if mask.ndim == 2 else mask
         if mask.ndim != 3:
-            raise UserError(
-                f"{path}: part_mask has the shape {mask.shape}, not height x width x frames; use the official file"
+            raise DataError(
+                f"{path}: part_mask has the shape {mask.shape}, not height x width x frames; "
+                "use the official file"
             )
         return [[] if box is None else [box] for box in boxes_of_masks(mask)], mask.shape[:2]
 
@@ -99,23 +113,24 @@ class Tubes:
     name = "JHMDB-GT.pkl"
 
     def __init__(self, path):
-        truth, self.path, self.missing = load_pickle(path), path, []
+        truth = load_pickle(path)
+        self.path = path
+        self.missing = []
         try:
-            self.tubes, self.sizes, self.frames = (
-                truth["gttubes"],
-                truth["resolution"],
-                truth["nframes"],
-            )
+            self.tubes = truth["gttubes"]
+            self.sizes = truth["resolution"]
+            self.frames = truth["nframes"]
             splits = {"train": truth["train_videos"][0], "test": truth["test_videos"][0]}
             self.clips = {
                 tuple(video.split("/")): split
                 for split, videos in splits.items()
                 for video in videos
             }
-        except (KeyError, TypeError, IndexError, AttributeError) as problem:
-            raise UserError(
-                f"{path}: is not the ground truth of JHMDB (it lacks {problem}); use the official file"
-            ) from problem
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise DataError(
+                f"{path}: is not the ground truth of JHMDB (it lacks {error}); "
+                "use the official file"
+            ) from error
         check_names(self.clips, path)
 
     def boxes(self, clip):
@@ -130,50 +145,44 @@ class Tubes:
                             raise IndexError(f"frame {number:g}")
                         frames[int(number) - 1].append(box)
             return frames, tuple(map(int, self.sizes[video]))
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as problem:
-            raise UserError(
-                f"{self.path}: its entry for {video} is not as in the official file ({problem!r}); "
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{self.path}: its entry for {video} is not as in the official file ({error!r}); "
                 "download it again"
-            ) from problem
+            ) from error
 
 
 def frames_of(source, truth, counts):
-    """The items for `_common.prepare_actions`. counts: a dict that gets what is dropped and what is missing."""
+    """The items for `_common.prepare_actions`.
+
+    counts: frames that are dropped, "beyond" the last mask or with an "empty" one, are added to it.
+    """
     for clip, split in sorted(truth.clips.items()):
         name = "/".join(clip)
-        folder = next(
-            (
-                path
-                for path in (source / "Rename_Images" / name, source / "Frames" / name)
-                if path.is_dir()
-            ),
-            None,
-        )
+        folders = [source / "Rename_Images" / name, source / "Frames" / name]
+        folder = next((path for path in folders if path.is_dir()), None)
         if folder is None:
             truth.missing.append(f"{name}: no folder of frames")
             continue
         boxes, size = truth.boxes(clip)
-        for path in sorted(
-            path for path in folder.iterdir() if is_picture(path.name) and path.stem.isdigit()
-        ):
+        paths = [path for path in folder.iterdir() if is_picture(path) and path.stem.isdigit()]
+        for path in sorted(paths):
             number = int(path.stem)
             if not 1 <= number <= len(boxes):
-                counts["beyond"] += (
-                    size is not None
-                )  # a clip without any mask is counted as missing
+                # a clip without any mask is counted as missing
+                counts["beyond"] += size is not None
             elif not boxes[number - 1]:
                 counts["empty"] += 1
             else:
-
-                def people(width, height, action=clip[0], boxes=boxes[number - 1], size=size):
-                    if (height, width) != tuple(size):
-                        raise BadItem(
-                            f"is {width} x {height}, its ground truth is for {size[1]} x {size[0]}"
-                        )
-                    return [(action, clipped(box, width, height)) for box in boxes]
-
                 file = f"{name}/{path.name}"
+                people = partial(people_of, clip[0], boxes[number - 1], size)
                 yield file, [file], path, (split, people)
+
+
+def people_of(action, boxes, size, width, height):
+    if (height, width) != tuple(size):
+        raise BadPicture(f"is {width} x {height}, its ground truth is for {size[1]} x {size[0]}")
+    return [(action, clipped(box, width, height)) for box in boxes]
 
 
 def main(argv=None):
@@ -184,11 +193,13 @@ def main(argv=None):
     elif (args.source / "JHMDB-GT.pkl").is_file():
         truth = Tubes(args.source / "JHMDB-GT.pkl")
     else:
-        raise UserError(
-            f"{args.source}: holds neither puppet_mask/ nor JHMDB-GT.pkl; unpack the official files there"
+        raise DataError(
+            f"{args.source}: holds neither puppet_mask/ nor JHMDB-GT.pkl; "
+            "unpack the official files there"
         )
     counts = {"beyond": 0, "empty": 0}
-    faces, items = Faces(args), list(frames_of(args.source, truth, counts))
+    faces = Faces(args)
+    items = list(frames_of(args.source, truth, counts))
     offered = [(file, path.stat().st_size) for file, _, path, _ in items]
     entries, lost = prepare_actions(args.out, lambda done: items, faces, truth.name, offered)
 
@@ -197,16 +208,13 @@ def main(argv=None):
     print(count_line("classes", len({clip[1] for clip in clips}), CLASSES))
     print(count_line("frames", len(entries)))
     for split in ("train", "test"):
-        print(
-            count_line(
-                f"{split} clips of split 1",
-                sum(clip[0] == split for clip in clips),
-                list(truth.clips.values()).count(split),
-            )
-        )
+        here = sum(clip[0] == split for clip in clips)
+        official = list(truth.clips.values()).count(split)
+        print(count_line(f"{split} clips of split 1", here, official))
     print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))
     print(
-        f"dropped: {counts['beyond']} frames beyond the last mask, {counts['empty']} with an empty mask"
+        f"dropped: {counts['beyond']} frames beyond the last mask, "
+        f"{counts['empty']} with an empty mask"
     )
     print(count_line("left out (named above)", lost))
     for line in truth.missing:

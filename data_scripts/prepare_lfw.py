@@ -2,15 +2,16 @@
 
     python data_scripts/prepare_lfw.py SOURCE OUT
 
-SOURCE: the folder PERSON/PERSON_0001.jpg (or one that holds it, such as the official download's), or its .tgz or .zip.
-The official pairs.txt is looked for in SOURCE and beside it, unless --pairs names it. OUT gets test/, pairs_test.txt and
-the test rows of landmarks.csv, box and five points by our own MTCNN; a script that makes train/ may share the same OUT.
-The face is the one a portrait is of, see `_common.main_face`. A picture without a face is named and left out; pairs that
-need it are named too, and the reader drops them. Stop it when you like: the same command goes on.
+SOURCE: the folder PERSON/PERSON_0001.jpg (or one that holds it, such as the official download's),
+or its .tgz or .zip. The official pairs.txt is looked for in SOURCE and beside it, unless --pairs
+names it. OUT gets test/, pairs_test.txt and the test rows of landmarks.csv, box and five points by
+our own MTCNN; a script that makes train/ may share the same OUT. The face is the one a portrait is
+of, see `_common.main_face`. A picture without a face is named and left out; pairs that need it are
+named too, and the reader drops them. Stop it when you like: the same command goes on.
 
-Last it writes mean_face.png, the mean of all faces aligned by their landmarks, by their boxes, and as the pictures come,
-and prepared.json: counts, time of all calls, and how sharp the three means are. Landmarks that were wrong would blur the
-first.
+Last it writes mean_face.png, the mean of all faces aligned by their landmarks, by their boxes, and
+as the pictures come, and prepared.json: counts, time of all calls, and how sharp the three means
+are. Landmarks that were wrong would blur the first.
 """
 
 import io
@@ -21,31 +22,31 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from _common import arguments, check_places, count_line, is_picture, prepare_faces, run, write_file
+from _common import arguments, check_places, count_line, prepare_faces, run
 from _faces import Faces
-from _untrusted import UserError, open_source
+from _untrusted import open_source
 from PIL import Image
 
-from ppad import checkup
+from ppad import optim
 from ppad.crop_sampler import align_faces
-from ppad.readers import (
-    BOX_COLUMNS,
-    POINT_COLUMNS,
-    cores,
+from ppad.files import (
+    DataError,
+    is_picture,
     numbers,
     open_picture,
-    read_many,
     read_pair_lines,
     read_table,
+    write_file,
 )
+from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, cores, in_threads
 
-PICTURES, PEOPLE, PAIRS = 13_233, 5_749, 6_000  # official: the set's own page
+PICTURES = 13_233  # these three: the set's own page
+PEOPLE = 5_749
+PAIRS = 6_000
 CROP = 112, 96  # SphereFace: height and width of D's aligned crops
 TIMES = "minutes", "cpu_minutes"  # of prepared.json
-FEATURES = (
-    slice(40, 104),
-    slice(20, 76),
-)  # ours: rows and columns of such a crop that hold eyes, nose and mouth
+# ours: rows and columns of such a crop that hold eyes, nose and mouth
+FEATURES = (slice(40, 104), slice(20, 76))
 
 
 def find_pairs(source, given):
@@ -54,8 +55,9 @@ def find_pairs(source, given):
     for path in places:
         if path.is_file():
             return path
-    raise UserError(
-        f"no pairs.txt at {' or '.join(map(str, places))}; download it from LFW's page and name it with --pairs"
+    raise DataError(
+        f"no pairs.txt at {' or '.join(map(str, places))}; "
+        "download it from LFW's page and name it with --pairs"
     )
 
 
@@ -68,47 +70,53 @@ def portraits(source):
 
 
 def mean_faces(out):
-    """Means of all test faces as D's crops, (112, 96, 3) RGB of values 0..255, by what they are aligned with.
+    """Means of all test faces as D's crops, (112, 96, 3) RGB of values 0..255, aligned three ways.
 
-    "landmarks": each face's own five points, as D aligns it. "boxes": the points' usual places in a face box, what a crop
-    without landmarks would give. "pictures": one and the same cut for all pictures, how the set itself places faces.
+    "landmarks": each face's own five points, as D aligns it. "boxes": the points' usual places in a
+    face box, what a crop without landmarks would give. "pictures": one and the same cut for all
+    pictures, how the set itself places faces.
     """
     rows = read_table(out / "landmarks.csv", ("file", *BOX_COLUMNS, *POINT_COLUMNS))
-    rows = [
-        row for row in rows if row["file"].startswith("test/")
-    ]  # another script's train half may be there too
-    points = torch.tensor([numbers(row, POINT_COLUMNS) for row in rows]).view(
-        -1, 5, 2
-    )  # (N, 5, 2) px
-    corners = torch.tensor([numbers(row, BOX_COLUMNS) for row in rows]).view(
-        -1, 2, 1, 2
-    )  # (N, 2, 1, 2) px
-    first, side = corners[:, 0], corners[:, 1] - corners[:, 0]  # (N, 1, 2) each
+    # another script's train half may be there too
+    rows = [row for row in rows if row["file"].startswith("test/")]
+    points = torch.tensor([numbers(row, POINT_COLUMNS) for row in rows])
+    points = points.view(-1, 5, 2)  # (N, 5, 2) px
+    corners = torch.tensor([numbers(row, BOX_COLUMNS) for row in rows])
+    corners = corners.view(-1, 2, 1, 2)  # (N, 2, 1, 2) px
+    first = corners[:, 0]  # (N, 1, 2)
+    side = corners[:, 1] - first  # (N, 1, 2)
     usual = first + side * ((points - first) / side).mean(dim=0)  # (N, 5, 2)
-    known = torch.stack(
-        [points, usual, points.mean(dim=0).expand_as(points)], dim=1
-    )  # (N, 3, 5, 2)
+    same = points.mean(dim=0).expand_as(points)  # (N, 5, 2)
+    known = torch.stack([points, usual, same], dim=1)  # (N, 3, 5, 2)
 
-    def crops(i):
-        pixels = (
-            torch.tensor(np.asarray(open_picture(out / rows[i]["file"]))).permute(2, 0, 1) / 127.5
-            - 1
-        )  # (3, H, W)
-        return align_faces(pixels.expand(3, -1, -1, -1), known[i], CROP).double()  # (3, 3, 112, 96)
+    items = [(out / row["file"], points) for row, points in zip(rows, known)]
+    results = in_threads(aligned, items, len(items), "mean face")
+    mean = sum(result.result() for _, result in results) / len(items)  # (3, 3, 112, 96)
+    means = ((mean + 1) * 127.5).permute(0, 2, 3, 1).numpy()  # (3, 112, 96, 3)
+    return dict(zip(("landmarks", "boxes", "pictures"), means))
 
-    mean = sum(read_many(crops, range(len(rows)), len(rows), 0, "mean face")) / len(rows)
-    return dict(
-        zip(("landmarks", "boxes", "pictures"), ((mean + 1) * 127.5).permute(0, 2, 3, 1).numpy())
-    )
+
+def aligned(item):
+    """One picture aligned by three sets of landmarks, (3, 3, 112, 96) in [-1, 1]."""
+    path, points = item
+    pixels = torch.tensor(np.asarray(open_picture(path))).permute(2, 0, 1)  # (3, H, W)
+    pictures = (pixels / 127.5 - 1).expand(3, -1, -1, -1)
+    return align_faces(pictures, points, CROP).double()
 
 
 def sharpness(picture):
-    """Mean length of the gradient of a (112, 96, 3) picture's brightness between eyes and mouth, in values 0..255 a pixel."""
+    """Mean length of the brightness gradient between eyes and mouth, in values 0..255 a pixel.
+
+    picture: (112, 96, 3), aligned.
+    """
     return float(np.hypot(*np.gradient(picture[FEATURES].mean(axis=2))).mean())
 
 
 def times(began, report):
-    """TIMES since `began`, seconds of both clocks: of this call, and with those that `report` has of earlier calls."""
+    """TIMES of this call, and together with those that `report` has of earlier calls.
+
+    began: what both clocks said at the start, in seconds.
+    """
     this = {
         name: (now - then) / 60
         for name, now, then in zip(TIMES, (time.monotonic(), time.process_time()), began)
@@ -116,12 +124,7 @@ def times(began, report):
     try:
         before = json.loads(report.read_bytes())
         return this, {name: value + before.get(name, 0) for name, value in this.items()}
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        TypeError,
-    ):  # there is none, or none that can be read
+    except (OSError, ValueError, AttributeError, TypeError):  # no report that can be read
         return this, this
 
 
@@ -133,7 +136,8 @@ def main(argv=None):
     check_places(args.source, args.out)
     pairs_file = find_pairs(args.source, args.pairs)
     _, pairs = read_pair_lines(pairs_file)
-    faces, source = Faces(args), open_source(args.source)
+    faces = Faces(args)
+    source = open_source(args.source)
     report = args.out / "prepared.json"
     try:
         files, lost = prepare_faces(args.out, "test", source, list(portraits(source)), faces)
@@ -144,15 +148,11 @@ def main(argv=None):
 
     have = {PurePosixPath(file).stem for file in files}
     needed = {f"{person}_{number:04d}" for pair in pairs for person, number in pair}
-    broken = [
-        pair
-        for pair in pairs
-        if not all(f"{person}_{number:04d}" in have for person, number in pair)
-    ]
+    whole = sum(all(f"{person}_{i:04d}" in have for person, i in pair) for pair in pairs)
     people = len({file.split("/")[0] for file in files})
     print(count_line("pictures", len(files), PICTURES))
     print(count_line("people", people, PEOPLE))
-    print(count_line("pairs", len(pairs) - len(broken), PAIRS))
+    print(count_line("pairs", whole, PAIRS))
     print(count_line("left out (named above)", lost))
     if missing := sorted(needed - have):
         shown = ", ".join(missing[:20]) + (", ..." if len(missing) > 20 else "")
@@ -162,14 +162,14 @@ def main(argv=None):
     means = mean_faces(args.out)
     sharp = {name: round(sharpness(mean), 3) for name, mean in means.items()}
     row = Image.fromarray(np.hstack(list(means.values())).round().astype(np.uint8))
-    row.resize((2 * row.width, 2 * row.height), Image.Resampling.BICUBIC).save(
-        drawn := io.BytesIO(), "PNG"
-    )
-    write_file(args.out / "mean_face.png", drawn.getvalue())
+    row = row.resize((2 * row.width, 2 * row.height), Image.Resampling.BICUBIC)
+    content = io.BytesIO()
+    row.save(content, "PNG")
+    write_file(args.out / "mean_face.png", content.getvalue())
     counts = {
         "pictures": len(files),
         "people": people,
-        "pairs": len(pairs) - len(broken),
+        "pairs": whole,
         "left_out": lost,
     }
     facts = {
@@ -177,15 +177,14 @@ def main(argv=None):
         **all_calls,
         "threads": cores(),
         "sharpness": sharp,
-        "hardware": checkup.hardware(args.device),
-        "versions": checkup.versions(),
+        "hardware": optim.hardware(args.device),
+        "versions": optim.versions(),
     }
     write_file(report, json.dumps(facts, indent=1) + "\n")
     shown = ", ".join(f"{name} {value:.2f}" for name, value in sharp.items())
     print(
-        "this call took {minutes:.1f} minutes, {cpu_minutes:.1f} of processor time".format(
-            **this_call
-        )
+        f"this call took {this_call['minutes']:.1f} minutes, "
+        f"{this_call['cpu_minutes']:.1f} of processor time"
     )
     print(f"sharpness of the mean face, aligned by: {shown} (mean_face.png)")
 

