@@ -11,7 +11,7 @@ nothing. D's pretraining, which is not accumulated, is counted likewise: one upd
 `pretrain_recognizer_batch` crops. Writes JSON.
 
 "kept" are the bytes that one part of the networks keeps for its backward pass, from shapes alone
-(`ppad.machine.kept_bytes`). Not counted: the CUDA context (about half a GiB), cuDNN's workspaces,
+(`ppad.players.kept_bytes`). Not counted: the CUDA context (about half a GiB), cuDNN's workspaces,
 what the caching allocator holds in reserve, and what operations allocate inside. bfloat16 is a
 CPU's autocast here, which keeps some more operations in fp32 than a GPU's.
 """
@@ -34,8 +34,15 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ppad import config as presets
 from ppad import optim, trainer
 from ppad.crop_sampler import template
-from ppad.machine import ASSUMED, kept_bytes, processor
-from ppad.players import aligned_crops, make_detector, make_modifier, make_recognizer
+from ppad.optim import processor
+from ppad.players import (
+    ASSUMED,
+    aligned_crops,
+    kept_bytes,
+    make_detector,
+    make_modifier,
+    make_recognizer,
+)
 
 GIB = 2**30
 SAVING = {
@@ -53,7 +60,7 @@ ATEN = torch.ops.aten
 COSTLY = {
     ATEN.convolution.default,
     ATEN.convolution_backward.default,
-    ATEN.mm.default,
+    """Bytes of the storages that operations made in here and that are alive: `now` and `peak`."""
     ATEN.addmm.default,
     ATEN.bmm.default,
 }
