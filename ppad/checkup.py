@@ -11,22 +11,17 @@ import dataclasses
 import math
 import os
 import shutil
-import statistics
-import time
-from collections import Counter
 from pathlib import Path
 
 import torch
 
-from ppad import attackers, datasets, evaluate, files, machine, optim, players, trainer
+from ppad import attackers, datasets, evaluate, files, optim, players, trainer
 from ppad import config as presets
 from ppad.baselines import make_baseline
-from ppad.machine import GIB
-from ppad.optim import SHARED_BATCHES
+from ppad.loop import TrialLoop
+from ppad.optim import GIB, SHARED_BATCHES
 
 RESULTS = Path(__file__).resolve().parents[1] / "lesson_notebooks" / "results"
-STEPS = 5  # ours: the median of five leaves out the first, which is slower
-MOST_SECONDS = 60  # ours: of a stage of the dry run; then it ends with fewer steps
 
 
 def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, jobs: int) -> None:
@@ -37,9 +32,13 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
         device = "cpu"
     folder = next(path for path in [out.absolute(), *out.absolute().parents] if path.exists())
     disk = shutil.disk_usage(folder).free / GIB
-    print_machine(device)
+    known = optim.hardware(device)
+    free = optim.memory("cpu")
+    print(", ".join(f"{name} {version}" for name, version in optim.versions().items()))
+    print(f"processor: {known['cpu']}, {known['cores']} cores; GPU: {known.get('gpu', 'none')}")
+    print("memory:", f"{free[0]:.1f} GiB free of {free[1]:.1f}" if free else "not known here")
     print(f"disk: {disk:.1f} GiB free for {out}\n\npreset {preset}, pictures:")
-    counts = {**machine.ASSUMED, **dict.fromkeys(machine.SETS, 0)}
+    counts = {**players.ASSUMED, **dict.fromkeys(evaluate.SETS, 0)}
     try:
         counts = evaluate.count_data(config)
         print(
@@ -47,8 +46,8 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
             "to test; {train_frames} and {test_frames} frames of {classes} actions, {absent} "
             "listed but not there".format(**counts)
         )
-        annotations = Path(config.actions) / "annotations.csv"
-        landmarks = Path(config.faces) / "landmarks.csv"
+        annotations = Path(config.actions, "annotations.csv")
+        landmarks = Path(config.faces, "landmarks.csv")
         for kind, table in (("frames", annotations), ("faces", landmarks)):
             if lost := counts[f"absent_test_{kind}"]:
                 fix = "restore them, or delete their rows"
@@ -71,25 +70,15 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
 
     print("\npreset     training  reference run")
     for name in presets.PRESETS:
-        size = machine.needs(presets.build(name), **machine.ASSUMED)["training"]
+        size = players.needs(presets.build(name), **players.ASSUMED)["training"]
         print(f"{name:10} {size:4.1f} GiB  {reference_time(name)}")
     sizes = (max(2, counts["people"]), max(1, counts["classes"]))
-    need = machine.needs(config, *sizes, len(rows) * len(seeds))
+    need = players.needs(config, *sizes, len(rows) * len(seeds))
     problems += check_space(config, need, counts, disk, device, jobs)
     problems += rehearse(config, sizes, device, jobs, rows, seeds)
     if problems:
         raise ValueError(f"{preset} cannot run here as it is: {'; '.join(problems)}")
     print("\nNothing is missing.")
-
-
-def print_machine(device) -> None:
-    """Versions, processor, GPU and memory."""
-    known = machine.hardware(device)
-    free = machine.memory("cpu")
-    versions = [f"{name} {version}" for name, version in machine.versions().items()]
-    print(f"{', '.join(versions)}, {known['system']}")
-    print(f"processor: {known['cpu']}, {known['cores']} cores; GPU: {known.get('gpu', 'none')}")
-    print("memory:", f"{free[0]:.1f} GiB free of {free[1]:.1f}" if free else "not known here")
 
 
 def reference_time(preset: str) -> str:
@@ -114,13 +103,13 @@ def check_space(config, need: dict, counts: dict, disk: float, device, jobs: int
     training = need["training"]
     # processes of torchrun do not share their pictures; forked jobs do
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if optim.launched_processes() > 1 else 1
-    pictures = here * machine.picture_memory(config, counts)
+    pictures = here * evaluate.picture_memory(config, counts)
     print(
         f"\nthis run: {training:.1f} GiB for training in each of {jobs} job{'s' * (jobs > 1)}, "
         f"{pictures:.1f} GiB for the pictures, {need['disk']:.1f} GiB on disk"
     )
-    free = machine.memory(device) or (math.inf, math.inf)
-    ram = machine.memory("cpu") or (math.inf, math.inf)
+    free = optim.memory(device) or (math.inf, math.inf)
+    ram = optim.memory("cpu") or (math.inf, math.inf)
     problems = []
     if need["disk"] > disk:
         problems.append(
@@ -147,12 +136,12 @@ def rehearse(config, sizes, device, jobs: int, rows: list, seeds: list) -> list[
     """The dry run, with smaller batches where memory is short. Prints times, returns problems."""
     if jobs > 1:
         torch.set_num_threads(1)  # as each of the rows that are trained at once will have
-    free = machine.memory(device) or (math.inf, math.inf)
+    free = optim.memory(device) or (math.inf, math.inf)
     fitting = config
     minutes = None
     while fitting and not minutes:
-        if machine.needs(fitting, *sizes)["training"] > free[0]:
-            fitting = machine.halved(fitting)
+        if players.needs(fitting, *sizes)["training"] > free[0]:
+            fitting = players.halved(fitting)
             continue
         fewer = [
             f"{n} {getattr(fitting, n)} instead of {getattr(config, n)}" for n in SHARED_BATCHES[:2]
@@ -162,7 +151,7 @@ def rehearse(config, sizes, device, jobs: int, rows: list, seeds: list) -> list[
         try:
             minutes = dry_run(fitting, *sizes, device, rows)
         except torch.OutOfMemoryError:
-            fitting = machine.halved(fitting)
+            fitting = players.halved(fitting)
         except ValueError as error:
             return [str(error)]
     if not minutes:
@@ -210,34 +199,3 @@ def dry_run(config, people: int, classes: int, device, rows: list) -> dict[str, 
         attackers.train_attacker(recognizer, game.anonymizer, faces, config, loop, device)
         minutes[kind] = loop.minutes
     return minutes
-
-
-class TrialLoop:
-    """Used like `loop.Loop`: a few steps of each stage are timed, and nothing is written."""
-
-    def __init__(self, title: str):
-        self.title = title
-        self.seed = 0
-        self.done = Counter()
-        self.minutes = 0.0  # that all steps of the stages so far would take
-
-    def start(self, **parts) -> None:
-        """There is nothing to resume."""
-
-    def steps(self, stage: str, steps: int):
-        """Yield 1, 2, ... until the speed is known."""
-        seconds = []
-        while len(seconds) < min(STEPS, steps) and sum(seconds) <= MOST_SECONDS:
-            began = time.monotonic()
-            yield len(seconds) + 1
-            seconds.append(time.monotonic() - began)
-        if seconds:
-            median = statistics.median(seconds)
-            self.minutes += steps * median / 60
-            print(f"  {self.title:6} {stage:9} {median:8.3f} seconds a step", flush=True)
-
-    def log(self, terms: dict) -> None:
-        """Raise ValueError for a loss that is not finite."""
-        for name, value in terms.items():
-            if not math.isfinite(value.item()):  # item() also waits for a GPU
-                raise ValueError(f"in the dry run the term '{name}' became {value.item()}")

@@ -19,12 +19,11 @@ from torch import nn
 
 from ppad import datasets, files, folders, metrics
 from ppad.attackers import LandmarkReader, embed, repaint_set, verify
+from ppad.optim import GIB
 from ppad.trainer import repainted_frames
 
 ATTACKERS = ("own", "never_saw", "other_architecture", "retrained")
-GIB = 2**30
-FACE_FILES = ("train", "test", "landmarks.csv", "pairs_test.txt")  # in a prepared folder
-ACTION_FILES = ("annotations.csv", "faces.csv")  # likewise
+SETS = ("train_faces", "test_faces", "train_frames", "test_frames")  # in order of reading
 
 
 # ---------------------------------------------------------------- data
@@ -112,9 +111,10 @@ def read_data(config) -> Data:
 
 def check_files(config) -> None:
     """Raise DataError naming everything that is missing of the preset's folders."""
-    faces = [Path(config.faces) / name for name in FACE_FILES]
-    actions = [Path(config.actions) / name for name in ACTION_FILES]
-    if missing := [str(path) for path in faces + actions if not path.exists()]:
+    in_faces = ("train", "test", "landmarks.csv", "pairs_test.txt")
+    paths = [Path(config.faces, name) for name in in_faces]
+    paths += [Path(config.actions, name) for name in ("annotations.csv", "faces.csv")]
+    if missing := [str(path) for path in paths if not path.exists()]:
         raise files.DataError(
             f"{', '.join(missing)} not there: give --faces and --actions prepared folders (see the "
             "README)"
@@ -161,6 +161,18 @@ def count_data(config) -> dict[str, int]:
         "absent_test_frames": absent["test"],
         "absent_test_faces": len(lost),
     }
+
+
+def picture_memory(config, counts: dict) -> float:
+    """GiB of pictures in memory, one byte a value: of folders, the sets that fit `memory_gb`."""
+    face = config.face_size**2
+    frame = config.frame_height * config.frame_width
+    held = 0.0
+    for name in SETS:
+        size = 3 * counts[name] * (face if name.endswith("faces") else frame) / GIB
+        if config.drawn or held + size <= config.memory_gb:
+            held += size
+    return held
 
 
 def pictures_each(folder: Path) -> list[int]:

@@ -25,6 +25,7 @@ import json
 import math
 import os
 import signal
+import statistics
 import threading
 import time
 import zipfile
@@ -39,6 +40,8 @@ from ppad.files import atomic_path, clock, print_progress, write_error, write_fi
 
 SECONDS_BETWEEN_LINES = 5  # ours: progress a person can follow, also when two rows report
 CHECKPOINT = ("settings", "done", "parts")  # the dicts that every checkpoint holds
+TRIAL_STEPS = 5  # ours: the median of five leaves out the first, which is slower
+TRIAL_SECONDS = 60  # ours: after so many a stage is tried for fewer steps
 SEED_STRIDE = 1_000_003  # ours: between the seeds of two processes, more than any run's own differ
 
 
@@ -247,6 +250,37 @@ class Loop:
         return {
             name: round(sum(values) / len(table), 5) for name, values in zip(names, zip(*table))
         }
+
+
+class TrialLoop:
+    """Used like `Loop`: a few steps of each stage are timed, and nothing is written."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self.seed = 0
+        self.done = Counter()
+        self.minutes = 0.0  # that all steps of the stages so far would take
+
+    def start(self, **parts) -> None:
+        """There is nothing to resume."""
+
+    def steps(self, stage: str, steps: int):
+        """Yield 1, 2, ... until the speed is known."""
+        seconds = []
+        while len(seconds) < min(TRIAL_STEPS, steps) and sum(seconds) <= TRIAL_SECONDS:
+            began = time.monotonic()
+            yield len(seconds) + 1
+            seconds.append(time.monotonic() - began)
+        if seconds:
+            median = statistics.median(seconds)
+            self.minutes += steps * median / 60
+            print(f"  {self.title:6} {stage:9} {median:8.3f} seconds a step", flush=True)
+
+    def log(self, terms: dict) -> None:
+        """Raise ValueError for a loss that is not finite."""
+        for name, value in terms.items():
+            if not math.isfinite(value.item()):  # item() also waits for a GPU
+                raise ValueError(f"in the dry run the term '{name}' became {value.item()}")
 
 
 def save_tensors(path: Path, state: dict, previous: Path | None = None) -> None:

@@ -20,12 +20,21 @@ same; only the main process writes files and progress. Random draws differ from 
 process, and on a CPU batch norm sees one process's part of the batch.
 """
 
+import multiprocessing
 import os
+import platform
+import re
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
+import torchvision
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -33,6 +42,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 MAX_NORM = 10.0  # ours: early in training one batch can give a Faster R-CNN a huge gradient
 BODIES = ("network", "backbone")  # where most of the work of D and of A is done
+CAN_FORK = sys.platform == "linux"  # macOS's libraries do not survive a fork; Windows has none
+GIB = 2**30
 SHARED_BATCHES = ("batch_faces", "batch_frames", "warmup_faces", "pretrain_recognizer_batch")
 TIMEOUT = timedelta(hours=24)  # ours: the others wait while the main process evaluates a row
 
@@ -285,3 +296,76 @@ def run_on_main(work):
     except RuntimeError as error:  # the connection is closed
         raise ValueError("the main process has stopped: see its message") from error
     return result[0]
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    packages = {one.__name__: one.__version__ for one in (torch, torchvision, np)}
+    return {"python": platform.python_version(), **packages}
+
+
+def processor() -> str:
+    """The processor's name as Linux has it; elsewhere what Python knows."""
+    known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = re.search(r"^model name\s*: (.*)", known, re.MULTILINE)
+    return model[1] if model else platform.processor() or platform.machine()
+
+
+def hardware(device) -> dict:
+    """What a run runs on, for results.json and the check."""
+    report = {
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
+    if torch.device(device).type == "cuda":
+        report["gpu"] = torch.cuda.get_device_name(device)
+    return report
+
+
+def memory(device) -> tuple[float, float] | None:
+    """(free, whole) memory in GiB of the GPU or of this machine; None where that is not known."""
+    if torch.device(device).type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
+        return free / GIB, whole / GIB
+    if not Path("/proc/meminfo").exists():
+        return None
+    kib = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(kib["MemAvailable:"]) * 1024 / GIB, int(kib["MemTotal:"]) * 1024 / GIB
+
+
+def peak_memory() -> float | None:
+    """This process's peak resident memory in GiB; None on Windows, which does not tell it."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB, 2)
+
+
+def gpu_memory(device: str = "cuda") -> float:
+    """GiB of the GPU `device`, 0.0 without one; a fork asks torch, so that this process can fork.
+
+    Where torch was asked here before (in a notebook), forks cannot ask and this process does.
+    """
+    if not CAN_FORK or torch.cuda.is_initialized():
+        return _gpu_memory(device)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fork:
+        try:
+            return fork.submit(_gpu_memory, device).result()
+        except BrokenProcessPool:  # the fork died
+            return 0.0
+        except RuntimeError:  # torch's "Cannot re-initialize CUDA in forked subprocess"
+            return _gpu_memory(device)
+
+
+def _gpu_memory(device: str) -> float:
+    index = torch.device(device).index or 0
+    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+        return 0.0
+    return torch.cuda.get_device_properties(index).total_memory / GIB

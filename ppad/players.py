@@ -5,16 +5,25 @@ SphereFace with its head and its A-Softmax; faces are aligned before D sees them
 while it learns. The trainer, the attackers and the evaluation all take their players from here.
 """
 
+import dataclasses
+import math
+import os
+
 import torch
 from torch import nn
 
+from ppad import optim
 from ppad.crop_sampler import align_faces, recognizer_input
 from ppad.detector import ActionDetector, DetectorConfig
 from ppad.loop import read_checkpoint, save_tensors
 from ppad.losses import ASoftmaxLoss
 from ppad.modifier import Modifier, ModifierConfig
+from ppad.optim import GIB
 from ppad.sphereface import AngularMarginHead, SphereFace, SphereFaceConfig
 
+# Sec. 5.1: CASIA-WebFace without its three people of LFW; DALY's classes
+ASSUMED = {"people": 10572, "classes": 10}
+MOST_JOBS = 4  # ours: each takes 1 GB on a CPU; on a GPU more would only wait for each other
 EYE_DISTANCE = 35.24  # px between the eyes of the 112x96 template (SphereFace's alignment)
 
 
@@ -147,6 +156,74 @@ def jitter_colors(crops: torch.Tensor, strength: float) -> torch.Tensor:
     draw = 2 * torch.rand(2, len(crops), 1, 1, 1, device=crops.device) - 1  # (2, B, 1, 1, 1)
     contrast, brightness = draw * strength  # (B, 1, 1, 1) each
     return (crops * (1 + contrast) + brightness).clamp(-1, 1)
+
+
+# ---------------------------------------------------------------- memory
+
+
+def kept_bytes(network, *shape) -> int:
+    """Bytes that a network on the meta device keeps of an input of `shape` for its backward."""
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda none: none):
+        network(torch.empty(shape, device="meta"))
+    own = [one.untyped_storage() for one in [*network.parameters(), *network.buffers()]]
+    storages = {id(storage): storage for storage in [one.untyped_storage() for one in saved]}
+    return sum(storages[i].nbytes() for i in storages.keys() - {id(one) for one in own})
+
+
+def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]:
+    """GiB of memory for `training` and of `disk`, roughly: from shapes, nothing is allocated.
+
+    Training: weights, gradients and Adam's two moments (4 x 4 bytes a weight), and what the largest
+    update keeps for its backward pass, of one part of an accumulated batch. Disk: two checkpoints a
+    row of the players and of the attacker, weights and moments.
+    """
+    with torch.device("meta"):
+        modifier = make_modifier(config)
+        recognizer = make_recognizer(config, people)
+        detector = make_detector(dataclasses.replace(config, detector_weights=""), classes)
+    body = detector.model.backbone
+    if config.checkpointing:
+        for network in (modifier, recognizer.network, body):
+            optim.recompute(network)
+    m, d, a = (sum(p.numel() for p in x.parameters()) for x in (modifier, recognizer, detector))
+    crop = (3, config.recognizer_height, config.recognizer_breadth)
+    faces = config.batch_faces // config.accumulate
+    frames = config.batch_frames // config.accumulate
+    game = (
+        kept_bytes(modifier, faces + frames, 3, config.face_size, config.face_size)  # a face each
+        + kept_bytes(recognizer.network, faces, *crop)
+        + kept_bytes(body, frames, 3, config.frame_height, config.frame_width)
+    )
+    alone = kept_bytes(recognizer.network, max(config.pretrain_recognizer_batch, 2 * faces), *crop)
+    weights = m + d + a + (d if config.warmup_steps else 0)  # the warm-up has a D of its own
+    return {
+        "training": (16 * weights + max(game, alone)) / GIB,
+        "disk": rows * 2 * 12 * (weights + d) / GIB,
+    }
+
+
+def halved(config):
+    """The preset with every batch half as large, accumulated accordingly; None if all are 1."""
+    half = {name: max(1, getattr(config, name) // 2) for name in optim.SHARED_BATCHES}
+    shared = (half["batch_faces"], half["batch_frames"], half["warmup_faces"])
+    smaller = dataclasses.replace(config, **half, accumulate=math.gcd(config.accumulate, *shared))
+    return None if smaller == config else smaller
+
+
+def default_jobs(device: str, gpu: float, config) -> int:
+    """How many rows to train at once: one a core, or as many as a GPU of `gpu` GiB surely holds.
+
+    On a GPU a row is taken to need twice its networks' memory and 1 GiB, for cuDNN's workspaces and
+    CUDA's context (ours: not measured), and two cores.
+    """
+    cores = os.cpu_count() or 1
+    if not optim.CAN_FORK or torch.cuda.is_initialized():
+        return 1
+    if device == "cpu":
+        return min(MOST_JOBS, cores)
+    training = needs(config, **ASSUMED)["training"]  # GiB
+    return max(1, min(MOST_JOBS, cores // 2, int(0.8 * gpu / (2 * training + 1))))
 
 
 # ---------------------------------------------------------------- on disk

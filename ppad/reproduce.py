@@ -12,19 +12,23 @@ import copy
 import dataclasses
 import functools
 import json
+import multiprocessing
+import multiprocessing.connection
+import os
 import random
+import statistics
 import sys
+import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ppad import attackers, checkup, evaluate, figures, files, machine, optim, players, trainer
+from ppad import attackers, checkup, evaluate, figures, files, optim, players, trainer
 from ppad import config as presets
 from ppad.baselines import BASELINES, make_baseline
-from ppad.evaluate import load_data
-from ppad.loop import Loop, LoopError, read_checkpoint, read_log
+from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log
+from ppad.optim import GIB
 
 ROWS = [*BASELINES, "Ours"]
 PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, and its name there
@@ -83,7 +87,7 @@ class SeedRun:
         self.seed = seed
         self.device = device
         self.settings = {"seed": seed, **presets.deciding(dataclasses.asdict(config))}
-        self.data = load_data(config, seed) if data is None else data
+        self.data = evaluate.load_data(config, seed) if data is None else data
         presets.check_counts(config, len(self.data.faces), len(self.data.actions))
         optim.run_on_main(self.check_counts)
 
@@ -102,14 +106,8 @@ class SeedRun:
 
     def loop(self, place: str, title: str = "") -> Loop:
         """The training loop that lives in the folder `place` of this seed."""
-        return Loop(
-            self.folder / place,
-            title,
-            self.seed,
-            self.settings,
-            self.config.log_every,
-            self.config.checkpoint_seconds,
-        )
+        times = (self.config.log_every, self.config.checkpoint_seconds)
+        return Loop(self.folder / place, title, self.seed, self.settings, *times)
 
     def recognizer(self):
         """D trained on originals, where every row starts."""
@@ -174,13 +172,9 @@ class SeedRun:
         config = self.config
         judges = self.judges()
         torch.manual_seed(self.seed)
-        game = trainer.Game(
-            config,
-            copy.deepcopy(judges.never_saw),
-            self.detector(),
-            self.make_anonymizer(name),
-            self.device,
-        )
+        anonymizer = self.make_anonymizer(name)
+        start = copy.deepcopy(judges.never_saw)
+        game = trainer.Game(config, start, self.detector(), anonymizer, self.device)
         played = self.loop(file_name(name), name)
         trainer.play(game, self.data.faces, self.data.actions, config, played)
         if name == "Ours":
@@ -199,19 +193,22 @@ class SeedRun:
             name, game, attacker, judges, self.data, self.config, self.seed, self.device
         )
         row["minutes"] = max((time.monotonic() - began) / 60, trained)
-        row["peak_memory_gb"] = machine.peak_memory()
-        row["gpu_peak_gb"] = machine.gpu_peak(self.device)
+        row["peak_memory_gb"] = optim.peak_memory()
+        gpu = self.device if torch.device(self.device).type == "cuda" else None
+        row["gpu_peak_gb"] = round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) or None
         path = self.folder / file_name(name) / "row.json"
         files.write_file(path, json.dumps(row, indent=1))
         return row
 
-    def anonymizer(self, name: str):
-        """A finished row's anonymizer, for the figures."""
+    @torch.no_grad()
+    def anonymized(self, name: str, indices: list[int]) -> torch.Tensor:
+        """Some test faces through a finished row's anonymizer, (n, 3, S, S) on the CPU."""
         anonymizer = self.make_anonymizer(name)
         if name == "Ours":
             anonymizer.load_state_dict(self.trained("modifier"))
-            anonymizer.to(self.device).eval().requires_grad_(False)
-        return anonymizer
+            anonymizer.to(self.device).eval()
+        pictures, _, _ = self.data.test_faces.batch(torch.tensor(indices), device=self.device)
+        return anonymizer(pictures).cpu()
 
     def trained(self, player: str) -> dict:
         """State dict of one of PLAYERS, from its checkpoint."""
@@ -227,9 +224,7 @@ def file_name(row: str) -> str:
 # ---------------------------------------------------------------- results
 
 
-def collect(
-    out: Path, preset: str, config, seeds: list[int], rows: list[str], device, jobs: int
-) -> dict:
+def collect(out: Path, preset: str, config, seeds: list, rows: list, device, jobs: int) -> dict:
     """What results.json holds: `rows` of `seeds`, from the files in the run folder."""
     folders = [out / f"seed{seed}" for seed in seeds]
     starts = [files.read_json(folder / "start.json") for folder in folders]
@@ -238,28 +233,26 @@ def collect(
         for name in rows
     }
     every_row = [row for per_seed in found.values() for row in per_seed]
+    minutes = {
+        name: round(statistics.mean(row["minutes"] for row in per_seed), 2)
+        for name, per_seed in found.items()
+    }
     processes = optim.world_size()
     # pages that processes share are counted in each of them
-    memory = max((row["peak_memory_gb"] or 0 for row in every_row), default=0)
-    gpu_memory_a_row = max((row.get("gpu_peak_gb") or 0 for row in every_row), default=0)
-    hardware = machine.hardware(device) | {
-        "jobs": jobs,
-        "peak_memory_gb": round(jobs * processes * memory, 2),
-    }
-    if gpu_memory_a_row:
-        hardware["gpu_peak_gb_a_row"] = gpu_memory_a_row
+    memory = jobs * processes * max(row["peak_memory_gb"] or 0 for row in every_row)
+    gpu_memory = max(row.get("gpu_peak_gb") or 0 for row in every_row)
+    hardware = optim.hardware(device) | {"jobs": jobs, "peak_memory_gb": round(memory, 2)}
+    if gpu_memory:
+        hardware["gpu_peak_gb_a_row"] = gpu_memory
     if processes > 1:
         hardware["processes"] = processes
     return {
         "preset": preset,
         "hardware": hardware,
-        "versions": machine.versions(),
+        "versions": optim.versions(),
         "minutes": None,
         "core_minutes": round(sum(one["minutes"] for one in starts + every_row), 2),
-        "minutes_by_row": {
-            name: round(float(np.mean([row["minutes"] for row in per_seed])), 2)
-            for name, per_seed in found.items()
-        },
+        "minutes_by_row": minutes,
         "seeds": seeds,
         "budget": budget(config),
         "counts": starts[0]["counts"],
@@ -298,21 +291,14 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     shown = [by_person[person][0] for person in people]
     originals, _, _ = faces.batch(torch.tensor(shown))  # (n, 3, S, S)
     best = "Ours" if "Ours" in rows else rows[-1]
-    figures.fig3({name: anonymized(run, name, shown[:4]) for name in rows}, out / "fig3.png")
+    figures.fig3({name: run.anonymized(name, shown[:4]) for name in rows}, out / "fig3.png")
     figures.fig4(results, out / "fig4.png")
-    figures.fig5(originals, anonymized(run, best, shown), out / "fig5.png")
+    figures.fig5(originals, run.anonymized(best, shown), out / "fig5.png")
     groups = [by_person[person][:6] for person in people if len(by_person[person]) >= 4][:4]
     if groups:
-        figures.fig6([anonymized(run, best, group) for group in groups], out / "fig6.png")
+        figures.fig6([run.anonymized(best, group) for group in groups], out / "fig6.png")
     log = read_log(run.folder / file_name(best) / "log.jsonl")
     figures.training_curves(log, out / "curves.png")
-
-
-@torch.no_grad()
-def anonymized(run: SeedRun, name: str, indices: list[int]) -> torch.Tensor:
-    """Some test faces through the anonymizer of the row `name`, (n, 3, S, S) on the CPU."""
-    pictures, _, _ = run.data.test_faces.batch(torch.tensor(indices), device=run.device)
-    return run.anonymizer(name)(pictures).cpu()
 
 
 def wall_minutes(out: Path, now: float) -> float:
@@ -323,23 +309,100 @@ def wall_minutes(out: Path, now: float) -> float:
     return total
 
 
+# ---------------------------------------------------------------- several tasks at once
+
+
+def side_by_side(tasks: dict, jobs: int) -> None:
+    """Run the tasks (name -> function), `jobs` at a time, each in a forked process, one thread.
+
+    The forks share the data in memory; each task leaves its result on disk. Without fork, or with
+    one job, the tasks run in this process, in turn. Raises LoopError when a task failed (those that
+    run still end, no other is started), Interrupted when one was stopped.
+    """
+    if jobs < 2 or not hasattr(os, "fork"):
+        for task in tasks.values():
+            task()
+        return
+    fork = multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=run_task, args=(task,), name=name) for name, task in tasks.items()
+    ]
+    waiting = list(processes)
+    running = []
+    stopped = False
+    while True:
+        running = [process for process in running if process.is_alive()]
+        failed = stopped or any(process.exitcode for process in processes)
+        while waiting and len(running) < jobs and not failed:
+            running.append(waiting.pop(0))
+            running[-1].start()
+        if not running:
+            break
+        try:
+            multiprocessing.connection.wait([process.sentinel for process in running])
+        except KeyboardInterrupt:  # the forks received it, too: let them save
+            stopped = True
+    if stopped or any(process.exitcode == 130 for process in processes):
+        raise Interrupted("stopped; the same command goes on from the last checkpoints")
+    failures = [f"{p.name} ended with status {p.exitcode}" for p in processes if p.exitcode]
+    if failures:
+        raise LoopError(
+            f"{', '.join(failures)}: see above; the same command goes on from the last checkpoints"
+        )
+
+
+def run_task(task) -> None:
+    """The main function of a forked process; its exit status is that of `exit_status`."""
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    sys.exit(exit_status(task))
+
+
+def exit_with_parent() -> None:
+    """End this process when its parent has ended: a run started anew must not find it writing."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def exit_status(work) -> int:
+    """Call `work()`: 0, or for an error that the user can correct one sentence and a status.
+
+    2 is for such an error, 130 for Ctrl-C.
+    """
+    try:
+        work()
+        return 0
+    except (ValueError, OSError, LoopError) as error:
+        print(f"ppad.reproduce: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        full = "the GPU's memory is full: --check says what would fit; --jobs 1, --accumulate 2"
+        less = "--checkpointing true and a smaller --eval_batch need less and go on in this folder"
+        print(f"ppad.reproduce: {full} {less}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        sentence = str(stop) or "stopped; the same command goes on from the last checkpoint"
+        print(f"\nppad.reproduce: {sentence}", file=sys.stderr)
+        return 130
+
+
 # ---------------------------------------------------------------- the command
 
 
 def main(argv=None) -> int:
-    """Run the main job; returns its exit status (0, or see `machine.exit_status`)."""
-    return machine.exit_status(lambda: run(*parse(argv)))
+    """Run the main job. Returns its exit status."""
+    return exit_status(lambda: run(*parse(argv)))
 
 
-def run(args, config) -> int:
-    """All seeds and rows, then table and figures. Returns 0."""
+def run(args, config) -> None:
+    """All seeds and rows, then table and figures."""
     began = time.monotonic()
     device, jobs = choose_device_and_jobs(args, config)
     rows = [name for name in ROWS if name in args.rows]  # the paper's order
     if args.check:
         if optim.is_main_process():
             checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
-        return 0
+        return
     optim.init_distributed(device, config)
     optim.run_on_main(functools.partial(open_folder, args.out, args.preset, config))
     first = None
@@ -353,17 +416,16 @@ def run(args, config) -> int:
             "other judge": one.other,
             "landmark judge": one.landmark_reader,
         }
-        machine.side_by_side(starts, jobs)
+        side_by_side(starts, jobs)
         controls = functools.partial(optim.run_on_main, one.controls)
-        machine.side_by_side({"controls": controls}, jobs)
+        side_by_side({"controls": controls}, jobs)
         # Ours first: it takes longest, and the other rows use the other cores meanwhile
         order = sorted(rows, key="Ours".__ne__)
-        machine.side_by_side({name: functools.partial(one.row, name) for name in order}, jobs)
+        side_by_side({name: functools.partial(one.row, name) for name in order}, jobs)
     if optim.is_main_process():
         results = collect(args.out, args.preset, config, args.seed, rows, device, jobs)
         report(first, args.out, results, rows, began)
     optim.shut_down()
-    return 0
 
 
 def choose_device_and_jobs(args, config) -> tuple[str, int]:
@@ -372,15 +434,13 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
     Raises ValueError for a number of jobs or a device that cannot be (--check goes on without it).
     """
     device = config.device
-    gpu = 0.0
-    if device != "cpu":
-        gpu = machine.gpu_memory("cuda" if device == "auto" else device)
+    gpu = 0.0 if device == "cpu" else optim.gpu_memory("cuda" if device == "auto" else device)
     if device == "auto":
         device = "cuda" if gpu else "cpu"
     launched = optim.launched_processes() > 1
     jobs = args.jobs
     if jobs is None:
-        jobs = 1 if launched else machine.default_jobs(device, gpu, config)
+        jobs = 1 if launched else players.default_jobs(device, gpu, config)
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}: it must be at least 1")
     if jobs > 1 and device != "cpu" and torch.cuda.is_initialized():

@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 from test_reproduce import photos, run  # noqa: F401  (photos is a fixture)
+from torch import nn
 
-from ppad import checkup, evaluate, machine, trainer
+from ppad import checkup, evaluate, loop, optim, players, trainer
 from ppad import config as presets
 from ppad.files import DataError
 
@@ -16,7 +17,7 @@ from ppad.files import DataError
 def small(monkeypatch):
     """Sizes of the big presets are computed once, in the test for it; here they are a number."""
     monkeypatch.setattr(
-        machine,
+        players,
         "needs",
         lambda config, *_, **__: {"training": 0.01 * config.batch_faces, "disk": 0.01},
     )
@@ -58,13 +59,13 @@ def test_counts_of_prepared_folders(prepared, photos):  # noqa: F811
         dataclasses.replace(prepared, train_identities=3, pictures_each=2, train_frames=5)
     )
     assert (fewer["train_faces"], fewer["people"], fewer["train_frames"]) == (6, 3, 5)
-    assert machine.picture_memory(prepared, counts) == pytest.approx(
+    assert evaluate.picture_memory(prepared, counts) == pytest.approx(
         (24 * 3 * 32 * 32 + 10 * 3 * 96 * 96) / 2**30
     )
     # room for all faces and two frames
     one = dataclasses.replace(prepared, memory_gb=3 * 96 * 96 * 5 / 2**30)
     # the five stay in their files, the one fits
-    assert machine.picture_memory(
+    assert evaluate.picture_memory(
         one, {**counts, "train_frames": 5, "test_frames": 1}
     ) == pytest.approx((24 * 3 * 32 * 32 + 1 * 3 * 96 * 96) / 2**30)
 
@@ -98,6 +99,58 @@ def test_missing_and_broken_tables_are_named(prepared, photos):  # noqa: F811
         evaluate.count_data(prepared)
 
 
+# ------------------------------------------------------------------ needs
+
+
+def test_kept_bytes_by_hand():
+    """A convolution keeps its input, a ReLU its output; weights are not counted again."""
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+    assert players.kept_bytes(network, 2, 3, 10, 10) == 4 * 2 * (3 + 8) * 100
+
+
+def test_needs_of_a_run_by_hand(tiny):
+    config = tiny()
+    networks = (
+        players.make_modifier(config),
+        players.make_recognizer(config, 6),
+        players.make_detector(config, 10),
+    )
+    m, d, a = (sum(p.numel() for p in one.parameters()) for one in networks)
+    need = players.needs(config, 6, 10, rows=3)
+    # D, its partner, the attacker
+    assert need["disk"] * 2**30 == pytest.approx(3 * 2 * 12 * (m + a + 3 * d))
+    weights = 16 * (m + a + 2 * d) / 2**30
+    twice = dataclasses.replace(config, batch_faces=8, batch_frames=4, pretrain_recognizer_batch=8)
+    assert need["training"] > weights
+    assert players.needs(twice, 6, 10)["training"] - weights == pytest.approx(
+        2 * (need["training"] - weights), rel=1e-2
+    )
+    parted = dataclasses.replace(twice, accumulate=2, pretrain_recognizer_batch=4)
+    # one part at a time
+    assert players.needs(parted, 6, 10)["training"] == pytest.approx(need["training"], rel=1e-9)
+    assert (
+        players.needs(dataclasses.replace(config, checkpointing=True), 6, 10)["training"]
+        < need["training"]
+    )
+
+
+def test_what_the_paper_preset_keeps_is_in_the_order_of_ten_gib():
+    """100 million weights x 16 bytes: 1.5 GiB. M's blocks and ends, 18 faces: 5 to 7."""
+    assert 7 < players.needs(presets.build("paper"), 10572, 10)["training"] < 14
+
+
+def test_halved_ends(tiny):
+    one = tiny(batch_faces=5, batch_frames=2, warmup_faces=1, pretrain_recognizer_batch=1)
+    two = players.halved(one)
+    assert (two.batch_faces, two.batch_frames, two.warmup_faces) == (2, 1, 1)
+    assert players.halved(players.halved(two)) is None
+    assert (
+        players.halved(tiny(batch_faces=8, batch_frames=4, warmup_faces=4, accumulate=4)).accumulate
+        == 2
+    )
+
+
 # ------------------------------------------------------------------ reference runs
 
 
@@ -127,15 +180,15 @@ def test_reference_time(tmp_path, monkeypatch):
 
 def test_minutes_are_the_median_of_five_steps_times_all_steps(monkeypatch):
     times = iter([0, 100, 200, 203, 300, 301, 400, 404, 500, 502])  # 100, 3, 1, 4 and 2 seconds
-    monkeypatch.setattr(checkup.time, "monotonic", lambda: next(times))
-    loop = checkup.TrialLoop("title")
-    assert list(loop.steps("game", 80)) == [1]  # 100 seconds are too many to go on
-    assert loop.minutes == 80 * 100 / 60
-    assert list(loop.steps("game", 4)) == [1, 2, 3, 4]  # there are no more
-    assert loop.minutes == 80 * 100 / 60 + 4 * 2.5 / 60
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(times))
+    trial = loop.TrialLoop("title")
+    assert list(trial.steps("game", 80)) == [1]  # 100 seconds are too many to go on
+    assert trial.minutes == 80 * 100 / 60
+    assert list(trial.steps("game", 4)) == [1, 2, 3, 4]  # there are no more
+    assert trial.minutes == 80 * 100 / 60 + 4 * 2.5 / 60
     times = iter([0, 9, 10, 12, 20, 21, 30, 33, 40, 44])
-    assert len(list(loop.steps("finetune", 600))) == checkup.STEPS
-    assert loop.minutes == pytest.approx(80 * 100 / 60 + 4 * 2.5 / 60 + 600 * 3 / 60)
+    assert len(list(trial.steps("finetune", 600))) == loop.TRIAL_STEPS
+    assert trial.minutes == pytest.approx(80 * 100 / 60 + 4 * 2.5 / 60 + 600 * 3 / 60)
 
 
 UPDATES = (
@@ -165,7 +218,7 @@ def test_dry_run_trains_everything_for_a_few_steps(tiny, monkeypatch, capsys):
     for stage in ("start  train", "start  detector", "Ours   copy", "Ours   warmup", "Ours   game"):
         assert stage in printed, stage
     calls.clear()
-    monkeypatch.setattr(checkup, "MOST_SECONDS", 0)
+    monkeypatch.setattr(loop, "TRIAL_SECONDS", 0)
     checkup.dry_run(tiny(**many, accumulate=2), 6, 10, "cpu", ["Ours"])
     assert [calls.count(name) for name in UPDATES] == [4, 1, 1, 2]  # too slow: one step of each
 
@@ -216,8 +269,8 @@ def test_under_torchrun_the_first_process_checks_its_share(check, monkeypatch):
         "batch_frames is 3: 2 processes share it, so 2 must divide it"
         in check("--batch_frames", 3)[2]
     )
-    room = machine.picture_memory
-    monkeypatch.setattr(machine, "picture_memory", lambda *what: room(*what) and 1.0)
+    room = evaluate.picture_memory
+    monkeypatch.setattr(evaluate, "picture_memory", lambda *what: room(*what) and 1.0)
     status, out, sentence = check()
     assert "2.0 GiB for the pictures" in out  # each process holds its own
     assert status == 0 and "processes: 2 (torchrun); memory and times are those of one" in out, (
@@ -286,7 +339,7 @@ def test_what_would_stop_the_run_later_is_named_now(check, photos):  # noqa: F81
 
 
 def test_short_memory_makes_the_batches_smaller_and_says_so(check, monkeypatch):
-    monkeypatch.setattr(machine, "memory", lambda device: (0.025, 1.0))
+    monkeypatch.setattr(optim, "memory", lambda device: (0.025, 1.0))
     status, out, sentence = check()
     assert (
         "memory being short with batch_faces 2 instead of 4, batch_frames 1 instead of 2:" in out
@@ -298,7 +351,7 @@ def test_short_memory_makes_the_batches_smaller_and_says_so(check, monkeypatch):
         "--warmup_faces 2"
         in sentence
     )
-    monkeypatch.setattr(machine, "memory", lambda device: (0.001, 1.0))
+    monkeypatch.setattr(optim, "memory", lambda device: (0.001, 1.0))
     status, out, sentence = check()
     assert (
         status == 2
@@ -308,8 +361,8 @@ def test_short_memory_makes_the_batches_smaller_and_says_so(check, monkeypatch):
 
 
 def test_rows_side_by_side_must_fit_together(check, monkeypatch):
-    monkeypatch.setattr(machine, "memory", lambda device: (2.0, 4.0))
-    monkeypatch.setattr(machine, "needs", lambda *_, **__: {"training": 0.9, "disk": 0.0})
+    monkeypatch.setattr(optim, "memory", lambda device: (2.0, 4.0))
+    monkeypatch.setattr(players, "needs", lambda *_, **__: {"training": 0.9, "disk": 0.0})
     assert check("--jobs", 2)[0] == 0
     status, _, sentence = check("--jobs", 3)
     assert (
@@ -344,10 +397,8 @@ def test_a_gpu_that_runs_out_of_memory_on_the_way(check, monkeypatch):
 
 
 def test_pictures_and_checkpoints_that_do_not_fit(check, monkeypatch):
-    monkeypatch.setattr(machine, "needs", lambda *_, **__: {"training": 0.0, "disk": 1e9})
-    monkeypatch.setattr(machine, "picture_memory", lambda *_: 1e9)
+    monkeypatch.setattr(players, "needs", lambda *_, **__: {"training": 0.0, "disk": 1e9})
+    monkeypatch.setattr(evaluate, "picture_memory", lambda *_: 1e9)
     status, _, sentence = check()
     assert status == 2 and "choose another --out" in sentence
-    assert (
-        machine.memory("cpu") is None or "the pictures take 1000000000.0 GiB of memory" in sentence
-    )
+    assert optim.memory("cpu") is None or "the pictures take 1000000000.0 GiB of memory" in sentence

@@ -19,8 +19,7 @@ from torch import nn
 from ppad import config as presets
 from ppad import optim, trainer
 from ppad.loop import Loop, read_checkpoint, read_log
-from ppad.machine import kept_bytes
-from ppad.players import make_detector, make_modifier, make_recognizer
+from ppad.players import kept_bytes, make_detector, make_modifier, make_recognizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PEOPLE = 6

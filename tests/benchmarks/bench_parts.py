@@ -388,7 +388,7 @@ def main():
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from ppad.checkup import processor
+    from ppad.optim import processor
 
     torch.set_num_threads(args.threads)
     result = {

@@ -218,7 +218,7 @@ def main():
     args = parser.parse_args()
     import torch
 
-    from ppad.machine import processor
+    from ppad.optim import processor
 
     if args.threads:
         torch.set_num_threads(args.threads)

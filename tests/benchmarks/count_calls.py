@@ -24,7 +24,7 @@ from conftest import TINY
 
 from ppad import config as presets
 from ppad import datasets, players, trainer
-from ppad.machine import processor
+from ppad.optim import processor
 
 MOST_CALLS = 90
 MOST_CHANGES = 25

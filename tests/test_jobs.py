@@ -1,6 +1,5 @@
-"""ppad.machine: memory by hand; rows at once in forks give the numbers of rows in turn."""
+"""Rows at once, in forks, on a GPU too: the numbers of rows in turn, nothing lost by a stop."""
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -12,10 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_reproduce import numbers, read, run
-from torch import nn
 
-from ppad import config as presets
-from ppad import machine, players, reproduce
+from ppad import optim, players, reproduce
 from ppad.loop import Interrupted, LoopError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,58 +20,6 @@ pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="without fork the tasks run in turn"
 )
 ROWS = ["Ours", "Masked", "Noise(0.1)"]
-
-
-# ------------------------------------------------------------------ needs
-
-
-def test_kept_bytes_by_hand():
-    """A convolution keeps its input, a ReLU its output; weights are not counted again."""
-    with torch.device("meta"):
-        network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
-    assert machine.kept_bytes(network, 2, 3, 10, 10) == 4 * 2 * (3 + 8) * 100
-
-
-def test_needs_of_a_run_by_hand(tiny):
-    config = tiny()
-    networks = (
-        players.make_modifier(config),
-        players.make_recognizer(config, 6),
-        players.make_detector(config, 10),
-    )
-    m, d, a = (sum(p.numel() for p in one.parameters()) for one in networks)
-    need = machine.needs(config, 6, 10, rows=3)
-    # D, its partner, the attacker
-    assert need["disk"] * 2**30 == pytest.approx(3 * 2 * 12 * (m + a + 3 * d))
-    weights = 16 * (m + a + 2 * d) / 2**30
-    twice = dataclasses.replace(config, batch_faces=8, batch_frames=4, pretrain_recognizer_batch=8)
-    assert need["training"] > weights
-    assert machine.needs(twice, 6, 10)["training"] - weights == pytest.approx(
-        2 * (need["training"] - weights), rel=1e-2
-    )
-    parted = dataclasses.replace(twice, accumulate=2, pretrain_recognizer_batch=4)
-    # one part at a time
-    assert machine.needs(parted, 6, 10)["training"] == pytest.approx(need["training"], rel=1e-9)
-    assert (
-        machine.needs(dataclasses.replace(config, checkpointing=True), 6, 10)["training"]
-        < need["training"]
-    )
-
-
-def test_what_the_paper_preset_keeps_is_in_the_order_of_ten_gib():
-    """100 million weights x 16 bytes: 1.5 GiB. M's blocks and ends, 18 faces: 5 to 7."""
-    assert 7 < machine.needs(presets.build("paper"), 10572, 10)["training"] < 14
-
-
-def test_halved_ends(tiny):
-    one = tiny(batch_faces=5, batch_frames=2, warmup_faces=1, pretrain_recognizer_batch=1)
-    two = machine.halved(one)
-    assert (two.batch_faces, two.batch_frames, two.warmup_faces) == (2, 1, 1)
-    assert machine.halved(machine.halved(two)) is None
-    assert (
-        machine.halved(tiny(batch_faces=8, batch_frames=4, warmup_faces=4, accumulate=4)).accumulate
-        == 2
-    )
 
 
 # ------------------------------------------------------------------ tasks
@@ -94,7 +39,9 @@ def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
     def third():
         (tmp_path / "c").write_text(f"{os.getpid()} {torch.get_num_threads()}")
 
-    machine.side_by_side({"a": lambda: meet("a", "b"), "b": lambda: meet("b", "a"), "c": third}, 2)
+    reproduce.side_by_side(
+        {"a": lambda: meet("a", "b"), "b": lambda: meet("b", "a"), "c": third}, 2
+    )
     found = [(tmp_path / name).read_text().split() for name in "abc"]
     assert len({pid for pid, _ in found} | {str(os.getpid())}) == 4 and {
         threads for _, threads in found
@@ -103,7 +50,7 @@ def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
 
 def test_one_job_works_here_and_in_order():
     done = []
-    machine.side_by_side(
+    reproduce.side_by_side(
         {name: lambda name=name: done.append((name, os.getpid())) for name in "abc"}, 1
     )
     assert done == [(name, os.getpid()) for name in "abc"]
@@ -136,14 +83,14 @@ def test_a_task_that_fails_is_named_and_the_other_still_ends(tmp_path, capfd, ba
     with pytest.raises(
         LoopError, match=f"^Bad ended with status {status}: see above; the same command goes on"
     ):
-        machine.side_by_side(tasks, 2)
+        reproduce.side_by_side(tasks, 2)
     assert (tmp_path / "good").exists() and not (tmp_path / "late").exists()  # nothing new is begun
     assert told in capfd.readouterr().err
 
 
 def test_a_task_that_was_stopped_stops_the_run():
     with pytest.raises(Interrupted, match="the same command goes on"):
-        machine.side_by_side({"a": lambda: explode(KeyboardInterrupt()), "b": lambda: None}, 2)
+        reproduce.side_by_side({"a": lambda: explode(KeyboardInterrupt()), "b": lambda: None}, 2)
 
 
 # ------------------------------------------------------------------ how a task ends
@@ -168,14 +115,14 @@ def test_one_sentence_for_what_a_user_can_mend(capsys, error, status, sentence):
     def work():
         raise error
 
-    assert machine.exit_status(work) == status
+    assert reproduce.exit_status(work) == status
     assert sentence in capsys.readouterr().err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        machine.exit_status(lambda: 1 / 0)
-    assert machine.exit_status(lambda: 0) == 0
+        reproduce.exit_status(lambda: 1 / 0)
+    assert reproduce.exit_status(lambda: 0) == 0
 
 
 # ------------------------------------------------------------------ on a GPU
@@ -196,7 +143,7 @@ def test_only_forks_ask_for_the_gpu(tmp_path, tiny_args, monkeypatch):
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=16 * 2**30)
     )
-    assert machine.gpu_memory() == 16
+    assert optim.gpu_memory() == 16
     assert run(*tiny_args, "--jobs", 2, "--device", "cuda", "--out", tmp_path / "run") == 2
     assert len(asked.read_text().split()) >= 2 and str(os.getpid()) not in asked.read_text().split()
 
@@ -214,15 +161,15 @@ def test_where_forks_cannot_ask_any_more_this_process_does(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     assert (
-        machine.gpu_memory() == 16
-        and machine.gpu_memory("cuda:1") == 17
-        and machine.gpu_memory("cuda:2") == 0
+        optim.gpu_memory() == 16
+        and optim.gpu_memory("cuda:1") == 17
+        and optim.gpu_memory("cuda:2") == 0
     )
 
 
 def test_a_fork_that_dies_while_it_asks_has_seen_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: os.kill(os.getpid(), signal.SIGKILL))
-    assert machine.gpu_memory() == 0.0
+    assert optim.gpu_memory() == 0.0
 
 
 @pytest.mark.parametrize(
@@ -240,13 +187,13 @@ def test_a_fork_that_dies_while_it_asks_has_seen_no_gpu(monkeypatch):
 def test_how_many_rows_at_once(monkeypatch, device, gpu, training, cores, wanted):
     """On a GPU: 4/5 of its memory; each row twice its networks' memory, 1 GiB and two cores."""
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(machine, "needs", lambda *_, **__: {"training": training})
-    assert machine.default_jobs(device, gpu, None) == wanted
+    monkeypatch.setattr(players, "needs", lambda *_, **__: {"training": training})
+    assert players.default_jobs(device, gpu, None) == wanted
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     # autograd's own threads do not survive a fork either
-    assert machine.default_jobs(device, gpu, None) == 1
-    monkeypatch.setattr(machine, "CAN_FORK", False)
-    assert machine.default_jobs(device, gpu, None) == 1
+    assert players.default_jobs(device, gpu, None) == 1
+    monkeypatch.setattr(optim, "CAN_FORK", False)
+    assert players.default_jobs(device, gpu, None) == 1
 
 
 def test_after_the_gpu_was_used_here_forks_are_refused(tmp_path, tiny_args, capsys, monkeypatch):
