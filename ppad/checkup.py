@@ -164,10 +164,9 @@ def rehearse(config, sizes, device, jobs: int, rows: list, seeds: list) -> list[
         f"row; about {whole:.0f} minutes for {count(rows, 'row')}, {count(seeds, 'seed')}, "
         f"{at_once} at a time (evaluation comes on top)"
     )
-    if fitting is config:
-        return []
     most = " ".join(f"--{name} {getattr(fitting, name)}" for name in SHARED_BATCHES)
-    return [f"memory is too short for its batches: at most {most}"]
+    short = f"memory is too short for its batches: at most {most}"
+    return [] if fitting is config else [short]
 
 
 def dry_run(config, people: int, classes: int, device, rows: list) -> dict[str, float]:
@@ -176,9 +175,9 @@ def dry_run(config, people: int, classes: int, device, rows: list) -> dict[str, 
     Returns the minutes that training would take: "start", before all rows; "Ours" and "fixed", a
     row with M and one with a baseline, as far as they are among `rows`.
     """
-    faces = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
+    n = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
+    faces = datasets.toy_faces(0, range(n), 1, config.face_size)
     side = round(math.sqrt(config.frame_height * config.frame_width))  # drawn frames are square
-    faces = datasets.toy_faces(0, range(faces), 1, config.face_size)
     actions = datasets.toy_actions(0, config.batch_frames, side, range(1))
     config = dataclasses.replace(config, sample_every=10**9)  # no pictures are written
     loop = TrialLoop("start")
@@ -192,8 +191,7 @@ def dry_run(config, people: int, classes: int, device, rows: list) -> dict[str, 
     minutes = {"start": loop.minutes}
     for kind in sorted({"Ours" if row == "Ours" else "fixed" for row in rows}):
         loop = TrialLoop(kind)
-        modifier = players.make_modifier(config)
-        anonymizer = modifier if kind == "Ours" else make_baseline("Masked")
+        anonymizer = players.make_modifier(config) if kind == "Ours" else make_baseline("Masked")
         game = trainer.Game(config, recognizer, detector, anonymizer, device)
         trainer.play(game, faces, actions, config, loop)
         attackers.train_attacker(recognizer, game.anonymizer, faces, config, loop, device)
