@@ -219,6 +219,5 @@ def check_random_label_targets(random_label_targets):
         " time.",
     )
     well_done(
-        "Somebody else each time. That the target keeps changing is just what the paper blames for"
-        " the blur."
+        "Another person each time. The paper gives this changing target as the reason for the blur."
     )
