@@ -68,17 +68,14 @@ class Game:
         self.scaler = optim.make_scaler(config, device)
         self.optimizers = {}
         betas = (config.adam_beta1, config.adam_beta2)
-        modifier = anonymizer if isinstance(anonymizer, nn.Module) else None
-        for name, player in (
-            ("recognizer", recognizer),
-            ("detector", detector),
-            ("modifier", modifier),
-        ):
-            if player is not None:
+        players = {"recognizer": recognizer, "detector": detector, "modifier": anonymizer}
+        for name, player in players.items():
+            weights = list(player.parameters()) if isinstance(player, nn.Module) else []
+            if weights:
                 optim.prepare(player.to(device), config, device)
                 lr = getattr(config, f"lr_{name}")
-                self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)
-        self.modifier_learns = modifier is not None
+                self.optimizers[name] = optim.adam(weights, lr, config, betas)
+        self.modifier_learns = "modifier" in self.optimizers
         self.crop_size = (config.recognizer_height, config.recognizer_breadth)
         # In nats, see losses.modifier_adversarial.
         self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])
@@ -283,9 +280,9 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
     parts = game.parts()
     if game.modifier_learns:
         warmup_game = _warmup_game(game)
-        for name, part in warmup_game.parts().items():
-            if name != "anonymizer":  # M itself, already among the parts
-                parts[f"warmup_{name}"] = part
+        others = warmup_game.parts()
+        del others["anonymizer"]  # M itself, already among the parts
+        parts |= {f"warmup_{name}": part for name, part in others.items()}
     loop.start(**parts)
     shown = faces.batch(torch.arange(0, len(faces), max(1, len(faces) // 8))[:8])[0]  # (8, 3, S, S)
     if game.modifier_learns:
