@@ -8,7 +8,6 @@ in the pipe, so whatever was complained of is never given on. `movies` makes a s
 import itertools
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -233,7 +232,9 @@ def decode(path, movie, first):
     if movie.decoder:
         command += ["-c:v", movie.decoder]
     source = None
-    with tempfile.TemporaryFile() as log, ExitStack() as processes:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as processes:
+        log = processes.enter_context(open(Path(folder, "log"), "wb"))
+        messages = _Messages(processes.enter_context(open(log.name, "rb")))
         if first:
             # Another ffmpeg hands over the packets; it may complain of those that it leaves out.
             source = processes.enter_context(_copy_from(path, first))
@@ -247,7 +248,6 @@ def decode(path, movie, first):
             subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=log)
         )
         processes.callback(reader.kill)  # also when the caller stops half way
-        messages = _Messages(log)
         for number in itertools.count():
             frame = _next_pam(reader.stdout)
             ended = frame is None
@@ -258,7 +258,7 @@ def decode(path, movie, first):
                 raise DamageError(messages.complaint)
             if ended:
                 return
-            yield messages.times.get(number), frame
+            yield messages.times.pop(number, None), frame
 
 
 @contextmanager
@@ -290,17 +290,15 @@ class _Messages:
     """What ffmpeg writes to its log: the times of frames, and the first complaint."""
 
     def __init__(self, log):
-        self.log = log
-        self.position = 0
+        self.log = log  # opened for reading on its own
         self.rest = ""  # a line that is not complete yet
         self.times = {}  # number of a frame -> seconds, None if unknown
         self.complaint = None
         self.failed = False  # whether ffmpeg ended with an error
 
     def read(self):
-        """Take in what is new. The log's own position belongs to ffmpeg, which shares it."""
-        while text := os.pread(self.log.fileno(), 1 << 20, self.position):
-            self.position += len(text)
+        """Take in what is new."""
+        while text := self.log.read(1 << 20):
             *lines, self.rest = (self.rest + text.decode(errors="replace")).split("\n")
             for line in lines:
                 if found := SHOWINFO.search(line):

@@ -24,12 +24,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError, features
 
-from ppad.ffmpeg import (  # noqa: F401
-    Movie,
+from ppad.ffmpeg import (
     check_movie,
-    decode,
     first_complaint,
-    list_packets,
     probe,
     readable_parts,
     sound_tracks,
@@ -374,7 +371,7 @@ def movie_writer(path, movie, source=None, tracks=None, quality=QUALITY):
     The file appears when the block ends well and it plays; otherwise nothing is left.
 
     Args:
-        movie: the `Movie` whose frame rate to take.
+        movie: the `ffmpeg.Movie` whose frame rate to take.
         source: the file whose sound to take, or None.
         tracks: which of its `sound_tracks`; None: all.
         quality: 1 to 100, as of pictures.

@@ -94,9 +94,9 @@ def test_in_a_movie_ssh_looks_at_every_so_many_frames_and_mtcnn_at_all(every, sh
     mtcnn = FakeMTCNN()
     ssh = Counting()
     confirmed = []
-    judge = mtcnn.confirm
+    confirm = mtcnn.confirm
     mtcnn.confirm = lambda frames, boxes: (
-        confirmed.extend(frames[:, 0, 0, 0].tolist()) or judge(frames, boxes)
+        confirmed.extend(frames[:, 0, 0, 0].tolist()) or confirm(frames, boxes)
     )
     frames = [
         np.full((100 + 10 * (i == 4), 130, 3), i, np.uint8) for i in range(7)
@@ -105,7 +105,7 @@ def test_in_a_movie_ssh_looks_at_every_so_many_frames_and_mtcnn_at_all(every, sh
     assert sorted(ssh.shown) == shown
     assert sorted(confirmed) == [
         i for i in shown if i > 0
-    ]  # judged where SSH has a face of its own only
+    ]  # confirmed where SSH has a face of its own only
     for i, answer in enumerate(answers):
         own = i in shown and i > 0
         assert (

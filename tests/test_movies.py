@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from ppad import movies
+from ppad.ffmpeg import Movie, decode, list_packets
 from ppad.files import WriteError, to_rgb
 
 ffmpeg = pytest.mark.skipif(
@@ -252,7 +253,7 @@ def test_frames_and_colors_survive(tmp_path):
     """
     frames = [sample(47, 63, i) for i in range(20)]
     with movies.movie_writer(
-        tmp_path / "a.mp4", movies.Movie(Fraction(30000, 1001), None, "auto")
+        tmp_path / "a.mp4", Movie(Fraction(30000, 1001), None, "auto")
     ) as write:
         for frame in frames:
             write(frame)
@@ -461,7 +462,7 @@ def test_files_without_frames_are_refused(tmp_path):
 
 @ffmpeg
 def test_a_writer_that_fails_leaves_nothing(tmp_path):
-    movie = movies.Movie(Fraction(25), None, "auto")
+    movie = Movie(Fraction(25), None, "auto")
     with pytest.raises(KeyError):
         with movies.movie_writer(tmp_path / "a.mp4", movie) as write:
             write(sample())
@@ -513,7 +514,7 @@ def test_a_writer_that_reports_success_is_not_believed(tmp_path, monkeypatch, su
     )
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
-    movie = movies.Movie(Fraction(25), None, "auto")
+    movie = Movie(Fraction(25), None, "auto")
     with pytest.raises(WriteError, match="cannot write"):
         with movies.movie_writer(tmp_path / f"a{suffix}", movie) as write:
             for i in range(60):
@@ -532,7 +533,7 @@ def test_a_full_disk(tmp_path):
     try:
         for suffix in movies.MOVIES:
             with pytest.raises(WriteError, match="cannot write"):
-                with movies.movie_writer(disk / f"a{suffix}", movies.Movie(25, None, "")) as write:
+                with movies.movie_writer(disk / f"a{suffix}", Movie(25, None, "")) as write:
                     noise = np.random.default_rng(0)
                     for _ in range(30):
                         write(noise.integers(0, 256, (96, 128, 3), np.uint8))
@@ -598,7 +599,7 @@ def test_a_recording_that_begins_between_keyframes(tmp_path, how):
     whole, cut = tmp_path / "whole.ts", tmp_path / "cut.ts"
     make(*MOVING, *TONE, "-c:v", "libx264", "-g", 20, "-bf", 2, "-c:a", "aac", whole)
     data = whole.read_bytes()
-    packets = movies.list_packets(whole)
+    packets = list_packets(whole)
     keys = [i for i, (_, key) in enumerate(packets) if key]
     assert keys[:2] == [0, 20]
     cut.write_bytes(data[188 * (len(data) // 188 // 6) :])
@@ -613,8 +614,8 @@ def test_a_recording_that_begins_between_keyframes(tmp_path, how):
     turned = tmp_path / "turned.mp4"
     make("-i", whole, "-map", "0:v", "-c", "copy", "-metadata:s:v:0", f"rotate={how}", turned)
     movie = movies.probe(turned)
-    direct = list(movies.decode(turned, movie, 0))
-    again = list(movies.decode(turned, movie, 20))
+    direct = list(decode(turned, movie, 0))
+    again = list(decode(turned, movie, 20))
     assert len(direct) == 50 and len(again) == 30
     for (time, frame), (time_again, frame_again) in zip(direct[20:], again):
         assert abs(time - time_again) < 0.002

@@ -371,8 +371,8 @@ def write_data(root):
     )
 
 
-def test_nobody_of_the_test_half_is_trained_on(tmp_path):
-    """Another picture of a test person is kept out too."""
+def test_people_of_the_test_half_are_not_trained_on(tmp_path):
+    """Another picture of a test person is left out too."""
     write_data(tmp_path)
     with open(tmp_path / "lfw" / "landmarks.tsv", "a") as f:
         f.write("\t".join(["B/B_0002.jpg", "0.99", "1", "1", "9", "9"]) + "\n")

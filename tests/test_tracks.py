@@ -149,7 +149,7 @@ def uncovered(boxes, popped):
     return [t for t, box in enumerate(boxes) if not inside(box, painted[t])]
 
 
-def test_a_swinging_head_stays_covered_while_nobody_sees_it(monkeypatch):
+def test_a_swinging_head_stays_covered_where_it_is_not_found(monkeypatch):
     """Ten frames missed, wherever the swing is: a straight line cuts the turn short, so boxes have
     to grow there.
     """

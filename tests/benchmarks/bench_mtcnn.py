@@ -11,7 +11,7 @@ arrays. `--reference-python` is the interpreter of an environment with facenet-p
 times that package on the same pictures with as many threads, and ratios are added; its own recall
 of faces.csv at `min_face` 20 stands beside ours.
 
-faces.csv reaches down to faces of 9 px, which a finder of faces from 20 px on is told not to look
+faces.csv reaches down to faces of 9 px, which a finder of faces from 20 px on does not look
 for, and it was made by a pyramid that starts at 12 px. So recall is reported for `min_face` 12,
 which suits the table, and for the default 20; of all faces, of those of at least `min_face` px, and
 by size (px, the square root of a box's area).

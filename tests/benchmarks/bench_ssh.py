@@ -1,4 +1,4 @@
-"""How many faces the light SSH finds, alone, in pictures it never learnt from; writes JSON.
+"""How many faces the light SSH finds, alone, in pictures it was not trained on; writes JSON.
 
     python tests/benchmarks/bench_ssh.py DATA --out ssh.json \
         [--weights ssh_light.pt] [--every 1] [--threads 1]
