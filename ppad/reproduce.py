@@ -317,8 +317,10 @@ def side_by_side(tasks: dict, jobs: int) -> None:
 
     Two rows with one thread each use two cores better than one row with two, and one small row
     leaves most of a GPU idle. The forks share the data in memory; each task leaves its result on
-    disk. Without fork, or with one job, the tasks run in this process, in turn. Raises LoopError when a task failed (those that
-    run still end, no other is started), Interrupted when one was stopped.
+    disk. Without fork, or with one job, the tasks run in this process, in turn.
+
+    Raises LoopError when a task failed (those that run still end, no other is started),
+    Interrupted when one was stopped.
     """
     if jobs < 2 or not hasattr(os, "fork"):
         for task in tasks.values():
