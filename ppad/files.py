@@ -305,7 +305,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, WHITE), picture)
     if profile:
         picture = _apply_profile(picture, profile)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _apply_profile(picture, profile):

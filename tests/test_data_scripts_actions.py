@@ -202,7 +202,7 @@ VIDEOS = {"-aB_c3456789": 20, "zzzzzzzzzz1": 30}  # id: frames. A YouTube id may
 
 
 def movie(path, frames):
-    """A movie whose frame n (from 1) is grey, 40 + 5 n: its number can be read off its brightness."""
+    """A movie whose frame n (from 1) is gray, 40 + 5 n: its brightness tells its number."""
     raw = b"".join(bytes([40 + 5 * n]) * (64 * 48 * 3) for n in range(1, frames + 1))
     subprocess.run(
         [

@@ -125,7 +125,7 @@ def test_limits_on_all_members_together(tmp_path, monkeypatch):
 
 
 def test_a_header_that_asks_for_all_memory(tmp_path, monkeypatch):
-    """A pax header of 300 kB of zeros, a few hundred bytes packed: tarfile would read it at once."""
+    """A pax header of 300 kB of zeros, some hundred bytes packed: tarfile would read it at once."""
     monkeypatch.setattr(_untrusted, "LARGEST", 100_000)
     path = tar(tmp_path / "a.tgz", [*GOOD])
     info = tarfile.TarInfo("evil")

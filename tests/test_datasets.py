@@ -60,13 +60,14 @@ def test_face_batch_is_float_in_range_and_in_order():
 
 def test_mirror_moves_pixels_and_landmarks_together_and_swaps_left_with_right():
     faces, points, _ = marked_faces().batch(torch.tensor([0, 1]), torch.tensor([True, False]))
+    # now the other eye is image-left
     assert [under(faces[0], p) for p in points[0]] == [
         80,
         40,
         120,
         200,
         160,
-    ]  # now the other eye is image-left
+    ]
     assert [under(faces[1], p) for p in points[1]] == [40, 80, 120, 160, 200]
     assert (points[:, 0, 0] < points[:, 1, 0]).all() and (points[:, 3, 0] < points[:, 4, 0]).all()
     assert points[0, 0].tolist() == [20 - 14.5, 7.5]
@@ -162,12 +163,14 @@ def test_toy_faces():
 
 
 def test_toy_actions_are_balanced_and_apart():
-    train, test = toy_actions(0, 40, 80, range(4)), toy_actions(0, 10, 80, range(4, 6), start=40)
+    train = toy_actions(0, 40, 80, range(4))
+    test = toy_actions(0, 10, 80, range(4, 6), start=40)
     assert torch.cat(train.labels).bincount().tolist() == [0] + [4] * 10
     assert train.frames.shape == (40, 3, 80, 80) and not set(train.names) & set(test.names)
+    # scene 0 is not scene 40
     assert not torch.equal(
         toy_actions(0, 1, 80, range(4, 5)).frames, test.frames[:1]
-    )  # scene 0 is not scene 40
+    )
     assert [train.classes[i] for i in train.face_actions] == [
         "Lip",
         "Brush",
@@ -229,12 +232,14 @@ def folder(tmp_path):
     """Twelve noisy pictures of three people with boxes, some over the edge; twelve frames."""
     chance = np.random.default_rng(0)
     corners = ",".join(BOX_COLUMNS)
-    faces, boxes = [f"file,{corners},{','.join(POINT_COLUMNS)}"], [f"file,{corners}"]
+    faces = [f"file,{corners},{','.join(POINT_COLUMNS)}"]
+    boxes = [f"file,{corners}"]
     people = [f"file,split,action,width,height,{corners}"]
     for i in range(12):
         width, height = ((60, 50), (40, 64), (48, 48))[i % 3]
         pixels = Image.fromarray(chance.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        name, x = f"P{i // 4}/P{i // 4}_{i % 4:04d}.png", -6 + 3 * i % 20
+        name = f"P{i // 4}/P{i // 4}_{i % 4:04d}.png"
+        x = -6 + 3 * i % 20
         for place in (tmp_path / "faces" / name, tmp_path / "frames" / f"{i}.png"):
             place.parent.mkdir(parents=True, exist_ok=True)
             pixels.save(place)
@@ -282,7 +287,8 @@ each = pytest.mark.parametrize("reader", [faces_of, actions_of])
 @each
 @pytest.mark.parametrize("workers", [1, 5])
 def test_pictures_in_files_are_those_in_memory(folder, reader, workers):
-    held, lazy = reader(folder), reader(folder, memory=0, workers=workers)
+    held = reader(folder)
+    lazy = reader(folder, memory=0, workers=workers)
     assert (
         lazy.lazy and not held.lazy and len(lazy) == len(held) == 12 and lazy.nbytes == held.nbytes
     )
@@ -310,17 +316,16 @@ def test_memory_is_a_limit_in_bytes(folder, reader):
     one, how = (
         (8 * 3 * 32 * 32, {"people": 2}) if reader is faces_of else (5 * 3 * 48 * 64, {"limit": 5})
     )
+    # of what is asked for
     assert (
         not reader(folder, memory=one, **how).lazy and reader(folder, memory=one - 1, **how).lazy
-    )  # of what is asked for
+    )
 
 
 @each
 def test_a_picture_spoilt_later_is_named_and_replaced_by_nothing(folder, reader):
-    lazy, place = (
-        reader(folder, memory=0),
-        folder / ("faces/P1/P1_0001.png" if reader is faces_of else "frames/5.png"),
-    )
+    lazy = reader(folder, memory=0)
+    place = folder / ("faces/P1/P1_0001.png" if reader is faces_of else "frames/5.png")
     whole = place.read_bytes()
     truncate(place)
     with pytest.raises(DataError, match=f"{place.name}: cannot be read.*same command again"):
@@ -354,10 +359,11 @@ def test_limits_count_usable_pictures_however_far_the_threads_are(folder, monkey
     for chunk in (1, 3, 128):
         monkeypatch.setattr(folders, "CHUNK", chunk)
         faces = faces_of(folder, people=2, pictures_each=1, on_bad="skip", workers=4)
+        # nobody counts whose pictures are all spoilt
         assert faces.names == [
             "P0/P0_0001",
             "P2/P2_0000",
-        ]  # nobody counts whose pictures are all spoilt
+        ]
         assert [line.split("/")[-1][:7] for line in faces.skipped] == [
             "P0_0000",
             "P1_0000",
@@ -675,9 +681,10 @@ def test_photo_pack_faces_and_pairs(photographs):
     )
     assert len(faces) == 1548 and faces.skipped == []
     eyes = faces.landmarks[:, 1] - faces.landmarks[:, 0]
+    # upright, image-left first
     assert (eyes[:, 0] > 4).all() and (
         eyes[:, 1].abs() < eyes[:, 0]
-    ).all()  # upright, image-left first
+    ).all()
     pairs = read_pairs(photographs / "photo_pack/faces/pairs_test.txt", faces)
     assert len(pairs) == 1199 and pairs.dropped == ["Marilyn_Monroe_0001 Marilyn_Monroe_0002"]
     assert torch.equal(pairs.same, faces.identities[pairs.first] == faces.identities[pairs.second])
@@ -699,9 +706,10 @@ def test_lfw_is_cropped_as_photo_pack_was(photographs):
     assert (
         lfw.landmarks[a] - pack.landmarks[b]
     ).abs().max() < 0.02  # px; the tables are rounded to 0.1 and 0.01
+    # of 255: webp's loss
     assert (
         np.abs(lfw.images[a].numpy().astype(int) - pack.images[b].numpy()).mean() < 5
-    )  # of 255: webp's loss
+    )
 
 
 def test_lfw_picture_without_a_face_is_an_error_or_is_skipped(photographs, tmp_path):

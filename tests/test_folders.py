@@ -88,9 +88,10 @@ def test_face_is_cropped_by_1_6_about_its_box_and_landmarks_go_with_it(tmp_path)
 
 def test_crop_over_the_edge_repeats_the_border(tmp_path):
     ramp(200, 180).save(tmp_path / "a.png")
+    # corner (-52, -22), side 224
     face, _ = read_face(
         tmp_path / "a.png", row_of(POINTS, (-10, 40, 130, 140)), 64
-    )  # corner (-52, -22), side 224
+    )
     assert (
         (face[:5, :, 1] == 0).all()
         and (face[:, :12, 0] == 0).all()
@@ -169,13 +170,14 @@ def test_read_faces_of_one_split_by_a_table_of_several(tmp_path, monkeypatch):
         and faces.names[4] == "Bob/Bob_0002"
     )
     assert faces.images[4, :, 5, 5].tolist() == [10, 2, 0]
+    # 40 px -> 20 px
     assert faces.landmarks[4].tolist() == [
         [5, 6],
         [15, 6],
         [10, 10],
         [6, 15],
         [14, 16],
-    ]  # 40 px -> 20 px
+    ]
     monkeypatch.chdir(tmp_path)
     assert read_faces("test", "landmarks.csv", 20).names[0] == "Dee/Dee_0001"
 
@@ -262,10 +264,11 @@ def test_read_actions_letterboxes_frames_with_their_boxes(tmp_path):
     assert actions.classes == ["phoning", "walk"] and actions.face_actions == [0]
     assert [label.tolist() for label in actions.labels] == [[2], [1, 2]]
     assert actions.boxes[0].tolist() == [[8, 12, 40, 56]]  # twice as large
+    # 1.5 times: 30 x 40 fits as 45 x 60
     assert actions.boxes[1].tolist() == [
         [6, 9, 30, 42],
         [1.5, 1.5, 13.5, 13.5],
-    ]  # 1.5 times: 30 x 40 fits as 45 x 60
+    ]
     assert actions.face_boxes[0].tolist() == [
         [16, 16, 36, 36],
         [0, 0, 12, 18],
@@ -323,7 +326,8 @@ def test_read_actions_limit_takes_frames_evenly(tmp_path):
     ],
 )
 def test_read_actions_faults_are_named(tmp_path, table, line, says):
-    annotations, faces = ANNOTATIONS + [line] * (table == 0), FACES + [line] * (table == 1)
+    annotations = ANNOTATIONS + [line] * (table == 0)
+    faces = FACES + [line] * (table == 1)
     with pytest.raises(DataError, match=says):
         read_actions(*action_folder(tmp_path, annotations, faces), "train", (60, 80))
 
