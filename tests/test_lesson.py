@@ -4,6 +4,10 @@ import re
 import sys
 from pathlib import Path
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -100,6 +104,27 @@ def test_the_slider_draws_once_with_the_middle_values_without_a_live_kernel(monk
         lambda blur, noise: drawn.append((blur, noise)), blur=[8, 16, 24], noise=[0.1, 0.3, 0.5]
     )
     assert drawn == [(16, 0.3)]
+
+
+def test_pictures_are_drawn_in_their_own_pixels():
+    _, axis = plt.subplots()
+    lesson.draw(axis, torch.full((3, 4, 6), -1.0), "black")
+    lesson.outline(axis, (1, 0, 3, 2), "red")
+    assert axis.get_xlim() == (0, 6) and axis.get_ylim() == (4, 0)
+    assert axis.images[0].get_extent() == [0, 6, 4, 0]
+    assert axis.images[0].get_array().max() == 0
+    assert axis.lines[0].get_xydata().tolist() == [[1, 0], [3, 0], [3, 2], [1, 2], [1, 0]]
+    plt.close()
+
+
+def test_rows_of_pictures_are_tiled_in_order():
+    _, axis = plt.subplots()
+    black, white = -torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    lesson.strips(axis, [black, white], ["first", "second"])
+    shown = axis.images[0].get_array()
+    assert shown.shape == (8, 8, 3) and shown[:4].max() == 0 and shown[4:].min() == 1
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["first", "second"]
+    plt.close()
 
 
 def test_stored_results_and_players_belong_together():
