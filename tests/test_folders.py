@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ppad import files
 from ppad.datasets import read_actions, read_faces, read_pairs
 from ppad.files import BadPicture, DataError
 from ppad.folders import (
@@ -68,7 +69,7 @@ def read_face(path, row, size):
     """A crop and its landmarks, as `read_faces` gets them."""
     rows = {} if row is None else {path.name: row}
     crop, cut, landmarks = look_at_face(path.parent, rows, size, path.name)
-    assert np.array_equal(crop, cut(Image.open(path)))
+    assert np.array_equal(crop, cut(files.open_picture(path)))
     return crop, landmarks
 
 
@@ -89,9 +90,7 @@ def test_face_is_cropped_by_1_6_about_its_box_and_landmarks_go_with_it(tmp_path)
 def test_crop_over_the_edge_repeats_the_border(tmp_path):
     ramp(200, 180).save(tmp_path / "a.png")
     # corner (-52, -22), side 224
-    face, _ = read_face(
-        tmp_path / "a.png", row_of(POINTS, (-10, 40, 130, 140)), 64
-    )
+    face, _ = read_face(tmp_path / "a.png", row_of(POINTS, (-10, 40, 130, 140)), 64)
     assert (
         (face[:5, :, 1] == 0).all()
         and (face[:, :12, 0] == 0).all()
@@ -226,6 +225,38 @@ def test_read_faces_bad_table_is_an_error_even_when_skipping(tmp_path, spoil, sa
     spoil(lines)
     with pytest.raises(DataError, match=says):
         read_faces(tmp_path / "f", save(tmp_path / "t.csv", lines), 20, on_bad="skip")
+
+
+def test_hidden_files_and_folders_are_ignored(tmp_path):
+    table = save(tmp_path / "t.csv", face_folder(tmp_path / "f"))
+    (tmp_path / "f/.DS_Store").write_bytes(b"x")
+    (tmp_path / "f/Thumbs.db").write_bytes(b"x")
+    for name in ("Ann/._Ann_0001.png", ".trash/a.png", "Ann/Thumbs.db"):
+        (tmp_path / "f" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "f" / name).write_bytes(b"x")
+    assert len(read_faces(tmp_path / "f", table, 20)) == 9
+
+
+def test_landmarks_and_boxes_are_those_of_the_upright_picture(tmp_path):
+    """As a phone stores it: sideways, with a note in its EXIF data to turn it by 90 degrees."""
+    upright = ramp(100, 140)
+    (tmp_path / "f/Ann").mkdir(parents=True)
+    exif = upright.getexif()
+    exif[0x112] = 6
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "f/Ann/a.png", exif=exif)
+    row = row_of(POINTS[:1] + [[90, 62]] + POINTS[2:3] + [[74, 100], [88, 101]], (20, 30, 80, 100))
+    cut, points = read_face(tmp_path / "f/Ann/a.png", row, 56)
+    upright.save(tmp_path / "f/Ann/b.png")
+    again, same = read_face(tmp_path / "f/Ann/b.png", row, 56)
+    assert np.array_equal(cut, again) and np.array_equal(points, same)
+    assert letterbox(files.open_picture(tmp_path / "f/Ann/a.png"), (140, 100))[139, 99, 1] == 139
+
+
+def test_blanks_around_a_name_make_no_other_action(tmp_path):
+    lines = [line.replace("test,phoning", "test, phoning ") for line in ANNOTATIONS]
+    actions = read_actions(*action_folder(tmp_path, lines), "train", (60, 80))
+    assert actions.classes == ["phoning", "walk"]
 
 
 def test_read_faces_of_an_empty_folder(tmp_path):
