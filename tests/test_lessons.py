@@ -8,6 +8,7 @@ check (a tuple where it passes several).
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import io
 import json
 import re
@@ -25,6 +26,8 @@ WRONG_ANSWERS = ROOT / "tests" / "wrong" / "lessons"
 sys.path.insert(0, str(LESSONS))
 
 from lesson import Wrong
+
+from ppad import trainer
 
 COURSE = (
     "00_welcome",
@@ -247,6 +250,17 @@ def test_stored_outputs_are_complete_and_clean(name):
     assert str(ROOT) not in json.dumps(notebook), (
         f"{name} names a folder of the machine it was made on"
     )
+
+
+def test_lesson_06_shows_the_loop_as_it_is_in_the_trainer():
+    shown = "".join(
+        output.text
+        for cell in code_cells(read("06_the_game"))
+        for output in cell.outputs
+        if output.output_type == "stream"
+    )
+    source = inspect.getsource(trainer.play)
+    assert source in shown, "trainer.play has changed: execute lesson 06 again and store its output"
 
 
 def bare(source):
