@@ -1,4 +1,6 @@
-"""The drawn world against hand computation: where things are drawn, what gives an action or a person away, what not."""
+"""The drawn world against hand computation: where things are drawn, what gives an action or a
+person away, what not.
+"""
 
 import math
 import random
@@ -24,7 +26,9 @@ def parts(identity, number=0, kind="scene"):
 def enlarged_mask(scene):
     """(H, W) bool: every pixel that the 1.6 times enlarged face box touches."""
     x0, y0, x1, y1 = scene.face_box
-    cx, cy, half = (x0 + x1) / 2, (y0 + y1) / 2, 1.6 * (x1 - x0) / 2
+    cx = (x0 + x1) / 2
+    cy = (y0 + y1) / 2
+    half = 1.6 * (x1 - x0) / 2
     mask = np.zeros(scene.image.shape[:2], bool)
     mask[
         math.floor(cy - half) : math.ceil(cy + half), math.floor(cx - half) : math.ceil(cx + half)
@@ -33,7 +37,8 @@ def enlarged_mask(scene):
 
 
 def test_a_picture_is_a_function_of_its_arguments():
-    face, scene = WORLD.face(5, 2), WORLD.scene("Iron", 5, 2)
+    face = WORLD.face(5, 2)
+    scene = WORLD.scene("Iron", 5, 2)
     other = ToyWorld(seed=3)
     other.scene(0, 1, 1), other.face(9, 9)  # what was drawn before must not matter
     assert np.array_equal(face.image, other.face(5, 2).image)
@@ -70,13 +75,14 @@ def test_shapes_types_and_names():
 def test_landmarks_are_turned_scaled_and_moved_like_a_rotation_matrix_does():
     for identity in range(20):
         p, m = parts(identity, kind="face")
-        t, mouth, v = np.radians(m.roll), p.mouth_width * (1 + m.smile), p.mouth_v - m.smile
+        t = np.radians(m.roll)
+        mouth = p.mouth_width * (1 + m.smile)
+        v = p.mouth_v - m.smile
         points = np.array(
             [[-p.eye_gap, p.eye_v], [p.eye_gap, p.eye_v], [0, p.nose_v], [-mouth, v], [mouth, v]]
         )
-        points += np.outer(
-            [0.8, 0.8, 1.3, 0.9, 0.9], [m.yaw, m.pitch]
-        )  # the parallax of a turned head
+        # The parallax of a turned head.
+        points += np.outer([0.8, 0.8, 1.3, 0.9, 0.9], [m.yaw, m.pitch])
         unit = 64 / 3.2 * (1 + 0.06 * m.scale)
         rotation = np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
         expected = 64 * (0.5 + 0.03 * np.array([m.dx, m.dy])) + unit * points @ rotation.T
@@ -84,28 +90,39 @@ def test_landmarks_are_turned_scaled_and_moved_like_a_rotation_matrix_does():
 
 
 def test_landmarks_lie_on_what_is_drawn():
-    """Painted large, with pupils and lips in colours that nothing else has: their centres are the landmarks."""
+    """Painted large, with pupils and lips in colors that nothing else has: their centers are the
+    landmarks.
+    """
     for identity in range(12):
         p, m = parts(identity)
-        p.eye_colour, p.lips, p.marks = (0, 255, 0), (0, 0, 255), []
-        p.glasses, p.front, p.beard = "none", "bald", "none"
-        p.eye_open, m.blink, m.gaze, m.open, m.smile = 0.9, False, 0j, 0.0, 0.0
+        p.eye_color = (0, 255, 0)
+        p.lips = (0, 0, 255)
+        p.marks = []
+        p.glasses = "none"
+        p.front = "bald"
+        p.beard = "none"
+        p.eye_open = 0.9
+        m.blink = False
+        m.gaze = 0j
+        m.open = 0.0
+        m.smile = 0.0
         canvas = Image.new("RGB", (640, 640), (255, 255, 255))
         landmarks, _ = toy._paint_person(
             ImageDraw.Draw(canvas), p, m, 160 + 140j, 90.0, "rest", random.Random(0)
         )
         pixels = np.asarray(canvas)
-        ys, xs = np.nonzero((pixels == p.eye_colour).all(-1))
-        xs, ys = (xs + 0.5) / 2, (ys + 0.5) / 2  # the canvas is twice as fine as the picture
+        ys, xs = np.nonzero((pixels == p.eye_color).all(-1))
+        # The canvas is twice as fine as the picture.
+        xs = (xs + 0.5) / 2
+        ys = (ys + 0.5) / 2
         middle = landmarks[:2].mean(0)
         away_from_middle = (np.stack([xs, ys], 1) - middle) @ (landmarks[1] - landmarks[0])
         for eye, of_eye in (
             (landmarks[0], away_from_middle < 0),
             (landmarks[1], away_from_middle > 0),
         ):
-            assert (
-                np.hypot(xs[of_eye].mean() - eye[0], ys[of_eye].mean() - eye[1]) < 2.5
-            )  # px, of 90 to a head unit
+            # px, of 90 to a head unit
+            assert np.hypot(xs[of_eye].mean() - eye[0], ys[of_eye].mean() - eye[1]) < 2.5
         mouth_line = toy._blend(p.lips, toy._INK, 0.6)
         ys, xs = np.nonzero((pixels == p.lips).all(-1) | (pixels == mouth_line).all(-1))
         along = np.stack([(xs + 0.5) / 2, (ys + 0.5) / 2], 1) @ (landmarks[4] - landmarks[3])
@@ -119,15 +136,15 @@ def test_face_box_fits_the_head_and_the_frame():
         scene = WORLD.scene(FACE_ACTIONS[i % 6], i // 3, i)
         x0, y0, x1, y1 = scene.face_box
         assert 26 <= x1 - x0 <= 36 and x1 - x0 == pytest.approx(y1 - y0, abs=1e-3)
-        eyes = np.linalg.norm(
-            scene.landmarks[1] - scene.landmarks[0]
-        )  # the eyes lie 2 * eye_gap head units apart
+        # The eyes lie 2 * eye_gap head units apart.
+        eyes = np.linalg.norm(scene.landmarks[1] - scene.landmarks[0])
         assert eyes / (2 * parts(i // 3)[0].eye_gap) == pytest.approx((x1 - x0) / 2, rel=1e-4)
         assert ((scene.landmarks > [x0, y0]) & (scene.landmarks < [x1, y1])).all()
-        ex, ey, half = (x0 + x1) / 2, (y0 + y1) / 2, 0.8 * (x1 - x0)
-        assert (
-            0 <= ex - half and ex + half <= 160 and 0 <= ey - half
-        )  # the enlarged box needs no clipping
+        ex = (x0 + x1) / 2
+        ey = (y0 + y1) / 2
+        half = 0.8 * (x1 - x0)
+        # The enlarged box needs no clipping.
+        assert 0 <= ex - half and ex + half <= 160 and 0 <= ey - half
 
 
 def test_person_box_is_tight_around_the_body_without_things(monkeypatch):
@@ -136,14 +153,12 @@ def test_person_box_is_tight_around_the_body_without_things(monkeypatch):
     monkeypatch.setattr(toy, "_paint_prop", lambda *_: None)
     for i, scene in enumerate(scenes):
         p, m = parts(i, i)
-        centre, unit = (
-            160 * complex(0.5 + 0.12 * m.dx, 0.25 + 0.04 * m.dy),
-            160 * (0.099 + 0.010 * m.scale),
-        )
+        center = 160 * complex(0.5 + 0.12 * m.dx, 0.25 + 0.04 * m.dy)
+        unit = 160 * (0.099 + 0.010 * m.scale)
         blank = Image.new("RGB", (320, 320), (1, 2, 3))
         away = scene.face_box is None
         toy._paint_person(
-            ImageDraw.Draw(blank), p, m, centre, unit, ACTIONS[i % 10], random.Random(0), away
+            ImageDraw.Draw(blank), p, m, center, unit, ACTIONS[i % 10], random.Random(0), away
         )
         ys, xs = np.nonzero((np.asarray(blank) != (1, 2, 3)).any(-1))
         drawn = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) / 2
@@ -191,7 +206,8 @@ def test_props_lie_inside_the_enlarged_box_and_tools_outside():
             toy._paint_tool(
                 pen, action, random.Random(number), complex(m.side * hand.real, hand.imag), m.side
             )
-            u, v = np.abs(np.real(pen.reach)), np.imag(pen.reach)
+            u = np.abs(np.real(pen.reach))
+            v = np.imag(pen.reach)
             assert (np.maximum(u, np.abs(v)) > 1.6).all(), action
             assert (
                 action in ("Floor", "Fold", "Iron")
@@ -206,13 +222,13 @@ def test_some_people_are_seen_from_behind_but_never_in_a_face_action():
     assert 0.13 < np.mean(away) < 0.27  # a fifth, 3.5 standard deviations of 400 draws either way
     i = away.index(True)
     assert WORLD.scene(BODY_ACTIONS[i % 4], i, i).landmarks is None
-    assert (
-        WORLD.scene("Phone", i, i).face_box is not None
-    )  # the same moment, but the face is needed
+    # The same moment, but the face is needed.
+    assert WORLD.scene("Phone", i, i).face_box is not None
 
 
 def test_props_in_face_pictures_have_nothing_to_do_with_the_person():
-    bare, holding = ToyWorld(3, prop_rate=0.0), ToyWorld(3, prop_rate=1.0)
+    bare = ToyWorld(3, prop_rate=0.0)
+    holding = ToyWorld(3, prop_rate=1.0)
     share = []
     for identity in range(40):
         for number in range(8):
@@ -221,14 +237,17 @@ def test_props_in_face_pictures_have_nothing_to_do_with_the_person():
             assert is_bare != np.array_equal(image, holding.face(identity, number, size=32).image)
             share.append(not is_bare)
     assert 0.3 < np.mean(share) < 0.5  # 0.4, 3.5 standard deviations of 320 draws either way
-    assert (
-        0.0 < np.std(np.reshape(share, (40, 8)).mean(1)) < 0.25
-    )  # by chance 0.17; a trait of persons gives 0.49
+    # By chance 0.17; a trait of persons gives 0.49.
+    assert 0.0 < np.std(np.reshape(share, (40, 8)).mean(1)) < 0.25
 
 
-def test_mean_colour_does_not_tell_who_it_is():
-    """Logistic regression on the difference of two pictures' mean colours: same person or not? Hardly above chance."""
-    rng, people, pictures = np.random.default_rng(0), 120, 5
+def test_mean_color_does_not_tell_who_it_is():
+    """Logistic regression on the difference of two pictures' mean colors: same person or not?
+    Hardly above chance.
+    """
+    rng = np.random.default_rng(0)
+    people = 120
+    pictures = 5
     means = [
         [WORLD.face(i, k, size=32).image.mean((0, 1)) for k in range(pictures)]
         for i in range(people)
@@ -236,11 +255,9 @@ def test_mean_colour_does_not_tell_who_it_is():
     means = np.array(means) / 30  # (people, pictures, 3), of order 1
 
     def pairs(lo, hi, count):
-        first, a, b = (
-            rng.integers(lo, hi, count),
-            rng.integers(0, pictures, count),
-            rng.integers(1, pictures, count),
-        )
+        first = rng.integers(lo, hi, count)
+        a = rng.integers(0, pictures, count)
+        b = rng.integers(1, pictures, count)
         same = rng.random(count) < 0.5
         second = np.where(
             same, first, lo + (first - lo + rng.integers(1, hi - lo, count)) % (hi - lo)
@@ -248,7 +265,8 @@ def test_mean_colour_does_not_tell_who_it_is():
         gap = np.abs(means[first, a] - means[second, (a + b) % pictures])
         return np.concatenate([gap, gap**2, np.ones((count, 1))], 1), same
 
-    (x, y), (x_test, y_test) = pairs(0, 80, 3000), pairs(80, people, 3000)
+    (x, y) = pairs(0, 80, 3000)
+    (x_test, y_test) = pairs(80, people, 3000)
     weights = np.zeros(7)
     for _ in range(2000):
         weights -= 0.03 * x.T @ (1 / (1 + np.exp(-x @ weights)) - y) / len(x)
@@ -258,14 +276,14 @@ def test_mean_colour_does_not_tell_who_it_is():
 def test_people_differ_in_the_fine_print_of_the_face():
     """All at one and the same moment: no two of 30 people share the face between brows and chin."""
     _, m = parts(0)
-    m.blink, faces = False, []
+    m.blink = False
+    faces = []
     for identity in range(30):
         canvas = Image.new("RGB", (128, 128))
         p = parts(identity)[0]
-        p.skin, p.hair = (
-            (200, 160, 130),
-            (60, 40, 30),
-        )  # colours of skin and hair may not be what tells them apart
+        # Colors of skin and hair may not be what tells them apart.
+        p.skin = (200, 160, 130)
+        p.hair = (60, 40, 30)
         toy._paint_person(ImageDraw.Draw(canvas), p, m, 32 + 32j, 20.0, "rest", random.Random(0))
         faces.append(np.asarray(canvas.reduce(2), float)[24:50, 18:46])
     gaps = [np.abs(faces[a] - faces[b]).mean() for a in range(30) for b in range(a)]

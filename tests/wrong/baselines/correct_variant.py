@@ -168,7 +168,7 @@ class SuperPixel:
         far = ((home[:, None] // n - torch.arange(n * n) // n).abs() > 1) | (
             (home[:, None] % n - torch.arange(n * n) % n).abs() > 1
         )
-        # starts at its cell's mean
+        # Starts at its cell's mean.
         centers = torch.stack([points[home == k].mean(0) for k in range(n * n)])
         for _ in range(self.iterations):
             label = torch.cdist(points, centers).masked_fill(far, float("inf")).argmin(1)

@@ -51,7 +51,7 @@ def align_faces(images, landmarks, out_size=(112, 96)):
     turn, shift = _turn_and_shift(landmarks.to(images), template(out_size).to(images))
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
     crop = torch.complex(x, y).to(turn)[None]
-    # crop pixel's center, seen in the picture
+    # Crop pixel's center, seen in the picture.
     place = (crop - shift[:, None, None]) / turn[:, None, None]
     px = place.real - 0.5
     py = place.imag - 0.5
@@ -184,7 +184,7 @@ def paste_faces(frames, crops, boxes):
                 frames.shape[2] - rows[-1] - 1,
             ),
         )
-        # a later box covers an earlier one
+        # A later box covers an earlier one.
         out[number] = torch.where(inside > 0, canvas, out[number])
     return torch.stack(out)
 

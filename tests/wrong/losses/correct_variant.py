@@ -139,5 +139,5 @@ def random_label_targets(labels, identities, generator=None):
         .long()
         .to(labels.device)
     )
-    # the N - 1 others, in order, with a gap where the true one stands
+    # The N - 1 others, in order, with a gap where the true one stands.
     return drawn + (drawn >= labels).long()
