@@ -60,14 +60,14 @@ ATEN = torch.ops.aten
 COSTLY = {
     ATEN.convolution.default,
     ATEN.convolution_backward.default,
-    """Bytes of the storages that operations made in here and that are alive: `now` and `peak`."""
+    ATEN.mm.default,
     ATEN.addmm.default,
     ATEN.bmm.default,
 }
 
 
 class Counted(TorchDispatchMode):
-    """Bytes of the storages that operations made in here and that are alive: `now`, and the `peak`."""
+    """Bytes of the storages that operations made in here and that are alive: `now` and `peak`."""
 
     def __init__(self):
         super().__init__()
