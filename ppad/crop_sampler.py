@@ -14,6 +14,9 @@ Coordinates are continuous: pixel i covers [i, i + 1), so its center is i + 0.5 
 (0, 0, W, H). In torch's terms this is `align_corners=False` for grid_sample and `aligned=True` for
 roi_align. Images are RGB in [-1, 1]; boxes are xyxy in pixels; landmarks are five x, y points in
 pixels: left eye, right eye, nose, left mouth corner, right mouth corner (as seen in the picture).
+
+Boxes and landmarks are few numbers, and checking them on a GPU would wait for its queue. They are
+best kept on the CPU, where they are checked without a GPU sync, and then copied asynchronously.
 """
 
 import torch
@@ -99,11 +102,11 @@ def align_faces(images, landmarks, out_size=(112, 96)):
     out_size = (h, w), bilinear, BLACK where the crop reaches beyond the picture. Exact gradient to
     `images`.
 
-    Landmarks are best on the CPU (see `_to_device_of`). For D's view of M(f) pass M(f) as images
-    and the landmarks of the original f: with landmarks detected on the modified face, M could win
-    by breaking the landmark detector. If f was resized for M, scale its landmarks alike. Bilinear
-    sampling reads four pixels each, as in the paper; pictures over about twice the crop's scale
-    would alias.
+    Landmarks are best on the CPU (see the top of this file). For D's view of M(f) pass M(f) as
+    images and the landmarks of the original f: with landmarks detected on the modified face, M
+    could win by breaking the landmark detector. If f was resized for M, scale its landmarks alike.
+    Bilinear sampling reads four pixels each, as in the paper; pictures over about twice the crop's
+    scale would alias.
 
     Raises ValueError as `similarity` does, or when the two batch sizes differ.
     """
@@ -140,7 +143,8 @@ def _sampling_grid(images, landmarks, out_size):
     half_in = landmarks.new_tensor([[wide / 2], [high / 2]])  # (2, 1)
     unit_linear = inverse * half_out.T / half_in  # (B, 2, 2)
     unit_shift = (inverse @ half_out + origin) / half_in - 1  # (B, 2, 1)
-    theta = _to_device_of(images, torch.cat([unit_linear, unit_shift], -1))  # (B, 2, 3)
+    theta = torch.cat([unit_linear, unit_shift], -1)  # (B, 2, 3)
+    theta = theta.to(images.device, non_blocking=images.device.type != "cpu")
     return F.affine_grid(theta, [*images.shape[:2], out_high, out_wide], align_corners=False)
 
 
@@ -161,12 +165,14 @@ def enlarge_boxes(boxes, frame_size, scale=1.6):
     boxes (k, 4) xyxy px, k may be 0; frame_size = (H, W). Returns (k, 4).
     Raises ValueError for a box that is not finite or has no area, before or after clipping.
     """
+    _check_shape(boxes)
     boxes = boxes if boxes.is_floating_point() else boxes.float()
-    _check_boxes(boxes)
     center = (boxes[:, :2] + boxes[:, 2:]) / 2  # (k, 2)
     half = (boxes[:, 2:] - boxes[:, :2]) * (scale / 2)  # (k, 2)
     enlarged = clip_boxes_to_image(torch.cat([center - half, center + half], 1), frame_size)
-    _check_boxes(enlarged)
+    good = (enlarged[:, 2:] > enlarged[:, :2]).all(1)  # (k,), False for NaN
+    if not good.all():
+        raise _no_area(boxes, good)
     return enlarged  # (k, 4)
 
 
@@ -186,7 +192,7 @@ def crop_faces(frames, boxes, size):
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     regions = torch.cat([frame_of[:, None].to(flat), flat], 1)  # (K, 5)
-    regions = _to_device_of(frames, regions)
+    regions = regions.to(frames.device, non_blocking=frames.device.type != "cpu")
     # sampling_ratio=-1 is the "ceil(box side / S)" above.
     return roi_align(frames, regions, size, sampling_ratio=-1, aligned=True)  # (K, 3, S, S)
 
@@ -219,46 +225,49 @@ def paste_faces(frames, crops, boxes):
     extent = (flat[:, 2:] - 0.5).ceil().long() - start  # (K, 2), pixels wide and high
     # K times [frame, left, top, wide, high]
     regions = torch.cat([frame_of[:, None], start, extent], 1).tolist()
-    most_wide, most_high = extent.amax(0).tolist()
+    wide, high = extent.amax(0).tolist()  # of the largest box
 
     # All crops are resized at once, each by a matrix for its rows and one for its columns. A box
     # smaller than the largest leaves the rest of its patch unused.
-    flat = _to_device_of(frames, flat)
-    start = _to_device_of(frames, start)
-    size = crops.shape[-1]
-    across = _resize_matrix(flat[:, 0], flat[:, 2], start[:, 0], most_wide, size)  # (K, w, S)
-    down = _resize_matrix(flat[:, 1], flat[:, 3], start[:, 1], most_high, size)  # (K, h, S)
+    flat = flat.to(frames.device, non_blocking=frames.device.type != "cpu")
+    weights = _resize_weights(flat, max(wide, high), crops.shape[-1])  # (K, 2, max, S)
+    across = weights[:, None, 0, :wide]  # (K, 1, w, S)
+    down = weights[:, None, 1, :high]  # (K, 1, h, S)
     with torch.autocast(frames.device.type, enabled=False):  # half precision would show as banding
-        patches = down[:, None] @ crops.to(frames.dtype) @ across[:, None].mT  # (K, 3, h, w)
-    return _Overlay.apply(frames, patches, regions)
+        patches = down @ crops.to(frames.dtype) @ across.mT  # (K, 3, h, w)
+    share_a_frame = max(map(len, boxes)) > 1
+    return _Overlay.apply(frames, patches, regions, share_a_frame)
 
 
-def _resize_matrix(low, high, start, length, size):
-    """Weights of crop pixels in frame pixels along one axis, for K boxes: (K, length, size).
+def _resize_weights(boxes, length, size):
+    """Weights of the crop pixels in each frame pixel, along x and along y: (K, 2, length, size).
 
-    low, high (K,): the boxes' sides. Row i is the frame pixel start (K,) + i, column j the crop
-    pixel j; each row sums to 1. Beyond the center of the outermost crop pixel its color continues.
+    boxes (K, 4). Row i is the i-th frame pixel whose center is in the box, column j the crop pixel
+    j; each row sums to 1. Beyond the center of the outermost crop pixel its color continues.
     """
-    pixel = start[:, None] + torch.arange(length, device=low.device)  # (K, length)
-    pixel = pixel.to(low.dtype) + 0.5  # centers
-    ratio = (size / (high - low))[:, None]  # (K, 1), crop pixels per frame pixel
-    point = ((pixel - low[:, None]) * ratio).clamp(0.5, size - 0.5)  # (K, length), in the crop
-    centers = torch.arange(size, device=low.device, dtype=low.dtype) + 0.5  # (size,)
-    reach = ratio.clamp(min=1)[..., None]  # (K, 1, 1), half the tent's width
-    tent = (1 - (point[..., None] - centers).abs() / reach).clamp(min=0)  # (K, length, size)
+    low = boxes[:, :2, None]  # (K, 2, 1)
+    high = boxes[:, 2:, None]  # (K, 2, 1)
+    steps = torch.arange(length, device=boxes.device, dtype=boxes.dtype)  # (length,)
+    pixel = (low - 0.5).ceil() + steps + 0.5  # (K, 2, length), centers
+    ratio = size / (high - low)  # (K, 2, 1), crop pixels per frame pixel
+    point = ((pixel - low) * ratio).clamp(0.5, size - 0.5)  # (K, 2, length), in the crop
+    centers = torch.arange(size, device=boxes.device, dtype=boxes.dtype) + 0.5  # (size,)
+    reach = ratio.clamp(min=1)[..., None]  # (K, 2, 1, 1), half the tent's width
+    tent = (1 - (point[..., None] - centers).abs() / reach).clamp(min=0)  # (K, 2, length, size)
     return tent / tent.sum(-1, keepdim=True)
 
 
 class _Overlay(torch.autograd.Function):
     """Write patches (K, 3, h, w) over frames (B, 3, H, W), the later on top.
 
-    regions: K times [frame, left, top, wide, high]. The gradient is written by hand because
-    autograd's own would copy all frames once per face.
+    regions: K times [frame, left, top, wide, high]. share_a_frame: whether patches can overlap.
+    The gradient is written by hand because autograd's own would copy all frames once per face.
     """
 
     @staticmethod
-    def forward(ctx, frames, patches, regions):
+    def forward(ctx, frames, patches, regions, share_a_frame):
         ctx.regions = regions
+        ctx.share_a_frame = share_a_frame
         ctx.shape = patches.shape
         pasted = frames.clone()
         for patch, (frame, left, top, wide, high) in zip(patches, regions):
@@ -270,8 +279,7 @@ class _Overlay(torch.autograd.Function):
     def backward(ctx, gradient):
         # From the topmost patch down: what a patch covers gets no gradient. The copy for it is only
         # made where the frames need a gradient or patches share a frame.
-        share_a_frame = len({region[0] for region in ctx.regions}) < len(ctx.regions)
-        copied = ctx.needs_input_grad[0] or share_a_frame
+        copied = ctx.needs_input_grad[0] or ctx.share_a_frame
         to_frames = gradient.clone() if copied else gradient
         to_patches = gradient.new_zeros(ctx.shape)
         for k in reversed(range(len(ctx.regions))):
@@ -280,7 +288,7 @@ class _Overlay(torch.autograd.Function):
             to_patches[k, :, :high, :wide] = covered
             if copied:
                 covered.zero_()
-        return to_frames if ctx.needs_input_grad[0] else None, to_patches, None
+        return to_frames if ctx.needs_input_grad[0] else None, to_patches, None, None
 
 
 def repaint(frames, boxes, anonymizer, size=256):
@@ -291,9 +299,10 @@ def repaint(frames, boxes, anonymizer, size=256):
     input (Sec. 4). Frames without a face come back unmodified, and the anonymizer is not called
     when there is no face at all. Raises ValueError as crop_faces and paste_faces do.
     """
-    if sum(len(b) for b in boxes) == 0 and len(boxes) == len(frames):
+    crops = crop_faces(frames, boxes, size)  # (K, 3, S, S)
+    if len(crops) == 0:
         return frames
-    return paste_faces(frames, anonymizer(crop_faces(frames, boxes, size)), boxes)
+    return paste_faces(frames, anonymizer(crops), boxes)
 
 
 # ------------------------------------------------------------------ boxes
@@ -301,40 +310,33 @@ def repaint(frames, boxes, anonymizer, size=256):
 
 def _flatten_boxes(frames, boxes):
     """Check a list of B box tensors against frames. Returns all boxes (K, 4), clipped, and the
-    frame index of each (K,), both on the device of the boxes (see `_to_device_of`)."""
+    frame index of each (K,), both on the device of the boxes."""
     if frames.ndim != 4 or len(boxes) != len(frames):
         raise ValueError(
             f"boxes has {len(boxes)} entries for frames of shape {tuple(frames.shape)}: "
             "give (B, 3, H, W) frames and a list of B box tensors"
         )
     for of_frame in boxes:
-        _check_shape(of_frame)
+        if of_frame.ndim != 2 or of_frame.shape[1] != 4:
+            _check_shape(of_frame)
     flat = torch.cat(list(boxes)).to(frames.dtype)  # (K, 4)
-    counts = torch.tensor([len(of_frame) for of_frame in boxes])  # (B,)
+    counts = torch.tensor(list(map(len, boxes)))  # (B,)
     frame_of = torch.repeat_interleave(counts).to(flat.device)  # (K,)
-    height, width = frames.shape[-2:]
-    limit = flat.new_tensor([width, height, width, height])
-    inside = ((flat > -FRAME_SLACK) & (flat < limit + FRAME_SLACK)).all(1)  # (K,), False for NaN
-    _check_boxes(flat)
-    if not inside.all():
-        row = int((~inside).nonzero()[0])
+    clipped = clip_boxes_to_image(flat, frames.shape[-2:])  # (K, 4)
+    inside = ((flat - clipped).abs() < FRAME_SLACK).all(1)  # (K,), False for NaN
+    good = inside & (clipped[:, 2:] > clipped[:, :2]).all(1)  # (K,)
+    if not good.all():
+        row = int((~good).nonzero()[0])
+        if inside[row] or not (
+            flat[row].isfinite().all() and (flat[row, 2:] > flat[row, :2]).all()
+        ):
+            raise _no_area(flat, good)
+        height, width = frames.shape[-2:]
         raise ValueError(
             f"boxes: face {row} {flat[row].tolist()} leaves its {width} x {height} frame: "
             "clip it with enlarge_boxes"
         )
-    clipped = clip_boxes_to_image(flat, (height, width))  # (K, 4)
-    _check_boxes(clipped)  # within the slack, a thin box can lose all its area
     return clipped, frame_of
-
-
-def _to_device_of(pictures, coordinates):
-    """Coordinates, moved to the device of the pictures.
-
-    Boxes and landmarks are few numbers, and checking them on a GPU would wait for its queue. Kept
-    on the CPU, they are checked there without a GPU sync.
-    """
-    # Only a copy to a GPU may be asynchronous: a copy from it would be read before it has arrived.
-    return coordinates.to(pictures.device, non_blocking=pictures.device.type != "cpu")
 
 
 def _check_shape(boxes):
@@ -345,13 +347,10 @@ def _check_shape(boxes):
         )
 
 
-def _check_boxes(boxes):
-    """Raise ValueError unless boxes is (k, 4) and every row is finite with x1 < x2 and y1 < y2."""
-    _check_shape(boxes)
-    good = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # (k,)
-    if not good.all():
-        row = int((~good).nonzero()[0])
-        raise ValueError(
-            f"boxes row {row} {boxes[row].tolist()} has no area or is not finite: "
-            "drop it or give x1 < x2, y1 < y2"
-        )
+def _no_area(boxes, good):
+    """The error that names the first of boxes (k, 4) that is not good (k,)."""
+    row = int((~good).nonzero()[0])
+    return ValueError(
+        f"boxes row {row} {boxes[row].tolist()} has no area or is not finite: "
+        "drop it or give x1 < x2, y1 < y2"
+    )

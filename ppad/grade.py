@@ -56,7 +56,7 @@ NEW_ENVIRONMENT = {
 }
 HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR")
 MB = 2**20
-IMPORT = "your file was imported"  # a phase of the subprocess
+IMPORTING = "your file was imported"  # a phase: "... while your file was imported"
 PATIENCE = 20  # ours: wall-clock limits are so many times as long, see Limits
 
 
@@ -374,7 +374,7 @@ class _Run:
             self.printed_before = self.printed
             if event == "phase":
                 self.phase = value
-                if value == IMPORT:
+                if value == IMPORTING:
                     self.began = self.clock
             elif event == "note" and reason not in self.notes:
                 self.notes.append(reason)

@@ -173,33 +173,30 @@ class ASoftmaxLoss(nn.Module):
 
         Raises ValueError for shapes, types, labels or reductions other than these.
         """
-        _check_classification(cosines, norms, labels)
+        if cosines.ndim != 2:
+            raise ValueError(f"cosines must be (B, N), but is {tuple(cosines.shape)}.")
+        batch, identities = cosines.shape
+        if tuple(norms.shape) != (batch, 1):
+            # (B,) would broadcast against (B, N) and scale the wrong axis whenever B equals N.
+            raise ValueError(
+                f"norms must be ({batch}, 1), but is {tuple(norms.shape)}; keep the last axis."
+            )
+        _check_labels(labels, identities)
+        if len(labels) != batch:
+            raise ValueError(f"labels must be ({batch},), but is {tuple(labels.shape)}.")
         if reduction not in ("mean", "none"):
             raise ValueError(f'reduction must be "mean" or "none", but is {reduction!r}.')
-        margin_lambda = self.margin_lambda
         labels = labels.to(cosines.device, non_blocking=cosines.device.type != "cpu")
-        index = labels[:, None]  # (B, 1)
-        true = cosines.gather(1, index)  # (B, 1), cosine to the true identity
-        # lambda / (1 + lambda) written so that a lambda of infinity is plain softmax, not NaN.
-        share = 1 / (1 + margin_lambda) if margin else 0.0
-        with_margin = (1 - share) * true + share * psi(true, self.m)  # (B, 1)
+        if margin:
+            # lambda / (1 + lambda) written so that an infinite lambda is plain softmax, not NaN.
+            share = 1 / (1 + self.margin_lambda)
+            index = labels[:, None]  # (B, 1)
+            true = cosines.gather(1, index)  # (B, 1), cosine to the true identity
+            with_margin = (1 - share) * true + share * psi(true, self.m)  # (B, 1)
+            cosines = cosines.scatter(1, index, with_margin)  # (B, N)
         length = self.scale if self.scale else norms  # a number or (B, 1)
-        logits = length * cosines.scatter(1, index, with_margin)  # (B, N)
+        logits = length * cosines  # (B, N)
         return F.cross_entropy(logits, labels, reduction=reduction)
-
-
-def _check_classification(cosines: torch.Tensor, norms: torch.Tensor, labels: torch.Tensor) -> None:
-    if cosines.ndim != 2:
-        raise ValueError(f"cosines must be (B, N), but is {tuple(cosines.shape)}.")
-    batch, identities = cosines.shape
-    if tuple(norms.shape) != (batch, 1):
-        # (B,) would broadcast against (B, N) and scale the wrong axis whenever B equals N.
-        raise ValueError(
-            f"norms must be ({batch}, 1), but is {tuple(norms.shape)}; keep the last axis."
-        )
-    _check_labels(labels, identities)
-    if len(labels) != batch:
-        raise ValueError(f"labels must be ({batch},), one per face, but is {tuple(labels.shape)}.")
 
 
 def _check_labels(labels: torch.Tensor, identities: int) -> None:
@@ -232,7 +229,8 @@ def loss_det(losses: dict[str, torch.Tensor]) -> torch.Tensor:
         raise ValueError(
             f"losses must hold exactly {DETECTION_LOSSES}; missing {missing}, unknown {unknown}."
         )
-    return sum(losses[name] for name in DETECTION_LOSSES)
+    proposals = losses["loss_objectness"] + losses["loss_rpn_box_reg"]
+    return proposals + losses["loss_classifier"] + losses["loss_box_reg"]
 
 
 def loss_adv(loss_modified: torch.Tensor, loss_original: torch.Tensor) -> torch.Tensor:
