@@ -1,20 +1,25 @@
-"""Four parts of ppad beside what one would use instead: same work, same answers, times and their ratio; writes JSON.
+"""Four parts of ppad and what one would use instead: same work, same answers, times and ratio.
 
-    python tests/benchmarks/bench_parts.py --out parts.json [--with-python PATH] [--small] [--repeats 5] [--threads 1] [--note WORDS]
+    python tests/benchmarks/bench_parts.py --out parts.json [--with-python PATH] [--small]
+        [--repeats 5] [--threads 1] [--note WORDS]
 
-    crop           crop, align and paste with all faces at once, forward and backward, against the same one face at a time:
-                   small crops; several faces a frame (`crop_crowd`); the sizes of two presets (`crop_toy`, `crop_photo`)
-    slic           baselines.SuperPixel.segment against scikit-image's slic, as many segments; boundary recall on drawn regions
-    map            metrics.frame_map against pycocotools' COCOeval (IoU 0.5)
-    verification   metrics.auc, eer and tar_at_far against scikit-learn's ROC curve
+    crop          crop, align and paste all faces at once, forward and backward, against one face
+                  at a time: small crops; several faces per frame (`crop_crowd`); the sizes of two
+                  presets (`crop_toy`, `crop_photo`)
+    slic          baselines.SuperPixel.segment against scikit-image's slic, as many segments;
+                  boundary recall on drawn regions
+    map           metrics.frame_map against pycocotools' COCOeval (IoU 0.5)
+    verification  metrics.auc, eer and tar_at_far against scikit-learn's ROC curve
 
-`--with-python` is the interpreter of an environment with numpy and any of scikit-image, pycocotools, scikit-learn; a part
-whose package is not there is left out, and a line says so. Both sides get the same arrays, from a file. Times are medians
-of `--repeats` calls after a first one; arrays are in memory, and what a package needs to be built around them beforehand
-(COCO's index) is not counted. A ratio above 1 means ours is so many times faster.
+`--with-python` is the interpreter of an environment with numpy and any of scikit-image,
+pycocotools, scikit-learn; a part whose package is missing is left out, and a line says so. Both
+sides get the same arrays, from a file. Times are medians of `--repeats` calls after a first one;
+what a package needs to build beforehand (COCO's index) is not counted. A ratio above 1 means that
+ours is so many times faster.
 
-COCOeval reads precision at 101 recalls; ours is the whole area (VOC 2010). The same area comes out of it when its recalls
-are k / n for a class with n truths, which is how the answers are compared (not counted in its time).
+COCOeval reads precision at 101 recalls; ours is the whole area (VOC 2010). COCOeval gives the same
+area when its recalls are k / n for a class with n truths, which is how the answers are compared
+(not counted in its time).
 """
 
 import argparse
@@ -33,13 +38,16 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 10
 GRID = 8  # baselines.SuperPixel: cells a side
-COMPACTNESS, ROUNDS = 10, 10  # scikit-image's own defaults, for both
+# scikit-image's own defaults, for both.
+COMPACTNESS = 10
+ROUNDS = 10
 SEED = 0
 
 
 def median_seconds(work, repeats):
     """(median seconds, the last answer) of `work()` after one unmeasured call."""
-    times, answer = [], work()
+    times = []
+    answer = work()
     for _ in range(repeats):
         began = time.perf_counter()
         answer = work()
@@ -51,9 +59,12 @@ def median_seconds(work, repeats):
 
 
 def drawn_regions(count, size, rng):
-    """Pictures (n, S, S, 3) in [0, 1] of noisy flat regions around random points, and the regions (n, S, S)."""
+    """Pictures (n, S, S, 3) in [0, 1] of noisy flat regions around random points, and the regions
+    (n, S, S).
+    """
     y, x = np.mgrid[:size, :size]
-    pictures, regions = [], []
+    pictures = []
+    regions = []
     for _ in range(count):
         points = rng.uniform(0, size, (12, 2))
         region = ((y[..., None] - points[:, 0]) ** 2 + (x[..., None] - points[:, 1]) ** 2).argmin(
@@ -67,7 +78,7 @@ def drawn_regions(count, size, rng):
 
 
 def borders(labels):
-    """Pixels (n, S, S) whose right or lower neighbour has another label."""
+    """Pixels (n, S, S) whose right or lower neighbor has another label."""
     edge = np.zeros(labels.shape, bool)
     edge[:, :, :-1] |= labels[:, :, :-1] != labels[:, :, 1:]
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -75,9 +86,13 @@ def borders(labels):
 
 
 def boundary_recall(labels, regions, reach=2):
-    """Share of the regions' borders with a border of the labels within `reach` pixels (a square), in [0, 1]."""
-    wanted, found = borders(regions), borders(labels)
-    near, size = np.zeros_like(found), found.shape[1]
+    """Share of the regions' borders with a border of the labels within `reach` pixels (a square),
+    in [0, 1].
+    """
+    wanted = borders(regions)
+    found = borders(labels)
+    near = np.zeros_like(found)
+    size = found.shape[1]
     padded = np.pad(found, ((0, 0), (reach, reach), (reach, reach)))
     for dy in range(2 * reach + 1):
         for dx in range(2 * reach + 1):
@@ -90,7 +105,8 @@ def make_work(small):
     rng = np.random.default_rng(SEED)
     pictures, regions = drawn_regions(4 if small else 32, 64 if small else 128, rng)
     frames, each = (200, 5) if small else (2000, 10)
-    corner, side = rng.uniform(0, 200, (frames, 3, 2)), rng.uniform(30, 100, (frames, 3, 2))
+    corner = rng.uniform(0, 200, (frames, 3, 2))
+    side = rng.uniform(30, 100, (frames, 3, 2))
     truth = np.concatenate([corner, corner + side], -1)  # (frames, 3, 4)
     labels = rng.integers(1, CLASSES + 1, (frames, 3))
     which = rng.integers(0, 3, (frames, each))
@@ -116,7 +132,7 @@ def make_work(small):
     }
 
 
-# ---------------------------------------------------------------- the other packages, in their own environment
+# ------------------------------------------------------------------ the other packages
 
 
 def other_slic(work, repeats):
@@ -186,8 +202,10 @@ def other_map(work, repeats):
         judge = COCOeval(
             truth, truth.loadRes(entries(work["found"], work["named"], work["scores"])), "bbox"
         )
-        judge.params.iouThrs, judge.params.maxDets = np.array([0.5]), [1000]
-        judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
+        judge.params.iouThrs = np.array([0.5])
+        judge.params.maxDets = [1000]
+        judge.params.areaRng = [[0, 1e10]]
+        judge.params.areaRngLbl = ["all"]
 
         def evaluate():
             judge.evaluate()
@@ -197,7 +215,8 @@ def other_map(work, repeats):
         answer = {}
         for label in range(1, CLASSES + 1):
             count = int((work["labels"] == label).sum())
-            judge.params.catIds, judge.params.recThrs = [label], np.arange(1, count + 1) / count
+            judge.params.catIds = [label]
+            judge.params.recThrs = np.arange(1, count + 1) / count
             judge.evaluate()
             judge.accumulate()
             answer[f"AP of class {label}"] = float(judge.eval["precision"].mean())
@@ -240,9 +259,8 @@ def our_slic(work, repeats):
     from ppad.baselines import SuperPixel
 
     painter = SuperPixel(GRID, COMPACTNESS, ROUNDS)
-    pictures = (
-        torch.tensor(work["pictures"]).permute(0, 3, 1, 2).contiguous() * 2 - 1
-    )  # (n, 3, S, S)
+    # (n, 3, S, S)
+    pictures = torch.tensor(work["pictures"]).permute(0, 3, 1, 2).contiguous() * 2 - 1
     seconds, labels = median_seconds(lambda: painter.segment(pictures), repeats)
     return {
         "seconds": seconds,
@@ -259,12 +277,16 @@ def our_map(work, repeats):
     from ppad.metrics import frame_map
 
     truths = [
-        {"boxes": torch.tensor(b), "labels": torch.tensor(l)}
-        for b, l in zip(work["truth"], work["labels"])
+        {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)}
+        for boxes, labels in zip(work["truth"], work["labels"])
     ]
     found = [
-        {"boxes": torch.tensor(b), "labels": torch.tensor(l), "scores": torch.tensor(s)}
-        for b, l, s in zip(work["found"], work["named"], work["scores"])
+        {
+            "boxes": torch.tensor(boxes),
+            "labels": torch.tensor(labels),
+            "scores": torch.tensor(scores),
+        }
+        for boxes, labels, scores in zip(work["found"], work["named"], work["scores"])
     ]
     seconds, (_, each) = median_seconds(lambda: frame_map(found, truths, CLASSES), repeats)
     return {
@@ -288,56 +310,61 @@ def our_verification(work, repeats):
     return {"seconds": seconds, "answer": answer}
 
 
+# Faces, S, the frames' side, faces per frame; the last two as in the presets.
 CROPS = {
     "crop": (16, 32, 96, 1),
-    "crop_crowd": (16, 32, 96, 4),  # faces, S, the frames' side, faces a frame
+    "crop_crowd": (16, 32, 96, 4),
     "crop_toy": (16, 64, 160, 1),
     "crop_photo": (8, 128, 320, 1),
-}  # the presets' sizes
+}
 
 
 def crop_against_loop(repeats, faces, size, side, each):
-    """One step's cropping, aligning and pasting, against a loop that takes one face after another; the same functions.
+    """One step's cropping, aligning and pasting, against a loop over faces with the same functions.
 
-    As in Algorithm 1: crops are cut for M; what M painted (here anything) is aligned for D and pasted for A; both send
-    gradients back to it. The gradients that come in are given, so that no loss over whole frames is timed.
+    As in Algorithm 1: crops are cut for M; M's output (here random) is aligned for D and pasted for
+    A, and gradients of both flow back to it. They are given, so that no loss over whole frames is
+    timed.
     """
     import torch
 
     from ppad.crop_sampler import align_faces, crop_faces, paste_faces, recognizer_input
 
     torch.manual_seed(SEED)
-    frames, paint = (
-        2 * torch.rand(faces // each, 3, side, side) - 1,
-        2 * torch.rand(faces, 3, size, size) - 1,
-    )
-    corner, extent = torch.rand(faces, 2) * side / 2, side / 8 + torch.rand(faces, 1) * side / 8
+    frames = 2 * torch.rand(faces // each, 3, side, side) - 1
+    output = 2 * torch.rand(faces, 3, size, size) - 1
+    corner = torch.rand(faces, 2) * side / 2
+    extent = side / 8 + torch.rand(faces, 1) * side / 8
     boxes = list(torch.cat([corner, corner + extent], 1).view(-1, each, 4))  # one (each, 4) a frame
     points = size * (
         torch.tensor([[0.35, 0.4], [0.65, 0.4], [0.5, 0.58], [0.38, 0.75], [0.62, 0.75]])
         + 0.02 * torch.randn(faces, 5, 2)
     )
     shape = (size * 7 // 8, size * 3 // 4)
-    from_detector, from_recognizer = torch.randn_like(frames), torch.randn(faces, 3, *shape)
+    from_detector = torch.randn_like(frames)
+    from_recognizer = torch.randn(faces, 3, *shape)
 
-    def play(painted, marks, before, over, where):
+    def play(modified, marks, before, over, where):
         return (
             crop_faces(before, where, size),
-            recognizer_input(align_faces(painted, marks, shape)),
-            paste_faces(over, painted, where),
+            recognizer_input(align_faces(modified, marks, shape)),
+            paste_faces(over, modified, where),
         )
 
-    def answers(painted, crops, aligned, pasted):
-        back = torch.autograd.grad([aligned, pasted], [painted], [from_recognizer, from_detector])
+    def answers(modified, crops, aligned, pasted):
+        back = torch.autograd.grad([aligned, pasted], [modified], [from_recognizer, from_detector])
         return crops, aligned.detach(), pasted.detach(), *back
 
     def together():
-        painted = paint.clone().requires_grad_()
-        return answers(painted, *play(painted, points, frames, frames, boxes))
+        modified = output.clone().requires_grad_()
+        return answers(modified, *play(modified, points, frames, frames, boxes))
 
     def loop():
-        painted, crops, aligned, pasted = paint.clone().requires_grad_(), [], [], []
-        one_by_one = zip(painted.split(1), points.split(1))
+        modified = output.clone().requires_grad_()
+        crops = []
+        aligned = []
+        pasted = []
+        one_by_one = zip(modified.split(1), points.split(1))
         for before, of_frame in zip(frames.split(1), boxes):
             after = before
             for box, (face, marks) in zip(of_frame.split(1), one_by_one):
@@ -345,9 +372,10 @@ def crop_against_loop(repeats, faces, size, side, each):
                 crops.append(crop)
                 aligned.append(seen)
             pasted.append(after)
-        return answers(painted, torch.cat(crops), torch.cat(aligned), torch.cat(pasted))
+        return answers(modified, torch.cat(crops), torch.cat(aligned), torch.cat(pasted))
 
-    (ours, mine), (theirs, other) = median_seconds(together, repeats), median_seconds(loop, repeats)
+    (ours, mine) = median_seconds(together, repeats)
+    (theirs, other) = median_seconds(loop, repeats)
     return {
         "package": "a loop over faces, the same functions",
         "faces": faces,
@@ -411,7 +439,8 @@ def main():
     }
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     with tempfile.TemporaryDirectory() as place:
-        work, path = make_work(args.small), Path(place) / "work.npz"
+        work = make_work(args.small)
+        path = Path(place) / "work.npz"
         np.savez(path, **work)
         for part, ours in (
             ("slic", our_slic),
@@ -430,10 +459,10 @@ def main():
                 "--repeats",
                 str(args.repeats),
             ]
-            told = subprocess.run(
+            printed = subprocess.run(
                 command, check=True, stdout=subprocess.PIPE, text=True, env=environment
             ).stdout
-            other = json.loads(told.strip().splitlines()[-1])
+            other = json.loads(printed.strip().splitlines()[-1])
             if "missing" in other:
                 print(
                     f"{part}: skipped, {args.with_python} has no {other['missing']}",
