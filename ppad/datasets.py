@@ -24,8 +24,6 @@ from ppad.files import DataError, read_pair_lines
 from ppad.folders import FACE_SCALE, PictureFiles, checked_boxes
 from ppad.toyworld import ACTIONS, DALY_NAMES, FACE_ACTIONS, ToyWorld
 
-BOX_COLUMNS = folders.BOX_COLUMNS
-POINT_COLUMNS = folders.POINT_COLUMNS
 MIRROR_ORDER = [1, 0, 2, 4, 3]  # of the landmarks, in a mirror
 MAX_LOADERS = 4  # ours: processes of one DataLoader; each holds two batches ready
 
@@ -46,18 +44,14 @@ class _PictureSet(Dataset):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, item):
-        return self.__getitems__([item])
-
     def __getitems__(self, items) -> tuple:
         """What `select` returns for a list of (index, mirrored); a DataLoader calls this.
 
         A DataError is returned, for `batches` to raise: a process that makes batches would bury its
         message in a traceback.
         """
-        indices, mirror = zip(*items)
         try:
-            return self.select(torch.tensor(indices), torch.tensor(mirror))
+            return self.select(*map(torch.tensor, zip(*items)))
         except DataError as error:
             return (error,)
 
@@ -85,12 +79,12 @@ class _PictureSet(Dataset):
         pictures, *rest = self.select(indices, mirror)
         return to_floats(pictures, device), *rest
 
-
-def flipped(pictures, mirror):
-    """The pictures (B, 3, H, W), those flipped left to right that `mirror` (B,) says; in place."""
-    if mirror.any():
-        pictures[mirror] = pictures[mirror].flip(3)
-    return pictures
+    def flipped(self, indices, mirror):
+        """Pictures (B, 3, H, W) uint8, those flipped left to right that `mirror` (B,) says."""
+        pictures = self.pictures[indices]
+        if mirror.any():
+            pictures[mirror] = pictures[mirror].flip(3)
+        return pictures
 
 
 @dataclass
@@ -125,7 +119,7 @@ class FaceSet(_PictureSet):
         mirrored = points[:, MIRROR_ORDER]
         mirrored[..., 0] = self.images.shape[3] - mirrored[..., 0]
         points = torch.where(mirror[:, None, None], mirrored, points)
-        return flipped(self.images[indices], mirror), points, self.identities[indices]
+        return self.flipped(indices, mirror), points, self.identities[indices]
 
 
 class _Floats:
@@ -161,21 +155,17 @@ class ActionSet(_PictureSet):
 
     def __post_init__(self):
         height, width = self.frames.shape[2:]
-        self.boxes = [
-            checked_boxes(boxes, width, height, f"{name}: box")
-            for name, boxes in zip(self.names, self.boxes)
-        ]
-        self.face_boxes = [
-            checked_boxes(boxes, width, height, f"{name}: face box", math.inf)
-            for name, boxes in zip(self.names, self.face_boxes)
-        ]
-        for name, labels, boxes in zip(self.names, self.labels, self.boxes):
+        self.boxes = list(self.boxes)
+        self.face_boxes = list(self.face_boxes)
+        for i, (name, labels) in enumerate(zip(self.names, self.labels)):
+            boxes = checked_boxes(self.boxes[i], width, height, f"{name}: box")
+            faces = checked_boxes(self.face_boxes[i], width, height, f"{name}: face box", math.inf)
+            self.boxes[i] = boxes
+            self.face_boxes[i] = faces
             known = ((labels >= 1) & (labels <= len(self.classes))).all()
             if len(labels) != len(boxes) or not known:
-                raise DataError(
-                    f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; "
-                    f"give one label a box, from 1 to {len(self.classes)} (0 is the background)"
-                )
+                fix = f"give one label a box, from 1 to {len(self.classes)} (0 is the background)"
+                raise DataError(f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; {fix}")
 
     @property
     def pictures(self):
@@ -192,8 +182,7 @@ class ActionSet(_PictureSet):
         sign = torch.tensor([-1.0, 1, -1, 1])  # xyxy -> (width - x1, y0, width - x0, y1)
         shift = torch.tensor([width, 0.0, width, 0])
         targets = []
-        faces = [torch.zeros(0, 4)]
-        counts = []
+        faces = []
         for i, flip in zip(indices.tolist(), mirror.tolist()):
             boxes = self.boxes[i]  # (n, 4)
             found = self.face_boxes[i]  # (k, 4)
@@ -202,9 +191,9 @@ class ActionSet(_PictureSet):
                 found = found[:, [2, 1, 0, 3]] * sign + shift
             targets.append({"boxes": boxes, "labels": self.labels[i]})
             faces.append(found)
-            counts.append(len(found))
-        faces = enlarge_boxes(torch.cat(faces), (height, width), FACE_SCALE)  # all frames' at once
-        return flipped(self.frames[indices], mirror), targets, list(faces.split(counts))
+        every = torch.cat([torch.zeros(0, 4), *faces])  # enlarged at once, which is faster
+        every = enlarge_boxes(every, (height, width), FACE_SCALE)
+        return self.flipped(indices, mirror), targets, list(every.split([*map(len, faces)]))
 
 
 @dataclass
@@ -247,14 +236,11 @@ class BatchSampler(Sampler):
 
     def __init__(self, count, batch_size, seed, start=0, rank=0, world_size=1):
         if not 1 <= batch_size <= count:
-            raise ValueError(
-                f"batch_size is {batch_size}: give 1 to {count}, the number of items in the set."
-            )
+            fix = f"give 1 to {count}, the number of items in the set."
+            raise ValueError(f"batch_size is {batch_size}: {fix}")
         if batch_size % world_size:
-            raise ValueError(
-                f"{world_size} processes cannot share a batch of {batch_size} equally: "
-                f"give batches that {world_size} divides"
-            )
+            fault = f"{world_size} processes cannot share a batch of {batch_size} equally"
+            raise ValueError(f"{fault}: give batches that {world_size} divides")
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
@@ -295,11 +281,10 @@ def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu", work
     """
     if workers is None:
         workers = min(data.pictures.threads, folders.cores(), MAX_LOADERS) if data.lazy else 0
+    processes = (optim.rank(), optim.world_size())
     loader = DataLoader(
         data,
-        batch_sampler=BatchSampler(
-            len(data), batch_size, seed, start, optim.rank(), optim.world_size()
-        ),
+        batch_sampler=BatchSampler(len(data), batch_size, seed, start, *processes),
         num_workers=workers,
         collate_fn=tuple,  # a batch stays as it is
         pin_memory=torch.device(device).type == "cuda",
@@ -327,15 +312,15 @@ def _ignore_interrupt(worker):
 def toy_faces(seed: int, identities: range, pictures_each: int, size: int = 64) -> FaceSet:
     """Draw `pictures_each` faces of each person; the range's first person gets identity 0."""
     world = ToyWorld(seed)
-    drawn = []
-    names = []
-    for person in identities:
-        for number in range(pictures_each):
-            drawn.append(world.face(person, number, size=size))
-            names.append(f"toy_{person:04d}/toy_{person:04d}_{number + 1:04d}")  # as LFW does
-    landmarks = torch.from_numpy(np.stack([face.landmarks for face in drawn]))
-    people = torch.arange(len(identities)).repeat_interleave(pictures_each)
-    return FaceSet(_stack([face.image for face in drawn]), landmarks, people, names)
+    people = [person for person in identities for _ in range(pictures_each)]
+    numbers = [*range(pictures_each)] * len(identities)
+    drawn = [world.face(*which, size=size) for which in zip(people, numbers)]
+    return FaceSet(
+        _stack(drawn),
+        torch.from_numpy(np.stack([face.landmarks for face in drawn])),
+        torch.arange(len(identities)).repeat_interleave(pictures_each),
+        [f"toy_{i:04d}/toy_{i:04d}_{n + 1:04d}" for i, n in zip(people, numbers)],  # as LFW does
+    )
 
 
 def toy_actions(seed: int, count: int, size: int, identities: range, start: int = 0) -> ActionSet:
@@ -351,7 +336,7 @@ def toy_actions(seed: int, count: int, size: int, identities: range, start: int 
         scenes.append(world.scene(i % len(ACTIONS), person, start + i, size=size))
     no_face = np.zeros((0, 4))
     return ActionSet(
-        _stack([scene.image for scene in scenes]),
+        _stack(scenes),
         [scene.box for scene in scenes],
         [torch.tensor([scene.label]) for scene in scenes],
         [no_face if scene.face_box is None else scene.face_box for scene in scenes],
@@ -369,37 +354,36 @@ def toy_pairs(face_set: FaceSet, folds: int = 10, per_fold: int = 30, seed: int 
     is too small even so.
     """
     generator = torch.Generator().manual_seed(seed)
-    first, second = torch.triu_indices(len(face_set), len(face_set), 1)  # 2 x (every pair,)
-    same = face_set.identities[first] == face_set.identities[second]
-    people = int(face_set.identities.max()) + 1
-    fold_of = torch.randperm(people, generator=generator) % folds  # (people,)
-    home = fold_of[face_set.identities[first]]
-    home[home != fold_of[face_set.identities[second]]] = -1  # two people of two folds
-    own = all(
-        int(((home == fold) & (same == kind)).sum()) >= per_fold
-        for fold in range(folds)
-        for kind in (True, False)
-    )
-    chosen = []
+    pairs = torch.triu_indices(len(face_set), len(face_set), 1)  # (2, every pair)
+    people = face_set.identities[pairs]
+    same = people[0] == people[1]
+    home = torch.randperm(int(people.max()) + 1, generator=generator) % folds  # fold of a person
+    home = torch.where(home[people[0]] == home[people[1]], home[people[0]], folds)  # of a pair
+    own = True
+    pools = []
     for kind in (True, False):
         pool = (same == kind).nonzero()[:, 0]
         pool = pool[torch.randperm(len(pool), generator=generator)]
+        pools.append(pool)
+        own = own and bool((home[pool].bincount(minlength=folds)[:folds] >= per_fold).all())
         if len(pool) < folds * per_fold:
-            raise DataError(
-                f"toy_pairs: the set has {len(pool)} pairs of "
-                f"{'one person' if kind else 'two people'}, {folds} folds need "
-                f"{folds * per_fold}; draw more people or pictures, or ask for fewer"
-            )
+            who = "one person" if kind else "two people"
+            fault = f"the set has {len(pool)} pairs of {who}, {folds} folds need {folds * per_fold}"
+            fix = "draw more people or pictures, or ask for fewer"
+            raise DataError(f"toy_pairs: {fault}; {fix}")
+    chosen = []
+    for pool in pools:
         for fold in range(folds):
             part = pool[home[pool] == fold] if own else pool[fold * per_fold :]
             chosen.append(part[:per_fold])
     index = torch.cat(chosen)  # (2 * folds * per_fold,)
     fold = torch.arange(folds).repeat_interleave(per_fold).repeat(2)
-    return Pairs(first[index], second[index], same[index], fold)
+    return Pairs(*pairs[:, index], same[index], fold)
 
 
-def _stack(pictures):
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
+def _stack(drawn):
+    pictures = np.stack([one.image for one in drawn])  # (N, H, W, 3)
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
 
 def _near_face(classes):
@@ -463,9 +447,7 @@ def read_pairs(pairs_txt, face_set: FaceSet) -> Pairs:
         else:
             kept.append((a, b, pair[0][0] == pair[1][0], number // per_fold))
     if not kept:
-        raise DataError(
-            f"{pairs_txt}: none of its {len(lines)} pairs is in the face set; "
-            "read the folder it belongs to"
-        )
+        fault = f"none of its {len(lines)} pairs is in the face set"
+        raise DataError(f"{pairs_txt}: {fault}; read the folder it belongs to")
     first, second, same, fold = torch.tensor(kept).T  # 4 x (P,)
     return Pairs(first, second, same.bool(), fold, dropped)

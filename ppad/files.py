@@ -24,7 +24,6 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # of Pillow's others, some start programs
 MAX_PIXELS = 50_000_000  # ours: of one picture; a small file can claim any number
 LONGEST_NAME = 200  # ours: bytes of a name kept in its temporary name; systems allow 255
-WHITE = (255, 255, 255, 255)
 
 # `decode_picture` refuses such pictures itself, by name.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -89,10 +88,9 @@ def write_error(path, error: OSError) -> WriteError:
     """The WriteError that says what went wrong at `path` and how to fix it."""
     if isinstance(error, WriteError):
         return error
+    fix = "choose another place, or see that this one can be written"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "free some disk space and run the same command again"
-    else:
-        fix = "choose another place, or see that this one can be written"
     return WriteError(f"cannot write {path} ({error.strerror or error}): {fix}")
 
 
@@ -119,9 +117,8 @@ def read_text(path, kind: str = "file") -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a {kind} ({error}); save it in UTF-8"
-        ) from error
+        fault = f"cannot be read as a {kind} ({error})"
+        raise DataError(f"{path}: {fault}; save it in UTF-8") from error
 
 
 def read_json(path) -> dict:
@@ -131,9 +128,8 @@ def read_json(path) -> dict:
     try:
         return dict(json.loads(read_text(path)))
     except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}): delete it and run the same command again"
-        ) from error
+        fix = "delete it and run the same command again"
+        raise DataError(f"{path} cannot be read ({error}): {fix}") from error
 
 
 def read_table(path, columns) -> list[dict]:
@@ -154,29 +150,25 @@ def read_table(path, columns) -> list[dict]:
     header = text.partition("\n")[0]
     delimiter = next((mark for mark in "\t,;" if mark in header), ",")
     reader = csv.reader(StringIO(text), delimiter=delimiter)
+    rows = []
     try:
         names = [name.strip() for name in next(reader, [])]
-        rows = [_row(names, cells, f"{path}, line {reader.line_num}") for cells in reader if cells]
+        for cells in filter(None, reader):
+            row = dict.fromkeys(names)
+            row.update(zip(names, map(str.strip, cells)), where=f"{path}, line {reader.line_num}")
+            rows.append(row)
     except csv.Error as error:
-        raise DataError(
-            f"{path}: cannot be read as a table ({error}); save it as CSV in UTF-8"
-        ) from error
-    if missing := [column for column in columns if column not in names]:
-        raise DataError(
-            f"{path}: its first line lacks the column(s) {', '.join(missing)}; "
-            "add them or use another table"
-        )
-    if nameless := [row["where"] for row in rows if "file" in columns and not row["file"]]:
-        raise DataError(f"{nameless[0]}: file is empty; name the picture, or delete the row")
+        fix = "save it as CSV in UTF-8"
+        raise DataError(f"{path}: cannot be read as a table ({error}); {fix}") from error
+    if missing := ", ".join(column for column in columns if column not in names):
+        fix = "add them or use another table"
+        raise DataError(f"{path}: its first line lacks the column(s) {missing}; {fix}")
     if not rows:
         raise DataError(f"{path}: there is no row below the header; make or download it again")
+    for row in rows:
+        if "file" in columns and not row["file"]:
+            raise DataError(f"{row['where']}: file is empty; name the picture, or delete the row")
     return rows
-
-
-def _row(names, cells, where):
-    row = dict.fromkeys(names)
-    row.update(zip(names, map(str.strip, cells)), where=where)
-    return row
 
 
 def numbers(row: dict, columns) -> list[float]:
@@ -188,10 +180,8 @@ def numbers(row: dict, columns) -> list[float]:
         except (TypeError, ValueError):  # None where the row is too short
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(
-                f"{row['where']}: {column} is {row[column]!r}, not a finite number; "
-                "correct or delete the row"
-            )
+            fault = f"{column} is {row[column]!r}, not a finite number"
+            raise DataError(f"{row['where']}: {fault}; correct or delete the row")
         values.append(value)
     return values
 
@@ -204,21 +194,16 @@ def read_pair_lines(path):
     pairs, each ((name, i), (name, j)). Raises DataError for a line of another form, a pair that
     comes twice, or another number of lines than promised.
     """
-    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
-    header = lines.pop(0) if lines else []
-    if len(header) != 2 or not all(word.isdigit() for word in header):
-        raise DataError(
-            f"{path}: its first line is {' '.join(header)!r}; "
-            "it must hold folds and pairs, as LFW's 10 300"
-        )
+    header, *lines = [line.split() for line in read_text(path).splitlines() if line.strip()] or [[]]
+    if len(header) != 2 or not "".join(header).isdigit():
+        fix = "it must hold folds and pairs, as LFW's 10 300"
+        raise DataError(f"{path}: its first line is {' '.join(header)!r}; {fix}")
     folds, each = map(int, header)
-    if len(lines) != 2 * folds * each:
-        raise DataError(
-            f"{path}: has {len(lines)} pairs, its first line promises {2 * folds * each}; "
-            "download it again"
-        )
-    pairs = []
-    seen = set()
+    promised = 2 * folds * each
+    if len(lines) != promised:
+        fault = f"has {len(lines)} pairs, its first line promises {promised}"
+        raise DataError(f"{path}: {fault}; download it again")
+    pairs = {}  # a dict, which keeps their order: {the two ends: the two in the list's order}
     for number, line in enumerate(lines):
         where = f"{path}, pair {number + 1} ({' '.join(line)})"
         same = number % (2 * each) < each
@@ -227,15 +212,12 @@ def read_pair_lines(path):
             raise DataError(f"{where}: must be {form}; correct the line")
         first = (line[0], int(line[1]))
         second = (line[0] if same else line[2], int(line[-1]))
-        pair = frozenset((first, second))
-        if first == second or pair in seen or (not same and first[0] == second[0]):
-            raise DataError(
-                f"{where}: comes twice, or its two ends are not different; "
-                "correct or delete the line"
-            )
-        seen.add(pair)
-        pairs.append((first, second))
-    return 2 * each, pairs
+        ends = frozenset((first, second))
+        if first == second or ends in pairs or same != (first[0] == second[0]):
+            fault = "comes twice, or its two ends are not different"
+            raise DataError(f"{where}: {fault}; correct or delete the line")
+        pairs[ends] = (first, second)
+    return 2 * each, list(pairs.values())
 
 
 # ---------------------------------------------------------------- pictures
@@ -267,12 +249,10 @@ def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Ima
     """
     try:
         with Image.open(source, formats=formats) as picture:  # reads the size, not yet the pixels
-            if picture.width * picture.height <= max_pixels:
+            width, height = picture.size
+            if width * height <= max_pixels:
                 return to_rgb(picture)
-            reason = (
-                f"is {picture.width} x {picture.height}, "
-                f"more than the {max_pixels:,} pixels that are allowed"
-            )
+            reason = f"is {width} x {height}, more than the {max_pixels:,} pixels that are allowed"
     except UnidentifiedImageError:  # its own text names an address in memory, another on every run
         reason = "cannot be read as a picture (no picture format is known)"
     except MemoryError:
@@ -293,30 +273,22 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     with suppress(Exception):  # damaged EXIF data: the picture stays as it is stored
         ImageOps.exif_transpose(picture, in_place=True)
     profile = picture.info.get("icc_profile")
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)  # (H, W)
-        if values.min() < 0 or values.max() > 65535:
+    if picture.mode[0] in "IF":  # gray in 16 or 32 bits
+        values = np.asarray(picture)  # (H, W)
+        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise ValueError("its pixels have 32 bits; save it with 8 or 16 bits a channel")
-        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257
-    elif picture.mode == "F":
-        raise ValueError("its pixels are floating point numbers; save it with 8 or 16 bits")
-    elif "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        values = (values.astype(np.int64) + 128) // 257  # 65535 / 255 = 257
+        picture = Image.fromarray(values.astype(np.uint8))
+    elif picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, WHITE), picture)
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     if profile:
-        picture = _apply_profile(picture, profile)
+        if picture.mode not in ("RGB", "CMYK", "L"):
+            picture = picture.convert("RGB")
+        srgb = ImageCms.createProfile("sRGB")
+        with suppress(ImageCms.PyCMSError):  # damaged, or made for another kind of pixel
+            picture = ImageCms.profileToProfile(picture, BytesIO(profile), srgb, outputMode="RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
-
-
-def _apply_profile(picture, profile):
-    if picture.mode not in ("RGB", "CMYK", "L"):
-        picture = picture.convert("RGB")
-    try:
-        source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        target = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):  # damaged, or made for another kind of pixel
-        return picture
 
 
 # ---------------------------------------------------------------- progress
@@ -324,12 +296,9 @@ def _apply_profile(picture, profile):
 
 def clock(seconds: float) -> str:
     """Seconds as m:ss or h:mm:ss."""
-    whole = round(seconds)
-    hours = whole // 3600
-    minutes = whole // 60 % 60
-    if hours:
-        return f"{hours}:{minutes:02d}:{whole % 60:02d}"
-    return f"{minutes}:{whole % 60:02d}"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def print_progress(text: str, end: bool = False) -> None:

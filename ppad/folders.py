@@ -15,6 +15,7 @@ import itertools
 import math
 import os
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -73,7 +74,8 @@ class PictureFiles:
     Raises DataError for one that can no longer be decoded; no other takes its place.
 
     Args:
-        sources: N (path, function that makes (H, W, 3) uint8 of the Pillow picture there).
+        sources: N (path, square to cut out as `cut_square` wants it; None: letterbox it all).
+        size: (H, W).
         threads: How many decode at once.
     """
 
@@ -95,13 +97,15 @@ class PictureFiles:
         return pictures
 
     def _decode(self, index):
-        path, fit = self.sources[index]
+        path, square = self.sources[index]
         try:
-            return fit(files.open_picture(path))
+            picture = files.open_picture(path)
         except BadPicture as error:
-            raise DataError(
-                f"{error}, which was whole when the run began, and run the same command again"
-            ) from error
+            fix = "which was whole when the run began, and run the same command again"
+            raise DataError(f"{error}, {fix}") from error
+        if square:
+            return cut_square(picture, *square, self.shape[3])
+        return letterbox(picture, self.shape[2:])[0]
 
 
 class Reader:
@@ -126,28 +130,24 @@ class Reader:
         self.names = []  # of the pictures that can be used
         self.sources = []  # likewise, for PictureFiles
         self.skipped = []
+        self.taken = {}  # person: usable pictures so far
+        self.people = math.inf  # the most that are read
+        self.each = math.inf  # the most pictures of a person that are read
 
     def faces(self, landmarks_csv, size: int, people: int, pictures_each: int) -> dict:
         """The fields of a `datasets.FaceSet`; the arguments are those of `datasets.read_faces`."""
+        self.people = people or math.inf
+        self.each = pictures_each or math.inf
         rows = _landmark_rows(self.folder, Path(landmarks_csv))
-        by_person = {}
-        for file in sorted(rows.keys() | _pictures_in(self.folder)):
-            by_person.setdefault(_person(file), []).append(file)
-        limit = _Limit(people or math.inf, pictures_each or math.inf)
-        counts = sorted((min(len(each), limit.each) for each in by_person.values()), reverse=True)
+        offered = sorted(rows.keys() | _pictures_in(self.folder))
+        counts = sorted(Counter(map(_person, offered)).values(), reverse=True)
+        count = sum(min(number, self.each) for number in counts[: people or None])
         look = partial(look_at_face, self.folder, rows, size)
-        offered = itertools.chain(*by_person.values())
-        landmarks = []
-        count = sum(counts[: people or None])
-        for file, points in self._read(look, offered, limit, count, (size, size)):
-            limit.add(file)
-            landmarks.append(points)
+        landmarks = [found for _, found in self._read(look, offered, count, (size, size))]
         if not landmarks:
-            raise DataError(
-                f"{self.folder}: no usable person/picture in it ({len(self.skipped)} skipped); "
-                "check the path"
-            )
-        number = {person: i for i, person in enumerate(limit.count)}
+            fault = f"no usable person/picture in it ({len(self.skipped)} skipped)"
+            raise DataError(f"{self.folder}: {fault}; check the path")
+        number = {person: i for i, person in enumerate(self.taken)}
         return {
             "images": self._pictures(),
             "landmarks": torch.from_numpy(np.stack(landmarks)),  # (N, 5, 2)
@@ -164,45 +164,50 @@ class Reader:
         if 0 < limit < len(offered):
             offered = [offered[i * len(offered) // limit] for i in range(limit)]
         look = partial(look_at_frame, self.folder, frame_size)
-        found = {"boxes": [], "labels": [], "face_boxes": []}
-        for file, size in self._read(look, offered, bool, len(offered), frame_size):
+        boxes = []
+        labels = []
+        face_boxes = []
+        for file, (size, inner) in self._read(look, offered, len(offered), frame_size):
             frame = frames[file]
             if size != frame.size:
-                raise DataError(
-                    f"{self.folder / file}: is {size[0]} x {size[1]}, its row in {annotations_csv} "
-                    f"says {frame.size[0]:g} x {frame.size[1]:g}; use the picture that was "
-                    "annotated"
+                fault = "is {} x {}, its row in {} says {:g} x {:g}".format(
+                    *size, annotations_csv, *frame.size
                 )
-            scale = np.array(letterbox_size(size, frame_size)) / size
-            scale = torch.tensor([*scale, *scale], dtype=torch.float32)  # (4,)
-            labels = [classes.index(action) + 1 for action in frame.actions]
-            found["boxes"].append(torch.cat(frame.boxes) * scale)  # (n, 4)
-            found["labels"].append(torch.tensor(labels))  # (n,)
-            found["face_boxes"].append(torch.cat(frame.faces) * scale)  # (k, 4)
+                raise DataError(f"{self.folder / file}: {fault}; use the picture it was made for")
+            scale = torch.tensor(np.divide(inner, size), dtype=torch.float32).repeat(2)  # (4,)
+            boxes.append(torch.cat(frame.boxes) * scale)  # (n, 4)
+            labels.append(torch.tensor([classes.index(action) + 1 for action in frame.actions]))
+            face_boxes.append(torch.cat(frame.faces) * scale)  # (k, 4)
         if not self.names:
+            fault = f"no usable picture of split {split!r} ({len(self.skipped)} skipped)"
             splits = ", ".join(sorted({frame.split for frame in frames.values()}))
-            raise DataError(
-                f"{self.folder}: no usable picture of split {split!r} ({len(self.skipped)} "
-                f"skipped); check the path, and the split: the table has {splits}"
-            )
-        found |= {"names": self.names, "classes": classes, "skipped": self.skipped}
-        return found | {"frames": self._pictures()}
+            fix = f"check the path, and the split: the table has {splits}"
+            raise DataError(f"{self.folder}: {fault}; {fix}")
+        return {
+            "frames": self._pictures(),
+            "boxes": boxes,
+            "labels": labels,
+            "face_boxes": face_boxes,
+            "names": self.names,
+            "classes": classes,
+            "skipped": self.skipped,
+        }
 
-    def _read(self, look, offered, wanted, count, size):
+    def _read(self, look, offered, count, size):
         """Keep the pictures that can be used; yield (file, what was found besides) of each.
 
-        look(file) -> picture (H, W, 3) uint8, the function that makes it of the one in the file,
-        what was found. wanted(file) -> whether to read it; count: the most there will be.
+        look(file) -> picture (H, W, 3) uint8, its square for PictureFiles, what was found. count:
+        the most there will be.
         """
         self.size = size
         fits = count * 3 * math.prod(size) <= self.memory
         self.kept = torch.empty(count, 3, *size, dtype=torch.uint8) if fits else None
-        offered = filter(wanted, offered)
-        for file, result in in_threads(look, offered, count, self.folder, self.threads):
-            if not wanted(file):  # any more: another one of its chunk was the last
+        wanted = filter(self._wanted, offered)
+        for file, result in in_threads(look, wanted, count, self.folder, self.threads):
+            if not self._wanted(file):  # any more: another one of its chunk was the last
                 continue
             try:
-                picture, fit, found = result.result()
+                picture, square, found = result.result()
             except BadPicture as error:
                 if self.on_bad == "error":
                     raise
@@ -211,8 +216,14 @@ class Reader:
             if fits:
                 self.kept[len(self.names)] = torch.from_numpy(picture).permute(2, 0, 1)
             self.names.append(file)
-            self.sources.append((str(self.folder / file), fit))
+            self.sources.append((str(self.folder / file), square))
+            self.taken[_person(file)] = self.taken.get(_person(file), 0) + 1
             yield file, found
+
+    def _wanted(self, file) -> bool:
+        if _person(file) in self.taken:
+            return self.taken[_person(file)] < self.each
+        return len(self.taken) < self.people
 
     def _pictures(self):
         if self.kept is not None:
@@ -223,49 +234,24 @@ class Reader:
 # ---------------------------------------------------------------- faces
 
 
-class _Limit:
-    """At most `people`, and `each` pictures of one. count: {person: pictures so far}."""
-
-    def __init__(self, people, each):
-        self.people = people
-        self.each = each
-        self.count = {}
-
-    def __call__(self, file) -> bool:
-        person = _person(file)
-        if person in self.count:
-            return self.count[person] < self.each
-        return len(self.count) < self.people
-
-    def add(self, file) -> None:
-        self.count[_person(file)] = self.count.get(_person(file), 0) + 1
-
-
 def _person(file):
     return file.split("/")[0]
 
 
 def _pictures_in(folder):
     """The names "person/picture" of what is in the folder."""
-    people = [entry for entry in os.scandir(folder) if entry.is_dir()] if folder.is_dir() else []
-    return {
-        f"{person.name}/{entry.name}"
-        for person in people
-        if not files.is_hidden(person.name)
-        for entry in os.scandir(person.path)
-        if files.is_picture(entry.name)
-    }
+    found = (path for path in folder.glob("*/*") if files.is_picture(path))
+    return {f"{path.parent.name}/{path.name}" for path in found if not files.is_hidden(path.parent)}
 
 
 def _landmark_rows(folder, table):
     """{file relative to `folder`: its row}."""
     rows = {}
     for row in files.read_table(table, ("file", *POINT_COLUMNS)):
-        if row["file"] in rows:
-            raise DataError(
-                f"{row['where']}: a second row for {row['file']}; delete one of the two"
-            )
-        rows[row["file"]] = row
+        file = row["file"]
+        if file in rows:
+            raise DataError(f"{row['where']}: a second row for {file}; delete one of the two")
+        rows[file] = row
     home = table.resolve().parent
     if folder.resolve().is_relative_to(home):  # a table of several folders: keep this one's rows
         prefix = folder.resolve().relative_to(home).as_posix() + "/"
@@ -275,7 +261,7 @@ def _landmark_rows(folder, table):
 
 
 def look_at_face(folder, rows, size, file):
-    """The crop (size, size, 3), the function that cuts it out, its landmarks (5, 2) px.
+    """The crop (size, size, 3), its square for `cut_square`, its landmarks (5, 2) px.
 
     Raises BadPicture for a picture or landmarks that cannot be used, DataError for a bad table.
     """
@@ -287,37 +273,30 @@ def look_at_face(folder, rows, size, file):
     picture = files.open_picture(path)
     width, height = picture.size
     if (points < 0).any() or (points > (width, height)).any() or (points[0] == points[1]).all():
-        raise BadPicture(
-            f"{row['where']}: the landmarks do not fit the {width} x {height} picture {path}; "
-            "correct the row"
-        )
+        fault = f"the landmarks do not fit the {width} x {height} picture {path}"
+        raise BadPicture(f"{row['where']}: {fault}; correct the row")
+    side = width
+    corner = (0.0, 0.0)
     if all(column in row for column in BOX_COLUMNS):
         x0, y0, x1, y1 = numbers(row, BOX_COLUMNS)
         checked_boxes((x0, y0, x1, y1), width, height, f"{row['where']}: box", math.inf)
         side = FACE_SCALE * max(x1 - x0, y1 - y0)
         corner = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2)
-    elif width == height:
-        side = width
-        corner = (0.0, 0.0)
-    else:
-        raise BadPicture(
-            f"{path}: is {width} x {height}, not square; "
-            "crop the faces, or give face boxes in the table"
-        )
+    elif width != height:
+        fix = "crop the faces, or give face boxes in the table"
+        raise BadPicture(f"{path}: is {width} x {height}, not square; {fix}")
     landmarks = (points - np.float32(corner)) * np.float32(size / side)  # (5, 2)
-    cut = partial(cut_square, corner=corner, side=side, size=size)
-    return cut(picture), cut, landmarks
+    return cut_square(picture, *corner, side, size), (*corner, side), landmarks
 
 
-def cut_square(picture, corner, side, size) -> np.ndarray:
+def cut_square(picture, left, top, side, size) -> np.ndarray:
     """A square of a picture as (size, size, 3) uint8, border pixels repeated beyond the edge.
 
-    corner: its left and top, side: its side, px.
+    left, top, side: where it is and how large, px.
     """
-    left, top = corner
-    margin = math.ceil(
-        max(0, -left, -top, left + side - picture.width, top + side - picture.height)
-    )
+    right = left + side
+    bottom = top + side
+    margin = math.ceil(max(0, -left, -top, right - picture.width, bottom - picture.height))
     if margin:
         padding = ((margin, margin), (margin, margin), (0, 0))
         picture = Image.fromarray(np.pad(np.asarray(picture), padding, mode="edge"))
@@ -345,60 +324,57 @@ def _annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
     seen = set()
     columns = ("file", "split", "action", "width", "height", *BOX_COLUMNS)
     for row in files.read_table(annotations_csv, columns):
+        file = row["file"]
         where = row["where"]
         width, height, *box = numbers(row, ("width", "height", *BOX_COLUMNS))
         if not row["action"]:
-            raise DataError(
-                f"{where}: action is empty; name it, or delete the row (background needs none)"
-            )
-        frame = frames.setdefault(row["file"], _Frame(row["split"], (width, height)))
+            fix = "name it, or delete the row (background needs none)"
+            raise DataError(f"{where}: action is empty; {fix}")
+        frame = frames.setdefault(file, _Frame(row["split"], (width, height)))
         if (row["split"], (width, height)) != (frame.split, frame.size):
-            raise DataError(
-                f"{where}: {row['file']} has another split or size further up; make the rows agree"
-            )
+            fault = f"{file} has another split or size further up"
+            raise DataError(f"{where}: {fault}; make the rows agree")
         frame.boxes.append(checked_boxes(box, width, height, f"{where}: box"))
         frame.actions.append(row["action"])
-        _refuse_twice(row, (row["action"], *box), seen)
+        _refuse_twice(row, (file, row["action"], *box), seen)
     for row in files.read_table(faces_csv, ("file", *BOX_COLUMNS)):
+        file = row["file"]
         where = row["where"]
         box = numbers(row, BOX_COLUMNS)
-        if row["file"] not in frames:
-            raise DataError(
-                f"{where}: {row['file']} is not in {annotations_csv}; use two tables of one version"
-            )
-        frame = frames[row["file"]]
+        if file not in frames:
+            fix = "use two tables of one version"
+            raise DataError(f"{where}: {file} is not in {annotations_csv}; {fix}")
+        frame = frames[file]
         frame.faces.append(checked_boxes(box, *frame.size, f"{where}: face box", math.inf))
-        _refuse_twice(row, tuple(box), seen)
+        _refuse_twice(row, (file, *box), seen)
     return frames
 
 
 def _refuse_twice(row, key, seen):
-    if (row["file"], key) in seen:
+    if key in seen:
         raise DataError(f"{row['where']}: a duplicate row for {row['file']}; delete it")
-    seen.add((row["file"], key))
+    seen.add(key)
 
 
 def look_at_frame(folder, frame_size, file):
-    """The frame (H, W, 3), the function that makes it of the picture, the picture's size."""
+    """The frame (H, W, 3), None (no square), the sizes (width, height) of the picture and in it."""
     picture = files.open_picture(folder / file)
-    fit = partial(letterbox, frame_size=frame_size)
-    return fit(picture), fit, picture.size
+    frame, inner = letterbox(picture, frame_size)
+    return frame, None, (picture.size, inner)
 
 
-def letterbox(picture, frame_size) -> np.ndarray:
-    """Scale a picture to fit (H, W), gray at the right or the bottom: (H, W, 3) uint8."""
-    width, height = letterbox_size(picture.size, frame_size)
+def letterbox(picture, frame_size):
+    """Scale a picture to fit (H, W), gray at the right or the bottom.
+
+    Returns the frame (H, W, 3) uint8 and the (width, height) px that the picture has in it.
+    """
+    height, width = frame_size
+    scale = min(width / picture.width, height / picture.height)
+    width = max(1, min(width, round(picture.width * scale)))
+    height = max(1, min(height, round(picture.height * scale)))
     frame = np.full((*frame_size, 3), GRAY, np.uint8)
     frame[:height, :width] = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return frame
-
-
-def letterbox_size(size, frame_size) -> tuple[int, int]:
-    """(width, height) px that a picture of `size` (width, height) gets in a frame of (H, W)."""
-    scale = min(frame_size[1] / size[0], frame_size[0] / size[1])
-    width = max(1, min(frame_size[1], round(size[0] * scale)))
-    height = max(1, min(frame_size[0], round(size[1] * scale)))
-    return width, height
+    return frame, (width, height)
 
 
 # ---------------------------------------------------------------- boxes

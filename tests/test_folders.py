@@ -10,13 +10,7 @@ from PIL import Image
 from ppad import files
 from ppad.datasets import read_actions, read_faces, read_pairs
 from ppad.files import BadPicture, DataError
-from ppad.folders import (
-    POINT_COLUMNS,
-    checked_boxes,
-    letterbox,
-    letterbox_size,
-    look_at_face,
-)
+from ppad.folders import POINT_COLUMNS, checked_boxes, cut_square, letterbox, look_at_face
 
 
 def ramp(width, height):
@@ -68,8 +62,8 @@ def row_of(points, box=None):
 def read_face(path, row, size):
     """A crop and its landmarks, as `read_faces` gets them."""
     rows = {} if row is None else {path.name: row}
-    crop, cut, landmarks = look_at_face(path.parent, rows, size, path.name)
-    assert np.array_equal(crop, cut(files.open_picture(path)))
+    crop, square, landmarks = look_at_face(path.parent, rows, size, path.name)
+    assert np.array_equal(crop, cut_square(files.open_picture(path), *square, size))
     return crop, landmarks
 
 
@@ -127,11 +121,10 @@ def test_unusable_faces(tmp_path):
 )
 def test_letterbox_fits_and_pads_with_gray(size, inner):
     picture = Image.new("RGB", size, (10, 20, 30))
-    frame = letterbox(picture, (48, 64))
-    assert frame.shape == (48, 64, 3)
+    frame, found = letterbox(picture, (48, 64))
+    assert frame.shape == (48, 64, 3) and found == inner
     assert (frame[: inner[1], : inner[0]] == (10, 20, 30)).all()
     assert (frame[inner[1] :] == 128).all() and (frame[:, inner[0] :] == 128).all()
-    assert letterbox_size(size, (48, 64)) == inner
 
 
 # ---------------------------------------------------------------- folders
@@ -250,7 +243,8 @@ def test_landmarks_and_boxes_are_those_of_the_upright_picture(tmp_path):
     upright.save(tmp_path / "f/Ann/b.png")
     again, same = read_face(tmp_path / "f/Ann/b.png", row, 56)
     assert np.array_equal(cut, again) and np.array_equal(points, same)
-    assert letterbox(files.open_picture(tmp_path / "f/Ann/a.png"), (140, 100))[139, 99, 1] == 139
+    frame, _ = letterbox(files.open_picture(tmp_path / "f/Ann/a.png"), (140, 100))
+    assert frame[139, 99, 1] == 139
 
 
 def test_blanks_around_a_name_make_no_other_action(tmp_path):
