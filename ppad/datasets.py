@@ -365,7 +365,8 @@ def toy_pairs(face_set: FaceSet, folds: int = 10, per_fold: int = 30, seed: int 
         pool = (same == kind).nonzero()[:, 0]
         pool = pool[torch.randperm(len(pool), generator=generator)]
         pools.append(pool)
-        own = own and bool((home[pool].bincount(minlength=folds)[:folds] >= per_fold).all())
+        sizes = home[pool].bincount(minlength=folds)[:folds]
+        own = own and int(sizes.min()) >= per_fold  # every fold can be filled from its own people
         if len(pool) < folds * per_fold:
             who = "one person" if kind else "two people"
             fault = f"the set has {len(pool)} pairs of {who}, {folds} folds need {folds * per_fold}"

@@ -130,7 +130,7 @@ class Reader:
         self.names = []  # of the pictures that can be used
         self.sources = []  # likewise, for PictureFiles
         self.skipped = []
-        self.taken = {}  # person: usable pictures so far
+        self.taken = Counter()  # of a person's usable pictures
         self.people = math.inf  # the most that are read
         self.each = math.inf  # the most pictures of a person that are read
 
@@ -164,34 +164,25 @@ class Reader:
         if 0 < limit < len(offered):
             offered = [offered[i * len(offered) // limit] for i in range(limit)]
         look = partial(look_at_frame, self.folder, frame_size)
-        boxes = []
-        labels = []
-        face_boxes = []
+        found = {"boxes": [], "labels": [], "face_boxes": []}
         for file, (size, inner) in self._read(look, offered, len(offered), frame_size):
             frame = frames[file]
             if size != frame.size:
-                fault = "is {} x {}, its row in {} says {:g} x {:g}".format(
-                    *size, annotations_csv, *frame.size
-                )
+                says = f"its row in {annotations_csv} says {frame.size[0]:g} x {frame.size[1]:g}"
+                fault = f"is {size[0]} x {size[1]}, {says}"
                 raise DataError(f"{self.folder / file}: {fault}; use the picture it was made for")
             scale = torch.tensor(np.divide(inner, size), dtype=torch.float32).repeat(2)  # (4,)
-            boxes.append(torch.cat(frame.boxes) * scale)  # (n, 4)
-            labels.append(torch.tensor([classes.index(action) + 1 for action in frame.actions]))
-            face_boxes.append(torch.cat(frame.faces) * scale)  # (k, 4)
+            labels = torch.tensor([classes.index(action) + 1 for action in frame.actions])
+            found["boxes"].append(torch.cat(frame.boxes) * scale)  # (n, 4)
+            found["labels"].append(labels)  # (n,)
+            found["face_boxes"].append(torch.cat(frame.faces) * scale)  # (k, 4)
         if not self.names:
             fault = f"no usable picture of split {split!r} ({len(self.skipped)} skipped)"
             splits = ", ".join(sorted({frame.split for frame in frames.values()}))
             fix = f"check the path, and the split: the table has {splits}"
             raise DataError(f"{self.folder}: {fault}; {fix}")
-        return {
-            "frames": self._pictures(),
-            "boxes": boxes,
-            "labels": labels,
-            "face_boxes": face_boxes,
-            "names": self.names,
-            "classes": classes,
-            "skipped": self.skipped,
-        }
+        found |= {"names": self.names, "classes": classes, "skipped": self.skipped}
+        return found | {"frames": self._pictures()}
 
     def _read(self, look, offered, count, size):
         """Keep the pictures that can be used; yield (file, what was found besides) of each.
@@ -217,13 +208,12 @@ class Reader:
                 self.kept[len(self.names)] = torch.from_numpy(picture).permute(2, 0, 1)
             self.names.append(file)
             self.sources.append((str(self.folder / file), square))
-            self.taken[_person(file)] = self.taken.get(_person(file), 0) + 1
+            self.taken[_person(file)] += 1
             yield file, found
 
     def _wanted(self, file) -> bool:
-        if _person(file) in self.taken:
-            return self.taken[_person(file)] < self.each
-        return len(self.taken) < self.people
+        taken = self.taken.get(_person(file), 0)
+        return taken < self.each and (taken > 0 or len(self.taken) < self.people)
 
     def _pictures(self):
         if self.kept is not None:
@@ -294,13 +284,14 @@ def cut_square(picture, left, top, side, size) -> np.ndarray:
 
     left, top, side: where it is and how large, px.
     """
-    right = left + side
-    bottom = top + side
-    margin = math.ceil(max(0, -left, -top, right - picture.width, bottom - picture.height))
+    overhang = max(-left, -top, left + side - picture.width, top + side - picture.height)
+    margin = max(0, math.ceil(overhang))
     if margin:
         padding = ((margin, margin), (margin, margin), (0, 0))
         picture = Image.fromarray(np.pad(np.asarray(picture), padding, mode="edge"))
-    box = (left + margin, top + margin, left + margin + side, top + margin + side)
+    left += margin
+    top += margin
+    box = (left, top, left + side, top + side)
     return np.array(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
@@ -325,35 +316,33 @@ def _annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
     columns = ("file", "split", "action", "width", "height", *BOX_COLUMNS)
     for row in files.read_table(annotations_csv, columns):
         file = row["file"]
-        where = row["where"]
-        width, height, *box = numbers(row, ("width", "height", *BOX_COLUMNS))
+        size = tuple(numbers(row, ("width", "height")))
+        frame = frames.setdefault(file, _Frame(row["split"], size))
         if not row["action"]:
             fix = "name it, or delete the row (background needs none)"
-            raise DataError(f"{where}: action is empty; {fix}")
-        frame = frames.setdefault(file, _Frame(row["split"], (width, height)))
-        if (row["split"], (width, height)) != (frame.split, frame.size):
+            raise DataError(f"{row['where']}: action is empty; {fix}")
+        if (row["split"], size) != (frame.split, frame.size):
             fault = f"{file} has another split or size further up"
-            raise DataError(f"{where}: {fault}; make the rows agree")
-        frame.boxes.append(checked_boxes(box, width, height, f"{where}: box"))
+            raise DataError(f"{row['where']}: {fault}; make the rows agree")
         frame.actions.append(row["action"])
-        _refuse_twice(row, (file, row["action"], *box), seen)
+        frame.boxes.append(_new_box(row, "box", size, ROUNDING, seen))
     for row in files.read_table(faces_csv, ("file", *BOX_COLUMNS)):
-        file = row["file"]
-        where = row["where"]
-        box = numbers(row, BOX_COLUMNS)
-        if file not in frames:
-            fix = "use two tables of one version"
-            raise DataError(f"{where}: {file} is not in {annotations_csv}; {fix}")
-        frame = frames[file]
-        frame.faces.append(checked_boxes(box, *frame.size, f"{where}: face box", math.inf))
-        _refuse_twice(row, (file, *box), seen)
+        if row["file"] not in frames:
+            fault = f"{row['file']} is not in {annotations_csv}"
+            raise DataError(f"{row['where']}: {fault}; use two tables of one version")
+        frame = frames[row["file"]]
+        frame.faces.append(_new_box(row, "face box", frame.size, math.inf, seen))
     return frames
 
 
-def _refuse_twice(row, key, seen):
+def _new_box(row, kind, size, slack, seen):
+    """The box (1, 4) of a row, which is added to the set `seen` of former rows."""
+    box = numbers(row, BOX_COLUMNS)
+    key = (row["file"], kind, row.get("action"), *box)
     if key in seen:
         raise DataError(f"{row['where']}: a duplicate row for {row['file']}; delete it")
     seen.add(key)
+    return checked_boxes(box, *size, f"{row['where']}: {kind}", slack)
 
 
 def look_at_frame(folder, frame_size, file):
@@ -390,10 +379,9 @@ def checked_boxes(boxes, width, height, where, slack=ROUNDING) -> torch.Tensor:
             by nature: with math.inf, only boxes wholly outside are refused.
     """
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)  # (n, 4)
-    for box in boxes.tolist():
-        x0, y0, x1, y1 = box
+    for x0, y0, x1, y1 in boxes.tolist():
         overhang = max(-x0, -y0, x1 - width, y1 - height)
-        if not all(map(math.isfinite, box)):
+        if not math.isfinite(x0 + y0 + x1 + y1):
             fault = "holds NaN or infinity; correct or delete it"
         elif x1 <= x0 or y1 <= y0:
             fault = "has no area; x_min must be below x_max and y_min below y_max"
@@ -401,6 +389,6 @@ def checked_boxes(boxes, width, height, where, slack=ROUNDING) -> torch.Tensor:
             fault = f"lies outside its {width:g} x {height:g} picture; give it in its pixels"
         else:
             continue
-        raise DataError(f"{where} ({', '.join(f'{value:g}' for value in box)}) {fault}")
+        raise DataError(f"{where} ({x0:g}, {y0:g}, {x1:g}, {y1:g}) {fault}")
     limit = torch.tensor([width, height, width, height], dtype=torch.float32)
     return torch.minimum(boxes.clamp(min=0), limit)
