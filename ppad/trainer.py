@@ -70,11 +70,10 @@ class Game:
         betas = (config.adam_beta1, config.adam_beta2)
         players = {"recognizer": recognizer, "detector": detector, "modifier": anonymizer}
         for name, player in players.items():
-            weights = list(player.parameters()) if isinstance(player, nn.Module) else []
-            if weights:
+            if isinstance(player, nn.Module) and next(player.parameters(), None) is not None:
                 optim.prepare(player.to(device), config, device)
                 lr = getattr(config, f"lr_{name}")
-                self.optimizers[name] = optim.adam(weights, lr, config, betas)
+                self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)
         self.modifier_learns = "modifier" in self.optimizers
         self.crop_size = (config.recognizer_height, config.recognizer_breadth)
         # In nats, see losses.modifier_adversarial.
