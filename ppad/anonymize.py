@@ -31,11 +31,11 @@ from pathlib import Path
 import torch
 
 from ppad import movies
-from ppad.files import write_error, write_file
-from ppad.preview import Progress, Sheet
-from ppad.repainter import METHODS, SMALLEST_FACE, THRESHOLD, Anonymizer, default_finder
+from ppad.files import clock, print_progress, write_error, write_file
+from ppad.repainter import METHODS, SMALLEST_FACE, THRESHOLD, Anonymizer, Sheet, default_finder
 
 WORKERS = 4  # ours: most batches searched at once, as each holds frames in memory
+SECONDS_BETWEEN_LINES = 1.0  # ours: progress that a person can follow
 
 # ---------------------------------------------------------------- files
 
@@ -381,6 +381,23 @@ def check(args):
         except OSError as error:
             raise write_error(path, error) from error
     return to_do
+
+
+class Progress:
+    """Frames done, frames a second and the time left, on stderr."""
+
+    def __init__(self, title):
+        self.title = title
+        self.began = time.monotonic()
+        self.last_print = self.began
+
+    def __call__(self, done, total):
+        now = time.monotonic()
+        if now - self.last_print > SECONDS_BETWEEN_LINES:
+            self.last_print = now
+            rate = done / (now - self.began)
+            left = f"/{total}, {clock(max(0, total - done) / rate)} left" if total else ""
+            print_progress(f"{self.title}: frame {done}{left}, {rate:.1f} a second")
 
 
 def make_anonymizer(args):

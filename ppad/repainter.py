@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torchvision.ops import box_iou
 
 from ppad.baselines import make_baseline
 from ppad.crop_sampler import crop_faces, enlarge_boxes, paste_faces
 from ppad.face_finder import SAME_FACE, FaceFinder
-from ppad.files import to_rgb
+from ppad.files import atomic_path, to_rgb
 from ppad.mtcnn import MTCNN, MTCNNConfig
 from ppad.ssh import SSH
 from ppad.tracks import Steady, Tracker
@@ -49,6 +49,12 @@ CROPS_AT_ONCE = 16  # ours: repainted together
 BRIGHT = 0.45  # ours: mean, of 1, to which shadows are lifted
 GAMMA = 0.6
 FEATHER = 0.1  # ours: of a square 1.6 times the face, so that the face itself is replaced whole
+# Ours: the preview's columns and rows of frames, px of a frame and of a title, most tracks.
+SHEET_COLUMNS = 4
+SHEET_ROWS = 6
+SHEET_WIDTH = 240
+TITLE = 20
+CROPS = 200
 # What a frame can fail with; out of memory is a RuntimeError.
 FAILURES = (RuntimeError, MemoryError, ValueError, IndexError, TypeError)
 
@@ -394,3 +400,81 @@ def default_finder(min_face=SMALLEST_FACE, device="cpu", threshold=THRESHOLD):
     except ValueError:
         return RecallFinder(FaceFinder(mtcnn=mtcnn, rule="mtcnn"))
     return RecallFinder(FaceFinder(mtcnn, ssh, rule="either", ssh_score=threshold - 0.1))
+
+
+# ---------------------------------------------------------------- the preview
+
+
+class Samples:
+    """Pictures taken evenly from any number of them, between half of `most` and `most`."""
+
+    def __init__(self, most=SHEET_COLUMNS * SHEET_ROWS):
+        self.most = most
+        self.kept = []
+        self.seen = 0
+        self.every = 1
+
+    def add(self, frame):
+        if self.seen % self.every == 0:
+            picture = Image.fromarray(frame)
+            picture.thumbnail((SHEET_WIDTH, SHEET_WIDTH))
+            self.kept.append(picture)
+            if len(self.kept) > self.most:
+                self.kept = self.kept[::2]
+                self.every *= 2
+        self.seen += 1
+
+
+class Sheet:
+    """A sheet to find missed faces on: finished frames only, since an original would leak them.
+
+    Some frames, evenly taken; some of those in which nothing was found; a crop of each track where
+    it is largest, small ones enlarged.
+    """
+
+    def __init__(self):
+        self.file = 0  # number of the file under way: tracks are counted in each
+        self.frames = Samples()
+        self.empty = Samples()
+        self.crops = {}  # (file, track) -> (area, picture)
+
+    def show(self, frame, faces):
+        """Take in a frame (H, W, 3) uint8 and its faces [(track, box (4,))]."""
+        self.frames.add(frame)
+        if not faces:
+            self.empty.add(frame)
+        for track, (x0, y0, x1, y1) in faces:
+            key = (self.file, track)
+            area = (x1 - x0) * (y1 - y0)
+            known = key in self.crops
+            if known and area < 1.5 * self.crops[key][0] or not known and len(self.crops) >= CROPS:
+                continue
+            half = max(x1 - x0, y1 - y0)  # twice the face's side
+            middle = np.array([x0 + x1, y0 + y1] * 2) / 2
+            window = (middle + half * np.array([-1, -1, 1, 1])).round().astype(int).tolist()
+            crop = Image.fromarray(frame).crop(window).resize((SHEET_WIDTH // 2,) * 2)
+            self.crops[key] = (area, crop)
+
+    def save(self, path):
+        """Write the sheet as .png. Raises WriteError."""
+        crops = [picture for _, picture in self.crops.values()]
+        parts = (
+            (f"1 of {self.frames.every} frames", self.frames.kept, SHEET_COLUMNS),
+            (f"nothing found ({self.empty.seen} frames)", self.empty.kept, SHEET_COLUMNS),
+            (f"{len(crops)} tracks", crops, 2 * SHEET_COLUMNS),
+        )
+        sheet = np.concatenate([grid(*part) for part in parts if part[1]])
+        with atomic_path(path) as temporary:
+            Image.fromarray(sheet).save(temporary, "PNG")
+
+
+def grid(title, pictures, columns):
+    """Pictures side by side below a title: an array (H, SHEET_COLUMNS * SHEET_WIDTH, 3)."""
+    cell = SHEET_COLUMNS * SHEET_WIDTH // columns
+    height = max(picture.height for picture in pictures)
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * cell, TITLE + rows * height), "white")
+    ImageDraw.Draw(sheet).text((4, 4), title, "black")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * cell, TITLE + i // columns * height))
+    return np.array(sheet)

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from red_square import ffmpeg, find_red, red
 
-from ppad import anonymize, movies, mtcnn, players, preview, repainter
+from ppad import anonymize, movies, mtcnn, players, repainter
 from ppad.repainter import Anonymizer
 from ppad.tracks import Steady
 
@@ -662,10 +662,10 @@ def test_m_of_a_run(command, tiny, tmp_path, capsys):
 
 
 def test_progress_and_preview(capsys, monkeypatch):
-    monkeypatch.setattr(preview, "SECONDS_BETWEEN_LINES", -1)
-    preview.Progress("a.mp4")(50, 100)
+    monkeypatch.setattr(anonymize, "SECONDS_BETWEEN_LINES", -1)
+    anonymize.Progress("a.mp4")(50, 100)
     assert "a.mp4: frame 50/100, 0:00 left" in capsys.readouterr().err
-    sheet = preview.Sheet()
+    sheet = repainter.Sheet()
     for t in range(1000):
         sheet.show(scene(), [] if t % 2 else [(0, np.array([10, 10, 20, 20 + t / 50]))])
     for samples in (sheet.frames, sheet.empty):
@@ -683,7 +683,7 @@ def test_the_preview_shows_every_track_and_empty_frames(command, tmp_path):
         return [boxes if red(frame).any() else [] for frame, boxes in zip(frames, both)]
 
     person = Anonymizer.from_method("mask", finder=find)
-    sheet = preview.Sheet()
+    sheet = repainter.Sheet()
     for frame in person.frames([two] * 20 + [scene(face=False)] * 30):
         sheet.show(frame, person.shown)
     assert len(sheet.crops) == 2 and 12 <= len(sheet.empty.kept) <= 24
@@ -692,7 +692,7 @@ def test_the_preview_shows_every_track_and_empty_frames(command, tmp_path):
     assert small.shape == (120, 120, 3) and (small[40:80, 40:80] == 0).all()
     sheet.save(tmp_path / "p.png")
     assert not red(movies.read_picture(tmp_path / "p.png")).any()
-    sheet = preview.Sheet()
+    sheet = repainter.Sheet()
     for file in (1, 2):
         sheet.file = file
         sheet.show(scene(), [(0, np.array([1.0, 1, 5, 5]))])
