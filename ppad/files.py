@@ -276,7 +276,8 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode[0] in "IF":  # gray in 16 or 32 bits
         values = np.asarray(picture)  # (H, W)
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError("its pixels have 32 bits; save it with 8 or 16 bits a channel")
+            kind = "are floating point numbers" if picture.mode == "F" else "have 32 bits"
+            raise ValueError(f"its pixels {kind}; save it with 8 or 16 bits a channel")
         values = (values.astype(np.int64) + 128) // 257  # 65535 / 255 = 257
         picture = Image.fromarray(values.astype(np.uint8))
     elif picture.has_transparency_data:
