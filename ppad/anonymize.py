@@ -200,9 +200,7 @@ def anonymize_file(
             if sound == "keep":
                 tracks, left_out = movies.sound_tracks(source)
             repainted = reported(anonymizer, frames, movie.rate, movie.count, show, progress)
-            with movies.movie_writer(target, movie, source, tracks, quality) as write:
-                for frame in repainted:
-                    write(frame)
+            movies.save_movie(target, repainted, movie, source, tracks, quality)
     finally:
         torch.set_num_threads(threads)
     summary = dict(anonymizer.summary)

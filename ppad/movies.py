@@ -7,45 +7,30 @@ data streams. Pictures and animations go through Pillow, movies through the prog
 `ffprobe` and two pipes, so that a movie is never in memory as a whole:
 
     read_movie    ffmpeg decodes, turns upright, makes pixels square -> PAM pictures
-    movie_writer  raw RGB -> ffmpeg -> H.264 and AAC (VP9 and Opus in .webm), the original's sound
+    save_movie    raw RGB -> ffmpeg -> H.264 and AAC (VP9 and Opus in .webm), the original's sound
 
 Sound is encoded again too, since copied packets would keep whatever else they hold. A movie of
 changing frame rate gets its mean rate; frames are repeated or left out to stay with the sound.
 A file gets its name only when it is complete (`files.atomic_path`).
 """
 
+import itertools
 import mimetypes
 import shutil
 import subprocess
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError, features
 
-from ppad.ffmpeg import (
-    check_movie,
-    first_complaint,
-    probe,
-    readable_parts,
-    sound_tracks,
-    url,
-)
+from ppad.ffmpeg import first_complaint, movie_fault, probe, readable_parts, sound_tracks, url
 from ppad.files import BadPicture, WriteError, atomic_path, decode_picture, to_rgb
 
-FORMATS = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".png": "PNG",
-    ".webp": "WEBP",
-    ".gif": "GIF",
-    ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".jfif": "JPEG",
-    ".jpe": "JPEG",
-}
+FORMATS = dict.fromkeys([".jpg", ".jpeg", ".jfif", ".jpe"], "JPEG")
+FORMATS |= {".png": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
+FORMATS |= dict.fromkeys([".tif", ".tiff"], "TIFF")
 ANIMATED = [".gif", ".webp", ".png"]  # of these, the ones that can hold an animation
 # Ours: what people's folders hold. Fewer decoders leave fewer ways in for a crafted file.
 DECODED = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]
@@ -88,8 +73,7 @@ def kind(path):
     try:
         with Image.open(path, formats=DECODED) as image:
             can_move = image.format in [FORMATS[suffix] for suffix in ANIMATED]
-            moves = can_move and getattr(image, "is_animated", False)
-            return "animation" if moves else "picture"
+            return "animation" if can_move and image.is_animated else "picture"
     except UnidentifiedImageError:
         if path.suffix.lower() in FORMATS and shutil.which("ffprobe") is None:
             raise ValueError(f"{path} cannot be read as a picture: replace the file") from None
@@ -161,8 +145,9 @@ def save_picture(path, frame, quality=QUALITY):
     quality: 1 to 100, of JPEG, WebP and AVIF.
     Raises ValueError for a suffix not in FORMATS, WriteError.
     """
+    suffix = _suffix(path, "a picture", FORMATS)
     with atomic_path(path) as temporary:
-        Image.fromarray(frame).save(temporary, format=_format(path), quality=quality)
+        Image.fromarray(frame).save(temporary, format=FORMATS[suffix], quality=quality)
 
 
 def read_animation(path):
@@ -194,30 +179,23 @@ def save_animation(path, frames, times, loop, quality=QUALITY):
 
     Raises ValueError for a suffix not in ANIMATED, WriteError.
     """
-    if Path(path).suffix.lower() not in ANIMATED:
-        raise ValueError(f"{path}: an animation needs a name that ends in {', '.join(ANIMATED)}")
+    form = FORMATS[_suffix(path, "an animation", ANIMATED)]
     looping = {} if loop is None else {"loop": loop}
     with atomic_path(path) as temporary:
-        pictures = (Image.fromarray(frame) for frame in frames)
+        pictures = map(Image.fromarray, frames)
         first = next(pictures)
         # Pillow goes through a PNG's frames twice.
-        rest = list(pictures) if _format(path) == "PNG" else pictures
-        first.save(
-            temporary,
-            format=_format(path),
-            save_all=True,
-            append_images=rest,
-            duration=times,
-            quality=quality,
-            **looping,
-        )
+        rest = list(pictures) if form == "PNG" else pictures
+        options = {"append_images": rest, "duration": times, "quality": quality, **looping}
+        first.save(temporary, form, save_all=True, **options)
 
 
-def _format(path):
+def _suffix(path, what, known):
+    """The name's suffix, in small letters. ValueError unless it is a known one."""
     suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise ValueError(f"{path}: a picture needs a name that ends in {', '.join(FORMATS)}")
-    return FORMATS[suffix]
+    if suffix not in known:
+        raise ValueError(f"{path}: {what} needs a name that ends in {', '.join(known)}")
+    return suffix
 
 
 def _unreadable(path, error):
@@ -273,102 +251,11 @@ def read_movie(path, movie, covered=None, stop=True):
         raise ValueError(f"{path} holds no frame that can be read: replace the file")
 
 
-class MovieWriter:
-    """Writes frames to `temporary` through ffmpeg, which starts with the first frame."""
+def save_movie(path, frames, movie, source=None, tracks=None, quality=QUALITY):
+    """Write a movie from an iterable of (H, W, 3) uint8 frames of one size.
 
-    def __init__(self, path, temporary, movie, source, tracks, quality):
-        self.path = path
-        self.temporary = temporary
-        self.movie = movie
-        self.source = source
-        self.tracks = tracks
-        self.quality = quality
-        self.size = None
-        self.count = 0
-        self.process = None
-        self.complaints = tempfile.TemporaryFile()
-
-    def write(self, frame):
-        """Add a frame, (H, W, 3) uint8. ValueError for another size, WriteError."""
-        if self.process is None:
-            self.size = frame.shape
-            self.process = subprocess.Popen(
-                self._command(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=self.complaints,
-            )
-        if frame.shape != self.size:
-            raise ValueError(
-                f"a frame is {frame.shape}, the first was {self.size}: give frames of one size"
-            )
-        self.count += 1
-        try:
-            self.process.stdin.write(np.ascontiguousarray(frame))
-        except OSError as error:  # ffmpeg has ended
-            raise self._failure() from error
-
-    def finish(self):
-        """Write the end of the file and play it, as ffmpeg 5 reports success on a full disk.
-
-        Raises ValueError where no frame came, WriteError.
-        """
-        if self.process is None:
-            raise ValueError(f"cannot write {self.path}: there was no frame")
-        with suppress(OSError):  # ffmpeg may have ended before the last frames
-            self.process.stdin.close()
-        if self.process.wait():
-            raise self._failure()
-        try:
-            check_movie(self.temporary, self.count, len(self.tracks))
-        except ValueError as error:
-            raise self._failure(f"; {error}") from error
-
-    def close(self):
-        """End ffmpeg, if it still runs."""
-        if self.process is not None:
-            self.process.kill()
-            with suppress(OSError):
-                self.process.stdin.close()
-            self.process.wait()
-        self.complaints.close()
-
-    def _failure(self, finding=""):
-        self.process.wait()
-        reason = first_complaint(self.complaints, self.temporary)
-        return WriteError(
-            f"cannot write {self.path} (ffmpeg: {reason}{finding}): see that there is disk space"
-        )
-
-    def _command(self):
-        height, width = self.size[:2]
-        container, picture, sound = MOVIES[self.path.suffix.lower()]
-        command = "ffmpeg -v error -y -f rawvideo -pix_fmt rgb24".split()
-        command += ["-s", f"{width}x{height}", "-r", str(self.movie.rate), "-i", "pipe:0"]
-        if self.tracks:
-            command += ["-protocol_whitelist", "file,pipe", "-i", url(self.source)]
-        command += ["-map", "0:v:0"]
-        for number, _ in self.tracks:
-            command += ["-map", f"1:a:{number}"]
-        # 4:2:0 color needs even sizes. Players need not guess colors that are named.
-        filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,scale=out_color_matrix=bt709:out_range=tv"
-        crf = max(0, round(CRF[picture[1]] + 0.3 * (QUALITY - self.quality)))
-        command += [*picture, str(crf), *sound, "-vf", filters, "-pix_fmt", "yuv420p"]
-        command += "-colorspace bt709 -color_primaries bt709 -color_trc bt709".split()
-        command += "-color_range tv -map_metadata -1 -map_chapters -1 -sn -dn".split()
-        for i, (_, language) in enumerate(self.tracks):
-            command += [f"-metadata:s:a:{i}", f"language={language}"]
-        command += "-fflags +bitexact -flags:v +bitexact -flags:a +bitexact".split()
-        if container in ("mp4", "mov"):
-            command += ["-movflags", "+faststart"]
-        return [*command, "-f", container, url(self.temporary)]
-
-
-@contextmanager
-def movie_writer(path, movie, source=None, tracks=None, quality=QUALITY):
-    """`with movie_writer(path, movie, source) as write: write(frame)`, frames (H, W, 3) uint8.
-
-    The file appears when the block ends well and it plays; otherwise nothing is left.
+    The file appears when it is complete and plays; otherwise nothing is left. It is played since
+    ffmpeg 5 reports success on a full disk.
 
     Args:
         movie: the `ffmpeg.Movie` whose frame rate to take.
@@ -380,17 +267,72 @@ def movie_writer(path, movie, source=None, tracks=None, quality=QUALITY):
         ValueError: a suffix not in MOVIES, frames of two sizes, or none.
         WriteError: with what ffmpeg complained of, or what is missing in the file.
     """
-    path = Path(path)
-    if path.suffix.lower() not in MOVIES:
-        raise ValueError(f"{path}: a movie needs a name that ends in {', '.join(MOVIES)}")
+    suffix = _suffix(path, "a movie", MOVIES)
     if source is None:
         tracks = []
     elif tracks is None:
         tracks, _ = sound_tracks(source)
-    with atomic_path(path) as temporary:
-        writer = MovieWriter(path, temporary, movie, source, tracks, quality)
+    frames = iter(frames)
+    with atomic_path(path) as temporary, tempfile.TemporaryFile() as complaints:
+        first = next(frames, None)
+        if first is None:
+            raise ValueError(f"cannot write {path}: there was no frame")
+        command = _raw_input(first.shape, movie.rate) + _sound_input(source, tracks)
+        command += _output(temporary, suffix, tracks, quality)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints)
         try:
-            yield writer.write
-            writer.finish()
+            count = 0
+            for frame in itertools.chain([first], frames):
+                if frame.shape != first.shape:
+                    sizes = f"a frame is {frame.shape}, the first was {first.shape}"
+                    raise ValueError(f"{sizes}: give frames of one size")
+                count += 1
+                try:
+                    process.stdin.write(np.ascontiguousarray(frame))
+                except OSError:  # ffmpeg has ended
+                    break
+            with suppress(OSError):
+                process.stdin.close()
+            failed = process.wait()
+            fault = "" if failed else movie_fault(temporary, count, len(tracks))
+            if failed or fault:
+                reason = f"{first_complaint(complaints, temporary)} {fault}".strip()
+                fix = "see that there is disk space"
+                raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
         finally:
-            writer.close()
+            process.kill()
+            with suppress(OSError):
+                process.stdin.close()
+            process.wait()
+
+
+def _raw_input(shape, rate):
+    """The start of ffmpeg's command, which reads frames of this shape from a pipe."""
+    command = "ffmpeg -v error -y -f rawvideo -pix_fmt rgb24".split()
+    return [*command, "-s", f"{shape[1]}x{shape[0]}", "-r", str(rate), "-i", "pipe:0"]
+
+
+def _sound_input(source, tracks):
+    """Options that take the picture from the pipe, and from `source` these sound tracks."""
+    options = ["-protocol_whitelist", "file,pipe", "-i", url(source)] if tracks else []
+    options += ["-map", "0:v:0"]
+    for number, _ in tracks:
+        options += ["-map", f"1:a:{number}"]
+    return options
+
+
+def _output(path, suffix, tracks, quality):
+    """Options that encode for a suffix of MOVIES, to `path`."""
+    container, picture, sound = MOVIES[suffix]
+    # 4:2:0 color needs even sizes. Players need not guess colors that are named.
+    filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,scale=out_color_matrix=bt709:out_range=tv"
+    crf = max(0, round(CRF[picture[1]] + 0.3 * (QUALITY - quality)))
+    options = [*picture, str(crf), *sound, "-vf", filters, "-pix_fmt", "yuv420p"]
+    options += "-colorspace bt709 -color_primaries bt709 -color_trc bt709".split()
+    options += "-color_range tv -map_metadata -1 -map_chapters -1 -sn -dn".split()
+    for i, (_, language) in enumerate(tracks):
+        options += [f"-metadata:s:a:{i}", f"language={language}"]
+    options += "-fflags +bitexact -flags:v +bitexact -flags:a +bitexact".split()
+    if container in ("mp4", "mov"):
+        options += ["-movflags", "+faststart"]
+    return [*options, "-f", container, url(path)]
