@@ -81,37 +81,41 @@ def plan(inputs, output, overwrite=False, others=()):
     if not pairs:
         raise ValueError(f"{inputs[0]} holds no picture and no movie: check the name")
     refuse_collisions(pairs, others, overwrite)
-    todo = [pair for pair in pairs if overwrite or not os.path.lexists(pair[1])]
-    if len(todo) < len(pairs) and not several and not inputs[0].is_dir():
-        raise ValueError(
-            f"{pairs[0][1]} is there already: name another output, or replace it by --overwrite "
-            "(several inputs need --out FOLDER)"
-        )
+    todo = []
     for source, target in pairs:
-        if (source, target) not in todo and filecmp.cmp(source, target, shallow=False):
+        if overwrite or not os.path.lexists(target):
+            todo.append((source, target))
+        elif not several and not inputs[0].is_dir():
+            raise ValueError(
+                f"{target} is there already: name another output, or replace it by --overwrite "
+                "(several inputs need --out FOLDER)"
+            )
+        elif filecmp.cmp(source, target, shallow=False):
             leave_out(left_out, source, f"{target} is a copy of it, not repainted: delete it", True)
     return Plan(todo, len(pairs) - len(todo), left_out)
 
 
 def plan_folder(source, output, several, left_out):
     """[(input, output)] of a folder with all its sub-folders, but the output."""
-    name = source.resolve().name
+    folder = source.resolve()
     if output is None:
-        place = source.with_name if source.name not in ("", "..") else source.resolve().with_name
-        output = place(f"{name}_anonymized")
+        beside = folder if source.name in ("", "..") else source
+        output = beside.with_name(f"{folder.name}_anonymized")
     elif several:
-        output = output / name
+        output = output / folder.name
     if output.exists() and (not output.is_dir() or output.samefile(source)):
         raise ValueError(f"{output} is the input or a file: name another folder for the output")
     pairs = []
     errors = []
     for folder, folders, names in os.walk(source, onerror=errors.append):
         folder = Path(folder)
-        for name in sorted(folders):
-            if (folder / name).is_symlink():
+        for path in [folder / name for name in sorted(folders)]:
+            if path.is_symlink():
                 reason = "is a linked folder: name it as an input of its own"
-                leave_out(left_out, folder / name, reason, True)
-        folders[:] = [name for name in sorted(folders) if not same(folder / name, output)]
+                leave_out(left_out, path, reason, True)
+            if os.path.realpath(path) == os.path.realpath(output):
+                folders.remove(path.name)
+        folders.sort()
         for path in [folder / name for name in sorted(names) if not name.startswith("._")]:
             try:
                 kind = movies.known_kind(path)
@@ -128,42 +132,35 @@ def leave_out(left_out, path, reason, media):
     left_out.append({"input": str(path), "reason": reason, "media": media})
 
 
-def same(path, other):
-    return os.path.realpath(path) == os.path.realpath(other)
+def file_id(path):
+    """What two names of one file have in common."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def refuse_collisions(pairs, others, overwrite):
     """ValueError where a path would be written twice, or is an input."""
-    inputs = {(status.st_dev, status.st_ino) for status in (os.stat(path) for path, _ in pairs)}
+    inputs = {file_id(path) for path, _ in pairs}
     written = {}
     for source, path in [*pairs, *((None, path) for path in others)]:
         exists = os.path.exists(path)
-        if exists and (os.stat(path).st_dev, os.stat(path).st_ino) in inputs:
-            what = "is an input" if source is None else "is the input itself"
-            raise ValueError(f"{path} {what}, which is never overwritten: choose another name")
+        if exists and file_id(path) in inputs:
+            what = "an input" if source is None else "the input itself"
+            raise ValueError(f"{path} is {what}, which is never overwritten: choose another name")
         place = os.path.realpath(path)
         if place in written:
-            first = written[place] or "another output"
-            second = source or "the report or preview"
+            both = f"{written[place] or 'another output'} and {source or 'the report or preview'}"
             raise ValueError(
-                f"{path} would be written twice, for {first} and {second}: "
-                "rename one, or choose another output"
+                f"{path} would be written twice, for {both}: rename one, or choose another output"
             )
         written[place] = source
         if source is None and exists and not overwrite:
-            raise ValueError(
-                f"{path} is there already: choose another name, or replace it by --overwrite"
-            )
+            fix = "choose another name, or replace it by --overwrite"
+            raise ValueError(f"{path} is there already: {fix}")
 
 
 def anonymize_file(
-    anonymizer,
-    source,
-    target,
-    show=None,
-    progress=None,
-    sound="keep",
-    quality=movies.QUALITY,
+    anonymizer, source, target, show=None, progress=None, sound="keep", quality=movies.QUALITY
 ):
     """Read `source`, repaint it, write `target`, which appears only when complete.
 
@@ -235,71 +232,39 @@ def parse(argv=None):
         prog="python -m ppad.anonymize",
         description="Repaint the faces in pictures, folders and movies.",
     )
-    parser.add_argument(
-        "inputs", type=Path, nargs="+", metavar="INPUT [OUTPUT]", help="file or folder"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for the outputs of several inputs"
-    )
-    parser.add_argument(
-        "--method", choices=["ours", *METHODS], help="default: mask, or ours where --run is given"
-    )
-    parser.add_argument(
-        "--run",
-        type=Path,
-        help="folder of a finished run of ppad.reproduce, for its M; default: the package's M",
-    )
-    parser.add_argument("--report", type=Path, help="write what was done as .json")
-    parser.add_argument(
-        "--preview",
-        type=Path,
-        help="write finished frames and faces as .png: look whether a face was missed",
-    )
-    parser.add_argument(
-        "--on_error",
-        choices=["stop", "cover"],
-        default="stop",
-        help="a frame that cannot be read or searched",
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace outputs that are there already; never the input",
-    )
-    parser.add_argument(
-        "--min_face",
-        type=float,
-        default=SMALLEST_FACE,
-        help=f"px, default {SMALLEST_FACE:g}: smaller finds more, slower",
-    )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=THRESHOLD,
-        help=f"least probability of a face, default {THRESHOLD}: lower finds more, also false ones",
-    )
+    add = parser.add_argument
+    add("inputs", type=Path, nargs="+", metavar="INPUT [OUTPUT]", help="file or folder")
+    add("--out", type=Path, metavar="FOLDER", help="for the outputs of several inputs")
+    words = "default: mask, or ours where --run is given"
+    add("--method", choices=["ours", *METHODS], help=words)
+    add("--run", type=Path, help="a finished run of ppad.reproduce; its M, not the package's")
+    add("--report", type=Path, help="write what was done as .json")
+    add("--preview", type=Path, help="write finished frames and faces as .png, to find missed ones")
+    words = "at a frame that cannot be read or searched"
+    add("--on_error", choices=["stop", "cover"], default="stop", help=words)
+    add("--overwrite", action="store_true", help="replace outputs; never the input")
+    words = "px, default %(default)g: smaller finds more, slower"
+    add("--min_face", type=float, default=SMALLEST_FACE, help=words)
+    words = "least probability of a face, default %(default)s: lower finds more, also false ones"
+    add("--threshold", type=float, default=THRESHOLD, help=words)
     parser.add_argument(
         "--quality",
         type=int,
         choices=range(1, 101),
         default=movies.QUALITY,
         metavar="1-100",
-        help=f"of JPEG, WebP, AVIF and movies, default {movies.QUALITY}",
+        help="of JPEG, WebP, AVIF and movies, default %(default)s",
     )
-    parser.add_argument(
-        "--sound",
-        choices=["keep", "drop"],
-        default="keep",
-        help="of a movie; default: keep, though voices identify people",
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    words = "of a movie; default: keep, though voices identify people"
+    add("--sound", choices=["keep", "drop"], default="keep", help=words)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     args.method = args.method or ("ours" if args.run else "mask")
     args.output = args.out
-    if args.out is None and len(args.inputs) == 2:
-        args.output = args.inputs.pop()
     if args.out is None and len(args.inputs) > 2:
         parser.error("several inputs need --out FOLDER")
+    if args.out is None and len(args.inputs) == 2:
+        args.output = args.inputs.pop()
     return args
 
 
@@ -355,21 +320,17 @@ def run(args):
 
 def check(args):
     """Refuse what cannot work before anything is written (ValueError); returns the `Plan`."""
-    others = []
     for flag, path, suffix in (
         ("--report", args.report, ".json"),
         ("--preview", args.preview, ".png"),
     ):
         if path and path.suffix.lower() != suffix:
             raise ValueError(f"{flag} is {path}: give a name that ends in {suffix}")
-        if path:
-            others.append(path)
+    others = [path for path in (args.report, args.preview) if path]
     to_do = plan(args.inputs, args.output, args.overwrite, others)
     if args.run and args.method != "ours":
-        raise ValueError(
-            f"--run names the M of --method ours, but --method is {args.method}: "
-            "leave one of the two out"
-        )
+        other = f"--method is {args.method}"
+        raise ValueError(f"--run is for --method ours, but {other}: leave one of the two out")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{args.device}', but torch sees no GPU here: use --device cpu")
     for path in others:
@@ -418,11 +379,9 @@ def sentence(one):
     text = f"{one['output']}: {faces} face{'s' * (faces != 1)}"
     if one["kind"] != "picture":
         tracks = one["tracks"]
-        speed = frames / max(one["seconds"], 0.01)
-        text += (
-            f" in {frames} frames, {tracks} track{'s' * (tracks != 1)}, "
-            f"longest gap {one['longest_gap']} (filled), {speed:.1f} frames a second"
-        )
+        text += f" in {frames} frames, {tracks} track{'s' * (tracks != 1)}"
+        text += f", longest gap {one['longest_gap']} (filled)"
+        text += f", {frames / max(one['seconds'], 0.01):.1f} frames a second"
     if one["frames_covered_whole"]:
         text += f"; {one['frames_covered_whole']} covered whole"
     if one["frames_unreadable"]:

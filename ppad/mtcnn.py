@@ -30,10 +30,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_area
 
 STRIDE = 2  # original: P-net's outputs are 2 px apart
 CELL = 12  # original: each of them sees 12x12 px
+FIRST_PIXEL = (1, 1, 0, 0)  # MATLAB's numbers of a box's first and last pixel, minus its edges
 WINDOWS_AT_ONCE = 1024  # ours: bounds the memory that a crowd takes
 # Ours, measured: on a CPU four LFW pictures at a time stay in the cache (20 % over one, 35 % over
 # twenty); a GPU is faster with full batches.
@@ -144,19 +145,19 @@ def sum_table(frames):
     return F.pad(sums, (0, 0, 1, 0, 1, 0))  # (B, H+1, W+1, 3)
 
 
-def bins(length, n):
+def bins(length, n, device=None):
     """First and one-past-last pixel of n area bins: i L / n floored, (i + 1) L / n ceiled.
 
     length: int, or an integer tensor (N, 1). Returns two integer tensors (n,) or (N, n).
     """
-    step = torch.arange(n, device=length.device if torch.is_tensor(length) else None)
+    step = torch.arange(n, device=device)
     return step * length // n, ((step + 1) * length + n - 1) // n
 
 
 def resize_frames(table, height, width):
     """Whole frames of a sum table, area-averaged: (B, 3, height, width), (mean - 127.5) / 128."""
-    top, bottom = (edge.to(table.device) for edge in bins(table.shape[1] - 1, height))
-    left, right = (edge.to(table.device) for edge in bins(table.shape[2] - 1, width))
+    top, bottom = bins(table.shape[1] - 1, height, table.device)
+    left, right = bins(table.shape[2] - 1, width, table.device)
     sums = table.index_select(1, bottom) - table.index_select(1, top)  # (B, height, W+1, 3)
     sums = sums.index_select(2, right) - sums.index_select(2, left)  # (B, height, width, 3)
     area = ((bottom - top)[:, None] * (right - left))[..., None]  # (height, width, 1)
@@ -174,8 +175,8 @@ def resize_windows(table, frame, boxes, size):
     x1, y1, x2, y2 = boxes.trunc().long()[:, :, None].unbind(1)  # (N, 1) each
     x1 = x1.clamp(1, width) - 1
     y1 = y1.clamp(1, height) - 1
-    left, right = bins((x2.clamp(max=width) - x1).clamp(min=1), size)  # (N, size)
-    top, bottom = bins((y2.clamp(max=height) - y1).clamp(min=1), size)
+    left, right = bins((x2.clamp(max=width) - x1).clamp(min=1), size, table.device)
+    top, bottom = bins((y2.clamp(max=height) - y1).clamp(min=1), size, table.device)
     sums = (
         _corners(table, frame, bottom + y1, right + x1)
         - _corners(table, frame, bottom + y1, left + x1)
@@ -193,7 +194,7 @@ def _corners(table, frame, y, x):
     return table.flatten(0, 2).index_select(0, (row[:, :, None] + x[:, None, :]).flatten())
 
 
-# ---------------------------------------------------------------- boxes, in MATLAB numbering
+# ---------------------------------------------------------------- boxes
 
 
 def squared(boxes):
@@ -205,37 +206,28 @@ def squared(boxes):
 
 
 def corrected(boxes, shift):
-    """Boxes (N, 4) moved by a network's shifts (N, 4), in widths and heights of the box."""
+    """Boxes (N, 4) in MATLAB numbering, moved by shifts (N, 4) in their widths and heights."""
     size = boxes[:, 2:] - boxes[:, :2] + 1
     return boxes + shift * size.repeat(1, 2)
 
 
-def to_landmarks(points, boxes):
-    """O-net's points (N, 10), in shares of the square it saw, as continuous px (N, 5, 2)."""
-    points = points.view(-1, 2, 5).transpose(1, 2)  # (N, 5, 2)
-    size = boxes[:, None, 2:] - boxes[:, None, :2] + 1
-    return boxes[:, None, :2] - 1 + size * points
-
-
-def nms_smaller(boxes, scores, frame, threshold):
+def nms_smaller(boxes, scores, threshold):
     """Non-maximum suppression by intersection over the smaller box, O-net's in the original.
 
     Unlike IoU it also removes a small face inside a large one. A box (N, 4) goes when a kept box of
-    the same frame (N,) and higher score (N,) covers more than `threshold` of the smaller of both.
-    Returns the indices kept, best first. Instead of looping over boxes, the kept set is recomputed
-    until it no longer changes.
+    higher score (N,) covers more than `threshold` of the smaller of both. Returns the indices kept,
+    best first. Instead of looping over boxes, the kept set is recomputed until it no longer
+    changes.
     """
     order = scores.argsort(descending=True, stable=True)
     boxes = boxes[order]
-    frame = frame[order]
     low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])  # (N, N, 2)
     high = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (high - low + 1).clamp(min=0).prod(2)  # (N, N)
-    area = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
+    shared = (high - low).clamp(min=0).prod(2)  # (N, N)
+    area = box_area(boxes)
     overlap = shared / torch.minimum(area[:, None], area[None])
-    removes = (overlap > threshold) & (frame[:, None] == frame[None])
-    removes = removes.triu(1)  # row: the better box of the two
-    kept = torch.ones_like(frame, dtype=torch.bool)
+    removes = (overlap > threshold).triu(1)  # row: the better box of the two
+    kept = torch.ones_like(order, dtype=torch.bool)
     while True:
         still_kept = ~(removes & kept[:, None]).any(0)
         if torch.equal(still_kept, kept):
@@ -293,22 +285,14 @@ class MTCNN(nn.Module):
 
     def _find(self, frames):
         table = sum_table(frames)  # (B, H+1, W+1, 3)
-        frame, boxes = self.propose(table)
-        frame, boxes = self.refine(table, frame, boxes)
-        score, shift, points = self._in_parts(self.onet, table, frame, boxes, 48)
-        keep = score > self.config.thresholds[2]
-        frame = frame[keep]
-        score = score[keep]
-        landmarks = to_landmarks(points[keep], boxes[keep])  # (N, 5, 2), before the box moves
-        boxes = corrected(boxes[keep], shift[keep])
-        to_continuous = boxes.new_tensor([1, 1, 0, 0])  # first and last pixel -> edges
+        frame, squares = self.refine(table, *self.propose(table))
+        score, boxes, landmarks = self.output(table, frame, squares)
         found = []
         for i in range(len(frames)):  # a matrix of N x N for one frame at a time
-            own = (frame == i).nonzero()[:, 0]
-            kept = nms_smaller(boxes[own], score[own], frame[own], self.config.nms_smaller)
-            own = own[kept]
-            edges = boxes[own] - to_continuous
-            found.append({"boxes": edges, "scores": score[own], "landmarks": landmarks[own]})
+            own = ((frame == i) & (score > self.config.thresholds[2])).nonzero()[:, 0]
+            own = own[nms_smaller(boxes[own], score[own], self.config.nms_smaller)]
+            answer = {"boxes": boxes[own], "scores": score[own], "landmarks": landmarks[own]}
+            found.append(answer)
         return found
 
     @torch.inference_mode()
@@ -334,21 +318,16 @@ class MTCNN(nn.Module):
             got = f"{len(boxes)} lists for {len(frames)} frames"
             raise ValueError(f"boxes: {got}; give one (k, 4) tensor a frame")
         counts = [len(own) for own in boxes]
-        frame = torch.repeat_interleave(torch.tensor(counts)).to(frames.device)  # (N,)
         boxes = [torch.as_tensor(own).to(frames.device).float().reshape(-1, 4) for own in boxes]
-        square = torch.cat(boxes)  # (N, 4)
-        to_continuous = square.new_tensor([1, 1, 0, 0])
-        square = squared(square + to_continuous)
+        squares = torch.cat(boxes)  # (N, 4)
+        frame = torch.repeat_interleave(torch.tensor(counts)).to(frames.device)  # (N,)
         table = sum_table(frames)
-        first_score, shift = self._in_parts(self.rnet, table, frame, square, 24)
-        square = squared(corrected(square, shift))
-        score, shift, points = self._in_parts(self.onet, table, frame, square, 48)
-        answers = {
-            "face": (first_score > self.config.thresholds[1]) & (score > self.config.thresholds[2]),
-            "scores": score,
-            "boxes": corrected(square, shift) - to_continuous,
-            "landmarks": to_landmarks(points, square),
-        }
+        squares = squared(squares + squares.new_tensor(FIRST_PIXEL))
+        first_score, shift = self._in_parts(self.rnet, table, frame, squares, 24)
+        squares = squared(corrected(squares, shift))
+        score, boxes, landmarks = self.output(table, frame, squares)
+        face = (first_score > self.config.thresholds[1]) & (score > self.config.thresholds[2])
+        answers = {"face": face, "scores": score, "boxes": boxes, "landmarks": landmarks}
         by_frame = zip(*(values.split(counts) for values in answers.values()))
         return [dict(zip(answers, values)) for values in by_frame]
 
@@ -383,6 +362,15 @@ class MTCNN(nn.Module):
         keep = keep[batched_nms(boxes[keep], prob[keep], frame[keep], self.config.nms_frame)]
         return frame[keep], squared(corrected(boxes[keep], shift[keep]))
 
+    def output(self, table, frame, squares):
+        """O-net on R-net's squares: scores (N,), boxes (N, 4) and landmarks (N, 5, 2) in px."""
+        score, shift, points = self._in_parts(self.onet, table, frame, squares, 48)
+        first_pixel = squares.new_tensor(FIRST_PIXEL)
+        points = points.view(-1, 2, 5).transpose(1, 2)  # (N, 5, 2), in shares of the square
+        size = squares[:, None, 2:] - squares[:, None, :2] + 1
+        landmarks = squares[:, None, :2] - 1 + size * points
+        return score, corrected(squares, shift) - first_pixel, landmarks
+
     def _in_parts(self, net, table, frame, boxes, size):
         """A network's outputs for all windows, at most WINDOWS_AT_ONCE of them in memory."""
         parts = zip(frame.split(WINDOWS_AT_ONCE), boxes.split(WINDOWS_AT_ONCE))
@@ -394,10 +382,9 @@ class MTCNN(nn.Module):
             frames = torch.from_numpy(np.array(frames))
         is_tensor = torch.is_tensor(frames)
         got = f"{tuple(frames.shape)} {frames.dtype}" if is_tensor else type(frames).__name__
-        if not is_tensor or frames.dtype != torch.uint8 or frames.shape[3:] != (3,):
-            raise ValueError(f"frames are {got}; give (B, H, W, 3) uint8 RGB, all of one size")
-        if 0 in frames.shape[1:3]:
-            raise ValueError(f"frames are {got}; give pictures that are not empty")
+        usable = is_tensor and frames.dtype == torch.uint8 and frames.shape[3:] == (3,)
+        if not usable or 0 in frames.shape[1:3]:
+            raise ValueError(f"frames are {got}; give (B, H, W, 3) uint8 RGB, of one size above 0")
         return frames.to(self.pnet.conv1.weight.device)
 
 

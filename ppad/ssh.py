@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from ppad.files import atomic_path
@@ -50,15 +51,7 @@ class VGGBody(nn.Module):
 
     def __init__(self):
         super().__init__()
-        layers = []
-        channels = 3
-        for stage, (width, count) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))):
-            if stage > 0:
-                layers.append(nn.MaxPool2d(2))
-            for _ in range(count):
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-                channels = width
-        self.features = nn.Sequential(*layers)  # numbered as torchvision's
+        self.features = make_layers(cfgs["D"][:-1])
         self.features[:10].requires_grad_(False)  # SSH: conv1 and conv2 keep their ImageNet weights
 
     def forward(self, x):
@@ -125,7 +118,10 @@ class DetectionModule(nn.Module):
 
 
 class SSH(nn.Module):
-    """The detector. body: "light" or "vgg16". `find` is for use, `forward` for training."""
+    """The detector. body: "light" or "vgg16". `find` is for use, `forward` for training.
+
+    Fresh, it is in training mode; `load` gives one in evaluation mode.
+    """
 
     def __init__(self, body="light"):
         super().__init__()
@@ -218,14 +214,11 @@ class SSH(nn.Module):
         usable = torch.is_tensor(frames) and frames.dtype == torch.uint8
         if not usable or frames.shape[3:] != (3,) or 0 in frames.shape[1:3]:
             raise ValueError("frames: give (B, H, W, 3) uint8 RGB, all of one size, not empty")
-        was_training = self.training
-        self.eval()
         device = self.fine.weight.device
         budget = PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE["cpu"])
         found = []
         for part in frames.split(max(1, budget // (frames.shape[1] * frames.shape[2]))):
             found += self._find(part.to(device), score)
-        self.train(was_training)
         return found
 
     def _find(self, frames, score):

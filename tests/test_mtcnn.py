@@ -117,12 +117,12 @@ def test_squared_keeps_the_center():
     assert squared(torch.tensor([[10.0, 20, 30, 80]])).tolist() == [[-10, 20, 50, 80]]
 
 
-def nms_by_loop(boxes, scores, frame, threshold):
+def nms_by_loop(boxes, scores, threshold):
     def clash(i, j):
-        w = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0]) + 1
-        h = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1]) + 1
-        area = [(b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in (boxes[i], boxes[j])]
-        return frame[i] == frame[j] and max(w, 0) * max(h, 0) / min(area) > threshold
+        w = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0])
+        h = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1])
+        area = [(b[2] - b[0]) * (b[3] - b[1]) for b in (boxes[i], boxes[j])]
+        return max(w, 0) * max(h, 0) / min(area) > threshold
 
     kept = []
     for i in scores.argsort(descending=True).tolist():
@@ -137,13 +137,12 @@ def test_nms_over_the_smaller_box_equals_a_plain_loop(seed):
     corner = torch.rand(60, 2, generator=g) * 60
     boxes = torch.cat([corner, corner + 5 + torch.rand(60, 2, generator=g) * 40], 1)
     scores = torch.rand(60, generator=g)
-    frame = torch.randint(0, 2, (60,), generator=g)
-    assert nms_smaller(boxes, scores, frame, 0.7).tolist() == nms_by_loop(boxes, scores, frame, 0.7)
+    assert nms_smaller(boxes, scores, 0.7).tolist() == nms_by_loop(boxes, scores, 0.7)
 
 
 def test_a_face_within_a_face_goes():
     boxes = torch.tensor([[0.0, 0, 99, 99], [40, 40, 49, 49]])  # IoU 0.01, but wholly inside
-    assert nms_smaller(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 0]), 0.7).tolist() == [0]
+    assert nms_smaller(boxes, torch.tensor([0.9, 0.8]), 0.7).tolist() == [0]
 
 
 def test_lfw_as_in_the_table(lfw):
