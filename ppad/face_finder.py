@@ -14,6 +14,7 @@ MTCNN classifies each box above 0.8. R-net and O-net see the square about it; P-
 which SSH has done. MTCNN does not move the box: box and score are SSH's, landmarks are O-net's.
 """
 
+import numpy as np
 import torch
 from torchvision.ops import box_iou
 
@@ -60,12 +61,14 @@ class FaceFinder:
         """
         if every < 1:
             raise ValueError(f"every is {every}; give 1 for all frames, or more")
-        frames = [torch.as_tensor(f) if torch.is_tensor(f) else torch.tensor(f) for f in frames]
+        frames = [
+            torch.as_tensor(frame if torch.is_tensor(frame) else np.array(frame))
+            for frame in frames
+        ]
         for i, frame in enumerate(frames):
             if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != torch.uint8:
-                raise ValueError(
-                    f"frames[{i}] is {tuple(frame.shape)} {frame.dtype}; give (H, W, 3) uint8 RGB"
-                )
+                got = f"frames[{i}] is {tuple(frame.shape)} {frame.dtype}"
+                raise ValueError(f"{got}; give (H, W, 3) uint8 RGB")
         by_size = {}  # the detectors take frames of one size
         for i, frame in enumerate(frames):
             by_size.setdefault(frame.shape, []).append(i)
@@ -91,16 +94,15 @@ class FaceFinder:
         confirmed = self.mtcnn.confirm(frames, [faces["boxes"] for faces in found])
         for faces, answer in zip(found, confirmed):
             faces["landmarks"] = answer["landmarks"]
-        return [
-            {name: values[answer["face"]] for name, values in faces.items()}
-            for faces, answer in zip(found, confirmed)
-        ]
+            faces.update({name: values[answer["face"]] for name, values in faces.items()})
+        return found
 
     def _either(self, frames, for_ssh):
         """MTCNN's faces, and those that SSH alone finds in the frames numbered `for_ssh`."""
         found = self.mtcnn.find(frames)
         only_ssh = {}
-        for place, faces in zip(for_ssh, self._ssh(frames[for_ssh])):
+        by_ssh = self.ssh.find(frames[for_ssh], score=self.ssh_score) if for_ssh else []
+        for place, faces in zip(for_ssh, by_ssh):
             known = box_iou(faces["boxes"], found[place]["boxes"]) > SAME_FACE  # (k, n)
             new = ~known.any(1)
             if new.any():
@@ -113,6 +115,3 @@ class FaceFinder:
                 mtcnn = found[place]
                 found[place] = {name: torch.cat([mtcnn[name], faces[name]]) for name in mtcnn}
         return found
-
-    def _ssh(self, frames):
-        return self.ssh.find(frames, score=self.ssh_score) if len(frames) else []

@@ -62,9 +62,8 @@ def probe(path):
     """
     for program in ("ffmpeg", "ffprobe"):
         if shutil.which(program) is None:
-            raise ValueError(
-                f"{program} is not on the PATH, and {path} is no picture: install ffmpeg for movies"
-            )
+            fault = f"{program} is not on the PATH, and {path} is no picture"
+            raise ValueError(f"{fault}: install ffmpeg for movies")
     found, complaint = ffprobe(
         path,
         "-select_streams V:0 -show_entries stream=codec_name,width,height,pix_fmt,avg_frame_rate,"
@@ -74,28 +73,21 @@ def probe(path):
     container = found.get("format", {}).get("format_name", "")
     text_or_picture = container in ("tty", "image2") or container.endswith("_pipe")
     if not found.get("streams") or text_or_picture:  # ffmpeg takes any text for a "tty"
-        reason = f" ({complaint})" if complaint else ""
-        raise ValueError(
-            f"{path} holds no picture and no movie that can be read{reason}: replace the file"
-        )
+        fault = f"holds no picture and no movie that can be read ({complaint})"
+        raise ValueError(f"{path} {fault}: replace the file")
     stream = found["streams"][0]
-    width = stream.get("width", 0)
-    height = stream.get("height", 0)
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ValueError(
-            f"{path} has frames of {width} x {height} px, not between 1 and {MAX_PIXELS:,} pixels: "
-            "convert it first"
-        )
+    size = (stream.get("width", 0), stream.get("height", 0))
+    if not 0 < math.prod(size) <= MAX_PIXELS:
+        fault = f"has frames of {size[0]} x {size[1]} px, not between 1 and {MAX_PIXELS:,} pixels"
+        raise ValueError(f"{path} {fault}: convert it first")
     mean = _fraction(stream.get("avg_frame_rate"))
     base = _fraction(stream.get("r_frame_rate"))  # far too high in movies of phones
     if not 0 < mean <= MAX_RATE:
         mean = _measured_rate(path)
     rate = base if 0 < base <= mean * Fraction(3, 2) else mean
     if not 0 < rate <= MAX_RATE:
-        raise ValueError(
-            f"{path} does not say how many frames a second it has, up to {MAX_RATE}: "
-            "convert it first"
-        )
+        fault = f"does not say how many frames a second it has, up to {MAX_RATE}"
+        raise ValueError(f"{path} {fault}: convert it first")
     seconds = stream.get("duration") or found["format"].get("duration")
     known_colors = stream.get("color_space", "unknown") != "unknown"
     tags = {name.lower(): value for name, value in stream.get("tags", {}).items()}
@@ -105,7 +97,7 @@ def probe(path):
     return Movie(
         rate,
         round(float(seconds) * rate) if seconds else None,
-        "auto" if known_colors or height < 720 else "bt709",
+        "auto" if known_colors or size[1] < 720 else "bt709",
         alpha=alpha_mode or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
         decoder=ALPHA_DECODERS[codec] if alpha_mode else None,
         hdr=stream.get("color_transfer") in ("smpte2084", "arib-std-b67"),  # PQ, HLG
@@ -118,7 +110,7 @@ def ffprobe(path, options):
     command = f"ffprobe -v error -protocol_whitelist file -of json {options}".split()
     answer = subprocess.run([*command, url(path)], capture_output=True)
     found = json.loads(answer.stdout or b"{}") if answer.returncode == 0 else {}
-    return found, first_line(answer.stderr.decode(errors="replace"), path)
+    return found, first_line(answer.stderr, path)
 
 
 def _fraction(text):
@@ -131,10 +123,8 @@ def list_packets(path):
 
     Seconds count from the file's first time, as ffmpeg counts them.
     """
-    found, _ = ffprobe(
-        path,
-        "-select_streams V:0 -show_entries packet=pts_time,dts_time,flags:format=start_time",
-    )
+    entries = "packet=pts_time,dts_time,flags:format=start_time"
+    found, _ = ffprobe(path, f"-select_streams V:0 -show_entries {entries}")
     start = float(found.get("format", {}).get("start_time", 0))
     packets = []
     for packet in found.get("packets", ()):
@@ -155,16 +145,13 @@ def sound_tracks(path):
 
     Raises ValueError where the file cannot be read.
     """
-    found, complaint = ffprobe(
-        path,
-        "-select_streams a -count_frames -show_entries "
-        "stream=codec_name,nb_read_frames,sample_rate:stream_tags=language",
-    )
+    entries = "stream=codec_name,nb_read_frames,sample_rate:stream_tags=language"
+    found, complaint = ffprobe(path, f"-select_streams a -count_frames -show_entries {entries}")
     if "streams" not in found:
         raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
     tracks = []
     left_out = []
-    for number, stream in enumerate(found.get("streams", ())):
+    for number, stream in enumerate(found["streams"]):
         language = stream.get("tags", {}).get("language", "")
         if int(stream.get("nb_read_frames", 0)) and int(stream.get("sample_rate", 0)):
             tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
@@ -210,10 +197,9 @@ def readable_parts(path, movie, stop):
             starts_late = first == 0 and last == -math.inf and packets and not packets[0][1]
             if stop and not starts_late:
                 number = max(0, round(max(0, last) * movie.rate)) + 1
-                raise ValueError(
-                    f"{path} is damaged at about frame {number} ({damage}): repair it, or cover "
-                    "what cannot be read by --on_error cover"
-                ) from damage
+                fault = f"{path} is damaged at about frame {number} ({damage})"
+                fix = "repair it, or cover what cannot be read by --on_error cover"
+                raise ValueError(f"{fault}: {fix}") from damage
         yield None, None
         keyframes = [i for i, (seconds, key) in enumerate(packets) if key and seconds > last]
         first = next((i for i in keyframes if i > first), None)
@@ -334,12 +320,8 @@ def url(path):
     return f"file:{Path(path).absolute()}"
 
 
-def first_complaint(file, path):
-    file.seek(0)
-    return first_line(file.read(4000).decode(errors="replace"), path)
-
-
-def first_line(text, path):
-    """ffmpeg's first complaint, without addresses in brackets and without the path."""
+def first_line(output, path):
+    """ffmpeg's first complaint, from its output, without addresses in brackets and the path."""
+    text = output.decode(errors="replace")
     line = (text.strip().splitlines() or [""])[0].split("] ")[-1]
     return line.replace(f"{url(path)}: ", "")[:200]

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError, features
 
-from ppad.ffmpeg import first_complaint, movie_fault, probe, readable_parts, sound_tracks, url
+from ppad.ffmpeg import first_line, movie_fault, probe, readable_parts, sound_tracks, url
 from ppad.files import BadPicture, WriteError, atomic_path, decode_picture, to_rgb
 
 FORMATS = dict.fromkeys([".jpg", ".jpeg", ".jfif", ".jpe"], "JPEG")
@@ -296,7 +296,8 @@ def save_movie(path, frames, movie, source=None, tracks=None, quality=QUALITY):
             failed = process.wait()
             fault = "" if failed else movie_fault(temporary, count, len(tracks))
             if failed or fault:
-                reason = f"{first_complaint(complaints, temporary)} {fault}".strip()
+                complaints.seek(0)
+                reason = f"{first_line(complaints.read(4000), temporary)} {fault}".strip()
                 fix = "see that there is disk space"
                 raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
         finally:

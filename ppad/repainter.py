@@ -118,9 +118,8 @@ class Anonymizer:
             modifier = players.make_modifier(fields)
             modifier.load_state_dict(saved["parts"]["modifier"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{path} does not hold M of this version: run ppad.reproduce again in a new folder"
-            ) from error
+            fix = "run ppad.reproduce again in a new folder"
+            raise ValueError(f"{path} does not hold M of this version: {fix}") from error
         modifier = modifier.to(device).eval().requires_grad_(False)
         settings = {"feather": FEATHER, **settings}
         return cls(modifier, size=fields.face_size, device=device, **settings)
@@ -161,13 +160,11 @@ class Anonymizer:
         Raises:
             ValueError: a frame of another shape, or one that cannot be searched or repainted.
         """
-        finder = self.finder
-        closely = getattr(finder, "closely", None)
+        closely = getattr(self.finder, "closely", None)
         if rate is None:
-            return self._run(frames, Tracker(self.steady), closely or finder)
-        if hasattr(finder, "at_rate"):
-            finder = finder.at_rate(rate)
-        return self._run(frames, Tracker(self.steady.at_rate(rate)), finder, closely, rate)
+            return self._run(frames, Tracker(self.steady), closely or self.finder)
+        at_rate = getattr(self.finder, "at_rate", lambda rate: self.finder)
+        return self._run(frames, Tracker(self.steady.at_rate(rate)), at_rate(rate), closely, rate)
 
     def _run(self, frames, tracker, finder, closely=None, rate=1):
         unpopped = deque()
@@ -236,10 +233,8 @@ class Anonymizer:
             if self.on_error == "cover":
                 return None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"frame {number} cannot be {done} ({reason}): nothing was written; "
-                "--on_error cover blackens such frames"
-            ) from error
+            fault = f"frame {number} cannot be {done} ({reason}): nothing was written"
+            raise ValueError(f"{fault}; --on_error cover blackens such frames") from error
 
     def _paint(self, frame, boxes):
         """frame (H, W, 3) uint8, repainted in 1.6 times the boxes (k, 4); the rest is unchanged."""
@@ -254,28 +249,25 @@ class Anonymizer:
         boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).prod(1).argsort()]
         # Only a window about each box becomes floating point, 1 px wider, as crops look that far.
         low = (boxes[:, :2].floor().long() - 1).clamp(min=0)  # (k, 2)
-        high = boxes[:, 2:].ceil().long() + 1
+        high = (boxes[:, 2:].ceil().long() + 1).clamp(max=torch.tensor([width, height]))
         windows = []
-        inside = []  # k times (1, 4): each box in its window
-        for box, (x0, y0), (x1, y1) in zip(boxes, low.tolist(), high.tolist()):
+        for (x0, y0), (x1, y1) in zip(low.tolist(), high.tolist()):
             windows.append((slice(y0, y1), slice(x0, x1)))
-            inside.append((box - torch.tensor([x0, y0, x0, y0]))[None])
+        inside = (boxes - low.repeat(1, 2))[:, None]  # (k, 1, 4): each box in its window
         crops = [
             crop_faces(self._to_tensor(frame[window]), [box], self.size)
             for window, box in zip(windows, inside)
         ]
-        crops = torch.cat(crops)  # (k, 3, S, S)
-        crops = torch.cat([self.anonymizer(part) for part in crops.split(CROPS_AT_ONCE)])
+        crops = torch.cat(crops).split(CROPS_AT_ONCE)  # (k, 3, S, S), in parts
+        crops = torch.cat([self.anonymizer(part) for part in crops])
         if not crops.isfinite().all():
             raise ValueError("the anonymizer gave pixels that are not finite")
         painted = frame.copy()
-        for window, box, crop in zip(windows, inside, crops.clamp(-1, 1)):
-            before = self._to_tensor(painted[window])
-            pasted = paste_faces(before, crop[None], [box])
+        for i, window in enumerate(windows):
+            before = self._to_tensor(painted[window])  # (1, 3, h, w)
+            pasted = paste_faces(before, crops[i, None].clamp(-1, 1), [inside[i]])
             if self.feather:
-                corner = (window[1].start, window[0].start)
-                weight = fade(box[0], before.shape[2:], corner, (height, width), self.feather)
-                weight = weight.to(before)
+                weight = fade(boxes[i], window, (height, width), self.feather).to(before)
                 pasted = before * (1 - weight) + pasted * weight
             pixels = ((pasted[0] + 1) * 127.5).round().clamp(0, 255).byte()  # (3, h, w)
             painted[window] = pixels.permute(1, 2, 0).cpu().numpy()
@@ -292,9 +284,8 @@ def checked(frames):
     for frame in map(np.asarray, frames):
         size = size or frame.shape
         if frame.shape != size or len(size) != 3 or size[2] != 3 or frame.dtype != np.uint8:
-            raise ValueError(
-                f"a frame is {frame.shape} {frame.dtype}: give (H, W, 3) uint8, of one size"
-            )
+            got = f"a frame is {frame.shape} {frame.dtype}"
+            raise ValueError(f"{got}: give (H, W, 3) uint8, of one size")
         yield frame
 
 
@@ -311,25 +302,24 @@ def search(finder, frames):
     return found
 
 
-def fade(box, size, corner, frame_size, part):
-    """Weights (h, w) that are 1 inside a box and fall to 0 at its edges.
+def fade(box, window, frame_size, part):
+    """Weights (h, w) of a window's pixels, 1 inside a box and falling to 0 at its edges.
 
     A side on the frame's border does not fall: the face may go on behind it.
 
     Args:
-        box: (4,) px of a window of `size` (h, w) whose corner lies at `corner` (x, y) of the frame.
+        box: (4,) px of the frame.
+        window: two slices of the frame, of rows and of columns.
         frame_size: (H, W).
         part: of the box's side, over which a weight falls.
     """
     weights = []
-    for axis in (1, 0):  # y, x
-        place = torch.arange(size[1 - axis]) + 0.5
-        low = box[axis]
-        high = box[axis + 2]
+    for rows, length, low, high in zip(window, frame_size, box[[1, 0]], box[[3, 2]]):
+        place = torch.arange(rows.start, rows.stop) + 0.5
         weight = torch.ones(len(place))
-        if low + corner[axis] > 0:
+        if low > 0:
             weight = torch.minimum(weight, (place - low) / (part * (high - low)))
-        if high + corner[axis] < frame_size[1 - axis]:
+        if high < length:
             weight = torch.minimum(weight, (high - place) / (part * (high - low)))
         weights.append(weight.clamp(0, 1))
     return weights[0][:, None] * weights[1]
@@ -356,10 +346,9 @@ class RecallFinder:
             views = [frame, lift_shadows(frame), np.rot90(frame), np.rot90(frame, -1)]
             views = [np.ascontiguousarray(view) for view in views]
             upright, lifted, left, right = (faces["boxes"] for faces in self.faces.find(views))
-            x0, y0, x1, y1 = left.unbind(1)
-            left = torch.stack([width - y1, x0, width - y0, x1], 1)
-            x0, y0, x1, y1 = right.unbind(1)
-            right = torch.stack([y0, height - x1, y1, height - x0], 1)
+            left = torch.stack([width - left[:, 3], left[:, 0], width - left[:, 1], left[:, 2]], 1)
+            right = [right[:, 1], height - right[:, 2], right[:, 3], height - right[:, 0]]
+            right = torch.stack(right, 1)
             boxes = upright
             for more in (lifted, left, right):
                 known = box_iou(more, boxes) > SAME_FACE  # (k, n)
@@ -450,20 +439,22 @@ class Sheet:
             if known and area < 1.5 * self.crops[key][0] or not known and len(self.crops) >= CROPS:
                 continue
             half = max(x1 - x0, y1 - y0)  # twice the face's side
-            middle = np.array([x0 + x1, y0 + y1] * 2) / 2
-            window = (middle + half * np.array([-1, -1, 1, 1])).round().astype(int).tolist()
+            x = (x0 + x1) / 2
+            y = (y0 + y1) / 2
+            window = [round(edge) for edge in (x - half, y - half, x + half, y + half)]
             crop = Image.fromarray(frame).crop(window).resize((SHEET_WIDTH // 2,) * 2)
             self.crops[key] = (area, crop)
 
     def save(self, path):
         """Write the sheet as .png. Raises WriteError."""
         crops = [picture for _, picture in self.crops.values()]
-        parts = (
-            (f"1 of {self.frames.every} frames", self.frames.kept, SHEET_COLUMNS),
-            (f"nothing found ({self.empty.seen} frames)", self.empty.kept, SHEET_COLUMNS),
-            (f"{len(crops)} tracks", crops, 2 * SHEET_COLUMNS),
-        )
-        sheet = np.concatenate([grid(*part) for part in parts if part[1]])
+        grids = [grid(f"1 of {self.frames.every} frames", self.frames.kept, SHEET_COLUMNS)]
+        if self.empty.seen:
+            title = f"nothing found ({self.empty.seen} frames)"
+            grids.append(grid(title, self.empty.kept, SHEET_COLUMNS))
+        if crops:
+            grids.append(grid(f"{len(crops)} tracks", crops, 2 * SHEET_COLUMNS))
+        sheet = np.concatenate(grids)
         with atomic_path(path) as temporary:
             Image.fromarray(sheet).save(temporary, "PNG")
 

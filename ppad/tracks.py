@@ -96,7 +96,7 @@ class Track:
         """Where the box (4,) would be at `frame`, after the last detection, at its last speed."""
         if len(self.boxes) == 1:
             return self.boxes[0]
-        step = (self.boxes[-1] - self.boxes[-2]).reshape(2, 2).mean(0)  # (2,) px, of the center
+        step = center_of(self.boxes[-1]) - center_of(self.boxes[-2])  # (2,) px
         speed = step / (self.frames[-1] - self.frames[-2])
         return self.boxes[-1] + np.tile(speed, 2) * (frame - self.frames[-1])
 
@@ -110,17 +110,16 @@ class Track:
         frames = np.array(self.frames)  # (n,)
         boxes = np.stack(self.boxes)  # (n, 4)
         usual = ~too_large(frames, boxes)
-        path = [np.interp(window, frames[usual], edge) for edge in boxes[usual].T]
-        path = np.stack(path)  # (4, 4r + 1)
+        path = np.stack([np.interp(window, frames[usual], edge) for edge in boxes[usual].T])
+        # path: (4, 4r + 1); nearby: (4, 2r + 1, 2r + 1)
         nearby = np.lib.stride_tricks.sliding_window_view(path, 2 * radius + 1, axis=1)
         outermost = np.concatenate([nearby[:2].min(2), nearby[2:].max(2)])  # (4, 2r + 1)
         mean = outermost.mean(1)  # (4,)
         here = path[:, 2 * radius]  # (4,), within `mean` but for rounding
-        box = np.concatenate([np.minimum(mean[:2], here[:2]), np.maximum(mean[2:], here[2:])])
-        for large in boxes[(frames == frame) & ~usual]:
-            box = np.concatenate([np.minimum(box[:2], large[:2]), np.maximum(box[2:], large[2:])])
-        away = np.abs(frame - frames).min()
-        margin = growth(away) * np.sqrt((box[2:] - box[:2]).prod())
+        own = boxes[(frames == frame) & ~usual]  # (0 or 1, 4)
+        covered = np.stack([mean, here, *own])
+        box = np.concatenate([covered[:, :2].min(0), covered[:, 2:].max(0)])
+        margin = growth(np.abs(frame - frames).min()) * side_of(box)
         return box + margin * np.array([-1, -1, 1, 1])
 
     def forget(self, frame):
@@ -177,14 +176,11 @@ class Tracker:
         Raises ValueError unless they are finite with x1 < x2 and y1 < y2.
         """
         boxes = np.asarray(boxes, np.float64)
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(
-                f"boxes have shape {boxes.shape}: give (k, 4) xyxy px, (0, 4) for no face"
-            )
-        if not (np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
-            raise ValueError(
-                f"boxes of frame {self.pushed} hold one that is not finite or has no area: drop it"
-            )
+        if boxes.shape[1:] != (4,) or not (boxes[:, 2:] > boxes[:, :2]).all():
+            got = f"boxes of frame {self.pushed} are {boxes.tolist()}"
+            raise ValueError(f"{got}: give (k, 4) xyxy px with an area, (0, 4) for no face")
+        if not np.isfinite(boxes).all():
+            raise ValueError(f"boxes of frame {self.pushed} are not all finite: drop those")
         alive, track_of = self._match(boxes)
         now = self.pushed
         self.pushed += 1
@@ -238,7 +234,7 @@ def too_large(frames, boxes):
     A detector may take a face and another on the shirt below it for one. Such a box counts in its
     own frame only: it is not interpolated, held or smoothed. Returns (n,) bool.
     """
-    side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))  # (n,)
+    side = side_of(boxes)  # (n,)
     answer = np.zeros(len(side), bool)
     if side.max() <= TOO_LARGE * side.min():
         return answer
@@ -246,6 +242,15 @@ def too_large(frames, boxes):
         near = side[(np.abs(frames - frames[i]) <= NEIGHBORS) & (frames != frames[i])]
         answer[i] = len(near) >= 4 and side[i] > TOO_LARGE * np.median(near)
     return answer
+
+
+def side_of(boxes):
+    """The side of a square of the same area: (..., 4) -> (...)."""
+    return np.sqrt((boxes[..., 2:] - boxes[..., :2]).prod(-1))
+
+
+def center_of(boxes):
+    return (boxes[..., :2] + boxes[..., 2:]) / 2  # (..., 2)
 
 
 def growth(away):
@@ -270,18 +275,17 @@ def match(last, predicted, boxes, apart):
     """
     if not len(last) or not len(boxes):
         return {}
-    side_last = np.sqrt((last[:, 2:] - last[:, :2]).prod(1))[:, None]  # (n, 1)
-    side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))  # (k,)
+    side_last = side_of(last)[:, None]  # (n, 1)
+    side = side_of(boxes)  # (k,)
     larger = np.maximum(side_last, side)  # (n, k)
     smaller = np.minimum(side_last, side)
-    places = np.stack([last, predicted])  # (2, n, 4)
-    centers = (places[..., :2] + places[..., 2:]) / 2  # (2, n, 2)
-    offset = centers[:, :, None] - (boxes[:, :2] + boxes[:, 2:]) / 2  # (2, n, k, 2)
-    distance = np.hypot(offset[..., 0], offset[..., 1]).min(0) / larger  # (n, k)
+    offset = center_of(np.stack([last, predicted]))[:, :, None] - center_of(boxes)  # (2, n, k, 2)
+    distance = np.linalg.norm(offset, axis=-1).min(0) / larger  # (n, k)
     reach = np.minimum(REACH + REACH_PER_FRAME * (apart - 1), MAX_REACH)[:, None]  # (n, 1)
     track, box = np.nonzero((distance <= reach) & (larger <= MAX_SIZE_RATIO * smaller))
     track_of = {}
-    for i in np.argsort(distance[track, box], kind="stable"):
-        if int(box[i]) not in track_of and int(track[i]) not in track_of.values():
-            track_of[int(box[i])] = int(track[i])
+    nearest = np.argsort(distance[track, box], kind="stable")
+    for i, j in zip(track[nearest].tolist(), box[nearest].tolist()):
+        if j not in track_of and i not in track_of.values():
+            track_of[j] = i
     return track_of
