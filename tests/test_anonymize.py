@@ -6,6 +6,7 @@ there are weights.
 """
 
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -523,20 +524,15 @@ def test_names(command, capsys, tmp_path, monkeypatch):
     assert command(long, *MASK) == 2  # its name with _anonymized is too long
     error = capsys.readouterr().err
     assert "too long" in error and error.count("\n") == 1
-    encoded = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from ppad import anonymize; "
-            "anonymize.default_finder = lambda *a: lambda frames: [[]] * len(frames); "
-            "sys.exit(anonymize.main(['ü.png', 'v€.png', '--method', 'mask']))",
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "cp1252"},
-        capture_output=True,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert encoded.returncode == 2 and b"ppad.anonymize: \xfc.png is not there" in encoded.stderr
+    stderr = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")  # a terminal of few characters
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.chdir(tmp_path)
+    assert command("ü.png", "v€.png", *MASK) == 2
+    assert command("顔.png", *MASK) == 2
+    stderr.flush()
+    first, second = stderr.buffer.getvalue().splitlines()
+    assert first.startswith(b"ppad.anonymize: \xfc.png is not there")
+    assert second.startswith(b"ppad.anonymize: \\u9854.png is not there")
     with pytest.raises(ValueError, match="min_face is nan"):
         mtcnn.MTCNN(mtcnn.MTCNNConfig(min_face=float("nan")))
 
