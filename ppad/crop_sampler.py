@@ -317,8 +317,7 @@ def _flatten_boxes(frames, boxes):
             "give (B, 3, H, W) frames and a list of B box tensors"
         )
     for of_frame in boxes:
-        if of_frame.ndim != 2 or of_frame.shape[1] != 4:
-            _check_shape(of_frame)
+        _check_shape(of_frame)
     flat = torch.cat(list(boxes)).to(frames.dtype)  # (K, 4)
     counts = torch.tensor(list(map(len, boxes)))  # (B,)
     frame_of = torch.repeat_interleave(counts).to(flat.device)  # (K,)

@@ -41,7 +41,6 @@ METHODS = {
 SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md beside it
 BASELINE_SIZE = 128  # ours: px of a crop for a method that has no size of its own
 THRESHOLD = 0.6  # ours: MTCNN's thresholds lowered by 0.1, since a miss costs more
-RECALL = (0.5, THRESHOLD, THRESHOLD)
 SMALLEST_FACE = 20.0  # MTCNN's own default, px
 FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
 LOOKS_A_SECOND = 5  # ours: how often SSH searches a movie; MTCNN searches every frame

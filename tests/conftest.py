@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `pytest` alone, unlike `python -m pytest`, leaves the root out
 
-from ppad import config, datasets
+from ppad import config, datasets, folders
 
 TINY = {
     "face_size": 32,
@@ -96,6 +97,73 @@ def tiny_actions():
     actions = datasets.toy_actions(0, 10, 96, range(6))
     assert all(len(boxes) == 1 for boxes in actions.face_boxes)
     return actions
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder as the photo preset reads it, of drawn pictures: 4 + 4 people, 6 + 4 frames."""
+    root = tmp_path / "photos"
+    world = datasets.ToyWorld(0)
+    marks = [["file", *folders.POINT_COLUMNS]]
+    notes = [["file", "split", "action", "width", "height", *folders.BOX_COLUMNS]]
+    found = [["file", *folders.BOX_COLUMNS]]
+    for person in range(8):
+        folder = f"{'train' if person < 4 else 'test'}/P{person}"
+        (root / "faces" / folder).mkdir(parents=True)
+        for number in range(3):
+            face = world.face(person, number, size=40)
+            name = f"{folder}/P{person}_{number + 1:04d}.png"
+            Image.fromarray(face.image).save(root / "faces" / name)
+            marks.append([name, *(f"{value:.2f}" for value in face.landmarks.reshape(-1))])
+    (root / "actions").mkdir()
+    for number in range(10):
+        scene = world.scene(number % 2, number % 8, number, size=96)
+        name = f"{number}.png"
+        Image.fromarray(scene.image).save(root / "actions" / name)
+        notes.append(
+            [
+                name,
+                "train" if number < 6 else "test",
+                ("a", "b")[number % 2],
+                96,
+                96,
+                *(f"{v:.2f}" for v in scene.box.reshape(-1)),
+            ]
+        )
+        found.append([name, *(f"{value:.2f}" for value in scene.face_box)])
+    for path, rows in (
+        ("faces/landmarks.csv", marks),
+        ("actions/annotations.csv", notes),
+        ("actions/faces.csv", found),
+    ):
+        (root / path).write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    pairs = [
+        "2\t2",
+        "P4\t1\t2",
+        "P5\t1\t2",
+        "P4\t1\tP5\t3",
+        "P4\t2\tP5\t2",
+        "P6\t1\t3",
+        "P7\t1\t2",
+        "P6\t1\tP7\t1",
+        "P6\t2\tP7\t3",
+    ]
+    (root / "faces/pairs_test.txt").write_text("\n".join(pairs) + "\n")
+    return root
+
+
+@pytest.fixture
+def photo_config(photos, tiny):
+    """The tiny preset, reading all of `photos`."""
+    return tiny(
+        drawn=False,
+        faces=str(photos / "faces"),
+        actions=str(photos / "actions"),
+        train_identities=0,
+        pictures_each=0,
+        train_frames=0,
+        test_frames=0,
+    )
 
 
 @pytest.fixture

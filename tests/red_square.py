@@ -3,6 +3,7 @@ knows red.
 """
 
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,6 +12,15 @@ ffmpeg = pytest.mark.skipif(
     not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
     reason="ffmpeg and ffprobe are not on the PATH: install ffmpeg to test movies",
 )
+
+
+def encode(path, frames, *options):
+    """Write frames (H, W, 3) uint8 as a movie of 25 a second; options: ffmpeg's, of the output."""
+    height, width = frames[0].shape[:2]
+    pipe = f"ffmpeg -v error -y -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r 25 -i -"
+    subprocess.run(
+        [*pipe.split(), *options, f"file:{path}"], input=np.stack(frames).tobytes(), check=True
+    )
 
 
 def red(frame):

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from red_square import ffmpeg, find_red, red
+from red_square import encode, ffmpeg, find_red, red
 
 from ppad import anonymize, movies, mtcnn, players, repainter
 from ppad.repainter import Anonymizer
@@ -734,33 +734,7 @@ def test_the_feathered_edge_leaves_nothing_of_the_face(place):
 
 def write_movie(path, frames, sound=True, options=()):
     tone = ["-f", "lavfi", "-i", f"sine=f=440:d={len(frames) / 25}", "-c:a", "aac"] if sound else []
-    subprocess.run(
-        [
-            "ffmpeg",
-            "-v",
-            "error",
-            "-y",
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "rgb24",
-            "-s",
-            f"{frames[0].shape[1]}x{frames[0].shape[0]}",
-            "-r",
-            "25",
-            "-i",
-            "-",
-            *tone,
-            "-c:v",
-            "libx264",
-            "-crf",
-            "10",
-            *options,
-            path,
-        ],
-        input=np.stack(frames).tobytes(),
-        check=True,
-    )
+    encode(path, frames, *tone, "-c:v", "libx264", "-crf", "10", *options)
 
 
 @ffmpeg

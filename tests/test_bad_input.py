@@ -8,7 +8,6 @@ at real clips.
 
 import os
 import struct
-import subprocess
 import threading
 import time
 import zlib
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from red_square import ffmpeg, find_red, red
+from red_square import encode, ffmpeg, find_red, red
 
 from ppad import anonymize, movies
 from ppad.repainter import Anonymizer
@@ -201,29 +200,7 @@ def test_an_animation_with_holes_and_times_of_its_own(command, suffix):
 
 
 def write_movie(path, frames):
-    subprocess.run(
-        [
-            "ffmpeg",
-            "-v",
-            "error",
-            "-y",
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "rgb24",
-            "-s",
-            f"{frames[0].shape[1]}x{frames[0].shape[0]}",
-            "-r",
-            "25",
-            "-i",
-            "-",
-            "-c:v",
-            "ffv1",
-            path,
-        ],
-        input=np.stack(frames).tobytes(),
-        check=True,
-    )
+    encode(path, frames, "-c:v", "ffv1")
 
 
 @ffmpeg

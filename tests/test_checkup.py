@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from test_reproduce import photos, run  # noqa: F401  (photos is a fixture)
+from test_reproduce import run
 from torch import nn
 
 from ppad import checkup, evaluate, loop, optim, players, trainer
@@ -23,26 +23,13 @@ def small(monkeypatch):
     )
 
 
-@pytest.fixture
-def prepared(photos, tiny):  # noqa: F811
-    return tiny(
-        drawn=False,
-        faces=str(photos / "faces"),
-        actions=str(photos / "actions"),
-        train_identities=0,
-        pictures_each=0,
-        train_frames=0,
-        test_frames=0,
-    )
-
-
 # ------------------------------------------------------------------ data
 
 
-def test_counts_of_prepared_folders(prepared, photos):  # noqa: F811
+def test_counts_of_prepared_folders(photo_config, photos):
     (photos / "actions/7.png").unlink()
     (photos / "faces/train/P0/notes.txt").write_text("no picture")
-    counts = evaluate.count_data(prepared)
+    counts = evaluate.count_data(photo_config)
     assert counts == {
         "train_faces": 12,
         "people": 4,
@@ -56,14 +43,14 @@ def test_counts_of_prepared_folders(prepared, photos):  # noqa: F811
         "classes": 2,
     }
     fewer = evaluate.count_data(
-        dataclasses.replace(prepared, train_identities=3, pictures_each=2, train_frames=5)
+        dataclasses.replace(photo_config, train_identities=3, pictures_each=2, train_frames=5)
     )
     assert (fewer["train_faces"], fewer["people"], fewer["train_frames"]) == (6, 3, 5)
-    assert evaluate.picture_memory(prepared, counts) == pytest.approx(
+    assert evaluate.picture_memory(photo_config, counts) == pytest.approx(
         (24 * 3 * 32 * 32 + 10 * 3 * 96 * 96) / 2**30
     )
     # room for all faces and two frames
-    one = dataclasses.replace(prepared, memory_gb=3 * 96 * 96 * 5 / 2**30)
+    one = dataclasses.replace(photo_config, memory_gb=3 * 96 * 96 * 5 / 2**30)
     # the five stay in their files, the one fits
     assert evaluate.picture_memory(
         one, {**counts, "train_frames": 5, "test_frames": 1}
@@ -80,23 +67,23 @@ def test_counts_of_the_drawn_world(tiny):
     )
 
 
-def test_missing_and_broken_tables_are_named(prepared, photos):  # noqa: F811
+def test_missing_and_broken_tables_are_named(photo_config, photos):
     table = photos / "actions/faces.csv"
     whole = table.read_text()
     table.write_text("file,x\n")
     with pytest.raises(DataError, match="faces.csv"):
-        evaluate.count_data(prepared)
+        evaluate.count_data(photo_config)
     table.write_text(whole)
     (photos / "actions/annotations.csv").write_text("file,split\n")
     with pytest.raises(DataError, match="annotations.csv"):
-        evaluate.count_data(prepared)
+        evaluate.count_data(photo_config)
     (photos / "actions/annotations.csv").unlink()
     (photos / "faces/pairs_test.txt").unlink()
     with pytest.raises(
         DataError,
         match=r"pairs_test\.txt, .*annotations\.csv not there: give --faces and --actions",
     ):
-        evaluate.count_data(prepared)
+        evaluate.count_data(photo_config)
 
 
 # ------------------------------------------------------------------ needs
@@ -307,7 +294,7 @@ def test_missing_data_weights_and_gpu_are_told_in_one_sentence_after_all_has_bee
     assert "finetune" in out and "about" in out  # the dry run needs none of them
 
 
-def test_what_would_stop_the_run_later_is_named_now(check, photos):  # noqa: F811
+def test_what_would_stop_the_run_later_is_named_now(check, photos):
     """A listed test frame that is not there; a batch larger than its set. The run refuses both."""
     (photos / "actions/7.png").unlink()
     next((photos / "faces/test").glob("*/*.png")).unlink()

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts"))
 import prepare_daly
 import prepare_folder
 import prepare_jhmdb
+from red_square import encode
 from test_data_scripts import finder, lay, one_sentence, snapshot  # noqa: F401
 from test_data_scripts_untrusted import Call, mat, py2
 
@@ -203,34 +204,8 @@ VIDEOS = {"-aB_c3456789": 20, "zzzzzzzzzz1": 30}  # id: frames. A YouTube id may
 
 def movie(path, frames):
     """A movie whose frame n (from 1) is gray, 40 + 5 n: its brightness tells its number."""
-    raw = b"".join(bytes([40 + 5 * n]) * (64 * 48 * 3) for n in range(1, frames + 1))
-    subprocess.run(
-        [
-            "ffmpeg",
-            "-v",
-            "error",
-            "-y",
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "rgb24",
-            "-s",
-            "64x48",
-            "-r",
-            "25",
-            "-i",
-            "-",
-            "-c:v",
-            "mpeg4",
-            "-q:v",
-            "1",
-            "-g",
-            "10",
-            f"file:{path}",
-        ],
-        input=raw,
-        check=True,
-    )
+    gray = [np.full((48, 64, 3), 40 + 5 * n, np.uint8) for n in range(1, frames + 1)]
+    encode(path, gray, "-c:v", "mpeg4", "-q:v", "1", "-g", "10")
 
 
 def keyframe(number, *box):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_reproduce import photos, read, run, truncate  # noqa: F401  (photos is a fixture)
+from test_reproduce import read, run, truncate
 
 from ppad import datasets, folders, optim
 from ppad.datasets import (
@@ -627,7 +627,7 @@ def test_a_gpu_gets_the_same_batches(folder, reader):
             assert_equal(list(data.batch(*sampler.batch(step), "cuda")), list(next(stream)))
 
 
-def test_a_whole_run_from_files_is_the_run_from_memory(photos, tiny_args, tmp_path, capsys):  # noqa: F811
+def test_a_whole_run_from_files_is_the_run_from_memory(photos, tiny_args, tmp_path, capsys):
     limits = "train_identities", "pictures_each", "train_frames", "test_frames"
     words = [
         *tiny_args,

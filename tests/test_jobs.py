@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_reproduce import numbers, read, run
+from test_reproduce import numbers, read, run, started
 
 from ppad import optim, players, reproduce
 from ppad.loop import Interrupted, LoopError
@@ -268,34 +268,6 @@ def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp
     )
     # A's start makes a D, too
     assert "start ended with status 2" in error and "see above; the same command goes on" in error
-
-
-def started(words, out, wait_for):
-    """The main job in a session of its own, as from a terminal, once the file `wait_for` exists."""
-    command = [
-        sys.executable,
-        "-m",
-        "ppad.reproduce",
-        *map(str, words),
-        "--checkpoint_seconds",
-        "0",
-        "--out",
-        str(out),
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    deadline = time.monotonic() + 120
-    while not (out / wait_for).exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert (out / wait_for).exists(), process.stderr.read()
-    return process
 
 
 def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(tiny_args, tmp_path):

@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ppad import datasets, evaluate, folders, reproduce
+from ppad import datasets, evaluate, reproduce
 from ppad.loop import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
+# As in this process: threads change the order of sums.
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 ROWS = ["Un-anonymized", "Masked", "Ours"]
 ERRORS = {"own", "never_saw", "other_architecture", "retrained", "strongest", "probe_vs_original"}
 
@@ -27,6 +29,30 @@ def run(*words):
         return reproduce.main([str(word) for word in words])
     except SystemExit as stop:
         return stop.code
+
+
+def job_command(words, out):
+    """The main job as another process would call it, saving after every step."""
+    job = [sys.executable, "-m", "ppad.reproduce"]
+    return [*job, *map(str, words), "--checkpoint_seconds", "0", "--out", str(out)]
+
+
+def started(words, out, wait_for):
+    """The main job in a session of its own, as from a terminal, once the file `wait_for` exists."""
+    process = subprocess.Popen(
+        job_command(words, out),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=ONE_THREAD,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / wait_for).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert (out / wait_for).exists(), process.stderr.read()
+    return process
 
 
 def read(path):
@@ -364,59 +390,6 @@ def test_file_names_are_fit_for_every_system():
 
 
 @pytest.fixture
-def photos(tmp_path):
-    """A folder as the photo preset reads it, of drawn pictures: 4 + 4 people, 6 + 4 frames."""
-    root = tmp_path / "photos"
-    world = datasets.ToyWorld(0)
-    marks = [["file", *folders.POINT_COLUMNS]]
-    notes = [["file", "split", "action", "width", "height", *folders.BOX_COLUMNS]]
-    found = [["file", *folders.BOX_COLUMNS]]
-    for person in range(8):
-        folder = f"{'train' if person < 4 else 'test'}/P{person}"
-        (root / "faces" / folder).mkdir(parents=True)
-        for number in range(3):
-            face = world.face(person, number, size=40)
-            name = f"{folder}/P{person}_{number + 1:04d}.png"
-            Image.fromarray(face.image).save(root / "faces" / name)
-            marks.append([name, *(f"{value:.2f}" for value in face.landmarks.reshape(-1))])
-    (root / "actions").mkdir()
-    for number in range(10):
-        scene = world.scene(number % 2, number % 8, number, size=96)
-        name = f"{number}.png"
-        Image.fromarray(scene.image).save(root / "actions" / name)
-        notes.append(
-            [
-                name,
-                "train" if number < 6 else "test",
-                ("a", "b")[number % 2],
-                96,
-                96,
-                *(f"{v:.2f}" for v in scene.box.reshape(-1)),
-            ]
-        )
-        found.append([name, *(f"{value:.2f}" for value in scene.face_box)])
-    for path, rows in (
-        ("faces/landmarks.csv", marks),
-        ("actions/annotations.csv", notes),
-        ("actions/faces.csv", found),
-    ):
-        (root / path).write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
-    pairs = [
-        "2\t2",
-        "P4\t1\t2",
-        "P5\t1\t2",
-        "P4\t1\tP5\t3",
-        "P4\t2\tP5\t2",
-        "P6\t1\t3",
-        "P7\t1\t2",
-        "P6\t1\tP7\t1",
-        "P6\t2\tP7\t3",
-    ]
-    (root / "faces/pairs_test.txt").write_text("\n".join(pairs) + "\n")
-    return root
-
-
-@pytest.fixture
 def photo_args(photos, tiny_args):
     return [
         "--preset",
@@ -598,34 +571,13 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
     assert run(*words, "--out", copied) == 0  # the unbroken run's numbers for this one row
     wanted = read(copied / "results.json")
     out = tmp_path / "killed"
-    command = [
-        sys.executable,
-        "-m",
-        "ppad.reproduce",
-        *words,
-        "--checkpoint_seconds",
-        "0",
-        "--out",
-        str(out),
-    ]
-    alike = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: threads change the order of sums
     for folder in ("seed0/start/detector", "seed0/Ours", "seed0/Ours/retrained"):
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=alike, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 120
-        while (
-            not (out / folder / "checkpoint.pt").exists()
-            and process.poll() is None
-            and time.monotonic() < deadline
-        ):
-            time.sleep(0.002)
+        process = started(words, out, f"{folder}/checkpoint.pt")
         process.kill()
-        process.wait()
-        assert (out / folder / "checkpoint.pt").exists() and not (out / "results.json").exists()
-    assert (
-        subprocess.run(command, cwd=ROOT, env=alike, capture_output=True, text=True).returncode == 0
-    )
+        process.communicate()
+        assert not (out / "results.json").exists()
+    last = subprocess.run(job_command(words, out), cwd=ROOT, env=ONE_THREAD, capture_output=True)
+    assert last.returncode == 0
     got = read(out / "results.json")
     for results in (wanted, got):
         for key in (

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_loop import Run, lines, same
-from test_reproduce import photos, read, run, truncate  # noqa: F401  (photos is a fixture)
+from test_reproduce import read, run, truncate
 
 from ppad import evaluate, reproduce
 from ppad.loop import LoopError, read_checkpoint
@@ -227,23 +227,14 @@ def test_checkpoint_of_another_preset_is_refused_with_the_fields(unbroken, words
 
 
 def test_spoilt_training_pictures_are_named_skipped_counted_and_replaced_by_nothing(
-    photos,  # noqa: F811
-    tiny,
+    photos,
+    photo_config,
     capsys,
 ):
     spoilt = ["faces/train/P1/P1_0002.png", "faces/train/P3/P3_0003.png", "actions/0.png"]
     for name in spoilt:
         truncate(photos / name)
-    config = tiny(
-        drawn=False,
-        faces=str(photos / "faces"),
-        actions=str(photos / "actions"),
-        train_identities=0,
-        pictures_each=0,
-        train_frames=0,
-        test_frames=0,
-    )
-    data = evaluate.load_data(config, 0)
+    data = evaluate.load_data(photo_config, 0)
     said = capsys.readouterr().err
     assert [line.split(":")[0] for line in said.splitlines()] == ["skipped"] * 3
     assert all(

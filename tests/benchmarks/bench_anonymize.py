@@ -61,19 +61,18 @@ def steadiness(clip):
 
     from ppad import movies
     from ppad.crop_sampler import enlarge_boxes
-    from ppad.face_finder import FaceFinder
-    from ppad.mtcnn import MTCNN, MTCNNConfig
-    from ppad.repainter import FRAMES_AT_ONCE, RECALL, RecallFinder
+    from ppad.repainter import FRAMES_AT_ONCE, default_finder
     from ppad.tracks import Tracker
 
     movie = movies.probe(clip)
     frames = list(movies.read_movie(clip, movie))
-    finder = FaceFinder(mtcnn=MTCNN.load(config=MTCNNConfig(thresholds=RECALL)), rule="either")
+    recall = default_finder()
+    finder = recall.faces  # MTCNN or SSH, in every frame
     size = frames[0].shape[:2]
     found = [finder.find([frame])[0] for frame in frames]
     boxes = [one["boxes"].numpy() for one in found]
     scores = [one["scores"].numpy() for one in found]
-    command = RecallFinder(finder).at_rate(movie.rate)
+    command = recall.at_rate(movie.rate)
     sightings = [
         b.numpy()
         for i in range(0, len(frames), FRAMES_AT_ONCE)
