@@ -187,8 +187,10 @@ def test_python_2_own_bytes(tmp_path):
     """
     raw = struct.pack("<2d", 1.5, -2.0)
     assembled = (
-        b"\x80\x02}U\x01xcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"
-        b"cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x10"
+        b"\x80\x02}U\x01xcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+        b"K\x00\x85U\x01b\x87R(K\x01K\x02\x85"
+        b"cnumpy\ndtype\n"
+        b"U\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x10"
         + raw
         + b"tbs."
     )
@@ -230,7 +232,8 @@ def test_malicious_pickle_does_nothing_and_is_named(tmp_path, kind, protocol):
 def forged(shape, raw, code=b"f8"):
     size = struct.pack("<I", shape)
     return (
-        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01J"
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+        b"K\x00\x85U\x01b\x87R(K\x01J"
         + size
         + b"\x85cnumpy\ndtype\nU"
         + bytes([len(code)])
