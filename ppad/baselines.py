@@ -47,6 +47,8 @@ class Noise:
     of device, as torch's generators do.
     """
 
+    stochastic = True  # each call draws anew: nobody may keep and reuse its outputs
+
     def __init__(self, variance, seed=0):
         if not variance > 0:
             raise ValueError(

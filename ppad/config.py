@@ -125,6 +125,9 @@ class Paper:
     attack_steps: int = option(
         28000, "updates of each attacker", "ours: as long as D's pretraining"
     )
+    invert_steps: int = option(
+        28000, "updates of the network that inverts M", "ours: as the other attackers"
+    )
     landmark_steps: int = option(
         5000, "updates of the landmark reader", "ours: until it stops improving"
     )
@@ -190,6 +193,7 @@ class Photo(Paper):
     batch_frames: int = 8  # ours
     recognizer_updates: int = 2  # ours: D must keep up for the figure to mean anything
     attack_steps: int = 1000  # ours: the retrained attacker starts from D, the other from nothing
+    invert_steps: int = 1000  # ours
     landmark_steps: int = 1000  # ours
     folds: int = 2  # LFW: the pack holds folds 9 and 10
     sample_every: int = 250  # ours
@@ -220,6 +224,7 @@ class PhotoCPU(Photo):
     batch_faces: int = 16  # ours
     batch_frames: int = 8  # ours
     attack_steps: int = 300  # ours
+    invert_steps: int = 300  # ours
     landmark_steps: int = 400  # ours
     eval_batch: int = 64  # ours
     sample_every: int = 100  # ours
@@ -266,6 +271,7 @@ class Toy(Paper):
     batch_frames: int = 8  # ours
     recognizer_updates: int = 2  # ours: D must keep up for the figure to mean anything
     attack_steps: int = 300  # ours
+    invert_steps: int = 300  # ours
     landmark_steps: int = 400  # ours
     eval_batch: int = 64  # ours
     sample_every: int = 100  # ours

@@ -331,16 +331,18 @@ def toy_actions(seed: int, count: int, size: int, identities: range, start: int 
     """
     world = ToyWorld(seed)
     scenes = []
+    names = []
     for i in range(count):
         person = identities[i // len(ACTIONS) % len(identities)]
         scenes.append(world.scene(i % len(ACTIONS), person, start + i, size=size))
+        names.append(f"toy_{person:04d}/toy_{start + i:05d}")
     no_face = np.zeros((0, 4))
     return ActionSet(
         _stack(scenes),
         [scene.box for scene in scenes],
         [torch.tensor([scene.label]) for scene in scenes],
         [no_face if scene.face_box is None else scene.face_box for scene in scenes],
-        [f"toy_{start + i:05d}" for i in range(count)],
+        names,
         list(ACTIONS),
         _near_face(ACTIONS),
     )

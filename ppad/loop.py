@@ -255,6 +255,8 @@ class Loop:
 class TrialLoop:
     """Used like `Loop`: a few steps of each stage are timed, and nothing is written."""
 
+    folder = None  # nothing is kept
+
     def __init__(self, title: str):
         self.title = title
         self.seed = 0

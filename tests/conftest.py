@@ -51,6 +51,7 @@ TINY = {
     "T1": 3,
     "T2": 2,
     "attack_steps": 3,
+    "invert_steps": 2,
     "landmark_steps": 2,
     "log_every": 1,
     "sample_every": 2,
