@@ -8,9 +8,9 @@ suppression - is torchvision's. This file adds three things:
 
 * `ActionDetector`, with this package's conventions: frames in [-1, 1], boxes in pixels, checked
   targets, one method for training (`losses`) and one for use (`detect`);
-* the choice of body: a ResNet with a feature pyramid (the paper's is "resnet101"), a MobileNetV2
-  without one, whose deepest ImageNet map classifies the action (for small sets and machines), and
-  "toy";
+* the choice of body: "resnet101_c4", the ResNet-101 as Faster R-CNN used it when the paper was
+  written; ResNets with a feature pyramid, as torchvision does today; a MobileNetV2, whose deepest
+  ImageNet map classifies the action (for small sets and machines); and "toy";
 * `ToyBody` with `ToyBoxHead`, a detector of under 2 M parameters that learns from scratch on two
   CPU cores.
 
@@ -20,16 +20,17 @@ detector read different maps. Finding a person needs a large receptive field and
 region proposal network reads one stride-16 map. Classifying the action needs detail: RoIAlign
 reads a stride-4 map into a fine grid, and the box head has convolutions.
 
-Open in the paper, decided here: a long side of at most 800 px ("600 x 800" for DALY is read as
-min_size=600, max_size=800, and JHMDB's frames never reach the limit), and torchvision's defaults
-for anchors, sampling and thresholds, with the first two stages of a pretrained ResNet frozen.
+Open in the paper, decided here: the C4 form (the paper names ResNet-101 only), a long side of at
+most 800 px ("600 x 800" for DALY is read as min_size=600, max_size=800, and JHMDB's frames never
+reach the limit), and torchvision's defaults where nothing else is said, with the first two stages
+of a pretrained ResNet frozen.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
+from torchvision.models import mobilenet_v2, resnet101
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -37,8 +38,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-BODIES = RESNETS + ("mobilenet_v2", "toy")
+PYRAMIDS = ("resnet18", "resnet34", "resnet50", "resnet101")
+BODIES = ("resnet101_c4", *PYRAMIDS, "mobilenet_v2", "toy")
 # torchvision's names of the four losses.
 LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
@@ -46,15 +47,18 @@ LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_bo
 # files.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Height over width of the anchors: torchvision's three.
+# Height over width of the anchors: Ren et al.'s three, and torchvision's.
 SHAPES = (0.5, 1.0, 2.0)
+# Ren et al. 2016, section 3.3: anchors in px at a short side of 600. At another they scale with it
+# (ours; 73, 145 and 290 at JHMDB's 340), so that they cover the same share of a frame.
+C4_ANCHORS = (128, 256, 512)
 
 
 @dataclass
 class DetectorConfig:
     """Settings of A. The defaults are the paper's for JHMDB, except that DALY has the 10 classes.
 
-    body              one of `BODIES`; the paper uses "resnet101" (section 4).
+    body              one of `BODIES`; the paper uses a ResNet-101 (section 4).
     classes           number of actions without background: 10 for DALY, 21 for JHMDB (section 5).
     min_size,         frames are resized so that the short side is `min_size`, unless the long side
     max_size          would then exceed `max_size` (pixels). Section 4: 340 for JHMDB; 600 and 800
@@ -63,11 +67,11 @@ class DetectorConfig:
     weights           path of a torchvision ImageNet file for this body (resnet101-....pth), or None
                       to start from scratch.
     trainable_layers  how many of the body's stages are trained, counted from the top, when it
-                      starts from `weights` (ResNet 0-5, MobileNetV2 0-6). 3 is torchvision's
+                      starts from `weights` (ResNets 0-5, MobileNetV2 0-6). 3 is torchvision's
                       default and freezes what Faster R-CNN froze. Without weights all are trained.
     """
 
-    body: str = "resnet101"
+    body: str = "resnet101_c4"
     classes: int = 10
     min_size: int | None = None
     max_size: int | None = None
@@ -84,7 +88,7 @@ class DetectorConfig:
             )
         if self.body == "toy" and self.weights is not None:
             raise ValueError("weights is set, but no ImageNet file fits the toy; leave it at None")
-        stages = 5 if self.body in RESNETS else 6
+        stages = 5 if self.body.startswith("resnet") else 6
         if not 0 <= self.trainable_layers <= stages:
             raise ValueError(
                 f"trainable_layers is {self.trainable_layers}; "
@@ -112,8 +116,7 @@ class ActionDetector(nn.Module):
     def __init__(self, config: DetectorConfig):
         super().__init__()
         self.config = config
-        build = _build_toy if config.body == "toy" else _build_full_size
-        self.model = build(config)
+        self.model = _build_toy(config) if config.body == "toy" else _build_full_size(config)
 
     def losses(self, frames: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The four losses whose sum is the paper's L_det, with gradients to weights and frames.
@@ -212,28 +215,22 @@ def _check_targets(
 
 
 def _build_full_size(config: DetectorConfig) -> FasterRCNN:
-    """Faster R-CNN on a ResNet with a feature pyramid, with torchvision's own anchors, heads and
-    thresholds, or on a MobileNetV2 (`MobileBody`)."""
-    # ImageNet's batch statistics stay fixed when they come with the weights: a few frames per step
-    # are too few to estimate them again. Without weights there is nothing to freeze.
+    """Faster R-CNN on an ImageNet body: as C4, with a feature pyramid, or on a MobileNetV2.
+
+    ImageNet's batch statistics stay fixed when they come with the weights: a few frames per step
+    are too few to estimate them again. Without weights there is nothing to freeze.
+    """
     scratch = config.weights is None
     norm_layer = nn.BatchNorm2d if scratch else FrozenBatchNorm2d
-    if config.body in RESNETS:
-        backbone = resnet_fpn_backbone(
-            backbone_name=config.body,
-            weights=None,  # read from a file below; nothing is downloaded
-            norm_layer=norm_layer,
-            trainable_layers=5 if scratch else config.trainable_layers,
-        )
-        # torchvision's default, written out because it belongs to a ResNet's five levels (strides
-        # 4-64): one anchor size per level.
-        sizes = ((32,), (64,), (128,), (256,), (512,))
-        heads = {"rpn_anchor_generator": AnchorGenerator(sizes, (SHAPES,) * 5)}
+    learning = config.trainable_layers
+    if scratch:
+        learning = 5 if config.body.startswith("resnet") else 6
+    if config.body == "resnet101_c4":
+        backbone, heads = _c4(config, norm_layer, learning)
+    elif config.body == "mobilenet_v2":
+        backbone, heads = _mobile(config, norm_layer, learning)
     else:
-        backbone = MobileBody(norm_layer, 6 if scratch else config.trainable_layers)
-        heads = _mobile_heads(config)
-    if not scratch:
-        _load_body(backbone.body, config)
+        backbone, heads = _pyramid(config, norm_layer, learning)
     # The model normalizes frames by (x - mean) / std. A value v in [0, 1] is 2 v - 1 in [-1, 1],
     # and so are ImageNet's constants.
     return FasterRCNN(
@@ -245,6 +242,50 @@ def _build_full_size(config: DetectorConfig) -> FasterRCNN:
         image_std=[2 * std for std in IMAGENET_STD],
         **heads,
     )
+
+
+def _c4(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Module, dict]:
+    """The Faster R-CNN of 2018 (He et al. 2016; Ren et al. 2016; the public code of both).
+
+    ResNet-101's conv1 to layer3 make one map of stride 16. Each region is pooled from it to 14x14;
+    layer4, which halves that to 7x7, and a mean over space are the head.
+    """
+    resnet = resnet101(norm_layer=norm_layer)
+    resnet.fc = nn.Identity()
+    _load_body(resnet, config)
+    conv1 = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
+    stages = [conv1, resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
+    for stage in stages[: 5 - learning]:
+        stage.requires_grad_(False)
+    backbone = nn.Sequential(*stages[:4])  # (B, 3, H, W) -> (B, 1024, H / 16, W / 16)
+    backbone.out_channels = 1024  # FasterRCNN requires this attribute
+    sizes = tuple(round(size * config.min_size / 600) for size in C4_ANCHORS)
+    return backbone, {
+        "rpn_anchor_generator": AnchorGenerator((sizes,), (SHAPES,)),
+        "rpn_pre_nms_top_n_train": 12000,  # Ren et al.'s code, as are the other four numbers
+        "rpn_post_nms_top_n_train": 2000,
+        "rpn_pre_nms_top_n_test": 6000,
+        "rpn_post_nms_top_n_test": 300,
+        "box_batch_size_per_image": 128,
+        "box_roi_pool": MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2),
+        "box_head": nn.Sequential(resnet.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        "box_predictor": FastRCNNPredictor(2048, config.classes + 1),
+    }
+
+
+def _pyramid(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Module, dict]:
+    """A ResNet with a feature pyramid: torchvision's own heads, sampling and thresholds."""
+    backbone = resnet_fpn_backbone(
+        backbone_name=config.body,
+        weights=None,  # read from a file below; nothing is downloaded
+        norm_layer=norm_layer,
+        trainable_layers=learning,
+    )
+    _load_body(backbone.body, config)
+    # torchvision's default, written out because it belongs to a ResNet's five levels (strides
+    # 4-64): one anchor size per level.
+    sizes = ((32,), (64,), (128,), (256,), (512,))
+    return backbone, {"rpn_anchor_generator": AnchorGenerator(sizes, (SHAPES,) * 5)}
 
 
 class MobileBody(nn.Module):
@@ -274,13 +315,15 @@ class MobileBody(nn.Module):
         return {"deep": self.body[self.SPLIT :](wide), "wide": wide}  # (B, DEEP, H / 32, W / 32)
 
 
-def _mobile_heads(config: DetectorConfig) -> dict:
+def _mobile(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Module, dict]:
     """Proposals from the wide map, classes from a 3x3 grid on the deep one (ours)."""
+    backbone = MobileBody(norm_layer, learning)
+    _load_body(backbone.body, config)
     grid = 3  # of a region that fills most of a small still; the deep map is 8x8 at 256 px
     # Many sizes and few samples per frame: one person fills most of a small picture, and the few
     # positive anchors would have no weight among torchvision's 256 samples.
     anchors = CoarseAnchors(sizes=((32, 48, 72, 108, 160, 230),), aspect_ratios=(SHAPES,))
-    return {
+    return backbone, {
         "rpn_anchor_generator": anchors,
         "rpn_head": CoarseRPNHead(MobileBody.WIDE, anchors.num_anchors_per_location()[0]),
         "rpn_batch_size_per_image": 32,
@@ -297,7 +340,9 @@ def _mobile_heads(config: DetectorConfig) -> dict:
 
 
 def _load_body(body: nn.Module, config: DetectorConfig) -> None:
-    """Load a body from a torchvision classification file, without its classifier."""
+    """Fill a body from a torchvision classification file, if one is given, but its classifier."""
+    if config.weights is None:
+        return
     try:
         # weights_only: a weight file from elsewhere may hold tensors, never code.
         state = torch.load(config.weights, map_location="cpu", weights_only=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torchvision.models import mobilenet_v2, resnet18
+from torchvision.models import mobilenet_v2, resnet18, resnet101
 from torchvision.ops import box_iou
 
+from ppad import detector as module
 from ppad.detector import (
     BODIES,
     IMAGENET_MEAN,
@@ -318,6 +319,89 @@ def test_other_resnets_can_be_built(body):
     assert [len(detector.model.backbone.body[f"layer{i}"]) for i in (1, 2, 3, 4)] == blocks
 
 
+# ------------------------------------------------------------------ the Faster R-CNN of 2018
+
+
+@pytest.mark.parametrize(
+    "min_size, anchors",
+    [(600, (128, 256, 512)), (340, (73, 145, 290))],  # DALY; JHMDB: 340 / 600 of them
+)
+def test_c4_has_the_known_size_strides_and_anchors(min_size, anchors, monkeypatch):
+    """51,991,844 parameters with 10 classes: batch norm is frozen, so its numbers are none."""
+    monkeypatch.setattr(module, "_load_body", lambda body, config: None)
+    settings = DetectorConfig(min_size=min_size, max_size=800, weights="resnet101.pth")
+    with torch.device("meta"):
+        detector = ActionDetector(settings)
+    assert sum(p.numel() for p in detector.parameters()) == 51_991_844
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in detector.modules())
+    with torch.device("meta"):
+        frames = torch.zeros(1, 3, 608, 800)
+        features = detector.model.backbone(frames)
+        regions = detector.model.roi_heads.box_head[0](torch.zeros(2, 1024, 14, 14))
+    assert features.shape == (1, 1024, 608 / 16, 800 / 16)
+    assert regions.shape == (2, 2048, 7, 7)
+    assert detector.model.roi_heads.box_head(torch.zeros(2, 1024, 14, 14, device="meta")).shape == (
+        2,
+        2048,
+    )
+    assert detector.model.roi_heads.box_roi_pool.output_size == (14, 14)
+    assert detector.model.rpn.anchor_generator.sizes == (anchors,)
+    assert detector.model.rpn.anchor_generator.aspect_ratios == ((0.5, 1.0, 2.0),)
+    assert detector.model.rpn.head.cls_logits.out_channels == 9
+
+
+@pytest.fixture(scope="module")
+def resnet101_file(tmp_path_factory):
+    """A file as torchvision's own; each block adds little, or 33 of them would overflow."""
+    torch.manual_seed(1)
+    source = resnet101(weights=None).state_dict()
+    for name in source:
+        if name.endswith("bn3.weight"):
+            source[name] = torch.full_like(source[name], 0.3)
+        elif "running" in name:
+            source[name] = source[name] + 0.01 * torch.rand(source[name].shape)
+    path = tmp_path_factory.mktemp("weights") / "resnet101.pth"
+    torch.save(source, path)
+    return path, source
+
+
+def test_c4_is_filled_by_torchvisions_file_and_frozen_as_said(resnet101_file):
+    path, source = resnet101_file
+    detector = ActionDetector(DetectorConfig(min_size=32, max_size=32, weights=str(path)))
+    backbone = detector.model.backbone
+    head = detector.model.roi_heads.box_head
+    stages = {f"layer{n}.": part for n, part in zip((1, 2, 3, 4), [*backbone[1:], head[0]])}
+    for name, value in [*backbone[0][0].state_dict().items(), *backbone[0][1].state_dict().items()]:
+        assert torch.equal(value, source[f"{'bn1' if value.ndim == 1 else 'conv1'}.{name}"])
+    for prefix, stage in stages.items():
+        mine = stage.state_dict()
+        assert len(mine) == sum(
+            name.startswith(prefix) and "num_batches" not in name for name in source
+        )
+        assert all(torch.equal(value, source[prefix + name]) for name, value in mine.items())
+    learns = {name.split(".")[0] for name, p in backbone.named_parameters() if p.requires_grad}
+    assert learns == {"2", "3"}  # layer2 and layer3; conv1 and layer1 are frozen
+    assert all(p.requires_grad for p in detector.model.roi_heads.parameters())
+
+    frames, targets = scene(1)
+    targets = one()
+    frames.requires_grad_()
+    losses = detector.train().losses(frames, targets)
+    assert set(losses) == set(LOSS_NAMES)
+    for name, loss in losses.items():  # also through frozen layers
+        (gradient,) = torch.autograd.grad(loss, frames, retain_graph=True)
+        assert gradient.isfinite().all() and gradient.abs().sum() > 0, name
+    after = head[0].state_dict()
+    assert all(torch.equal(after[name], source[f"layer4.{name}"]) for name in after)
+    assert detector.detect(frames)[0]["boxes"].shape[1] == 4
+
+
+def test_c4_refuses_the_file_of_another_resnet(tmp_path):
+    path = make_file(resnet18(weights=None), tmp_path / "resnet18.pth")
+    with pytest.raises(ValueError, match="resnet18.pth does not fit body resnet101_c4; give"):
+        ActionDetector(DetectorConfig(weights=path))
+
+
 def make_file(model, path):
     torch.save(model.state_dict(), path)
     return str(path)
@@ -490,5 +574,6 @@ def test_config_defaults_follow_the_paper():
         "loss_classifier",
         "loss_box_reg",
     }
-    assert (config.body, config.min_size, config.classes) == ("resnet101", 340, 10)
-    assert set(BODIES) == {"resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "toy"}
+    assert (config.body, config.min_size, config.classes) == ("resnet101_c4", 340, 10)
+    pyramids = {"resnet18", "resnet34", "resnet50", "resnet101"}
+    assert set(BODIES) == {"resnet101_c4", *pyramids, "mobilenet_v2", "toy"}

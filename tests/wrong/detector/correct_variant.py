@@ -11,7 +11,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-BODIES = (*RESNETS, "mobilenet_v2", "toy")
+BODIES = ("resnet101_c4", *RESNETS, "mobilenet_v2", "toy")
 LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,7 +21,7 @@ SHAPES = (0.5, 1.0, 2.0)
 class DetectorConfig:
     def __init__(
         self,
-        body="resnet101",
+        body="resnet101_c4",
         classes=10,
         min_size=None,
         max_size=None,
