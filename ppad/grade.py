@@ -9,18 +9,21 @@ Exit status: 0 when everything was graded, whatever the points; 2 for a mistake 
 
 A component is any module of `ppad` whose test file has marks like this one:
 
-    @pytest.mark.rubric("line of the rubric", points=2, hint="what is probably wrong", seconds=60)
+    @pytest.mark.rubric("line of the rubric", points=2, hint="what is probably wrong")
 
-Several tests may share one line: points, hint and seconds (a time limit, if unusual) come from the
-first test that gives them, and the line is earned only if all its tests pass; a skipped test has
-not passed. `tests/grading_game.py` adds its lines to every component.
+Several tests may share one line: points and hint come from the first that gives them, and the line
+is earned only if all its tests pass; a skipped test has not passed. `seconds=60` is a test's own
+time limit. `helper="psi"` says which function a line is about: in all other lines the reference's
+takes its place, so that its mistakes cost points once. `tests/grading_game.py` adds its lines to
+every component.
 
 A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
 student's file in the component's place, and writes the start and result of each to a journal. This
 process watches time, memory and output. A test that hangs or ends its process gets 0, and a new
-process continues behind it. That stops accidents and simple cheating; it is no sandbox against an
-attacker: grade files of unknown origin in a container. Memory, and the time spent waiting for a
-processor, are read from /proc, so on Linux only; elsewhere the other limits remain.
+process continues behind it. What looks like cheating (`tests/grading_checks.py`) is refused or
+noted for the instructor. That is a seat belt, no sandbox against an attacker: grade files of
+unknown origin in a container. Memory, and the time spent waiting for a processor, are read from
+/proc, so on Linux only; elsewhere the other limits remain.
 """
 
 import argparse
@@ -45,6 +48,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 GAME = "grading_game.py"
 CHILD = "grading_child.py"
+COPIED = (CHILD, "grading_checks.py", "grading_canaries.py", "conftest.py")
+CLOSED = ("ppad", "tests", "lesson_notebooks", ".git")  # folders that hold the solution
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 NEW_ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -58,6 +63,10 @@ HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR")
 MB = 2**20
 IMPORTING = "your file was imported"  # a phase: "... while your file was imported"
 PATIENCE = 20  # ours: wall-clock limits are so many times as long, see Limits
+HEADER = """\
+# Write every body that says "not written yet". The message of a ValueError names the argument that
+# is wrong and, for a shape or a choice, what was expected: the tests look for both.
+"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ class Line:
     text: str
     points: float = 0
     hint: str = ""
+    helper: str = ""  # the function that the line is about, if others use it
     tests: list[str] = field(default_factory=list)  # "file::function" or "file::Class::function"
     earned: float = 0
     reasons: list[str] = field(default_factory=list)  # one for each test that did not pass
@@ -107,14 +117,23 @@ class Report:
 def starter(source: str) -> str:
     """The file that a student begins with, made from the source of the real module.
 
-    Every body is replaced by `raise NotImplementedError`, and private helpers are left out.
-    Docstrings, imports, constants, signatures and the fields of dataclasses stay as they are,
-    comments included. Expects this package's indentation, four spaces.
+    Every body is replaced by `raise NotImplementedError`; private helpers, and imports that only
+    bodies use, are left out. Docstrings, constants, signatures and the fields of dataclasses stay
+    as they are, comments included. Expects this package's indentation, four spaces.
     """
     rows = source.splitlines(keepends=True)
     for first, last, text in sorted(_edits(rows, ast.parse(source).body), reverse=True):
         rows[first:last] = [text]
-    return "".join(rows)
+    tree = ast.parse("".join(rows))
+    rows = "".join(rows).splitlines(keepends=True)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in reversed(tree.body):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [name for name in node.names if (name.asname or name.name) in used]
+            if names != node.names:
+                node.names = names
+                rows[node.lineno - 1 : node.end_lineno] = [ast.unparse(node) + "\n"] * bool(names)
+    return HEADER + re.sub(r"\n{3,}(?=import |from )", "\n\n", "".join(rows))
 
 
 def _edits(rows: list[str], nodes: list[ast.stmt]):
@@ -141,9 +160,9 @@ def _first_row(rows: list[str], node) -> int:
 def _without_body(rows: list[str], node: ast.FunctionDef) -> tuple[int, int, str]:
     """The edit that leaves a function its signature and docstring."""
     body = node.body[0]
-    todo = 'raise NotImplementedError("write me")'
+    todo = f'raise NotImplementedError("not written yet: {node.name}")'
     if node.name == "__post_init__":  # runs at import, in a default like `config=Config()`
-        todo = "pass  # write me"
+        todo = "pass  # not written yet"
     todo = f"{' ' * (node.col_offset + 4)}{todo}\n"
     if ast.get_docstring(node) is not None:
         return body.end_lineno, node.end_lineno, todo
@@ -175,6 +194,7 @@ def _rubric(files: list[Path]) -> tuple[list[Line], dict[str, float]]:
             line = lines.setdefault(text, Line(text))
             line.points = line.points or given.get("points", 0)
             line.hint = line.hint or given.get("hint", "")
+            line.helper = line.helper or given.get("helper", "")
             line.tests.append(test)
             if "seconds" in given:
                 seconds[test] = given["seconds"]
@@ -203,20 +223,19 @@ def grade(
     Whatever the file does gives a Report; raises OSError only if the file cannot be read.
     """
     began = time.monotonic()
-    source = Path(student).read_bytes()
+    source, notes = _read(Path(student))
     files = [root / "tests" / name for name in [f"test_{component}.py"] + [GAME] * game]
     lines, own_seconds = _rubric(files)
-    real = (root / "ppad" / f"{component}.py").read_text(encoding="utf-8")
     orders = {
         "component": component,
+        "real": (root / "ppad" / f"{component}.py").read_text(encoding="utf-8"),
         "tests": [test for line in lines for test in line.tests],
-        "names": re.findall(r"^(?:def |class |(?=\w+ = ))([a-zA-Z]\w*)", real, re.MULTILINE),
-        # Imported before time is measured: from a cold disk, torch can take a minute.
-        "packages": re.findall(r"^(?:import|from) (?!ppad)([\w.]+)", real, re.MULTILINE),
+        "helpers": {test: line.helper for line in lines for test in line.tests if line.helper},
+        "closed": [str(root / name) for name in CLOSED],
         "file": limits.file,
         "memory": limits.memory,
     }
-    run = _Run(limits, own_seconds)
+    run = _Run(limits, own_seconds, notes)
     for _ in range(limits.restarts + 1):
         with tempfile.TemporaryDirectory(prefix="ppad_grade_", ignore_cleanup_errors=True) as place:
             _copy_files(Path(place), root, files, component, source)
@@ -246,12 +265,24 @@ def grade(
     return Report(component, str(student), points, out_of, lines, run.notes, seconds)
 
 
+def _read(student: Path) -> tuple[bytes, list[str]]:
+    """The student's source, of a notebook its code cells, and what to note about that."""
+    source = student.read_bytes()
+    try:
+        cells = [cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"]
+        code = "\n\n".join("".join(cell["source"]) for cell in cells)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return source, []
+    code = re.sub(r"^[%!].*$", "", code, flags=re.MULTILINE)  # commands of Jupyter's own
+    return code.encode(), ["a notebook was handed in: all its code cells are graded as one file"]
+
+
 def _copy_files(place: Path, root: Path, files: list[Path], component: str, source: bytes) -> None:
     """Fill the folder `place` with what the subprocess needs."""
     for name in ("ppad", "tests", "home"):
         (place / name).mkdir()
     (place / "pytest.ini").write_text("[pytest]\n")  # so that pytest looks for none above
-    tests = [*files, root / "tests" / "conftest.py", root / "tests" / CHILD]
+    tests = [*files, *(root / "tests" / name for name in COPIED)]
     for path in [*(root / "ppad").glob("*.py"), *tests]:
         shutil.copyfile(path, place / path.relative_to(root))
     (place / "ppad" / f"{component}.py").write_bytes(source)
@@ -260,13 +291,13 @@ def _copy_files(place: Path, root: Path, files: list[Path], component: str, sour
 class _Run:
     """The tests of one submission, in one process after another. own_seconds: of single tests."""
 
-    def __init__(self, limits: Limits, own_seconds: dict[str, float]):
+    def __init__(self, limits: Limits, own_seconds: dict[str, float], notes: list[str]):
         self.limits = limits
         self.own_seconds = own_seconds
         self.left = limits.seconds
         self.results = {}  # test -> "" if passed, else the reason
         self.collected = set()
-        self.notes = []
+        self.notes = notes
 
     def process_tests(self, place: Path, orders: dict) -> str:
         """Run the tests without result in a new process. Returns why it did not end well, or ""."""
@@ -412,7 +443,8 @@ def _table(report: Report) -> str:
         if not line.reasons or (report.notes and line.reasons[0].endswith(report.notes[-1])):
             continue  # nothing missed, or the note above has said why
         more = f" (and {len(line.reasons) - 1} more)" if len(line.reasons) > 1 else ""
-        for text in (f"hint: {line.hint}", line.reasons[0] + more):
+        unwritten = "not written yet" in line.reasons[0]  # a hint would only puzzle
+        for text in [f"hint: {line.hint}"] * (not unwritten) + [line.reasons[0] + more]:
             rows += textwrap.wrap(text, 100, initial_indent=" " * 11, subsequent_indent=" " * 13)
     return "\n".join(rows)
 

@@ -5,20 +5,28 @@ they happen, so that the parent knows in which test this process hung or ended. 
 [token, event, value, reason]:
 
     phase       value: what is going on, or "your file was imported", when time starts to count
-    note        reason: what is wrong with the file as a whole
+    note        reason: what is wrong with the file as a whole, or what an instructor should see
     collected   value: names of the tests
     start       value: a test
     result      value: a test; reason: why it did not pass, "" if it did
     end         reason: why the tests could not be run, "" if they were
+
+A test has passed if its body ran to its end and the checks of `grading_checks.py` found nothing
+after it.
 """
 
+import functools
 import importlib
 import json
 import os
+import re
 import sys
 import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
+import grading_checks
 import pytest
 
 # Bytes (ours): this far above the parent's memory limit, a single huge request fails by itself.
@@ -46,17 +54,39 @@ class Journal:
 class Recorder:
     """A pytest plugin that chooses the rubric's tests and journals their results."""
 
-    def __init__(self, journal: Journal, tests: list[str], done: list[str]):
+    def __init__(self, journal: Journal, orders: dict, watch, module, helpers: dict):
         self.journal = journal
-        self.tests = tests
-        self.done = done
+        self.tests = orders["tests"]
+        self.done = orders["done"]
+        self.about = orders["helpers"]  # test -> the helper that it is about
+        self.watch = watch  # a function: what has been tampered with, or ""
+        self.module = module  # the student's
+        self.helpers = helpers  # name -> the reference's function
         self.problems = []  # why files could not be collected
         self.reasons = []  # why the present test has not passed
+        self.finished = False  # whether the present test's body ran to its end
 
     def pytest_collection_modifyitems(self, items):
+        pytest.register_assert_rewrite("grading_canaries")  # as the tests' own asserts are
+        importlib.import_module("grading_canaries")
         items[:] = [item for item in items if item.nodeid.partition("[")[0] in self.tests]
         self.journal.write("collected", [item.nodeid for item in items])
         items[:] = [item for item in items if item.nodeid not in self.done]
+        for item in items:
+            item.obj = self._followed(item, item.obj)
+
+    def _followed(self, item, body):
+        """The test `body`, with the reference's helpers and with its end noticed."""
+
+        @functools.wraps(body)
+        def follow(*args, **kwargs):
+            own = self.about.get(item.nodeid.partition("[")[0], "")
+            given = {name: ref for name, ref in self.helpers.items() if name != own}
+            with _replaced(given, self.module, item.module):
+                body(*args, **kwargs)
+            self.finished = True
+
+        return follow
 
     def pytest_collectreport(self, report):
         if report.failed:
@@ -64,6 +94,7 @@ class Recorder:
 
     def pytest_runtest_logstart(self, nodeid):
         self.reasons.clear()
+        self.finished = False
         self.journal.write("start", nodeid)
 
     def pytest_runtest_logreport(self, report):
@@ -75,6 +106,12 @@ class Recorder:
             self.reasons.append("skipped, which counts as not passed")
 
     def pytest_runtest_logfinish(self, nodeid):
+        if not self.reasons and not self.finished:
+            self.reasons.append("the test did not run to its end")
+        tampered = self.watch()
+        if tampered:
+            self.journal.write("note", reason=f"for the instructor: {tampered}; no test counts")
+            self.reasons.insert(0, f"not counted: {tampered}")
         self.journal.write("result", nodeid, self.reasons[0] if self.reasons else "")
 
 
@@ -82,9 +119,23 @@ def main() -> None:
     orders = json.loads(sys.stdin.readline())
     journal = Journal(orders["journal"], orders.pop("token"))
     threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
-    for name in orders["packages"]:
+    real = orders.pop("real")
+    # Imported before time is measured: from a cold disk, torch can take a minute.
+    for name in re.findall(r"^(?:import|from) (?!ppad)([\w.]+)", real, re.MULTILINE):
         importlib.import_module(name)
+    names = re.findall(r"^(?:def |class |(?=\w+ = ))([a-zA-Z]\w*)", real, re.MULTILINE)
+    path = os.path.abspath(f"ppad/{orders['component']}.py")
+    for note in grading_checks.notes_on(Path(path).read_bytes(), real):
+        journal.write("note", reason=note)
+    helpers = {
+        name: grading_checks.reference_helper(name, real) for name in {*orders["helpers"].values()}
+    }
+    del real
+    watch = functools.partial(_tampered, grading_checks.Snapshot(), path)
     _limit_resources(orders["file"], orders["memory"])
+    grading_checks.guard(
+        os.getcwd(), orders["closed"], path, lambda reason: journal.write("note", reason=reason)
+    )
 
     journal.write("phase", "your file was imported")
     try:
@@ -93,7 +144,7 @@ def main() -> None:
         where = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         reason = _reason(f"{type(error).__name__}: {error}")
         journal.end(f"your file cannot be imported: {reason}{where}")
-    missing = [name for name in orders["names"] if not hasattr(module, name)]
+    missing = [name for name in names if not hasattr(module, name)]
     for name in missing:  # so that only the tests that need it fail
         setattr(module, name, _absent(name))
     if missing:
@@ -107,7 +158,7 @@ def main() -> None:
         journal.end(f"the tests could not use your file: {reason}")
     files = dict.fromkeys(test.partition("::")[0] for test in orders["tests"])
     words = ["-q", "-s", "--rootdir=.", "-p", "no:cacheprovider"]
-    recorder = Recorder(journal, orders["tests"], orders["done"])
+    recorder = Recorder(journal, orders, watch, module, helpers)
     status = pytest.main([*words, "--continue-on-collection-errors", *files], plugins=[recorder])
     if status != pytest.ExitCode.INTERRUPTED:
         problem = (
@@ -118,6 +169,37 @@ def main() -> None:
         journal.end(problem)
     sys.stdout.flush()
     os._exit(3)  # interrupted: the parent knows in which test
+
+
+def _tampered(snapshot, path: str) -> str:
+    """What makes the tests' comparisons worthless, "" if nothing does. path: the student's file."""
+    replaced = snapshot.replaced()
+    if replaced:
+        return f"your file replaced {replaced}"
+    comparing = grading_checks.comparing_class(path)
+    if comparing:
+        return f"your file has {comparing}, which decides what tests see as equal"
+    for canary in sys.modules["grading_canaries"].CANARIES:
+        try:
+            canary()
+        except BaseException:  # pytest.fail's is no Exception
+            continue
+        return f"a check that must fail passed ({canary.__name__})"
+    return ""
+
+
+@contextmanager
+def _replaced(given: dict, *modules):
+    """Inside, the modules have the functions `given`, name -> function, where they have such."""
+    before = [(module, name, vars(module)[name]) for module in modules for name in given
+              if name in vars(module)]  # fmt: skip
+    for module, name, _ in before:
+        setattr(module, name, given[name])
+    try:
+        yield
+    finally:
+        for module, name, function in before:
+            setattr(module, name, function)
 
 
 def _follow(parent: int) -> None:
@@ -147,6 +229,7 @@ def _reason(text: str) -> str:
     """
     rows = [row for row in text.strip().splitlines() if row.strip()] or [""]
     best = ([row[1:] for row in rows if row.startswith("E  ")] or rows)[-1]
+    best = best.strip().removeprefix("NotImplementedError: ")  # "not written yet: psi"
     return "".join(c if c.isprintable() else " " for c in best).strip()[:300]
 
 

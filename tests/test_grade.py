@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import grading_checks
 import pytest
 
 from ppad import grade
@@ -93,8 +94,10 @@ def course(tmp_path):
     root = tmp_path / "course"
     for name in ("ppad", "tests", "submissions"):
         (root / name).mkdir(parents=True)
-    for name in ("ppad/__init__.py", "ppad/grade.py", "tests/grading_child.py"):
-        shutil.copyfile(ROOT / name, root / name)
+    for name in ("__init__.py", "grade.py"):
+        shutil.copyfile(ROOT / "ppad" / name, root / "ppad" / name)
+    for path in (ROOT / "tests").glob("grading_c*.py"):
+        shutil.copyfile(path, root / "tests" / path.name)
     (root / "ppad" / "shapes.py").write_text(SHAPES)
     (root / "tests" / "conftest.py").write_text(CONFTEST)
     (root / "tests" / "test_shapes.py").write_text(TEST_SHAPES)
@@ -134,7 +137,7 @@ def points(report):
 
 def test_the_real_module_gets_full_points(course):
     report = grade.grade("shapes", course / "ppad" / "shapes.py", course)
-    assert (report.points, report.out_of, report.notes) == (10, 10, [])
+    assert (report.points, report.out_of) == (10, 10)
     assert [(line.text, line.points, line.hint) for line in report.lines] == [
         ("doubles numbers", 2, "times two, not squared"),
         ("area is width times height", 3, "width * height"),
@@ -259,6 +262,204 @@ def test_a_file_that_cannot_be_imported_gets_0_and_is_told_why(course, case):
     assert files_of(course) == before and "Traceback" not in grade._table(report)
 
 
+# Ways to points without the work. Each must cost all points or be named to the instructor; where
+# words are given, both.
+STACK = """
+import sys
+frame = sys.{look}
+while frame:
+    for value in list(frame.f_locals.values()):
+        if type(value).__name__ == "Journal":
+            tests = ["test_double[2]", "test_double[3]", "TestArea::test_area"]
+            names = ["tests/test_shapes.py::" + test for test in tests]
+            value.write("collected", names)
+            for name in names:
+                value.write("start", name)
+                value.write("result", name)
+            value.end()
+    frame = frame.f_back
+"""
+ALWAYS_EQUAL = """
+class Yes{base}:
+    def __eq__(self, other): return True
+def double(x): return Yes()
+def area(a, b): return Yes()
+"""
+STRIP = """
+import ast
+from _pytest.assertion import rewrite
+real = rewrite.rewrite_asserts
+def strip(tree, *rest):
+    for node in ast.walk(tree):
+        if isinstance(getattr(node, "body", None), list):
+            kept = [row for row in node.body if not isinstance(row, ast.Assert)]
+            node.body = kept or ast.parse("pass").body
+    real(ast.fix_missing_locations(tree), *rest)
+rewrite.rewrite_asserts = strip
+"""
+NOTHING = "def double(x): return 0\ndef area(a, b): return 0\nSIDES = 4\nclass Box: pass\n"
+CHEATS = {
+    "real module by its path": (
+        "import importlib.util as u\ns = u.spec_from_file_location('s', {real!r})\n"
+        "m = u.module_from_spec(s)\ns.loader.exec_module(m)\nfrom s import *\n",
+        "uses importlib.util",
+        "read the solution",
+    ),
+    "real module through /proc": (
+        "import os\nexec(open(f'/proc/{{os.getppid()}}/cwd/ppad/shapes.py').read())\n",
+        "uses exec",
+        "read the solution",
+    ),
+    "real module read in a try": (
+        "try:\n    text = open({real!r}).read()\nexcept Exception:\n    text = ''\n" + SHAPES,
+        "read the solution",
+    ),
+    "real module by a program": (
+        "import os\nexec(os.popen('cat {real}').read())\n",
+        "uses os.popen",
+        "start a program",
+    ),
+    "the asserts of pytest": (STRIP + NOTHING, "rewrite_asserts", "no test counts"),
+    "pytest runs no test": (
+        "import _pytest.python as p\np.Function.runtest = lambda self: None\n" + NOTHING,
+        "replaces p.Function.runtest",
+        "no test counts",
+    ),
+    "pytest's raises": (
+        "import contextlib, pytest\n"
+        "pytest.raises = lambda *a, **k: contextlib.suppress(Exception)\n" + SHAPES,
+        "replaces pytest.raises",
+        "your file replaced pytest.raises",
+    ),
+    "a library without its name": (
+        "m = __import__('ma' + 'th')\nsetattr(m, 'sq' + 'rt', lambda x: 3.0)\n" + SHAPES,
+        "uses __import__",
+        "your file replaced math.sqrt",
+    ),
+    "a value equal to everything": (ALWAYS_EQUAL.format(base=""), "uses __eq__", "Yes.__eq__"),
+    "a number equal to everything": (
+        ALWAYS_EQUAL.format(base="(float)"),
+        "uses __eq__",
+        "no test counts",
+    ),
+    "a class made without a class": (
+        "def double(x): return type('Y', (int,), {'__e' + 'q__': lambda a, b: True})()\n" + AREA,
+        "Y.__eq__",
+    ),
+    "the reporter on the stack": (
+        STACK.replace("{look}", "_getframe()") + NOTHING,
+        "uses sys._getframe",
+        "own variables",
+    ),
+    "the reporter, hidden": (
+        STACK.replace("sys.{look}", "getattr(sys, '_getf' + 'rame')()") + NOTHING,
+        "uses frame.f_back",
+        "own variables",
+    ),
+    "writes outside": ("open({outside!r}, 'w').write('x')\n" + SHAPES, "write outside its folder"),
+    "writes outside in a try": (
+        "try:\n    open({outside!r}, 'w').write('x')\nexcept Exception: pass\n" + SHAPES,
+        "write outside its folder",
+    ),
+    "deletes outside": (
+        "import os\ntry: os.remove({student!r})\nexcept Exception: pass\n" + SHAPES,
+        "write outside its folder",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHEATS)
+def test_cheating_costs_all_points_or_is_named_to_the_instructor(course, case):
+    source, *words = CHEATS[case]
+    real = str(course / "ppad" / "shapes.py")
+    outside = course / "submissions" / "outside.txt"
+    student = course / "submissions" / "student.py"
+    for name, value in (("real", real), ("outside", str(outside)), ("student", str(student))):
+        source = source.replace(f"{{{name}!r}}", repr(value)).replace(f"{{{name}}}", value)
+    hand_in(course, source.replace("{{", "{").replace("}}", "}"))
+    done = command(course, "shapes", student, "--json", "report.json")
+    (report,) = json.loads((course / "report.json").read_text())
+    notes = " ".join(note for note in report["notes"] if note.startswith("for the instructor"))
+    for word in words:
+        assert word in notes, done.stdout
+    honest = SHAPES in source
+    assert report["points"] == 0 or honest, done.stdout
+    assert not outside.exists() and student.is_file()
+
+
+def test_honest_files_are_not_suspected(course):
+    """What students write and the reference does not: other names, prints, own classes, main."""
+    honest = """
+import math
+from dataclasses import dataclass
+from functools import reduce
+
+SIDES = 2 + 2
+
+
+@dataclass
+class Box:
+    width: float = 1.0
+
+
+class Helper:
+    def __init__(self): self.cells = {}
+    def __call__(self, x): return x + x
+
+
+def double(x):
+    print("doubling", x)
+    helper = Helper()
+    helper.cells[x] = setattr(helper, "last", x)
+    return helper(x)
+
+
+def area(width, height):
+    return sum(width for _ in range(height))
+
+
+if __name__ == "__main__":
+    print(double(2), area(2, 3))
+"""
+    report = grade.grade("shapes", hand_in(course, honest), course, LIMITS)
+    assert (report.points, report.notes) == (10, [])
+
+
+def test_a_copy_with_other_names_is_named_and_another_solution_is_not():
+    real = (ROOT / "ppad" / "losses.py").read_text(encoding="utf-8")
+    copy = real.replace("previous", "last").replace("following", "new").replace("share", "part")
+    copy = copy.replace("must be", "has to be").replace("_check_labels", "_look")
+    copy = copy.replace("cosines: torch.Tensor", "cosines").replace("# ", "#  ")
+    (note,) = grading_checks.notes_on(copy.encode(), real)
+    assert "functions equal the reference but for names and texts" in note
+    other = ROOT / "tests" / "wrong" / "losses" / "correct_variant.py"
+    assert grading_checks.notes_on(other.read_bytes(), real) == []
+    assert grading_checks.notes_on(b"def (", real) == []
+
+
+def test_a_notebook_is_read_and_the_report_says_so(course):
+    cells = [
+        {"cell_type": "markdown", "source": ["# My *work*"]},
+        {"cell_type": "code", "source": ["%matplotlib inline\n", "!ls\n", "import math"]},
+        {"cell_type": "code", "source": SHAPES},
+    ]
+    path = hand_in(course, json.dumps({"cells": cells, "nbformat": 4}), "student.ipynb")
+    report = grade.grade("shapes", path, course, LIMITS)
+    assert report.points == 10 and "a notebook was handed in" in report.notes[0]
+
+
+def test_a_wrong_helper_costs_only_its_own_line(course):
+    """Lines about other functions get the reference's in its place."""
+    marked = TEST_SHAPES.replace('squared"', 'squared", helper="double"')
+    (course / "tests" / "test_shapes.py").write_text(marked)
+    uses = SHAPES.replace("math.prod([width, height])", "double(width) * height // 2")
+    wrong = uses.replace("x * n", "x ** n + 1")
+    report = grade.grade("shapes", hand_in(course, wrong), course)
+    assert points(report) == [0, 3, 5]
+    lost = grade.grade("shapes", hand_in(course, uses.replace("// 2", "")), course)
+    assert points(lost) == [2, 0, 0]
+
+
 def test_a_byte_order_mark_and_another_encoding_do_no_harm(course):
     for before in (b"\xef\xbb\xbf", '# coding: latin-1\nNAME = "gr\xfcn"\n'.encode("latin-1")):
         student = hand_in(course, before + SHAPES.encode())
@@ -362,8 +563,8 @@ def test_command_writes_the_starter_and_never_over_a_students_work(course):
     assert done.returncode == 0 and "wrote shapes.py" in done.stdout
     assert (
         (course / "shapes.py").read_text()
-        == '''"""Two functions (nothing of the paper)."""
-import math
+        == grade.HEADER
+        + '''"""Two functions (nothing of the paper)."""
 from dataclasses import dataclass
 
 SIDES = 4   # ours
@@ -375,22 +576,25 @@ class Box:
     width: float = 1.0
 
     def __post_init__(self):
-        pass  # write me
+        pass  # not written yet
 
 
 def double(x, box=Box()):
     """Twice x."""
-    raise NotImplementedError("write me")
+    raise NotImplementedError("not written yet: double")
 
 
 # ---- areas
 
 def area(width, height):
-    raise NotImplementedError("write me")
+    raise NotImplementedError("not written yet: area")
 '''
     )
     again = command(course, "--starter", "shapes")
     assert again.returncode == 2 and "exists" in again.stderr
     zero = command(course, "shapes", "shapes.py")
     assert zero.returncode == 0 and "0 of 10 points" in zero.stdout
+    rows = zero.stdout.splitlines()
+    assert rows[1].split() == ["0", "/", "2", "doubles", "numbers"]
+    assert rows[2].strip() == "test_double[2]: not written yet: double (and 1 more)"  # no hint
     assert "Traceback" not in zero.stdout + zero.stderr

@@ -7,6 +7,7 @@ every correct variant.
 import ast
 import importlib.util
 import os
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -66,7 +67,8 @@ def is_private(name):
 
 
 def filled_in(component):
-    """The starter with the real bodies put back by name, and the private helpers at the end."""
+    """The starter with the real bodies put back by name, with the imports that they need, and the
+    private helpers at the end."""
     begun = ast.parse(starter(real(component)))
     whole = ast.parse(real(component))
     theirs = definitions(begun)
@@ -77,6 +79,7 @@ def filled_in(component):
         elif not is_private(name.rpartition(".")[0]):
             parent = theirs[name.rpartition(".")[0]] if "." in name else begun
             parent.body.append(node)
+    begun.body[1:1] = imports(whole)
     return ast.unparse(begun)
 
 
@@ -97,11 +100,23 @@ def test_starter_keeps_signatures_and_docstrings_and_no_bodies(component):
             assert ast.unparse(mine.args) == ast.unparse(node.args)
             assert ast.dump(mine.returns or ast.Pass()) == ast.dump(node.returns or ast.Pass())
             rest = ast.unparse(mine.body[1 if ast.get_docstring(mine) else 0 :])
-            todo = "raise NotImplementedError('write me')"
+            todo = f"raise NotImplementedError('not written yet: {node.name}')"
             assert rest == ("pass" if node.name == "__post_init__" else todo)
         else:
             assert fields(mine) == fields(node)
     assert plain(begun) == plain(whole)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_starter_has_no_leftovers(component):
+    """No import that only bodies used, no private name in a text; what is there is used."""
+    source = starter(real(component))
+    begun = ast.parse(source)
+    used = {node.id for node in ast.walk(begun) if isinstance(node, ast.Name)}
+    assert {name.asname or name.name for row in imports(begun) for name in row.names} <= used
+    assert not re.findall(r"\b_[a-z]\w*\(|`_\w+`", source.replace("self._", ""))
+    assert source.startswith(grade.HEADER)
+    assert "\n\n\n\n" not in source and "NotImplementedError" in source
 
 
 def fields(node):
@@ -109,9 +124,13 @@ def fields(node):
     return [ast.dump(row) for row in node.body if isinstance(row, (ast.Assign, ast.AnnAssign))]
 
 
+def imports(tree):
+    return [row for row in tree.body if isinstance(row, (ast.Import, ast.ImportFrom))]
+
+
 def plain(tree):
-    """Imports and constants."""
-    kinds = (ast.FunctionDef, ast.ClassDef)
+    """Docstring and constants."""
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
     return [ast.dump(row) for row in tree.body if not isinstance(row, kinds)]
 
 
