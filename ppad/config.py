@@ -1,8 +1,9 @@
 """Presets: every number of a run in one place, each with where it comes from.
 
 A preset is a dataclass. `Paper` holds every field, at the paper's value where the paper gives one
-(Sec. 3-5); `Photo`, `PhotoCPU` and `Toy` override what a smaller world needs. Any field can be set
-on the command line of `ppad.reproduce` as `--field value`; --help lists them with a line each.
+(Sec. 3-5), and switches off what the paper has not. `Small` overrides what a smaller world needs,
+`Toy`, `PhotoCPU` and `Photo` the rest. Any field can be set on the command line of `ppad.reproduce`
+as `--field value`; --help lists them with a line each.
 
 The source of a value is the last text of its `option`, or the comment behind it: a section of the
 paper, a component's original source (`SphereFace`: the authors' training file), or `ours`, with the
@@ -12,6 +13,7 @@ reason where there is more to say than that a small world needs less.
 import argparse
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,9 @@ def option(default, help: str, source: str):
 @dataclass
 class Paper:
     """Full size: CASIA-WebFace for F, DALY or JHMDB for V, LFW for the test pairs (Sec. 5.1)."""
+
+    def __post_init__(self):
+        self.adversarial_cap = float(self.adversarial_cap)  # "inf" in files, see as_fields
 
     # ---- data
     faces: str = option(
@@ -68,8 +73,11 @@ class Paper:
     lambda_gamma: float = option(0.12, "gamma in lambda(t)", "SphereFace")
     lambda_floor: float = option(5.0, "floor in lambda(t)", "SphereFace")
     recognizer_scale: float = option(0.0, "length of D's feature in L_D; 0 = its own", "SphereFace")
+    recognizer_weights: str = option(
+        "", "public file of SphereFace-20 that D starts from; empty = none", "Sec. 4"
+    )
     # ---- A, the action detector
-    detector_body: str = option("resnet101", "body of Faster R-CNN (detector.BODIES)", "Sec. 4")
+    detector_body: str = option("resnet101_c4", "body of Faster R-CNN (detector.BODIES)", "Sec. 4")
     detector_weights: str = option(
         "", "torchvision's ImageNet file for the body; empty = none", "ours"
     )
@@ -99,7 +107,8 @@ class Paper:
     )
     color_jitter: float = option(0.0, "noise of contrast and brightness while D learns", "ours")
     # ---- the game, Algorithm 1
-    T1: int = option(60000, "steps of the game", "ours: 12 epochs (Sec. 4) of about 5,000")
+    epochs: int = option(12, "passes of the game through the action frames", "Sec. 4")
+    T1: int = option(0, "steps of the game; 0 = as many as `epochs` take", "Algorithm 1, line 1")
     T2: int = option(10000, "steps for A alone after the game", "ours: no number in the paper")
     lr_detector: float = option(1e-3, "learning rate of A", "Sec. 4")
     lr_modifier: float = option(3e-4, "learning rate of M", "Sec. 4")
@@ -118,8 +127,9 @@ class Paper:
     )
     detection_weight: float = option(1.0, "weight of L_det for M and A", "eq. 4: none")
     adversarial_cap: float = option(
-        1.0, "cap on L_D in M's term, in log N (see ppad.losses)", "ours"
+        math.inf, "cap on L_D in M's term, in log N (see ppad.losses)", "eq. 2: none"
     )
+    adversarial_margin: bool = option(True, "M's term is L_D with its angular margin", "eq. 2")
     adversarial_target: str = option("ascent", '"ascent" or "random", the ablation', "Sec. 5.6")
     # ---- evaluation
     attack_steps: int = option(
@@ -153,76 +163,34 @@ class Paper:
 
 
 @dataclass
-class Photo(Paper):
-    """Real photographs on one GPU, three seeds meant for an hour (not yet measured on a GPU)."""
+class Small(Paper):
+    """What the smaller presets share: sizes for two CPU cores, and what short trainings need."""
 
-    faces: str = "data/photo_pack/faces"  # ours: people's folders, landmarks.csv
-    actions: str = "data/photo_pack/actions"  # ours: stills with annotations.csv and faces.csv
-    frame_height: int = 320  # ours: the stills' longest side
-    frame_width: int = 320  # ours
-    face_size: int = 128  # ours: the crops are 160x160
+    face_size: int = 64  # ours
+    modifier_width: int = 16  # ours
+    modifier_blocks: int = 3  # ours
     modifier_upsample: str = "resize"  # ours: no checkerboard after a short training
     modifier_match_color: bool = True  # ours: the picture's own colors after a short training
-    modifier_width: int = 32  # ours: minutes, not days
-    modifier_blocks: int = 6  # ours: CycleGAN's choice at 128x128
-    recognizer_depth: int = 10  # ours: 254 people do not fill SphereFace-20
-    recognizer_width: int = 32  # ours
-    embedding: int = 256  # ours
+    recognizer_depth: int = 10  # ours: a few hundred people do not fill SphereFace-20
     recognizer_scale: float = 16.0  # ours: a free norm shrinks to 0 when M wins (ASoftmaxLoss)
-    other_width: int = 32  # ours
-    lambda_gamma: float = 0.12  # SphereFace
-    detector_body: str = "mobilenet_v2"  # ours: with --detector_weights; 1,000 stills are few
-    pretrain_recognizer_steps: int = 3000  # ours: 70 epochs; at the CPU size 30 were enough
-    pretrain_recognizer_batch: int = 128  # ours
-    detector_trainable: int = 4  # ours: as photo_cpu, where it was tried
-    lr_detector: float = 2e-4  # ours: likewise; at 1e-3 the body forgot ImageNet
-    pretrain_modifier_steps: int = 500  # ours: as toy
-    warmup_steps: int = 6400  # ours: twice toy's, for a picture of four times the pixels
-    warmup_faces: int = 8  # ours: as toy
-    lr_warmup: float = 1e-3  # ours: as toy
-    lr_modifier: float = 5e-4  # ours: as toy
-    lr_recognizer: float = 5e-4  # ours: as toy
-    adversarial_weight: float = 0.15  # ours: as toy; at 0.25 M only adds bright spots
-    detection_weight: float = 2.0  # ours: as toy
-    pretrain_detector_steps: int = 1500  # ours: 12 times through the stills
-    landmark_jitter: float = 1.5  # ours: 254 people overfit without it
-    color_jitter: float = 0.2  # ours
-    T1: int = 800  # ours: M and D are warmed up; eleven rows take it, three seeds each
-    T2: int = 160  # ours
-    batch_faces: int = 32  # ours
-    batch_frames: int = 8  # ours
-    recognizer_updates: int = 2  # ours: D must keep up for the figure to mean anything
-    attack_steps: int = 1000  # ours: the retrained attacker starts from D, the other from nothing
-    invert_steps: int = 1000  # ours
-    landmark_steps: int = 1000  # ours
-    folds: int = 2  # LFW: the pack holds folds 9 and 10
-    sample_every: int = 250  # ours
-
-
-@dataclass
-class PhotoCPU(Photo):
-    """`photo` for two CPU cores, within two hours: smaller pictures, shorter trainings."""
-
-    frame_height: int = 256  # ours: ImageNet features tell 63 % of actions at 224, 70 % at 320
-    frame_width: int = 256  # ours
-    face_size: int = 64  # ours
-    modifier_width: int = 16  # ours: as toy
-    modifier_blocks: int = 3  # ours: as toy
     recognizer_height: int = 56  # ours: half of 112x96, as the faces are
     recognizer_breadth: int = 48  # ours
-    recognizer_width: int = 24  # ours
-    embedding: int = 192  # ours
     other_width: int = 16  # ours
-    lambda_gamma: float = 0.3  # ours: reaches the floor at step 663 of 2,500
-    pretrain_recognizer_steps: int = 2500  # ours: D still learned after 1,500
     pretrain_recognizer_batch: int = 64  # ours
-    warmup_steps: int = 3200  # ours: as toy
-    pretrain_detector_steps: int = 600  # ours
-    landmark_jitter: float = 1.0  # ours
-    T1: int = 120  # ours
-    T2: int = 60  # ours
+    pretrain_modifier_steps: int = 500  # ours
+    warmup_steps: int = 3200  # ours: about seven minutes on one core
+    warmup_faces: int = 8  # ours: M learns more from twice the steps than from twice the faces
+    lr_warmup: float = 1e-3  # ours: three times the paper's; a small M from scratch has little time
+    lr_modifier: float = 5e-4  # ours: M only refines in the game what the warm-up taught it
+    lr_recognizer: float = 5e-4  # ours: D must follow a quicker M
+    epochs: int = 0  # ours: T1 says it
     batch_faces: int = 16  # ours
     batch_frames: int = 8  # ours
+    recognizer_updates: int = 2  # ours: D must keep up for the figure to mean anything
+    adversarial_weight: float = 0.15  # ours: at 1, M destroys faces before it can redraw one
+    adversarial_cap: float = 1.0  # ours: enough is enough; more only swaps identities
+    adversarial_margin: bool = False  # ours: only then is log N the loss of a D at chance
+    detection_weight: float = 2.0  # ours: M meets A late, and must regain what the warm-up lost
     attack_steps: int = 300  # ours
     invert_steps: int = 300  # ours
     landmark_steps: int = 400  # ours
@@ -232,7 +200,7 @@ class PhotoCPU(Photo):
 
 
 @dataclass
-class Toy(Paper):
+class Toy(Small):
     """The drawn world on two CPU cores: all rows within half an hour (see ppad.toyworld)."""
 
     faces: str = ""  # ours: nothing to read
@@ -247,80 +215,88 @@ class Toy(Paper):
     test_pairs: int = 2000  # ours: a standard error of about 1 % at 30 % error
     frame_height: int = 160  # ours
     frame_width: int = 160  # ours
-    face_size: int = 64  # ours
-    modifier_width: int = 16  # ours
-    modifier_blocks: int = 3  # ours
-    modifier_upsample: str = "resize"  # ours: no checkerboard after a short training
-    modifier_match_color: bool = True  # ours: the picture's own colors after a short training
-    recognizer_depth: int = 10  # ours
     recognizer_width: int = 16  # ours
     embedding: int = 128  # ours
-    recognizer_scale: float = 16.0  # ours: a free norm shrinks to 0 when M wins (ASoftmaxLoss)
-    recognizer_height: int = 56  # ours: half of 112x96, as the faces are
-    recognizer_breadth: int = 48  # ours
-    other_width: int = 16  # ours
     lambda_gamma: float = 0.6  # ours: reaches the floor at step 330 instead of 1,660
     detector_body: str = "toy"  # ours
     pretrain_recognizer_steps: int = 500  # ours
-    pretrain_recognizer_batch: int = 64  # ours
-    pretrain_modifier_steps: int = 500  # ours
     pretrain_detector_steps: int = 700  # ours
     T1: int = 300  # ours
     T2: int = 150  # ours
-    batch_faces: int = 16  # ours
-    batch_frames: int = 8  # ours
-    recognizer_updates: int = 2  # ours: D must keep up for the figure to mean anything
-    attack_steps: int = 300  # ours
-    invert_steps: int = 300  # ours
-    landmark_steps: int = 400  # ours
-    eval_batch: int = 64  # ours
-    sample_every: int = 100  # ours
-    checkpoint_seconds: int = 30  # ours
-    warmup_steps: int = 3200  # ours: about seven minutes on one core
     lr_detector: float = 2e-3  # ours: twice the paper's; a small A from scratch has little time
-    warmup_faces: int = 8  # ours: M learns more from twice the steps than from twice the faces
-    lr_warmup: float = 1e-3  # ours: three times the paper's; a small M from scratch has little time
-    lr_modifier: float = 5e-4  # ours: M only refines in the game what the warm-up taught it
-    lr_recognizer: float = 5e-4  # ours: D must follow a quicker M
-    adversarial_weight: float = 0.15  # ours: at 1, M destroys faces before it can redraw one
-    detection_weight: float = 2.0  # ours: M meets A late, and must regain what the warm-up lost
 
 
-MACHINE = (  # fields that change no result, or by rounding only
-    "device",
-    "log_every",
-    "sample_every",
-    "checkpoint_seconds",
-    "eval_batch",
-    "channels_last",
-    "compile",
-    "fused",
-    "accumulate",
-    "checkpointing",
-    "memory_gb",
-    "workers",
-)
+@dataclass
+class PhotoCPU(Small):
+    """Real photographs on two CPU cores, within two hours."""
+
+    faces: str = "data/photo_pack/faces"  # ours: people's folders, landmarks.csv
+    actions: str = "data/photo_pack/actions"  # ours: stills with annotations.csv and faces.csv
+    frame_height: int = 256  # ours: ImageNet features tell 63 % of actions at 224, 70 % at 320
+    frame_width: int = 256  # ours
+    recognizer_width: int = 24  # ours
+    embedding: int = 192  # ours
+    lambda_gamma: float = 0.3  # ours: reaches the floor at step 663 of 2,500
+    detector_body: str = "mobilenet_v2"  # ours: with --detector_weights; 1,000 stills are few
+    detector_trainable: int = 4  # ours
+    lr_detector: float = 2e-4  # ours: at 1e-3 the body forgot ImageNet
+    pretrain_recognizer_steps: int = 2500  # ours: D still learned after 1,500
+    pretrain_detector_steps: int = 600  # ours
+    landmark_jitter: float = 1.0  # ours: 254 people overfit without it
+    color_jitter: float = 0.2  # ours
+    T1: int = 120  # ours: M and D are warmed up; eleven rows take it, three seeds each
+    T2: int = 60  # ours
+    folds: int = 2  # LFW: the pack holds folds 9 and 10
+
+
+@dataclass
+class Photo(PhotoCPU):
+    """Real photographs on one GPU, three seeds meant for an hour (not yet measured on a GPU)."""
+
+    frame_height: int = 320  # ours: the stills' longest side
+    frame_width: int = 320  # ours
+    face_size: int = 128  # ours: the crops are 160x160
+    modifier_width: int = 32  # ours: minutes, not days
+    modifier_blocks: int = 6  # ours: CycleGAN's choice at 128x128
+    recognizer_height: int = 112  # SphereFace
+    recognizer_breadth: int = 96  # SphereFace
+    recognizer_width: int = 32  # ours
+    embedding: int = 256  # ours
+    other_width: int = 32  # ours
+    lambda_gamma: float = 0.12  # SphereFace
+    pretrain_recognizer_steps: int = 3000  # ours: 70 epochs; at the CPU size 30 were enough
+    pretrain_recognizer_batch: int = 128  # ours
+    warmup_steps: int = 6400  # ours: twice as many, for a picture of four times the pixels
+    pretrain_detector_steps: int = 1500  # ours: 12 times through the stills
+    landmark_jitter: float = 1.5  # ours
+    T1: int = 800  # ours
+    T2: int = 160  # ours
+    batch_faces: int = 32  # ours
+    attack_steps: int = 1000  # ours: the retrained attacker starts from D, the other from nothing
+    invert_steps: int = 1000  # ours
+    landmark_steps: int = 1000  # ours
+    sample_every: int = 250  # ours
+
+
 PRESETS = {"toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
-FACE_BATCHES = ("pretrain_recognizer_batch", "batch_faces", "warmup_faces")
+MACHINE = (  # fields that change no result, or by rounding only
+    "device log_every sample_every checkpoint_seconds eval_batch channels_last compile fused "
+    "accumulate checkpointing memory_gb workers"
+).split()
+SHARED = ("batch_faces", "batch_frames", "warmup_faces")  # batches that `accumulate` divides
+BATCHES = (*SHARED, "pretrain_recognizer_batch")
 AT_LEAST_ONE = (
-    *FACE_BATCHES,
-    "batch_frames",
-    "face_size",
-    "frame_height",
-    "frame_width",
-    "modifier_width",
-    "recognizer_width",
-    "recognizer_height",
-    "recognizer_breadth",
-    "other_width",
-    "embedding",
-    "recognizer_updates",
-    "accumulate",
-    "folds",
-    "eval_batch",
-    "log_every",
-    "sample_every",
+    *BATCHES,
+    *(
+        "face_size frame_height frame_width modifier_width recognizer_width recognizer_height "
+        "recognizer_breadth other_width embedding recognizer_updates accumulate folds eval_batch "
+        "log_every sample_every"
+    ).split(),
 )
+CHOICES = {
+    "precision": ("fp32", "bf16", "fp16"),
+    "adversarial_target": ("ascent", "random"),
+}
 
 
 def add_fields(parser: argparse.ArgumentParser) -> None:
@@ -362,49 +338,53 @@ def build(preset: str, **overrides) -> Paper:
 
 def check(config: Paper) -> None:
     """Raise ConfigError naming the first field whose value cannot work."""
+    for sentence in _problems(config):
+        raise ConfigError(sentence)
+
+
+def _problems(config: Paper):
+    """A sentence for every field whose value cannot work."""
+    values = dataclasses.asdict(config)
     for name in AT_LEAST_ONE:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}: it must be at least 1")
-    for name, value in dataclasses.asdict(config).items():
+        if values[name] < 1:
+            yield f"{name} is {values[name]}: it must be at least 1"
+    for name, value in values.items():
         if isinstance(value, (int, float)) and not value >= 0:
-            raise ConfigError(f"{name} is {value}: it must not be negative")
+            yield f"{name} is {value}: it must not be negative"
+    for name, choices in CHOICES.items():
+        if values[name] not in choices:
+            wanted = " or ".join(map(repr, choices))
+            yield f"{name} is '{values[name]}': it must be {wanted}"
+    for name in SHARED:
+        if values[name] % config.accumulate:
+            yield (
+                f"accumulate is {config.accumulate}: it must divide {name}, which is {values[name]}"
+            )
     if config.face_size % 8:
-        raise ConfigError(
+        yield (
             f"face_size is {config.face_size}: super-pixels start on an 8x8 grid and M halves it "
             "twice, so it must be a multiple of 8"
         )
     if config.drawn and config.test_pairs < 2 * config.folds:
-        raise ConfigError(
+        yield (
             f"test_pairs is {config.test_pairs}: each of the {config.folds} folds needs a pair of "
             "each kind"
         )
-    for name in ("batch_faces", "batch_frames", "warmup_faces"):
-        if getattr(config, name) % config.accumulate:
-            raise ConfigError(
-                f"accumulate is {config.accumulate}: it must divide {name}, which is "
-                f"{getattr(config, name)}"
-            )
-    if config.precision not in ("fp32", "bf16", "fp16"):
-        raise ConfigError(f"precision is '{config.precision}': it must be 'fp32', 'bf16' or 'fp16'")
     if config.compile and config.checkpointing:
-        raise ConfigError(
+        yield (
             "checkpointing is true, and so is compile, which decides itself what to keep: switch "
             "one of them off"
         )
-    if config.adversarial_target not in ("ascent", "random"):
-        raise ConfigError(
-            f"adversarial_target is '{config.adversarial_target}': it must be 'ascent' or 'random'"
-        )
     if config.folds < 2:
-        raise ConfigError(
+        yield (
             "folds is 1: the threshold is fitted on the other folds, so there must be at least 2"
         )
 
 
 def check_counts(config: Paper, faces: int, frames: int) -> None:
     """Raise ConfigError naming the first batch that asks for more than there is to train on."""
-    limits = [(name, "faces", faces) for name in FACE_BATCHES]
-    for name, what, count in (*limits, ("batch_frames", "frames", frames)):
+    for name in BATCHES:
+        what, count = ("frames", frames) if name == "batch_frames" else ("faces", faces)
         if getattr(config, name) > count:
             raise ConfigError(
                 f"{name} is {getattr(config, name)}, but there are {count} {what} to train on: "
@@ -412,9 +392,26 @@ def check_counts(config: Paper, faces: int, frames: int) -> None:
             )
 
 
+def with_steps(config: Paper, frames: int) -> Paper:
+    """The preset with its T1: where it is 0, what `epochs` passes through `frames` take (Sec. 4).
+
+    The learning rates then drop after 7 of 12 epochs, which is `lr_drop_at` of T1.
+    """
+    steps = config.T1 or config.epochs * math.ceil(frames / config.batch_frames)
+    return dataclasses.replace(config, T1=steps)
+
+
+def as_fields(config: Paper) -> dict:
+    """Every field as JSON can hold it: it has no number for an infinite cap."""
+    return {
+        name: str(value) if value == math.inf else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+
+
 def as_json(config: Paper, preset: str) -> str:
     """The preset's name and every field, as config.json holds them."""
-    return json.dumps({"preset": preset, **dataclasses.asdict(config)}, indent=1) + "\n"
+    return json.dumps({"preset": preset, **as_fields(config)}, indent=1) + "\n"
 
 
 def differences(config: Paper, preset: str, path: Path) -> list[str]:
@@ -428,7 +425,7 @@ def differences(config: Paper, preset: str, path: Path) -> list[str]:
         raise ConfigError(
             f"{path} cannot be read ({error}): restore it, or choose another --out"
         ) from error
-    here = {"preset": preset, **deciding(dataclasses.asdict(config))}
+    here = {"preset": preset, **deciding(as_fields(config))}
     return [
         f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
         for name in sorted(set(there) | set(here))

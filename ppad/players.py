@@ -6,7 +6,6 @@ while it learns. The trainer, the attackers and the evaluation all take their pl
 """
 
 import dataclasses
-import math
 import os
 
 import torch
@@ -84,7 +83,11 @@ def make_modifier(config) -> Modifier:
 
 
 def make_recognizer(config, identities: int) -> Recognizer:
-    """D as the preset sizes it, for `identities` people."""
+    """D as the preset sizes it, for `identities` people.
+
+    From `recognizer_weights` it starts trained, but for its head, and with the margin at its
+    smallest lambda: back at the start of the schedule it would forget (see `ASoftmaxLoss`).
+    """
     network = SphereFace(
         SphereFaceConfig(
             depth=config.recognizer_depth,
@@ -93,14 +96,45 @@ def make_recognizer(config, identities: int) -> Recognizer:
             input_size=(config.recognizer_height, config.recognizer_breadth),
         )
     )
+    trained = bool(config.recognizer_weights)
+    if trained:
+        load_public_weights(network, config.recognizer_weights)
     margin = ASoftmaxLoss(
         m=config.margin,
-        base=config.lambda_base,
+        base=config.lambda_floor if trained else config.lambda_base,
         gamma=config.lambda_gamma,
         floor=config.lambda_floor,
         scale=config.recognizer_scale,
     )
     return Recognizer(network, AngularMarginHead(config.embedding, identities), margin)
+
+
+def load_public_weights(network: SphereFace, path) -> None:
+    """Fill D's network from a public file of SphereFace-20, trained on CASIA-WebFace (Sec. 4).
+
+    Such files name their tensors as Caffe does (conv1_1.weight, conv1_1.bias, relu1_1.weight) or by
+    blocks, but hold the same 62 in the same order: each convolution's weight, bias and slopes, then
+    fc5's weight and bias. The class weights behind them, of other people than ours, are dropped.
+
+    Raises ValueError for a file that is not there or holds something else.
+    """
+    own = network.state_dict()
+    try:
+        # weights_only: a file from elsewhere may hold tensors, never code.
+        values = list(torch.load(path, map_location="cpu", weights_only=True).values())
+        shapes = [value.shape for value in values]
+    except Exception as error:  # a broken or foreign file: torch raises one of many types
+        why = error.strerror if isinstance(error, OSError) else "it is no file of weights"
+        raise ValueError(
+            f"recognizer_weights {path} cannot be read ({why}): give a public PyTorch file of "
+            "SphereFace-20"
+        ) from error
+    if shapes[: len(own)] != [value.shape for value in own.values()] or len(values) > len(own) + 1:
+        raise ValueError(
+            f"recognizer_weights {path} does not fit D: it must hold D's {len(own)} tensors in "
+            "their order, and behind them no more than class weights"
+        )
+    network.load_state_dict(dict(zip(own, values)))
 
 
 def make_detector(config, classes: int) -> ActionDetector:
@@ -178,11 +212,13 @@ def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]
     update keeps for its backward pass, of one part of an accumulated batch. Disk: two checkpoints a
     row of the players and of the attacker, weights and moments.
     """
+    config = dataclasses.replace(config, detector_weights="", recognizer_weights="")
     with torch.device("meta"):
         modifier = make_modifier(config)
         recognizer = make_recognizer(config, people)
-        detector = make_detector(dataclasses.replace(config, detector_weights=""), classes)
+        detector = make_detector(config, classes)
     body = detector.model.backbone
+    heads = detector.model.roi_heads
     if config.checkpointing:
         for network in (modifier, recognizer.network, body):
             optim.recompute(network)
@@ -190,10 +226,15 @@ def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]
     crop = (3, config.recognizer_height, config.recognizer_breadth)
     faces = config.batch_faces // config.accumulate
     frames = config.batch_frames // config.accumulate
+    frame = (frames, 3, config.frame_height, config.frame_width)
+    maps = body(torch.empty(frame, device="meta"))  # one map, or a dict of them
+    read = maps if torch.is_tensor(maps) else maps[heads.box_roi_pool.featmap_names[0]]
+    regions = frames * heads.fg_bg_sampler.batch_size_per_image
     game = (
         kept_bytes(modifier, faces + frames, 3, config.face_size, config.face_size)  # a face each
         + kept_bytes(recognizer.network, faces, *crop)
-        + kept_bytes(body, frames, 3, config.frame_height, config.frame_width)
+        + kept_bytes(body, *frame)
+        + kept_bytes(heads.box_head, regions, read.shape[1], *heads.box_roi_pool.output_size)
     )
     alone = kept_bytes(recognizer.network, max(config.pretrain_recognizer_batch, 2 * faces), *crop)
     weights = m + d + a + (d if config.warmup_steps else 0)  # the warm-up has a D of its own
@@ -201,14 +242,6 @@ def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]
         "training": (16 * weights + max(game, alone)) / GIB,
         "disk": rows * 2 * 12 * (weights + d) / GIB,
     }
-
-
-def halved(config):
-    """The preset with every batch half as large, accumulated accordingly; None if all are 1."""
-    half = {name: max(1, getattr(config, name) // 2) for name in optim.SHARED_BATCHES}
-    shared = (half["batch_faces"], half["batch_frames"], half["warmup_faces"])
-    smaller = dataclasses.replace(config, **half, accumulate=math.gcd(config.accumulate, *shared))
-    return None if smaller == config else smaller
 
 
 def default_jobs(device: str, gpu: float, config) -> int:

@@ -183,10 +183,10 @@ class Game:
         return dict(zip(["L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
-        """M's adversarial term: ascent on L_D, capped (eq. 2), or the ablation (Sec. 5.6).
+        """M's adversarial term: ascent on L_D (eq. 2), or the ablation (Sec. 5.6).
 
-        M's term uses L_D without its margin: only then is the loss of a D at chance log N, the unit
-        of the cap.
+        The small presets cap it and leave the margin out of it: only then is the loss of a D at
+        chance log N, the unit of the cap.
         """
         crops = aligned_crops(modified, landmarks, self.crop_size)  # (B, 3, h, w)
         random = self.config.adversarial_target == "random"
@@ -194,7 +194,9 @@ class Game:
             people = self.recognizer.head.weight.shape[0]
             identities = losses.random_label_targets(identities, people)
         with self.autocast:
-            each = self.recognizer.loss(crops, identities, reduction="none", margin=False)  # (B,)
+            each = self.recognizer.loss(  # (B,)
+                crops, identities, reduction="none", margin=self.config.adversarial_margin
+            )
         return each.mean() if random else losses.modifier_adversarial(each, self.cap)
 
     def finetune_detector(self, frames, targets, boxes) -> dict:
@@ -324,7 +326,8 @@ def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
     M starts from random weights, D and A start trained. The game's own D and A are not touched, so
     they get exactly the updates that every other row's get.
 
-    Args: game: of `_warmup_game`. faces, loop: as `play`. shown: (n, 3, S, S), the samples.
+    Args: game: M against a copy of D, without A, with `config.lr_warmup` as M's rate. faces, loop:
+        as `play`. shown: (n, 3, S, S), the samples.
     """
     config = game.config
     used = loop.done["copy"] + loop.done["warmup"] * config.recognizer_updates

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import math
 import re
 
 import pytest
@@ -25,14 +26,14 @@ def test_every_field_names_its_source_and_has_a_line_of_help():
         assert 0 < len(field.metadata["help"]) < 80 and "\n" not in field.metadata["help"]
 
 
-@pytest.mark.parametrize("preset", [presets.Photo, presets.PhotoCPU, presets.Toy])
+@pytest.mark.parametrize("preset", [presets.Small, presets.Photo, presets.PhotoCPU, presets.Toy])
 def test_every_value_of_the_smaller_presets_names_its_source(preset):
     lines = [
         line
         for line in inspect.getsource(preset).splitlines()
         if re.match(r"    \w+: \w+ = ", line)
     ]
-    assert len(lines) > 20 and len(lines) == len(preset.__annotations__)
+    assert len(lines) > 15 and len(lines) == len(preset.__annotations__)
     for line in lines:
         assert SOURCE.search(line.partition("  # ")[2]), line
 
@@ -52,7 +53,9 @@ def test_paper_preset_is_the_paper():
     assert (paper.recognizer_depth, paper.recognizer_width, paper.embedding) == (20, 64, 512)
     assert (paper.recognizer_height, paper.recognizer_breadth, paper.margin) == (112, 96, 4)
     assert (paper.lambda_base, paper.lambda_gamma, paper.lambda_floor) == (1000, 0.12, 5)
-    assert paper.detector_body == "resnet101"
+    assert paper.detector_body == "resnet101_c4"
+    assert (paper.epochs, paper.epochs * paper.lr_drop_at) == (12, 7)
+    assert (paper.adversarial_cap, paper.adversarial_margin) == (math.inf, True)
     assert (paper.frame_height, paper.frame_width) == (600, 800)
     assert (paper.recognizer_updates, paper.adversarial_weight, paper.detection_weight) == (1, 1, 1)
     assert (paper.adversarial_target, paper.folds, paper.drawn) == ("ascent", 10, False)
@@ -107,7 +110,9 @@ def test_help_shows_every_field_with_its_line(capsys):
     for field in dataclasses.fields(presets.Paper):
         assert f"--{field.name} " in shown
         assert field.metadata["help"] in shown
-    assert "steps of the game (paper: 60000)" in shown
+    assert "steps of the game; 0 = as many as `epochs` take (paper: 0)" in shown
+    assert "passes of the game through the action frames (paper: 12)" in shown
+    assert "(paper: inf)" in shown
 
 
 @pytest.mark.parametrize(
@@ -148,13 +153,14 @@ def test_build_overrides_and_leaves_none_alone():
     "preset, fields, sentence",
     [
         ("tiny", {}, "preset 'tiny' is unknown: choose one of toy, photo, photo_cpu, paper"),
-        ("toy", {"epochs": 3}, "field 'epochs' is unknown"),
+        ("toy", {"epoch": 3}, "field 'epoch' is unknown"),
         ("toy", {"batch_faces": 0}, "batch_faces is 0: it must be at least 1"),
         ("toy", {"recognizer_updates": 0}, "recognizer_updates is 0"),
         ("toy", {"log_every": 0}, "log_every is 0"),
         ("toy", {"T1": -1}, "T1 is -1: it must not be negative"),
         ("toy", {"lr_modifier": -1e-4}, "lr_modifier is -0.0001"),
         ("toy", {"l1_weight": float("nan")}, "l1_weight is nan"),
+        ("toy", {"precision": "half"}, "precision is 'half': it must be 'fp32' or 'bf16' or"),
         ("toy", {"face_size": 66}, "face_size is 66: .*8x8 grid.*multiple of 8"),
         (
             "toy",
@@ -180,6 +186,36 @@ def test_wrong_settings_are_named(preset, fields, sentence):
         presets.build(preset, **fields)
 
 
+# ------------------------------------------------------------------ epochs
+
+
+@pytest.mark.parametrize(
+    "fields, frames, steps",
+    [
+        ({}, 22_000, 132_000),  # 12 epochs of 11,000 batches of two
+        ({}, 5, 36),  # the last batch of an epoch may be short
+        ({"batch_frames": 4}, 22_000, 66_000),
+        ({"epochs": 3}, 10, 15),
+        ({"T1": 7}, 22_000, 7),
+    ],
+)
+def test_T1_comes_from_the_frames_that_are_there(fields, frames, steps):
+    config = presets.build("paper", **fields)
+    counted = presets.with_steps(config, frames)
+    assert counted.T1 == steps
+    assert counted == dataclasses.replace(config, T1=steps)
+    assert presets.with_steps(counted, frames) == counted
+    # rates drop in the step after the seventh of twelve epochs
+    assert counted.lr_drop_at * steps == pytest.approx(7 * steps / 12)
+
+
+def test_the_small_presets_say_T1_themselves():
+    for preset in ("toy", "photo", "photo_cpu"):
+        config = presets.build(preset)
+        assert config.T1 > 0 and presets.with_steps(config, 999) == config
+        assert presets.with_steps(presets.build(preset, T1=0), 999).T1 == 0
+
+
 # ------------------------------------------------------------------ config.json
 
 
@@ -196,6 +232,25 @@ def test_config_file_is_complete_and_compares(tmp_path):
     assert "preset: 'toy' there, 'photo' here" in presets.differences(
         presets.build("photo"), "photo", path
     )
+
+
+def test_an_infinite_cap_is_kept_as_json_knows_it_and_read_again(tmp_path):
+    """Python would write `Infinity`, which no other reader of JSON takes."""
+    path = tmp_path / "config.json"
+    config = presets.build("paper")
+    path.write_text(presets.as_json(config, "paper"))
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    fields = json.loads(path.read_text(), parse_constant=refuse)
+    assert fields.pop("preset") == "paper" and fields["adversarial_cap"] == "inf"
+    assert presets.Paper(**fields) == config  # as notebooks read it
+    assert presets.differences(config, "paper", path) == []
+    assert presets.differences(presets.build("paper", adversarial_cap=1.0), "paper", path) == [
+        "adversarial_cap: 'inf' there, 1.0 here"
+    ]
+    assert parsed("--adversarial_cap", "inf")["adversarial_cap"] == math.inf
 
 
 def test_fields_of_the_machine_may_differ(tmp_path):

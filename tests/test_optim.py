@@ -175,11 +175,7 @@ def test_what_is_checkpointed_in_the_papers_networks():
     ]
     assert named[0] == ["encoder", *(f"residual_blocks.{i}" for i in range(9)), "decoder"]
     assert named[1] == [f"stages.{i}" for i in range(12)]  # 4 convolutions and 8 residual units
-    assert named[2] == [
-        f"body.layer{stage}.{i}"
-        for stage, count in enumerate((3, 4, 23, 3), 1)
-        for i in range(count)
-    ]
+    assert named[2] == ["0", *(f"{n}.{i}" for n in (1, 2, 3) for i in range((3, 4, 23)[n - 1]))]
 
 
 def test_checkpointing_keeps_less_and_gives_the_gradients_of_the_input():

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from ppad import config as presets
 from ppad import players
 from ppad.crop_sampler import template
 from ppad.loop import LoopError
@@ -51,6 +53,139 @@ def test_players_have_the_sizes_of_the_preset(tiny):
         96,
         128,
     )
+
+
+# ------------------------------------------------------------------ public weights
+
+
+class FlatPort(nn.Module):
+    """SphereFace-20 as the public files name it after Caffe: conv1_1, relu1_1, ..., fc5, fc6."""
+
+    units = (1, 2, 4, 1)
+
+    def __init__(self, width, embedding, left):
+        super().__init__()
+        channels = 3
+        for stage, units in enumerate(self.units, 1):
+            for i in range(1, 2 * units + 2):
+                out = width * 2 ** (stage - 1)
+                self.add_module(f"conv{stage}_{i}", nn.Conv2d(channels, out, 3, 1 + (i == 1), 1))
+                self.add_module(f"relu{stage}_{i}", nn.PReLU(out))
+                channels = out
+        self.fc5 = nn.Linear(channels * left, embedding)
+        self.fc6 = nn.Linear(10574, embedding, bias=False)  # (E, 10574), in this port
+
+    def forward(self, x):
+        def layer(name, x):
+            return getattr(self, f"relu{name}")(getattr(self, f"conv{name}")(x))
+
+        for stage, units in enumerate(self.units, 1):
+            x = layer(f"{stage}_1", x)
+            for i in range(2, 2 * units + 2, 2):
+                x = x + layer(f"{stage}_{i + 1}", layer(f"{stage}_{i}", x))
+        return self.fc5(x.flatten(1))
+
+
+class BlockPort(nn.Module):
+    """The same network with its layers in stages and blocks, and no class weights in its file."""
+
+    class Block(nn.Module):
+        def __init__(self, planes):
+            super().__init__()
+            self.conv1 = nn.Conv2d(planes, planes, 3, 1, 1)
+            self.prelu1 = nn.PReLU(planes)
+            self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1)
+            self.prelu2 = nn.PReLU(planes)
+
+        def forward(self, x):
+            return x + self.prelu2(self.conv2(self.prelu1(self.conv1(x))))
+
+    def __init__(self, width, embedding, left):
+        super().__init__()
+        channels = 3
+        stages = []
+        for stage, units in enumerate(FlatPort.units):
+            out = width * 2**stage
+            blocks = [self.Block(out) for _ in range(units)]
+            stages.append(nn.Sequential(nn.Conv2d(channels, out, 3, 2, 1), nn.PReLU(out), *blocks))
+            channels = out
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.fc = nn.Linear(channels * left, embedding)
+
+    def forward(self, x):
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize("port", [FlatPort, BlockPort])
+@pytest.mark.parametrize("legacy", [True, False], ids=["as of 2017", "as of today"])
+def test_both_layouts_of_public_weights_give_their_outputs_to_the_last_bit(
+    port, legacy, tiny, tmp_path
+):
+    torch.manual_seed(0)
+    theirs = port(4, 16, 2 * 2)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    state = theirs.state_dict()
+    if port is BlockPort:
+        state = {f"module.{name}": value for name, value in state.items()}  # DataParallel's names
+    path = tmp_path / "sphere20.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    config = tiny(recognizer_depth=20, recognizer_weights=str(path))
+    recognizer = players.make_recognizer(config, 6)
+    own = recognizer.network.state_dict()
+    assert len(own) == 62 and len(state) == 62 + (port is FlatPort)
+    for mine, value in zip(own.values(), state.values()):
+        assert torch.equal(mine, value)
+    crops = torch.randn(3, 3, 28, 24)
+    assert torch.equal(recognizer(crops), theirs(crops))
+    # A new head, and the margin where the file's training ended.
+    assert recognizer.head.weight.shape == (6, 16)
+    assert recognizer.margin.margin_lambda == 5
+    for _ in range(2000):
+        recognizer.margin.advance()
+    assert recognizer.margin.margin_lambda == 5
+    assert players.make_recognizer(tiny(), 6).margin.margin_lambda == 1000
+
+
+def test_the_papers_D_has_the_shapes_of_the_public_files():
+    """Of FlatPort at full size, whose numbers are the prototype's: 64 to 512 channels, 7x6 left."""
+    with torch.device("meta"):
+        own = players.make_recognizer(presets.build("paper"), 2).network.state_dict()
+        theirs = FlatPort(64, 512, 7 * 6).state_dict()
+    assert [value.shape for value in own.values()] == [v.shape for v in theirs.values()][:62]
+
+
+class Evil:
+    def __reduce__(self):
+        return eval, ("1 / 0",)
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        (None, r"cannot be read \(No such file or directory\): give a public PyTorch file"),
+        (b"<html>404 Not Found</html>", r"cannot be read \(it is no file of weights\)"),
+        ({"conv1_1.weight": Evil()}, r"cannot be read \(it is no file of weights\)"),
+        ({"epoch": 3}, r"cannot be read \(it is no file of weights\)"),
+        ({"conv1_1.weight": torch.zeros(4, 3, 3, 3)}, "does not fit D: it must hold D's 62 tens"),
+        ("another width", "does not fit D"),
+        ("two tensors too many", "does not fit D"),
+    ],
+)
+def test_wrong_recognizer_weights_are_named(content, told, tiny, tmp_path):
+    path = tmp_path / "weights.pth"
+    if content == "another width":
+        content = FlatPort(8, 16, 4).state_dict()
+    elif content == "two tensors too many":
+        content = {**FlatPort(4, 16, 4).state_dict(), "more": torch.zeros(1)}
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=f"^recognizer_weights {path} {told}") as raised:
+        players.make_recognizer(tiny(recognizer_depth=20, recognizer_weights=str(path)), 6)
+    assert "\n" not in str(raised.value)
 
 
 # ------------------------------------------------------------------ what D is shown

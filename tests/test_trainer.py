@@ -427,6 +427,20 @@ def test_M_reads_L_D_without_its_margin(tiny, faces, scale):
     )
 
 
+def test_equation_2_as_printed(tiny, faces):
+    """With the paper's preset M's term is -E[L_D(M(f), i_f)], margin included, without a cap."""
+    paper = presets.build("paper")
+    printed = {"adversarial_cap": paper.adversarial_cap, "adversarial_margin": True}
+    assert paper.adversarial_margin and paper.adversarial_cap == math.inf
+    game = make_game(tiny(**printed, lambda_base=0.0, lambda_floor=0.0))  # all margin
+    modified = game.anonymize(faces[0]).detach()
+    size = (game.config.recognizer_height, game.config.recognizer_breadth)
+    crops = aligned_crops(modified, faces[1], size)
+    wanted = float(game.recognizer.loss(crops, faces[2]).detach())
+    assert wanted > 1.05 * float(D_loss(game, faces))  # which has no margin
+    assert float(game.modifier_objective(modified, *faces[1:]).detach()) == pytest.approx(-wanted)
+
+
 @pytest.mark.rubric("M raises L_D and lowers L1")
 def test_M_descends_L1(tiny, faces, frames):
     game = make_game(

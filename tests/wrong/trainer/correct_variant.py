@@ -126,9 +126,13 @@ class Game:
         seen = self._faces(modified, landmarks)
         if self.config.adversarial_target == "random":
             return self.recognizer.loss(
-                seen, losses.random_label_targets(identities, self.people), margin=False
+                seen,
+                losses.random_label_targets(identities, self.people),
+                margin=self.config.adversarial_margin,
             )
-        paid = self.recognizer.loss(seen, identities, reduction="none", margin=False)
+        paid = self.recognizer.loss(
+            seen, identities, reduction="none", margin=self.config.adversarial_margin
+        )
         return -torch.minimum(
             paid, torch.full_like(paid, self.config.adversarial_cap * math.log(self.people))
         ).mean()
