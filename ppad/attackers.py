@@ -7,25 +7,33 @@ the table also faces recognizers that M never met:
 * `never_saw`: D as it was before the game, trained on originals only;
 * `other_architecture`: a plain convolutional network with batch norm and an ordinary softmax;
 * `retrained`: an attacker who owns the anonymizer, repaints a labeled face set with it and trains
-  on the result with the true names (these people are not in the test pairs).
+  on the result with the true names (these people are not in the test pairs);
+* `inverting`: the same attacker trains a second M to undo the first, M(f) -> f; then `never_saw`
+  and `other_architecture` judge what it gives back.
 
-All are trained by `train_recognizer` and measured by `verify`. A recognizer is any module that maps
-aligned crops (B, 3, h, w), BGR, to embeddings (B, E).
+All are measured by `verify`. A recognizer is any module that maps aligned crops (B, 3, h, w), BGR,
+to embeddings (B, E).
 """
 
 import copy
+import dataclasses
+import functools
 import math
+import tempfile
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ppad import datasets, metrics, optim
-from ppad.crop_sampler import align_faces
-from ppad.players import aligned_crops, jitter_colors, jitter_landmarks
+from ppad.crop_sampler import align_faces, recognizer_input
+from ppad.players import aligned_crops, jitter_colors, jitter_landmarks, make_modifier
 
-LR_RECOGNIZER = 1e-3  # ours: Adam's rate for every recognizer, before it falls along a cosine
-LR_READER = 5e-3  # ours: likewise for the landmark reader
+# Ours: Adam's rates before they fall along a cosine.
+LR_RECOGNIZER = 1e-3
+LR_READER = 5e-3
+LR_INVERTER = 2e-3
 
 
 class PlainRecognizer(nn.Module):
@@ -101,55 +109,143 @@ class LandmarkReader(nn.Module):
         return torch.stack([x, y], dim=2)  # (B, 5, 2)
 
 
+# ---------------------------------------------------------------- what an anonymizer leaves
+
+
+class RepaintedFaces(datasets.FaceSet):
+    """A face set as an anonymizer leaves it; each picture goes through it once, when first needed.
+
+    Pictures are kept in 8 bits, as published pictures are: off by at most half a gray level. They
+    lie in a temporary file that is mapped into memory and vanishes with this object, so a large set
+    takes the disk's space and not the memory's.
+
+    Args:
+        faces: `datasets.FaceSet`. anonymizer: any (B, 3, S, S) -> (B, 3, S, S).
+        folder: where the file lies; None: the system's folder for such files.
+        mirrored: keep the mirror images of the faces as well, anonymized.
+        aligned: keep the crops that a recognizer is shown instead of the pictures.
+    """
+
+    lazy = False  # as soon as `images` is asked for, it is there
+
+    def __init__(
+        self, faces, anonymizer, config, device, folder=None, mirrored=False, aligned=False
+    ):
+        self.faces = faces
+        self.landmarks = faces.landmarks
+        self.identities = faces.identities
+        self.names = faces.names
+        self.anonymizer = anonymizer
+        self.batch_size = config.eval_batch
+        self.device = device
+        self.folder = folder
+        self.mirrored = mirrored
+        self.crop_size = (config.recognizer_height, config.recognizer_breadth) if aligned else None
+
+    def __len__(self) -> int:
+        return len(self.identities)
+
+    @functools.cached_property
+    @torch.no_grad()
+    def images(self) -> torch.Tensor:
+        """(N, 3, S, S) uint8 RGB, or (2N, ...) with the mirror images behind the others.
+
+        Aligned ones are (N, 3, h, w).
+        """
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            for mirror in (False, True)[: 1 + self.mirrored]:
+                for indices in torch.arange(len(self)).split(self.batch_size):
+                    flip = torch.full((len(indices),), mirror)  # (B,)
+                    pictures, points, _ = self.faces.batch(indices, flip, self.device)
+                    made = self.anonymizer(pictures)  # (B, 3, S, S)
+                    if self.crop_size:
+                        made = align_faces(made, points, self.crop_size)  # (B, 3, h, w)
+                    made = (made.clamp(-1, 1) + 1) * 127.5
+                    file.write(made.round().byte().cpu().numpy().tobytes())
+            file.flush()
+            kept = np.memmap(file, dtype=np.uint8, mode="r+")
+        return torch.from_numpy(kept).view(-1, *made.shape[1:])
+
+    def flipped(self, indices, mirror):
+        """As in `FaceSet`; a mirror image is that of the face, anonymized, not of the result."""
+        return self.images[indices + len(self) * mirror]  # (B, 3, S, S) or (B, 3, h, w)
+
+
+def repaint_set(faces, anonymizer, config, device="cpu", folder=None) -> RepaintedFaces:
+    """A `FaceSet` as an anonymizer leaves it (see `RepaintedFaces`)."""
+    return RepaintedFaces(faces, anonymizer, config, device, folder)
+
+
 # ---------------------------------------------------------------- training
 
 
-def set_cosine_rate(optimizer, lr: float, step: int, steps: int) -> None:
-    """Learning rate of `step` (1-based): half a cosine from `lr` down to zero after `steps`."""
-    optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+def train(
+    network, loss_of, faces, config, steps, lr, loop, seed, device, anonymizer=None, batch_size=None
+):
+    """Adam on shuffled faces and mirror images, its rate falling along half a cosine to zero.
+
+    Args:
+        loss_of: function of (seen, landmarks, identities, originals), one batch, to a scalar; seen
+            are the originals through the anonymizer, if there is one.
+        faces: `datasets.FaceSet` of the people to learn. seed: decides their order.
+        loop: a new `loop.Loop`: it shows progress, saves and resumes.
+        batch_size: faces a step; None: `pretrain_recognizer_batch`.
+    Returns the network in eval mode.
+    """
+    optim.prepare(network, config, device)
+    optimizer = optim.adam(network.parameters(), lr, config)
+    scaler = optim.make_scaler(config, device)
+    parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
+    if hasattr(anonymizer, "state_dict") and not isinstance(anonymizer, nn.Module):
+        parts["anonymizer"] = anonymizer  # Noise counts its calls; M stays as it is
+    loop.start(**parts)
+    batch_size = batch_size or config.pretrain_recognizer_batch
+    batches = datasets.batches(faces, batch_size, seed, loop.done["train"], device)
+    network.train()
+    for step in loop.steps("train", steps):
+        rate = lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+        optimizer.param_groups[0]["lr"] = rate
+        originals, landmarks, identities = next(batches)
+        seen = originals
+        if anonymizer is not None:
+            with torch.no_grad():
+                seen = anonymizer(originals)  # (B, 3, S, S)
+        loss = loss_of(seen, landmarks, identities, originals)
+        optim.backward_and_step(loss, [optimizer], scaler)
+        loop.log({"loss": loss})
+    return network.eval()
 
 
 def train_recognizer(
     recognizer, faces, config, steps: int, loop, seed: int, anonymizer=None, device="cpu"
 ):
-    """Train a recognizer on (anonymized) faces with their true names.
+    """Train a recognizer on (anonymized) faces with their true names; returns it in eval mode.
 
     Args:
         recognizer: module with `.loss(crops, identities)`; if it has a `.margin`, that is advanced.
-        faces: `datasets.FaceSet` of the people to learn.
-        seed: decides the order of its pictures.
-        loop: a new `loop.Loop`: it shows progress, saves and resumes.
+        faces, loop, seed: as `train`; or aligned `RepaintedFaces`.
         anonymizer: any (B, 3, S, S) -> (B, 3, S, S), applied to every picture without learning;
             None leaves the originals.
-    Returns the recognizer in eval mode.
     """
-    crop_size = (config.recognizer_height, config.recognizer_breadth)
-    optim.prepare(recognizer, config, device)
-    optimizer = optim.adam(recognizer.parameters(), LR_RECOGNIZER, config)
-    scaler = optim.make_scaler(config, device)
-    parts = {"recognizer": recognizer, "optimizer": optimizer, "scaler": scaler}
-    if hasattr(anonymizer, "state_dict") and not isinstance(anonymizer, nn.Module):
-        parts["anonymizer"] = anonymizer  # Noise counts its calls; M stays as it is
-    loop.start(**parts)
-    batch_size = config.pretrain_recognizer_batch
-    batches = datasets.batches(faces, batch_size, seed, loop.done["train"], device)
-    recognizer.train()
-    for step in loop.steps("train", steps):
-        set_cosine_rate(optimizer, LR_RECOGNIZER, step, steps)
-        pictures, landmarks, identities = next(batches)
-        if anonymizer is not None:
-            with torch.no_grad():
-                pictures = anonymizer(pictures)  # (B, 3, S, S)
-        points = jitter_landmarks(landmarks, config.landmark_jitter)  # (B, 5, 2)
-        crops = aligned_crops(pictures, points, crop_size)  # (B, 3, h, w)
+    size = (config.recognizer_height, config.recognizer_breadth)
+    aligned = getattr(faces, "crop_size", None) is not None
+
+    def loss_of(pictures, landmarks, identities, originals):
+        if aligned:
+            crops = recognizer_input(pictures)  # (B, 3, h, w)
+        else:
+            points = jitter_landmarks(landmarks, config.landmark_jitter)  # (B, 5, 2)
+            crops = aligned_crops(pictures, points, size)  # (B, 3, h, w)
         crops = jitter_colors(crops, config.color_jitter)
         with optim.autocast(config, device):
             loss = recognizer.loss(crops, identities)
-        optim.backward_and_step(loss, [optimizer], scaler)
         if hasattr(recognizer, "margin"):
             recognizer.margin.advance()
-        loop.log({"loss": loss})
-    return recognizer.eval()
+        return loss
+
+    return train(
+        recognizer, loss_of, faces, config, steps, LR_RECOGNIZER, loop, seed, device, anonymizer
+    )
 
 
 def train_other(faces, config, loop, device="cpu") -> PlainRecognizer:
@@ -165,46 +261,58 @@ def train_other(faces, config, loop, device="cpu") -> PlainRecognizer:
 def train_attacker(recognizer, anonymizer, faces, config, loop, device="cpu"):
     """The `retrained` attacker: a copy of the pretrained D goes on learning on a row's outputs.
 
-    It starts from D's weights because an attacker would not throw them away.
+    It starts from D's weights because an attacker would not throw them away. Each picture and each
+    mirror image is anonymized once and kept, as an aligned crop if the alignment does not vary. An
+    anonymizer whose attribute `stochastic` is true draws anew each time: it is called at each step.
     """
     attacker = copy.deepcopy(recognizer).to(device)
     seed = loop.seed + 1  # another order than the one D was pretrained with
+    if not getattr(anonymizer, "stochastic", False):
+        aligned = config.landmark_jitter == 0
+        faces = RepaintedFaces(faces, anonymizer, config, device, loop.folder, True, aligned)
+        anonymizer = None
     return train_recognizer(
         attacker, faces, config, config.attack_steps, loop, seed, anonymizer, device
     )
 
 
+def make_inverter(config):
+    """A second M that shall undo the first; of M's options none that keeps its input's colors."""
+    return make_modifier(dataclasses.replace(config, modifier_match_color=False))
+
+
+def train_inverter(anonymizer, faces, config, loop, device="cpu"):
+    """The network of the `inverting` attackers learns M(f) -> f, by L1 (ours)."""
+    torch.manual_seed(loop.seed)
+    inverter = make_inverter(config).to(device)
+
+    def loss_of(modified, landmarks, identities, originals):
+        with optim.autocast(config, device):
+            restored = inverter(modified)  # (B, 3, S, S)
+        return F.l1_loss(restored.float(), originals)
+
+    seed = loop.seed + 2  # another order than the other attacker's
+    size = config.batch_faces
+    steps = config.invert_steps
+    inverter = train(
+        inverter, loss_of, faces, config, steps, LR_INVERTER, loop, seed, device, anonymizer, size
+    )
+    return inverter.requires_grad_(False)
+
+
 def train_landmark_reader(faces, config, loop, device="cpu") -> LandmarkReader:
-    """The landmark reader, trained on originals: L1 in px, Adam, rate along a cosine (ours)."""
+    """The landmark reader, trained on originals by L1 in px (ours)."""
     torch.manual_seed(loop.seed)
     reader = LandmarkReader(config.face_size).to(device)
-    optim.prepare(reader, config, device)
-    optimizer = torch.optim.Adam(reader.parameters(), lr=LR_READER)
-    loop.start(reader=reader, optimizer=optimizer)
-    batch_size = config.pretrain_recognizer_batch
-    batches = datasets.batches(faces, batch_size, loop.seed, loop.done["train"], device)
-    for step in loop.steps("train", config.landmark_steps):
-        set_cosine_rate(optimizer, LR_READER, step, config.landmark_steps)
-        pictures, landmarks, _ = next(batches)
-        loss = F.l1_loss(reader(pictures), landmarks.to(device, non_blocking=True))
-        optimizer.zero_grad()
-        loss.backward()
-        optim.average_gradients(reader.parameters())
-        optimizer.step()
-        loop.log({"px": loss})
-    return reader.eval()
+
+    def loss_of(pictures, landmarks, identities, originals):
+        return F.l1_loss(reader(pictures), landmarks.to(device, non_blocking=True))
+
+    steps = config.landmark_steps
+    return train(reader, loss_of, faces, config, steps, LR_READER, loop, loop.seed, device)
 
 
 # ---------------------------------------------------------------- measuring
-
-
-@torch.no_grad()
-def repaint_set(faces, anonymizer, config, device="cpu") -> torch.Tensor:
-    """Every picture of a `FaceSet` through an anonymizer: (N, 3, S, S) in [-1, 1] on the CPU."""
-    modified = torch.empty(len(faces), *faces.images.shape[1:])  # (N, 3, S, S)
-    for indices in torch.arange(len(faces)).split(config.eval_batch):
-        modified[indices] = anonymizer(faces.batch(indices, device=device)[0]).cpu()
-    return modified
 
 
 @torch.no_grad()

@@ -1,15 +1,18 @@
 """The data of an experiment, and rows of Table 1 with attackers the paper did not try (Sec. 5).
 
 A row is measured on pictures nobody trained on: mAP of its A on anonymized test frames (Sec. 5.1),
-verification errors of four recognizers on its anonymized test faces (see `ppad.attackers`), and how
-much of the face's structure is left. `strongest` is the lowest error that any attacker reaches,
-over all four recognizers, with both pictures of a pair modified or only one: the figure to quote as
-privacy.
+verification errors of all attackers on its anonymized test faces (see `ppad.attackers`), and how
+much of the face's structure is left. `strongest` is the lowest error that any of them reaches, with
+both pictures of a pair modified or only one: the figure to quote as privacy.
 """
 
+import hashlib
+import importlib.util
 import math
+import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +22,12 @@ from torch import nn
 
 from ppad import datasets, files, folders, metrics
 from ppad.attackers import LandmarkReader, embed, repaint_set, verify
+from ppad.figures import over_seeds
 from ppad.optim import GIB
 from ppad.trainer import repainted_frames
 
-ATTACKERS = ("own", "never_saw", "other_architecture", "retrained")
+INVERTING = ("inverting_never_saw", "inverting_other_architecture")
+ATTACKERS = ("own", "never_saw", "other_architecture", "retrained", *INVERTING)
 SETS = ("train_faces", "test_faces", "train_frames", "test_frames")  # in order of reading
 
 
@@ -221,8 +226,8 @@ def structure(modified, test_faces, reader, config, device="cpu") -> dict[str, f
     """How much of the faces is left: L1 to the originals and the landmark reader's error.
 
     Args:
-        modified: (N, 3, S, S) in [-1, 1], or `FaceSet.floats()`: the pictures of `test_faces`
-            (`datasets.FaceSet`), anonymized.
+        modified: `FaceSet.floats()`, or a tensor (N, 3, S, S) in [-1, 1]: the pictures of
+            `test_faces` (`datasets.FaceSet`), anonymized.
     Returns `l1` in the [-1, 1] range (eq. 3) and `landmark_error` in eye distances.
     """
     distances = []
@@ -254,12 +259,12 @@ def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
     )
 
 
-def privacy(recognizers: dict, modified, data: Data, config, device="cpu", seed: int = 0) -> dict:
+def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) -> dict:
     """Every attacker's figures on one row's anonymized test faces.
 
     Args:
-        recognizers: name -> module for each of ATTACKERS.
-        modified: (N, 3, S, S), the test faces, anonymized.
+        attackers: for each of ATTACKERS, name -> (recognizer, what it is shown of the anonymized
+            test faces: (N, 3, S, S) or `FaceSet.floats()`).
     Returns for each attacker `both` (both pictures of a pair modified) and `probe` (original
     against modified), each as `attackers.verify`, its error on `originals` and its `rank1` rate;
     and `strongest`, with a 95 % interval by bootstrap over identities.
@@ -271,7 +276,7 @@ def privacy(recognizers: dict, modified, data: Data, config, device="cpu", seed:
     probe = np.setdiff1d(np.arange(len(people)), gallery)  # all others
     report = {}
     features = {}  # (attacker, which pictures) -> features (N, 2E) of first and second pictures
-    for name, recognizer in recognizers.items():
+    for name, (recognizer, modified) in attackers.items():
         before = embed(recognizer, originals, landmarks, config, device)  # (N, 2E)
         after = embed(recognizer, modified, landmarks, config, device)  # (N, 2E)
         rank1 = metrics.rank1(after[gallery], people[gallery], after[probe], people[probe])
@@ -322,20 +327,109 @@ def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
 # ---------------------------------------------------------------- rows
 
 
+@dataclass
+class OwnRow:
+    """An anonymizer that is no part of this package, as a row: `--row NAME=FILE.py:CLASS`."""
+
+    name: str
+    make: Callable  # called without arguments, it gives the anonymizer
+    checksum: str  # of the file
+
+
+def read_own_row(text: str, size: int) -> OwnRow:
+    """The row that NAME=FILE.py:CLASS names; its anonymizer is tried on faces of `size` px.
+
+    Raises DataError for a text, file or class that cannot be used, and for an anonymizer that
+    breaks the contract (see `fault`).
+    """
+    form = re.fullmatch(r"([^=]*\w[^=]*)=(.+\.py):(\w+)", text)
+    if not form:
+        raise files.DataError(f"--row {text}: give NAME=FILE.py:CLASS")
+    name, file, class_name = form.groups()
+    where = f"--row {name}: {class_name} of {file}"
+    content = files.read_text(Path(file), "module")
+    spec = importlib.util.spec_from_file_location(f"row_{Path(file).stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, class_name)
+
+        def make():
+            anonymizer = made()
+            if isinstance(anonymizer, nn.Module):  # a row learns nothing
+                anonymizer.eval().requires_grad_(False)
+            return anonymizer
+
+        wrong = fault(make(), size)
+    except Exception as error:  # somebody else's code raises anything
+        raise files.DataError(f"{where} raised {type(error).__name__}: {error}") from error
+    if wrong:
+        raise files.DataError(f"{where} {wrong}")
+    return OwnRow(name, make, hashlib.sha256(content.encode()).hexdigest()[:16])
+
+
+@torch.no_grad()
+def fault(anonymizer, size: int) -> str:
+    """What an anonymizer does against the contract, and how to mend it; "" if nothing.
+
+    It must map (B, 3, S, S) in [-1, 1] to the same, each face by itself. One without a `.size` gets
+    faces of any S on frames. One that draws anew at each call must say so: `stochastic = True`.
+    """
+    if getattr(anonymizer, "size", size) != size:
+        return f"has .size {anonymizer.size}, but faces are {size} px: see --face_size"
+    for side in (size,) if hasattr(anonymizer, "size") else (size, size // 2 + 1):
+        faces = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        made = anonymizer(faces.clone())
+        shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
+        if shape != tuple(faces.shape):
+            return f"makes {shape} of {tuple(faces.shape)}: return a tensor of the same shape"
+        if not made.abs().max() <= 1.001:  # nan as well
+            return f"returns {made.min():.3g} to {made.max():.3g}: keep values in [-1, 1]"
+        if getattr(anonymizer, "stochastic", False):
+            continue
+        alone = anonymizer(faces[:1].clone())
+        if (alone - made[:1]).abs().max() > 1 / 127.5:  # a gray level
+            return (
+                "gives a face another result when it comes again or alone: treat each face by "
+                "itself, and if it draws anew at each call, set stochastic = True on the class"
+            )
+    return ""
+
+
 def judge_row(
-    name: str, game, attacker, judges: Judges, data: Data, config, seed: int, device="cpu"
+    name: str,
+    game,
+    attacker,
+    inverter,
+    judges: Judges,
+    data: Data,
+    config,
+    seed: int,
+    device="cpu",
+    folder=None,
 ) -> dict:
-    """One row of one seed, as `results.json` keeps it (see `summarize`)."""
+    """One row of one seed, as `results.json` keeps it (see `summarize`).
+
+    Args:
+        attacker, inverter: of `attackers.train_attacker` and `train_inverter`.
+        folder: where the anonymized faces lie meanwhile.
+    """
     mean, per_class = action_ap(game.detector, game.anonymizer, data.test_actions, config, device)
-    modified = repaint_set(data.test_faces, game.anonymizer, config, device)  # (N, 3, S, S)
-    recognizers = {
-        "own": game.recognizer,
-        "never_saw": judges.never_saw,
-        "other_architecture": judges.other_architecture,
-        "retrained": attacker,
+    modified = repaint_set(data.test_faces, game.anonymizer, config, device, folder)
+    faces = modified.floats()  # (N, 3, S, S)
+    restored = repaint_set(modified, inverter, config, device, folder).floats()  # (N, 3, S, S)
+    attackers = {
+        "own": (game.recognizer, faces),
+        "never_saw": (judges.never_saw, faces),
+        "other_architecture": (judges.other_architecture, faces),
+        "retrained": (attacker, faces),
+        "inverting_never_saw": (judges.never_saw, restored),
+        "inverting_other_architecture": (judges.other_architecture, restored),
     }
-    report = privacy(recognizers, modified, data, config, device, seed)
+    report = privacy(attackers, data, config, device, seed)
     error = {attack: report[attack]["both"]["error"] for attack in ATTACKERS}
+    error["inverting"] = min(error[attack] for attack in INVERTING)
     error["strongest"] = report["strongest"]["error"]
     error["probe_vs_original"] = min(report[attack]["probe"]["error"] for attack in ATTACKERS)
     return {
@@ -344,17 +438,8 @@ def judge_row(
         "mAP": mean,
         "AP": per_class,
         "verification_error": error,
-        "structure": structure(modified, data.test_faces, judges.landmark_reader, config, device),
+        "structure": structure(faces, data.test_faces, judges.landmark_reader, config, device),
         "attacks": report,
-    }
-
-
-def over_seeds(values: list[float]) -> dict:
-    """Mean, standard deviation (n - 1; 0 for one seed) and every seed's value."""
-    return {
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-        "per_seed": [float(value) for value in values],
     }
 
 

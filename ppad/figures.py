@@ -1,5 +1,6 @@
-"""The paper's figures and Table 1, drawn from `results.json` and picture tensors (paper, sections
-5.2-5.4).
+"""The paper's figures and tables, drawn from `results.json` and picture tensors (Sec. 5.2-5.6).
+
+    python -m ppad.figures runs/toy runs/photo --out fig4.png      Fig. 4 of several runs
 
 Every function takes plain tensors, dicts or lists and writes one PNG (or returns text), so that a
 notebook, a run and a test call the same code. matplotlib is used without pyplot: no figure is kept
@@ -10,8 +11,11 @@ Pictures are RGB float tensors (n, 3, S, S) in [-1, 1]; errors and APs are given
 shown in %. An output that cannot be written raises `files.WriteError`.
 """
 
+import argparse
 import io
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torchvision.utils import make_grid
 
-from ppad.files import atomic_path
+from ppad.files import atomic_path, read_json
 
 DPI = 110  # ours: sharp in a README, small on disk
 MOST_BYTES = 300_000  # ours: a figure that is committed or mailed stays below this
@@ -47,6 +51,7 @@ ERRORS = {
     "never_saw": "never saw M",
     "other_architecture": "other architecture",
     "retrained": "retrained",
+    "inverting": "inverting",
     "strongest": "strongest",
 }
 
@@ -54,77 +59,52 @@ ERRORS = {
 # ------------------------------------------------------------------ pictures
 
 
-def fig3(rows, path):
+def fig3(columns, path, sides=()):
     """Fig. 3, the modifications side by side: one column per method, one row per face.
 
-    rows: dict, name of the method -> (n, 3, S, S), the same n faces through each.
-    Raises ValueError for other shapes or no rows.
+    columns: dict, name of the method -> (n, 3, S, S), the same n faces through each. sides: texts
+    at the left of the rows. Raises ValueError for other shapes or no columns.
     """
-    if not rows:
-        raise ValueError("fig3: rows is empty: give at least one method's pictures.")
-    columns = [_pixels(pictures, f"fig3 rows[{name!r}]") for name, pictures in rows.items()]
-    shapes = {tuple(column.shape) for column in columns}
+    if not columns:
+        raise ValueError("fig3: columns is empty: give at least one method's pictures.")
+    tiles = [_pixels(pictures, f"fig3 columns[{name!r}]") for name, pictures in columns.items()]
+    shapes = {tuple(column.shape) for column in tiles}
     if len(shapes) > 1:
         raise ValueError(
-            f"fig3: rows have {sorted(shapes)} pictures: give every method the same faces."
+            f"fig3: columns have {sorted(shapes)} pictures: give every method the same faces."
         )
-    tiles = torch.stack(columns, 1).flatten(0, 1)  # (n * methods, 3, S, S), face by face
-    size = tiles.shape[-1]
-    gap = _gap(size, 0.05)
-    sheet = _tiled(tiles, len(columns), gap)
-    heads = [(_center(i, size, gap), name) for i, name in enumerate(rows)]
-    _save_pictures(sheet, path, inches=1.05 * len(columns), heads=heads)
+    rows = list(torch.stack(tiles, 1))  # n times (methods, 3, S, S)
+    _save_panels([_grid(rows, list(columns), sides)], path, inches=1.05 * len(columns))
 
 
-def fig5(before, after, path, labels=None):
-    """Fig. 5, faces before and after modification, as pairs.
+def fig5(before, after, path, labels=None, frames=None):
+    """Fig. 5, faces before and after modification, as pairs; below them action frames likewise.
 
-    before, after: (n, 3, S, S) each; labels: n short texts shown below the pairs, or None.
+    before, after: (n, 3, S, S) each. labels: n short texts shown below the pairs, or None. frames:
+    two of (m, 3, H, W), frames before and after, or None.
     Raises ValueError for other shapes or numbers.
     """
-    first = _pixels(before, "fig5 before")
-    second = _pixels(after, "fig5 after")
-    if first.shape != second.shape or (labels is not None and len(labels) != len(first)):
-        raise ValueError(
-            f"fig5: before has {tuple(first.shape)}, after {tuple(second.shape)}, labels "
-            f"{labels and len(labels)}: give one of each per face, of one size."
-        )
-    columns = min(4, len(first))  # pairs side by side
-    seam = 2  # px
-    pairs = torch.cat([F.pad(first, (0, seam), value=255), second], 3)  # (n, 3, S, 2 S + seam)
-    high, wide = pairs.shape[2:]
-    gap = _gap(high, 0.17)
-    sheet = _tiled(pairs, columns, gap)
-    heads = []
-    for column in range(columns):
-        middle = _center(column, wide, gap)
-        offset = (high + seam) / 2
-        heads += [(middle - offset, "before"), (middle + offset, "after")]
-    below = []
-    for i, text in enumerate(labels or ()):
-        row, column = divmod(i, columns)
-        below.append((_center(column, wide, gap), _center(row, high, gap) + high / 2 + 1, text))
-    _save_pictures(sheet, path, inches=2.1 * columns, heads=heads, below=below)
+    panels = [_pairs(before, after, "fig5", 4, labels)]
+    if frames is not None:
+        panels.append(_pairs(*frames, "fig5 frames", 2))
+    _save_panels(panels, path, inches=2.1 * min(4, len(before)))
 
 
-def fig6(groups, path):
-    """Fig. 6, modified pictures of the same person: one row per person.
+def fig6(groups, path, clips=()):
+    """Fig. 6, modified pictures of the same person: one row per person, below them one per clip.
 
-    groups: list of (n, 3, S, S), n may differ from person to person.
+    groups: list of (n, 3, S, S), n may differ from person to person. clips: list of (n, 3, H, W),
+    modified frames of one clip.
     Raises ValueError for other shapes or no groups.
     """
     if not groups:
         raise ValueError("fig6: groups is empty: give at least one person's pictures.")
     rows = [_pixels(pictures, f"fig6 groups[{i}]") for i, pictures in enumerate(groups)]
-    columns = max(len(row) for row in rows)
-    # White pictures fill the shorter rows.
-    rows = [F.pad(row, (0, 0, 0, 0, 0, 0, 0, columns - len(row)), value=255) for row in rows]
-    tiles = torch.cat(rows)  # (persons * columns, 3, S, S)
-    size = tiles.shape[-1]
-    gap = _gap(size, 0.05)
-    sheet = _tiled(tiles, columns, gap)
-    sides = [(_center(i, size, gap), f"person {i + 1}") for i in range(len(rows))]
-    _save_pictures(sheet, path, inches=1.05 * columns, sides=sides)
+    panels = [_grid(rows, sides=[f"person {i + 1}" for i in range(len(rows))])]
+    clips = [_pixels(frames, f"fig6 clips[{i}]") for i, frames in enumerate(clips)]
+    if clips:
+        panels.append(_grid(clips, sides=[f"clip {i + 1}" for i in range(len(clips))]))
+    _save_panels(panels, path, inches=1.05 * max(map(len, rows)))
 
 
 def contact_sheet(tensor, path, columns):
@@ -156,6 +136,49 @@ def _tiled(tiles, columns, gap):
     return sheet.permute(1, 2, 0).numpy()
 
 
+def _grid(rows, heads=(), sides=()):
+    """A panel of pictures: rows of (n, 3, H, W) uint8, n may differ; a text for each column, row.
+
+    A panel is a sheet (h, w, 3), heads (x, text) above it, sides (y, text) at its left and texts
+    (x, y, text) below the point x, y.
+    """
+    columns = max(map(len, rows))
+    # White pictures fill the shorter rows.
+    rows = [F.pad(row, (0, 0, 0, 0, 0, 0, 0, columns - len(row)), value=255) for row in rows]
+    tiles = torch.cat(rows)  # (rows * columns, 3, H, W)
+    high, wide = tiles.shape[2:]
+    gap = _gap(high, 0.05)
+    heads = [(_center(i, wide, gap), text) for i, text in enumerate(heads)]
+    sides = [(_center(i, high, gap), text) for i, text in enumerate(sides)]
+    return _tiled(tiles, columns, gap), heads, sides, []
+
+
+def _pairs(before, after, what, columns, labels=None):
+    """A panel of pairs, `columns` of them side by side (see `_grid`). Raises ValueError."""
+    first = _pixels(before, f"{what} before")
+    second = _pixels(after, f"{what} after")
+    if first.shape != second.shape or (labels is not None and len(labels) != len(first)):
+        raise ValueError(
+            f"{what}: before has {tuple(first.shape)}, after {tuple(second.shape)}, labels "
+            f"{labels and len(labels)}: give one of each per picture, of one size."
+        )
+    columns = min(columns, len(first))
+    seam = 2  # px
+    pairs = torch.cat([F.pad(first, (0, seam), value=255), second], 3)  # (n, 3, H, 2 W + seam)
+    high, wide = pairs.shape[2:]
+    gap = _gap(high, 0.17)
+    heads = []
+    for column in range(columns):
+        middle = _center(column, wide, gap)
+        offset = (wide + seam) / 4  # half a picture and half the seam
+        heads += [(middle - offset, "before"), (middle + offset, "after")]
+    below = []
+    for i, text in enumerate(labels or ()):
+        row, column = divmod(i, columns)
+        below.append((_center(column, wide, gap), _center(row, high, gap) + high / 2 + 1, text))
+    return _tiled(pairs, columns, gap), heads, [], below
+
+
 def _gap(size, share):
     """White pixels between tiles: a share of their height."""
     return round(size * share) + 1
@@ -166,45 +189,50 @@ def _center(index, size, gap):
     return index * (size + gap) + size / 2
 
 
-def _save_pictures(sheet, path, inches, heads=(), sides=(), below=()):
-    """Save a sheet (H, W, 3), `inches` wide, with texts around it.
-
-    heads: (x, text) above, sides: (y, text) at the left, below: (x, y, text) under that point.
-    """
-    high, wide = sheet.shape[:2]
-    figure = Figure(figsize=(inches, inches * high / wide), dpi=DPI)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(sheet)
-    axes.spines[:].set_visible(False)
-    axes.set_xticks([x for x, _ in heads], [text for _, text in heads])
-    axes.set_yticks([y for y, _ in sides], [text for _, text in sides])
-    axes.tick_params(length=0, labelsize=8, top=True, labeltop=True, labelbottom=False)
-    for x, y, text in below:
-        axes.text(x, y, text, ha="center", va="top", fontsize=8)
+def _save_panels(panels, path, inches):
+    """Save panels (see `_grid`), `inches` wide each, one below the other."""
+    heights = [inches * sheet.shape[0] / sheet.shape[1] for sheet, *_ in panels]
+    margin = 0.3  # inches, for a line of text above a panel
+    total = sum(heights) + margin * (len(panels) - 1)
+    figure = Figure(figsize=(inches, total), dpi=DPI)
+    top = total
+    for (sheet, heads, sides, below), height in zip(panels, heights):
+        axes = figure.add_axes((0, (top - height) / total, 1, height / total))
+        top -= height + margin
+        axes.imshow(sheet)
+        axes.spines[:].set_visible(False)
+        axes.set_xticks([x for x, _ in heads], [text for _, text in heads])
+        axes.set_yticks([y for y, _ in sides], [text for _, text in sides])
+        axes.tick_params(length=0, labelsize=8, top=True, labeltop=True, labelbottom=False)
+        for x, y, text in below:
+            axes.text(x, y, text, ha="center", va="top", fontsize=8)
     _save(figure, path)
 
 
 # ------------------------------------------------------------------ numbers
 
 
-def fig4(results, path):
+def fig4(runs, path):
     """Fig. 4: face verification error (x) against action detection mAP (y), the best at top right.
 
-    results: the content of `results.json`. Left, the error of the training adversary, which the
-    paper shows; right, the error of the strongest attacker. Bars are +- 1 std over seeds. Rows
-    without the numbers are listed as not run.
+    runs: the content of a `results.json`, or a list of several, which stand side by side. For each,
+    the error of the training adversary, which the paper shows, and that of the strongest attacker.
+    Bars are +- 1 std over seeds. Rows without the numbers are listed as not run.
     """
-    seeds = len(results.get("seeds") or [])
-    figure = Figure(figsize=(11, 4.7), dpi=DPI, layout="constrained")
-    figure.suptitle(
-        f"Privacy against action detection: preset {results.get('preset', '?')}, "
-        f"{seeds} seed{'s' if seeds != 1 else ''}",
-        fontsize=11,
-    )
-    left, right = figure.subplots(1, 2, sharey=True)
-    left.set_ylabel("action detection mAP (%)")
-    drawn = _privacy_panel(left, results["rows"], "own", "Training adversary D (as in the paper)")
-    drawn |= _privacy_panel(right, results["rows"], "strongest", "Strongest attacker")
+    runs = [runs] if isinstance(runs, dict) else runs
+    titles = {"own": "Training adversary D (as in the paper)", "strongest": "Strongest attacker"}
+    figure = Figure(figsize=(11, 4.7 if len(runs) == 1 else 9), dpi=DPI, layout="constrained")
+    figure.suptitle("Privacy against action detection", fontsize=11)
+    if len(runs) == 1:
+        panels = figure.subplots(1, 2, squeeze=False, sharey="row")
+    else:
+        panels = figure.subplots(2, len(runs), squeeze=False, sharey="col").T  # a column each
+    drawn = {}
+    for results, both in zip(runs, panels):
+        seeds = len(results.get("seeds") or [])
+        run = f"preset {results.get('preset', '?')}, {seeds} seed{'s' if seeds != 1 else ''}"
+        for axes, (key, title) in zip(both, titles.items()):
+            drawn |= _privacy_panel(axes, results["rows"], key, f"{title}\n{run}")
     if drawn:
         names = list(drawn)
         figure.legend(drawn.values(), names, loc="outside right center", fontsize=8, frameon=False)
@@ -243,6 +271,7 @@ def _privacy_panel(axes, rows, key, title):
     if not drawn:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=GRAY)
     axes.set_title(title, fontsize=10)
+    axes.set_ylabel("action detection mAP (%)")
     not_run = f"\nnot run: {', '.join(missing)}" if missing else ""
     axes.set_xlabel(f"face verification error (%){not_run}")
     axes.grid(color="#e6e6e6", linewidth=0.6, zorder=0)
@@ -312,7 +341,36 @@ def table1_markdown(results):
         error = row.get("verification_error") or {}
         values = [*map(ap.get, classes), row.get("mAP"), *map(error.get, ERRORS)]
         lines.append([row["name"], *map(_percent, values)])
+    return _markdown(lines)
+
+
+def ablation_markdown(results):
+    """Does D remain accurate (Sec. 5.6)? Verification error of each row's own D and of the D before
+    the game, on original and on modified faces, in %, as Markdown. The paper: 5.25 and 33.05."""
+    heads = ["own D", "pretrained D"]
+    lines = [["Method", *(f"{d}: {kind}" for d in heads for kind in ("originals", "modified"))]]
+    lines.append(["---"] + ["---:"] * 4)
+    for row in results["rows"]:
+        values = []
+        for name in ("own", "never_saw"):
+            reports = [attacks[name] for attacks in row.get("attacks") or []]
+            values.append([report["originals"] for report in reports])
+            values.append([report["both"]["error"] for report in reports])
+        lines.append([row["name"], *(_percent(over_seeds(each)) for each in values)])
+    return _markdown(lines)
+
+
+def _markdown(lines):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def over_seeds(values):
+    """Mean, standard deviation (n - 1; 0 for one seed) and every seed's value, as `results.json`
+    has them; None for no values."""
+    if not values:
+        return None
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "std": std, "per_seed": [*map(float, values)]}
 
 
 def _has_std(value):
@@ -381,3 +439,25 @@ def _png(picture):
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def main(argv=None) -> int:
+    """Fig. 4 of one or more finished runs. Returns the exit status: 2 after a user's error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ppad.figures",
+        description="Fig. 4 for one or more finished runs, side by side.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
+    args = parser.parse_args(argv)
+    try:
+        fig4([read_json(run / "results.json") for run in args.runs], args.out)
+    except (ValueError, OSError) as error:
+        print(f"ppad.figures: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

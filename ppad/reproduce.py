@@ -26,23 +26,29 @@ import torch
 
 from ppad import attackers, checkup, evaluate, figures, files, optim, players, trainer
 from ppad import config as presets
-from ppad.baselines import BASELINES, make_baseline
+from ppad.baselines import BASELINES, identity, make_baseline
+from ppad.evaluate import read_own_row
 from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log
 from ppad.optim import GIB
 
 ROWS = [*BASELINES, "Ours"]
+# Rows with an M, and the fields in which each differs from the preset.
+VARIANTS = {"Ours": {}, "Ours(random)": {"adversarial_target": "random"}}  # Sec. 5.6
+KNOWN = [*BASELINES, *VARIANTS]
 PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, and its name there
     "modifier": ("Ours", "anonymizer"),
     "recognizer": ("Ours", "recognizer"),
     "detector": ("Ours", "detector"),
-    "recognizer_start": ("start/recognizer", "recognizer"),
+    "recognizer_start": ("start/recognizer", "network"),
     "detector_start": ("start/detector", "detector"),
-    "other": ("judges/other_architecture", "recognizer"),
-    "reader": ("judges/landmark_reader", "reader"),
+    "other": ("judges/other_architecture", "network"),
+    "reader": ("judges/landmark_reader", "network"),
 }
-FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "curves.png")
-OUTPUTS = ("results.json", "table1.md", "players.pt", *FIGURES)
-PATHS = ("faces", "actions", "detector_weights")  # results.json names them without their folders
+TABLES = ("table1.md", "ablation.md")
+FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png")
+OUTPUTS = ("results.json", *TABLES, "players.pt", *FIGURES)
+# results.json names these without their folders
+PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")
 
 
 def parse(argv):
@@ -55,9 +61,13 @@ def parse(argv):
     )
     parser.add_argument("--preset", default="toy", choices=sorted(presets.PRESETS))
     parser.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
-    rows_help = f"any of: {', '.join(ROWS)}"
+    rows_help = f"any of: {', '.join(KNOWN)} (default: all up to Ours)"
     parser.add_argument(
-        "--rows", nargs="+", default=ROWS, metavar="ROW", choices=ROWS, help=rows_help
+        "--rows", nargs="+", default=ROWS, metavar="ROW", choices=KNOWN, help=rows_help
+    )
+    own_help = "one row more: an anonymizer of your own (see ppad/README.md); may be given again"
+    parser.add_argument(
+        "--row", action="append", default=[], metavar="NAME=FILE.py:CLASS", help=own_help
     )
     seed_help = "one or more seeds; figures show their mean and std"
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help=seed_help)
@@ -79,15 +89,24 @@ def parse(argv):
 
 
 class SeedRun:
-    """One seed: the pretrained D and A, the evaluators and the rows, each done once in a folder."""
+    """One seed: the pretrained D and A, the evaluators and the rows, each done once in a folder.
 
-    def __init__(self, config, folder: Path, seed: int, device, data: evaluate.Data | None = None):
-        self.config = config
+    own: rows of `evaluate.read_own_row`, by name.
+    """
+
+    def __init__(
+        self, config, folder: Path, seed: int, device, data: evaluate.Data | None = None, own=None
+    ):
+        self.own = own or {}
         self.folder = folder
         self.seed = seed
         self.device = device
-        self.settings = {"seed": seed, **presets.deciding(dataclasses.asdict(config))}
         self.data = evaluate.load_data(config, seed) if data is None else data
+        frames = len(self.data.actions)
+        self.config = presets.with_steps(config, frames)
+        if not config.T1 and optim.is_main_process():
+            print(f"T1: {self.config.T1} steps, {config.epochs} epochs of {frames} action frames")
+        self.settings = {"seed": seed, **presets.deciding(presets.as_fields(self.config))}
         presets.check_counts(config, len(self.data.faces), len(self.data.actions))
         optim.run_on_main(self.check_counts)
 
@@ -104,10 +123,10 @@ class SeedRun:
                     "restore the pictures that were there, or choose another --out"
                 )
 
-    def loop(self, place: str, title: str = "") -> Loop:
-        """The training loop that lives in the folder `place` of this seed."""
+    def loop(self, place: str, title: str = "", **more) -> Loop:
+        """The training loop that lives in the folder `place` of this seed. more: its settings."""
         times = (self.config.log_every, self.config.checkpoint_seconds)
-        return Loop(self.folder / place, title, self.seed, self.settings, *times)
+        return Loop(self.folder / place, title, self.seed, self.settings | more, *times)
 
     def recognizer(self):
         """D trained on originals, where every row starts."""
@@ -159,61 +178,109 @@ class SeedRun:
 
     def make_anonymizer(self, name: str):
         """A row's anonymizer as it is before the game: a new M, or one of the baselines."""
-        if name == "Ours":
+        if name in VARIANTS:
             return players.make_modifier(self.config)
+        if name in self.own:
+            anonymizer = self.own[name].make()
+            is_network = isinstance(anonymizer, torch.nn.Module)
+            return anonymizer.to(self.device) if is_network else anonymizer
         return make_baseline(name, seed=self.seed)
 
     def row(self, name: str) -> dict:
         """Train and evaluate one row, or read it where it is done."""
-        path = self.folder / file_name(name) / "row.json"
+        place = file_name(name)
+        path = self.folder / place / "row.json"
+        more = dict(VARIANTS.get(name, {}))
+        if name in self.own:
+            more["file"] = self.own[name].checksum
         if optim.run_on_main(path.exists):
-            return files.read_json(path)
+            row = files.read_json(path)
+            if row.get("file") != more.get("file"):
+                raise LoopError(
+                    f"{path} was made with another file of --row {name}: delete its folder, or "
+                    "choose another name"
+                )
+            return row
         began = time.monotonic()
-        config = self.config
+        config = dataclasses.replace(self.config, **VARIANTS.get(name, {}))
+        faces = self.data.faces
         judges = self.judges()
         torch.manual_seed(self.seed)
         anonymizer = self.make_anonymizer(name)
         start = copy.deepcopy(judges.never_saw)
         game = trainer.Game(config, start, self.detector(), anonymizer, self.device)
-        played = self.loop(file_name(name), name)
-        trainer.play(game, self.data.faces, self.data.actions, config, played)
-        if name == "Ours":
-            game.anonymizer.eval().requires_grad_(False)
-        attack = self.loop(f"{file_name(name)}/retrained", f"{name}: attacker")
+        played = self.loop(place, name, **more)
+        trainer.play(game, faces, self.data.actions, config, played)
+        if name in VARIANTS:
+            anonymizer.eval().requires_grad_(False)
+        attack = self.loop(f"{place}/retrained", f"{name}: attacker", **more)
         attacker = attackers.train_attacker(
-            judges.never_saw, game.anonymizer, self.data.faces, config, attack, self.device
+            judges.never_saw, anonymizer, faces, config, attack, self.device
         )
-        trained = (played.seconds + attack.seconds) / 60
-        judge = functools.partial(self.judge, name, game, attacker, judges, began, trained)
-        return optim.run_on_main(judge)
+        undo = self.loop(f"{place}/inverting", f"{name}: inverter", **more)
+        inverter = attackers.train_inverter(anonymizer, faces, config, undo, self.device)
+        trained = (played.seconds + attack.seconds + undo.seconds) / 60
+        judge = functools.partial(self.judge, name, game, attacker, inverter, judges)
+        row = optim.run_on_main(functools.partial(judge, began, trained, more))
+        return row
 
-    def judge(self, name: str, game, attacker, judges, began: float, trained: float) -> dict:
-        """Evaluate a trained row and write its row.json. trained: its minutes, over all calls."""
-        row = evaluate.judge_row(
-            name, game, attacker, judges, self.data, self.config, self.seed, self.device
+    def judge(self, name, game, attacker, inverter, judges, began, trained, more) -> dict:
+        """Evaluate a trained row and write its row.json, with `more`.
+
+        began: when this call did. trained: the row's minutes, over all calls.
+        """
+        folder = self.folder / file_name(name)
+        row = more | evaluate.judge_row(
+            name,
+            game,
+            attacker,
+            inverter,
+            judges,
+            self.data,
+            self.config,
+            self.seed,
+            self.device,
+            folder,
         )
         row["minutes"] = max((time.monotonic() - began) / 60, trained)
         row["peak_memory_gb"] = optim.peak_memory()
         gpu = self.device if torch.device(self.device).type == "cuda" else None
         row["gpu_peak_gb"] = round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) or None
-        path = self.folder / file_name(name) / "row.json"
-        files.write_file(path, json.dumps(row, indent=1))
+        files.write_file(folder / "row.json", json.dumps(row, indent=1))
         return row
 
-    @torch.no_grad()
-    def anonymized(self, name: str, indices: list[int]) -> torch.Tensor:
-        """Some test faces through a finished row's anonymizer, (n, 3, S, S) on the CPU."""
-        anonymizer = self.make_anonymizer(name)
-        if name == "Ours":
-            anonymizer.load_state_dict(self.trained("modifier"))
-            anonymizer.to(self.device).eval()
-        pictures, _, _ = self.data.test_faces.batch(torch.tensor(indices), device=self.device)
-        return anonymizer(pictures).cpu()
+    def trained(self, place: str, part: str) -> dict:
+        """State dict of a part of the checkpoint in the folder `place` of this seed."""
+        return read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][part]
 
-    def trained(self, player: str) -> dict:
-        """State dict of one of PLAYERS, from its checkpoint."""
-        place, name = PLAYERS[player]
-        return read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][name]
+    def finished(self, name: str):
+        """A finished row's anonymizer."""
+        anonymizer = self.make_anonymizer(name)
+        if name in VARIANTS:
+            anonymizer.load_state_dict(self.trained(file_name(name), "anonymizer"))
+            anonymizer.to(self.device).eval().requires_grad_(False)
+        return anonymizer
+
+    def inverter(self, name: str):
+        """The network that a finished row's inverting attackers use."""
+        inverter = attackers.make_inverter(self.config)
+        inverter.load_state_dict(self.trained(f"{file_name(name)}/inverting", "network"))
+        return inverter.to(self.device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def faces(self, indices: list[int], *networks) -> torch.Tensor:
+        """Some test faces, through networks one after another, (n, 3, S, S) on the CPU."""
+        pictures, _, _ = self.data.test_faces.batch(indices, device=self.device)  # (n, 3, S, S)
+        for network in networks:
+            pictures = network(pictures)
+        return pictures.cpu()
+
+    @torch.no_grad()
+    def frames(self, indices: list[int], anonymizer=identity) -> torch.Tensor:
+        """Some test frames with their faces repainted in place, (n, 3, H, W) on the CPU."""
+        frames, _, boxes = self.data.test_actions.batch(indices, device=self.device)
+        size = self.config.face_size
+        return trainer.repainted_frames(frames, boxes, anonymizer, size).cpu()
 
 
 def file_name(row: str) -> str:
@@ -258,7 +325,7 @@ def collect(out: Path, preset: str, config, seeds: list, rows: list, device, job
         "counts": starts[0]["counts"],
         "rows": [evaluate.summarize(per_seed) for per_seed in found.values()],
         "controls": [start["controls"] for start in starts],
-        "config": without_folders(dataclasses.asdict(config)),
+        "config": without_folders(presets.as_fields(config)),
     }
 
 
@@ -283,22 +350,55 @@ def budget(config) -> dict:
 
 def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """The figures of a finished run, from test pictures of its first seed."""
-    faces = run.data.test_faces
-    by_person = {}
-    for index, person in enumerate(faces.identities.tolist()):
-        by_person.setdefault(person, []).append(index)
-    people = random.Random(0).sample(sorted(by_person), min(8, len(by_person)))
-    shown = [by_person[person][0] for person in people]
-    originals, _, _ = faces.batch(torch.tensor(shown))  # (n, 3, S, S)
     best = "Ours" if "Ours" in rows else rows[-1]
-    figures.fig3({name: run.anonymized(name, shown[:4]) for name in rows}, out / "fig3.png")
+    people = grouped(run.data.test_faces.identities.tolist())
+    shown = [pictures[0] for pictures in eight_of(people)]
+    groups = [pictures[:6] for pictures in eight_of(p for p in people if len(p) >= 4)]
+    actions = run.data.test_actions
+    with_face = [i for i, boxes in enumerate(actions.face_boxes) if len(boxes)]
+    folders = [Path(actions.names[i]).parent for i in with_face]
+    # A folder named after an action holds stills of many people.
+    clips = [
+        [with_face[i] for i in frames[:4]]
+        for frames in grouped(folders)
+        if len(frames) >= 4 and folders[frames[0]].name not in ("", *actions.classes)
+    ]
+    scenes = [clip[0] for clip in eight_of(clips)[:4]] or eight_of([[i] for i in with_face])
+    columns = {}
+    undone = {}
+    for name in rows:
+        anonymizer = run.finished(name)
+        columns[name] = run.faces(shown[:4], anonymizer)  # (4, 3, S, S)
+        restored = run.faces(shown[:2], anonymizer, run.inverter(name))  # (2, 3, S, S)
+        undone[name] = torch.stack([columns[name][:2], restored], dim=1).flatten(0, 1)
+    anonymizer = run.finished(best)
+    figures.fig3(columns, out / "fig3.png")
+    figures.fig3(undone, out / "inverted.png", sides=["modified", "inverted"] * 2)
     figures.fig4(results, out / "fig4.png")
-    figures.fig5(originals, run.anonymized(best, shown), out / "fig5.png")
-    groups = [by_person[person][:6] for person in people if len(by_person[person]) >= 4][:4]
+    frames = (run.frames(scenes), run.frames(scenes, anonymizer)) if scenes else None
+    figures.fig5(run.faces(shown), run.faces(shown, anonymizer), out / "fig5.png", frames=frames)
     if groups:
-        figures.fig6([run.anonymized(best, group) for group in groups], out / "fig6.png")
+        figures.fig6(
+            [run.faces(group, anonymizer) for group in groups[:4]],
+            out / "fig6.png",
+            [run.frames(clip, anonymizer) for clip in eight_of(clips)[:2]],
+        )
     log = read_log(run.folder / file_name(best) / "log.jsonl")
     figures.training_curves(log, out / "curves.png")
+
+
+def grouped(keys: list) -> list[list[int]]:
+    """The positions of each different key, in order of key."""
+    groups = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    return [groups[key] for key in sorted(groups)]
+
+
+def eight_of(groups) -> list:
+    """Eight of them at most, the same at each call."""
+    groups = list(groups)
+    return random.Random(0).sample(groups, min(8, len(groups)))
 
 
 def wall_minutes(out: Path, now: float) -> float:
@@ -401,7 +501,12 @@ def run(args, config) -> None:
     """All seeds and rows, then table and figures."""
     began = time.monotonic()
     device, jobs = choose_device_and_jobs(args, config)
-    rows = [name for name in ROWS if name in args.rows]  # the paper's order
+    own = {}
+    for row in (read_own_row(text, config.face_size) for text in args.row):
+        if file_name(row.name) in map(file_name, ["start", "judges", *KNOWN, *own]):
+            raise ValueError(f"--row {row.name}: that name is taken: choose another")
+        own[row.name] = row
+    rows = [name for name in KNOWN if name in args.rows] + list(own)  # the paper's order
     if args.check:
         if optim.is_main_process():
             checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
@@ -411,7 +516,7 @@ def run(args, config) -> None:
     first = None
     for seed in args.seed:
         data = first.data if first and not config.drawn else None  # folders: same for each seed
-        one = SeedRun(config, args.out / f"seed{seed}", seed, device, data)
+        one = SeedRun(config, args.out / f"seed{seed}", seed, device, data, own)
         first = first or one
         starts = {
             "A's start": one.detector,
@@ -422,11 +527,11 @@ def run(args, config) -> None:
         side_by_side(starts, jobs)
         controls = functools.partial(optim.run_on_main, one.controls)
         side_by_side({"controls": controls}, jobs)
-        # Ours first: it takes longest, and the other rows use the other cores meanwhile
-        order = sorted(rows, key="Ours".__ne__)
+        # M's rows first: they take longest, and the other rows use the other cores meanwhile
+        order = sorted(rows, key=lambda name: name not in VARIANTS)
         side_by_side({name: functools.partial(one.row, name) for name in order}, jobs)
     if optim.is_main_process():
-        results = collect(args.out, args.preset, config, args.seed, rows, device, jobs)
+        results = collect(args.out, args.preset, first.config, args.seed, rows, device, jobs)
         report(first, args.out, results, rows, began)
     optim.shut_down()
 
@@ -483,14 +588,15 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str], began: flo
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
     draw(first, out, results, rows)
     results["minutes"] = round(wall_minutes(out, (time.monotonic() - began) / 60), 2)
-    table = figures.table1_markdown(results)
-    files.write_file(out / "table1.md", table)
+    texts = (figures.table1_markdown(results), figures.ablation_markdown(results))
+    for name, text in zip(TABLES, texts):
+        files.write_file(out / name, text)
     if "Ours" in rows:
-        parts = {name: first.trained(name) for name in PLAYERS}
+        parts = {name: first.trained(*where) for name, where in PLAYERS.items()}
         players.save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in OUTPUTS if (out / name).exists()]
-    print(f"\n{table}\n{', '.join(written)} are in {out}.")
+    print("", *texts, f"{', '.join(written)} are in {out}.", sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from torch import nn
 
 from ppad import attackers, players
 from ppad.baselines import make_baseline
-from ppad.crop_sampler import template
-from ppad.datasets import FaceSet, Pairs
+from ppad.crop_sampler import recognizer_input, template
+from ppad.datasets import FaceSet, Pairs, toy_faces
 from ppad.loop import Loop, read_checkpoint, read_log
 from ppad.players import aligned_crops
 
@@ -81,9 +81,11 @@ def test_embedding_is_in_eval_mode_and_leaves_the_mode_as_it_was(tiny, tiny_face
 
 def test_repainted_set_is_in_order(tiny, tiny_faces):
     pictures, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
-    assert torch.equal(
-        attackers.repaint_set(tiny_faces, lambda x: x / 2, tiny(eval_batch=5)), pictures / 2
-    )
+    darker = attackers.repaint_set(tiny_faces, lambda x: x / 2 - 0.5, tiny(eval_batch=5))
+    assert len(darker) == len(tiny_faces)
+    torch.testing.assert_close(darker.floats()[:], pictures / 2 - 0.5, atol=1.001 / 255, rtol=0)
+    same = attackers.repaint_set(tiny_faces, lambda x: x, tiny(eval_batch=5))
+    assert torch.equal(same.floats()[:], pictures)  # 8 bits lose nothing of 8 bits
 
 
 # ------------------------------------------------------------------ verification
@@ -310,6 +312,159 @@ def test_training_cut_and_resumed_equals_unbroken(tiny, plain_people, tmp_path, 
         assert whole.inside.calls == rest.inside.calls == 6
 
 
+# ------------------------------------------------------------------ each picture is repainted once
+
+
+class SwapColors:
+    """RGB to BGR: gray levels stay gray levels, so that nothing is lost by keeping 8 bits."""
+
+    def __init__(self):
+        self.pictures = 0
+
+    def __call__(self, pictures):
+        self.pictures += len(pictures)
+        return pictures.flip(1)
+
+
+def trained_directly(recognizer, anonymizer, faces, config, folder):
+    """The `retrained` attacker with M called at every step."""
+    loop = Loop(folder, "attacker", 0, {})
+    attacker = copy.deepcopy(recognizer)
+    steps = config.attack_steps
+    return attackers.train_recognizer(attacker, faces, config, steps, loop, 1, anonymizer)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1.0])
+def test_retrained_attacker_repaints_each_picture_and_mirror_once(
+    tiny, tiny_faces, tmp_path, jitter
+):
+    """And ends as if M had been called at every step: to the last bit where pictures are kept."""
+    config = tiny(attack_steps=20, landmark_jitter=jitter, color_jitter=0.2)
+    recognizer = players.make_recognizer(config, 6)
+    swap = SwapColors()
+    loop = Loop(tmp_path / "kept", "attacker", 0, {})
+    kept = attackers.train_attacker(recognizer, swap, tiny_faces, config, loop)
+    assert swap.pictures == 2 * len(tiny_faces) == 48 < 20 * config.pretrain_recognizer_batch
+    left = {path.name for path in (tmp_path / "kept").iterdir()}
+    assert left <= {"checkpoint.pt", "checkpoint.prev.pt", "log.jsonl"}
+    direct = trained_directly(recognizer, swap, tiny_faces, config, tmp_path / "direct")
+    for key, value in direct.state_dict().items():
+        if jitter:
+            assert torch.equal(kept.state_dict()[key], value), key
+        else:  # crops are kept, whose rounding Adam's first steps make as large as a step
+            assert (kept.state_dict()[key] - value).abs().max() < 20e-3, key
+
+
+def test_kept_crops_are_those_of_the_repainted_faces_to_half_a_gray_level(tiny, tiny_faces):
+    config = tiny()
+    torch.manual_seed(0)
+    modifier = players.make_modifier(config).eval()  # not the same for a face and its mirror image
+    kept = attackers.RepaintedFaces(
+        tiny_faces, modifier, config, "cpu", mirrored=True, aligned=True
+    )
+    indices = torch.tensor([3, 0, 17, 9])
+    mirror = torch.tensor([False, True, True, False])
+    crops, _, identities = kept.batch(indices, mirror)
+    pictures, landmarks, people = tiny_faces.batch(indices, mirror)
+    with torch.no_grad():
+        wanted = aligned_crops(modifier(pictures), landmarks, (28, 24))
+    error = (recognizer_input(crops) - wanted).abs().max()
+    assert 0 < error <= 1.001 / 256  # half of one of D's gray levels, 1 / 128
+    assert torch.equal(identities, people) and crops.shape == (4, 3, 28, 24)
+
+
+def test_an_anonymizer_that_draws_anew_is_called_at_every_step(tiny, tiny_faces, tmp_path):
+    config = tiny(attack_steps=5)
+    noise = make_baseline("Noise(0.1)")
+    recognizer = players.make_recognizer(config, 6)
+    loop = Loop(tmp_path, "attacker", 0, {})
+    attackers.train_attacker(recognizer, noise, tiny_faces, config, loop)
+    assert noise.calls == 5
+
+
+def test_a_trained_attacker_is_read_and_repaints_nothing(tiny, tiny_faces, tmp_path):
+    config = tiny()
+    recognizer = players.make_recognizer(config, 6)
+
+    def attacker(anonymizer):
+        loop = Loop(tmp_path, "attacker", 0, {})
+        return attackers.train_attacker(recognizer, anonymizer, tiny_faces, config, loop)
+
+    first = attacker(SwapColors())
+    again = attacker(unused := SwapColors())
+    assert unused.pictures == 0
+    assert all(
+        torch.equal(first.state_dict()[key], value) for key, value in again.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize("train", [attackers.train_attacker, attackers.train_inverter])
+def test_attackers_cut_and_resumed_equal_unbroken(tiny, tiny_faces, tmp_path, monkeypatch, train):
+    config = tiny(attack_steps=6, invert_steps=6, color_jitter=0.2)
+    torch.manual_seed(0)
+    modifier = players.make_modifier(config).eval()
+    recognizer = [players.make_recognizer(config, 6)] * (train is attackers.train_attacker)
+
+    def trained(folder):
+        return train(*recognizer, modifier, tiny_faces, config, Loop(folder, "x", 0, {}, 1, 0))
+
+    unbroken = trained(tmp_path / "unbroken")
+    step = attackers.optim.backward_and_step
+    left = iter(range(3))
+
+    def cut(*arguments):
+        if next(left, None) is None:
+            raise PowerCut
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attackers.optim, "backward_and_step", cut)
+        with pytest.raises(PowerCut):
+            trained(tmp_path / "cut")
+    torch.manual_seed(5)
+    resumed = trained(tmp_path / "cut")
+    for key, value in unbroken.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("unbroken", "cut")]
+    assert logs[0] == logs[1]
+
+
+# ------------------------------------------------------------------ the attacker who inverts
+
+
+class Dark(nn.Module):
+    """A recognizer that sees how dark the dark pixels are; no other is known to it."""
+
+    def forward(self, crops):
+        return torch.relu(-crops).flatten(1)
+
+
+def test_what_can_be_inverted_is_undone_and_a_mask_is_not(tmp_path, tiny):
+    """Washed-out pictures hold all that `Dark` needs and show it nothing; black ones hold none."""
+    config = tiny(modifier_width=8, batch_faces=8, invert_steps=120)
+    people = toy_faces(0, range(20), 8, 32)
+    others = toy_faces(0, range(20, 28), 4, 32)
+    pairs = all_pairs(others.identities)
+
+    def auc(pictures):
+        features = attackers.embed(Dark(), pictures, others.landmarks, config)
+        return attackers.verify(features, features, pairs)["auc"]
+
+    def before_and_after(anonymizer, name):
+        loop = Loop(tmp_path / name, name, 0, {}, 20)
+        inverter = attackers.train_inverter(anonymizer, people, config, loop)
+        assert not inverter.training and not any(p.requires_grad for p in inverter.parameters())
+        modified = attackers.repaint_set(others, anonymizer, config)
+        restored = attackers.repaint_set(modified, inverter, config)
+        return auc(modified.floats()), auc(restored.floats())
+
+    originals = auc(others.floats())
+    hidden, undone = before_and_after(lambda faces: 0.8 + 0.2 * faces, "washed out")
+    assert originals > 0.7 and hidden == 0.5 and undone > originals - 0.05
+    hidden, undone = before_and_after(make_baseline("Masked"), "masked")
+    assert hidden == 0.5 and undone < 0.6
+
+
 def test_retrained_attacker_starts_from_D_and_leaves_D_alone(tiny, tiny_faces, tmp_path):
     config = tiny()
     torch.manual_seed(0)
@@ -363,5 +518,5 @@ def test_landmark_reader_learns_from_originals(tiny, tiny_faces, tmp_path):
     attackers.train_landmark_reader(
         tiny_faces, tiny(landmark_steps=60), Loop(tmp_path, "reader", 0, {}, 1)
     )
-    px = [line["px"] for line in read_log(tmp_path / "log.jsonl")]
+    px = [line["loss"] for line in read_log(tmp_path / "log.jsonl")]
     assert sum(px[-10:]) < 0.8 * sum(px[:10])

@@ -148,15 +148,19 @@ def test_structure_is_in_eye_distances_and_in_the_range_of_eq_3(tiny, tiny_faces
 # ------------------------------------------------------------------ privacy
 
 
-def recognizers(faces, config, sees):
+def recognizers(faces, config, sees, pictures):
     size = (config.recognizer_height, config.recognizer_breadth)
-    return {name: Oracle(faces, size) if name == sees else Blind() for name in evaluate.ATTACKERS}
+    return {
+        name: (Oracle(faces, size) if name == sees else Blind(), pictures)
+        for name in evaluate.ATTACKERS
+    }
 
 
 @pytest.mark.parametrize("sees", evaluate.ATTACKERS)
 def test_strongest_is_the_lowest_error_of_any_attacker(tiny, data, sees):
-    originals, _, _ = data.test_faces.batch(torch.arange(len(data.test_faces)))
-    report = evaluate.privacy(recognizers(data.test_faces, tiny(), sees), originals, data, tiny())
+    originals = data.test_faces.floats()
+    attackers = recognizers(data.test_faces, tiny(), sees, originals)
+    report = evaluate.privacy(attackers, data, tiny())
     assert (
         report[sees]["both"]["error"]
         == report[sees]["probe"]["error"]
@@ -170,10 +174,10 @@ def test_strongest_is_the_lowest_error_of_any_attacker(tiny, data, sees):
 
 def test_strongest_is_the_lowest_over_both_kinds_of_comparison(tiny, data):
     config = tiny()
-    originals, _, _ = data.test_faces.batch(torch.arange(len(data.test_faces)))
-    noise = torch.rand(originals.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    players = recognizers(data.test_faces, config, "own")
-    report = evaluate.privacy(players, noise, data, config)
+    shape = (len(data.test_faces), 3, 32, 32)
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    players = recognizers(data.test_faces, config, "own", noise)
+    report = evaluate.privacy(players, data, config)
     every = {
         (name, kind): report[name][kind]["error"]
         for name in evaluate.ATTACKERS
@@ -184,6 +188,19 @@ def test_strongest_is_the_lowest_over_both_kinds_of_comparison(tiny, data):
         every.values()
     )
     assert report["own"]["originals"] == 0  # originals are still recognized
+
+
+def test_each_attacker_is_judged_by_what_it_is_shown(tiny, data):
+    """One that has the originals back knows them; the same recognizer on black ones does not."""
+    config = tiny()
+    originals = data.test_faces.floats()
+    black = torch.full((len(data.test_faces), 3, 32, 32), -1.0)
+    players = recognizers(data.test_faces, config, "never_saw", black)
+    players["inverting_never_saw"] = (players["never_saw"][0], originals)
+    report = evaluate.privacy(players, data, config)
+    assert report["strongest"]["attacker"] == "inverting_never_saw"
+    assert report["inverting_never_saw"]["both"]["error"] == 0
+    assert report["never_saw"]["both"]["error"] > 0.1
 
 
 def test_interval_contains_the_point():
@@ -238,11 +255,15 @@ def test_a_row_quotes_the_right_attacker_in_each_place(tiny, data, tiny_actions)
         detector = Detector(truth(tiny_actions))
 
     judges = evaluate.Judges(Blind(), Oracle(data.test_faces, size), TrueReader(data.test_faces))
-    row = evaluate.judge_row("Un-anonymized", Game, Blind(), judges, data, config, seed=4)
+    row = evaluate.judge_row(
+        "Un-anonymized", Game, Blind(), make_baseline("Masked"), judges, data, config, seed=4
+    )
     error = row["verification_error"]
-    assert set(error) == {*evaluate.ATTACKERS, "strongest", "probe_vs_original"}
+    assert set(error) == {*evaluate.ATTACKERS, "inverting", "strongest", "probe_vs_original"}
     assert error["other_architecture"] == error["strongest"] == error["probe_vs_original"] == 0
     assert error["own"] == error["never_saw"] == error["retrained"] > 0.1
+    assert error["inverting_other_architecture"] > 0.1  # it was given black pictures
+    assert error["inverting"] == min(error[name] for name in evaluate.INVERTING)
     assert (row["name"], row["seed"], row["mAP"]) == ("Un-anonymized", 4, 1.0)
     assert row["structure"] == {"l1": 0, "landmark_error": 0} and set(row["AP"]) == set(
         tiny_actions.classes

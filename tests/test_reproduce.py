@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # As in this process: threads change the order of sums.
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 ROWS = ["Un-anonymized", "Masked", "Ours"]
-ERRORS = {"own", "never_saw", "other_architecture", "retrained", "strongest", "probe_vs_original"}
+ERRORS = {*evaluate.ATTACKERS, "inverting", "strongest", "probe_vs_original"}
 
 
 def run(*words):
@@ -98,19 +98,27 @@ def copied(finished, tmp_path):
 
 def test_files(finished):
     there = set(tree(finished))
-    assert {"config.json", "results.json", "table1.md", "fig3.png", "fig4.png", "fig5.png"} <= there
+    assert {"config.json", "results.json", "table1.md", "ablation.md"} <= there
+    drawn = {"fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png"}
+    assert drawn <= there
     for seed in ("seed0", "seed1"):
         for row in ROWS:
             assert {
                 f"{seed}/{row}/{name}"
-                for name in ("row.json", "checkpoint.pt", "log.jsonl", "retrained/checkpoint.pt")
+                for name in (
+                    "row.json",
+                    "checkpoint.pt",
+                    "log.jsonl",
+                    "retrained/checkpoint.pt",
+                    "inverting/checkpoint.pt",
+                )
             } <= there
         assert {
             f"{seed}/Ours/sample_warmup_000002.png",
             f"{seed}/Ours/sample_game_000002.png",
         } <= there
     assert not [name for name in there if name.endswith(".tmp") or name.endswith(".part")]
-    for name in ("fig3.png", "fig4.png", "fig5.png"):
+    for name in drawn:
         with Image.open(finished / name) as picture:
             picture.load()
 
@@ -152,7 +160,11 @@ def test_results_are_those_of_the_rows_on_disk(finished):
             assert errors["strongest"] == min(
                 own["attacks"][name][kind]["error"]
                 for kind in ("both", "probe")
-                for name in ("own", "never_saw", "other_architecture", "retrained")
+                for name in evaluate.ATTACKERS
+            )
+            assert errors["inverting"] == min(
+                own["attacks"][f"inverting_{name}"]["both"]["error"]
+                for name in ("never_saw", "other_architecture")
             )
             low, high = own["attacks"]["strongest"]["interval"]
             assert 0 <= low <= high <= 1
@@ -176,6 +188,7 @@ def test_what_must_be_true_of_the_rows_whatever_the_training(finished):
         masked["never_saw"]["per_seed"]
         == masked["own"]["per_seed"]
         == masked["retrained"]["per_seed"]
+        == masked["inverting"]["per_seed"]
         == [0.5, 0.5]
     )
 
@@ -269,10 +282,9 @@ def test_a_row_is_the_same_alone_as_in_company(copied, tiny_args):
     "words, sentence",
     [
         (["--nosuch", "3"], "unrecognized arguments: --nosuch"),
-        (
-            ["--row", "Masked"],
-            "unrecognized arguments: --row",
-        ),  # no flag is guessed from its beginning
+        (["--see", "1"], "unrecognized arguments: --see"),  # no flag is guessed
+        (["--row", "Masked"], "--row Masked: give NAME=FILE.py:CLASS"),
+        (["--row", "Mine=nowhere.py:Mine"], "nowhere.py: there is no such module"),
         (["--threads", "2"], "unrecognized arguments: --threads"),
         (["--jobs", "0"], "--jobs is 0: it must be at least 1"),
         (["--warmup_steps", "-1"], "warmup_steps is -1: it must not be negative"),
