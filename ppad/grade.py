@@ -11,19 +11,18 @@ A component is any module of `ppad` whose test file has marks like this one:
 
     @pytest.mark.rubric("line of the rubric", points=2, hint="what is probably wrong")
 
-Several tests may share one line: points and hint come from the first that gives them, and the line
-is earned only if all its tests pass; a skipped test has not passed. `seconds=60` is a test's own
-time limit. `helper="psi"` says which function a line is about: in all other lines the reference's
-takes its place, so that its mistakes cost points once. `tests/grading_game.py` adds its lines to
-every component.
+A line's points and hint come from the first of its tests that gives them; it is earned only if all
+its tests pass, and a skipped test has not passed. `seconds=60` is a test's own time limit.
+`helper="psi"` says which function a line is about: in all other lines the reference's takes its
+place, so that its mistakes cost points once. `tests/grading_game.py` adds its lines to every
+component.
 
 A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
 student's file in the component's place, and writes the start and result of each to a journal. This
 process watches time, memory and output. A test that hangs or ends its process gets 0, and a new
 process continues behind it. What looks like cheating (`tests/grading_checks.py`) is refused or
-noted for the instructor. That is a seat belt, no sandbox against an attacker: grade files of
-unknown origin in a container. Memory, and the time spent waiting for a processor, are read from
-/proc, so on Linux only; elsewhere the other limits remain.
+noted for the instructor: a seat belt, no sandbox. Grade files of unknown origin in a container.
+Memory, and the time spent waiting for a processor, are read from /proc, so on Linux only.
 """
 
 import argparse
@@ -47,9 +46,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 GAME = "grading_game.py"
-CHILD = "grading_child.py"
-COPIED = (CHILD, "grading_checks.py", "grading_canaries.py", "conftest.py")
-CLOSED = ("ppad", "tests", "lesson_notebooks", ".git")  # folders that hold the solution
+COPIED = ("grading_child.py", "grading_checks.py", "grading_canaries.py", "conftest.py")
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 NEW_ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -71,10 +68,9 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use (all ours: several times what the real modules need).
-
-    Seconds spent waiting for a processor are not counted, so that a busy machine costs no points,
-    but by the wall clock nothing may take PATIENCE times as long.
+    """What one submission may use (all ours: several times what the real modules need). Seconds
+    spent waiting for a processor are not counted, so that a busy machine costs no points, but by
+    the wall clock nothing may take PATIENCE times as long.
     """
 
     seconds: float = 180  # for everything
@@ -93,7 +89,7 @@ class Line:
     points: float = 0
     hint: str = ""
     helper: str = ""  # the function that the line is about, if others use it
-    tests: list[str] = field(default_factory=list)  # "file::function" or "file::Class::function"
+    tests: list[str] = field(default_factory=list)  # "file::function"
     earned: float = 0
     reasons: list[str] = field(default_factory=list)  # one for each test that did not pass
 
@@ -119,13 +115,12 @@ def starter(source: str) -> str:
 
     Every body is replaced by `raise NotImplementedError`; private helpers, and imports that only
     bodies use, are left out. Docstrings, constants, signatures and the fields of dataclasses stay
-    as they are, comments included. Expects this package's indentation, four spaces.
+    as they are, comments included. Expects this package's style, as `ruff format` leaves it.
     """
     rows = source.splitlines(keepends=True)
     for first, last, text in sorted(_edits(rows, ast.parse(source).body), reverse=True):
-        rows[first:last] = [text]
+        rows[first:last] = text
     tree = ast.parse("".join(rows))
-    rows = "".join(rows).splitlines(keepends=True)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     for node in reversed(tree.body):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -137,18 +132,23 @@ def starter(source: str) -> str:
 
 
 def _edits(rows: list[str], nodes: list[ast.stmt]):
-    """Yield (first row, last row, text in their place) for every body and private helper."""
+    """Yield (first row, last row, rows in their place) for every body and private helper."""
     for node in (node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))):
         if node.name.startswith("_") and not node.name.endswith("__"):
-            yield _first_row(rows, node), node.end_lineno, ""
+            yield _first_row(rows, node), node.end_lineno, []
         elif isinstance(node, ast.ClassDef):
             yield from _edits(rows, node.body)
         else:
-            yield _without_body(rows, node)
+            todo = f'raise NotImplementedError("not written yet: {node.name}")'
+            if node.name == "__post_init__":  # runs at import, in a default like `config=Config()`
+                todo = "pass  # not written yet"
+            first = node.body[0]  # the docstring, if there is one
+            begin = first.lineno - 1 if ast.get_docstring(node) is None else first.end_lineno
+            yield begin, node.end_lineno, [f"{' ' * (node.col_offset + 4)}{todo}\n"]
 
 
 def _first_row(rows: list[str], node) -> int:
-    """Where `node` begins, with its decorators, its comment and the blank rows above them."""
+    """Where `node` begins, with its decorators, its comment and the blank rows above."""
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
     while first and rows[first - 1].lstrip().startswith("#") and "# --" not in rows[first - 1]:
         first -= 1  # a comment that is no section heading
@@ -157,21 +157,7 @@ def _first_row(rows: list[str], node) -> int:
     return first
 
 
-def _without_body(rows: list[str], node: ast.FunctionDef) -> tuple[int, int, str]:
-    """The edit that leaves a function its signature and docstring."""
-    body = node.body[0]
-    todo = f'raise NotImplementedError("not written yet: {node.name}")'
-    if node.name == "__post_init__":  # runs at import, in a default like `config=Config()`
-        todo = "pass  # not written yet"
-    todo = f"{' ' * (node.col_offset + 4)}{todo}\n"
-    if ast.get_docstring(node) is not None:
-        return body.end_lineno, node.end_lineno, todo
-    # The first statement may be on the signature's row.
-    signature = rows[body.lineno - 1].encode()[: body.col_offset].decode().rstrip()
-    return body.lineno - 1, node.end_lineno, f"{signature}\n{todo}" if signature else todo
-
-
-# ------------------------------------------------------------------ the rubric
+# ------------------------------------------------------------------ the rubric and grading
 
 
 def components(root: Path = ROOT) -> list[str]:
@@ -187,32 +173,21 @@ def _rubric(files: list[Path]) -> tuple[list[Line], dict[str, float]]:
     seconds = {}
     for file in files:
         source = file.read_text(encoding="utf-8")
-        nodes = ast.parse(source).body if "mark.rubric" in source else []
-        for test, mark in _marked(nodes, f"tests/{file.name}"):
-            text = ast.literal_eval(mark.args[0])
-            given = {word.arg: ast.literal_eval(word.value) for word in mark.keywords}
-            line = lines.setdefault(text, Line(text))
-            line.points = line.points or given.get("points", 0)
-            line.hint = line.hint or given.get("hint", "")
-            line.helper = line.helper or given.get("helper", "")
-            line.tests.append(test)
-            if "seconds" in given:
-                seconds[test] = given["seconds"]
+        for node in ast.parse(source).body if "mark.rubric" in source else []:
+            for mark in getattr(node, "decorator_list", []):
+                if not ast.unparse(mark).startswith("pytest.mark.rubric("):
+                    continue
+                test = f"tests/{file.name}::{node.name}"
+                text = ast.literal_eval(mark.args[0])
+                given = {word.arg: ast.literal_eval(word.value) for word in mark.keywords}
+                line = lines.setdefault(text, Line(text))
+                line.points = line.points or given.get("points", 0)
+                line.hint = line.hint or given.get("hint", "")
+                line.helper = line.helper or given.get("helper", "")
+                line.tests.append(test)
+                if "seconds" in given:
+                    seconds[test] = given["seconds"]
     return list(lines.values()), seconds
-
-
-def _marked(nodes: list[ast.stmt], prefix: str):
-    """Yield (name, rubric mark) of every test that has one, without running the file."""
-    for node in nodes:
-        if isinstance(node, ast.ClassDef):
-            yield from _marked(node.body, f"{prefix}::{node.name}")
-        elif isinstance(node, ast.FunctionDef):
-            for decorator in node.decorator_list:
-                if ast.unparse(decorator).startswith("pytest.mark.rubric("):
-                    yield f"{prefix}::{node.name}", decorator
-
-
-# ------------------------------------------------------------------ grading
 
 
 def grade(
@@ -220,7 +195,7 @@ def grade(
 ) -> Report:
     """Grade the file `student` as `ppad.COMPONENT`; game=False leaves out the game and its points.
 
-    Whatever the file does gives a Report; raises OSError only if the file cannot be read.
+    Raises OSError if the file cannot be read; whatever it does gives a Report.
     """
     began = time.monotonic()
     source, notes = _read(Path(student))
@@ -231,7 +206,7 @@ def grade(
         "real": (root / "ppad" / f"{component}.py").read_text(encoding="utf-8"),
         "tests": [test for line in lines for test in line.tests],
         "helpers": {test: line.helper for line in lines for test in line.tests if line.helper},
-        "closed": [str(root / name) for name in CLOSED],
+        "root": str(root),
         "file": limits.file,
         "memory": limits.memory,
     }
@@ -249,7 +224,7 @@ def grade(
     else:
         stop = f"not run: {limits.restarts + 1} tests had taken their process down"
     if stop and not run.results:
-        run.notes.append(stop)
+        notes.append(stop)
     for line in lines:
         for test in line.tests:
             # A test with parameters was collected under several names.
@@ -259,14 +234,13 @@ def grade(
                 if reason:
                     line.reasons.append(f"{name.partition('::')[2]}: {reason}")
         line.earned = 0 if line.reasons else line.points
-    points = sum(line.earned for line in lines)
-    out_of = sum(line.points for line in lines)
-    seconds = round(time.monotonic() - began, 1)
-    return Report(component, str(student), points, out_of, lines, run.notes, seconds)
+    points, out_of = (sum(getattr(line, kind) for line in lines) for kind in ("earned", "points"))
+    took = round(time.monotonic() - began, 1)
+    return Report(component, str(student), points, out_of, lines, notes, took)
 
 
 def _read(student: Path) -> tuple[bytes, list[str]]:
-    """The student's source, of a notebook its code cells, and what to note about that."""
+    """The student's source, of a notebook its code cells, and a note about that."""
     source = student.read_bytes()
     try:
         cells = [cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"]
@@ -307,13 +281,10 @@ class _Run:
         self.test = None  # the last one started
         self.phase = "starting"
         self.ended = None  # the reason given at its end, "" if it ended well
+        self.started = time.monotonic()
         self.waited = 0.0  # seconds, for a processor
-        self.clock = 0.0  # seconds, as `Limits` counts them
-        self.since = 0.0  # by this clock, start of the phase or test
-        self.began = 0.0  # by this clock, start of the import
-        self.measured = time.monotonic()
-        self.printed = 0  # bytes
-        self.printed_before = 0  # bytes, when the phase or test began
+        self.clock = self.since = self.began = 0.0  # seconds: now, start of the test, of the import
+        self.printed = self.printed_before = 0  # bytes: now, when the phase or test began
         with path.open("a+b") as self.journal:  # kept open, so that deleting it does no harm
             self.process = _start(place)
             reader = threading.Thread(target=self._count_output, daemon=True)
@@ -373,14 +344,11 @@ class _Run:
                 words = stat.read_text().rpartition(")")[2].split()
                 if int(words[3]) == self.process.pid:  # its session
                     memory += int(words[21]) * os.sysconf("SC_PAGE_SIZE")
-        wall = time.monotonic() - self.measured
-        waited = self.waited
         with suppress(OSError, ValueError, IndexError):
             schedule = Path(f"/proc/{self.process.pid}/schedstat").read_text()
-            waited = int(schedule.split()[1]) / 1e9
-        self.clock += max(wall - (waited - self.waited), wall / PATIENCE)
-        self.measured += wall
-        self.waited = waited
+            self.waited = int(schedule.split()[1]) / 1e9
+        wall = time.monotonic() - self.started
+        self.clock = max(wall - self.waited, wall / PATIENCE)
         return memory
 
     def _count_output(self) -> None:
@@ -425,7 +393,7 @@ def _start(place: Path) -> subprocess.Popen:
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     environment |= dict.fromkeys(HOME_FOLDERS, str(place / "home"))
     environment |= NEW_ENVIRONMENT | {"PYTHONPATH": str(place)}
-    command = [sys.executable, "-s", f"tests/{CHILD}"]
+    command = [sys.executable, "-s", f"tests/{COPIED[0]}"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, cwd=place, env=environment, start_new_session=True, **pipes)
 
@@ -440,10 +408,10 @@ def _table(report: Report) -> str:
     rows += [f"  note: {note}" for note in report.notes]
     for line in report.lines:
         rows.append(f"  {line.earned:>3g} / {line.points:g}  {line.text}")
-        if not line.reasons or (report.notes and line.reasons[0].endswith(report.notes[-1])):
-            continue  # nothing missed, or the note above has said why
+        if not line.reasons or line.reasons[0].endswith(tuple(report.notes)):
+            continue  # nothing missed, or a note above has said why
         more = f" (and {len(line.reasons) - 1} more)" if len(line.reasons) > 1 else ""
-        unwritten = "not written yet" in line.reasons[0]  # a hint would only puzzle
+        unwritten = "not written yet" in line.reasons[0]  # then a hint would only puzzle
         for text in [f"hint: {line.hint}"] * (not unwritten) + [line.reasons[0] + more]:
             rows += textwrap.wrap(text, 100, initial_indent=" " * 11, subsequent_indent=" " * 13)
     return "\n".join(rows)
@@ -503,7 +471,7 @@ def main(words: list[str] | None = None) -> int:
             out = args.out or Path(f"{args.component}.py")
             with out.open("x", encoding="utf-8") as file:  # never over a student's work
                 file.write(starter(source))
-            print(f"wrote {out}: fill in every body that says NotImplementedError")
+            print(f"wrote {out}: write every body that says NotImplementedError")
             return 0
         limits = Limits(args.seconds, args.test_seconds, int(args.memory * MB))
         reports = []

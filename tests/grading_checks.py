@@ -267,6 +267,7 @@ def comparing_class(path: str) -> str:
     return ""
 
 
+CLOSED = ("ppad", "tests", "lesson_notebooks", ".git")  # folders that hold the solution
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = frozenset(
     "os.remove os.rename os.link os.symlink os.mkdir os.rmdir os.chmod os.chown os.truncate "
@@ -279,15 +280,15 @@ LOOKING = frozenset(
 PROGRAMS = frozenset("subprocess.Popen os.system os.exec os.posix_spawn os.spawn".split())
 
 
-def guard(place: str, closed: list[str], file: str, note) -> None:
+def guard(place: str, root: str, file: str, note) -> None:
     """From here on this process reads no solution, writes in `place` only, starts no program, and
     `file`, the student's, sees no frames of the grader.
 
-    place, closed: folders. note: called with a sentence when something was refused.
+    root: the repository. note: called with a sentence when something was refused.
     """
     asking = False  # whether the hook itself looks at a frame
     place = os.path.realpath(place)
-    closed = tuple(os.path.realpath(folder) for folder in closed)
+    closed = [os.path.realpath(os.path.join(root, name)) for name in CLOSED]
     own = (f"/proc/{os.getpid()}", "/proc/self")
 
     def inside(path, folders):

@@ -134,7 +134,7 @@ def main() -> None:
     watch = functools.partial(_tampered, grading_checks.Snapshot(), path)
     _limit_resources(orders["file"], orders["memory"])
     grading_checks.guard(
-        os.getcwd(), orders["closed"], path, lambda reason: journal.write("note", reason=reason)
+        os.getcwd(), orders["root"], path, lambda reason: journal.write("note", reason=reason)
     )
 
     journal.write("phase", "your file was imported")

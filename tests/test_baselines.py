@@ -121,7 +121,7 @@ def test_bad_input_is_a_ValueError():
     "Masked and Blur leave nothing of the border",
     points=2,
     hint="the baseline leaks the border: all of the crop is changed, rim included; Masked is one "
-    "value everywhere",
+    "value everywhere, black: -1, where 0 is a gray mask",
 )
 def test_identity_and_mask():
     crops = rand(2, 3, 8, 8)
@@ -182,7 +182,9 @@ def test_blur_refuses_to_enlarge():
     "Noise has the variance that its name says",
     points=3,
     hint="variance, not standard deviation: take the root; it counts in pictures from 0 to 1, so "
-    "in [-1, 1] the noise is twice as large; clip to the range",
+    "in [-1, 1] the noise is twice as large; clip to the range. Every pixel of every channel has a "
+    "draw of its own: one for all three is gray noise, one for all pictures is noise shared by the "
+    "batch",
 )
 def test_noise_has_the_clipped_gaussians_moments(variance):
     # In 0...1 pictures mid gray is 0.5 and noise has this variance; clipping leaves tails outside
@@ -207,11 +209,20 @@ def test_noise_before_clipping_has_the_named_variance():
     assert abs(out.var() / 0.0004 - 1) < 0.02
 
 
+@pytest.mark.rubric("Noise has the variance that its name says")
+def test_noise_is_drawn_for_every_channel_of_every_picture():
+    """Gray noise would leave the color, shared noise could be subtracted."""
+    planes = Noise(0.01)(torch.zeros(2, 3, 64, 64)).view(6, -1)
+    correlation = torch.corrcoef(planes) - torch.eye(6)
+    assert correlation.abs().max() < 0.1
+
+
 @pytest.mark.rubric(
     "Noise is fresh each call and repeatable",
     points=2,
-    hint="fresh noise each call from an own generator seeded by (seed, calls); count the calls; "
-    "torch's global generator stays as it was",
+    hint="fresh noise each call from an own generator seeded by (seed, calls): seeded by the calls "
+    "alone, or by seed + calls, runs of two seeds share noise; count the calls; torch's global "
+    "generator stays as it was",
 )
 def test_noise_is_fresh_each_call_reproducible_and_resumable():
     crops = torch.zeros(2, 3, 16, 16)
@@ -227,6 +238,10 @@ def test_noise_is_fresh_each_call_reproducible_and_resumable():
     )
     assert not torch.equal(make_baseline("Noise(0.1)", seed=4)(crops), first)
     assert torch.equal(make_baseline("Noise(0.1)", seed=3)(crops), first)
+    for other in (2, 4):  # seed + calls would give a neighbor's noise
+        neighbor = Noise(0.1, seed=other)
+        draws = [neighbor(crops) for _ in range(3)]
+        assert not any(torch.equal(draw, one) for draw in draws for one in (first, second))
 
 
 @pytest.mark.rubric("Noise is fresh each call and repeatable")
@@ -257,8 +272,9 @@ def step_picture(column, size=64):
 @pytest.mark.rubric(
     "Edge draws thin, linked lines",
     points=3,
-    hint="thin: of two equal neighbors across a step one stays; link weak edges to strong ones "
-    "only; sigma and both thresholds count in 1/64 of the side, whatever the size of the crop",
+    hint="white on black, not black on white; thin: of two equal neighbors across a step one "
+    "stays; link weak edges to strong ones only; sigma and both thresholds count in 1/64 of the "
+    "side, whatever the size of the crop",
 )
 def test_a_step_gives_one_thin_straight_line(column, turn):
     edges = Edge()(step_picture(column).rot90(turn, (2, 3))).rot90(-turn, (2, 3))[0, 0] > 0

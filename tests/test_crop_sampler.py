@@ -262,8 +262,8 @@ BOXES = [
 @pytest.mark.rubric(
     "crop_faces reads the right places",
     points=3,
-    hint="off by half a pixel? roi_align needs aligned=True; a crop pixel that covers several "
-    "frame pixels is the mean of ceil(side / S) samples along each axis",
+    hint="off by half a pixel, or by rounded boxes? roi_align needs aligned=True; a crop pixel "
+    "that covers several frame pixels is the mean of ceil(side / S) samples along each axis",
 )
 def test_crop_matches_a_per_pixel_loop():
     frames = rand(3, 3, 20, 24, dtype=torch.float64)

@@ -121,7 +121,8 @@ def test_toy_learns_two_boxes():
     points=2,
     hint="detect runs in evaluation mode and puts each module back into the mode it was in; "
     "batch-norm's buffers must not move; no gradient; boxes come back in the frame's own "
-    "pixels, not the resized frame's; best score first",
+    "pixels, not the resized frame's; best score first; all detections, not one a frame, and no "
+    "score threshold of your own: torchvision's stays",
 )
 def test_detections_are_well_formed_and_modes_restored(toy):
     toy.train()
@@ -147,6 +148,14 @@ def test_detections_are_well_formed_and_modes_restored(toy):
         assert (one["scores"].diff() <= 0).all()
     # No statistics moved
     assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
+
+
+@pytest.mark.rubric("detect changes nothing and is well formed")
+def test_all_detections_of_a_frame_come_back(toy):
+    """An untrained detector sees something everywhere, and nothing for sure."""
+    found = toy.detect(torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0)) - 0.5)
+    assert all(len(one["scores"]) > 1 for one in found)
+    assert min(float(one["scores"].min()) for one in found) < 0.3
 
 
 def test_toy_frames_are_not_resized():
@@ -192,7 +201,7 @@ class Seen(Exception):
     points=3,
     hint="frames are RGB in [-1, 1]: (v + 1) / 2 before ImageNet's mean and deviation, or both "
     "constants restated; BGR/RGB swapped? the short side is min_size unless the long side would "
-    "exceed max_size",
+    "exceed max_size; frames flipped without their boxes? nothing is flipped here",
 )
 def test_what_the_first_layer_is_given(body, sizes, frame, resized, training):
     """The same, seen from outside: what reaches the first convolution of the body, in training and
@@ -221,6 +230,27 @@ def test_what_the_first_layer_is_given(body, sizes, frame, resized, training):
         torch.testing.assert_close(shown[:, 10, 10], expected, rtol=1e-3, atol=1e-3)
     else:
         assert shown[0, 10, 10] > shown[2, 10, 10] > shown[1, 10, 10]  # red, blue, green
+
+
+@pytest.mark.rubric("the body sees frames as ImageNet's weights expect")
+def test_frames_are_not_flipped(toy):
+    """Their boxes would not follow. Ten times, because a flip may be drawn."""
+    toy.train()
+    frames = torch.full((1, 3, 160, 160), -0.5)
+    frames[..., :80] = 0.5
+    frames[..., :80, :] -= 0.2
+    first = next(m for m in toy.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
+    seen = []
+    handle = first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0]))
+    for _ in range(10):
+        toy.losses(frames, one())
+        toy.detect(frames)
+    handle.remove()
+    for picture in seen:  # (3, H, W), of whatever size
+        left, right = picture.detach().tensor_split(2, dim=2)
+        top, bottom = picture.detach().tensor_split(2, dim=1)
+        assert left.mean() > right.mean() and top.mean() < bottom.mean()
+    assert len(seen) == 20
 
 
 @pytest.mark.rubric(

@@ -51,6 +51,7 @@ def batch(size=6, identities=5, seed=0):
     hint="psi = (-1)^k cos(m theta) - 2k with k = floor(m theta / pi). Without the sign (-1)^k of "
     "its piece, or without its -2k, psi jumps or rises again; on a border itself either "
     "neighbor's k will do, sign(cos), which is 0 at 0, will not.",
+    helper="psi",
 )
 def test_psi_test_vector(dtype):
     cosines = torch.tensor([math.cos(math.radians(d)) for d, _ in VECTOR], dtype=dtype)
@@ -90,6 +91,7 @@ def test_psi_at_its_borders(m):
     hint="acos has an infinite slope at cos = +-1, and nan follows: write cos(m theta) as a "
     "polynomial in cos(theta). k counts pieces and carries no gradient. m other than 1 to 4: "
     "ValueError.",
+    helper="psi",
 )
 def test_psi_gradient(m):
     c = torch.linspace(-0.999, 0.999, 41, dtype=torch.float64, requires_grad=True)
@@ -162,8 +164,9 @@ def test_a_pretrained_d_can_stay_at_the_floor():
     points=3,
     hint="The margin belongs on the true class of each row: logit_y = |x| (lambda cos + psi) / (1 "
     "+ lambda) for y = labels, |x| cos for every other. Margin on the wrong class (the best one, "
-    "or all)? lambda and 1 exchanged? |x| detached? Identity 0 is a person like any other, no "
-    "background to ignore. Do not write into the cosines that came in.",
+    "or all)? lambda and 1 exchanged? |x| detached? A softmax before cross_entropy, which takes "
+    "logits? Identity 0 is a person like any other, no background to ignore. Do not write into the "
+    "cosines that came in.",
 )
 def test_a_softmax_by_scalar_arithmetic(steps):
     cosines, norms, labels = batch()

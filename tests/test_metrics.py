@@ -111,8 +111,8 @@ def test_second_choice_counts_when_the_first_is_taken():
 @pytest.mark.rubric(
     "what counts as a hit",
     points=2,
-    hint="IoU of exactly the threshold counts (>=, not >); a truth of another frame or of another "
-    "class does not.",
+    hint="IoU of exactly the threshold counts (>=, not >); widths are x2 - x1, no + 1; a truth of "
+    "another frame or of another class does not count.",
 )
 def test_iou_of_exactly_one_half_counts(width, expected):
     # A box of the same height inside a 10 px wide truth has IoU width / 10.
@@ -215,7 +215,8 @@ def angles(degrees):
     hint="Was the threshold fitted on the test fold, or on all folds? Threshold and mean feature "
     "are both fitted on the other folds only, and the mean counts both faces of each pair. A "
     "threshold that is given is used in every fold; the mean is then still that of the other "
-    "folds.",
+    "folds. Which fold a pair is in, its label says: folds by position in the list are others. std "
+    "divides by the number of folds, not n - 1.",
 )
 def test_threshold_is_not_fitted_on_the_test_fold():
     # Fold 0 separates at about 20 degrees, fold 1 at about 70; each is tested with the other's
@@ -383,7 +384,8 @@ def test_rank1_by_hand():
     points=2,
     hint="Draw people with replacement, not rows: a pair counts w_a * w_b times, w where both "
     "faces are one person's. Leave out draws whose statistic is nan or raises ValueError; take "
-    "quantiles (1 - level) / 2 and (1 + level) / 2; the same seed gives the same interval.",
+    "quantiles (1 - level) / 2 and (1 + level) / 2: a one-sided interval has another coverage; the "
+    "same seed gives the same interval.",
 )
 def test_bootstrap_weights_are_products_of_draws():
     # With people 0 and 1, a draw is (2, 0), (1, 1) or (0, 2) times. The pair (0, 1) counts only in
@@ -410,6 +412,24 @@ def test_bootstrap_interval_of_a_mean():
         pytest.approx(values.mean() - half, abs=0.04),
         pytest.approx(values.mean() + half, abs=0.04),
     )
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+@pytest.mark.rubric("the interval resamples people")
+def test_bootstrap_leaves_out_as_much_below_as_above(level):
+    # Half of what the level leaves lies below the interval, half above it.
+    values = np.random.default_rng(7).normal(size=60)
+    drawn = []
+
+    def statistic(index):
+        drawn.append(values[index].mean())
+        return drawn[-1]
+
+    low, high = bootstrap_identities(statistic, np.arange(60), n=1000, level=level)
+    below = np.mean(np.array(drawn) < low)
+    above = np.mean(np.array(drawn) > high)
+    assert below == pytest.approx((1 - level) / 2, abs=2e-3)
+    assert above == pytest.approx((1 - level) / 2, abs=2e-3)
 
 
 @pytest.mark.rubric("the interval resamples people")

@@ -88,7 +88,7 @@ def test_every_layer_of_the_paper_network_has_the_shape_in_the_table():
     hint="Mirrored borders (reflection padding, not zeros) around the 7 x 7 convs and in the "
     "blocks; stride-2 convs and both upsamplers use zero padding 1 (transposed: output_padding 1; "
     "resize: nearest, not bilinear). Norm, then ReLU; none after the last conv but tanh; no "
-    "shortcut from the input to the output.",
+    "dropout; no shortcut from the input to the output.",
 )
 def test_forward_equals_the_network_written_out_by_hand(upsample, use_order):
     torch.manual_seed(1)

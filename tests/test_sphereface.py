@@ -113,7 +113,8 @@ def test_residual_unit_is_the_formula(use_order):
     "the whole network is the table's",
     points=3,
     hint="Each stage begins with its stride-2 conv and PReLU, and its residual units follow. fc5 "
-    "reads (C, h, w) flattened in that order and has no activation: an embedding may be negative.",
+    "reads (C, h, w) flattened in that order and has no activation: an embedding may be negative. "
+    "A normalized embedding has lost its length, which A-Softmax uses.",
 )
 def test_forward_equals_the_network_written_out_by_hand(use_order):
     """Depth 10, every weight and slope at random: strides, order, the one sum a unit, and fc5
@@ -197,8 +198,8 @@ def test_an_embedding_depends_on_its_own_picture_only():
     "the head gives cosines and lengths",
     points=3,
     hint="Divide both the embedding and each row of `weight` by their lengths; no bias; norms keep "
-    "their last axis, (B, 1). Rounding leaves 1.0000001: clamp the cosines to [-1, 1]. A zero "
-    "embedding gives 0, not nan.",
+    "their last axis, (B, 1), and their gradient: norms detached teach D no length. Rounding "
+    "leaves 1.0000001: clamp the cosines to [-1, 1]. A zero embedding gives 0, not nan.",
 )
 def test_head_gives_cosines_and_lengths():
     head = AngularMarginHead(2, 3)
@@ -231,6 +232,14 @@ def test_head_forgets_the_length_of_its_weights_at_every_forward():
     along = (head.weight * head.weight.grad).sum(dim=1)
     assert head.weight.grad.abs().sum() > 0
     torch.testing.assert_close(along, torch.zeros(7), atol=1e-5, rtol=0)
+
+
+@pytest.mark.rubric("the head gives cosines and lengths")
+def test_norms_have_their_gradient():
+    """A length grows fastest along its own direction: the gradient is the unit vector."""
+    x = torch.tensor([[3.0, 4.0], [0.0, -2.0]], requires_grad=True)
+    AngularMarginHead(2, 3)(x)[1].sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([[0.6, 0.8], [0.0, -1.0]]))
 
 
 @pytest.mark.rubric("the head gives cosines and lengths")

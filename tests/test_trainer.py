@@ -222,7 +222,9 @@ def test_finetune_detector_moves_only_A(config, frames):
     points=1,
     hint=(
         "first M copies faces, then T1 times recognizer_updates of line 3 and one of line 9, "
-        "then T2 times line 11; A is pretrained on the original frames"
+        "then T2 times line 11; A is pretrained on the original frames; the order of the data "
+        "depends on the loop's seed, not on global chance; frames flipped here would leave their "
+        "boxes behind"
     ),
 )
 def test_copy_faces_moves_only_M(config, faces):
@@ -279,7 +281,8 @@ def test_a_fixed_anonymizer_leaves_only_A_and_D_to_learn(config, faces, frames, 
     points=2,
     hint=(
         "D lowers both of its losses: its loss is -L_adv, watch the sign; both kinds of face "
-        "count, aligned once, not aligned twice; clear old gradients with zero_grad"
+        "count, aligned once, not aligned twice; clear old gradients with zero_grad. D's landmark "
+        "jitter is drawn once an update, the same for f' and f"
     ),
 )
 def test_D_steps_against_the_gradient_of_both_losses(tiny, faces):
@@ -310,6 +313,25 @@ def test_D_steps_against_the_gradient_of_both_losses(tiny, faces):
     )
     clear = gradient.abs() > 1e-4
     assert clear.float().mean() > 0.5 and (step * gradient < 0)[clear].float().mean() > 0.99
+
+
+@pytest.mark.rubric("D learns from modified and original faces alike")
+def test_landmarks_are_jittered_once_for_both_kinds_of_face(tiny, faces):
+    game = make_game(tiny(landmark_jitter=3.0, color_jitter=0.0))
+    still = make_game(tiny(landmark_jitter=0.0, color_jitter=0.0))
+    shown = []
+    for one in (game, still):
+        learn = one.recognizer.loss
+        one.recognizer.loss = lambda crops, *rest, learn=learn, **words: (
+            shown.append(crops.detach()) or learn(crops, *rest, **words)
+        )
+        one.update_recognizer(faces[0], faces[0], *faces[1:])  # f' = f
+    # However the halves are passed to D, together or one after the other.
+    seen = torch.cat(shown)
+    jittered, unmoved = seen.view(2, -1, *seen.shape[1:])
+    modified, original = jittered.view(2, -1, *seen.shape[1:])
+    assert torch.equal(modified, original), "the jitter is drawn twice"
+    assert (jittered - unmoved).abs().mean() > 0.01, "the landmark jitter is forgotten"
 
 
 @pytest.mark.rubric(
@@ -518,7 +540,9 @@ def test_random_label_ablation_trains_another_M(tiny, faces, frames):
     points=1,
     hint=(
         "Adam's betas are (0.5, 0.999); the rate is a tenth once lr_drop_at of the steps are "
-        "done, so step > and not >=; each player has its own rate"
+        "done, so step > and not >=; each player has its own rate, in the warm-up M has lr_warmup "
+        "and not the game's rate; T1 and T2 are stages of their own, with no drop over both; "
+        "optimizers not saved by parts() start anew in a resumed run"
     ),
 )
 def test_learning_rates_are_the_papers_schedule(tiny):
@@ -541,6 +565,85 @@ def test_learning_rates_are_the_papers_schedule(tiny):
         factor = 1 if epoch <= 7 else 0.1
         rates = {player: group["lr"] for player, group, _ in optimized(game)}
         assert rates == pytest.approx({"A": 1e-3 * factor, "M": 3e-4 * factor, "D": 3e-4 * factor})
+
+
+@pytest.mark.rubric("learning rates follow the paper's schedule")
+def test_the_optimizers_are_among_the_parts(config):
+    """Adam's means of the gradients belong into a checkpoint, or a resumed run starts them anew."""
+    assert {player for player, _, _ in optimized(make_game(config))} == {"A", "D", "M"}
+
+
+def watch_rates(monkeypatch, name, seen):
+    """Append to `seen`, player -> rate, at each call of an update of any Game."""
+    update = getattr(trainer.Game, name)
+
+    def noted(game, *arguments):
+        seen.append({player: group["lr"] for player, group, _ in optimized(game)})
+        return update(game, *arguments)
+
+    monkeypatch.setattr(trainer.Game, name, noted)
+
+
+@pytest.mark.rubric("learning rates follow the paper's schedule")
+def test_each_stage_of_a_row_has_its_own_rates(
+    tiny, tiny_faces, tiny_actions, tmp_path, monkeypatch
+):
+    config = tiny(T1=4, T2=4, lr_drop_at=0.5, warmup_steps=2, lr_warmup=7e-3)
+    rates = {"update_modifier": [], "update_modifier_and_detector": [], "finetune_detector": []}
+    for name, seen in rates.items():
+        watch_rates(monkeypatch, name, seen)
+    game = make_game(config)
+    trainer.play(game, tiny_faces, tiny_actions, config, Loop(tmp_path, "Ours", 3, {}, 1, 0))
+    assert rates["update_modifier"][0]["M"] == pytest.approx(7e-3), "the warm-up has lr_warmup"
+    for name in ("update_modifier_and_detector", "finetune_detector"):
+        of_A = [rate["A"] for rate in rates[name]]
+        assert of_A == pytest.approx([config.lr_detector * x for x in (1, 1, 0.1, 0.1)]), name
+
+
+@pytest.mark.rubric("a row takes its steps in order")
+def test_every_row_sees_the_same_data_with_its_boxes(tiny, tiny_faces, tiny_actions, tmp_path):
+    """In the seed's order, whatever else has drawn from torch's global chance."""
+    config = tiny(T1=3, T2=2)
+    width = tiny_actions.frames.shape[3]
+    orders = []
+    for row in ("Ours", "Masked"):
+        game = make_game(config, row)
+        order = []
+        for name in ("update_recognizer", "update_modifier_and_detector", "finetune_detector"):
+
+            def noted(*batch, update=getattr(game, name), order=order):
+                torch.rand(1)  # as another row may
+                here = len(order)
+                terms = update(*batch)
+                del order[here:]
+                order.append(batch)
+                return terms
+
+            setattr(game, name, noted)
+        loop = Loop(tmp_path / row, row, 3, {}, 1, 0)
+        trainer.play(game, tiny_faces, tiny_actions, config, loop)
+        orders.append(order)
+    updates = (config.recognizer_updates + 1) * config.T1 + config.T2
+    assert len(orders[0]) == len(orders[1]) == updates
+    originals, targets, _ = tiny_actions.batch(torch.arange(len(tiny_actions)))
+    for ours, masked in zip(*orders):
+        # The last three are frames, targets and face boxes; before them come faces, if any.
+        if len(ours) == 4:
+            assert torch.equal(ours[0], masked[0]) and torch.equal(ours[3], masked[3])
+            continue
+        assert torch.equal(ours[-3], masked[-3])
+        for frame, target in zip(ours[-3], ours[-2]):
+            for original, its in zip(originals, targets):
+                mirrored = width - its["boxes"][:, [2, 1, 0, 3]]
+                mirrored[:, [1, 3]] = its["boxes"][:, [1, 3]]
+                if torch.equal(frame, original):
+                    torch.testing.assert_close(target["boxes"], its["boxes"])
+                    break
+                if torch.equal(frame, original.flip(-1)):
+                    torch.testing.assert_close(target["boxes"], mirrored)
+                    break
+            else:
+                pytest.fail("a frame is none of V's, nor a mirrored one")
 
 
 @pytest.mark.parametrize("row", ["Ours", "Masked"])
