@@ -15,11 +15,11 @@ A test has passed if its body ran to its end and the checks of `grading_checks.p
 after it.
 """
 
+import ast
 import functools
 import importlib
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -120,10 +120,9 @@ def main() -> None:
     journal = Journal(orders["journal"], orders.pop("token"))
     threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     real = orders.pop("real")
-    # Imported before time is measured: from a cold disk, torch can take a minute.
-    for name in re.findall(r"^(?:import|from) (?!ppad)([\w.]+)", real, re.MULTILINE):
+    names, packages = _interface(real)
+    for name in packages:  # before time is measured: from a cold disk, torch can take a minute
         importlib.import_module(name)
-    names = re.findall(r"^(?:def |class |(?=\w+ = ))([a-zA-Z]\w*)", real, re.MULTILINE)
     path = os.path.abspath(f"ppad/{orders['component']}.py")
     for note in grading_checks.notes_on(Path(path).read_bytes(), real):
         journal.write("note", reason=note)
@@ -169,6 +168,21 @@ def main() -> None:
         journal.end(problem)
     sys.stdout.flush()
     os._exit(3)  # interrupted: the parent knows in which test
+
+
+def _interface(real: str) -> tuple[list[str], list[str]]:
+    """The public names that a module defines, and the packages, not ours, that it imports."""
+    names = []
+    packages = []
+    for node in ast.parse(real).body:
+        names += [getattr(node, "name", "_")]
+        names += [target.id for target in getattr(node, "targets", [])]
+        if isinstance(node, ast.Import):
+            packages += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            packages.append(node.module)
+    names = [name for name in names if not name.startswith("_")]
+    return names, [name for name in packages if name.partition(".")[0] != "ppad"]
 
 
 def _tampered(snapshot, path: str) -> str:

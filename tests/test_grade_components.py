@@ -196,6 +196,7 @@ def test_wrong_module_is_caught_and_its_hint_names_the_mistake(path, tmp_path):
     student = tmp_path / "student.py"
     student.write_text(source, encoding="utf-8")
     report = grade.grade(component, student, game=False)
+    assert not any("while" in note for note in report.notes), report.notes  # it did run
     missed = " ".join(line.hint for line in report.lines if line.reasons)
     assert report.points < report.out_of, f"not caught: {words['WRONG']}"
     hint = " ".join(words["HINT"].split()).lower()
