@@ -61,8 +61,8 @@ MB = 2**20
 IMPORTING = "your file was imported"  # a phase: "... while your file was imported"
 PATIENCE = 20  # ours: wall-clock limits are so many times as long, see Limits
 HEADER = """\
-# Write every body that says "not written yet". The message of a ValueError names the argument that
-# is wrong and, for a shape or a choice, what was expected: the tests look for both.
+# Write every body that says "not written yet". Leave arguments unchanged. A ValueError's message
+# names the argument that is wrong and, for a shape or choice, what is expected: tests look for both
 """
 
 

@@ -95,7 +95,7 @@ class ASoftmaxLoss(nn.Module):
         logit_y = |x| (lambda cos(theta_y) + psi(theta_y)) / (1 + lambda)       y the label
 
     m: the margin, 1 to 4 (see `psi`). base, gamma, floor, power: see `lambda_schedule`.
-    With m = 1 the schedule has no effect and this is plain softmax cross-entropy.
+    With m = 1 or floor = math.inf there is no margin and this is plain softmax cross-entropy.
     scale: 0 keeps the embedding's own norm |x|, as the paper; a number replaces it (ours, for the
     small presets). With a free norm and a margin, a D that recognizes few faces lowers its loss
     by letting every |x| go to 0: the loss stays at log N for originals too, and M's gradient,
@@ -105,7 +105,7 @@ class ASoftmaxLoss(nn.Module):
 
     1. *The margin never acts.* lambda depends on the number of D's updates. A new loss object for
        each step, each epoch or after a resume starts again at lambda ~ 1000, which is almost no
-       margin. So the count is kept in the buffer `step`, which is part of state_dict. Make one
+       margin. So the count is kept in the buffer `step`, int64, in state_dict. Make one
        object, save it with D, and call `advance()` once after each update *of D*. forward never
        advances, because M computes L_D too without updating D.
     2. *The margin starts over.* A D initialized from weights that were trained down to lambda = 5
@@ -113,7 +113,7 @@ class ASoftmaxLoss(nn.Module):
        `ASoftmaxLoss(base=5, floor=5)`, which is 5 at every step, or load the state_dict that was
        saved with those weights.
 
-    Raises ValueError for settings that do not make a falling lambda >= 0.
+    Raises ValueError for settings that do not make a falling lambda >= 0, and for scale < 0 or nan.
     """
 
     def __init__(

@@ -53,10 +53,11 @@ class ModifierConfig:
                  or 4), which shows as a checkerboard until a long training has evened it out;
                  "resize" has no such pattern from the start.
     match_color  False: the paper's network. True (ours, for the small presets): color
-                 statistics matching. Before tanh, each color channel of the output is shifted
-                 and scaled by the mean and standard deviation of that channel of the input.
-                 M's layers normalize brightness and contrast away, and L1 brings them back
-                 only slowly; with this, a short training starts at the input's own colors.
+                 statistics matching. Before tanh, each color channel p of the output becomes
+                 atanh(0.95 mean) + 2 std p, with mean and standard deviation (over n - 1) of
+                 that channel of the input. M's layers normalize brightness and contrast away,
+                 and L1 brings them back only slowly; so a short training starts at the input's
+                 own colors.
     """
 
     width: int = 64

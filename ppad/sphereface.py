@@ -112,6 +112,8 @@ class ResidualUnit(nn.Module):
 class SphereFace(nn.Module):
     """D without its classification layer (Liu et al. 2017; the paper, section 4).
 
+    The strided convs and fc5 start as Caffe's "xavier": U(-b, b), b = sqrt(3 / fan_in), bias 0.
+
     >>> toy = SphereFaceConfig(depth=4, width=16, embedding=128, input_size=(56, 48))
     >>> recognizer = SphereFace(toy)
     >>> recognizer(torch.zeros(2, 3, 56, 48)).shape
@@ -143,7 +145,7 @@ class SphereFace(nn.Module):
     def forward(self, faces: torch.Tensor) -> torch.Tensor:
         """Embed a batch of aligned faces.
 
-        faces: (B, 3, h, w), BGR, (x - 127.5) / 128, with (h, w) = config.input_size.
+        faces: (B, 3, h, w), BGR, (x - 127.5) / 128, with (h, w) = config.input_size; B may be 0.
         Returns embeddings (B, E), not normalized: A-Softmax uses their length, verification
         only their direction. Raises ValueError for any other shape.
         """
@@ -162,7 +164,8 @@ class AngularMarginHead(nn.Module):
 
     Each identity j has one direction W_j, a row of `weight` (N, E), normalized to length 1 at
     *every* forward and without bias. So only the angle counts: the decision between j and k
-    depends on cos(x, W_j) - cos(x, W_k) alone. The margin and the loss are in `ASoftmaxLoss`.
+    depends on cos(x, W_j) - cos(x, W_k) alone. It starts as fc5 does. The margin and the loss are
+    in `ASoftmaxLoss`.
 
     embedding: E. identities: N. Raises ValueError if either is below 1.
     """
