@@ -13,8 +13,8 @@ A component is any module of `ppad` whose test file has marks like this one:
 
 A line's points and hint come from the first of its tests that gives them; it is earned only if all
 its tests pass, and a skipped test has not passed. `seconds=60` is a test's own time limit.
-`helper="psi"` says which function a line is about: in all other lines the reference's takes its
-place, so that its mistakes cost points once. `tests/grading_game.py` adds its lines to every
+`helper="psi"` names functions that a line is about: in all other lines the reference's take their
+place, so that their mistakes cost points once. `tests/grading_game.py` adds its lines to every
 component.
 
 A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
@@ -88,7 +88,7 @@ class Line:
     text: str
     points: float = 0
     hint: str = ""
-    helper: str = ""  # the function that the line is about, if others use it
+    helper: str = ""  # functions that the line is about and others use
     tests: list[str] = field(default_factory=list)  # "file::function"
     earned: float = 0
     reasons: list[str] = field(default_factory=list)  # one for each test that did not pass

@@ -58,7 +58,7 @@ class Recorder:
         self.journal = journal
         self.tests = orders["tests"]
         self.done = orders["done"]
-        self.about = orders["helpers"]  # test -> the helper that it is about
+        self.about = orders["helpers"]  # test -> the helpers that it is about
         self.watch = watch  # a function: what has been tampered with, or ""
         self.module = module  # the student's
         self.helpers = helpers  # name -> the reference's function
@@ -80,8 +80,8 @@ class Recorder:
 
         @functools.wraps(body)
         def follow(*args, **kwargs):
-            own = self.about.get(item.nodeid.partition("[")[0], "")
-            given = {name: ref for name, ref in self.helpers.items() if name != own}
+            own = self.about.get(item.nodeid.partition("[")[0], "").split()
+            given = {name: ref for name, ref in self.helpers.items() if name not in own}
             with _replaced(given, self.module, item.module):
                 body(*args, **kwargs)
             self.finished = True
@@ -127,7 +127,8 @@ def main() -> None:
     for note in grading_checks.notes_on(Path(path).read_bytes(), real):
         journal.write("note", reason=note)
     helpers = {
-        name: grading_checks.reference_helper(name, real) for name in {*orders["helpers"].values()}
+        name: grading_checks.reference_helper(name, real)
+        for name in " ".join(orders["helpers"].values()).split()
     }
     del real
     watch = functools.partial(_tampered, grading_checks.Snapshot(), path)

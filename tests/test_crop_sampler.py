@@ -15,12 +15,14 @@ from ppad.crop_sampler import (
     TEMPLATE_96x112,
     align_faces,
     crop_faces,
-    enlarge_boxes,
+    cut_pixels,
+    face_squares,
     paste_faces,
     recognizer_input,
     repaint,
     similarity,
     template,
+    write_pixels,
 )
 
 NO_FACE = torch.zeros(0, 4)
@@ -64,10 +66,10 @@ def test_the_public_names_are_there():
     defaults = {
         "template": (112, 96),
         "align_faces": (112, 96),
-        "enlarge_boxes": 1.6,
-        "repaint": 256,
+        "face_squares": 1.6,
     }
-    for name in ("similarity", "recognizer_input", "crop_faces", "paste_faces", *defaults):
+    plain = ("similarity", "recognizer_input", "crop_faces", "paste_faces", "repaint")
+    for name in (*plain, "cut_pixels", "write_pixels", *defaults):
         *_, last = inspect.signature(getattr(crop_sampler, name)).parameters.values()
         assert last.default == defaults.get(name, inspect.Parameter.empty), name
 
@@ -88,6 +90,7 @@ def test_template_is_the_published_one_and_scales_with_the_frame():
     points=3,
     hint="write out the normal equations: a = sum(x u + y v) / spread, b = sum(x v - y u) / "
     "spread, of points minus their mean; the sign of b turns the face, and all five points count",
+    helper="similarity",
 )
 def test_similarity_matches_numpy_least_squares():
     landmarks = 60 + 30 * rand(4, 5, 2, dtype=torch.float64)
@@ -204,21 +207,19 @@ def test_recognizer_input_matches_the_byte_arithmetic():
     )
 
 
-# ---- enlarge_boxes ----
+# ---- face_squares ----
 @pytest.mark.rubric(
-    "face boxes grow by 1.6 about their center",
+    "face boxes become squares of 1.6 times their longer side",
     points=1,
-    hint="scale width and height about the center, then clip x to the frame's width and y to its "
-    "height: frame_size is (H, W)",
+    hint="a square about the box's center, its side 1.6 times the longer side of the box, and never "
+    "clipped: a face at the border is cut like any other",
 )
-def test_enlarge_scales_about_the_center_and_clips():
-    boxes = torch.tensor([[40, 30, 60, 40], [0, 0, 10, 20]])
-    out = enlarge_boxes(boxes, (100, 200))
-    assert torch.allclose(out, torch.tensor([[34.0, 27.0, 66.0, 43.0], [0.0, 0.0, 13.0, 26.0]]))
-    assert torch.allclose(
-        enlarge_boxes(boxes, (35, 62), 1.6)[0], torch.tensor([34.0, 27.0, 62.0, 35.0])
-    )
-    assert enlarge_boxes(NO_FACE, (10, 10)).shape == (0, 4)
+def test_face_squares_are_about_the_center_and_never_clipped():
+    boxes = torch.tensor([[40, 30, 60, 40], [0, 0, 10, 20]])  # whole numbers are fine
+    out = face_squares(boxes)
+    assert torch.allclose(out, torch.tensor([[34.0, 19.0, 66.0, 51.0], [-11.0, -6.0, 21.0, 26.0]]))
+    assert torch.allclose(face_squares(boxes, 1.0)[1], torch.tensor([-5.0, 0.0, 15.0, 20.0]))
+    assert face_squares(NO_FACE).shape == (0, 4)
 
 
 # ---- crop_faces ----
@@ -283,11 +284,28 @@ def test_strong_down_scaling_averages():
     assert crop.abs().max() < 0.05
 
 
+# A corner, a side, and one that holds the frame.
+OVERHANGING = [[-4.0, -3.5, 8.2, 9.1], [15.5, 6.0, 30.0, 20.5], [-10.0, -12.0, 34.0, 32.0]]
+
+
+@pytest.mark.rubric("crop_faces reads the right places")
+def test_a_crop_over_the_edge_repeats_the_border():
+    frames = rand(2, 3, 20, 24, dtype=torch.float64)
+    boxes = [BOXES[0], torch.tensor(OVERHANGING).double()]
+    crops = crop_faces(frames, boxes, 6)
+    for crop, box in zip(crops[2:], OVERHANGING):
+        assert np.allclose(crop, loop_crop(frames[1].numpy(), box, 6), atol=1e-9)
+    # Those inside their frame do not notice the others.
+    assert torch.equal(crops[:2], crop_faces(frames[:1], BOXES[:1], 6))
+    far = crop_faces(frames, [NO_FACE, torch.tensor([[-90.0, 3.0, -80.0, 4.0]])], 2)
+    assert torch.allclose(far, frames[1, :, 3, 0].view(1, 3, 1, 1))  # the nearest border pixel
+
+
 @pytest.mark.rubric("gradients flow through crop and paste")
 def test_crop_gradient_is_exact():
     frames = rand(2, 3, 7, 8, dtype=torch.float64).requires_grad_()
     boxes = [
-        torch.tensor([[0.5, 1.0, 7.7, 6.2]]).double(),
+        torch.tensor([[0.5, 1.0, 7.7, 6.2], [-2.0, 3.5, 4.0, 9.5]]).double(),
         torch.tensor([[2.0, 2.0, 4.0, 5.0]]).double(),
     ]
     assert torch.autograd.gradcheck(lambda f: crop_faces(f, boxes, 3), frames)
@@ -328,8 +346,13 @@ def test_paste_matches_a_per_pixel_loop_with_overlaps():
     frames = rand(3, 3, 20, 24, dtype=torch.float64)
     # Larger than one of the boxes, smaller than the others.
     crops = rand(3, 3, 6, 6, seed=1, dtype=torch.float64)
-    got = paste_faces(frames, crops, BOXES)
-    assert np.allclose(got, loop_paste(frames.numpy(), crops.numpy(), BOXES), atol=1e-9)
+    for boxes in (BOXES, [NO_FACE, torch.tensor(OVERHANGING), NO_FACE]):
+        got = paste_faces(frames, crops, boxes)
+        assert np.allclose(got, loop_paste(frames.numpy(), crops.numpy(), boxes), atol=1e-9)
+    beyond = [
+        torch.tensor([[-9.0, 2.0, -1.0, 9.0], [30.0, 2.0, 40.0, 9.0], [2.0, 21.0, 5.0, 24.0]])
+    ]
+    assert torch.equal(paste_faces(frames[:1], crops, beyond), frames[:1])
 
 
 @pytest.mark.parametrize("size", [5, 12, 40])
@@ -382,7 +405,7 @@ def test_paste_gradient_is_exact_in_crops_and_frames():
     frames = rand(2, 3, 7, 8, dtype=torch.float64).requires_grad_()
     crops = rand(3, 3, 4, 4, seed=1, dtype=torch.float64).requires_grad_()
     boxes = [
-        torch.tensor(b).double() for b in ([[0.4, 1, 5, 6.2], [3, 3, 5.5, 5]], [[1.0, 1, 8, 7]])
+        torch.tensor(b).double() for b in ([[0.4, 1, 5, 6.2], [3, 3, 5.5, 5]], [[3.0, -1, 9, 5]])
     ]
     assert torch.autograd.gradcheck(lambda f, c: paste_faces(f, c, boxes), (frames, crops))
 
@@ -409,11 +432,12 @@ def test_repaint_goes_through_the_anonymizer_and_spares_frames_without_a_face():
     frames = rand(2, 3, 12, 12)
     seen = []
 
-    def anonymizer(crops):
+    def negative(crops):
         seen.append(crops.shape)
         return -crops
 
-    out = repaint(frames, [torch.tensor([[2.0, 2.0, 10.0, 10.0]]), NO_FACE], anonymizer, size=8)
+    negative.size = 8
+    out = repaint(frames, [torch.tensor([[2.0, 2.0, 10.0, 10.0]]), NO_FACE], negative)
     assert seen == [(1, 3, 8, 8)]
     assert torch.allclose(out[0, :, 2:10, 2:10], -frames[0, :, 2:10, 2:10], atol=1e-6)
     assert torch.equal(out[1], frames[1])
@@ -423,8 +447,13 @@ def test_repaint_goes_through_the_anonymizer_and_spares_frames_without_a_face():
 @pytest.mark.rubric("no face, no change; bad input is refused")
 def test_repaint_without_any_face_never_calls_the_anonymizer():
     frames = rand(2, 3, 12, 12)
-    out = repaint(frames, [NO_FACE, NO_FACE], lambda crops: pytest.fail("called"))
-    assert torch.equal(out, frames)
+
+    def never(crops):
+        pytest.fail("called")
+
+    assert torch.equal(repaint(frames, [NO_FACE, NO_FACE], never), frames)
+    never.size = 8
+    assert torch.equal(repaint(frames, [NO_FACE, NO_FACE], never), frames)
     assert torch.equal(paste_faces(frames, torch.zeros(0, 3, 8, 8), [NO_FACE, NO_FACE]), frames)
 
 
@@ -446,10 +475,105 @@ def test_half_precision_around_the_sampler_does_not_move_pixels():
 def test_repaint_sends_gradient_to_the_anonymizers_weights():
     gain = torch.tensor(0.5, requires_grad=True)
     frames = torch.ones(1, 3, 12, 12)
-    repaint(
-        frames, [torch.tensor([[2.0, 2.0, 6.0, 6.0]])], lambda crops: gain * crops, size=8
-    ).sum().backward()
-    assert torch.allclose(gain.grad, torch.tensor(48.0))  # 16 pixels x 3 channels of value 1
+
+    def scaled(crops):
+        return gain * crops
+
+    for size in (None, 8):  # on the frame's own pixels, and on crops
+        scaled.size = size
+        gain.grad = None
+        repaint(frames, [torch.tensor([[2.0, 2.0, 6.0, 6.0]])], scaled).sum().backward()
+        assert torch.allclose(gain.grad, torch.tensor(48.0))  # 16 pixels x 3 channels of value 1
+
+
+# ---- hand-made anonymizers: the frame's own pixels ----
+PIXELS = [
+    torch.tensor([[2.5, 2.6, 7.5, 7.4], [-3.2, 4.0, 3.3, 10.5]]),
+    NO_FACE,
+    torch.tensor([[18.0, 13.0, 27.0, 22.0], [8.6, 8.6, 9.4, 9.4]]),
+]
+
+
+@pytest.mark.rubric(
+    "without a .size an anonymizer works on the frame's own pixels",
+    points=3,
+    hint="an anonymizer without .size is called once a face, with the face's own pixels in a square "
+    "of whole pixels; cropping, resizing or pasting with interpolation averages noise away",
+)
+def test_cut_pixels_are_the_frames_own_and_the_border_repeats():
+    frames = rand(3, 3, 20, 24)
+    squares = cut_pixels(frames, PIXELS)
+    # y of the first: 2.6 ... 7.4 is pixels 3 ... 6, x 2 ... 6: the longer side counts.
+    assert [square.shape[2:] for square in squares] == [(5, 5), (7, 7), (9, 9), (1, 1)]
+    assert torch.equal(squares[0], frames[:1, :, 3:8, 2:7])
+    wide = F.pad(frames, [10] * 4, mode="replicate")
+    assert torch.equal(squares[1], wide[:1, :, 14:21, 7:14])
+    assert torch.equal(squares[2], wide[2:, :, 23:32, 28:37])
+
+
+@pytest.mark.rubric("without a .size an anonymizer works on the frame's own pixels")
+def test_pixels_are_written_where_paste_faces_would_and_nowhere_else():
+    frames = rand(3, 3, 20, 24)
+    squares = [torch.full_like(square, 5.0) for square in cut_pixels(frames, PIXELS)]
+    painted = write_pixels(frames, squares, PIXELS)
+    expect = paste_faces(frames, torch.full((4, 3, 6, 6), 5.0), PIXELS)
+    assert torch.equal(painted != frames, expect != frames)
+    assert (painted[painted != frames] == 5).all()
+    with pytest.raises(ValueError):
+        write_pixels(frames, squares[1:], PIXELS)
+    # Where two overlap the later one is on top.
+    over = [torch.tensor([[0.0, 0.0, 6.0, 6.0], [3.0, 3.0, 9.0, 9.0]]), NO_FACE, NO_FACE]
+    pair = [torch.full((1, 3, 6, 6), value) for value in (0.25, 0.75)]
+    painted = write_pixels(frames, pair, over)
+    assert (painted[0, :, 3:9, 3:9] == 0.75).all() and (painted[0, :, :3, :6] == 0.25).all()
+
+
+@pytest.mark.rubric("without a .size an anonymizer works on the frame's own pixels")
+def test_repaint_calls_a_hand_made_anonymizer_once_a_face():
+    frames = rand(3, 3, 20, 24)
+    seen = []
+
+    def noted(crops):
+        seen.append(crops)
+        return crops
+
+    assert torch.equal(repaint(frames, PIXELS, noted), frames)  # to the last bit
+    assert all(map(torch.equal, seen, cut_pixels(frames, PIXELS))) and len(seen) == 4
+    bright = repaint(frames, PIXELS, torch.ones_like)
+    assert (bright[0, :, 3:7, 2:7] == 1).all() and torch.equal(bright[1], frames[1])
+    # Overlapping or not, each face is cut from the frame as it was.
+    twice = [torch.tensor([[4.0, 4.0, 12.0, 12.0]] * 2), NO_FACE, NO_FACE]
+    assert torch.equal(
+        repaint(frames, twice, torch.neg)[0, :, 4:12, 4:12], -frames[0, :, 4:12, 4:12]
+    )
+
+
+@pytest.mark.parametrize("side", [16, 64, 300])
+@pytest.mark.rubric("without a .size an anonymizer works on the frame's own pixels")
+def test_noise_in_the_frame_has_the_variance_it_is_called_by(side):
+    """Table 1's Noise(0.3): 0.3 in the range [0, 1] before clipping, in what A sees."""
+    sigma = 2 * 0.3**0.5  # in [-1, 1]
+    generator = torch.Generator().manual_seed(0)
+    faces = math.ceil(110_000 / (3 * side**2))
+    added = []
+    clipped = []
+
+    def noise(crops):
+        draw = torch.randn(crops.shape, generator=generator)
+        added.append(crops + sigma * draw)
+        return added[-1]
+
+    for _ in range(faces):
+        face_box = torch.tensor([[13.3, 17.8, 13.3 + side / 1.6, 17.8 + side / 2]])
+        square = face_squares(face_box)
+        frame = torch.zeros(1, 3, side + 40, side + 40)
+        painted = repaint(frame, [square], noise)
+        clipped.append(painted[painted != 0])
+    values = torch.cat(clipped)
+    assert len(values) >= 100_000
+    assert abs((values / 2).var() / 0.3 - 1) < 0.03
+    patch = sigma * torch.randn(1_000_000, generator=generator)
+    assert abs(values.clamp(-1, 1).var() / patch.clamp(-1, 1).var() - 1) < 0.03
 
 
 # ---- bad input ----
@@ -457,21 +581,15 @@ FRAME = rand(1, 3, 8, 8)
 BOX = torch.tensor([[1.0, 1.0, 5.0, 5.0]])
 FACES = torch.tensor(TEMPLATE_96x112).repeat(3, 1, 1)
 NOT_THIS = torch.tensor([0.0, 1.0, 0.0])[:, None, None]  # the middle one of three faces
-BAD_BOXES = [[4, 4, 4, 8], [9, 4, 4, 8], [-30, -30, -20, -20], [0, 0, float("nan"), 4]]
-OUTSIDE = [[-2, 0, 5, 5], [3, 3, 8.5, 6], [-0.009, 1, -0.001, 5]]
+BAD_BOXES = [[4, 4, 4, 8], [9, 4, 4, 8], [0, 0, float("nan"), 4], [-math.inf, 0, 5, 4]]
 REFUSED = [
     ("landmarks row 1", similarity, FACES * (1 - NOT_THIS), FACES[0]),
     ("landmarks row 1", similarity, FACES / (1 - NOT_THIS), FACES[0]),
     ("landmarks", similarity, torch.zeros(2, 4, 2), FACES[0]),
     ("landmarks", align_faces, torch.zeros(2, 3, 8, 8), FACES[:1]),
-    *(
-        ("boxes row 1", enlarge_boxes, torch.cat([BOX, torch.tensor([bad])]), (20, 20))
-        for bad in BAD_BOXES
-    ),
-    *(
-        ("boxes", crop_faces, FRAME, [torch.tensor([bad]).float()], 4)
-        for bad in BAD_BOXES + OUTSIDE
-    ),
+    *(("boxes row 1", face_squares, torch.cat([BOX, torch.tensor([bad])])) for bad in BAD_BOXES),
+    *(("boxes row 0", crop_faces, FRAME, [torch.tensor([bad]).float()], 4) for bad in BAD_BOXES),
+    ("boxes", cut_pixels, FRAME, [torch.tensor(BAD_BOXES[:1]).float()]),
     ("boxes", crop_faces, rand(2, 3, 8, 8), [BOX], 4),
     ("boxes", crop_faces, FRAME, BOX, 4),
     ("crops", paste_faces, FRAME, rand(2, 3, 4, 4), [BOX]),

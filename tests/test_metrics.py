@@ -170,6 +170,7 @@ def test_frame_ap_rejects_bad_input():
     hint="Subtract the mean before the lengths are taken; a zero feature scores 0, not nan. "
     "Candidates for the threshold lie between neighboring distinct scores and outside both ends; "
     "where the mean of the best is worse than they are, return one of them.",
+    helper="cosine_scores best_threshold",
 )
 def test_cosine_scores():
     a = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 0.0]])

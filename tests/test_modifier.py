@@ -228,7 +228,8 @@ def test_residual_block_may_lower_its_input():
     points=4,
     hint="A picture is normalized by its own pixels, in testing as in training: no running "
     "statistics (track_running_stats), no learned scale (affine), and no batch norm, which mixes "
-    "the pictures of a batch.",
+    "the pictures of a batch. The variance divides by the number of pixels; 1e-5 is added to it.",
+    helper="instance_norm",
 )
 def test_instance_norm_has_no_state_and_is_per_picture():
     assert not list(instance_norm(4).parameters()) and not list(instance_norm(4).buffers())
@@ -238,6 +239,14 @@ def test_instance_norm_has_no_state_and_is_per_picture():
     torch.testing.assert_close(modifier.eval()(x), together, rtol=0, atol=0)
     alone = torch.cat([modifier(one[None]) for one in x])
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.rubric("instance norm has no state")
+def test_instance_norm_by_hand():
+    x = faces(2).double() * torch.tensor([1.0, 0.01, 0.001])[:, None, None]  # 1e-5 matters
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    variance = ((x - mean) ** 2).mean(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(instance_norm(3)(x), (x - mean) / torch.sqrt(variance + 1e-5))
 
 
 @pytest.mark.rubric(

@@ -93,6 +93,7 @@ def test_fc5_fits_any_input_size(input_size, left):
     hint="Both activations come before the sum and none after it: an activation after the sum is "
     "ResNet's block, not this one. PReLU has one slope per channel, each conv a bias and padding "
     "1.",
+    helper="ResidualUnit",
 )
 def test_residual_unit_is_the_formula(use_order):
     torch.manual_seed(0)
@@ -152,6 +153,7 @@ def test_forward_equals_the_network_written_out_by_hand(use_order):
     points=2,
     hint="Caffe's xavier is uniform up to sqrt(3 / fan_in), which torch's xavier_uniform_ is not; "
     "convs inside residual units are normal with standard deviation 0.01; biases 0, slopes 0.25.",
+    helper="ResidualUnit",
 )
 def test_initialization():
     torch.manual_seed(0)
