@@ -30,7 +30,7 @@ COMPONENTS = [
 ]
 everything = pytest.mark.skipif(
     os.environ.get("PPAD_GRADE_ALL") != "1",
-    reason="set PPAD_GRADE_ALL=1 to grade every file (half an hour)",
+    reason="set PPAD_GRADE_ALL=1 to grade every file (two to three hours)",
 )
 
 
