@@ -332,7 +332,7 @@ class OwnRow:
     """An anonymizer that is no part of this package, as a row: `--row NAME=FILE.py:CLASS`."""
 
     name: str
-    make: Callable  # called without arguments, it gives the anonymizer
+    make: Callable  # make(device) gives the anonymizer
     checksum: str  # of the file
 
 
@@ -355,11 +355,10 @@ def read_own_row(text: str, size: int) -> OwnRow:
         spec.loader.exec_module(module)
         made = getattr(module, class_name)
 
-        def make():
+        def make(device="cpu"):
             anonymizer = made()
-            if isinstance(anonymizer, nn.Module):  # a row learns nothing
-                anonymizer.eval().requires_grad_(False)
-            return anonymizer
+            is_network = isinstance(anonymizer, nn.Module)  # which learns no more
+            return anonymizer.to(device).eval().requires_grad_(False) if is_network else anonymizer
 
         wrong = fault(make(), size)
     except Exception as error:  # somebody else's code raises anything
@@ -398,23 +397,15 @@ def fault(anonymizer, size: int) -> str:
 
 
 def judge_row(
-    name: str,
-    game,
-    attacker,
-    inverter,
-    judges: Judges,
-    data: Data,
-    config,
-    seed: int,
-    device="cpu",
-    folder=None,
+    game, attacker, inverter, judges: Judges, data: Data, config, seed: int, folder=None
 ) -> dict:
     """One row of one seed, as `results.json` keeps it (see `summarize`).
 
     Args:
-        attacker, inverter: of `attackers.train_attacker` and `train_inverter`.
-        folder: where the anonymized faces lie meanwhile.
+        game: `trainer.Game`, played. attacker, inverter: of `attackers.train_attacker`,
+            `train_inverter`. folder: where the anonymized faces lie meanwhile.
     """
+    device = game.device
     mean, per_class = action_ap(game.detector, game.anonymizer, data.test_actions, config, device)
     modified = repaint_set(data.test_faces, game.anonymizer, config, device, folder)
     faces = modified.floats()  # (N, 3, S, S)
@@ -433,8 +424,6 @@ def judge_row(
     error["strongest"] = report["strongest"]["error"]
     error["probe_vs_original"] = min(report[attack]["probe"]["error"] for attack in ATTACKERS)
     return {
-        "name": name,
-        "seed": seed,
         "mAP": mean,
         "AP": per_class,
         "verification_error": error,

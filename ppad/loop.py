@@ -23,9 +23,12 @@ import errno
 import functools
 import json
 import math
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import statistics
+import sys
 import threading
 import time
 import zipfile
@@ -351,3 +354,83 @@ def _delayed_interrupt():
         yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# ---------------------------------------------------------------- several tasks at once
+
+
+def side_by_side(tasks: dict, jobs: int) -> None:
+    """Run the tasks (name -> function), `jobs` at a time, each in a forked process, one thread.
+
+    Two rows with one thread each use two cores better than one row with two, and one small row
+    leaves most of a GPU idle. The forks share the data in memory; each task leaves its result on
+    disk. Without fork, or with one job, the tasks run in this process, in turn.
+
+    Raises LoopError when a task failed (those that run still end, no other is started),
+    Interrupted when one was stopped.
+    """
+    if jobs < 2 or not hasattr(os, "fork"):
+        for task in tasks.values():
+            task()
+        return
+    fork = multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=run_task, args=(task,), name=name) for name, task in tasks.items()
+    ]
+    waiting = list(processes)
+    running = []
+    stopped = False
+    while True:
+        running = [process for process in running if process.is_alive()]
+        failed = stopped or any(process.exitcode for process in processes)
+        while waiting and len(running) < jobs and not failed:
+            running.append(waiting.pop(0))
+            running[-1].start()
+        if not running:
+            break
+        try:
+            multiprocessing.connection.wait([process.sentinel for process in running])
+        except KeyboardInterrupt:  # the forks received it, too: let them save
+            stopped = True
+    if stopped or any(process.exitcode == 130 for process in processes):
+        raise Interrupted("stopped; the same command goes on from the last checkpoints")
+    failures = [f"{p.name} ended with status {p.exitcode}" for p in processes if p.exitcode]
+    if failures:
+        raise LoopError(
+            f"{', '.join(failures)}: see above; the same command goes on from the last checkpoints"
+        )
+
+
+def run_task(task) -> None:
+    """The main function of a forked process; its exit status is that of `exit_status`."""
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    sys.exit(exit_status(task))
+
+
+def exit_with_parent() -> None:
+    """End this process when its parent has ended: a run started anew must not find it writing."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def exit_status(work) -> int:
+    """Call `work()`: 0, or for an error that the user can correct one sentence and a status.
+
+    2 is for such an error, 130 for Ctrl-C.
+    """
+    try:
+        work()
+        return 0
+    except (ValueError, OSError, LoopError) as error:
+        print(f"ppad.reproduce: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        full = "the GPU's memory is full: --check says what would fit; --jobs 1, --accumulate 2"
+        less = "--checkpointing true and a smaller --eval_batch need less and go on in this folder"
+        print(f"ppad.reproduce: {full} {less}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        sentence = str(stop) or "stopped; the same command goes on from the last checkpoint"
+        print(f"\nppad.reproduce: {sentence}", file=sys.stderr)
+        return 130

@@ -12,13 +12,9 @@ import copy
 import dataclasses
 import functools
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
 import random
 import statistics
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -28,7 +24,7 @@ from ppad import attackers, checkup, evaluate, figures, files, optim, players, t
 from ppad import config as presets
 from ppad.baselines import BASELINES, identity, make_baseline
 from ppad.evaluate import read_own_row
-from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log
+from ppad.loop import Loop, LoopError, exit_status, read_checkpoint, read_log, side_by_side
 from ppad.optim import GIB
 
 ROWS = [*BASELINES, "Ours"]
@@ -123,10 +119,10 @@ class SeedRun:
                     "restore the pictures that were there, or choose another --out"
                 )
 
-    def loop(self, place: str, title: str = "", **more) -> Loop:
-        """The training loop that lives in the folder `place` of this seed. more: its settings."""
+    def loop(self, place: str, title: str = "", **changes) -> Loop:
+        """The training loop in the folder `place` of this seed; changes: of its settings."""
         times = (self.config.log_every, self.config.checkpoint_seconds)
-        return Loop(self.folder / place, title, self.seed, self.settings | more, *times)
+        return Loop(self.folder / place, title, self.seed, self.settings | changes, *times)
 
     def recognizer(self):
         """D trained on originals, where every row starts."""
@@ -181,73 +177,52 @@ class SeedRun:
         if name in VARIANTS:
             return players.make_modifier(self.config)
         if name in self.own:
-            anonymizer = self.own[name].make()
-            is_network = isinstance(anonymizer, torch.nn.Module)
-            return anonymizer.to(self.device) if is_network else anonymizer
+            return self.own[name].make(self.device)
         return make_baseline(name, seed=self.seed)
 
     def row(self, name: str) -> dict:
         """Train and evaluate one row, or read it where it is done."""
         place = file_name(name)
         path = self.folder / place / "row.json"
-        more = dict(VARIANTS.get(name, {}))
-        if name in self.own:
-            more["file"] = self.own[name].checksum
+        changes = VARIANTS.get(name, {})
+        file = {"file": self.own[name].checksum} if name in self.own else {}
         if optim.run_on_main(path.exists):
             row = files.read_json(path)
-            if row.get("file") != more.get("file"):
-                raise LoopError(
-                    f"{path} was made with another file of --row {name}: delete its folder, or "
-                    "choose another name"
-                )
-            return row
+            if file.items() <= row.items():
+                return row
+            raise LoopError(f"{path} was made with another file of --row {name}: choose a new name")
         began = time.monotonic()
-        config = dataclasses.replace(self.config, **VARIANTS.get(name, {}))
+        config = dataclasses.replace(self.config, **changes)
         faces = self.data.faces
         judges = self.judges()
         torch.manual_seed(self.seed)
         anonymizer = self.make_anonymizer(name)
         start = copy.deepcopy(judges.never_saw)
         game = trainer.Game(config, start, self.detector(), anonymizer, self.device)
-        played = self.loop(place, name, **more)
+        played = self.loop(place, name, **changes, **file)
         trainer.play(game, faces, self.data.actions, config, played)
         if name in VARIANTS:
             anonymizer.eval().requires_grad_(False)
-        attack = self.loop(f"{place}/retrained", f"{name}: attacker", **more)
+        attack = self.loop(f"{place}/retrained", f"{name}: attacker", **changes, **file)
         attacker = attackers.train_attacker(
             judges.never_saw, anonymizer, faces, config, attack, self.device
         )
-        undo = self.loop(f"{place}/inverting", f"{name}: inverter", **more)
+        undo = self.loop(f"{place}/inverting", f"{name}: inverter", **changes, **file)
         inverter = attackers.train_inverter(anonymizer, faces, config, undo, self.device)
-        trained = (played.seconds + attack.seconds + undo.seconds) / 60
-        judge = functools.partial(self.judge, name, game, attacker, inverter, judges)
-        row = optim.run_on_main(functools.partial(judge, began, trained, more))
-        return row
 
-    def judge(self, name, game, attacker, inverter, judges, began, trained, more) -> dict:
-        """Evaluate a trained row and write its row.json, with `more`.
+        def judge():
+            row = {"name": name, "seed": self.seed, **file} | evaluate.judge_row(
+                game, attacker, inverter, judges, self.data, config, self.seed, path.parent
+            )
+            trained = played.seconds + attack.seconds + undo.seconds  # over all calls
+            row["minutes"] = max(time.monotonic() - began, trained) / 60
+            row["peak_memory_gb"] = optim.peak_memory()
+            gpu = self.device if torch.device(self.device).type == "cuda" else None
+            row["gpu_peak_gb"] = round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) or None
+            files.write_file(path, json.dumps(row, indent=1))
+            return row
 
-        began: when this call did. trained: the row's minutes, over all calls.
-        """
-        folder = self.folder / file_name(name)
-        row = more | evaluate.judge_row(
-            name,
-            game,
-            attacker,
-            inverter,
-            judges,
-            self.data,
-            self.config,
-            self.seed,
-            self.device,
-            folder,
-        )
-        row["minutes"] = max((time.monotonic() - began) / 60, trained)
-        row["peak_memory_gb"] = optim.peak_memory()
-        gpu = self.device if torch.device(self.device).type == "cuda" else None
-        row["gpu_peak_gb"] = round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) or None
-        files.write_file(folder / "row.json", json.dumps(row, indent=1))
-        return row
+        return optim.run_on_main(judge)
 
     def trained(self, place: str, part: str) -> dict:
         """State dict of a part of the checkpoint in the folder `place` of this seed."""
@@ -351,19 +326,17 @@ def budget(config) -> dict:
 def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """The figures of a finished run, from test pictures of its first seed."""
     best = "Ours" if "Ours" in rows else rows[-1]
-    people = grouped(run.data.test_faces.identities.tolist())
+    people = grouped(run.data.test_faces.identities.tolist()).values()
     shown = [pictures[0] for pictures in eight_of(people)]
     groups = [pictures[:6] for pictures in eight_of(p for p in people if len(p) >= 4)]
     actions = run.data.test_actions
     with_face = [i for i, boxes in enumerate(actions.face_boxes) if len(boxes)]
-    folders = [Path(actions.names[i]).parent for i in with_face]
-    # A folder named after an action holds stills of many people.
-    clips = [
+    clips = [  # folders with four frames; one named after an action holds stills of many people
         [with_face[i] for i in frames[:4]]
-        for frames in grouped(folders)
-        if len(frames) >= 4 and folders[frames[0]].name not in ("", *actions.classes)
+        for folder, frames in grouped(Path(actions.names[i]).parent for i in with_face).items()
+        if len(frames) >= 4 and folder.name not in ("", *actions.classes)
     ]
-    scenes = [clip[0] for clip in eight_of(clips)[:4]] or eight_of([[i] for i in with_face])
+    scenes = [clip[i] for i, clip in enumerate(eight_of(clips)[:4])] or eight_of(with_face)[:4]
     columns = {}
     undone = {}
     for name in rows:
@@ -387,18 +360,18 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     figures.training_curves(log, out / "curves.png")
 
 
-def grouped(keys: list) -> list[list[int]]:
-    """The positions of each different key, in order of key."""
+def grouped(keys) -> dict:
+    """The positions of each different key."""
     groups = {}
     for position, key in enumerate(keys):
         groups.setdefault(key, []).append(position)
-    return [groups[key] for key in sorted(groups)]
+    return groups
 
 
-def eight_of(groups) -> list:
+def eight_of(things) -> list:
     """Eight of them at most, the same at each call."""
-    groups = list(groups)
-    return random.Random(0).sample(groups, min(8, len(groups)))
+    things = list(things)
+    return random.Random(0).sample(things, min(8, len(things)))
 
 
 def wall_minutes(out: Path, now: float) -> float:
@@ -407,86 +380,6 @@ def wall_minutes(out: Path, now: float) -> float:
     total = now + (files.read_json(path)["minutes"] if path.exists() else 0.0)
     files.write_file(path, json.dumps({"minutes": total}))
     return total
-
-
-# ---------------------------------------------------------------- several tasks at once
-
-
-def side_by_side(tasks: dict, jobs: int) -> None:
-    """Run the tasks (name -> function), `jobs` at a time, each in a forked process, one thread.
-
-    Two rows with one thread each use two cores better than one row with two, and one small row
-    leaves most of a GPU idle. The forks share the data in memory; each task leaves its result on
-    disk. Without fork, or with one job, the tasks run in this process, in turn.
-
-    Raises LoopError when a task failed (those that run still end, no other is started),
-    Interrupted when one was stopped.
-    """
-    if jobs < 2 or not hasattr(os, "fork"):
-        for task in tasks.values():
-            task()
-        return
-    fork = multiprocessing.get_context("fork")
-    processes = [
-        fork.Process(target=run_task, args=(task,), name=name) for name, task in tasks.items()
-    ]
-    waiting = list(processes)
-    running = []
-    stopped = False
-    while True:
-        running = [process for process in running if process.is_alive()]
-        failed = stopped or any(process.exitcode for process in processes)
-        while waiting and len(running) < jobs and not failed:
-            running.append(waiting.pop(0))
-            running[-1].start()
-        if not running:
-            break
-        try:
-            multiprocessing.connection.wait([process.sentinel for process in running])
-        except KeyboardInterrupt:  # the forks received it, too: let them save
-            stopped = True
-    if stopped or any(process.exitcode == 130 for process in processes):
-        raise Interrupted("stopped; the same command goes on from the last checkpoints")
-    failures = [f"{p.name} ended with status {p.exitcode}" for p in processes if p.exitcode]
-    if failures:
-        raise LoopError(
-            f"{', '.join(failures)}: see above; the same command goes on from the last checkpoints"
-        )
-
-
-def run_task(task) -> None:
-    """The main function of a forked process; its exit status is that of `exit_status`."""
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    sys.exit(exit_status(task))
-
-
-def exit_with_parent() -> None:
-    """End this process when its parent has ended: a run started anew must not find it writing."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def exit_status(work) -> int:
-    """Call `work()`: 0, or for an error that the user can correct one sentence and a status.
-
-    2 is for such an error, 130 for Ctrl-C.
-    """
-    try:
-        work()
-        return 0
-    except (ValueError, OSError, LoopError) as error:
-        print(f"ppad.reproduce: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        full = "the GPU's memory is full: --check says what would fit; --jobs 1, --accumulate 2"
-        less = "--checkpointing true and a smaller --eval_batch need less and go on in this folder"
-        print(f"ppad.reproduce: {full} {less}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        sentence = str(stop) or "stopped; the same command goes on from the last checkpoint"
-        print(f"\nppad.reproduce: {sentence}", file=sys.stderr)
-        return 130
 
 
 # ---------------------------------------------------------------- the command

@@ -178,6 +178,40 @@ def test_fig6_rows_may_differ_in_length(tmp_path, drawn):
     assert {"person 1", "person 2"} <= set(texts(drawn[0]))
 
 
+def test_fig5_shows_frames_below_the_faces(tmp_path, drawn):
+    wide = torch.zeros(2, 3, 16, 40)  # frames are no squares
+    frames = (wide - 1, wide)
+    figures.fig5(one_color(-1.0), one_color(0.0), tmp_path / "f.png", frames=frames)
+    faces, scenes = drawn[0].axes
+    assert faces.get_position().y0 > scenes.get_position().y1
+    sheet = scenes.images[0].get_array()
+    assert [sheet[8, x, 0] for x in (4, 36, 46, 78)] == [0, 0, 128, 128]
+    labels = [label.get_text() for label in scenes.get_xticklabels()]
+    assert labels == ["before", "after"] * 2
+    shown = [sheet[8, int(x), 0] for x in scenes.get_xticks()]
+    assert shown == [0, 128] * 2  # each text is over its own frame
+
+
+def test_fig6_shows_a_row_of_frames_a_clip(tmp_path, drawn):
+    clips = [torch.zeros(3, 3, 16, 40), torch.ones(2, 3, 16, 40)]
+    figures.fig6([one_color(-1.0, -1.0)], tmp_path / "f.png", clips)
+    people, scenes = drawn[0].axes
+    assert [label.get_text() for label in scenes.get_yticklabels()] == ["clip 1", "clip 2"]
+    assert [label.get_text() for label in people.get_yticklabels()] == ["person 1"]
+    sheet = scenes.images[0].get_array()
+    assert sheet[8, 20, 0] == 128 and sheet[-8, 20, 0] == 255
+
+
+def test_rows_of_fig3_may_be_named(tmp_path, drawn):
+    columns = {"Ours": one_color(-1.0, 0.0), "Edge": one_color(-1.0, 0.0)}
+    figures.fig3(columns, tmp_path / "f.png", sides=["modified", "inverted"])
+    (axes,) = drawn[0].axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["modified", "inverted"]
+    sheet = axes.images[0].get_array()
+    assert [sheet[int(y), 8, 0] for y in axes.get_yticks()] == [0, 128]
+
+
 def legend(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
@@ -209,6 +243,35 @@ def test_fig4_with_one_seed_has_no_bars_and_with_nothing_run_says_so(tmp_path, d
     none = {"preset": "toy", "seeds": [], "rows": [row("Ours", None, 0.4, None)]}
     figures.fig4(none, tmp_path / "f.png")
     assert texts(drawn[1].axes[0]).count("not run") == 1 and not drawn[1].legends
+
+
+def test_fig4_of_two_runs_has_a_column_each(tmp_path, drawn):
+    other = {"preset": "photo", "seeds": [0], "rows": [row("Ours", seeds(0.3), 0.2, seeds(0.1))]}
+    figures.fig4([RESULTS, other], tmp_path / "f.png")
+    titles = [axes.get_title() for axes in drawn[0].axes]
+    own, strongest = "Training adversary D (as in the paper)", "Strongest attacker"
+    toy, photo = "preset toy, 2 seeds", "preset photo, 1 seed"
+    assert titles == [f"{own}\n{toy}", f"{own}\n{photo}", f"{strongest}\n{toy}"] + [
+        f"{strongest}\n{photo}"
+    ]
+    x = [axes.containers[-1].lines[0].get_xdata()[0] for axes in drawn[0].axes]
+    assert x == [pytest.approx(value) for value in (45, 20, 32, 10)]
+    assert legend(drawn[0]) == ["Un-anonymized", "Masked", "Ours"]  # each once
+
+
+def test_fig4_of_run_folders_by_one_command(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(RESULTS))
+    runs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert figures.main([*runs, "--out", str(tmp_path / "f.png")]) == 0
+    assert (tmp_path / "f.png").stat().st_size > 1000
+    assert figures.main([*runs, str(tmp_path / "c"), "--out", str(tmp_path / "g.png")]) == 2
+    error = capsys.readouterr().err
+    assert "ppad.figures: " in error and "c/results.json does not exist" in error
+    (tmp_path / "b/results.json").write_text("{}")
+    assert figures.main([*runs, "--out", str(tmp_path / "g.png")]) == 2
+    assert "results.json" in capsys.readouterr().err and not (tmp_path / "g.png").exists()
 
 
 def test_fig4_names_every_row_by_a_style_of_its_own(tmp_path, drawn):
@@ -259,6 +322,27 @@ def test_table_text_by_hand():
         "| Masked | 50.0 | 25.0 | 40.0 ± 0.0 | 48.0 | 48.0 | 48.0 | 48.0 | - | - |\n"
         "| Edge | - | - | - | - | - | - | - | - | - |\n"
         "| Ours | 50.0 | 25.0 | 56.0 ± 1.4 | 45.0 | 45.0 | 45.0 | 45.0 | 45.0 | 32.0 ± 2.8 |\n"
+    )
+
+
+def test_ablation_table_by_hand():
+    """Sec. 5.6: both Ds on originals and on modified faces, over two seeds."""
+
+    def report(originals, modified):
+        return {"originals": originals, "both": {"error": modified}}
+
+    ours = row("Ours", None, 0.3, None)
+    ours["attacks"] = [
+        {"own": report(0.05, 0.30), "never_saw": report(0.02, 0.40)},
+        {"own": report(0.07, 0.30), "never_saw": report(0.02, 0.42)},
+    ]
+    text = figures.ablation_markdown({"rows": [ours, row("Edge", None, 0.3, None)]})
+    assert text == (
+        "| Method | own D: originals | own D: modified | pretrained D: originals "
+        "| pretrained D: modified |\n"
+        "| --- | ---: | ---: | ---: | ---: |\n"
+        "| Ours | 6.0 ± 1.4 | 30.0 ± 0.0 | 2.0 ± 0.0 | 41.0 ± 1.4 |\n"
+        "| Edge | - | - | - | - |\n"
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_reproduce import numbers, read, run, started
 
-from ppad import optim, players, reproduce
+from ppad import loop, optim, players, reproduce
 from ppad.loop import Interrupted, LoopError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
     def third():
         (tmp_path / "c").write_text(f"{os.getpid()} {torch.get_num_threads()}")
 
-    reproduce.side_by_side(
+    loop.side_by_side(
         {"a": lambda: meet("a", "b"), "b": lambda: meet("b", "a"), "c": third}, 2
     )
     found = [(tmp_path / name).read_text().split() for name in "abc"]
@@ -50,7 +50,7 @@ def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
 
 def test_one_job_works_here_and_in_order():
     done = []
-    reproduce.side_by_side(
+    loop.side_by_side(
         {name: lambda name=name: done.append((name, os.getpid())) for name in "abc"}, 1
     )
     assert done == [(name, os.getpid()) for name in "abc"]
@@ -83,14 +83,14 @@ def test_a_task_that_fails_is_named_and_the_other_still_ends(tmp_path, capfd, ba
     with pytest.raises(
         LoopError, match=f"^Bad ended with status {status}: see above; the same command goes on"
     ):
-        reproduce.side_by_side(tasks, 2)
+        loop.side_by_side(tasks, 2)
     assert (tmp_path / "good").exists() and not (tmp_path / "late").exists()  # nothing new is begun
     assert told in capfd.readouterr().err
 
 
 def test_a_task_that_was_stopped_stops_the_run():
     with pytest.raises(Interrupted, match="the same command goes on"):
-        reproduce.side_by_side({"a": lambda: explode(KeyboardInterrupt()), "b": lambda: None}, 2)
+        loop.side_by_side({"a": lambda: explode(KeyboardInterrupt()), "b": lambda: None}, 2)
 
 
 # ------------------------------------------------------------------ how a task ends
@@ -115,14 +115,14 @@ def test_one_sentence_for_what_a_user_can_mend(capsys, error, status, sentence):
     def work():
         raise error
 
-    assert reproduce.exit_status(work) == status
+    assert loop.exit_status(work) == status
     assert sentence in capsys.readouterr().err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        reproduce.exit_status(lambda: 1 / 0)
-    assert reproduce.exit_status(lambda: 0) == 0
+        loop.exit_status(lambda: 1 / 0)
+    assert loop.exit_status(lambda: 0) == 0
 
 
 # ------------------------------------------------------------------ on a GPU

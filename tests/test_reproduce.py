@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from ppad import datasets, evaluate, reproduce
+from ppad.baselines import identity
 from ppad.loop import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -273,6 +274,145 @@ def test_a_row_is_the_same_alone_as_in_company(copied, tiny_args):
     results = read(copied / "results.json")
     assert [row["name"] for row in results["rows"]] == ["Ours"] and results["seeds"] == [0]
     assert results["rows"][0]["mAP"]["std"] == 0
+
+
+# ------------------------------------------------------------------ rows by name or from a file
+
+OWN = """
+class Darker:
+    def __call__(self, faces):
+        return faces * 0.5 - 0.5
+"""
+
+
+def test_an_own_row_and_random_labels_stand_in_the_table(tiny_args, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN)
+    words = [*tiny_args, "--rows", "Ours(random)", "Masked", "--out", tmp_path / "run"]
+    own = ["--row", f"My Darker={tmp_path / 'own.py'}:Darker"]
+    assert run(*words, *own) == 0
+    results = read(tmp_path / "run/results.json")
+    assert [row["name"] for row in results["rows"]] == ["Masked", "Ours(random)", "My Darker"]
+    l1 = results["rows"][2]["structure"]["l1"]
+    assert 0.1 < l1 < 1  # |x/2 + 1/2|
+    for name in ("fig3.png", "inverted.png", "table1.md", "ablation.md"):
+        assert (tmp_path / "run" / name).exists()
+    assert "My Darker" in (tmp_path / "run/ablation.md").read_text()
+    state = torch.load(tmp_path / "run/seed0/Ours_random/checkpoint.pt", weights_only=True)
+    assert state["settings"]["adversarial_target"] == "random"
+
+    before = numbers(tmp_path / "run/seed0/My_Darker/row.json")
+    assert run(*words, *own) == 0  # nothing is done again
+    assert numbers(tmp_path / "run/seed0/My_Darker/row.json") == before
+    with (tmp_path / "own.py").open("a") as file:
+        file.write("# another file\n")
+    assert run(*words, *own) == 2
+    error = capsys.readouterr().err
+    assert "row.json was made with another file of --row My Darker" in error
+    (tmp_path / "run/seed0/My_Darker/row.json").unlink()  # as if it was stopped before the end
+    assert run(*words, *own) == 2
+    assert "belongs to another configuration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["Masked", "start", "Ours", "Ours_random_"])
+def test_an_own_row_cannot_take_a_name_that_is_taken(tiny_args, tmp_path, capsys, name):
+    (tmp_path / "own.py").write_text(OWN)
+    words = [*tiny_args, "--rows", "Masked", "--out", tmp_path / "run"]
+    assert run(*words, "--row", f"{name}={tmp_path / 'own.py'}:Darker") == 2
+    assert f"--row {name}: that name is taken: choose another" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ which pictures are drawn
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What `reproduce.draw` gives to the figures, by figure."""
+    given = {}
+    for name in ("fig3", "fig4", "fig5", "fig6", "training_curves"):
+        monkeypatch.setattr(
+            reproduce.figures, name, lambda *a, _name=name, **k: given.update({_name: (a, k)})
+        )
+    return given
+
+
+class FinishedRun(reproduce.SeedRun):
+    """A run whose rows leave every face as it is; pictures are known by their gray level."""
+
+    def __init__(self, folder, config, identities, frames):
+        levels = torch.arange(len(identities), dtype=torch.uint8)
+        faces = datasets.FaceSet(
+            levels[:, None, None, None].expand(-1, 3, 8, 8),
+            torch.zeros(len(identities), 5, 2),
+            torch.tensor(identities),
+            [""] * len(identities),
+        )
+        levels = torch.arange(len(frames), dtype=torch.uint8)
+        box = torch.tensor([[2.0, 2, 6, 6]])
+        actions = datasets.ActionSet(
+            levels[:, None, None, None].repeat(1, 3, 16, 16),
+            [box] * len(frames),
+            [torch.tensor([1])] * len(frames),
+            [box if has_face else box[:0] for _, has_face in frames],
+            [name for name, _ in frames],
+            ["drink"],
+            [],
+        )
+        self.data = evaluate.Data(None, None, faces, actions, None)
+        self.config = config
+        self.folder = folder
+        self.device = "cpu"
+        self.own = {}
+        (folder / "Masked").mkdir(parents=True)
+        (folder / "Masked/log.jsonl").write_text("")
+
+    def finished(self, name):
+        return identity
+
+    def inverter(self, name):
+        return identity
+
+
+def levels(pictures):
+    """The gray levels of pictures (n, 3, H, W), by which `FinishedRun` tells them apart."""
+    return ((pictures[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
+
+
+def test_fig6_takes_people_with_four_pictures_before_it_draws_eight(tiny, tmp_path, drawn):
+    """Ninety people of whom three have four pictures, as in LFW where few have so many."""
+    identities = [*range(90), *[5, 40, 77] * 3, 60]
+    run = FinishedRun(tmp_path, tiny(), identities, [])
+    reproduce.draw(run, tmp_path, {}, ["Masked"])
+    groups, _, clips = drawn["fig6"][0]
+    people = [{identities[i] for i in levels(group)} for group in groups]
+    assert sorted(map(list, people)) == [[5], [40], [77]] and clips == []
+    assert all(len(group) == 4 for group in groups)
+    assert len(drawn["fig5"][0][0]) == 8 and drawn["fig5"][1]["frames"] is None
+
+
+def test_clips_are_folders_with_frames_of_one_person(tiny, tmp_path, drawn):
+    """Not folders named after an action, which hold stills of many people; faces must be there."""
+    frames = [(f"drink/{i}", True) for i in range(6)]  # stills
+    frames += [(f"drink/clip1/{i}", i != 1) for i in range(5)]  # frames 6, 8, 9, 10 have a face
+    frames += [(f"short/{i}", True) for i in range(3)]  # 11 to 13, too few
+    frames += [(f"{i}", True) for i in range(14, 20)]  # in no folder
+    run = FinishedRun(tmp_path, tiny(), [0, 1], frames)
+    reproduce.draw(run, tmp_path, {}, ["Masked"])
+    assert "fig6" not in drawn  # nobody has four pictures
+    before, after = drawn["fig5"][1]["frames"]
+    assert levels(before) == levels(after) == [6]  # one of each clip
+    run = FinishedRun(tmp_path / "more", tiny(), [0] * 4, frames)
+    reproduce.draw(run, tmp_path, {}, ["Masked"])
+    clips = drawn["fig6"][0][2]
+    assert [levels(clip) for clip in clips] == [[6, 8, 9, 10]]
+
+
+def test_stills_without_clips_are_shown_before_and_after(tiny, tmp_path, drawn):
+    frames = [(f"drink/{i}", i > 1) for i in range(9)]
+    run = FinishedRun(tmp_path, tiny(), [0, 1], frames)
+    reproduce.draw(run, tmp_path, {}, ["Masked"])
+    before, _ = drawn["fig5"][1]["frames"]
+    shown = levels(before)
+    assert len(set(shown)) == 4 and min(shown) > 1
 
 
 # ------------------------------------------------------------------ refused in one sentence
