@@ -1,10 +1,11 @@
 """What a run would meet on this machine: `python -m ppad.reproduce --check`.
 
 Printed before hours go into a run: the machine; what the preset's folders hold, counted but not
-decoded; memory, disk, and the minutes of reference runs (those whose results are kept in this
-repository); and a dry run, a few steps of each stage on drawn pictures, with what the rows would
-take at that speed. Nothing is written. Whatever would stop the preset here is collected and named
-at the end, in one sentence.
+decoded; memory and disk, judging included, and the minutes of reference runs (those whose results
+are kept in this repository); and a dry run, a few steps of each stage on drawn pictures, with what
+the rows would take at that speed: hours, FLOP as torch counts them, and the share of this device's
+own speed that this is. Nothing is written. Whatever would stop the preset here is collected and
+named at the end, in one sentence.
 """
 
 import dataclasses
@@ -19,9 +20,12 @@ from ppad import attackers, datasets, evaluate, files, optim, players, trainer
 from ppad import config as presets
 from ppad.baselines import make_baseline
 from ppad.loop import TrialLoop
-from ppad.optim import GIB, SHARED_BATCHES
+from ppad.optim import GIB
 
 RESULTS = Path(__file__).resolve().parents[1] / "lesson_notebooks" / "results"
+UNKNOWN = (math.inf, math.inf)  # where the system does not tell its memory
+FEWER = "lower --memory_gb, or read fewer (--train_identities, --pictures_each, --train_frames)"
+LESS = "give --checkpointing true, or --accumulate 2 or more, or smaller batches"
 
 
 def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, jobs: int) -> None:
@@ -33,12 +37,11 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     folder = next(path for path in [out.absolute(), *out.absolute().parents] if path.exists())
     disk = shutil.disk_usage(folder).free / GIB
     known = optim.hardware(device)
-    free = optim.memory("cpu")
     print(", ".join(f"{name} {version}" for name, version in optim.versions().items()))
     print(f"processor: {known['cpu']}, {known['cores']} cores; GPU: {known.get('gpu', 'none')}")
-    print("memory:", f"{free[0]:.1f} GiB free of {free[1]:.1f}" if free else "not known here")
+    print("memory: {:.1f} GiB free of {:.1f}".format(*(optim.memory("cpu") or UNKNOWN)))
     print(f"disk: {disk:.1f} GiB free for {out}\n\npreset {preset}, pictures:")
-    counts = {**players.ASSUMED, **dict.fromkeys(evaluate.SETS, 0)}
+    counts = {**players.ASSUMED, **dict.fromkeys(evaluate.SETS, 0)}  # if they cannot be counted
     try:
         counts = evaluate.count_data(config)
         print(
@@ -48,23 +51,24 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
         )
         annotations = Path(config.actions, "annotations.csv")
         landmarks = Path(config.faces, "landmarks.csv")
+        fix = "restore them, or delete their rows"
         for kind, table in (("frames", annotations), ("faces", landmarks)):
             if lost := counts[f"absent_test_{kind}"]:
-                fix = "restore them, or delete their rows"
                 problems.append(f"{lost} test {kind} of {table} are not there: {fix}")
         presets.check_counts(config, counts["train_faces"], counts["train_frames"])
         optim.check_batches(config)
     except (ValueError, OSError) as error:
         problems.append(str(error))
-    weights = config.detector_weights
-    if weights and not Path(weights).is_file():
-        problems.append(f"detector_weights {weights} is not there: see data_scripts/get_weights.py")
-        config = dataclasses.replace(config, detector_weights="")
+    config = presets.with_steps(config, counts["train_frames"])
+    for name in ("detector_weights", "recognizer_weights"):
+        weights = getattr(config, name)
+        if weights and not Path(weights).is_file():
+            problems.append(f"{name} {weights} is not there: see data_scripts/README.md")
+            config = dataclasses.replace(config, **{name: ""})
     if not config.detector_weights and config.detector_body != "toy":
         print(f"  A's {config.detector_body} starts from nothing: give --detector_weights")
-    processes = optim.launched_processes()
-    if processes > 1:
-        share = {name: max(1, getattr(config, name) // processes) for name in SHARED_BATCHES}
+    if (processes := optim.launched_processes()) > 1:
+        share = {name: max(1, getattr(config, name) // processes) for name in presets.BATCHES}
         config = dataclasses.replace(config, **share)
         print(f"processes: {processes} (torchrun); memory and times are those of one")
 
@@ -72,12 +76,15 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     for name in presets.PRESETS:
         size = players.needs(presets.build(name), **players.ASSUMED)["training"]
         print(f"{name:10} {size:4.1f} GiB  {reference_time(name)}")
-    sizes = (max(2, counts["people"]), max(1, counts["classes"]))
-    need = players.needs(config, *sizes, len(rows) * len(seeds))
-    problems += check_space(config, need, counts, disk, device, jobs)
-    problems += rehearse(config, sizes, device, jobs, rows, seeds)
-    if problems:
-        raise ValueError(f"{preset} cannot run here as it is: {'; '.join(problems)}")
+    short = check_space(config, counts, disk, device, jobs, len(rows) * len(seeds))
+    try:
+        if not any(LESS in sentence for sentence in short):
+            rehearse(config, counts, device, jobs, rows, seeds)
+        files.check_writable(out)
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
+    if problems + short:
+        raise ValueError(f"{preset} cannot run here as it is: {'; '.join(problems + short)}")
     print("\nNothing is missing.")
 
 
@@ -98,102 +105,95 @@ def count(things: list, noun: str) -> str:
     return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
-def check_space(config, need: dict, counts: dict, disk: float, device, jobs: int) -> list[str]:
+def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int) -> list[str]:
     """Print what a run needs of memory and disk (GiB). Returns what is too little."""
-    training = need["training"]
-    # processes of torchrun do not share their pictures; forked jobs do
-    here = int(os.environ["LOCAL_WORLD_SIZE"]) if optim.launched_processes() > 1 else 1
+    training, kept = players.needs(config, counts["people"], counts["classes"], rows).values()
+    # judging: features of all test faces, original and anonymized, for each attacker
+    judging = len(evaluate.ATTACKERS) * 2 * counts["test_faces"] * 8 * config.embedding / GIB
+    # disk, a job: test faces repainted and inverted, training faces and mirror images repainted
+    face = config.face_size**2
+    crop = face if config.landmark_jitter else config.recognizer_height * config.recognizer_breadth
+    values = counts["test_faces"] * face + counts["train_faces"] * crop
+    space = kept + jobs * 2 * 3 * values / GIB
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # forked jobs share pictures, torchrun's not
     pictures = here * evaluate.picture_memory(config, counts)
     print(
-        f"\nthis run: {training:.1f} GiB for training in each of {jobs} job{'s' * (jobs > 1)}, "
-        f"{pictures:.1f} GiB for the pictures, {need['disk']:.1f} GiB on disk"
+        f"\nthis run, GiB: {training:.1f} for training in each of {jobs} job{'s' * (jobs > 1)} and "
+        f"{judging:.1f} for judging, {pictures:.1f} for the pictures, {space:.1f} on disk"
     )
-    free = optim.memory(device) or (math.inf, math.inf)
-    ram = optim.memory("cpu") or (math.inf, math.inf)
-    problems = []
-    if need["disk"] > disk:
-        problems.append(
-            f"the disk has {disk:.1f} GiB free where about {need['disk']:.1f} are needed: choose "
-            "another --out"
-        )
-    if pictures > ram[0]:
-        problems.append(
-            f"the pictures take {pictures:.1f} GiB of memory where {ram[0]:.1f} are free: lower "
-            "--memory_gb, or read fewer (--train_identities, --pictures_each, --train_frames)"
-        )
-    if jobs > 1 and jobs * training > free[0]:
-        problems.append(
-            f"{jobs} jobs at once need {jobs * training:.1f} GiB where {free[0]:.1f} are free: "
-            f"give --jobs {max(1, int(free[0] / training))}"
-        )
-    return problems
+    free = (optim.memory(device) or UNKNOWN)[0]
+    ram = (optim.memory("cpu") or UNKNOWN)[0]
+    checks = (
+        ("files on disk", space, disk, "choose another --out"),
+        ("pictures and judging", pictures + jobs * judging, ram, FEWER),
+        ("networks in training", training, free, LESS),
+        (f"{jobs} jobs at once", jobs * training, free, f"give --jobs {free // training:.0f}"),
+    )
+    return [
+        f"{what} need {needed:.1f} GiB where {there:.1f} are free: {fix}"
+        for what, needed, there, fix in checks[: 3 if training > free else 4]
+        if needed > there
+    ]
 
 
 # ---------------------------------------------------------------- the dry run
 
 
-def rehearse(config, sizes, device, jobs: int, rows: list, seeds: list) -> list[str]:
-    """The dry run, with smaller batches where memory is short. Prints times, returns problems."""
+def rehearse(config, counts: dict, device, jobs: int, rows: list, seeds: list) -> None:
+    """The dry run; prints times and FLOP. Raises ValueError for a loss that is not finite."""
     if jobs > 1:
         torch.set_num_threads(1)  # as each of the rows that are trained at once will have
-    free = optim.memory(device) or (math.inf, math.inf)
-    fitting = config
-    minutes = None
-    while fitting and not minutes:
-        if players.needs(fitting, *sizes)["training"] > free[0]:
-            fitting = players.halved(fitting)
-            continue
-        fewer = [
-            f"{n} {getattr(fitting, n)} instead of {getattr(config, n)}" for n in SHARED_BATCHES[:2]
-        ]
-        shortage = "" if fitting is config else f", memory being short with {', '.join(fewer)}"
-        print(f"dry run on {device}{shortage}:", flush=True)
-        try:
-            minutes = dry_run(fitting, *sizes, device, rows)
-        except torch.OutOfMemoryError:
-            fitting = players.halved(fitting)
-        except ValueError as error:
-            return [str(error)]
-    if not minutes:
-        return ["there is not enough memory for one picture at a time"]
-    each = [minutes["Ours" if row == "Ours" else "fixed"] for row in rows]
+    print(f"dry run on {device}:", flush=True)
+    trials = dry_run(config, counts, device, rows)
+    each = [trials["Ours" if row.startswith("Ours") else "fixed"] for row in rows]
     at_once = min(jobs, len(rows)) if device == "cpu" else 1  # rows on one GPU share its speed
-    whole = len(seeds) * (minutes["start"] + sum(each)) / at_once
+    minutes = len(seeds) * sum(one.minutes for one in [trials["start"], *each])
+    flop = len(seeds) * sum(one.flop for one in [trials["start"], *each])
+    speed = optim.measured_speed(config, device)
     print(
-        f"at that speed: {minutes['start']:.0f} minutes before all rows, up to {max(each):.0f} a "
-        f"row; about {whole:.0f} minutes for {count(rows, 'row')}, {count(seeds, 'seed')}, "
-        f"{at_once} at a time (evaluation comes on top)"
+        f"at that speed: {trials['start'].minutes:.0f} minutes before all rows, up to "
+        f"{max(one.minutes for one in each):.0f} a row; about {minutes / at_once:.0f} minutes "
+        f"({minutes / at_once / 60:.1f} hours) for {count(rows, 'row')}, {count(seeds, 'seed')}, "
+        f"{at_once} at a time\n{flop:.1e} FLOP, at {flop / (60 * minutes * speed):.0%} of the "
+        f"{speed / 1e9:.0f} GFLOP a second that this device reaches in a large matrix product"
     )
-    most = " ".join(f"--{name} {getattr(fitting, name)}" for name in SHARED_BATCHES)
-    short = f"memory is too short for its batches: at most {most}"
-    return [] if fitting is config else [short]
 
 
-def dry_run(config, people: int, classes: int, device, rows: list) -> dict[str, float]:
-    """A few steps of everything that is trained; ValueError for a loss that is not finite.
+def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
+    """A few steps of everything that takes time; ValueError for a loss that is not finite.
 
-    Returns the minutes that training would take: "start", before all rows; "Ours" and "fixed", a
-    row with M and one with a baseline, as far as they are among `rows`.
+    Returns what it would take: "start", before all rows; "Ours" and "fixed", a row with M and one
+    with a baseline, if among `rows`.
     """
     n = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
     faces = datasets.toy_faces(0, range(n), 1, config.face_size)
     side = round(math.sqrt(config.frame_height * config.frame_width))  # drawn frames are square
     actions = datasets.toy_actions(0, config.batch_frames, side, range(1))
-    config = dataclasses.replace(config, sample_every=10**9)  # no pictures are written
+    config = dataclasses.replace(config, sample_every=10**9)  # writes no pictures
     loop = TrialLoop("start")
-    recognizer = players.make_recognizer(config, people).to(device)
+    trials = {"start": loop}
+    recognizer = players.make_recognizer(config, max(2, counts["people"])).to(device)
     steps = config.pretrain_recognizer_steps
     attackers.train_recognizer(recognizer, faces, config, steps, loop, 0, device=device)
-    detector = players.make_detector(config, max(classes, len(actions.classes))).to(device)
+    classes = max(counts["classes"], len(actions.classes))
+    detector = players.make_detector(config, classes).to(device)
     trainer.pretrain_detector(detector, actions, config, loop, device)
     attackers.train_other(faces, config, loop, device)
     attackers.train_landmark_reader(faces, config, loop, device)
-    minutes = {"start": loop.minutes}
-    for kind in sorted({"Ours" if row == "Ours" else "fixed" for row in rows}):
-        loop = TrialLoop(kind)
+    pictures, _, _ = faces.batch(torch.arange(min(n, config.eval_batch)), device=device)
+    frames, _, _ = actions.batch(torch.arange(config.batch_frames), device=device)
+    repainted = 2 * counts["train_faces"] + counts["test_faces"]  # mirror images to train on, too
+    for kind in sorted({"Ours" if row.startswith("Ours") else "fixed" for row in rows}):
+        loop = trials[kind] = TrialLoop(kind)
         anonymizer = players.make_modifier(config) if kind == "Ours" else make_baseline("Masked")
         game = trainer.Game(config, recognizer, detector, anonymizer, device)
         trainer.play(game, faces, actions, config, loop)
-        attackers.train_attacker(recognizer, game.anonymizer, faces, config, loop, device)
-        minutes[kind] = loop.minutes
-    return minutes
+        steps = config.attack_steps  # of the retrained attacker, on what is repainted below
+        attackers.train_recognizer(recognizer, faces, config, steps, loop, 0, device=device)
+        attackers.train_inverter(game.anonymizer, faces, config, loop, device)
+        with torch.no_grad():
+            for _ in loop.steps("repaint", math.ceil(repainted / len(pictures))):
+                game.anonymizer(pictures)
+            for _ in loop.steps("detect", math.ceil(counts["test_frames"] / len(frames))):
+                game.detector.detect(frames)
+    return trials

@@ -33,10 +33,11 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ppad import optim
 from ppad.files import atomic_path, clock, print_progress, write_error, write_file
@@ -256,7 +257,11 @@ class Loop:
 
 
 class TrialLoop:
-    """Used like `Loop`: a few steps of each stage are timed, and nothing is written."""
+    """Used like `Loop`: a few steps of each stage are timed, and nothing is written.
+
+    `minutes` and `flop` are those that all steps of the stages so far would take. torch counts the
+    FLOP of the first step: those of convolutions and matrix products, forward and backward.
+    """
 
     folder = None  # nothing is kept
 
@@ -264,7 +269,8 @@ class TrialLoop:
         self.title = title
         self.seed = 0
         self.done = Counter()
-        self.minutes = 0.0  # that all steps of the stages so far would take
+        self.minutes = 0.0
+        self.flop = 0
 
     def start(self, **parts) -> None:
         """There is nothing to resume."""
@@ -272,14 +278,22 @@ class TrialLoop:
     def steps(self, stage: str, steps: int):
         """Yield 1, 2, ... until the speed is known."""
         seconds = []
+        counter = FlopCounterMode(display=False)
         while len(seconds) < min(TRIAL_STEPS, steps) and sum(seconds) <= TRIAL_SECONDS:
             began = time.monotonic()
-            yield len(seconds) + 1
+            with nullcontext() if seconds else counter:
+                yield len(seconds) + 1
             seconds.append(time.monotonic() - began)
         if seconds:
             median = statistics.median(seconds)
+            flop = counter.get_total_flops()
             self.minutes += steps * median / 60
-            print(f"  {self.title:6} {stage:9} {median:8.3f} seconds a step", flush=True)
+            self.flop += steps * flop
+            print(
+                f"  {self.title:6} {stage:9} {steps:6} steps, {median:8.3f} seconds and "
+                f"{flop / 1e9:8.2f} GFLOP each",
+                flush=True,
+            )
 
     def log(self, terms: dict) -> None:
         """Raise ValueError for a loss that is not finite."""

@@ -25,6 +25,7 @@ import os
 import platform
 import re
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -37,6 +38,8 @@ import torch
 import torchvision
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
+
+from ppad.files import DataError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -301,6 +304,22 @@ def run_on_main(work):
 # ---------------------------------------------------------------- the machine
 
 
+def check_device(name: str) -> None:
+    """DataError unless `name` is a device that is supported here; that a GPU is there is not asked.
+
+    To ask torch for its GPUs would keep this process from forking.
+    """
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:  # a word that torch does not know
+        kind = None
+    if kind not in ("cpu", "cuda", "mps"):
+        fix = "use cpu, cuda, cuda:1 (another GPU) or mps (an Apple GPU)"
+        raise DataError(f"device is '{name}': {fix}")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DataError(f"device is '{name}', but torch sees no Apple GPU here: use --device cpu")
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides a run's numbers."""
     packages = {one.__name__: one.__version__ for one in (torch, torchvision, np)}
@@ -325,6 +344,19 @@ def hardware(device) -> dict:
     if torch.device(device).type == "cuda":
         report["gpu"] = torch.cuda.get_device_name(device)
     return report
+
+
+def measured_speed(config, device) -> float:
+    """FLOP a second that this device reaches in a large matrix product, in the run's precision."""
+    side = 1024 if device == "cpu" else 8192
+    matrix = torch.rand(side, side, device=device)
+    with autocast(config, device):
+        (matrix @ matrix)[0, 0].item()  # the first is slower
+        began = time.monotonic()
+        for _ in range(4):
+            product = matrix @ matrix
+        product[0, 0].item()  # waits for a GPU
+    return 4 * 2 * side**3 / (time.monotonic() - began)
 
 
 def memory(device) -> tuple[float, float] | None:
