@@ -12,6 +12,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import grading_variant
 import pytest
 
 from ppad import grade
@@ -218,3 +219,39 @@ def test_correct_variant_and_real_module_get_full_points(component):
     ):
         report = grade.grade(component, path)
         assert report.points == report.out_of == 25, grade._table(report)
+
+
+# ------------------------------------------------------------------ variants of the course
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_a_variant_changes_module_starter_and_test(component, tmp_path):
+    grading_variant.write_variant(component, tmp_path / "course")
+    for name in (f"ppad/{component}.py", f"tests/test_{component}.py"):
+        variant = (tmp_path / "course" / name).read_text(encoding="utf-8")
+        assert variant != (ROOT / name).read_text(encoding="utf-8")
+        ast.parse(variant)
+    module = (tmp_path / "course" / "ppad" / f"{component}.py").read_text(encoding="utf-8")
+    assert starter(module) != starter(real(component))  # students are told
+
+
+@pytest.mark.parametrize(
+    "component",
+    [pytest.param(name, marks=[] if name == "sphereface" else everything) for name in COMPONENTS],
+)
+def test_in_a_variant_last_years_solution_loses_points(component, tmp_path):
+    course = tmp_path / "course"
+    grading_variant.write_variant(component, course)
+    report = grade.grade(component, course / "ppad" / f"{component}.py", course, game=False)
+    assert report.points == 20, grade._table(report)
+    report = grade.grade(component, ROOT / "ppad" / f"{component}.py", course, game=False)
+    assert report.points < 20
+
+
+def test_a_variants_mistakes_are_one_sentence(tmp_path, capsys):
+    with pytest.raises(ValueError, match="choose one of baselines"):
+        grading_variant.write_variant("circles", tmp_path / "course")
+    with pytest.raises(FileExistsError):
+        grading_variant.write_variant("losses", tmp_path)
+    with pytest.raises(ValueError, match="losses.py has no 'gone' any more"):
+        grading_variant.changed("source", [("gone", "new")], "losses.py")
