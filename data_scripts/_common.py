@@ -35,16 +35,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _faces import main_face
 
-from ppad.face_finder import RULES
 from ppad.files import (
     BadPicture,
     DataError,
     decode_picture,
+    lock,
+    plain_name,
     read_text,
     write_error,
     write_file,
 )
 from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, cores
+from ppad.ssh import RULES
 
 AT_ONCE = 16  # ours: pictures that the face finder gets together
 NAMED = 20  # ours: left-out pictures that are named on the screen; left_out_*.txt names all
@@ -77,8 +79,9 @@ def arguments(doc, actions=False):
         parser.add_argument(
             "--rule",
             choices=RULES,
-            default="mtcnn",
-            help="how faces are found (see ppad/face_finder.py)",
+            default="paper",
+            help="how faces are found: the paper's rule is SSH above 0.8 that MTCNN confirms "
+            "(Sec. 4); see ppad/ssh.py",
         )
     parser.add_argument(
         "--device",
@@ -335,25 +338,35 @@ def prepare_faces(out, split, source, pictures, faces, of=""):
     Returns:
         The pictures in OUT/split as person/picture, and how many were left out.
     """
-    journal = Journal(out, split, f"faces by {faces.name}{of}")
-    journal.check_source((f"{split}/{file}", source.size(name)) for name, file in pictures)
-    items = (
-        (f"{split}/{file}", [name, f"{split}/{file}", file], partial(source.read, name), None)
-        for name, file in pictures
-    )
-    gather(out, journal, items, faces, record_portrait)
-    rows = [
-        [entry["file"], *entry["box"], *entry["points"]]
-        for entry in both_journals(out)
-        if "problem" not in entry
-    ]
-    mine = [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")]
-    if not mine:
-        raise DataError(
-            f"no usable person/picture was found ({len(journal.entries)} left out); check SOURCE"
+    sources = {}
+    for name, file in pictures:
+        other = sources.setdefault(plain_name(file).rpartition(".")[0], name)
+        if other != name:
+            raise DataError(
+                f"{other} and {name} would both be {split}/{file}, with this suffix or another; "
+                "rename one of them, or give a SOURCE that holds one of the two"
+            )
+    with lock(out):
+        journal = Journal(out, split, f"faces by {faces.name}{of}")
+        journal.check_source((f"{split}/{file}", source.size(name)) for name, file in pictures)
+        items = (
+            (f"{split}/{file}", [name, f"{split}/{file}", file], partial(source.read, name), None)
+            for name, file in pictures
         )
-    write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
-    return mine, left_out(out, split, journal)
+        gather(out, journal, items, faces, record_portrait)
+        rows = [
+            [entry["file"], *entry["box"], *entry["points"]]
+            for entry in both_journals(out)
+            if "problem" not in entry
+        ]
+        mine = [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")]
+        if not mine:
+            raise DataError(
+                f"no usable person/picture was found ({len(journal.entries)} left out); "
+                "check SOURCE"
+            )
+        write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
+        return mine, left_out(out, split, journal)
 
 
 def record_portrait(picture, found, known):
@@ -384,24 +397,25 @@ def prepare_actions(out, items, faces, how, offered):
     Returns:
         The entries in OUT, and how many were left out.
     """
-    journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
-    journal.check_source(offered)
-    gather(out, journal, items(journal.done), faces, record_frame)
-    entries = journal.usable()
-    if not entries:
-        raise DataError(
-            f"no usable frame was found ({len(journal.entries)} left out); check SOURCE"
-        )
-    people = [
-        [e["file"], e["split"], action, *e["size"], *map(float, box)]
-        for e in entries
-        for action, box in e["people"]
-    ]
-    columns = ["file", "split", "action", "width", "height", *BOX_COLUMNS]
-    write_file(out / "annotations.csv", table_text(columns, unique(people)))
-    boxes = [[e["file"], *map(float, box)] for e in entries for box in e["faces"]]
-    write_file(out / "faces.csv", table_text(["file", *BOX_COLUMNS], unique(boxes)))
-    return entries, left_out(out, "actions", journal)
+    with lock(out):
+        journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
+        journal.check_source(offered)
+        gather(out, journal, items(journal.done), faces, record_frame)
+        entries = journal.usable()
+        if not entries:
+            raise DataError(
+                f"no usable frame was found ({len(journal.entries)} left out); check SOURCE"
+            )
+        people = [
+            [e["file"], e["split"], action, *e["size"], *map(float, box)]
+            for e in entries
+            for action, box in e["people"]
+        ]
+        columns = ["file", "split", "action", "width", "height", *BOX_COLUMNS]
+        write_file(out / "annotations.csv", table_text(columns, unique(people)))
+        boxes = [[e["file"], *map(float, box)] for e in entries for box in e["faces"]]
+        write_file(out / "faces.csv", table_text(["file", *BOX_COLUMNS], unique(boxes)))
+        return entries, left_out(out, "actions", journal)
 
 
 def record_frame(picture, found, known):

@@ -1,6 +1,6 @@
 """Where the prepare_* scripts get faces from: MTCNN, the paper's rule, or a table that is given.
 
-The first two are `ppad.face_finder`.
+The first two are `ppad.ssh:FaceFinder`.
 """
 
 import hashlib
@@ -13,25 +13,22 @@ import numpy as np
 import torch
 
 # `python data_scripts/x.py` leaves the project out
-# `python data_scripts/x.py` leaves the project out
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ppad.face_finder import FaceFinder
-from ppad.files import BadPicture, DataError, numbers, read_table
-from ppad.folders import BOX_COLUMNS, FACE_SCALE, POINT_COLUMNS, checked_boxes
+from ppad import optim
+from ppad.crop_sampler import FACE_SCALE
+from ppad.files import BadPicture, DataError, numbers, plain_name, read_table
+from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, check_convention, checked_boxes
 from ppad.mtcnn import MTCNN
+from ppad.ssh import FaceFinder
 
 FACE_SCORE = 0.8  # paper Sec. 4: detections above 0.8 are kept
 
 
 def check_device(name):
     """DataError unless torch can compute there."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DataError(
-            f"device is '{name}', which is no device of torch: use cpu or cuda"
-        ) from error
+    optim.check_device(name)
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DataError(f"device is '{name}', but torch sees no GPU here: use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -50,7 +47,9 @@ class Faces:
         if args.landmarks:
             columns = BOX_COLUMNS if hasattr(args, "rule") else POINT_COLUMNS
             self.rows = {}
-            for row in read_table(args.landmarks, ("file", *columns)):
+            rows = read_table(args.landmarks, ("file", *columns))
+            check_convention(args.landmarks, rows)
+            for row in rows:
                 self.rows.setdefault(row["file"], []).append(row)
             self.name = f"table {hashlib.sha256(args.landmarks.read_bytes()).hexdigest()[:16]}"
             return
@@ -72,7 +71,8 @@ class Faces:
             return self._find(pictures)
         faces = []
         for known, picture in zip(names, pictures):
-            rows = next((self.rows[name] for name in known if name in self.rows), [])
+            spelled = map(plain_name, known)
+            rows = next((self.rows[name] for name in spelled if name in self.rows), [])
             faces.append([face_of_row(row, picture) for row in rows])
         return faces
 

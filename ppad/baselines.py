@@ -2,8 +2,12 @@
 
 Paper: Sec. 5.2 and Fig. 3, the rows of Table 1. Each baseline is an anonymizer like M: a callable
 from face crops (B, 3, S, S), RGB in [-1, 1], to the same shape and range, on the crops' device. The
-crops are the same 1.6x enlarged face boxes as M's. None of them learns anything, and the result for
-a picture does not depend on the others in the batch.
+crops are the same 1.6x enlarged squares as M's. None of them learns anything, and the result for a
+picture does not depend on the others in the batch.
+
+M has a `.size`, these have none: they take crops of any S. So on frames they are called once a face
+with the frame's own pixels (`crop_sampler.repaint`), and what their names say, a variance or lines
+one pixel wide, holds in the picture that the action detector A sees.
 
 The paper leaves open how each is made; our choices and their reasons are in the docstrings.
 """
@@ -24,14 +28,23 @@ def identity(crops):
 class Blur:
     """Down to cells x cells pixels, then back up (8, 16 and 24 in the paper).
 
-    Down by area mean, so that no finer detail is left as aliasing; up bilinear (both ours).
+    Down by area mean, so that no finer detail is left as aliasing; up bilinear (both ours). Crops
+    of fewer than `smallest` (= cells) pixels a side have no finer detail: they come back as they
+    are, and whoever calls must count them, or hide them in another way.
     """
 
     cells: int
 
+    @property
+    def smallest(self):
+        """The side, in pixels, from which on crops are changed."""
+        return self.cells
+
     def __call__(self, crops):
-        """(B, 3, S, S) -> same, in [-1, 1]. Raises ValueError if S < cells: that is no blur."""
-        size = _side(crops, least=self.cells)
+        """(B, 3, S, S) -> same, in [-1, 1]. Raises ValueError unless the crops are square RGB."""
+        size = _side(crops)
+        if size < self.cells:
+            return crops
         small = F.interpolate(crops, size=(self.cells, self.cells), mode="area")  # (B, 3, n, n)
         return F.interpolate(small, size=(size, size), mode="bilinear", align_corners=False)
 
@@ -40,11 +53,12 @@ class Noise:
     """Additive Gaussian noise of a variance (0.1, 0.3, 0.5 in the paper), clipped to the range.
 
     The variance is that of pictures in [0, 1] (open in the paper; ours: as in the image libraries
-    whose noise takes a variance). In [-1, 1] the standard deviation is then 2 sqrt(variance).
+    whose noise takes a variance), of the pixels it is called with, before clipping. In [-1, 1] the
+    standard deviation is then 2 sqrt(variance).
 
-    Each call draws new noise, determined by (seed, number of earlier calls). To continue a stopped
-    run, save `state_dict()`, which holds that number, and load it. The noise differs between kinds
-    of device, as torch's generators do.
+    Each call draws new noise, determined by (seed, number of earlier calls), no two pairs alike. To
+    continue a stopped run, save `state_dict()`, which holds that number, and load it. The noise
+    differs between kinds of device, as torch's generators do.
     """
 
     stochastic = True  # each call draws anew: nobody may keep and reuse its outputs
@@ -132,8 +146,10 @@ class Edge:
 class SuperPixel:
     """Each pixel takes the mean RGB of its super-pixel, after SLIC (k-means in Lab color and x, y).
 
-    grid x grid clusters are updated for `iterations` rounds: each pixel joins the nearest of the
-    nine clusters around its own grid cell, each cluster moves to the mean of its pixels.
+    The crop is divided into g x g cells, g = min(grid, S), one cluster each, which are updated for
+    `iterations` rounds: each pixel joins the nearest of the nine clusters of its own cell and those
+    around it, each cluster moves to the mean of its pixels. Where g does not divide S, some rows
+    and columns count twice in this.
 
     grid 8 (open in the paper; ours): 64 super-pixels are as many as Blur(8x8) has cells, so the two
     differ only in whether the cells follow the outlines. compactness 40 (open too; ours):
@@ -141,8 +157,9 @@ class SuperPixel:
     (SLIC's published default), 20, 40, 80 and 160, 40 is nearest to Blur(16x16) in what it leaves
     of a drawn face; at 10 the cells follow every line of a drawing and hide nothing. Of SLIC's 10
     rounds 5 are enough (ours: on LFW faces the other 5 brought the result only 2 % closer to the
-    original, in rms). SLIC's last step, which joins stray fragments to a neighbor, is left out: a
-    fragment is at most one cell away from its cluster's own cell.
+    original, in rms). A cluster starts at its cell's mean (SLIC: at its middle). SLIC's last step,
+    which joins stray fragments to a neighbor, is left out: a fragment is at most one cell away from
+    its cluster's own cell.
     """
 
     grid: int = 8
@@ -151,98 +168,89 @@ class SuperPixel:
 
     @torch.no_grad()  # a fixed transformation: no gradient is needed
     def __call__(self, crops):
-        """(B, 3, S, S) -> same, in [-1, 1]. Raises ValueError unless S is a multiple of grid."""
+        """(B, 3, S, S) -> same, in [-1, 1]. Raises ValueError unless the crops are square RGB."""
         label = self.segment(crops)  # (B, S, S)
-        rgb = crops.flatten(2)  # (B, 3, S*S)
-        label = label.flatten(1)[:, None].expand_as(rgb)  # (B, 3, S*S)
-        zeros = rgb.new_zeros(len(rgb), 3, self.grid**2)
-        total = zeros.scatter_add(2, label, rgb)  # (B, 3, grid^2)
-        count = zeros.scatter_add(2, label, torch.ones_like(rgb))  # (B, 3, grid^2)
-        mean = (total / count.clamp(min=1)).clamp(-1, 1)  # the clamp only removes rounding errors
-        return mean.gather(2, label).view_as(crops)  # (B, 3, S, S)
+        clusters = self.grid**2 * torch.arange(len(crops), device=crops.device)[:, None, None]
+        label = (label + clusters).flatten()  # (B*S*S,), numbered through all pictures
+        rgb = crops.transpose(0, 1)  # (3, B, S, S)
+        mean, _ = _means(rgb.flatten(1), label, self.grid**2 * len(crops))  # (3, B * grid^2)
+        mean = mean.clamp(-1, 1)  # the clamp only removes rounding errors
+        return mean[:, label].view(rgb.shape).transpose(0, 1).contiguous()  # (B, 3, S, S)
 
     @torch.no_grad()
     def segment(self, crops):
-        """The super-pixel of each pixel: (B, 3, S, S) -> (B, S, S) int64 in 0 ... grid^2 - 1, in
-        the order of the grid's cells, row by row. Raises ValueError unless S is a multiple of grid.
-        """
-        g = self.grid
-        size = _side(crops, least=g)
-        if size % g:
-            raise ValueError(
-                f"crops are {size} pixels wide, not a multiple of {g}: crop at such a size"
-            )
-        step = size // g
+        """The super-pixel of each pixel: (B, 3, S, S) -> (B, S, S) int64 in 0 ... g^2 - 1, in the
+        order of the cells, row by row. Raises ValueError likewise."""
+        size = _side(crops)
+        g = min(self.grid, size)
+        step = -(-size // g)  # side of a cell
         batch = len(crops)
+        lab = _rgb_to_lab(crops)  # (B, 3, S, S)
+        lab = lab if size == g * step else F.interpolate(lab, g * step, mode="nearest-exact")
 
         # Features whose plain squared distance is SLIC's: color^2 + (compactness / step)^2 place^2.
-        axis = torch.arange(size, device=crops.device, dtype=crops.dtype) + 0.5  # (S,)
+        axis = torch.arange(g * step, device=crops.device, dtype=crops.dtype) + 0.5  # (g*step,)
         axis = axis * (self.compactness / step)
-        xy = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))  # (2, S, S)
-        features = torch.cat([_rgb_to_lab(crops), xy.expand(batch, -1, -1, -1)], 1)  # (B, 5, S, S)
-        # Pixels sorted by grid cell: all pixels of a cell are compared with the same nine clusters.
+        xy = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(batch, -1, -1, -1)
+        features = torch.cat([lab, xy], 1)  # (B, 5, g*step, g*step)
+        # Pixels sorted by cell: all pixels of a cell are compared with the same nine clusters.
         cells = features.view(batch, 5, g, step, g, step)
         cells = cells.permute(1, 0, 2, 4, 3, 5)  # (5, B, g, g, step, step)
-        # A cluster starts at its cell's middle: the mean of the middle one or two rows and columns.
-        middle = slice((step - 1) // 2, step // 2 + 1)
-        center = cells[..., middle, middle].mean((4, 5)).transpose(0, 1)  # (B, 5, g, g)
         cells = cells.reshape(5, batch * g * g, step * step)  # (5, N, P), N cells of P pixels
+        center = cells.mean(2)  # (5, N)
 
         for _ in range(self.iterations):
-            label = self._assign(cells, center)  # (N, P)
-            center = self._means(cells, label, center)  # (B, 5, g, g)
-        label = self._assign(cells, center) % (g * g)  # (N, P), numbered from 0 in each picture
-        label = label.view(batch, g, g, step, step).transpose(2, 3)
-        return label.reshape(batch, size, size)
+            label = _assign(cells, center, g).flatten()  # (N*P,)
+            mean, count = _means(cells.flatten(1), label, len(center[0]))  # (5, N), (N,)
+            center = torch.where(count > 0, mean, center)  # one without pixels stays
+        label = _assign(cells, center, g) % (g * g)  # (N, P), numbered from 0 in each picture
+        label = label.view(batch, g, g, step, step).transpose(2, 3)  # (B, g, step, g, step)
+        label = label.reshape(batch, 1, g * step, g * step)
+        return F.interpolate(label.double(), size, mode="nearest-exact")[:, 0].long()  # (B, S, S)
 
-    def _assign(self, cells, center):
-        """The nearest of the nine clusters around its cell, for each pixel, by squared distance.
 
-        cells (5, N, P), center (B, 5, g, g) -> (N, P) int64 in 0 ... N - 1. On a tie the lowest
-        number wins.
-        """
-        # Clusters beyond the grid's border are too far away to be chosen.
-        around = F.pad(center, (1, 1, 1, 1), value=1e6)  # (B, 5, g+2, g+2)
-        other = F.unfold(around, 3).unflatten(1, (5, 9))  # (B, 5, 9, g*g)
-        other = other.permute(1, 0, 3, 2).reshape(5, cells.shape[1], 9, 1)  # (5, N, 9, 1)
-        # 256 cells at a time (ours): four pictures of 8 x 8 cells fit into a processor's cache.
-        parts = zip(cells.split(256, 1), other.split(256, 1))
-        choice = torch.cat([self._nearest(*part) for part in parts])  # (N, P)
-        own = torch.arange(cells.shape[1], device=cells.device)[:, None]  # (N, 1)
-        step = torch.arange(-1, 2, device=cells.device)
-        return own + (step[:, None] * self.grid + step).flatten()[choice.long()]  # (N, P)
+def _assign(cells, center, g):
+    """The nearest of the nine clusters around its cell, for each pixel, by squared distance.
 
-    def _nearest(self, cells, other):
-        """Which of nine clusters is nearest: cells (5, n, P), other (5, n, 9, 1) -> (n, P) uint8.
+    cells (5, N, P) and center (5, N) of pictures of g x g cells -> (N, P) int64 in 0 ... N - 1. On
+    a tie the lowest number wins.
+    """
+    # Clusters beyond the grid's border are too far away to be chosen.
+    around = F.pad(center.view(5, -1, g, g), (1, 1, 1, 1), value=1e6)  # (5, B, g+2, g+2)
+    other = around.unfold(2, 3, 1).unfold(3, 3, 1).reshape(5, -1, 9, 1)  # (5, N, 9, 1)
+    # 256 cells at a time (ours): four pictures of 8 x 8 cells fit into a processor's cache.
+    parts = zip(cells.split(256, 1), other.split(256, 1))
+    choice = torch.cat([_nearest(*part) for part in parts])  # (N, P)
+    own = torch.arange(cells.shape[1], device=cells.device)[:, None]  # (N, 1)
+    step = torch.arange(-1, 2, device=cells.device)
+    return own + (step[:, None] * g + step).flatten()[choice.long()]  # (N, P)
 
-        Differences are squared feature by feature, which is exact also when matrix products run in
-        TF32. The loop over clusters is over twice as fast as min(1) on a CPU.
-        """
-        distance = (cells[0][:, None] - other[0]).square_()  # (n, 9, P)
-        gap = torch.empty_like(distance)  # (n, 9, P), one buffer for all features
-        for f in range(1, 5):
-            torch.sub(cells[f][:, None], other[f], out=gap)
-            distance.addcmul_(gap, gap)
-        best = distance[:, 0].clone()  # (n, P)
-        choice = torch.zeros_like(best, dtype=torch.uint8)  # (n, P)
-        for j in range(1, 9):
-            closer = distance[:, j] < best
-            choice = torch.maximum(choice, closer.to(torch.uint8) * j)
-            torch.minimum(best, distance[:, j], out=best)
-        return choice
 
-    def _means(self, cells, label, center):
-        """Each cluster moves to the mean of its pixels, one without pixels stays: (B, 5, g, g)."""
-        label = label.flatten()  # (N*P,)
-        pixels = cells.flatten(1)  # (5, N*P)
-        total = pixels.new_zeros(5, cells.shape[1])  # (5, N)
-        total.scatter_add_(1, label.expand(5, -1), pixels)
-        count = torch.zeros_like(total[0])  # (N,)
-        count.scatter_add_(0, label, torch.ones_like(pixels[0]))
-        moved = total / count.clamp(min=1)  # (5, N)
-        center = center.transpose(0, 1)  # (5, B, g, g)
-        moved = torch.where((count > 0).view(center.shape[1:]), moved.view(center.shape), center)
-        return moved.transpose(0, 1)  # (B, 5, g, g)
+def _nearest(cells, other):
+    """Which of nine clusters is nearest: cells (5, n, P), other (5, n, 9, 1) -> (n, P) uint8.
+
+    Differences are squared feature by feature, which is exact also when matrix products run in
+    TF32. The loop over clusters is over twice as fast as min(1) on a CPU.
+    """
+    distance = (cells[0][:, None] - other[0]).square_()  # (n, 9, P)
+    for f in range(1, 5):
+        gap = cells[f][:, None] - other[f]  # (n, 9, P)
+        distance.addcmul_(gap, gap)
+    best = distance[:, 0].clone()  # (n, P)
+    choice = torch.zeros_like(best, dtype=torch.uint8)  # (n, P)
+    for j in range(1, 9):
+        closer = distance[:, j] < best
+        choice = torch.maximum(choice, closer.to(torch.uint8) * j)
+        torch.minimum(best, distance[:, j], out=best)
+    return choice
+
+
+def _means(values, label, clusters):
+    """The mean of each cluster's values, and how many there are: values (C, P) and label (P,) ->
+    (C, clusters), (clusters,)."""
+    total = values.new_zeros(len(values), clusters).index_add_(1, label, values)
+    count = torch.bincount(label, minlength=clusters)
+    return total / count.clamp(min=1), count
 
 
 # The paper's order and printed names (Table 1). Each entry makes the anonymizer from a seed, which
@@ -268,17 +276,14 @@ def make_baseline(name, seed=0):
     return BASELINES[name](seed)
 
 
-def _side(crops, least=1):
-    """S of square RGB crops (B, 3, S, S); ValueError otherwise or if S < least."""
+def _side(crops):
+    """S of square RGB crops (B, 3, S, S); ValueError otherwise."""
     if crops.ndim != 4 or crops.shape[1] != 3 or crops.shape[2] != crops.shape[3]:
         raise ValueError(
             f"crops must have shape (B, 3, S, S), got {tuple(crops.shape)}: "
             "crop faces to squares first"
         )
-    size = crops.shape[-1]
-    if size < least:
-        raise ValueError(f"crops are {size} pixels wide, fewer than {least}: crop at a larger size")
-    return size
+    return crops.shape[-1]
 
 
 def _gaussian(sigma):

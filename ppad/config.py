@@ -49,6 +49,9 @@ class Paper:
     test_pairs: int = option(0, "pairs to draw (toy world); 0 = all of the pairs file", "ours")
     frame_height: int = option(600, "height of the action frames, px", "Sec. 4: 600x800 for DALY")
     frame_width: int = option(800, "width of the action frames, px", "Sec. 4")
+    face_scale: float = option(
+        1.6, "side of the square cut about a face, times its box's longer side", "Sec. 5.2"
+    )
     # ---- M, the face modifier
     face_size: int = option(256, "side of the faces that M modifies, px", "Sec. 4")
     modifier_width: int = option(64, "channels of M's first layer", "Sec. 4, CycleGAN: c7s1-64")
@@ -281,7 +284,8 @@ class Photo(PhotoCPU):
 PRESETS = {"toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
 MACHINE = (  # fields that change no result, or by rounding only
     "device log_every sample_every checkpoint_seconds eval_batch channels_last compile fused "
-    "accumulate checkpointing memory_gb workers"
+    "accumulate checkpointing memory_gb workers "
+    "faces actions"  # folders: data are known by their fingerprint
 ).split()
 SHARED = ("batch_faces", "batch_frames", "warmup_faces")  # batches that `accumulate` divides
 BATCHES = (*SHARED, "pretrain_recognizer_batch")
@@ -369,6 +373,11 @@ def _problems(config: Paper):
         yield (
             f"test_pairs is {config.test_pairs}: each of the {config.folds} folds needs a pair of "
             "each kind"
+        )
+    if config.drawn and config.face_scale != Paper.face_scale:
+        yield (
+            f"face_scale is {config.face_scale}: the toy world draws faces that fill 1/1.6 of their "
+            "picture, so it must be 1.6"
         )
     if config.compile and config.checkpointing:
         yield (

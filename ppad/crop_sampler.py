@@ -10,6 +10,10 @@ Two routes, and the loss whose gradient flows back along each:
     picture f -> M -> align_faces (by f's own landmarks) -> recognizer_input -> D            L_adv
     frame v -> crop_faces -> M -> paste_faces -> v' -> A     (repaint does all three)        L_det
 
+A hand-made anonymizer, which takes any size, is given the frame's own pixels instead:
+
+    frame v -> cut_pixels -> one call a face -> write_pixels -> v' -> A     (repaint does this too)
+
 Coordinates are continuous: pixel i covers [i, i + 1), so its center is i + 0.5 and a whole frame is
 (0, 0, W, H). In torch's terms this is `align_corners=False` for grid_sample and `aligned=True` for
 roi_align. Images are RGB in [-1, 1]; boxes are xyxy in pixels; landmarks are five x, y points in
@@ -19,10 +23,11 @@ Boxes and landmarks are few numbers, and checking them on a GPU would wait for i
 best kept on the CPU, where they are checked without a GPU sync, and then copied asynchronously.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
-from torchvision.ops import clip_boxes_to_image, roi_align
 
 # SphereFace's alignment targets in its 96 (wide) x 112 (high) frame, from its public alignment
 # script. The script is MATLAB, which counts pixels from 1, so strictly its points lie at these
@@ -42,8 +47,8 @@ TEMPLATE_96x112 = (
 BLACK = -1.0
 # px (ours): landmarks closer together than this, before or after the fit, are degenerate.
 MIN_SPREAD = 1e-2
-# px (ours): tolerance for the rounding of a box that was scaled together with its frame.
-FRAME_SLACK = 1e-2
+# Sec. 5.2: how much larger than its face box a face is cut, to hold most of the head.
+FACE_SCALE = 1.6
 
 
 # ------------------------------------------------------------------ picture -> D: aligned faces
@@ -159,52 +164,70 @@ def recognizer_input(aligned):
 # ------------------------------------------------------------------ frame -> M -> frame
 
 
-def enlarge_boxes(boxes, frame_size, scale=1.6):
-    """Scale each box's sides about its center, then clip it to the frame (Sec. 5.2: 1.6).
+def face_squares(boxes, scale=FACE_SCALE):
+    """The squares that faces f and regions r_v are cut by: `scale` times a box's longer side.
 
-    boxes (k, 4) xyxy px, k may be 0; frame_size = (H, W). Returns (k, 4).
-    Raises ValueError for a box that is not finite or has no area, before or after clipping.
+    Sec. 5.2 says 1.6 times, not how. A square (ours) about the box's center is what M takes without
+    a change of proportions; it is never clipped, so that a face at the border is framed like any
+    other.
+
+    boxes (k, 4) xyxy px, k may be 0. Returns (k, 4), which may reach out of the frame.
+    Raises ValueError for a box that is not finite or has no area.
     """
-    _check_shape(boxes)
-    boxes = boxes if boxes.is_floating_point() else boxes.float()
+    _check_boxes(boxes)
     center = (boxes[:, :2] + boxes[:, 2:]) / 2  # (k, 2)
-    half = (boxes[:, 2:] - boxes[:, :2]) * (scale / 2)  # (k, 2)
-    enlarged = clip_boxes_to_image(torch.cat([center - half, center + half], 1), frame_size)
-    good = (enlarged[:, 2:] > enlarged[:, :2]).all(1)  # (k,), False for NaN
-    if not good.all():
-        raise _no_area(boxes, good)
-    return enlarged  # (k, 4)
+    sides = boxes[:, 2:] - boxes[:, :2]  # (k, 2)
+    half = sides.amax(1, keepdim=True) * (scale / 2)  # (k, 1)
+    return torch.cat([center - half, center + half], 1)  # (k, 4)
 
 
 def crop_faces(frames, boxes, size):
     """Resample every face box of every frame to a square of `size` pixels (bilinear, Sec. 4).
 
-    frames (B, 3, H, W); boxes a list of B tensors (k_i, 4) xyxy px inside their frame, k_i may be
-    0, best on the CPU. Returns (K, 3, S, S), K = sum of k_i, in list order; K may be 0.
-    Differentiable in frames.
+    frames (B, 3, H, W); boxes a list of B tensors (k_i, 4) xyxy px, k_i may be 0, best on the CPU.
+    Where a box reaches out of its frame the border pixels are repeated. Returns (K, 3, S, S), K =
+    sum of k_i, in list order; K may be 0. Differentiable in frames.
 
     A crop pixel that covers more than one frame pixel averages ceil(box side / S) bilinear samples
     along each axis, so that strong down-scaling does not pick single pixels. (Samples within half a
     pixel of the box's border also mix in the pixel just outside.)
 
-    Raises ValueError for a list of the wrong length and for boxes without area, not finite or
-    outside the frame.
+    Raises ValueError for a list of the wrong length and for boxes without area or not finite.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     regions = torch.cat([frame_of[:, None].to(flat), flat], 1)  # (K, 5)
+    crops = _sample(frames, regions, size)  # (K, 3, S, S)
+
+    # The sampler is 0 beyond the frame: boxes that reach there are sampled from a padded frame.
+    height, width = frames.shape[-2:]
+    beyond = torch.cat([-flat[:, :2], flat[:, 2:] - flat.new_tensor([width, height])], 1)  # (K, 4)
+    outside = (beyond > 0).any(1).nonzero()[:, 0]  # (n,), numbers of boxes
+    if len(outside):
+        margin = math.ceil(beyond.max())
+        padded = F.pad(frames, [margin] * 4, mode="replicate")
+        shift = flat.new_tensor([0, margin, margin, margin, margin])
+        again = _sample(padded, regions[outside] + shift, size)  # (n, 3, S, S)
+        crops = crops.index_copy(0, outside.to(crops.device), again)
+    return crops
+
+
+def _sample(frames, regions, size):
+    """roi_align of regions (K, 5), each [frame, x1, y1, x2, y2]: (K, 3, size, size)."""
+    from torchvision.ops import roi_align  # slow to load, and hand-made anonymizers do without
+
     regions = regions.to(frames.device, non_blocking=frames.device.type != "cpu")
-    # sampling_ratio=-1 is the "ceil(box side / S)" above.
-    return roi_align(frames, regions, size, sampling_ratio=-1, aligned=True)  # (K, 3, S, S)
+    # sampling_ratio=-1: ceil(box side / size) samples along each axis.
+    return roi_align(frames, regions, size, sampling_ratio=-1, aligned=True)
 
 
 def paste_faces(frames, crops, boxes):
     """v' = v - r_v + M(r_v) (Sec. 3.1): resample each crop to its box and write it there.
 
     frames (B, 3, H, W); crops (K, 3, S, S) and boxes (list of B tensors (k_i, 4)) as in crop_faces.
-    Returns v' (B, 3, H, W). Exactly the pixels whose center lies in a box (x1 <= center < x2,
-    likewise y) change; all others keep their bits. Where boxes of a frame overlap, the later one in
-    its list is on top. Without any face the frames come back as they are. Differentiable in crops
-    and in frames.
+    Returns v' (B, 3, H, W). Exactly the pixels of the frame whose center lies in a box (x1 <=
+    center < x2, likewise y) change; all others keep their bits. Where boxes of a frame overlap, the
+    later one in its list is on top. Without any face the frames come back as they are.
+    Differentiable in crops and in frames.
 
     Bilinear; where the crop is larger than its box the bilinear tent is widened to the box pixel's
     own size (as torch's `antialias=True`), so that every crop pixel contributes to v' and gets a
@@ -221,10 +244,8 @@ def paste_faces(frames, crops, boxes):
     if len(flat) == 0:
         return frames
 
-    start = (flat[:, :2] - 0.5).ceil().long()  # (K, 2), first pixel whose center is in the box
-    extent = (flat[:, 2:] - 0.5).ceil().long() - start  # (K, 2), pixels wide and high
-    # K times [frame, left, top, wide, high]
-    regions = torch.cat([frame_of[:, None], start, extent], 1).tolist()
+    start, extent = _whole_pixels(flat)  # (K, 2) each
+    places = _places(frames, frame_of, start, extent)
     wide, high = extent.amax(0).tolist()  # of the largest box
 
     # All crops are resized at once, each by a matrix for its rows and one for its columns. A box
@@ -236,7 +257,7 @@ def paste_faces(frames, crops, boxes):
     with torch.autocast(frames.device.type, enabled=False):  # half precision would show as banding
         patches = down @ crops.to(frames.dtype) @ across.mT  # (K, 3, h, w)
     share_a_frame = max(map(len, boxes)) > 1
-    return _Overlay.apply(frames, patches, regions, share_a_frame)
+    return _Overlay.apply(frames, patches, places, share_a_frame)
 
 
 def _resize_weights(boxes, length, size):
@@ -260,18 +281,18 @@ def _resize_weights(boxes, length, size):
 class _Overlay(torch.autograd.Function):
     """Write patches (K, 3, h, w) over frames (B, 3, H, W), the later on top.
 
-    regions: K times [frame, left, top, wide, high]. share_a_frame: whether patches can overlap.
+    places: as `_places` returns. share_a_frame: whether patches can overlap.
     The gradient is written by hand because autograd's own would copy all frames once per face.
     """
 
     @staticmethod
-    def forward(ctx, frames, patches, regions, share_a_frame):
-        ctx.regions = regions
+    def forward(ctx, frames, patches, places, share_a_frame):
+        ctx.places = places
         ctx.share_a_frame = share_a_frame
         ctx.shape = patches.shape
         pasted = frames.clone()
-        for patch, (frame, left, top, wide, high) in zip(patches, regions):
-            pasted[frame, :, top : top + high, left : left + wide] = patch[:, :high, :wide]
+        for patch, (place, part) in zip(patches, places):
+            pasted[place] = patch[part]
         return pasted
 
     @staticmethod
@@ -282,23 +303,69 @@ class _Overlay(torch.autograd.Function):
         copied = ctx.needs_input_grad[0] or ctx.share_a_frame
         to_frames = gradient.clone() if copied else gradient
         to_patches = gradient.new_zeros(ctx.shape)
-        for k in reversed(range(len(ctx.regions))):
-            frame, left, top, wide, high = ctx.regions[k]
-            covered = to_frames[frame, :, top : top + high, left : left + wide]
-            to_patches[k, :, :high, :wide] = covered
+        for k in reversed(range(len(ctx.places))):
+            place, part = ctx.places[k]
+            covered = to_frames[place]
+            to_patches[k][part] = covered
             if copied:
                 covered.zero_()
         return to_frames if ctx.needs_input_grad[0] else None, to_patches, None, None
 
 
-def repaint(frames, boxes, anonymizer, size=256):
-    """Crop every face, anonymize it, paste it back: lines 5-8 of Algorithm 1.
+# ------------------------------------------------------------------ frame -> pixels -> frame
 
-    frames (B, 3, H, W); boxes a list of B tensors (k_i, 4), already enlarged (`enlarge_boxes`);
-    anonymizer any callable (K, 3, size, size) -> same shape, [-1, 1] both ways; size 256 is M's
-    input (Sec. 4). Frames without a face come back unmodified, and the anonymizer is not called
-    when there is no face at all. Raises ValueError as crop_faces and paste_faces do.
+
+def cut_pixels(frames, boxes):
+    """Every face box of every frame as the frame's own pixels, a square of whole pixels.
+
+    frames and boxes as in crop_faces. Returns a list of K tensors (1, 3, s, s), in list order: the
+    smallest square that starts at the box's first pixel and holds all whose center lies in the box;
+    border pixels are repeated beyond the frame. Raises ValueError as crop_faces does.
     """
+    flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
+    height, width = frames.shape[-2:]
+    start, extent = _whole_pixels(flat)  # (K, 2) each
+    sides = extent.amax(1).clamp(min=1)  # (K,), 1 for a box between two centers
+    squares = []
+    for frame, (left, top), side in zip(frame_of.tolist(), start.tolist(), sides.tolist()):
+        steps = torch.arange(side, device=frames.device)  # (s,)
+        rows = (top + steps).clamp(0, height - 1)  # (s,)
+        columns = (left + steps).clamp(0, width - 1)  # (s,)
+        squares.append(frames[frame][None, :, rows[:, None], columns])  # (1, 3, s, s)
+    return squares
+
+
+def write_pixels(frames, squares, boxes):
+    """Write what `cut_pixels` cut, anonymized, over the same pixels of a copy of the frames.
+
+    squares: K tensors (1, 3, s, s). Returns v' (B, 3, H, W), of which the same pixels change as by
+    paste_faces. Raises ValueError as crop_faces does, or for another number of squares.
+    """
+    flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
+    places = _places(frames, frame_of, *_whole_pixels(flat))
+    painted = frames.clone()
+    for square, (place, part) in zip(squares, places, strict=True):
+        painted[place] = square[0][part].to(frames.dtype)
+    return painted
+
+
+def repaint(frames, boxes, anonymizer):
+    """Cut every face out, anonymize it, put it back: lines 5-8 of Algorithm 1.
+
+    frames (B, 3, H, W); boxes a list of B tensors (k_i, 4), already enlarged (`face_squares`);
+    anonymizer any callable (K, 3, S, S) -> same shape, [-1, 1] both ways. Its `.size` alone decides
+    how it is called. M has one: all crops are resampled to S = size, modified in one call, and
+    pasted. A hand-made anonymizer has none: it is called once a face, on the frame's own pixels,
+    and what it gives is written back pixel by pixel, so that its noise, lines and cells are what A
+    sees. (Resampling would average noise away.)
+
+    Frames without a face come back unmodified, and the anonymizer is not called when there is no
+    face at all. Raises ValueError as crop_faces and paste_faces do.
+    """
+    size = getattr(anonymizer, "size", None)
+    if size is None:
+        squares = [anonymizer(square) for square in cut_pixels(frames, boxes)]
+        return write_pixels(frames, squares, boxes)
     crops = crop_faces(frames, boxes, size)  # (K, 3, S, S)
     if len(crops) == 0:
         return frames
@@ -309,47 +376,55 @@ def repaint(frames, boxes, anonymizer, size=256):
 
 
 def _flatten_boxes(frames, boxes):
-    """Check a list of B box tensors against frames. Returns all boxes (K, 4), clipped, and the
-    frame index of each (K,), both on the device of the boxes."""
+    """Check a list of B box tensors against frames. Returns all boxes (K, 4) and the frame index of
+    each (K,), both on the device of the boxes."""
     if frames.ndim != 4 or len(boxes) != len(frames):
         raise ValueError(
             f"boxes has {len(boxes)} entries for frames of shape {tuple(frames.shape)}: "
             "give (B, 3, H, W) frames and a list of B box tensors"
         )
     for of_frame in boxes:
-        _check_shape(of_frame)
+        _check_boxes(of_frame)
     flat = torch.cat(list(boxes)).to(frames.dtype)  # (K, 4)
     counts = torch.tensor(list(map(len, boxes)))  # (B,)
     frame_of = torch.repeat_interleave(counts).to(flat.device)  # (K,)
-    clipped = clip_boxes_to_image(flat, frames.shape[-2:])  # (K, 4)
-    inside = ((flat - clipped).abs() < FRAME_SLACK).all(1)  # (K,), False for NaN
-    good = inside & (clipped[:, 2:] > clipped[:, :2]).all(1)  # (K,)
-    if not good.all():
-        row = int((~good).nonzero()[0])
-        if inside[row] or not (
-            flat[row].isfinite().all() and (flat[row, 2:] > flat[row, :2]).all()
-        ):
-            raise _no_area(flat, good)
-        height, width = frames.shape[-2:]
-        raise ValueError(
-            f"boxes: face {row} {flat[row].tolist()} leaves its {width} x {height} frame: "
-            "clip it with enlarge_boxes"
-        )
-    return clipped, frame_of
+    return flat, frame_of
 
 
-def _check_shape(boxes):
+def _check_boxes(boxes):
+    """ValueError unless boxes are (k, 4), finite and with area."""
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(
             f"boxes must have shape (k, 4), got {tuple(boxes.shape)}: "
             "use zeros of (0, 4) for no face"
         )
+    good = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # (k,)
+    if not good.all():
+        row = int((~good).nonzero()[0])
+        raise ValueError(
+            f"boxes row {row} {boxes[row].tolist()} has no area or is not finite: "
+            "drop it or give x1 < x2, y1 < y2"
+        )
 
 
-def _no_area(boxes, good):
-    """The error that names the first of boxes (k, 4) that is not good (k,)."""
-    row = int((~good).nonzero()[0])
-    return ValueError(
-        f"boxes row {row} {boxes[row].tolist()} has no area or is not finite: "
-        "drop it or give x1 < x2, y1 < y2"
-    )
+def _whole_pixels(boxes):
+    """The pixels whose center lies in each box (K, 4): the first, and how many, along x and y, as
+    two (K, 2) int64."""
+    start = (boxes[:, :2] - 0.5).ceil().long()  # (K, 2)
+    return start, (boxes[:, 2:] - 0.5).ceil().long() - start
+
+
+def _places(frames, frame_of, start, extent):
+    """Where K patches lie in their frames: (index of that part of the frames, of the patch) each.
+
+    frame_of (K,), start and extent (K, 2). What lies outside of the frame is in neither.
+    """
+    limit = start.new_tensor(frames.shape[-2:]).flip(0)  # (2,), width and height
+    low = start.clamp(min=0).minimum(limit)  # (K, 2)
+    high = (start + extent).clamp(min=0).minimum(limit)  # (K, 2)
+    rows = torch.cat([low, high, low - start, high - start], 1).tolist()  # (K, 8)
+    places = []
+    for frame, (x0, y0, x1, y1, u0, v0, u1, v1) in zip(frame_of.tolist(), rows):
+        place = (frame, slice(None), slice(y0, y1), slice(x0, x1))
+        places.append((place, (slice(None), slice(v0, v1), slice(u0, u1))))
+    return places

@@ -9,9 +9,12 @@ Pictures are uint8, in memory or, if they do not fit, in their files and decoded
 Boxes are xyxy pixels and landmarks x,y pixels, continuous: pixel i covers [i, i+1).
 """
 
+import hashlib
 import itertools
 import math
 import signal
+import sys
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,9 +22,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ppad import folders, optim
-from ppad.crop_sampler import enlarge_boxes
+from ppad.crop_sampler import FACE_SCALE, face_squares
 from ppad.files import DataError, read_pair_lines
-from ppad.folders import FACE_SCALE, PictureFiles, checked_boxes
+from ppad.folders import PictureFiles, checked_boxes
 from ppad.toyworld import ACTIONS, DALY_NAMES, FACE_ACTIONS, ToyWorld
 
 MIRROR_ORDER = [1, 0, 2, 4, 3]  # of the landmarks, in a mirror
@@ -36,6 +39,11 @@ NEAR_FACE = {
 
 
 # ---------------------------------------------------------------- sets
+
+
+def checksum(*known) -> str:
+    """Plain values in 16 hexadecimal digits."""
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
 class _PictureSet(Dataset):
@@ -54,6 +62,11 @@ class _PictureSet(Dataset):
             return self.select(*map(torch.tensor, zip(*items)))
         except DataError as error:
             return (error,)
+
+    def fingerprint(self) -> str:
+        """A checksum of names, files and tables, wherever they lie; "drawn" of a drawn set."""
+        known = (self.names, self.checksums, [table.tolist() for table in self.tables()])
+        return checksum(*known) if self.checksums else "drawn"
 
     @property
     def lazy(self) -> bool:
@@ -93,7 +106,7 @@ class FaceSet(_PictureSet):
 
     images (N, 3, S, S) uint8 RGB; landmarks (N, 5, 2) float32 px of the crop; identities (N,)
     int64, 0..P-1 without gaps; names: N times "person/picture", without suffix; skipped: which
-    pictures a reader left out, and why.
+    pictures a reader left out, and why; checksums: N times (bytes, CRC-32) of the file, if any.
     """
 
     images: torch.Tensor | PictureFiles
@@ -101,10 +114,14 @@ class FaceSet(_PictureSet):
     identities: torch.Tensor
     names: list[str]
     skipped: list[str] = field(default_factory=list)
+    checksums: list[tuple] = field(default_factory=list)
 
     @property
     def pictures(self):
         return self.images
+
+    def tables(self):
+        return [self.landmarks, self.identities]
 
     def floats(self):
         """All pictures in [-1, 1], made when they are indexed, like a tensor (N, 3, S, S)."""
@@ -139,9 +156,10 @@ class ActionSet(_PictureSet):
 
     frames (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people, clipped to
     the frame; labels (n,) int64, 1 to len(classes), 0 being the background; face_boxes (k, 4) px
-    as found, not enlarged, k may be 0; names. classes: `classes[label - 1]` is the action's name;
-    face_actions: 0-based positions in it of those that happen at the face; skipped: which pictures
-    a reader left out, and why.
+    as found, k may be 0; names. classes: `classes[label - 1]` is the action's name; face_actions:
+    0-based positions in it of those that happen at the face; skipped and checksums: as in a
+    `FaceSet`. Made from these: regions, one entry a frame, (k, 4) px, the squares of the face boxes
+    by `crop_sampler.face_squares`, `face_scale` times as large (Sec. 5.2).
     """
 
     frames: torch.Tensor | PictureFiles
@@ -152,6 +170,9 @@ class ActionSet(_PictureSet):
     classes: list[str]
     face_actions: list[int]
     skipped: list[str] = field(default_factory=list)
+    checksums: list[tuple] = field(default_factory=list)
+    face_scale: float = FACE_SCALE
+    regions: list = field(init=False, default_factory=list)
 
     def __post_init__(self):
         height, width = self.frames.shape[2:]
@@ -162,6 +183,7 @@ class ActionSet(_PictureSet):
             faces = checked_boxes(self.face_boxes[i], width, height, f"{name}: face box", math.inf)
             self.boxes[i] = boxes
             self.face_boxes[i] = faces
+            self.regions.append(face_squares(faces, self.face_scale))
             known = ((labels >= 1) & (labels <= len(self.classes))).all()
             if len(labels) != len(boxes) or not known:
                 fix = f"give one label a box, from 1 to {len(self.classes)} (0 is the background)"
@@ -171,29 +193,29 @@ class ActionSet(_PictureSet):
     def pictures(self):
         return self.frames
 
-    def select(self, indices, mirror):
-        """Frames (B, 3, H, W) uint8, targets and face boxes.
+    def tables(self):
+        return [*self.boxes, *self.labels, *self.face_boxes]
 
-        Targets: B times {"boxes": (n, 4) px, "labels": (n,) int64}. Face boxes: B times (k, 4) px,
-        enlarged 1.6 times about their center (Sec. 5.2) and clipped. indices: (B,) int64. mirror:
-        (B,) bool.
+    def select(self, indices, mirror):
+        """Frames (B, 3, H, W) uint8, targets and regions r_v.
+
+        Targets: B times {"boxes": (n, 4) px, "labels": (n,) int64}. Regions: B times (k, 4) px, the
+        squares about the faces. indices: (B,) int64. mirror: (B,) bool.
         """
-        height, width = self.frames.shape[2:]
+        width = self.frames.shape[3]
         sign = torch.tensor([-1.0, 1, -1, 1])  # xyxy -> (width - x1, y0, width - x0, y1)
         shift = torch.tensor([width, 0.0, width, 0])
         targets = []
-        faces = []
+        regions = []
         for i, flip in zip(indices.tolist(), mirror.tolist()):
             boxes = self.boxes[i]  # (n, 4)
-            found = self.face_boxes[i]  # (k, 4)
+            squares = self.regions[i]  # (k, 4)
             if flip:
                 boxes = boxes[:, [2, 1, 0, 3]] * sign + shift
-                found = found[:, [2, 1, 0, 3]] * sign + shift
+                squares = squares[:, [2, 1, 0, 3]] * sign + shift
             targets.append({"boxes": boxes, "labels": self.labels[i]})
-            faces.append(found)
-        every = torch.cat([torch.zeros(0, 4), *faces])  # enlarged at once, which is faster
-        every = enlarge_boxes(every, (height, width), FACE_SCALE)
-        return self.flipped(indices, mirror), targets, list(every.split([*map(len, faces)]))
+            regions.append(squares)
+        return self.flipped(indices, mirror), targets, regions
 
 
 @dataclass
@@ -212,8 +234,9 @@ class Pairs:
 
 
 def to_floats(pictures, device):
-    """uint8 pictures as float in [-1, 1] on `device`; a GPU fetches pinned ones by itself."""
-    return pictures.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+    """uint8 pictures as float in [-1, 1] on `device`; a CUDA GPU fetches pinned ones by itself."""
+    pinned = torch.device(device).type == "cuda"
+    return pictures.to(device, non_blocking=pinned).float().div_(127.5).sub_(1)
 
 
 # ---------------------------------------------------------------- batches
@@ -397,26 +420,39 @@ def _near_face(classes):
 
 
 def read_faces(
-    folder, landmarks_csv, size: int, people: int = 0, pictures_each: int = 0, **options
+    folder,
+    landmarks_csv,
+    size: int,
+    people: int = 0,
+    pictures_each: int = 0,
+    face_scale=FACE_SCALE,
+    **options,
 ) -> FaceSet:
     """Read folder/person/picture with the five landmarks that a table has for each.
 
     Args:
         folder: Its people count in order of name.
         landmarks_csv: A table with `file`, relative to `folder` or to the table's own folder, and x
-            and y of the five points. With a face box besides (x_min ... y_max), the square 1.6
-            times its longer side is cut out (LFW as it comes); without, the pictures must be
-            square crops.
+            and y of the five points. With a face box besides (x_min ... y_max), the square about it
+            is cut out (LFW as it comes); without, the pictures must be square crops.
         size: Side of the crops, px.
         people, pictures_each: Read no more than these, 0 = all.
+        face_scale: Side of the square, times the longer side of the box.
         options: on_bad, memory, workers of `folders.Reader`.
     """
     reader = folders.Reader(folder, **options)
-    return FaceSet(**reader.faces(landmarks_csv, size, people, pictures_each))
+    return FaceSet(**reader.faces(landmarks_csv, size, people, pictures_each, face_scale))
 
 
 def read_actions(
-    folder, annotations_csv, faces_csv, split: str, frame_size, limit: int = 0, **options
+    folder,
+    annotations_csv,
+    faces_csv,
+    split: str,
+    frame_size,
+    limit: int = 0,
+    face_scale=FACE_SCALE,
+    **options,
 ) -> ActionSet:
     """Read the frames of one split, scaled to fit frame_size (H, W), the rest of it gray.
 
@@ -425,32 +461,59 @@ def read_actions(
             a person box, one row a person. Classes are the actions of all splits, by name.
         faces_csv: A table with file and a face box; any number of rows a file.
         limit: Read so many frames, evenly over the split, 0 = all.
+        face_scale: As in `ActionSet`.
         options: on_bad, memory, workers of `folders.Reader`.
     """
     reader = folders.Reader(folder, **options)
     fields = reader.actions(annotations_csv, faces_csv, split, frame_size, limit)
-    return ActionSet(**fields, face_actions=_near_face(fields["classes"]))
+    near = _near_face(fields["classes"])
+    return ActionSet(**fields, face_actions=near, face_scale=face_scale)
 
 
 def read_pairs(pairs_txt, face_set: FaceSet) -> Pairs:
-    """Read pairs in LFW's format (see `files.read_pair_lines`) and find them in `face_set`.
+    """Read pairs in LFW's format and find them in `face_set`, see `find_pairs`."""
+    kept, dropped = find_pairs(pairs_txt, face_set.names)
+    first, second, same, fold = torch.tensor(kept).T  # 4 x (P,)
+    return Pairs(first, second, same.bool(), fold, dropped)
 
-    Pairs with a picture that the set lacks are left out and listed in `.dropped`. DataError if that
-    leaves none.
+
+def find_pairs(pairs_txt, names: list[str]):
+    """Find the pairs of a file in LFW's format among the `names` "person/picture" of a set.
+
+    Returns (first, second, same, fold) of those whose pictures are both there, and the others as
+    text; how many those are is printed. Raises DataError for what `files.read_pair_lines` refuses,
+    for a name that is there in other letters, and unless two folds or more are left with pairs of
+    one person and of two in each.
     """
     per_fold, lines = read_pair_lines(pairs_txt)
-    position = {name: i for i, name in enumerate(face_set.names)}
+    position = {name: i for i, name in enumerate(names)}
+    spelled = {name.casefold(): name for name in names}
+    kinds = defaultdict(set)
     kept = []
     dropped = []
     for number, pair in enumerate(lines):
-        names = [f"{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
-        a, b = (position.get(f"{person}/{name}") for (person, _), name in zip(pair, names))
-        if a is None or b is None:
-            dropped.append(" ".join(names))
+        ends = [f"{person}/{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
+        for name in ends:
+            if (there := spelled.get(name.casefold(), name)) != name and name not in position:
+                fix = "write the names alike"
+                raise DataError(f"{pairs_txt}: names {name}, the folder has {there}; {fix}")
+        if all(name in position for name in ends):
+            same = pair[0][0] == pair[1][0]
+            kinds[number // per_fold].add(same)
+            kept.append((*(position[name] for name in ends), same, number // per_fold))
         else:
-            kept.append((a, b, pair[0][0] == pair[1][0], number // per_fold))
+            dropped.append(" ".join(name.split("/")[1] for name in ends))
+    if dropped:
+        count = f"{len(dropped)} of {len(lines)} pairs are dropped"
+        why = "the set lacks a picture of each, the first is"
+        print(f"{pairs_txt}: {count}: {why} {dropped[0]}", file=sys.stderr)
     if not kept:
-        fault = f"none of its {len(lines)} pairs is in the face set"
+        fault = f"none of its {len(lines)} pairs is in the face set, which has {names[0]} and such"
         raise DataError(f"{pairs_txt}: {fault}; read the folder it belongs to")
-    first, second, same, fold = torch.tensor(kept).T  # 4 x (P,)
-    return Pairs(first, second, same.bool(), fold, dropped)
+    folds = len(lines) // per_fold
+    for fold in range(folds):
+        if len(kinds[fold]) < 2 or folds < 2:
+            fault = f"fold {fold + 1} of {folds} is left with {len(kinds[fold])} of the two kinds"
+            need = "at least two folds are needed, with pairs of one person and of two in each"
+            raise DataError(f"{pairs_txt}: {fault} of pairs; {need}: restore the pictures or pairs")
+    return kept, dropped

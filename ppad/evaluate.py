@@ -22,9 +22,9 @@ from torch import nn
 
 from ppad import datasets, files, folders, metrics
 from ppad.attackers import LandmarkReader, embed, repaint_set, verify
+from ppad.crop_sampler import repaint
 from ppad.figures import over_seeds
 from ppad.optim import GIB
-from ppad.trainer import repainted_frames
 
 INVERTING = ("inverting_never_saw", "inverting_other_architecture")
 ATTACKERS = ("own", "never_saw", "other_architecture", "retrained", *INVERTING)
@@ -57,6 +57,14 @@ class Data:
             "test_frames": len(self.test_actions),
             "skipped": len(self.faces.skipped) + len(self.actions.skipped),
         }
+
+    def fingerprints(self) -> dict[str, str]:
+        """A checksum of each set, by which it is known wherever it lies."""
+        sets = (self.faces, self.test_faces, self.actions, self.test_actions)
+        known = {name: one.fingerprint() for name, one in zip(SETS, sets)}
+        pairs = (self.pairs.first, self.pairs.second, self.pairs.same, self.pairs.folds)
+        known["pairs"] = datasets.checksum(*(part.tolist() for part in pairs))
+        return {f"{name}_checksum": value for name, value in known.items()}
 
 
 def load_data(config, seed: int) -> Data:
@@ -99,8 +107,9 @@ def read_data(config) -> Data:
     )
     sets = []
     memory_left = config.memory_gb * GIB
+    shared = {"face_scale": config.face_scale, "workers": config.workers}
     for read, on_bad, what in readers:
-        pictures = read(*what, on_bad=on_bad, memory=memory_left, workers=config.workers)
+        pictures = read(*what, on_bad=on_bad, memory=memory_left, **shared)
         for line in pictures.skipped:
             print(f"skipped: {line}", file=sys.stderr)
         if pictures.lazy:
@@ -124,6 +133,7 @@ def check_files(config) -> None:
             f"{', '.join(missing)} not there: give --faces and --actions prepared folders (see the "
             "README)"
         )
+    folders.check_people(config.faces)
 
 
 def count_data(config) -> dict[str, int]:
@@ -145,23 +155,27 @@ def count_data(config) -> dict[str, int]:
     check_files(config)
     root = Path(config.faces)
     stills = Path(config.actions)
-    marked = files.read_table(root / "landmarks.csv", ("file", *folders.POINT_COLUMNS))
-    files.read_table(stills / "faces.csv", ("file", *folders.BOX_COLUMNS))
-    rows = files.read_table(stills / "annotations.csv", ("file", "split", "action"))
-    split_of = {row["file"]: row["split"] for row in rows}
-    splits = Counter(split_of.values())
-    absent = Counter(split for file, split in split_of.items() if not (stills / file).is_file())
-    lost = [r for r in marked if r["file"].startswith("test/") and not (root / r["file"]).is_file()]
+    folders.landmark_rows(root / "train", root / "landmarks.csv")
+    marked = folders.landmark_rows(root / "test", root / "landmarks.csv")
+    frames = folders.annotated_frames(stills / "annotations.csv", stills / "faces.csv")
+    splits = Counter(frame.split for frame in frames.values())
+    absent = Counter(
+        frame.split
+        for file, frame in frames.items()
+        if not files.find_picture(stills, file).is_file()
+    )
+    lost = [file for file in marked if not files.find_picture(root / "test", file).is_file()]
     train = pictures_each(root / "train")[: config.train_identities or None]
+    test = [name.rpartition(".")[0] for name in folders.pictures_in(root / "test")]
     most = config.pictures_each or math.inf
     return {
         "train_faces": sum(min(count, most) for count in train),
         "people": len(train),
-        "test_faces": sum(pictures_each(root / "test")),
-        "pairs": len(files.read_pair_lines(root / "pairs_test.txt")[1]),
+        "test_faces": len(test),
+        "pairs": len(datasets.find_pairs(root / "pairs_test.txt", test)[0]),
         "train_frames": min(splits["train"], config.train_frames or math.inf),
         "test_frames": min(splits["test"], config.test_frames or math.inf),
-        "classes": len({row["action"] for row in rows}),
+        "classes": len({action for frame in frames.values() for action in frame.actions}),
         "absent": absent.total(),
         "absent_test_frames": absent["test"],
         "absent_test_faces": len(lost),
@@ -182,7 +196,7 @@ def picture_memory(config, counts: dict) -> float:
 
 def pictures_each(folder: Path) -> list[int]:
     """The number of pictures of each person in `folder`/person/picture, in order of name."""
-    found = Counter(path.parent.name for path in folder.glob("*/*") if files.is_picture(path))
+    found = Counter(name.split("/")[0] for name in folders.pictures_in(folder))
     return [found[person] for person in sorted(found)]
 
 
@@ -213,7 +227,7 @@ def action_ap(
     truths = []
     for indices in torch.arange(len(actions)).split(max(1, config.eval_batch // 8)):
         frames, targets, boxes = actions.batch(indices, device=device)  # frames (B, 3, H, W)
-        repainted = repainted_frames(frames, boxes, anonymizer, config.face_size)
+        repainted = repaint(frames, boxes, anonymizer)
         for found in detector.detect(repainted):
             detections.append({key: value.cpu() for key, value in found.items()})
         truths += targets

@@ -11,11 +11,18 @@ import errno
 import json
 import math
 import os
+import re
+import socket
+import sqlite3
 import sys
+import tempfile
+import time
+import unicodedata
 import warnings
-from contextlib import contextmanager, suppress
+import zlib
+from contextlib import closing, contextmanager, suppress
 from io import BytesIO, StringIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -94,6 +101,47 @@ def write_error(path, error: OSError) -> WriteError:
     return WriteError(f"cannot write {path} ({error.strerror or error}): {fix}")
 
 
+def check_writable(folder) -> None:
+    """WriteError unless a file can be made in `folder`, or where it would be made. None is left."""
+    folder = Path(folder).absolute()
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+@contextmanager
+def lock(folder):
+    """Keep other runs out of `folder` during the block; DataError names the one that is in it.
+
+    SQLite locks the file `.lock` on every system, and the lock ends with its process, however that
+    ends; `.lock.txt` says whose it is. A file system without locks is only warned of.
+    """
+    path = Path(folder, ".lock")
+    owner = path.with_suffix(".txt")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise write_error(path, error) from error
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                who = read_text(owner) if owner.exists() else "another run"
+                fix = "wait for its end, or choose another folder"
+                raise DataError(f"{folder} is in use by {who}: {fix}") from error
+            print(f"{path} cannot be locked ({error}): start no second run here", file=sys.stderr)
+        now = time.strftime("%Y-%m-%d %H:%M")
+        write_file(owner, f"process {os.getpid()} on {socket.gethostname()}, since {now}", False)
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+
+
 # ---------------------------------------------------------------- text and tables
 
 
@@ -105,6 +153,27 @@ def is_hidden(path) -> bool:
 def is_picture(path) -> bool:
     """Whether the name is that of a picture that is read."""
     return Path(path).suffix.lower() in SUFFIXES and not is_hidden(path)
+
+
+def plain_name(file: str) -> str:
+    """The one spelling of a picture's name in which tables, folders and pairs are compared.
+
+    Composed characters (macOS stores them decomposed), "/" (Windows writes backslashes), no "./",
+    and the suffix in small letters.
+    """
+    path = PurePosixPath(unicodedata.normalize("NFC", file).replace("\\", "/"))
+    return (path.parent / (path.stem + path.suffix.lower())).as_posix()
+
+
+def find_picture(folder, file: str) -> Path:
+    """The path in `folder` whose `plain_name` is `file`; `folder / file` where there is none."""
+    stem, dot, suffix = file.rpartition(".")
+    for form in ("NFC", "NFD"):
+        for ending in (suffix, suffix.upper(), suffix.title()):
+            path = Path(folder, unicodedata.normalize(form, stem) + dot + ending)
+            if path.is_file():
+                return path
+    return Path(folder, file)
 
 
 def read_text(path, kind: str = "file") -> str:
@@ -132,12 +201,14 @@ def read_json(path) -> dict:
         raise DataError(f"{path} cannot be read ({error}): {fix}") from error
 
 
-def read_table(path, columns) -> list[dict]:
+def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     """Read a table with a header, its cells separated by commas, tabs or semicolons.
 
     Args:
         path: A text in UTF-8.
-        columns: Names of columns that must be there. If "file" is one, no row may leave it empty.
+        columns: Names of columns that must be there. If "file" is one, no row may leave it empty,
+            and names come as `plain_name` has them.
+        may_be_empty: Whether the header alone will do.
 
     Returns:
         A dict of text for each row, blanks around the cells stripped, and in it "where" ("FILE,
@@ -146,7 +217,7 @@ def read_table(path, columns) -> list[dict]:
     Raises:
         DataError: for an absent file, an absent column, or no rows.
     """
-    text = read_text(path, "table")
+    text = unicodedata.normalize("NFC", read_text(path, "table"))
     header = text.partition("\n")[0]
     delimiter = next((mark for mark in "\t,;" if mark in header), ",")
     reader = csv.reader(StringIO(text), delimiter=delimiter)
@@ -154,8 +225,11 @@ def read_table(path, columns) -> list[dict]:
     try:
         names = [name.strip() for name in next(reader, [])]
         for cells in filter(None, reader):
+            cells = [cell.strip() for cell in cells]
+            if delimiter != ",":  # decimal commas are common in such tables
+                cells = [re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell) for cell in cells]
             row = dict.fromkeys(names)
-            row.update(zip(names, map(str.strip, cells)), where=f"{path}, line {reader.line_num}")
+            row.update(zip(names, cells), where=f"{path}, line {reader.line_num}")
             rows.append(row)
     except csv.Error as error:
         fix = "save it as CSV in UTF-8"
@@ -163,11 +237,12 @@ def read_table(path, columns) -> list[dict]:
     if missing := ", ".join(column for column in columns if column not in names):
         fix = "add them or use another table"
         raise DataError(f"{path}: its first line lacks the column(s) {missing}; {fix}")
-    if not rows:
+    if not rows and not may_be_empty:
         raise DataError(f"{path}: there is no row below the header; make or download it again")
-    for row in rows:
-        if "file" in columns and not row["file"]:
+    for row in rows if "file" in columns else ():
+        if not row["file"]:
             raise DataError(f"{row['where']}: file is empty; name the picture, or delete the row")
+        row["file"] = plain_name(row["file"])
     return rows
 
 
@@ -194,8 +269,9 @@ def read_pair_lines(path):
     pairs, each ((name, i), (name, j)). Raises DataError for a line of another form, a pair that
     comes twice, or another number of lines than promised.
     """
-    header, *lines = [line.split() for line in read_text(path).splitlines() if line.strip()] or [[]]
-    if len(header) != 2 or not "".join(header).isdigit():
+    text = unicodedata.normalize("NFC", read_text(path))
+    header, *lines = [line.split() for line in text.splitlines() if line.strip()] or [[]]
+    if len(header) != 2 or not "".join(header).isdecimal():
         fix = "it must hold folds and pairs, as LFW's 10 300"
         raise DataError(f"{path}: its first line is {' '.join(header)!r}; {fix}")
     folds, each = map(int, header)
@@ -207,7 +283,7 @@ def read_pair_lines(path):
     for number, line in enumerate(lines):
         where = f"{path}, pair {number + 1} ({' '.join(line)})"
         same = number % (2 * each) < each
-        if len(line) != (3 if same else 4) or not (line[1] + line[-1]).isdigit():
+        if len(line) != (3 if same else 4) or not (line[1] + line[-1]).isdecimal():
             form = "name i j" if same else "name i other j"
             raise DataError(f"{where}: must be {form}; correct the line")
         first = (line[0], int(line[1]))
@@ -225,12 +301,20 @@ def read_pair_lines(path):
 
 def open_picture(path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture in a file as upright RGB, see `decode_picture`; BadPicture names the file."""
+    return read_picture(path, max_pixels)[0]
+
+
+def read_picture(path, max_pixels: int = MAX_PIXELS):
+    """As `open_picture`, and the file's (bytes, CRC-32), by which it is known wherever it lies."""
     if not Path(path).is_file():
         raise BadPicture(f"{path}: there is no such picture; restore it or delete its row")
     try:
-        return decode_picture(path, max_pixels)
+        content = Path(path).read_bytes()
+        return decode_picture(BytesIO(content), max_pixels), (len(content), zlib.crc32(content))
     except BadPicture as error:
         raise BadPicture(f"{path}: {error}; replace the file") from error
+    except OSError as error:
+        raise BadPicture(f"{path}: cannot be read ({error.strerror}); restore it") from error
 
 
 def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Image.Image:

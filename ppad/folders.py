@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
+from torchvision.ops import clip_boxes_to_image
 
 from ppad import files
 from ppad.files import BadPicture, DataError, numbers
@@ -32,7 +33,6 @@ from ppad.files import BadPicture, DataError, numbers
 POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # left in the picture
 POINT_COLUMNS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
-FACE_SCALE = 1.6  # Sec. 5.2: face boxes are enlarged 1.6 times, to hold most of the head
 ROUNDING = 1.0  # px; ours: tables are rounded, so a true box may leave its picture by this much
 GRAY = 128  # ours: padding of a letterboxed frame, about 0 on the networks' [-1, 1] scale
 MAX_THREADS = 16  # ours: that decode; more of them wait for the disk or for Python's lock
@@ -74,7 +74,8 @@ class PictureFiles:
     Raises DataError for one that can no longer be decoded; no other takes its place.
 
     Args:
-        sources: N (path, square to cut out as `cut_square` wants it; None: letterbox it all).
+        sources: N (path, square to cut out as `cut_square` wants it, or None: letterbox it all,
+            and the file's checksum: a picture that has changed since is refused).
         size: (H, W).
         threads: How many decode at once.
     """
@@ -97,9 +98,11 @@ class PictureFiles:
         return pictures
 
     def _decode(self, index):
-        path, square = self.sources[index]
+        path, square, checksum = self.sources[index]
         try:
-            picture = files.open_picture(path)
+            picture, now = files.read_picture(path)
+            if now != checksum:
+                raise BadPicture(f"{path}: is not the picture that was there; restore the file")
         except BadPicture as error:
             fix = "which was whole when the run began, and run the same command again"
             raise DataError(f"{error}, {fix}") from error
@@ -134,19 +137,18 @@ class Reader:
         self.people = math.inf  # the most that are read
         self.each = math.inf  # the most pictures of a person that are read
 
-    def faces(self, landmarks_csv, size: int, people: int, pictures_each: int) -> dict:
+    def faces(self, landmarks_csv, size: int, people: int, pictures_each: int, face_scale) -> dict:
         """The fields of a `datasets.FaceSet`; the arguments are those of `datasets.read_faces`."""
         self.people = people or math.inf
         self.each = pictures_each or math.inf
-        rows = _landmark_rows(self.folder, Path(landmarks_csv))
-        offered = sorted(rows.keys() | _pictures_in(self.folder))
+        rows = landmark_rows(self.folder, landmarks_csv)
+        offered = sorted(rows.keys() | pictures_in(self.folder))
         counts = sorted(Counter(map(_person, offered)).values(), reverse=True)
         count = sum(min(number, self.each) for number in counts[: people or None])
-        look = partial(look_at_face, self.folder, rows, size)
+        look = partial(look_at_face, self.folder, rows, size, face_scale)
         landmarks = [found for _, found in self._read(look, offered, count, (size, size))]
         if not landmarks:
-            fault = f"no usable person/picture in it ({len(self.skipped)} skipped)"
-            raise DataError(f"{self.folder}: {fault}; check the path")
+            raise DataError(f"{self.folder}: no usable person/picture in it{self._why_none()}")
         number = {person: i for i, person in enumerate(self.taken)}
         return {
             "images": self._pictures(),
@@ -154,11 +156,12 @@ class Reader:
             "identities": torch.tensor([number[_person(file)] for file in self.names]),
             "names": [Path(file).with_suffix("").as_posix() for file in self.names],
             "skipped": self.skipped,
+            "checksums": [checksum for _, _, checksum in self.sources],
         }
 
     def actions(self, annotations_csv, faces_csv, split: str, frame_size, limit: int) -> dict:
         """The fields of a `datasets.ActionSet` but face_actions; arguments as `read_actions`."""
-        frames = _annotated_frames(annotations_csv, faces_csv)
+        frames = annotated_frames(annotations_csv, faces_csv)
         classes = sorted({action for frame in frames.values() for action in frame.actions})
         offered = [file for file, frame in frames.items() if frame.split == split]
         if 0 < limit < len(offered):
@@ -177,17 +180,19 @@ class Reader:
             found["labels"].append(labels)  # (n,)
             found["face_boxes"].append(torch.cat(frame.faces) * scale)  # (k, 4)
         if not self.names:
-            fault = f"no usable picture of split {split!r} ({len(self.skipped)} skipped)"
+            fault = f"no usable picture of split {split!r}{self._why_none()}"
             splits = ", ".join(sorted({frame.split for frame in frames.values()}))
-            fix = f"check the path, and the split: the table has {splits}"
-            raise DataError(f"{self.folder}: {fault}; {fix}")
+            raise DataError(f"{self.folder}: {fault}; the table has the splits {splits}")
+        if split == "train":
+            check_actions(annotations_csv, classes, [frames[name] for name in self.names])
         found |= {"names": self.names, "classes": classes, "skipped": self.skipped}
+        found["checksums"] = [checksum for _, _, checksum in self.sources]
         return found | {"frames": self._pictures()}
 
     def _read(self, look, offered, count, size):
         """Keep the pictures that can be used; yield (file, what was found besides) of each.
 
-        look(file) -> picture (H, W, 3) uint8, its square for PictureFiles, what was found. count:
+        look(file) -> picture (H, W, 3) uint8, its source for PictureFiles, what was found. count:
         the most there will be.
         """
         self.size = size
@@ -198,7 +203,7 @@ class Reader:
             if not self._wanted(file):  # any more: another one of its chunk was the last
                 continue
             try:
-                picture, square, found = result.result()
+                picture, source, found = result.result()
             except BadPicture as error:
                 if self.on_bad == "error":
                     raise
@@ -207,13 +212,18 @@ class Reader:
             if fits:
                 self.kept[len(self.names)] = torch.from_numpy(picture).permute(2, 0, 1)
             self.names.append(file)
-            self.sources.append((str(self.folder / file), square))
+            self.sources.append(source)
             self.taken[_person(file)] += 1
             yield file, found
 
     def _wanted(self, file) -> bool:
         taken = self.taken.get(_person(file), 0)
         return taken < self.each and (taken > 0 or len(self.taken) < self.people)
+
+    def _why_none(self):
+        if not self.skipped:
+            return "; check the path"
+        return f": all {len(self.skipped)} were skipped, the first because of: {self.skipped[0]}"
 
     def _pictures(self):
         if self.kept is not None:
@@ -228,39 +238,89 @@ def _person(file):
     return file.split("/")[0]
 
 
-def _pictures_in(folder):
-    """The names "person/picture" of what is in the folder."""
-    found = (path for path in folder.glob("*/*") if files.is_picture(path))
-    return {f"{path.parent.name}/{path.name}" for path in found if not files.is_hidden(path.parent)}
+def pictures_in(folder) -> list[str]:
+    """The plain names "person/picture" of what is in a folder of faces.
+
+    Raises DataError for two that would be one picture: they differ by the suffix, or only to a
+    machine.
+    """
+    paths = {}
+    for path in folder.glob("*/*"):
+        if files.is_picture(path) and not files.is_hidden(path.parent):
+            name = files.plain_name(f"{path.parent.name}/{path.name}")
+            other = paths.setdefault(name.rpartition(".")[0], (name, path))[1]
+            if other != path:
+                raise DataError(f"{path} and {other} have one name; rename or delete one of them")
+    return [name for name, _ in paths.values()]
 
 
-def _landmark_rows(folder, table):
-    """{file relative to `folder`: its row}."""
+def check_people(root) -> None:
+    """DataError for a person in root/train and root/test: the test would be of known people."""
+    halves = []
+    for split in ("train", "test"):
+        people = {name.split("/")[0] for name in pictures_in(Path(root, split))}
+        halves.append({person.casefold(): person for person in people})
+    if both := sorted(halves[0].keys() & halves[1].keys()):
+        names = " and ".join(
+            f"{split}/{half[both[0]]}" for split, half in zip(("train", "test"), halves)
+        )
+        fault = f"{len(both)} of the people are in train and in test"
+        raise DataError(f"{root}: {fault}, such as {names}; delete them from one of the two")
+
+
+def landmark_rows(folder, table) -> dict[str, dict]:
+    """{file relative to `folder`: its row}. Raises DataError."""
     rows = {}
     for row in files.read_table(table, ("file", *POINT_COLUMNS)):
         file = row["file"]
         if file in rows:
             raise DataError(f"{row['where']}: a second row for {file}; delete one of the two")
         rows[file] = row
-    home = table.resolve().parent
-    if folder.resolve().is_relative_to(home):  # a table of several folders: keep this one's rows
-        prefix = folder.resolve().relative_to(home).as_posix() + "/"
-        own = {f.removeprefix(prefix): row for f, row in rows.items() if f.startswith(prefix)}
-        rows = own or rows
+    for absolute in (os.path.abspath, os.path.realpath):  # first as named: links may lead elsewhere
+        place = Path(absolute(folder))
+        home = Path(absolute(table)).parent
+        if place.is_relative_to(home):  # a table of several folders: keep this one's rows
+            prefix = files.plain_name(place.relative_to(home).as_posix()) + "/"
+            own = {f.removeprefix(prefix): row for f, row in rows.items() if f.startswith(prefix)}
+            rows = own or rows
+    check_convention(table, rows.values())
     return rows
 
 
-def look_at_face(folder, rows, size, file):
-    """The crop (size, size, 3), its square for `cut_square`, its landmarks (5, 2) px.
+def check_convention(table, rows) -> None:
+    """Refuse (DataError) rows of boxes or landmarks that follow another convention than ours.
+
+    Shares of the picture for pixels: nothing is above 1. "Left" as the person's own, or y from the
+    bottom: so it is in the median face.
+    """
+    for columns in (BOX_COLUMNS, POINT_COLUMNS):
+        known = [numbers(row, columns) for row in rows if row.get(columns[0])]
+        if known and np.max(known) <= 1:
+            fault = f"{columns[0]} to {columns[-1]} are nowhere above 1"
+            raise DataError(f"{table}: {fault}; give pixels of the picture, not shares of it")
+    if not known:
+        return
+    faces = np.reshape(known, (-1, 5, 2))  # (N, 5, 2)
+    for right, left in ((1, 0), (4, 3)):
+        if np.median(faces[:, right, 0] - faces[:, left, 0]) < 0:
+            fault = f"{POINTS[left]} lies right of {POINTS[right]} in most faces"
+            raise DataError(f"{table}: {fault}; left must be left in the picture: exchange them")
+    if np.median(faces[:, 3:, 1].mean(1) - faces[:, :2, 1].mean(1)) < 0:
+        fault = "the eyes lie below the mouth in most faces"
+        raise DataError(f"{table}: {fault}; y must be counted from the top")
+
+
+def look_at_face(folder, rows, size, face_scale, file):
+    """The crop (size, size, 3), its source for PictureFiles, its landmarks (5, 2) px.
 
     Raises BadPicture for a picture or landmarks that cannot be used, DataError for a bad table.
     """
-    path = folder / file
+    path = files.find_picture(folder, file)
     row = rows.get(file)
     if row is None or not any(row[column] for column in POINT_COLUMNS):
         raise BadPicture(f"{path}: the landmark table has no landmarks for it; add its row")
     points = np.array(numbers(row, POINT_COLUMNS), np.float32).reshape(5, 2)
-    picture = files.open_picture(path)
+    picture, checksum = files.read_picture(path)
     width, height = picture.size
     if (points < 0).any() or (points > (width, height)).any() or (points[0] == points[1]).all():
         fault = f"the landmarks do not fit the {width} x {height} picture {path}"
@@ -270,13 +330,14 @@ def look_at_face(folder, rows, size, file):
     if all(column in row for column in BOX_COLUMNS):
         x0, y0, x1, y1 = numbers(row, BOX_COLUMNS)
         checked_boxes((x0, y0, x1, y1), width, height, f"{row['where']}: box", math.inf)
-        side = FACE_SCALE * max(x1 - x0, y1 - y0)
+        side = face_scale * max(x1 - x0, y1 - y0)
         corner = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2)
     elif width != height:
         fix = "crop the faces, or give face boxes in the table"
         raise BadPicture(f"{path}: is {width} x {height}, not square; {fix}")
     landmarks = (points - np.float32(corner)) * np.float32(size / side)  # (5, 2)
-    return cut_square(picture, *corner, side, size), (*corner, side), landmarks
+    square = (*corner, side)
+    return cut_square(picture, *square, size), (str(path), square, checksum), landmarks
 
 
 def cut_square(picture, left, top, side, size) -> np.ndarray:
@@ -309,12 +370,16 @@ class _Frame:
     faces: list = field(default_factory=lambda: [torch.zeros(0, 4)])
 
 
-def _annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
-    """{file: _Frame} of all splits, in the order of the table."""
+def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
+    """{file: _Frame} of all splits, in the order of the table. Raises DataError."""
     frames = {}
     seen = set()
     columns = ("file", "split", "action", "width", "height", *BOX_COLUMNS)
-    for row in files.read_table(annotations_csv, columns):
+    people = files.read_table(annotations_csv, columns)
+    faces = files.read_table(faces_csv, ("file", *BOX_COLUMNS), may_be_empty=True)
+    check_convention(annotations_csv, people)
+    check_convention(faces_csv, faces)
+    for row in people:
         file = row["file"]
         size = tuple(numbers(row, ("width", "height")))
         frame = frames.setdefault(file, _Frame(row["split"], size))
@@ -326,13 +391,32 @@ def _annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
             raise DataError(f"{row['where']}: {fault}; make the rows agree")
         frame.actions.append(row["action"])
         frame.boxes.append(_new_box(row, "box", size, ROUNDING, seen))
-    for row in files.read_table(faces_csv, ("file", *BOX_COLUMNS)):
+    for row in faces:
         if row["file"] not in frames:
             fault = f"{row['file']} is not in {annotations_csv}"
             raise DataError(f"{row['where']}: {fault}; use two tables of one version")
         frame = frames[row["file"]]
         frame.faces.append(_new_box(row, "face box", frame.size, math.inf, seen))
+    classes = sorted({action for frame in frames.values() for action in frame.actions})
+    train = [frame for frame in frames.values() if frame.split == "train"]
+    check_actions(annotations_csv, classes, train)
     return frames
+
+
+def check_actions(table, classes, train) -> None:
+    """DataError for two actions of nearly one name, and for one that no _Frame of `train` shows."""
+    spelled = {}
+    for action in classes:
+        letters = "".join(filter(str.isalnum, action.casefold())) or action
+        if spelled.setdefault(letters, action) != action:
+            fault = f"has the actions {spelled[letters]!r} and {action!r}"
+            raise DataError(
+                f"{table}: {fault}; give them one name, or names that differ in letters"
+            )
+    learned = {action for frame in train for action in frame.actions}
+    if train and (unknown := sorted(set(classes) - learned)):
+        fix = "add some, read more (--train_frames), or delete its rows"
+        raise DataError(f"{table}: no train frame shows the action {unknown[0]!r}; {fix}")
 
 
 def _new_box(row, kind, size, slack, seen):
@@ -346,10 +430,11 @@ def _new_box(row, kind, size, slack, seen):
 
 
 def look_at_frame(folder, frame_size, file):
-    """The frame (H, W, 3), None (no square), the sizes (width, height) of the picture and in it."""
-    picture = files.open_picture(folder / file)
+    """The frame (H, W, 3), its source, the sizes (width, height) of the picture and in it."""
+    path = files.find_picture(folder, file)
+    picture, checksum = files.read_picture(path)
     frame, inner = letterbox(picture, frame_size)
-    return frame, None, (picture.size, inner)
+    return frame, (str(path), None, checksum), (picture.size, inner)
 
 
 def letterbox(picture, frame_size):
@@ -376,7 +461,7 @@ def checked_boxes(boxes, width, height, where, slack=ROUNDING) -> torch.Tensor:
         boxes: Anything of shape (n, 4) or (4,), px.
         where: What the DataError for NaN, no area, or outside calls them.
         slack: px that a box may leave the picture by. A face detector's boxes overhang the border
-            by nature: with math.inf, only boxes wholly outside are refused.
+            by nature: with math.inf, only boxes wholly outside are refused, and none is clipped.
     """
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)  # (n, 4)
     for x0, y0, x1, y1 in boxes.tolist():
@@ -390,5 +475,4 @@ def checked_boxes(boxes, width, height, where, slack=ROUNDING) -> torch.Tensor:
         else:
             continue
         raise DataError(f"{where} ({x0:g}, {y0:g}, {x1:g}, {y1:g}) {fault}")
-    limit = torch.tensor([width, height, width, height], dtype=torch.float32)
-    return torch.minimum(boxes.clamp(min=0), limit)
+    return boxes if slack == math.inf else clip_boxes_to_image(boxes, (height, width))

@@ -21,14 +21,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torchvision.ops import box_iou
 
 from ppad.baselines import make_baseline
-from ppad.crop_sampler import crop_faces, enlarge_boxes, paste_faces
-from ppad.face_finder import SAME_FACE, FaceFinder
+from ppad.crop_sampler import (
+    FACE_SCALE,
+    crop_faces,
+    cut_pixels,
+    face_squares,
+    paste_faces,
+    write_pixels,
+)
 from ppad.files import atomic_path, to_rgb
-from ppad.mtcnn import MTCNN, MTCNNConfig
-from ppad.ssh import SSH
+from ppad.mtcnn import MTCNN, MTCNNConfig, overlap
+from ppad.ssh import SAME_FACE, SSH, FaceFinder
 from ppad.tracks import Steady, Tracker
 
 METHODS = {
@@ -39,11 +44,12 @@ METHODS = {
     "superpixel": "Super-Pixel",
 }
 SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md beside it
-BASELINE_SIZE = 128  # ours: px of a crop for a method that has no size of its own
 THRESHOLD = 0.6  # ours: MTCNN's thresholds lowered by 0.1, since a miss costs more
 SMALLEST_FACE = 20.0  # MTCNN's own default, px
 FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
-LOOKS_A_SECOND = 5  # ours: how often SSH searches a movie; MTCNN searches every frame
+LOOKS_A_SECOND = 5  # ours: how often both detectors search a movie, at least
+MTCNN_EVERY = 3  # ours: of these frames MTCNN searches one; faces are followed in the others
+CUT = 20  # ours: mean change of a pixel from frame to frame, of 255, that tells of a new scene
 CROPS_AT_ONCE = 16  # ours: repainted together
 BRIGHT = 0.45  # ours: mean, of 1, to which shadows are lifted
 GAMMA = 0.6
@@ -65,16 +71,18 @@ class Anonymizer:
     faces of the frame just given back: [(number of the track, box (4,) before it is enlarged)].
 
     Args:
-        anonymizer: any callable (B, 3, S, S) in [-1, 1] -> the same.
+        anonymizer: any callable (B, 3, S, S) in [-1, 1] -> the same. With a `.size`, S is that;
+            else it is called once a face, on the frame's own pixels. Faces below its `.smallest`,
+            which it would give back as they are, are blackened.
         finder: any callable from a list of (H, W, 3) uint8 frames to their face boxes, a list of
-            (k, 4) xyxy px. If it has `at_rate(rate)`, that gives the finder for a movie; if it has
-            `closely`, that is used for single pictures, and in movies LOOKS_A_SECOND times a second
-            where a face is lost or none is found. None: `default_finder()`.
-        size: S.
+            (k, 4) xyxy px. If it has `follow`, that is used for successive frames of a movie; if it
+            has `closely`, that is used for single pictures, and in movies LOOKS_A_SECOND times a
+            second where a face is lost or none is found. None: `default_finder()`.
         steady: how far to look in movies.
         on_error: "stop" raises ValueError when a frame cannot be searched or repainted, "cover"
             blackens that frame.
         feather: part of a repainted square, at each edge, that fades into the frame.
+        face_scale: side of that square, times the longer side of the face's box.
         workers: batches of a movie searched at the same time, in threads that share the finder.
     """
 
@@ -82,23 +90,23 @@ class Anonymizer:
         self,
         anonymizer,
         finder=None,
-        size=BASELINE_SIZE,
         steady=Steady(),
         on_error="stop",
         device="cpu",
         workers=1,
         feather=0.0,
+        face_scale=FACE_SCALE,
     ):
         if on_error not in ("stop", "cover"):
             raise ValueError(f"on_error is {on_error!r}: choose stop or cover")
         self.anonymizer = anonymizer
         self.finder = default_finder(device=device) if finder is None else finder
-        self.size = size
         self.steady = steady
         self.on_error = on_error
         self.device = device
         self.workers = workers
         self.feather = feather
+        self.face_scale = face_scale
         self.summary = {}
         self.shown = []
 
@@ -120,8 +128,8 @@ class Anonymizer:
             fix = "run ppad.reproduce again in a new folder"
             raise ValueError(f"{path} does not hold M of this version: {fix}") from error
         modifier = modifier.to(device).eval().requires_grad_(False)
-        settings = {"feather": FEATHER, **settings}
-        return cls(modifier, size=fields.face_size, device=device, **settings)
+        settings = {"feather": FEATHER, "face_scale": fields.face_scale, **settings}
+        return cls(modifier, device=device, **settings)
 
     @classmethod
     def from_method(cls, method, **settings):
@@ -162,24 +170,23 @@ class Anonymizer:
         closely = getattr(self.finder, "closely", None)
         if rate is None:
             return self._run(frames, Tracker(self.steady), closely or self.finder)
-        at_rate = getattr(self.finder, "at_rate", lambda rate: self.finder)
-        return self._run(frames, Tracker(self.steady.at_rate(rate)), at_rate(rate), closely, rate)
+        follow = getattr(self.finder, "follow", self.finder)
+        at_once = min(max(round(rate / LOOKS_A_SECOND), 1), FRAMES_AT_ONCE)
+        return self._run(frames, Tracker(self.steady.at_rate(rate)), follow, closely, at_once)
 
-    def _run(self, frames, tracker, finder, closely=None, rate=1):
+    def _run(self, frames, tracker, finder, closely=None, at_once=FRAMES_AT_ONCE):
         unpopped = deque()
         failed_frames = set()
-        next_look = 0  # first frame that may be looked at closely again
-        for batch, found in self._searched(checked(frames), finder):
-            for frame, boxes in zip(batch, found):
+        for batch, found in self._searched(checked(frames), finder, at_once):
+            for i, (frame, boxes) in enumerate(zip(batch, found)):
                 now = tracker.pushed
-                if boxes is not None and closely and now >= next_look and tracker.loses(boxes):
+                if closely and i == 0 and boxes is not None and tracker.loses(boxes):
                     boxes = self._find([frame], now, closely)[0]
-                    next_look = now + rate / LOOKS_A_SECOND
                 if boxes is None:
                     failed_frames.add(now)
                 tracker.push(np.zeros((0, 4)) if boxes is None else boxes)
                 unpopped.append(frame)
-            if len(batch) < FRAMES_AT_ONCE:  # the last one, maybe empty
+            if len(batch) < at_once:  # the last one, maybe empty
                 tracker.finish()
             while tracker.ready():
                 number = tracker.frames
@@ -195,10 +202,10 @@ class Anonymizer:
                 self.summary = {**tracker.counts(), "frames_covered_whole": len(failed_frames)}
                 yield painted
 
-    def _searched(self, frames, finder):
+    def _searched(self, frames, finder, at_once):
         """(frames, boxes) of each batch, the next `workers` being searched in the meantime.
 
-        The last batch is shorter than FRAMES_AT_ONCE.
+        The last batch is shorter than `at_once`.
         """
         searches = deque()
         number = 0
@@ -206,10 +213,10 @@ class Anonymizer:
         with ThreadPoolExecutor(self.workers) as pool:
             while more or searches:
                 if more:
-                    batch = list(itertools.islice(frames, FRAMES_AT_ONCE))
+                    batch = list(itertools.islice(frames, at_once))
                     searches.append((batch, pool.submit(self._find, batch, number, finder)))
                     number += len(batch)
-                    more = len(batch) == FRAMES_AT_ONCE
+                    more = len(batch) == at_once
                 if len(searches) > self.workers or not more:
                     batch, search = searches.popleft()
                     yield batch, search.result()
@@ -236,41 +243,53 @@ class Anonymizer:
             raise ValueError(f"{fault}; --on_error cover blackens such frames") from error
 
     def _paint(self, frame, boxes):
-        """frame (H, W, 3) uint8, repainted in 1.6 times the boxes (k, 4); the rest is unchanged."""
+        """frame (H, W, 3) uint8, repainted in squares about the boxes (k, 4), else unchanged."""
         height, width = frame.shape[:2]
         boxes = torch.as_tensor(boxes, dtype=torch.float32)
         touches = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2:] > 0).all(1)
         boxes = boxes[touches]
         if not len(boxes):
             return frame
-        boxes = enlarge_boxes(boxes, (height, width))  # (k, 4)
+        boxes = face_squares(boxes, self.face_scale)  # (k, 4)
         # Largest last, so on top: a small box must not show again, finer, what a large one hid.
         boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).prod(1).argsort()]
         # Only a window about each box becomes floating point, 1 px wider, as crops look that far.
-        low = (boxes[:, :2].floor().long() - 1).clamp(min=0)  # (k, 2)
-        high = (boxes[:, 2:].ceil().long() + 1).clamp(max=torch.tensor([width, height]))
+        limit = torch.tensor([width, height])
+        low = (boxes[:, :2].floor().long() - 1).clamp(min=0).minimum(limit - 1)  # (k, 2)
+        high = (boxes[:, 2:].ceil().long() + 1).clamp(min=1).minimum(limit)  # (k, 2)
         windows = []
         for (x0, y0), (x1, y1) in zip(low.tolist(), high.tolist()):
             windows.append((slice(y0, y1), slice(x0, x1)))
         inside = (boxes - low.repeat(1, 2))[:, None]  # (k, 1, 4): each box in its window
-        crops = [
-            crop_faces(self._to_tensor(frame[window]), [box], self.size)
-            for window, box in zip(windows, inside)
-        ]
-        crops = torch.cat(crops).split(CROPS_AT_ONCE)  # (k, 3, S, S), in parts
-        crops = torch.cat([self.anonymizer(part) for part in crops])
-        if not crops.isfinite().all():
-            raise ValueError("the anonymizer gave pixels that are not finite")
+        before = ((self._to_tensor(frame[window]), [box]) for window, box in zip(windows, inside))
+        size = getattr(self.anonymizer, "size", None)
+        if size is None:
+            faces = [self._on_pixels(*cut_pixels(*face)) for face in before]  # k times (1, 3, s, s)
+        else:
+            crops = torch.cat([crop_faces(*face, size) for face in before])  # (k, 3, S, S)
+            faces = map(self.anonymizer, crops.split(CROPS_AT_ONCE))
+            faces = torch.cat(list(faces)).split(1)  # k times (1, 3, S, S)
         painted = frame.copy()
-        for i, window in enumerate(windows):
+        for i, (window, face) in enumerate(zip(windows, faces)):
+            if not face.isfinite().all():
+                raise ValueError("the anonymizer gave pixels that are not finite")
             before = self._to_tensor(painted[window])  # (1, 3, h, w)
-            pasted = paste_faces(before, crops[i, None].clamp(-1, 1), [inside[i]])
+            face = face.clamp(-1, 1)
+            if size is None:
+                pasted = write_pixels(before, [face], [inside[i]])
+            else:
+                pasted = paste_faces(before, face, [inside[i]])
             if self.feather:
                 weight = fade(boxes[i], window, (height, width), self.feather).to(before)
                 pasted = before * (1 - weight) + pasted * weight
             pixels = ((pasted[0] + 1) * 127.5).round().clamp(0, 255).byte()  # (3, h, w)
             painted[window] = pixels.permute(1, 2, 0).cpu().numpy()
         return painted
+
+    def _on_pixels(self, square):
+        """A face (1, 3, s, s) anonymized; one that is too small for the method is blackened."""
+        too_small = square.shape[-1] < getattr(self.anonymizer, "smallest", 0)
+        return torch.full_like(square, -1.0) if too_small else self.anonymizer(square)
 
     def _to_tensor(self, window):
         pixels = torch.tensor(window, device=self.device)  # (h, w, 3) uint8
@@ -325,14 +344,39 @@ def fade(box, window, frame_size, part):
 
 
 class RecallFinder:
-    """Boxes of frames by a `FaceFinder` whose SSH sees the first of them and every `every`-th."""
+    """Boxes of frames by a `FaceFinder` with an MTCNN."""
 
-    def __init__(self, faces, every=1):
+    def __init__(self, faces):
         self.faces = faces
-        self.every = every
 
     def __call__(self, frames):
-        return [found["boxes"] for found in self.faces.find(frames, self.every)]
+        return [found["boxes"] for found in self.faces.find(frames)]
+
+    def follow(self, frames):
+        """Boxes of successive frames.
+
+        The first is searched by both detectors, each MTCNN_EVERY-th by MTCNN. In the others R-net
+        and O-net look where they saw the faces last, in a tenth of the time; where they lose one,
+        and where the picture changes, MTCNN searches. What appears between two searches for a
+        moment only may be missed.
+        """
+        mtcnn = self.faces.mtcnn
+        found = self(frames[:1])
+        places = self._again(frames[0], found[0])
+        for i, frame in enumerate(frames[1:], 1):
+            change = np.abs(thumbnail(frame) - thumbnail(frames[i - 1])).mean()
+            search = i % MTCNN_EVERY == 0 or change > CUT
+            boxes = None if search else self._again(frame, places)
+            if search or len(boxes) < len(places):
+                boxes = mtcnn.find(frame[None])[0]["boxes"]
+            places = boxes
+            found.append(boxes)
+        return found
+
+    def _again(self, frame, boxes):
+        """Those of the boxes (k, 4) that MTCNN takes for faces, where it sees them in this frame."""
+        (seen,) = self.faces.mtcnn.confirm(frame[None], [boxes])
+        return seen["boxes"][seen["face"]]
 
     def closely(self, frames):
         """Boxes of frames, each seen as it is, turned to both sides, and with shadows lifted.
@@ -350,19 +394,15 @@ class RecallFinder:
             right = torch.stack(right, 1)
             boxes = upright
             for more in (lifted, left, right):
-                known = box_iou(more, boxes) > SAME_FACE  # (k, n)
+                known = overlap(more, boxes) > SAME_FACE  # (k, n)
                 boxes = torch.cat([boxes, more[~known.any(1)]])
             found.append(boxes)
         return found
 
-    def at_rate(self, rate):
-        """The finder for a movie of `rate` frames a second.
 
-        SSH, which takes as long as MTCNN, searches LOOKS_A_SECOND frames a second, at least one in
-        FRAMES_AT_ONCE. What it alone finds is followed through the frames between, and held; a face
-        that MTCNN misses and that is visible for less than that may stay as it is.
-        """
-        return RecallFinder(self.faces, max(1, round(rate / LOOKS_A_SECOND)))
+def thumbnail(frame):
+    """One pixel of 16 each way, (h, w, 3)."""
+    return frame[::16, ::16].astype(np.float32)
 
 
 def lift_shadows(frame):

@@ -8,6 +8,7 @@ checkpoints, pictures), and at the end `results.json`, `table1.md` and the figur
 """
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -23,6 +24,7 @@ import torch
 from ppad import attackers, checkup, evaluate, figures, files, optim, players, trainer
 from ppad import config as presets
 from ppad.baselines import BASELINES, identity, make_baseline
+from ppad.crop_sampler import repaint
 from ppad.evaluate import read_own_row
 from ppad.loop import Loop, LoopError, exit_status, read_checkpoint, read_log, side_by_side
 from ppad.optim import GIB
@@ -107,15 +109,16 @@ class SeedRun:
         optim.run_on_main(self.check_counts)
 
     def check_counts(self) -> None:
-        """Refuse (LoopError) to go on with more or fewer pictures than this folder began with."""
+        """Refuse (LoopError) to go on with other data than this folder began with, in any place."""
         path = self.folder / "data.json"
-        counts = self.data.counts()
+        known = self.data.counts() | self.data.fingerprints()
         if not path.exists():
-            files.write_file(path, json.dumps(counts, indent=1))
+            files.write_file(path, json.dumps(known, indent=1))
         for name, before in files.read_json(path).items():
-            if counts[name] != before:
+            if known[name] != before:
+                what = name if isinstance(before, str) else f"{name} count"
                 raise LoopError(
-                    f"{name} count was {before} when this run began and is {counts[name]} now: "
+                    f"{what} was {before} when this run began and is {known[name]} now: "
                     "restore the pictures that were there, or choose another --out"
                 )
 
@@ -254,8 +257,7 @@ class SeedRun:
     def frames(self, indices: list[int], anonymizer=identity) -> torch.Tensor:
         """Some test frames with their faces repainted in place, (n, 3, H, W) on the CPU."""
         frames, _, boxes = self.data.test_actions.batch(indices, device=self.device)
-        size = self.config.face_size
-        return trainer.repainted_frames(frames, boxes, anonymizer, size).cpu()
+        return repaint(frames, boxes, anonymizer).cpu()
 
 
 def file_name(row: str) -> str:
@@ -392,7 +394,6 @@ def main(argv=None) -> int:
 
 def run(args, config) -> None:
     """All seeds and rows, then table and figures."""
-    began = time.monotonic()
     device, jobs = choose_device_and_jobs(args, config)
     own = {}
     for row in (read_own_row(text, config.face_size) for text in args.row):
@@ -405,6 +406,14 @@ def run(args, config) -> None:
             checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
         return
     optim.init_distributed(device, config)
+    with files.lock(args.out) if optim.is_main_process() else contextlib.nullcontext():
+        play_rows(args, config, rows, own, device, jobs)
+    optim.shut_down()
+
+
+def play_rows(args, config, rows: list, own: dict, device, jobs: int) -> None:
+    """What `run` does in its folder, which no other run may use meanwhile."""
+    began = time.monotonic()
     optim.run_on_main(functools.partial(open_folder, args.out, args.preset, config))
     first = None
     for seed in args.seed:
@@ -426,7 +435,6 @@ def run(args, config) -> None:
     if optim.is_main_process():
         results = collect(args.out, args.preset, first.config, args.seed, rows, device, jobs)
         report(first, args.out, results, rows, began)
-    optim.shut_down()
 
 
 def choose_device_and_jobs(args, config) -> tuple[str, int]:
@@ -435,6 +443,10 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
     Raises ValueError for a number of jobs or a device that cannot be (--check goes on without it).
     """
     device = config.device
+    if device != "auto":
+        optim.check_device(device)
+        if device.startswith("mps") and config.precision == "fp16":
+            raise ValueError("precision is 'fp16', which mps cannot scale: give --precision bf16")
     gpu = 0.0 if device == "cpu" else optim.gpu_memory("cuda" if device == "auto" else device)
     if device == "auto":
         device = "cuda" if gpu else "cpu"

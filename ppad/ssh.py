@@ -1,4 +1,6 @@
-"""SSH, the single-stage headless face detector (paper Sec. 4, "Face Detection": "We use SSH [29]").
+"""SSH, the single-stage headless face detector, and the paper's face finder: SSH, then MTCNN.
+
+Paper Sec. 4, "Face Detection": "We use SSH [29]".
 
 SSH [Najibi, Samangouei, Chellappa, Davis, ICCV 2017] passes a picture through one network and finds
 faces of every size by three detection modules, each on a coarser grid and for larger faces:
@@ -12,9 +14,21 @@ face and the shifts that fit the square to it. Two bodies: "vgg16", as published
 frozen, ImageNet start by `load_imagenet`), and "light" (ours): the same modules, narrower, on a
 small body with batch norm that a CPU can train and run. `data_scripts/train_ssh.py` trains it.
 
-The paper keeps scores above 0.8 and lets MTCNN confirm them; `ppad.face_finder` joins the two.
 Open in the sources, decided here: frames are padded with the mean color to a multiple of 32;
 anchors sit at cell centers and may reach over the edge; no picture pyramid at test time.
+
+The paper goes on: SSH "produces high recall but with some false positives. Therefore, we keep the
+detections with probability greater than 0.8 and feed the rest into the MTCNN face detector to
+remove false positives by using it as a binary classifier". The rules of `FaceFinder`:
+
+    paper   SSH's boxes above 0.8 that MTCNN takes for faces: few false faces, for data sets
+    either  what MTCNN finds, and what only SSH finds (above 0.5): few misses, for anonymizing
+    mtcnn   MTCNN's whole cascade alone
+    ssh     SSH's boxes above 0.8 alone, without landmarks
+
+Decided here, as the paper leaves it open: "the rest" is read as the detections that remain, so that
+MTCNN classifies each box above 0.8. R-net and O-net see the square about it; P-net only proposes,
+which SSH has done. MTCNN does not move the box: box and score are SSH's, landmarks are O-net's.
 """
 
 import math
@@ -24,10 +38,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models.vgg import cfgs, make_layers
-from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from ppad.files import atomic_path
+from ppad.mtcnn import MTCNN, nms, overlap
 
 MEAN_BGR = (102.9801, 115.9465, 122.7717)  # SSH's Caffe source
 STRIDES = (8, 16, 32)  # SSH Sec. 3.1: M1, M2, M3
@@ -41,6 +54,10 @@ WIDTHS = {
     "light": (64, 128, 48, 96),  # ours: below 1 M parameters
 }
 PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 4_000_000}  # ours: bounds the memory; CPU as in `mtcnn`
+RULES = ("paper", "either", "mtcnn", "ssh")
+PAPER_SCORE = 0.8  # paper Sec. 4
+RECALL_SCORE = 0.5  # ours: where a miss costs more than a false face
+SAME_FACE = 0.3  # ours: IoU above which two boxes are one face; as TEST_NMS
 
 
 class VGGBody(nn.Module):
@@ -51,6 +68,8 @@ class VGGBody(nn.Module):
 
     def __init__(self):
         super().__init__()
+        from torchvision.models.vgg import cfgs, make_layers  # slow to load, as `mtcnn.nms` says
+
         self.features = make_layers(cfgs["D"][:-1])
         self.features[:10].requires_grad_(False)  # SSH: conv1 and conv2 keep their ImageNet weights
 
@@ -228,9 +247,10 @@ class SSH(nn.Module):
         anchors, _ = anchors_for(height, width)
         frame, place = (probability > score).nonzero(as_tuple=True)  # (n,)
         boxes = shifted(anchors.to(frames.device)[place], shifts[frame, place])  # (n, 4)
-        boxes = clip_boxes_to_image(boxes, (height, width))
+        edge = torch.tensor([width, height] * 2, device=frames.device)
+        boxes = boxes.clamp(min=0).minimum(edge)
         scores = probability[frame, place]
-        keep = batched_nms(boxes, scores, frame, TEST_NMS)
+        keep = nms(boxes, scores, TEST_NMS, frame)
         by_frame = [keep[frame[keep] == i] for i in range(len(frames))]
         return [{"boxes": boxes[own], "scores": scores[own]} for own in by_frame]
 
@@ -261,3 +281,79 @@ def shifted(anchors, shifts):
     center = anchors[:, :2] + size / 2 + shifts[:, :2] * size
     half = size * shifts[:, 2:].clamp(max=LARGEST_LOG).exp() / 2
     return torch.cat([center - half, center + half], 1)
+
+
+# ---------------------------------------------------------------- SSH, then MTCNN
+
+
+class FaceFinder:
+    """Finds faces by one of `RULES`.
+
+    mtcnn, ssh: the detectors, or any objects with the same `find` and `confirm`; None loads the
+    default weights of those that the rule needs. ssh_score: SSH's least score, under "either".
+    Raises ValueError for an unknown rule, or where weights are missing (it says what to run).
+    """
+
+    def __init__(self, mtcnn=None, ssh=None, rule="paper", ssh_score=RECALL_SCORE):
+        if rule not in RULES:
+            raise ValueError(f"rule is {rule!r}; choose one of {', '.join(RULES)}")
+        self.rule = rule
+        self.ssh_score = ssh_score
+        self.mtcnn = MTCNN.load() if mtcnn is None and rule != "ssh" else mtcnn
+        self.ssh = SSH.load() if ssh is None and rule != "mtcnn" else ssh
+
+    def find(self, frames):
+        """Faces in frames, each searched by itself.
+
+        frames: (B, H, W, 3) uint8 RGB, or a list of (H, W, 3) whose sizes may differ.
+        Returns a list of B dicts, best face first: boxes (k, 4) xyxy px (MTCNN's may reach over the
+        edge); scores (k,) in [0, 1], of the detector whose box it is; landmarks (k, 5, 2) px, NaN
+        under rule "ssh". k may be 0. Raises ValueError where a frame is not (H, W, 3) uint8.
+        """
+        frames = [
+            torch.as_tensor(frame if torch.is_tensor(frame) else np.array(frame))
+            for frame in frames
+        ]
+        for i, frame in enumerate(frames):
+            if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != torch.uint8:
+                got = f"frames[{i}] is {tuple(frame.shape)} {frame.dtype}"
+                raise ValueError(f"{got}; give (H, W, 3) uint8 RGB")
+        by_size = {}  # the detectors take frames of one size
+        for i, frame in enumerate(frames):
+            by_size.setdefault(frame.shape, []).append(i)
+        answers = [None] * len(frames)
+        for indices in by_size.values():
+            batch = torch.stack([frames[i] for i in indices])
+            for i, faces in zip(indices, self._find(batch)):
+                order = faces["scores"].argsort(descending=True, stable=True)
+                answers[i] = {name: values[order] for name, values in faces.items()}
+        return answers
+
+    def _find(self, frames):
+        if self.rule == "mtcnn":
+            return self.mtcnn.find(frames)
+        if self.rule == "either":
+            return self._either(frames)
+        found = self.ssh.find(frames, score=PAPER_SCORE)
+        if self.rule == "ssh":
+            for faces in found:
+                faces["landmarks"] = faces["boxes"].new_full((len(faces["boxes"]), 5, 2), torch.nan)
+            return found
+        confirmed = self.mtcnn.confirm(frames, [faces["boxes"] for faces in found])
+        for faces, answer in zip(found, confirmed):
+            faces["landmarks"] = answer["landmarks"]
+            faces.update({name: values[answer["face"]] for name, values in faces.items()})
+        return found
+
+    def _either(self, frames):
+        """MTCNN's faces, and those that SSH alone finds."""
+        found = self.mtcnn.find(frames)
+        by_ssh = self.ssh.find(frames, score=self.ssh_score)
+        for mtcnn, ssh in zip(found, by_ssh):
+            known = overlap(ssh["boxes"], mtcnn["boxes"]) > SAME_FACE  # (k, n)
+            ssh.update({name: values[~known.any(1)] for name, values in ssh.items()})
+        answers = self.mtcnn.confirm(frames, [ssh["boxes"] for ssh in by_ssh])
+        for mtcnn, ssh, answer in zip(found, by_ssh, answers):
+            ssh["landmarks"] = answer["landmarks"]  # whether it is a face is not asked
+            mtcnn.update({name: torch.cat([mtcnn[name], ssh[name]]) for name in mtcnn})
+        return found

@@ -38,24 +38,19 @@ from ppad.players import (
 )
 
 
-def repainted_frames(frames, boxes, anonymizer, size: int) -> torch.Tensor:
-    """v' (B, 3, H, W) of the frames v, whose enlarged face boxes are a list of (k, 4) px.
-
-    Un-anonymized frames are v itself: a crop pasted back would be a slight blur.
-    """
-    return frames if anonymizer is identity else repaint(frames, boxes, anonymizer, size)
-
-
 class Game:
     """One row's three players and their updates.
 
-    Each update returns its terms, name -> scalar, for the log.
+    Each player has an Adam with the config's betas and a rate of its own. Each update returns its
+    terms as before the step, name -> scalar, for the log: D_modified and D_original, or those of
+    L_det, L_adv and L_l1 that it has.
 
     Args:
         config: a preset. device: where the players and the pictures are.
         recognizer: D, trained on originals before the game.
         detector: A, likewise; None when only M and D play.
-        anonymizer: M or any callable (B, 3, S, S) in [-1, 1] -> same.
+        anonymizer: M or any callable (B, 3, S, S) in [-1, 1] -> same; its `.size` says how frames
+            are repainted, see `crop_sampler.repaint`.
     """
 
     def __init__(self, config, recognizer: Recognizer, detector, anonymizer, device="cpu"):
@@ -80,7 +75,7 @@ class Game:
         self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])
 
     def parts(self) -> dict:
-        """Everything a checkpoint must hold, by name."""
+        """Everything a checkpoint must hold, by name: players, optimizers, scaler."""
         parts = {"recognizer": self.recognizer, "scaler": self.scaler}
         if self.detector is not None:
             parts["detector"] = self.detector
@@ -98,8 +93,6 @@ class Game:
 
     def anonymize(self, pictures: torch.Tensor) -> torch.Tensor:
         """Line 2: f -> f' (B, 3, S, S), with the graph back to M where M learns."""
-        if not self.modifier_learns:
-            return self.anonymizer(pictures)
         with self.autocast:
             return self.anonymizer(pictures).float()
 
@@ -107,7 +100,7 @@ class Game:
         """Line 3: D learns to name both f' and f (eq. 2).
 
         D maximizes L_adv, that is, it minimizes both of its losses. `modified` is cut from M's
-        graph, so M cannot move.
+        graph, so M cannot move. The landmarks are jittered once, alike for f' and f.
 
         Args: pictures, modified (B, 3, S, S); landmarks (B, 5, 2); identities (B,).
         """
@@ -139,7 +132,7 @@ class Game:
         A fixed anonymizer leaves only L_det, for A.
 
         Args: as `update_recognizer`, `modified` with M's graph; frames (B', 3, H, W), targets and
-            enlarged face boxes a frame.
+            squares r_v a frame.
         """
         if not self.modifier_learns:
             return self.finetune_detector(frames, targets, boxes)
@@ -154,7 +147,7 @@ class Game:
                 if config.accumulate > 1:
                     f_new = self.anonymize(f)  # M's graph of the whole batch would not fit
                 with self.autocast:
-                    v_new = repaint(v, regions, self.anonymizer, config.face_size)  # lines 4-8
+                    v_new = repaint(v, regions, self.anonymizer)  # lines 4-8
                     L_det = losses.loss_det(self.detector.losses(v_new, objects))
                 L_adv = self.modifier_objective(f_new, points, people)
                 L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
@@ -201,16 +194,14 @@ class Game:
 
     def finetune_detector(self, frames, targets, boxes) -> dict:
         """Line 11: A alone learns on repainted frames; M and D are frozen."""
-        config = self.config
-        anonymizer = self.anonymize if self.modifier_learns else self.anonymizer
         self.detector.train()
         terms = []
         for last, v, objects, regions in self._split(frames, targets, boxes):
-            with torch.no_grad():
-                v_new = repainted_frames(v, regions, anonymizer, config.face_size)  # (B', 3, H, W)
+            with torch.no_grad(), self.autocast:
+                v_new = repaint(v, regions, self.anonymizer)  # (B', 3, H, W)
             with self.autocast:
                 L_det = losses.loss_det(self.detector.losses(v_new, objects))
-            loss = L_det / config.accumulate
+            loss = L_det / self.config.accumulate
             optim.backward_and_step(loss, [self.optimizers["detector"]], self.scaler, last)
             terms.append(torch.stack([L_det]).detach())
         return dict(zip(["L_det"], torch.stack(terms).mean(dim=0)))

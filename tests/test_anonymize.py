@@ -72,21 +72,47 @@ def test_crops_are_those_of_the_whole_frame():
     """
     frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     boxes = torch.tensor([[-5.0, -5, 20, 20], [31.0, 11, 44, 30], [60, 40, 75, 55]])
-    seen = []
-    person = Anonymizer(
-        lambda crops: seen.append(crops) or crops, finder=lambda frames: [boxes], size=16
-    )
-    after = person.picture(frame)
-    large = repainter.enlarge_boxes(boxes, (50, 70))
-    large = large[(large[:, 2:] - large[:, :2]).prod(1).argsort()]
+    squares = repainter.face_squares(boxes)
+    squares = squares[squares[:, 2].sub(squares[:, 0]).argsort()]  # the largest last
     whole = torch.tensor(frame).permute(2, 0, 1)[None] / 127.5 - 1
-    torch.testing.assert_close(
-        torch.cat(seen), repainter.crop_faces(whole, [large], 16), atol=1e-5, rtol=0
-    )
     outside = np.ones((50, 70), bool)
-    for x0, y0, x1, y1 in large.tolist():
+    for x0, y0, x1, y1 in squares.clamp(min=0).tolist():
         outside[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = False
-    np.testing.assert_array_equal(after[outside], frame[outside])
+    for size in (None, 16):
+        seen = []
+
+        def noted(crops, seen=seen):
+            seen.extend(crops.split(1))
+            return -crops
+
+        noted.size = size
+        after = Anonymizer(noted, finder=lambda frames: [boxes]).picture(frame)
+        if size is None:
+            cut = repainter.cut_pixels(whole, [squares])
+        else:
+            cut = repainter.crop_faces(whole, [squares], size).split(1)
+        for crop, expected in zip(seen, cut, strict=True):
+            torch.testing.assert_close(crop, expected, atol=1e-5, rtol=0)
+        np.testing.assert_array_equal(after[outside], frame[outside])
+        assert (after[~outside] != frame[~outside]).any(1).mean() > 0.8
+
+
+def test_a_hand_made_method_works_on_the_frames_own_pixels():
+    """Noise, lines and cells of the file's own resolution, not of a crop that was resampled."""
+    frame = np.full((140, 140, 3), 128, np.uint8)
+    noisy = Anonymizer.from_method("noise", finder=lambda frames: [[[20.0, 20, 100, 100]]])
+    added = noisy.picture(frame).astype(float)
+    black, white = (added == 0).mean(), (added == 255).mean()
+    # Noise(0.5) on middle gray leaves the range to each side in 24 % of the 124 x 124 pixels.
+    assert abs(black / (124 / 140) ** 2 - 0.24) < 0.02 and abs(white - black) < 0.02
+
+
+def test_a_face_smaller_than_blurs_cells_is_blackened():
+    frame = np.random.default_rng(0).integers(1, 256, (60, 60, 3), np.uint8)
+    boxes = [[10.0, 10, 14, 14], [30.0, 30, 46, 46]]  # squares of 6 and of 26 pixels
+    after = Anonymizer.from_method("blur", finder=lambda frames: [boxes]).picture(frame)
+    assert (after[9:15, 9:15] == 0).all() and not (after[30:46, 30:46] == 0).all(2).any()
+    assert (after[30:46, 30:46] != frame[30:46, 30:46]).any(2).mean() > 0.9
 
 
 def test_a_small_box_does_not_show_again_what_a_large_one_hid():
@@ -122,35 +148,30 @@ class SeldomFinder:
     """Knows red, but in a movie looks only at the first frame of each batch."""
 
     def __init__(self):
-        self.rates = []
+        self.batches = []
 
     def __call__(self, frames):
         return find_red(frames)
 
-    def at_rate(self, rate):
-        self.rates.append(rate)
-        return lambda frames: [boxes if i == 0 else [] for i, boxes in enumerate(find_red(frames))]
+    def follow(self, frames):
+        self.batches.append(len(frames))
+        return [boxes if i == 0 else [] for i, boxes in enumerate(find_red(frames))]
 
 
 def test_what_is_looked_for_seldom_is_covered_in_every_frame():
     finder = SeldomFinder()
     person = masked(finder=finder)
-    assert not any(
-        red(frame).any() for frame in person.frames(walk(40), rate=30)
-    ) and finder.rates == [30]
-    assert (
-        person.summary["longest_gap"] == repainter.FRAMES_AT_ONCE - 1
-        and person.summary["frames_without_face"] == 0
-    )
-    assert not any(
-        red(frame).any() for frame in person.frames(walk(9))
-    )  # frames of which nothing is known: each is searched
+    assert not any(red(frame).any() for frame in person.frames(walk(40), rate=30))
+    assert finder.batches == [6] * 6 + [4]
+    assert person.summary["longest_gap"] == repainter.FRAMES_AT_ONCE - 1
+    assert person.summary["frames_without_face"] == 0
+    # Frames of which nothing is known: each is searched.
+    assert not any(red(frame).any() for frame in person.frames(walk(9)))
     assert person.summary["longest_gap"] == 0
     person.picture(scene())
-    assert finder.rates == [30]
-    assert not any(
-        red(frame).any() for frame in masked().frames(walk(9), rate=30)
-    )  # a finder that knows no rates
+    assert len(finder.batches) == 7
+    # A finder that cannot follow.
+    assert not any(red(frame).any() for frame in masked().frames(walk(9), rate=30))
 
 
 @pytest.mark.parametrize("rate, missed", [(25, 3), (240, 24), (1000, 100)])
@@ -169,20 +190,82 @@ def test_a_face_missed_for_a_tenth_of_a_second_is_covered(rate, missed):
 
 
 @pytest.mark.parametrize(
-    "rate, every", [(2, 1), (7, 1), (10, 2), (24, 5), (25, 5), (Fraction(30000, 1001), 6), (60, 12)]
+    "rate, every", [(2, 1), (7, 1), (10, 2), (24, 5), (25, 5), (Fraction(30000, 1001), 6), (60, 6)]
 )
-def test_how_often_ssh_looks_at_a_movie(rate, every):
-    asked = []
+def test_how_often_a_movie_is_searched(rate, every):
+    """Five times a second, and once in six frames at least."""
+    finder = SeldomFinder()
+    list(masked(finder=finder).frames([scene()] * 30, rate=rate))
+    assert set(finder.batches[:-1]) == {every} and sum(finder.batches) == 30
 
-    class Faces:
-        def find(self, frames, every=1):
-            asked.append((len(frames), every))
-            return [{"boxes": torch.tensor([[10.0, 10, 30, 30]])} for _ in frames]
 
-    finder = repainter.RecallFinder(Faces())
-    list(masked(finder=finder).frames([scene()] * 8, rate=rate))
-    masked(finder=finder).picture(scene())
-    assert sorted(asked) == sorted([(6, every), (2, every), (4, 1)])
+class RedMTCNN:
+    """A stand-in for MTCNN: knows red squares left of x = 60, and notes which frames it searches.
+
+    It confirms a face where the box it is given is near one.
+    """
+
+    def __init__(self):
+        self.searched = []
+
+    def find(self, frames):
+        self.searched += [int(frame[-1, -1, 2]) for frame in frames]
+        boxes = [torch.tensor(one).float().reshape(-1, 4) for one in find_red(frames)]
+        return [{"boxes": one[one[:, 0] < 60]} for one in boxes]
+
+    def confirm(self, frames, boxes):
+        (now,) = find_red(frames)
+        now = torch.tensor(now).float().reshape(-1, 4)
+        (places,) = boxes
+        apart = (places[:, None, :2] - now[:, :2]).abs().amax(2)  # (k, n)
+        face = (apart < 12).any(1) & (places[:, 0] < 60)
+        seen = now[apart.argmin(1)] if len(now) else places
+        return [{"face": face, "boxes": seen}]
+
+
+def numbered(frames):
+    for number, frame in enumerate(frames):
+        frame[-1, -1, 2] = number
+    return frames
+
+
+class RedFaces:
+    """A stand-in for FaceFinder, whose SSH knows all red squares."""
+
+    def __init__(self):
+        self.searched = []
+        self.mtcnn = RedMTCNN()
+
+    def find(self, frames):
+        self.searched += [int(frame[-1, -1, 2]) for frame in frames]
+        return [{"boxes": torch.tensor(one).float().reshape(-1, 4)} for one in find_red(frames)]
+
+
+def follow(frames):
+    """Boxes, and the numbers of the frames that both detectors and that MTCNN alone searched."""
+    faces = RedFaces()
+    found = repainter.RecallFinder(faces).follow(numbered([frame.copy() for frame in frames]))
+    return [one.tolist() for one in found], faces.searched, faces.mtcnn.searched
+
+
+def test_faces_are_followed_between_searches():
+    frames = [scene(10 + 3 * t, 20) for t in range(6)]
+    found, both, mtcnn = follow(frames)
+    assert found == [np.array(one).tolist() for one in find_red(frames)]
+    assert both == [0] and mtcnn == [3]
+
+
+def test_a_frame_is_searched_where_a_face_is_lost_and_after_a_cut():
+    dark = scene(40, 20, face=False) // 3
+    frames = [scene(10, 20), scene(40, 20), scene(40, 20), scene(40, 20), dark, scene(40, 20)]
+    found, both, mtcnn = follow(frames)
+    assert both == [0] and mtcnn == [1, 3, 4, 5]
+    assert [len(one) for one in found] == [1, 1, 1, 1, 0, 1]
+
+
+def test_a_face_that_only_ssh_sees_is_not_followed_and_costs_no_search():
+    found, both, mtcnn = follow([scene(70, 20)] * 6)
+    assert both == [0] and mtcnn == [3] and [len(one) for one in found] == [1, 0, 0, 0, 0, 0]
 
 
 class UprightRed:
@@ -190,8 +273,12 @@ class UprightRed:
 
     def __init__(self):
         self.seen = 0
+        self.mtcnn = self
 
-    def find(self, frames, every=1):
+    def confirm(self, frames, boxes):
+        return [{"face": torch.ones(len(boxes[0]), dtype=torch.bool), "boxes": boxes[0]}]
+
+    def find(self, frames):
         self.seen += len(frames)
         found = []
         for frame, boxes in zip(frames, find_red(frames)):
@@ -228,11 +315,11 @@ def test_a_lying_face_in_a_movie_is_found_when_it_is_lost_or_nothing_is_found():
         person = masked(finder=repainter.RecallFinder(faces))
         after = list(person.frames(frames, rate=30))
         assert not any(red(frame).any() for frame in after)
-        assert faces.seen <= 60 + 4 * (60 - start) / 6 + 4
+        assert faces.seen <= 60 / 3 + 4 * (60 - start) / 6 + 4
     upright = [marked_scene(0, x=40, y=24)] * 60
     faces = UprightRed()
     list(masked(finder=repainter.RecallFinder(faces)).frames(upright, rate=30))
-    assert faces.seen == 60
+    assert faces.seen == 20
 
 
 def test_shadows_are_lifted():
@@ -821,10 +908,11 @@ def test_frames_of_a_movie_are_searched_at_its_rate_and_those_of_an_animation_ea
     finder = SeldomFinder()
     write_movie(tmp_path / "a.mkv", walk(14))
     anonymize.anonymize_file(masked(finder=finder), tmp_path / "a.mkv", tmp_path / "b.mkv")
-    assert finder.rates == [movies.probe(tmp_path / "a.mkv").rate]
+    every = round(movies.probe(tmp_path / "a.mkv").rate / repainter.LOOKS_A_SECOND)
+    assert finder.batches == [every] * (14 // every) + [14 % every]
     movies.save_animation(tmp_path / "a.gif", iter(walk(14)), [100] * 14, 0)
     anonymize.anonymize_file(masked(finder=finder), tmp_path / "a.gif", tmp_path / "b.gif")
-    assert len(finder.rates) == 1
+    assert sum(finder.batches) == 14
 
 
 @ffmpeg

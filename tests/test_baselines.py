@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppad import baselines
+from ppad import baselines, crop_sampler
 from ppad.baselines import BASELINES, Blur, Edge, Masked, Noise, SuperPixel, identity, make_baseline
 
 PAPER_ORDER = [
@@ -96,16 +96,14 @@ def test_no_crops_at_all_are_fine(name):
 @pytest.mark.rubric(
     "bad input is refused",
     points=1,
-    hint="what the docstrings name raises ValueError: crops that are not square RGB or too small, "
-    "a variance of 0, an unknown name",
+    hint="what the docstrings name raises ValueError: crops that are not square RGB, a variance of "
+    "0, an unknown name",
 )
 def test_bad_input_is_a_ValueError():
     for call, argument in [
         *((make_baseline(name), torch.zeros(1, 3, 64, 48)) for name in PAPER_ORDER[1:]),
         (make_baseline, "blur"),
         (Noise, 0.0),
-        (Blur(24), torch.zeros(1, 3, 16, 16)),
-        (SuperPixel(), torch.zeros(1, 3, 60, 60)),
     ]:
         with pytest.raises(ValueError):
             call(argument)
@@ -172,9 +170,14 @@ def test_no_border_of_the_face_is_left():
         assert (out.diff(dim=-1).abs() < 0.2).all() and (out.diff(dim=-2).abs() < 0.2).all(), name
 
 
-def test_blur_refuses_to_enlarge():
-    with pytest.raises(ValueError, match="24"):
-        Blur(24)(torch.zeros(1, 3, 16, 16))
+@pytest.mark.rubric("Blur keeps the cells' means and nothing else")
+def test_a_face_smaller_than_blurs_cells_comes_back_as_it_is():
+    for size in (1, 7, 23):
+        crops = rand(2, 3, size, size)
+        assert torch.equal(Blur(24)(crops), crops)
+    assert Blur(24).smallest == 24  # whoever repaints asks, and counts or hides such faces
+    assert not torch.equal(Blur(8)(rand(1, 3, 9, 9)), rand(1, 3, 9, 9))  # unequal cells
+    assert not any(hasattr(make_baseline(n), "smallest") for n in PAPER_ORDER if "Blur" not in n)
 
 
 @pytest.mark.parametrize("variance", [0.1, 0.3, 0.5])
@@ -370,7 +373,7 @@ def slic_loop(lab, grid, compactness, iterations):
     home = [(y, x) for y in range(grid) for x in range(grid)]
     centers = []
     for y, x in home:
-        rows, cols = (slice(c * step + (step - 1) // 2, c * step + step // 2 + 1) for c in (y, x))
+        rows, cols = (slice(c * step, (c + 1) * step) for c in (y, x))
         centers.append([*lab[:, rows, cols].mean((1, 2)), (y + 0.5) * step, (x + 0.5) * step])
     for round_ in range(iterations + 1):
         best = np.full((size, size), np.inf)
@@ -459,9 +462,74 @@ def test_a_two_tone_outline_is_kept_where_blur_loses_it():
     assert (Blur(8)(crops) - crops).abs().max() > 0.5
 
 
-def test_super_pixel_refuses_sizes_its_grid_does_not_divide():
-    with pytest.raises(ValueError, match="multiple of 8"):
-        SuperPixel()(torch.zeros(1, 3, 60, 60))
+@pytest.mark.parametrize("size", [1, 2, 5, 8, 17, 53, 60, 300])
+@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean color")
+def test_super_pixel_takes_any_size_with_at_most_8_cells_a_side(size):
+    cells = min(8, size)
+    label = SuperPixel().segment(torch.full((1, 3, size, size), 0.2))[0]  # flat: the cells
+    axis = ((torch.arange(size) + 0.5) * cells / size).floor().long()
+    away = torch.stack([label // cells - axis[:, None], label % cells - axis]).abs()
+    assert away.max() <= 1 and (away == 0).float().mean() > 0.8  # all but a cell's last pixels
+    assert torch.equal(label.unique(), torch.arange(cells**2))
+    crops = smooth(2, size)
+    out = SuperPixel()(crops)
+    label = SuperPixel().segment(crops)
+    for crop, painted, of_pixel in zip(crops, out, label):
+        for k in of_pixel.unique():
+            member = of_pixel == k
+            mean = crop[:, member].mean(1, keepdim=True)
+            assert torch.allclose(painted[:, member], mean.expand(-1, int(member.sum())), atol=1e-5)
+
+
+# ---- in the frame ----
+
+
+def in_the_frame(name, side, frame=None):
+    """Flat gray or a given frame, (square, what `name` makes of it there) with one face."""
+    where = crop_sampler.face_squares(torch.tensor([[9.4, 7.7, 9.4 + side / 1.6, 9.7]]))
+    size = side + 40
+    frame = torch.zeros(1, 3, size, size) if frame is None else frame
+    return where, crop_sampler.repaint(frame, [where], make_baseline(name))
+
+
+def test_masked_is_black_to_the_last_pixel_of_the_box():
+    for side in (16, 64, 300):
+        frame = rand(1, 3, side + 40, side + 40)
+        where, painted = in_the_frame("Masked", side, frame)
+        x0, y0, x1, y1 = where[0].tolist()
+        center = torch.arange(side + 40) + 0.5
+        inside = ((center >= y0) & (center < y1))[:, None] & (center >= x0) & (center < x1)
+        assert (painted[:, :, inside] == -1).all() and inside.sum() > 0.2 * side**2
+        assert torch.equal(painted[:, :, ~inside], frame[:, :, ~inside])
+
+
+@pytest.mark.parametrize("side", [16, 64, 300])
+@pytest.mark.parametrize("variance", [0.1, 0.3, 0.5])
+def test_noise_has_its_variance_in_the_frame(variance, side):
+    """What A sees: before clipping it is the row's, after clipping that of a large flat patch."""
+    count = -(-100_000 // (3 * (side // 2) ** 2))
+    noise = Noise(variance * 1e-4, seed=1)  # a hundredth as strong: nothing reaches the ends
+    square = crop_sampler.face_squares(torch.tensor([[3.4, 2.7, 3.4 + side / 1.6, 3.7]]))
+    frames = torch.zeros(count, 3, side + 9, side + 9)
+    weak = crop_sampler.repaint(frames, [square] * count, noise)
+    weak = weak[weak != 0] / 2  # in units of [0, 1]
+    assert len(weak) >= 100_000 and abs(weak.var() / (variance * 1e-4) - 1) < 0.03
+    out = crop_sampler.repaint(frames, [square] * count, Noise(variance, seed=1))
+    patch = Noise(variance, seed=2)(torch.zeros(1, 3, 512, 512))
+    assert abs(out[out != 0].var() / patch.var() - 1) < 0.03
+    assert not torch.equal(out[0], out[1])  # no two faces share their noise
+
+
+def test_edges_lines_are_one_pixel_of_the_frame_wide():
+    for side in (16, 64, 300):
+        frame = torch.full((1, 3, side + 40, side + 40), -0.5)
+        frame[..., side // 2 :] = 0.5  # a step through the face
+        where, painted = in_the_frame("Edge", side, frame)
+        rows = (where[0, [1, 3]] - 0.5).ceil().clamp(min=0).int().tolist()
+        columns = (where[0, [0, 2]] - 0.5).ceil().clamp(min=0).int().tolist()
+        drawn = painted[0, 0, slice(*rows), slice(*columns)]
+        assert set(drawn.unique().tolist()) == {-1.0, 1.0}
+        assert torch.equal((drawn > 0).sum(1), torch.ones(len(drawn), dtype=torch.long)), side
 
 
 @pytest.mark.parametrize("name", ["Edge", "Super-Pixel", "Blur(8x8)"])

@@ -1,5 +1,6 @@
 """datasets: sets, the toy builders, the batch sampler and the batches, against pictures by hand."""
 
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from test_reproduce import read, run, truncate
 
-from ppad import datasets, folders, optim
+from ppad import crop_sampler, datasets, folders, optim
 from ppad.datasets import (
     ActionSet,
     BatchSampler,
@@ -99,7 +100,7 @@ def action_set(boxes=((4, 6, 20, 28),), labels=(2,), faces=((8, 8, 18, 18),), si
 
 def test_action_batch_and_its_mirror_keep_the_box_on_the_paint():
     for mirror in (None, torch.tensor([False]), torch.tensor([True])):
-        frames, targets, faces = action_set().batch(torch.tensor([0]), mirror)
+        frames, targets, regions = action_set().batch(torch.tensor([0]), mirror)
         x0, y0, x1, y1 = (int(v) for v in targets[0]["boxes"][0])
         assert (frames[0, :, y0:y1, x0:x1] == 1).all() and (frames > 0).sum() == 3 * (x1 - x0) * (
             y1 - y0
@@ -107,17 +108,55 @@ def test_action_batch_and_its_mirror_keep_the_box_on_the_paint():
         assert targets[0]["labels"].tolist() == [2]
         # By hand: 10 px about (13, 13), times 1.6, is 5..21; mirrored in 40 px, 19..35.
         assert (
-            faces[0].tolist() == [[19, 5, 35, 21]]
+            regions[0].tolist() == [[19, 5, 35, 21]]
             if mirror is not None and mirror[0]
             else [[5, 5, 21, 21]]
         )
 
 
-def test_face_boxes_are_clipped_after_enlarging_and_may_be_absent():
-    _, _, faces = action_set(faces=((0, 0, 10, 10),)).batch(torch.tensor([0]))
-    assert faces[0].tolist() == [[0, 0, 13, 13]]
-    _, _, faces = action_set(faces=()).batch(torch.tensor([0]), torch.tensor([True]))
-    assert faces[0].shape == (0, 4)
+def test_regions_are_squares_that_are_never_clipped_and_may_be_absent():
+    actions = action_set(faces=((0, 0, 10, 10), (-4, 2, 4, 12)))
+    squares = [[-3, -3, 13, 13], [-8, -1, 8, 15]]  # 16 px about (5, 5) and about (0, 7)
+    assert actions.face_boxes[0].tolist() == [[0, 0, 10, 10], [-4, 2, 4, 12]]  # as found
+    assert actions.batch(torch.tensor([0]))[2][0].tolist() == squares
+    _, _, mirrored = actions.batch(torch.tensor([0]), torch.tensor([True]))
+    assert mirrored[0].tolist() == [[40 - x1, y0, 40 - x0, y1] for x0, y0, x1, y1 in squares]
+    wider = dataclasses.replace(actions, face_scale=2.0)
+    assert wider.regions[0].tolist() == [[-5, -5, 15, 15], [-10, -3, 10, 17]]
+    _, _, none = action_set(faces=()).batch(torch.tensor([0]), torch.tensor([True]))
+    assert none[0].shape == (0, 4)
+
+
+def test_regions_are_made_once_and_not_in_every_batch(monkeypatch):
+    actions = action_set()
+    monkeypatch.setattr(datasets, "face_squares", lambda *_: pytest.fail("made again"))
+    actions.batch(torch.tensor([0]))
+
+
+def test_a_face_and_a_region_are_cut_alike(tmp_path):
+    """F and V at one rule: the same picture with the same box gives M the same face."""
+    x, y = np.meshgrid(np.arange(120), np.arange(90))
+    ramp = np.stack([x * 2, y * 2, x + y], 2).astype(np.uint8)
+    (tmp_path / "f/p").mkdir(parents=True)
+    Image.fromarray(ramp).save(tmp_path / "f/p/1.png")
+    box = (50.0, 20.0, 70.0, 60.0)  # a tall face near the top: 64 px about (60, 40)
+    points = "52,30,66,30,60,40,54,50,66,50"
+    columns = ",".join(["file", *folders.BOX_COLUMNS, *folders.POINT_COLUMNS])
+    table = save(tmp_path / "t.csv", [columns, f"p/1.png,50,20,70,60,{points}"])
+    actions = ActionSet(
+        torch.from_numpy(ramp).permute(2, 0, 1)[None],
+        [torch.tensor([[0.0, 0, 120, 90]])],
+        [torch.tensor([1])],
+        [torch.tensor([box])],
+        ["p/1"],
+        ["walk"],
+        [],
+    )
+    for scale in (1.6, 2.5):  # 2.5 times reaches over the upper and the lower edge
+        faces = read_faces(tmp_path / "f", table, 32, face_scale=scale)
+        frames, _, regions = dataclasses.replace(actions, face_scale=scale).batch([0])
+        crop = crop_sampler.crop_faces(frames, regions, 32)
+        assert (crop - faces.batch([0])[0]).abs().max() < 0.05
 
 
 @pytest.mark.parametrize(

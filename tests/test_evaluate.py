@@ -1,6 +1,6 @@
 """Rows of Table 1, evaluated with stubs whose answers are known: every number by hand."""
 
-import copy
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -234,8 +234,8 @@ def test_controls_stand_beside_every_figure(tiny, data):
 
 
 def test_frames_without_a_face_are_counted(tiny, data, tiny_actions):
-    actions = copy.copy(tiny_actions)
-    actions.face_boxes = [torch.zeros(0, 4)] * 3 + tiny_actions.face_boxes[3:]
+    faces = [torch.zeros(0, 4)] * 3 + tiny_actions.face_boxes[3:]
+    actions = dataclasses.replace(tiny_actions, face_boxes=faces)
     judges = evaluate.Judges(Blind(), Blind(), TrueReader(data.test_faces))
     report = evaluate.controls(
         judges, evaluate.Data(data.faces, actions, data.test_faces, actions, data.pairs), tiny()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_mtcnn import lfw, model  # fixtures  # noqa: F401
 
-from ppad.face_finder import FaceFinder
+from ppad.ssh import FaceFinder
 
 A = [10.0, 10, 30, 30]
 B = [50.0, 50, 90, 90]
@@ -72,47 +72,19 @@ def test_either_rule_keeps_what_one_of_them_finds():
         assert answer["landmarks"][:, 0, 0].tolist() == [2, 1, 1, 2]
 
 
-class Counting(FakeSSH):
-    """Finds C in frames that are not black, and writes down which it was shown."""
-
-    def __init__(self):
-        self.shown = []
-
-    def find(self, frames, score):
-        self.shown += frames[:, 0, 0, 0].tolist()
-        return [
-            {
-                "boxes": torch.tensor([C])[: int(f[0, 0, 0] > 0)],
-                "scores": torch.tensor([0.6])[: int(f[0, 0, 0] > 0)],
-            }
-            for f in frames
-        ]
-
-
-@pytest.mark.parametrize("every, shown", [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (9, [0])])
-def test_in_a_movie_ssh_looks_at_every_so_many_frames_and_mtcnn_at_all(every, shown):
+def test_only_what_ssh_alone_finds_is_given_to_mtcnn():
     mtcnn = FakeMTCNN()
-    ssh = Counting()
-    confirmed = []
+    asked = []
     confirm = mtcnn.confirm
-    mtcnn.confirm = lambda frames, boxes: (
-        confirmed.extend(frames[:, 0, 0, 0].tolist()) or confirm(frames, boxes)
-    )
-    frames = [
-        np.full((100 + 10 * (i == 4), 130, 3), i, np.uint8) for i in range(7)
-    ]  # one of another size: places still count
-    answers = FaceFinder(mtcnn, ssh, "either").find(frames, every)
-    assert sorted(ssh.shown) == shown
-    assert sorted(confirmed) == [
-        i for i in shown if i > 0
-    ]  # confirmed where SSH has a face of its own only
+    mtcnn.confirm = lambda frames, boxes: asked.extend(boxes) or confirm(frames, boxes)
+    # One of another size: places still count.
+    frames = [np.full((100 + 10 * (i == 4), 130, 3), i, np.uint8) for i in range(7)]
+    answers = FaceFinder(mtcnn, FakeSSH(), "either").find(frames)
+    assert [boxes.tolist() for boxes in asked] == [[B, C]] * 7
     for i, answer in enumerate(answers):
-        own = i in shown and i > 0
-        assert (
-            answer["boxes"].tolist()
-            == [[i, 60 + i, 20 + i, 80 + i], [11 + i, 9 + i, 31 + i, 31 + i], C][: 2 + own]
-        )
-        assert answer["landmarks"][:, 0, 0].tolist() == [1, 1, 2][: 2 + own]
+        boxes = answer["boxes"].tolist()
+        assert [i, 60 + i, 20 + i, 80 + i] in boxes and B in boxes and C in boxes
+        assert (answer["landmarks"][:, 0, 0] == 2).tolist() == [box in (B, C) for box in boxes]
 
 
 def test_parts_alone():
@@ -152,8 +124,6 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(ValueError, match=r"frames\[0\]"):
             FaceFinder(FakeMTCNN(), FakeSSH()).find(bad)
-    with pytest.raises(ValueError, match="every is 0"):
-        FaceFinder(FakeMTCNN(), FakeSSH(), "either").find(np.zeros((2, 8, 8, 3), np.uint8), every=0)
 
 
 def test_real_mtcnn_confirms_faces_and_drops_background(model, lfw):  # noqa: F811

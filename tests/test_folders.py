@@ -1,6 +1,7 @@
 """folders: boxes, crops and frames by hand, folders of pictures, what is said of wrong ones."""
 
 import math
+import unicodedata
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ from PIL import Image
 from ppad import files
 from ppad.datasets import read_actions, read_faces, read_pairs
 from ppad.files import BadPicture, DataError
-from ppad.folders import POINT_COLUMNS, checked_boxes, cut_square, letterbox, look_at_face
+from ppad.folders import (
+    POINT_COLUMNS,
+    check_people,
+    checked_boxes,
+    cut_square,
+    letterbox,
+    look_at_face,
+)
 
 
 def ramp(width, height):
@@ -48,7 +56,8 @@ def test_boxes_a_hair_outside_are_clipped_and_others_refused():
 
 
 def test_a_face_box_may_overhang_but_not_miss_the_picture():
-    assert checked_boxes([-9, -9, 5, 5], 30, 20, "row", math.inf).tolist() == [[0, 0, 5, 5]]
+    boxes = checked_boxes([-9, -9, 5, 5], 30, 20, "row", math.inf)
+    assert boxes.tolist() == [[-9, -9, 5, 5]]  # as it was found
     for box in ([-9, 2, 0, 9], [30, 2, 40, 9], [2, 20, 9, 30]):
         with pytest.raises(DataError, match="outside"):
             checked_boxes(box, 30, 20, "row", math.inf)
@@ -62,7 +71,10 @@ def row_of(points, box=None):
 def read_face(path, row, size):
     """A crop and its landmarks, as `read_faces` gets them."""
     rows = {} if row is None else {path.name: row}
-    crop, square, landmarks = look_at_face(path.parent, rows, size, path.name)
+    crop, (place, square, checksum), landmarks = look_at_face(
+        path.parent, rows, size, 1.6, path.name
+    )
+    assert place == str(path) and checksum == files.read_picture(path)[1]
     assert np.array_equal(crop, cut_square(files.open_picture(path), *square, size))
     return crop, landmarks
 
@@ -296,7 +308,7 @@ def test_read_actions_letterboxes_frames_with_their_boxes(tmp_path):
     ]
     assert actions.face_boxes[0].tolist() == [
         [16, 16, 36, 36],
-        [0, 0, 12, 18],
+        [-12, 0, 12, 18],
     ] and actions.face_boxes[1].shape == (0, 4)
     for frame, boxes in zip(actions.frames, actions.boxes):
         x0, y0, x1, y1 = (int(v) for v in boxes[0])
@@ -366,19 +378,209 @@ def test_read_actions_other_size_or_split(tmp_path):
         read_actions(*where, "train", (60, 80))
 
 
-def test_read_pairs_finds_pictures_and_names_what_is_missing(tmp_path):
+def test_read_pairs_finds_pictures_and_names_what_is_missing(tmp_path, capsys):
     faces = read_faces(tmp_path / "f", save(tmp_path / "t.csv", face_folder(tmp_path / "f")), 8)
-    path = save(
-        tmp_path / "pairs.txt", ["2\t1", "Ann\t1\t3", "Bob\t9\tCy\t1", "Ann\t2\t1", "Bob\t3\tCy\t2"]
-    )
+    lines = ["2\t2", "Ann\t1\t3", "Bob\t1\t2", "Bob\t9\tCy\t1", "Ann\t1\tCy\t1"]
+    lines += ["Ann\t2\t1", "Cy\t2\t9", "Bob\t3\tCy\t2", "Bob\t1\tCy\t1"]
+    path = save(tmp_path / "pairs.txt", lines)
     pairs = read_pairs(path, faces)
-    assert [faces.names[i] for i in pairs.first] == ["Ann/Ann_0001", "Ann/Ann_0002", "Bob/Bob_0003"]
-    assert [faces.names[i] for i in pairs.second] == ["Ann/Ann_0003", "Ann/Ann_0001", "Cy/Cy_0002"]
-    assert (
-        pairs.same.tolist() == [True, True, False]
-        and pairs.folds.tolist() == [0, 1, 1]
-        and len(pairs) == 3
-    )
-    assert pairs.dropped == ["Bob_0009 Cy_0001"]
-    with pytest.raises(DataError, match="none of its 2 pairs"):
+    ends = [(faces.names[a], faces.names[b]) for a, b in zip(pairs.first, pairs.second)]
+    assert ends[:3] == [
+        ("Ann/Ann_0001", "Ann/Ann_0003"),
+        ("Bob/Bob_0001", "Bob/Bob_0002"),
+        ("Ann/Ann_0001", "Cy/Cy_0001"),
+    ]
+    assert ends[3:] == [
+        ("Ann/Ann_0002", "Ann/Ann_0001"),
+        ("Bob/Bob_0003", "Cy/Cy_0002"),
+        ("Bob/Bob_0001", "Cy/Cy_0001"),
+    ]
+    assert pairs.same.tolist() == [True, True, False, True, False, False]
+    assert pairs.folds.tolist() == [0, 0, 0, 1, 1, 1] and len(pairs) == 6
+    assert pairs.dropped == ["Bob_0009 Cy_0001", "Cy_0002 Cy_0009"]
+    said = capsys.readouterr().err
+    assert "pairs.txt: 2 of 8 pairs are dropped" in said and "Bob_0009 Cy_0001" in said
+    with pytest.raises(DataError, match="none of its 2 pairs.*Ann/Ann_0001"):
         read_pairs(save(path, ["1 1", "Zoe 1 2", "Zoe 1 Yan 1"]), faces)
+
+
+@pytest.mark.parametrize(
+    "old, new, says",
+    [
+        ("Ann 1 3", "ann 1 3", "names ann/ann_0001, the folder has Ann/Ann_0001"),
+        ("Bob 3 Cy 2", "Bob 3 CY 2", "names CY/CY_0002, the folder has Cy/Cy_0002"),
+        ("Bob 3 Cy 2", "Bob 9 Cy 2", "fold 2 of 2 is left with 1 of the two kinds"),
+        ("Ann 2 1\nBob 3 Cy 2", "Ann 2 9\nBob 9 Cy 2", "fold 2 of 2 is left with 0 of the two"),
+        ("2 1", "1 1", "fold 1 of 1 .*at least two folds"),
+    ],
+)
+def test_pairs_that_cannot_be_a_test_are_refused(tmp_path, old, new, says):
+    faces = read_faces(tmp_path / "f", save(tmp_path / "t.csv", face_folder(tmp_path / "f")), 8)
+    text = "2 1\nAnn 1 3\nAnn 1 Cy 1\nAnn 2 1\nBob 3 Cy 2\n"
+    (tmp_path / "pairs.txt").write_text(text)
+    assert len(read_pairs(tmp_path / "pairs.txt", faces)) == 4
+    changed = text.replace(old, new)
+    if new == "1 1":
+        changed = "".join(changed.splitlines(True)[:3])
+    (tmp_path / "pairs.txt").write_text(changed)
+    with pytest.raises(DataError, match=f"pairs.txt: .*{says}"):
+        read_pairs(tmp_path / "pairs.txt", faces)
+
+
+def test_nobody_is_in_train_and_in_test(tmp_path):
+    face_folder(tmp_path / "train")
+    face_folder(tmp_path / "test", ("Dee", "Eve"))
+    (tmp_path / "test/Cy").mkdir()  # empty: of nobody
+    check_people(tmp_path)
+    face_folder(tmp_path / "test", ("bob",))
+    with pytest.raises(DataError, match="1 of the people are in train and in test.*train/Bob and test/bob"):
+        check_people(tmp_path)
+
+
+# ---------------------------------------------------------------- conventions of tables
+
+
+def edited(lines, change):
+    """The rows of a table with `change` applied to their cells."""
+    return [lines[0], *(",".join(change(line.split(","))) for line in lines[1:])]
+
+
+def exchanged(*columns):
+    """A change of cells that exchanges pairs of them."""
+
+    def change(cells):
+        for a, b in columns:
+            cells[a], cells[b] = cells[b], cells[a]
+        return cells
+
+    return change
+
+
+def shares(first, *sizes):
+    """A change of cells that divides those from `first` on by sizes in turn."""
+
+    def change(cells):
+        for i in range(first, len(cells)):
+            cells[i] = str(float(cells[i]) / sizes[(i - first) % len(sizes)])
+        return cells
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (exchanged((1, 3), (2, 4), (7, 9), (8, 10)), "left_eye lies right of right_eye"),
+        (exchanged((1, 3), (2, 4)), "left_eye lies right of right_eye"),
+        (exchanged((7, 9), (8, 10)), "left_mouth lies right of right_mouth"),
+        (exchanged((2, 8), (4, 10)), "eyes lie below the mouth .*from the top"),
+        (shares(1, 40), "left_eye_x to right_mouth_y are nowhere above 1; give pixels"),
+    ],
+)
+def test_landmarks_of_another_convention_are_refused(tmp_path, change, says):
+    lines = face_folder(tmp_path / "f")
+    one = [*lines[:-1], edited(lines, change)[-1]]  # one odd face is no convention
+    assert len(read_faces(tmp_path / "f", save(tmp_path / "t.csv", one), 8)) == 9
+    with pytest.raises(DataError, match=f"t.csv: .*{says}"):
+        read_faces(tmp_path / "f", save(tmp_path / "t.csv", edited(lines, change)), 8)
+
+
+def test_boxes_in_shares_of_the_picture_are_refused(tmp_path):
+    where = action_folder(tmp_path, edited(ANNOTATIONS, shares(5, 40, 40)))
+    with pytest.raises(DataError, match="annotations.csv: x_min to y_max are nowhere above 1"):
+        read_actions(*where, "train", (60, 80))
+    where = action_folder(tmp_path, ANNOTATIONS, edited(FACES, shares(2, 40, 30)))
+    with pytest.raises(DataError, match="faces.csv: x_min to y_max are nowhere above 1"):
+        read_actions(*where, "train", (60, 80))
+
+
+def test_a_table_of_face_boxes_may_hold_its_header_alone(tmp_path):
+    actions = read_actions(*action_folder(tmp_path, faces=FACES[:1]), "train", (60, 80))
+    assert [boxes.shape for boxes in actions.face_boxes] == [(0, 4), (0, 4)]
+
+
+@pytest.mark.parametrize("other", ["Phoning", "phon ing", "phoning_", "PHONING"])
+def test_two_spellings_of_an_action_are_refused(tmp_path, other):
+    lines = [*ANNOTATIONS[:-1], ANNOTATIONS[-1].replace("phoning", other)]
+    with pytest.raises(DataError, match=f"has the actions .*{other}"):
+        read_actions(*action_folder(tmp_path, lines), "train", (60, 80))
+
+
+def test_an_action_that_nobody_learns_is_refused(tmp_path):
+    lines = [*ANNOTATIONS[:-1], ANNOTATIONS[-1].replace("phoning", "drinking")]
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match="no train frame shows the action 'drinking'"):
+            read_actions(*action_folder(tmp_path, lines), split, (60, 80))
+    where = action_folder(tmp_path)
+    (tmp_path / "p/2.png").unlink()  # the one frame that shows it
+    with pytest.raises(DataError, match="no train frame shows the action 'phoning'"):
+        read_actions(*where, "train", (60, 80), on_bad="skip")
+
+
+# ---------------------------------------------------------------- names and links
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda file: file.replace("/", "\\"),
+        lambda file: "./" + file.replace("/", "//"),
+        lambda file: file.replace(".png", ".PNG"),
+        lambda file: unicodedata.normalize("NFD", file),
+        lambda file: unicodedata.normalize("NFC", file),
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".Png"])
+def test_names_are_matched_however_systems_spell_them(tmp_path, spell, form, suffix):
+    lines = face_folder(tmp_path / "f", ("Zo\u00eb", "Bob"))
+    for path in [*(tmp_path / "f").iterdir()]:
+        folder = path.rename(path.with_name(unicodedata.normalize(form, path.name)))
+        for picture in [*folder.iterdir()]:
+            name = unicodedata.normalize(form, picture.stem) + suffix
+            picture.rename(picture.with_name(name))
+    lines = edited(lines, lambda cells: [spell(cells[0]), *cells[1:]])
+    for memory in (0, 1e9):
+        faces = read_faces(tmp_path / "f", save(tmp_path / "t.csv", lines), 8, memory=memory)
+        assert faces.names[3:] == [f"Zo\u00eb/Zo\u00eb_{i:04d}" for i in (1, 2, 3)]
+        assert len(faces.batch(torch.arange(6))[0]) == 6
+    pairs = ["2 1", "Bob 1 2", "Bob 1 Zoe\u0308 1", "Zoe\u0308 1 3", "Bob 2 Zoe\u0308 3"]
+    assert read_pairs(save(tmp_path / "p.txt", pairs), faces).dropped == []
+
+
+def test_frames_are_found_however_they_are_spelled(tmp_path):
+    where = action_folder(tmp_path, [line.replace("p/", "p\\") for line in ANNOTATIONS])
+    (tmp_path / "p/1.png").rename(tmp_path / "p/1.PNG")
+    assert read_actions(*where, "train", (60, 80)).names == ["p/1.png", "p/2.png"]
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+    table = save(tmp_path / "t.csv", face_folder(tmp_path / "f"))
+    for other in ("Ann_0002.jpg", "Ann_0002.PNG"):
+        path = tmp_path / "f/Ann" / other
+        Image.new("RGB", (40, 40)).save(path)
+        with pytest.raises(DataError, match="Ann_0002.*Ann_0002.*have one name"):
+            read_faces(tmp_path / "f", table, 8)
+        path.unlink()
+
+
+def test_linked_folders_and_tables_are_read(tmp_path):
+    real = tmp_path / "real"
+    save_to = tmp_path / "faces"
+    save_to.mkdir()
+    lines = face_folder(real / "a", prefix="train/")
+    (save_to / "train").symlink_to(real / "a")
+    table = save(save_to / "landmarks.csv", lines)
+    assert len(read_faces(save_to / "train", table, 8)) == 9
+    table.rename(tmp_path / "elsewhere.csv")
+    table.symlink_to(tmp_path / "elsewhere.csv")
+    assert len(read_faces(save_to / "train", table, 8)) == 9
+    (tmp_path / "link").symlink_to(save_to)
+    assert len(read_faces(tmp_path / "link/train", tmp_path / "link/landmarks.csv", 8)) == 9
+
+
+def test_the_first_reason_is_quoted_when_nothing_is_left(tmp_path):
+    lines = face_folder(tmp_path / "f")
+    table = save(tmp_path / "t.csv", [line.replace("Ann", "Al") for line in lines[:4]])
+    with pytest.raises(DataError, match="all 12 were skipped, the first because of: .*Al_0001.png"):
+        read_faces(tmp_path / "f", table, 8, on_bad="skip")

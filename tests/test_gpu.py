@@ -12,7 +12,7 @@ from pretend_gpu import OnGPU, PretendGPU
 from ppad import crop_sampler, datasets, reproduce, trainer
 from ppad.attackers import PlainRecognizer
 from ppad.baselines import make_baseline
-from ppad.face_finder import FaceFinder
+from ppad.ssh import FaceFinder
 from ppad.mtcnn import MTCNN, MTCNNConfig
 from ppad.players import aligned_crops, make_modifier, make_recognizer
 from ppad.repainter import Anonymizer
@@ -100,7 +100,7 @@ def test_neither_D_nor_M_waits_for_the_gpu(tiny, tiny_faces, tiny_actions):
             game.update_recognizer(batch[0], modified, *batch[1:])
             game.update_modifier(batch[0], modified, *batch[1:])
             judge.loss(aligned_crops(*batch[:2], (28, 24)), batch[2])
-            crop_sampler.repaint(frames, boxes, game.anonymize, config.face_size)
+            crop_sampler.repaint(frames, boxes, game.anonymizer)
             game.set_rates(1, 2)
     assert gpu.waits == []
 

@@ -11,14 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou
 
 from ppad import mtcnn
 from ppad.mtcnn import (
     MTCNN,
     MTCNNConfig,
     bins,
-    nms_smaller,
+    nms,
+    overlap,
     resize_frames,
     resize_windows,
     squared,
@@ -131,18 +132,37 @@ def nms_by_loop(boxes, scores, threshold):
     return kept
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_nms_over_the_smaller_box_equals_a_plain_loop(seed):
+def random_boxes(seed, n):
     g = torch.Generator().manual_seed(seed)
-    corner = torch.rand(60, 2, generator=g) * 60
-    boxes = torch.cat([corner, corner + 5 + torch.rand(60, 2, generator=g) * 40], 1)
-    scores = torch.rand(60, generator=g)
-    assert nms_smaller(boxes, scores, 0.7).tolist() == nms_by_loop(boxes, scores, 0.7)
+    corner = torch.rand(n, 2, generator=g) * 60
+    boxes = torch.cat([corner, corner + 5 + torch.rand(n, 2, generator=g) * 40], 1)
+    return boxes, torch.rand(n, generator=g), torch.randint(3, (n,), generator=g)
+
+
+@pytest.mark.parametrize("at_once", [256, 7])
+@pytest.mark.parametrize("seed", range(5))
+def test_nms_over_the_smaller_box_equals_a_plain_loop(seed, at_once, monkeypatch):
+    monkeypatch.setattr(mtcnn, "BOXES_AT_ONCE", at_once)
+    boxes, scores, _ = random_boxes(seed, 60)
+    kept = nms(boxes, scores, 0.7, smaller=True)
+    assert kept.tolist() == nms_by_loop(boxes, scores, 0.7)
+
+
+@pytest.mark.parametrize("at_once", [256, 7])
+@pytest.mark.parametrize("seed", range(5))
+def test_nms_and_overlap_equal_torchvisions(seed, at_once, monkeypatch):
+    monkeypatch.setattr(mtcnn, "BOXES_AT_ONCE", at_once)
+    boxes, scores, group = random_boxes(seed, 300)
+    assert torch.allclose(overlap(boxes, boxes[:9]), box_iou(boxes, boxes[:9]))
+    assert nms(boxes, scores, 0.4).tolist() == batched_nms(boxes, scores, group * 0, 0.4).tolist()
+    kept = nms(boxes, scores, 0.4, group)
+    assert kept.tolist() == batched_nms(boxes, scores, group, 0.4).tolist()
+    assert len(nms(boxes[:0], scores[:0], 0.4, group[:0])) == 0
 
 
 def test_a_face_within_a_face_goes():
     boxes = torch.tensor([[0.0, 0, 99, 99], [40, 40, 49, 49]])  # IoU 0.01, but wholly inside
-    assert nms_smaller(boxes, torch.tensor([0.9, 0.8]), 0.7).tolist() == [0]
+    assert nms(boxes, torch.tensor([0.9, 0.8]), 0.7, smaller=True).tolist() == [0]
 
 
 def test_lfw_as_in_the_table(lfw):

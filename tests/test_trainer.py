@@ -14,6 +14,7 @@ from torch import nn
 from ppad import config as presets
 from ppad import losses, trainer
 from ppad.baselines import make_baseline
+from ppad.crop_sampler import repaint
 from ppad.loop import Loop
 from ppad.players import aligned_crops, make_detector, make_modifier, make_recognizer
 
@@ -115,7 +116,6 @@ def test_the_public_names_are_there(config, faces, frames):
     for name, words in {
         "play": 5,
         "pretrain_detector": 5,
-        "repainted_frames": 4,
     }.items():
         assert len(inspect.signature(getattr(trainer, name)).parameters) == words, name
     assert (
@@ -383,7 +383,7 @@ def test_A_learns_from_repainted_frames(config, frames):
 
 @pytest.mark.rubric("L_det reaches M through the pasted faces")
 def test_un_anonymized_frames_are_the_frames_themselves(config, faces, frames):
-    """A crop pasted back would be a slight blur: the row that shows A at its best has none."""
+    """A resampled crop would be a slight blur: the row that shows A at its best has none."""
     game = make_game(config, "Un-anonymized")
     seen = []
     learn = game.detector.losses
@@ -393,9 +393,12 @@ def test_un_anonymized_frames_are_the_frames_themselves(config, faces, frames):
     update_both(game, faces, frames)
     game.finetune_detector(*frames)
     assert len(seen) == 2 and all(torch.equal(x, frames[0]) for x in seen)
-    pasted = trainer.repainted_frames(
-        frames[0], frames[2], lambda crops: crops, config.face_size
-    )  # any other callable is used
+
+    def resampled(crops):
+        return crops
+
+    resampled.size = config.face_size
+    pasted = repaint(frames[0], frames[2], resampled)
     assert not torch.equal(pasted, frames[0]) and (pasted != frames[0]).any(1).float().mean() < 0.6
 
 

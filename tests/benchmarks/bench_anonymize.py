@@ -60,7 +60,7 @@ def steadiness(clip):
     from torchvision.ops import box_iou
 
     from ppad import movies
-    from ppad.crop_sampler import enlarge_boxes
+    from ppad.crop_sampler import face_squares
     from ppad.repainter import FRAMES_AT_ONCE, default_finder
     from ppad.tracks import Tracker
 
@@ -87,9 +87,10 @@ def steadiness(clip):
     def painted(boxes):
         mask = np.zeros(size, bool)
         for x0, y0, x1, y1 in (
-            enlarge_boxes(torch.tensor(boxes, dtype=torch.float).view(-1, 4), size)
+            face_squares(torch.tensor(boxes, dtype=torch.float).view(-1, 4))
             .round()
             .int()
+            .clamp(min=0)
             .tolist()
         ):
             mask[y0:y1, x0:x1] = True
