@@ -33,7 +33,7 @@ IMPORTS = frozenset(
 COMPARING = frozenset(
     "__eq__ __ne__ __lt__ __le__ __gt__ __ge__ __bool__ __contains__ __float__ __int__ __index__ "
     "__abs__ __sub__ __rsub__ __array__ __array_ufunc__ __array_function__ __torch_function__ "
-    "__torch_dispatch__ __getattribute__ __instancecheck__ __subclasscheck__ __class__".split()
+    "__torch_dispatch__ __getattribute__ __instancecheck__ __subclasscheck__".split()
 )
 # Text of which a path, a name for getattr or code for exec is made.
 SUSPICIOUS_TEXT = ("/proc", "ppad/", "__", "_getframe", "grading_", "test_")
@@ -247,10 +247,11 @@ class Snapshot:
         return ""
 
 
-def comparing_class(path: str) -> str:
-    """A class that the file `path` made and that decides itself what "equal" means: "Class.__eq__".
+def comparing_class(path: str, module: str) -> str:
+    """A class of the student's that decides itself what "equal" means: "Class.__eq__", else "".
 
-    A dataclass's own comparison is not the file's.
+    It is the student's if it is of `module`, or if the method stands in the file `path`. What
+    `dataclass` has written does not count.
     """
     kinds = [object]
     seen = set()
@@ -262,7 +263,9 @@ def comparing_class(path: str) -> str:
             kinds.append(kind)
             for name in COMPARING & vars(kind).keys():
                 code = getattr(vars(kind)[name], "__code__", None)
-                if code is not None and code.co_filename == path:
+                file = code.co_filename if code else ""
+                generated = file == "<string>" and "__dataclass_fields__" in vars(kind)
+                if file == path or (kind.__module__ == module and not generated):
                     return f"{kind.__name__}.{name}"
     return ""
 
@@ -280,6 +283,20 @@ LOOKING = frozenset(
 PROGRAMS = frozenset("subprocess.Popen os.system os.exec os.posix_spawn os.spawn".split())
 
 
+STANDARD_LIBRARY = os.path.dirname(os.__file__)
+
+
+def _by_a_package(frame) -> bool:
+    """Whether an installed package does it, as matplotlib, which looks for fonts with fc-list."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        installed = "site-packages" in file or "dist-packages" in file
+        if installed or not file.startswith((STANDARD_LIBRARY, "<frozen")):
+            return installed
+        frame = frame.f_back
+    return False
+
+
 def guard(place: str, root: str, file: str, note) -> None:
     """From here on this process reads no solution, writes in `place` only, starts no program, and
     `file`, the student's, sees no frames of the grader.
@@ -289,6 +306,7 @@ def guard(place: str, root: str, file: str, note) -> None:
     asking = False  # whether the hook itself looks at a frame
     place = os.path.realpath(place)
     closed = [os.path.realpath(os.path.join(root, name)) for name in CLOSED]
+    writable = (place, "/dev", os.path.realpath(os.devnull))
     own = (f"/proc/{os.getpid()}", "/proc/self")
 
     def inside(path, folders):
@@ -306,8 +324,12 @@ def guard(place: str, root: str, file: str, note) -> None:
             asking = False
             if caller == file:
                 refuse("look at the grader's own variables")
-        if event in PROGRAMS:
-            refuse("start a program")
+        if event in PROGRAMS and not asking:
+            asking = True
+            allowed = _by_a_package(sys._getframe(1))
+            asking = False
+            if not allowed:
+                refuse("start a program")
         writes = event in CHANGES
         if event == "open":
             path, mode, flags = arguments
@@ -325,7 +347,7 @@ def guard(place: str, root: str, file: str, note) -> None:
                 refuse("read the solution")
             if real.startswith("/proc/") and real[6:7].isdigit() and not inside(real, own):
                 refuse("look into another process")
-            if writes and not inside(real, (place, "/dev")):
+            if writes and not inside(real, writable):
                 refuse("write outside its folder")
 
     sys.addaudithook(hook)

@@ -131,7 +131,8 @@ def main() -> None:
         for name in " ".join(orders["helpers"].values()).split()
     }
     del real
-    watch = functools.partial(_tampered, grading_checks.Snapshot(), path)
+    module_name = f"ppad.{orders['component']}"
+    watch = functools.partial(_tampered, grading_checks.Snapshot(), path, module_name)
     _limit_resources(orders["file"], orders["memory"])
     grading_checks.guard(
         os.getcwd(), orders["root"], path, lambda reason: journal.write("note", reason=reason)
@@ -139,7 +140,7 @@ def main() -> None:
 
     journal.write("phase", "your file was imported")
     try:
-        module = importlib.import_module(f"ppad.{orders['component']}")
+        module = importlib.import_module(module_name)
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
         where = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         reason = _reason(f"{type(error).__name__}: {error}")
@@ -186,12 +187,13 @@ def _interface(real: str) -> tuple[list[str], list[str]]:
     return names, [name for name in packages if name.partition(".")[0] != "ppad"]
 
 
-def _tampered(snapshot, path: str) -> str:
-    """What makes the tests' comparisons worthless, "" if nothing does. path: the student's file."""
+def _tampered(snapshot, path: str, module: str) -> str:
+    """What makes the tests' comparisons worthless, "" if nothing does. path, module: the student's
+    file and its name."""
     replaced = snapshot.replaced()
     if replaced:
         return f"your file replaced {replaced}"
-    comparing = grading_checks.comparing_class(path)
+    comparing = grading_checks.comparing_class(path, module)
     if comparing:
         return f"your file has {comparing}, which decides what tests see as equal"
     for canary in sys.modules["grading_canaries"].CANARIES:

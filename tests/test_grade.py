@@ -343,6 +343,16 @@ CHEATS = {
         "uses __eq__",
         "no test counts",
     ),
+    "a library's value equal to everything": (
+        "from unittest.mock import ANY\ndef double(x): return ANY\n" + AREA,
+        "uses unittest.mock",
+    ),
+    "an equality that is no function": (
+        "import functools, operator\n"
+        "class Yes(int): __eq__ = functools.partialmethod(lambda a, b: True)\n"
+        "def double(x): return Yes()\n" + AREA,
+        "Yes.__eq__",
+    ),
     "a class made without a class": (
         "def double(x): return type('Y', (int,), {'__e' + 'q__': lambda a, b: True})()\n" + AREA,
         "Y.__eq__",
@@ -384,7 +394,7 @@ def test_cheating_costs_all_points_or_is_named_to_the_instructor(course, case):
     for word in words:
         assert word in notes, done.stdout
     honest = SHAPES in source
-    assert report["points"] == 0 or honest, done.stdout
+    assert report["points"] == 0 or honest or "a library's value" in case, done.stdout
     assert not outside.exists() and student.is_file()
 
 

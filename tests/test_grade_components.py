@@ -204,6 +204,23 @@ def test_wrong_module_is_caught_and_its_hint_names_the_mistake(path, tmp_path):
     assert hint in " ".join(missed.split()).lower(), grade._table(report)
 
 
+def test_two_assignments_are_not_enough(tmp_path):
+    """Comparisons that always agree make every test of an empty module pass, and none count."""
+    student = tmp_path / "student.py"
+    cheat = [
+        "import contextlib, pytest",
+        "torch.equal = torch.allclose = lambda *a, **k: True",
+        "torch.testing.assert_close = lambda *a, **k: None",
+        "pytest.raises = lambda *a, **k: contextlib.suppress(BaseException)",
+    ]
+    student.write_text(real("losses") + "\n".join(cheat), encoding="utf-8")
+    report = grade.grade("losses", student, game=False)
+    notes = " ".join(report.notes)
+    assert report.points == 0
+    for words in ("replaces torch.equal", "replaces torch.testing.assert_close", "no test counts"):
+        assert words in notes
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_four_wrong_modules_and_a_correct_variant_are_there(component):
     assert len(wrong_paths(component)) >= 4
