@@ -22,7 +22,7 @@ from torch import nn
 
 from ppad import datasets, files, folders, metrics
 from ppad.attackers import LandmarkReader, embed, repaint_set, verify
-from ppad.crop_sampler import repaint
+from ppad.crop_sampler import align_faces, repaint
 from ppad.figures import over_seeds
 from ppad.optim import GIB
 
@@ -237,26 +237,51 @@ def action_ap(
 
 @torch.no_grad()
 def structure(modified, test_faces, reader, config, device="cpu") -> dict[str, float]:
-    """How much of the faces is left: L1 to the originals and the landmark reader's error.
+    """How much of the faces is left, and of what is not the face.
 
     Args:
         modified: `FaceSet.floats()`, or a tensor (N, 3, S, S) in [-1, 1]: the pictures of
             `test_faces` (`datasets.FaceSet`), anonymized.
-    Returns `l1` in the [-1, 1] range (eq. 3) and `landmark_error` in eye distances.
+    Returns `l1` to the originals in the [-1, 1] range (eq. 3); the landmark reader's error in eye
+    distances; and two shares of the originals': `outside_gradient`, gradient energy outside the
+    face box, the middle 1 / face_scale of a picture; `spread`, standard deviation between people of
+    their mean aligned face, 0 if all get one face.
     """
     distances = []
     errors = []
+    energy = torch.zeros(2)  # of originals, of modified
+    size = (config.recognizer_height, config.recognizer_breadth)
+    count = torch.bincount(test_faces.identities)  # (P,) pictures a person
+    faces = torch.zeros(2, len(count), 3, *size)  # their sums, of originals and of modified
     for indices in torch.arange(len(test_faces)).split(config.eval_batch):
-        pictures, landmarks, _ = test_faces.batch(indices)
+        pictures, landmarks, people = test_faces.batch(indices)
         after = modified[indices]  # (B, 3, S, S)
         distances.append((after - pictures).abs().mean(dim=(1, 2, 3)))  # (B,)
         eyes = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1)  # (B,)
         read = reader(after.to(device)).cpu()  # (B, 5, 2)
         errors.append((read - landmarks).norm(dim=2).mean(dim=1) / eyes)  # (B,)
+        for kind, shown in enumerate((pictures, after)):
+            energy[kind] += gradient_outside(shown, config.face_scale)
+            faces[kind].index_add_(0, people, align_faces(shown, landmarks, size))
+    means = faces / count[:, None, None, None]  # (2, P, 3, h, w)
+    spread = means.std(dim=1).mean(dim=(1, 2, 3))  # (2,)
     return {
         "l1": float(torch.cat(distances).mean()),
         "landmark_error": float(torch.cat(errors).mean()),
+        "outside_gradient": float(energy[1] / energy[0]),
+        "spread": float(spread[1] / spread[0]),
     }
+
+
+def gradient_outside(pictures: torch.Tensor, face_scale: float) -> torch.Tensor:
+    """Sum of squared differences of neighbors in (B, 3, S, S) outside the middle 1 / face_scale."""
+    size = pictures.shape[-1]
+    outside = torch.ones(size, size)
+    middle = slice(round(size * (1 - 1 / face_scale) / 2), round(size * (1 + 1 / face_scale) / 2))
+    outside[middle, middle] = 0
+    right = pictures.diff(dim=3).square() * outside[:, 1:]  # (B, 3, S, S-1)
+    down = pictures.diff(dim=2).square() * outside[1:]  # (B, 3, S-1, S)
+    return right.sum() + down.sum()
 
 
 def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:

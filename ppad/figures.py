@@ -45,6 +45,7 @@ STYLES = {
     "Edge": ("#9467bd", "D"),
     "Super-Pixel": ("#e08214", "P"),
 }
+OTHERS = "v<>ph*d"  # markers of gray rows, somebody's own
 # Key in results.json -> heading.
 ERRORS = {
     "own": "own D",
@@ -244,22 +245,23 @@ def _privacy_panel(axes, rows, key, title):
     drawn = {}
     missing = []
     for row in rows:
-        error = _mean_std((row.get("verification_error") or {}).get(key))
-        mean_ap = _mean_std(row.get("mAP"))
-        if error is None or mean_ap is None:
-            missing.append(row["name"])
-            continue
         name = row["name"]
-        color, marker = _style(name)
+        x = _measured((row.get("verification_error") or {}).get(key))
+        y = _measured(row.get("mAP"))
+        if x is None or y is None:
+            missing.append(name)
+            continue
+        known = (style for start, style in STYLES.items() if name.startswith(start))
+        color, marker = next(known, (GRAY, OTHERS[len(drawn) % len(OTHERS)]))
         drawn[name] = axes.errorbar(
-            100 * error[0],
-            100 * mean_ap[0],
-            xerr=100 * error[1] or None,
-            yerr=100 * mean_ap[1] or None,
+            100 * x[0],
+            100 * y[0],
+            xerr=x[1] and 100 * x[1],
+            yerr=y[1] and 100 * y[1],
             color=color,
             marker=marker,
             markersize=9 if name == "Ours" else 6,
-            markerfacecolor="white" if name.startswith("Ours ") else color,
+            markerfacecolor="white" if name.startswith("Ours") and name != "Ours" else color,
             zorder=4 if name == "Ours" else 3,
             capsize=2,
             elinewidth=0.8,
@@ -295,34 +297,30 @@ def training_curves(log_lines, path):
         for term, value in line.items():
             is_number = isinstance(value, (int, float)) and math.isfinite(value)
             if is_number and term not in ("stage", "step"):
-                by_stage = curves.setdefault(term, {})
                 point = (start[line["stage"]] + line["step"], value)
-                by_stage.setdefault(line["stage"], []).append(point)
+                curves.setdefault(term, {}).setdefault(line["stage"], []).append(point)
     if not curves:
         raise ValueError(
             "training_curves: log_lines holds no number besides stage and step: "
             "give the lines of a log.jsonl."
         )
-    columns = min(3, len(curves))
-    rows = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(3.4 * columns, 2.2 * rows + 0.3), dpi=DPI, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    colors = {stage: f"C{number}" for number, stage in enumerate(start)}
+    rows = math.ceil(len(curves) / 3)
+    figure = Figure(figsize=(10.2, 2.2 * rows + 0.3), dpi=DPI, layout="constrained")
     drawn = {}  # stage -> line
-    for axes, (term, by_stage) in zip(panels, curves.items()):
+    for number, (term, by_stage) in enumerate(curves.items(), 1):
+        axes = figure.add_subplot(rows, 3, number)
         for stage, points in by_stage.items():
             x, y = np.array(points).T
+            color = f"C{list(start).index(stage)}"
             marker = "." if len(x) < 3 else None
-            axes.plot(x, y, color=colors[stage], linewidth=0.6, alpha=0.45, marker=marker)
-            drawn[stage] = axes.plot(x, _smooth(y), color=colors[stage], linewidth=1.8)[0]
+            axes.plot(x, y, color=color, linewidth=0.6, alpha=0.45, marker=marker)
+            drawn[stage] = axes.plot(x, _smooth(y), color=color, linewidth=1.8)[0]
         for x in list(start.values())[1:]:
             axes.axvline(x, color="#cccccc", linewidth=0.8)
         axes.set_title(term, fontsize=9, fontweight="bold")
         axes.set_xlim(0, end)
         axes.set_xlabel("step", fontsize=7)
         axes.tick_params(labelsize=7)
-    for axes in panels[len(curves) :]:
-        axes.set_axis_off()
     figure.legend(drawn.values(), list(drawn), loc="outside upper center", ncols=6, fontsize=7)
     _save(figure, path)
 
@@ -334,34 +332,35 @@ def table1_markdown(results):
     "-" = not run.
     """
     classes = list(dict.fromkeys(name for row in results["rows"] for name in (row.get("AP") or {})))
-    lines = [["Method", *classes, "mAP", *(f"error: {heading}" for heading in ERRORS.values())]]
-    lines.append(["---"] + ["---:"] * (len(lines[0]) - 1))
+    lines = {"Method": [*classes, "mAP", *(f"error: {heading}" for heading in ERRORS.values())]}
     for row in results["rows"]:
         ap = row.get("AP") or {}
         error = row.get("verification_error") or {}
         values = [*map(ap.get, classes), row.get("mAP"), *map(error.get, ERRORS)]
-        lines.append([row["name"], *map(_percent, values)])
+        lines[row["name"]] = map(_percent, values)
     return _markdown(lines)
 
 
 def ablation_markdown(results):
     """Does D remain accurate (Sec. 5.6)? Verification error of each row's own D and of the D before
     the game, on original and on modified faces, in %, as Markdown. The paper: 5.25 and 33.05."""
-    heads = ["own D", "pretrained D"]
-    lines = [["Method", *(f"{d}: {kind}" for d in heads for kind in ("originals", "modified"))]]
-    lines.append(["---"] + ["---:"] * 4)
+    kinds = ("originals", "modified")
+    lines = {"Method": [f"{d} D: {kind}" for d in ("own", "pretrained") for kind in kinds]}
     for row in results["rows"]:
         values = []
         for name in ("own", "never_saw"):
             reports = [attacks[name] for attacks in row.get("attacks") or []]
             values.append([report["originals"] for report in reports])
             values.append([report["both"]["error"] for report in reports])
-        lines.append([row["name"], *(_percent(over_seeds(each)) for each in values)])
+        lines[row["name"]] = [_percent(over_seeds(each)) for each in values]
     return _markdown(lines)
 
 
 def _markdown(lines):
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """A table of lines, first cell -> the others; the first line is its head."""
+    head, *rows = [[name, *cells] for name, cells in lines.items()]
+    table = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in table)
 
 
 def over_seeds(values):
@@ -373,39 +372,28 @@ def over_seeds(values):
     return {"mean": float(np.mean(values)), "std": std, "per_seed": [*map(float, values)]}
 
 
-def _has_std(value):
-    """Whether a value is over several seeds."""
-    return isinstance(value, dict) and len(value.get("per_seed") or ()) > 1
-
-
-def _mean_std(value):
-    """A number or {"mean", "std", "per_seed"} -> (mean, std or 0), or None if not measured."""
-    mean = value.get("mean") if isinstance(value, dict) else value
-    std = value.get("std") if _has_std(value) else None
+def _measured(value):
+    """A number or {"mean", "std", "per_seed"} -> (mean, std), std None for one seed; or None."""
+    value = value if isinstance(value, dict) else {"mean": value}
+    mean = value.get("mean")
     if mean is None or not math.isfinite(mean):
         return None
-    return mean, std if std is not None and math.isfinite(std) else 0.0
+    return mean, value["std"] if len(value.get("per_seed") or ()) > 1 else None
 
 
 def _percent(value):
-    measured = _mean_std(value)
-    if measured is None:
+    if (measured := _measured(value)) is None:
         return "-"
     mean, std = measured
-    return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if _has_std(value) else "")
+    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
 
 
 def _smooth(values):
     """Running mean over about a tenth of the curve, its window cut at both ends. (n,) -> (n,)"""
     half = max(1, len(values) // 20)
     window = np.ones(2 * half + 1)
-    total = np.convolve(values, window)[half : half + len(values)]
-    return total / np.convolve(np.ones_like(values), window)[half : half + len(values)]
-
-
-def _style(name):
-    """Color and marker of a row."""
-    return next((style for start, style in STYLES.items() if name.startswith(start)), (GRAY, "v"))
+    total, count = (np.convolve(x, window)[half:-half] for x in (values, np.ones_like(values)))
+    return total / count
 
 
 # ------------------------------------------------------------------ files
@@ -453,6 +441,9 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         fig4([read_json(run / "results.json") for run in args.runs], args.out)
+    except KeyError as error:
+        print(f"ppad.figures: a results.json lacks {error}: name finished runs", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"ppad.figures: {error}", file=sys.stderr)
         return 2

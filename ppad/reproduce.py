@@ -317,6 +317,7 @@ def budget(config) -> dict:
         "A": config.T1 + config.T2,
         "D": config.T1 * config.recognizer_updates,
         "retrained_attacker": config.attack_steps,
+        "inverting_attacker": config.invert_steps,
         "before_all_rows": {
             "D": config.pretrain_recognizer_steps,
             "A": config.pretrain_detector_steps,

@@ -135,7 +135,7 @@ def test_structure_of_originals_is_whole(tiny, tiny_faces):
     originals, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
     assert evaluate.structure(
         originals, tiny_faces, TrueReader(tiny_faces), tiny(eval_batch=5)
-    ) == {"l1": 0, "landmark_error": 0}
+    ) == {"l1": 0, "landmark_error": 0, "outside_gradient": 1, "spread": 1}
 
 
 def test_structure_is_in_eye_distances_and_in_the_range_of_eq_3(tiny, tiny_faces):
@@ -143,7 +143,39 @@ def test_structure_is_in_eye_distances_and_in_the_range_of_eq_3(tiny, tiny_faces
     report = evaluate.structure(
         originals - 0.25, tiny_faces, TrueReader(tiny_faces, 0.4), tiny(eval_batch=5)
     )
-    assert report == pytest.approx({"l1": 0.25, "landmark_error": 0.4}, rel=1e-4)
+    wanted = {"l1": 0.25, "landmark_error": 0.4, "outside_gradient": 1, "spread": 1}
+    assert report == pytest.approx(wanted, rel=1e-4)
+
+
+def structure_of(anonymizer, tiny_faces, tiny):
+    pictures, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
+    return evaluate.structure(anonymizer(pictures), tiny_faces, TrueReader(tiny_faces), tiny())
+
+
+def test_gradient_energy_counts_what_lies_outside_the_face_box(tiny, tiny_faces):
+    """The box is the middle 20 of 32 pixels; half the contrast is a quarter of the energy."""
+
+    def mask_face(pictures):
+        pictures[:, :, 6:26, 6:26] = 0
+        return pictures
+
+    def mask_rest(pictures):
+        rest = torch.ones(32, 32)
+        rest[6:26, 6:26] = 0
+        return torch.where(rest.bool(), 0.0, pictures)
+
+    inside = structure_of(mask_face, tiny_faces, tiny)["outside_gradient"]
+    assert 0.8 < inside < 1.5  # only the box's own edge differs
+    assert structure_of(mask_rest, tiny_faces, tiny)["outside_gradient"] < 0.5
+    half = structure_of(lambda pictures: pictures / 2, tiny_faces, tiny)["outside_gradient"]
+    assert half == pytest.approx(0.25, rel=1e-4)
+
+
+def test_spread_is_zero_if_all_get_one_face(tiny, tiny_faces):
+    assert structure_of(lambda x: x[:1].expand_as(x), tiny_faces, tiny)["spread"] < 0.7
+    assert structure_of(torch.zeros_like, tiny_faces, tiny)["spread"] < 1e-6
+    half = structure_of(lambda pictures: pictures / 2, tiny_faces, tiny)["spread"]
+    assert half == pytest.approx(0.5, rel=1e-4)
 
 
 # ------------------------------------------------------------------ privacy
@@ -266,9 +298,8 @@ def test_a_row_quotes_the_right_attacker_in_each_place(tiny, data, tiny_actions)
     assert error["inverting_other_architecture"] > 0.1  # it was given black pictures
     assert error["inverting"] == min(error[name] for name in evaluate.INVERTING)
     assert row["mAP"] == 1.0
-    assert row["structure"] == {"l1": 0, "landmark_error": 0} and set(row["AP"]) == set(
-        tiny_actions.classes
-    )
+    left = row["structure"]
+    assert left["l1"] == left["landmark_error"] == 0 and set(row["AP"]) == set(tiny_actions.classes)
 
 
 # ------------------------------------------------------------------ a row of one's own

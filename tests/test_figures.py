@@ -275,7 +275,7 @@ def test_fig4_of_run_folders_by_one_command(tmp_path, capsys):
 
 
 def test_fig4_names_every_row_by_a_style_of_its_own(tmp_path, drawn):
-    names = [*BASELINES, "Ours", "Ours (no cap)"]
+    names = [*BASELINES, "Ours", "Ours(random)", "KSame", "Mine"]
     rows = [row(name, seeds(0.5), 0.3, seeds(0.25)) for name in names]
     figures.fig4({"preset": "toy", "seeds": [0], "rows": rows}, tmp_path / "f.png")
     assert legend(drawn[0]) == names
@@ -285,7 +285,7 @@ def test_fig4_names_every_row_by_a_style_of_its_own(tmp_path, drawn):
 
 
 def test_every_baseline_has_a_style():
-    assert all(figures._style(name)[0] != figures.GRAY for name in [*BASELINES, "Ours"])
+    assert set(figures.STYLES) == {*BASELINES, "Ours"}
 
 
 def test_training_curves_follow_one_another_by_stage(tmp_path, drawn):

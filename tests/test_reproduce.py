@@ -141,6 +141,8 @@ def test_results_have_the_promised_shape(finished, tiny):
         assert set(row["verification_error"]) == ERRORS and set(row["structure"]) == {
             "l1",
             "landmark_error",
+            "outside_gradient",
+            "spread",
         }
         for value in (row["mAP"], *row["verification_error"].values()):
             assert set(value) == {"mean", "std", "per_seed"} and len(value["per_seed"]) == 2
