@@ -338,14 +338,7 @@ def prepare_faces(out, split, source, pictures, faces, of=""):
     Returns:
         The pictures in OUT/split as person/picture, and how many were left out.
     """
-    sources = {}
-    for name, file in pictures:
-        other = sources.setdefault(plain_name(file).rpartition(".")[0], name)
-        if other != name:
-            raise DataError(
-                f"{other} and {name} would both be {split}/{file}, with this suffix or another; "
-                "rename one of them, or give a SOURCE that holds one of the two"
-            )
+    check_names(pictures)
     with lock(out):
         journal = Journal(out, split, f"faces by {faces.name}{of}")
         journal.check_source((f"{split}/{file}", source.size(name)) for name, file in pictures)
@@ -367,6 +360,18 @@ def prepare_faces(out, split, source, pictures, faces, of=""):
             )
         write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
         return mine, left_out(out, split, journal)
+
+
+def check_names(pictures):
+    """DataError for two (name in SOURCE, PERSON/PICTURE) that would be one picture, naming both."""
+    sources = {}
+    for name, file in pictures:
+        other = sources.setdefault(plain_name(file).rpartition(".")[0], name)
+        if other != name:
+            raise DataError(
+                f"{other} and {name} would both be {file}, with this suffix or another; rename one "
+                "of them, or give a SOURCE that holds one of the two"
+            )
 
 
 def record_portrait(picture, found, known):

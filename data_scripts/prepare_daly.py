@@ -4,7 +4,8 @@
 
 SOURCE holds daly1.1.0.pkl and the movies, ID.mp4 (or .webm, .mkv, .avi), beside it or in videos/.
 ffmpeg must be installed: it decodes each movie once, counting frames, so that a keyframe is the
-very frame that was annotated. OUT gets ID/FRAME.png for each keyframe, annotations.csv and
+very frame that was annotated; in a movie fetched at another rate it is the frame at that time, and
+one of another length is left out. OUT gets ID/FRAME.png for each keyframe, annotations.csv and
 faces.csv. The first split's test videos are test, the rest train. Movies that are gone from YouTube
 are named, as are keyframes without a box and frames that a movie does not have. Stop it when you
 like: the same command goes on. Fetch a missing movie and run it again.
@@ -23,12 +24,15 @@ from _common import arguments, check_places, clipped, count_line, prepare_action
 from _faces import Faces
 from _untrusted import load_pickle
 
+from ppad import ffmpeg
 from ppad.files import BadPicture, DataError, is_hidden
 
 VIDEOS = 510  # Weinzaepfel et al., 2016: 310 videos train, 200 test
 TEST_VIDEOS = 200
 CLASSES = 10
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".flv")
+SAME_RATE = 0.002  # ours: 29.97 and 30 frames a second are one rate, 30 and 50 are not
+SLACK = 0.5, 0.02  # ours: seconds, and share of the length, by which two copies may differ
 # ours: no playlists, which could name other files
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"
 
@@ -36,8 +40,9 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"
 def read_annotations(path):
     """What DALY's pickle says, and how many keyframes have no box.
 
-    Returns {video id: (split, {frame number from 1: [(action, box)]})}, a box being (x0, y0, x1,
-    y1) in shares of the frame.
+    Returns {video id: (split, {frame number from 1: [(action, box)]}, frames a second, seconds)}, a
+    box being (x0, y0, x1, y1) in shares of the frame; of a video without metadata the last two are
+    None.
     """
     daly = load_pickle(path)
     videos = {}
@@ -61,7 +66,10 @@ def read_annotations(path):
                         frames.setdefault(int(keyframe["frameNumber"]), []).append(
                             (str(action), tuple(box.tolist()))
                         )
-            videos[video] = ("test" if video in test else "train", frames)
+            known = daly.get("metadata", {}).get(name)
+            rate = float(known["fps"]) if known else None
+            seconds = known["nbframes_ffmpeg"] / rate if known else None
+            videos[video] = ("test" if video in test else "train", frames, rate, seconds)
     except DataError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -82,9 +90,10 @@ def find_movies(source):
     }
 
 
-def extract(movie, numbers, folder):
+def extract(movie, numbers, folder, rate=None):
     """Some frames of a movie, numbered from 1, in one pass of decoding.
 
+    rate: count them in a movie of so many frames a second, whose frame shows the same moment.
     Returns {number: PNG bytes}, and what ffmpeg complained of first.
     The chosen frames are given times of a steady 25 a second, so that ffmpeg neither repeats nor
     drops any.
@@ -95,6 +104,7 @@ def extract(movie, numbers, folder):
     while len(terms) > 1:  # a tree: ffmpeg refuses a sum more than 100 terms deep
         terms = [f"({'+'.join(terms[i : i + 50])})" for i in range(0, len(terms), 50)]
     (chosen,) = terms
+    resampled = f"setpts=PTS-STARTPTS,fps={rate}," if rate else ""
     command = [
         "ffmpeg",
         "-nostdin",
@@ -109,7 +119,7 @@ def extract(movie, numbers, folder):
         "-an",
         "-sn",
         "-filter:v",
-        f"select='{chosen}',setpts=N/(25*TB)",
+        f"{resampled}select='{chosen}',setpts=N/(25*TB)",
         "-r",
         "25",
         "-frames:v",
@@ -138,16 +148,38 @@ def keyframes(videos, movies, out, done):
 
     Each movie whose keyframes are not all in OUT is decoded once.
     """
-    for video, (split, frames) in sorted(videos.items()):
+    for video, (split, frames, rate, seconds) in sorted(videos.items()):
         wanted = [number for number in sorted(frames) if not done(f"{video}/{number:06d}.png")]
         if video not in movies or not wanted:
             continue
-        pictures, complaint = extract(movies[video], wanted, out / ".frames")
+        rate, complaint = other_version(movies[video], rate, seconds)
+        pictures = {}
+        if not complaint:
+            pictures, complaint = extract(movies[video], wanted, out / ".frames", rate)
         for number in wanted:
             file = f"{video}/{number:06d}.png"
             lack = f"{movies[video].name} has no readable frame {number} ({complaint})"
             load = partial(keyframe_bytes, pictures.get(number), lack)
             yield file, [file], load, (split, partial(people_in_pixels, frames[number]))
+
+
+def other_version(movie, rate, seconds):
+    """Compare a movie with the annotation's `rate` (frames a second) and `seconds`.
+
+    Returns the rate to count its frames in, None for its own; and why its frames are not the
+    annotated ones, "" if they are.
+    """
+    try:
+        found = ffmpeg.probe(movie)
+    except ValueError:  # `extract` will say why
+        return None, ""
+    if rate is None or found.count is None:
+        return None, ""
+    lasts = float(found.count / found.rate)
+    if abs(lasts - seconds) > SLACK[0] + SLACK[1] * seconds:
+        fault = f"it lasts {lasts:.1f} s and the annotated movie {seconds:.1f} s"
+        return None, f"{fault}: this is another version"
+    return (None if abs(found.rate / rate - 1) < SAME_RATE else rate), ""
 
 
 def keyframe_bytes(picture, lack):
@@ -175,7 +207,7 @@ def main(argv=None):
     movies = find_movies(args.source)
     offered = [
         (f"{video}/{number:06d}.png", None)
-        for video, (_, frames) in videos.items()
+        for video, (_, frames, *_) in videos.items()
         for number in frames
     ]
     entries, lost = prepare_actions(
@@ -192,7 +224,7 @@ def main(argv=None):
     print(count_line("test videos", test, TEST_VIDEOS))
     classes = {action for entry in entries for action, _ in entry["people"]}
     print(count_line("classes", len(classes), CLASSES))
-    annotated = [rows for _, frames in videos.values() for rows in frames.values()]
+    annotated = [rows for _, frames, *_ in videos.values() for rows in frames.values()]
     print(count_line("annotated frames", len(entries), len(annotated)))
     boxes = sum(len(entry["people"]) for entry in entries)
     print(count_line("person boxes", boxes, sum(map(len, annotated))))

@@ -19,14 +19,30 @@ import itertools
 import random
 import sys
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 
-from _common import arguments, check_places, count_line, prepare_actions, prepare_faces, run
+from _common import (
+    arguments,
+    check_names,
+    check_places,
+    count_line,
+    prepare_actions,
+    prepare_faces,
+    run,
+)
 from _faces import Faces
 from _untrusted import open_source
 
-from ppad.files import BadPicture, DataError, is_picture, numbers, read_table, write_file
-from ppad.folders import BOX_COLUMNS, checked_boxes
+from ppad.files import (
+    BadPicture,
+    DataError,
+    find_picture,
+    is_picture,
+    numbers,
+    read_table,
+    write_file,
+)
+from ppad.folders import BOX_COLUMNS, check_convention, checked_boxes
 
 TEST_SHARE = 0.2  # ours: of the people
 FOLDS = 10  # LFW: ten folds of 300 pairs of one person and 300 of two
@@ -120,6 +136,7 @@ def faces_folder(args):
     source = open_source(args.source)
     faces = Faces(args)
     rows = split_people(source.members)
+    check_names((name, f"{person}/{PurePosixPath(name).name}") for _, person, name in rows)
     renamed = test_names([row for row in rows if row[0] == "test"])
     train = {person for split, person, _ in rows if split == "train"}
     test = {person for split, person, _ in rows if split == "test"}
@@ -143,9 +160,12 @@ def faces_folder(args):
 def frames(source, table):
     """The items for `_common.prepare_actions`, from the rows of annotations.csv."""
     rows = {}
-    for row in read_table(table, ("file", "split", "action", *BOX_COLUMNS)):
+    listed = read_table(table, ("file", "split", "action", *BOX_COLUMNS))
+    check_convention(table, listed)
+    for row in listed:
         path = PurePosixPath(row["file"])
-        leads_out = path.is_absolute() or ".." in path.parts or "\\" in row["file"]
+        drive = PureWindowsPath(row["file"]).drive
+        leads_out = path.is_absolute() or ".." in path.parts or drive
         if leads_out or not is_picture(row["file"]):
             raise DataError(
                 f"{row['where']}: file is {row['file']!r}; it must be a picture below SOURCE"
@@ -159,7 +179,7 @@ def frames(source, table):
     for file, here in rows.items():
         if len({row["split"] for row in here}) > 1:
             raise DataError(f"{here[-1]['where']}: {file} is in train and in test; choose one")
-        yield file, [file], source / file, (here[0]["split"], partial(people_of, here))
+        yield file, [file], find_picture(source, file), (here[0]["split"], partial(people_of, here))
 
 
 def people_of(rows, width, height):

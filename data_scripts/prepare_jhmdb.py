@@ -142,7 +142,7 @@ class Tubes:
                 for tube in tubes:
                     for number, *box in np.asarray(tube, float).reshape(-1, 5).tolist():
                         if number < 1:
-                            raise IndexError(f"frame {number:g}")
+                            raise IndexError(f"frame {number:g}, where frames count from 1")
                         frames[int(number) - 1].append(box)
             return frames, tuple(map(int, self.sizes[video]))
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
@@ -166,6 +166,11 @@ def frames_of(source, truth, counts):
             continue
         boxes, size = truth.boxes(clip)
         paths = [path for path in folder.iterdir() if is_picture(path) and path.stem.isdigit()]
+        if any(int(path.stem) == 0 for path in paths):
+            raise DataError(
+                f"{folder}: its frames are numbered from 0, the official ones from 00001; "
+                "rename them, or every frame would get the box of the one before"
+            )
         for path in sorted(paths):
             number = int(path.stem)
             if not 1 <= number <= len(boxes):

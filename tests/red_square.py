@@ -14,10 +14,10 @@ ffmpeg = pytest.mark.skipif(
 )
 
 
-def encode(path, frames, *options):
-    """Write frames (H, W, 3) uint8 as a movie of 25 a second; options: ffmpeg's, of the output."""
+def encode(path, frames, *options, rate=25):
+    """Write frames (H, W, 3) uint8 as a movie of `rate` a second; options: ffmpeg's, for it."""
     height, width = frames[0].shape[:2]
-    pipe = f"ffmpeg -v error -y -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r 25 -i -"
+    pipe = f"ffmpeg -v error -y -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {rate} -i -"
     subprocess.run(
         [*pipe.split(), *options, f"file:{path}"], input=np.stack(frames).tobytes(), check=True
     )

@@ -30,7 +30,7 @@ import prepare_folder
 import prepare_lfw
 
 from ppad import config, crop_sampler, datasets, evaluate
-from ppad.files import WriteError, write_file
+from ppad.files import WriteError, lock, write_file
 from ppad.folders import BOX_COLUMNS, POINT_COLUMNS
 
 POINTS = torch.tensor([[20.0, 30], [40, 30], [30, 40], [22, 50], [38, 50]])
@@ -95,7 +95,10 @@ def lfw_files():
     return files
 
 
-PAIRS = "2\t1\nAnn_A\t1\t2\nAnn_A\t1\tBen_B\t1\nCid_C\t1\t2\nCid_C\t1\tBen_B\t3\n"
+PAIRS = (
+    "2\t2\nAnn_A\t1\t2\nBen_B\t1\t2\nAnn_A\t1\tBen_B\t1\nAnn_A\t2\tBen_B\t1\n"
+    "Cid_C\t1\t2\nDee_D\t1\t2\nCid_C\t1\tDee_D\t1\nCid_C\t1\tBen_B\t3\n"
+)
 
 
 def lay(folder, files):
@@ -132,7 +135,7 @@ def test_lfw_miniature(tmp_path, capsys, kind):
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
     said = capsys.readouterr()
     assert "pictures: 8 of 13,233, 13,225 missing" in said.out and "people: 4 of 5,749" in said.out
-    assert "pairs: 3 of 6,000" in said.out and "Ben_B_0003" in said.out
+    assert "pairs: 7 of 6,000" in said.out and "Ben_B_0003" in said.out
     assert (
         "Ann_A_0003.jpg: no face found" in said.err and "Ben_B_0003.jpg: cannot be read" in said.err
     )
@@ -141,7 +144,8 @@ def test_lfw_miniature(tmp_path, capsys, kind):
     # "error": every picture there is usable
     faces = datasets.read_faces(out / "test", out / "landmarks.csv", 64)
     pairs = datasets.read_pairs(out / "pairs_test.txt", faces)
-    assert len(faces) == 8 and len(pairs) == 3 and pairs.same.tolist() == [True, False, True]
+    same = [True, True, False, False, True, True, False]
+    assert len(faces) == 8 and len(pairs) == 7 and pairs.same.tolist() == same
     side = 1.6 * 40  # the central face of 30 x 40, not the larger one at the edge
     corner = torch.tensor([30 - side / 2, 40 - side / 2])
     assert torch.allclose(faces.landmarks[0], (POINTS - corner) * 64 / side, atol=0.02)
@@ -219,6 +223,56 @@ def test_user_mistakes_end_in_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PPAD_WEIGHTS", str(tmp_path / "nothing"))
     said = one_sentence(capsys, prepare_lfw, source, out)
     assert "get_weights.py" in said and "--landmarks" in said
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("2019/Ann/1.jpg", "2020/Ann/1.jpg"),
+        ("lfw/Ann/1.jpg", "lfw-deepfunneled/Ann/1.jpg"),
+        ("Ann/1.jpg", "Ann/1.png"),
+        ("Ann/1.jpg", "Ann/1.JPG"),
+        ("Zo\u00eb/1.jpg", "Zoe\u0308/1.jpg"),
+    ],
+)
+@pytest.mark.parametrize("script", [prepare_lfw, prepare_casia, prepare_folder])
+def test_two_pictures_that_would_overwrite_each_other_are_refused(tmp_path, capsys, script, names):
+    people = {f"P{i}/{j}.jpg": picture(90 + i + j) for i in range(6) for j in range(2)}
+    source = lay(tmp_path / "in", people | {name: picture(70) for name in names})
+    (tmp_path / "pairs.txt").write_text(PAIRS)
+    said = one_sentence(capsys, script, source, tmp_path / "out")
+    assert all(name in said for name in names) and "rename one" in said
+    assert not list((tmp_path / "out").rglob("*.jpg"))
+
+
+@pytest.mark.parametrize("name", ["._a.jpg", "a/._1.jpg", "a/.DS_Store", "a/Thumbs.db", ".x/1.jpg"])
+def test_files_that_systems_add_are_not_pictures(tmp_path, capsys, name):
+    source = lay(lfw(tmp_path), {name: b"x"})
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(tmp_path / "out")]) == 0
+    assert "pictures: 8 of" in capsys.readouterr().out
+
+
+def test_pairs_in_another_encoding_are_named(tmp_path, capsys):
+    source = lfw(tmp_path)
+    text = PAIRS.replace("Ann_A", "\u00c4nn_A")
+    (tmp_path / "in/pairs.txt").write_bytes(text.encode("latin1"))
+    said = one_sentence(capsys, prepare_lfw, source, tmp_path / "out")
+    assert "pairs.txt: cannot be read" in said and "save it in UTF-8" in said
+
+
+def test_a_table_of_another_convention_is_refused(tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    points = [40, 30, 20, 30, 30, 40, 38, 50, 22, 50]
+    rows = [[file, *points] for file in lfw_files()]
+    table.write_text(_common.table_text(["file", *POINT_COLUMNS], rows))
+    said = one_sentence(capsys, prepare_lfw, lfw(tmp_path), tmp_path / "out", "--landmarks", table)
+    assert "left_eye lies right of right_eye" in said
+
+
+def test_two_scripts_in_one_out_wait_for_each_other(tmp_path, capsys):
+    with lock(tmp_path / "out"):
+        said = one_sentence(capsys, prepare_lfw, lfw(tmp_path), tmp_path / "out")
+    assert f"out is in use by process {os.getpid()}" in said
 
 
 def test_a_hostile_archive_writes_nothing(tmp_path, capsys):
@@ -449,9 +503,9 @@ def test_some_of_the_real_lfw(tmp_path, monkeypatch, capsys):
     data = Path(os.environ.get("PPAD_DATA", "nowhere"))
     if not (data / "lfw" / "landmarks.tsv").exists() or not (data / "weights" / "onet.pt").exists():
         pytest.skip("PPAD_DATA does not name a folder with lfw/ and weights/")
-    from ppad import face_finder, mtcnn
+    from ppad import mtcnn, ssh
 
-    monkeypatch.setattr(_faces, "FaceFinder", face_finder.FaceFinder)
+    monkeypatch.setattr(_faces, "FaceFinder", ssh.FaceFinder)
     monkeypatch.setattr(_faces, "MTCNN", mtcnn.MTCNN)
     monkeypatch.setenv("PPAD_WEIGHTS", str(data / "weights"))
     for person in sorted((data / "lfw" / "lfw-deepfunneled").iterdir())[100:124]:
@@ -638,7 +692,11 @@ def test_minutes_of_all_calls_are_added_up(tmp_path, monkeypatch, capsys):
     "device, said",
     [
         ("cuda", "device is 'cuda', but torch sees no GPU here: use --device cpu"),
-        ("banana", "device is 'banana', which is no device of torch: use cpu or cuda"),
+        ("mps", "device is 'mps', but torch sees no Apple GPU here: use --device cpu"),
+        *(
+            (name, f"device is '{name}': use cpu, cuda, cuda:1 (another GPU) or mps (an Apple GPU)")
+            for name in ("banana", "gpu", "tpu", "meta", "")
+        ),
     ],
 )
 def test_a_device_that_is_not_there(tmp_path, capsys, monkeypatch, device, said):

@@ -26,6 +26,7 @@ from test_data_scripts import finder, lay, one_sentence, snapshot  # noqa: F401
 from test_data_scripts_untrusted import Call, mat, py2
 
 from ppad import datasets, mtcnn
+from ppad.files import DataError
 
 SIZE = 64, 48  # W, H
 
@@ -173,6 +174,28 @@ def test_jhmdb_names_what_is_missing_or_broken(tmp_path, capsys):
     assert "line 1" in one_sentence(capsys, prepare_jhmdb, source, tmp_path / "x")
 
 
+@pytest.mark.parametrize("truth", ["masks", "pickle"])
+def test_jhmdb_frames_numbered_from_0_are_refused(tmp_path, capsys, truth):
+    source = jhmdb(tmp_path / "in")
+    clip = source / "Rename_Images/wave/Hi_c"
+    for number in range(1, 6):
+        (clip / f"{number:05d}.png").rename(clip / f"{number - 1:05d}.png")
+    said = one_sentence(capsys, prepare_jhmdb, source, tmp_path / "out")
+    assert f"{clip}: its frames are numbered from 0" in said
+
+
+def test_jhmdb_hidden_and_foreign_files_do_no_harm(tmp_path, capsys):
+    source = jhmdb(tmp_path / "in")
+    (source / "splits/._wave_test_split1.txt").write_bytes(b"\0\5\x16\7\0\2\xff")
+    (source / "splits/.DS_Store").write_bytes(b"\0\xff")
+    (source / "Rename_Images/wave/Hi_c/._00001.png").write_bytes(b"x")
+    (source / "Rename_Images/wave/Hi_c/Thumbs.db").write_bytes(b"x")
+    assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(tmp_path / "out")]) == 0
+    assert "frames: 12\n" in capsys.readouterr().out
+    (source / "splits/wave_test_split1.txt").write_bytes("H\u00ef_c.avi 1\n".encode("latin1"))
+    assert "save it in UTF-8" in one_sentence(capsys, prepare_jhmdb, source, tmp_path / "x")
+
+
 def test_malicious_jhmdb_split_writes_nothing_outside(tmp_path, capsys):
     """A clip's name becomes a folder in OUT: one that leads out of it, to where a clip lies ready,
     is refused.
@@ -305,9 +328,14 @@ def test_daly_miniature(tmp_path, capsys, monkeypatch):
     for file in {key[0] for key in table}:  # the very frame, to the number
         grey = np.asarray(Image.open(out / file)).mean()
         assert round((grey - 40) / 5) == int(Path(file).stem), (file, grey)
-    train = datasets.read_actions(
-        out, out / "annotations.csv", out / "faces.csv", "train", (48, 64)
-    )
+    tables = (out / "annotations.csv", out / "faces.csv")
+    with pytest.raises(DataError, match="no train frame shows the action 'Ironing'"):
+        datasets.read_actions(out, *tables, "train", (48, 64))
+    for table in tables:
+        lines = table.read_text().splitlines(keepends=True)
+        (tmp_path / table.name).write_text("".join(x for x in lines if "zzzz" not in x))
+    learned = (tmp_path / "annotations.csv", tmp_path / "faces.csv")
+    train = datasets.read_actions(out, *learned, "train", (48, 64))
     assert len(train) == 2 and [len(boxes) for boxes in train.boxes] == [1, 2]
 
     calls = []
@@ -320,6 +348,34 @@ def test_daly_miniature(tmp_path, capsys, monkeypatch):
         ("gone_video1", [3]),
         (second, [31]),
     ]
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("rate", [50, 24, 12.5, 30])
+def test_daly_a_movie_of_another_rate_gives_the_frame_of_that_time(tmp_path, capsys, rate):
+    """Frame 17 of 25 a second is shown at 0.64 s: at 50 a second it is number 33."""
+    source = daly(tmp_path / "in")
+    first = next(iter(VIDEOS))
+    gray = [
+        np.full((48, 64, 3), 40 + round(125 * i / rate), np.uint8) for i in range(int(0.8 * rate))
+    ]
+    encode(source / f"videos/{first}.mp4", gray, "-c:v", "mpeg4", "-q:v", "1", rate=rate)
+    assert prepare_daly.run(prepare_daly.main, [str(source), str(tmp_path / "out")]) == 0
+    for number in (1, 17):
+        value = np.asarray(Image.open(tmp_path / f"out/{first}/{number:06d}.png")).mean()
+        seconds = (value - 40) / 125
+        assert abs(seconds - (number - 1) / 25) <= 0.51 / min(rate, 25) + 0.01
+
+
+@needs_ffmpeg
+def test_daly_a_movie_of_another_length_is_left_out(tmp_path, capsys):
+    source = daly(tmp_path / "in")
+    first = next(iter(VIDEOS))
+    movie(source / f"videos/{first}.mp4", 40)
+    assert prepare_daly.run(prepare_daly.main, [str(source), str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert "it lasts 1.6 s and the annotated movie 0.8 s: this is another version" in said
+    assert not (tmp_path / "out" / first).exists()
 
 
 @needs_ffmpeg
@@ -440,7 +496,9 @@ def test_own_frames(tmp_path, capsys):
         "jump",
         "wave",
     ]
-    assert torch.allclose(train.face_boxes[0], torch.tensor([[15.0, 20, 45, 48], [0, 0, 12, 12]]))
+    assert torch.allclose(
+        train.face_boxes[0], torch.tensor([[15.0, 20, 45, 60], [-30, -30, 12, 12]])
+    )
     (tmp_path / "f.csv").write_text("file,x_min,y_min,x_max,y_max\na/1.png,3,4,10,12\n")
     assert (
         prepare_folder.run(
@@ -518,17 +576,28 @@ def test_daly_of_another_annotation_is_refused_but_movies_may_go(tmp_path, capsy
 def test_the_paper_rule_asks_for_ssh_weights(tmp_path, capsys, monkeypatch):
     import _faces
 
-    from ppad import face_finder
+    from ppad import ssh
 
-    monkeypatch.setattr(_faces, "FaceFinder", face_finder.FaceFinder)
+    monkeypatch.setattr(_faces, "FaceFinder", ssh.FaceFinder)
     monkeypatch.setenv("PPAD_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(_faces.MTCNN, "load", classmethod(lambda cls: mtcnn.MTCNN()), raising=False)
     monkeypatch.setattr(_faces.MTCNN, "to", lambda self, device: self, raising=False)
     # as where somebody deleted them
     missing = tmp_path / "ssh_light.pt"
-    load = face_finder.SSH.load
-    monkeypatch.setattr(face_finder.SSH, "load", classmethod(lambda cls: load(missing)))
-    said = one_sentence(
-        capsys, prepare_jhmdb, jhmdb(tmp_path / "in"), tmp_path / "out", "--rule", "paper"
-    )
+    load = ssh.SSH.load
+    monkeypatch.setattr(ssh.SSH, "load", classmethod(lambda cls: load(missing)))
+    said = one_sentence(capsys, prepare_jhmdb, jhmdb(tmp_path / "in"), tmp_path / "out")
     assert "faces cannot be found" in said and "--landmarks" in said
+
+
+def test_frames_by_the_papers_rule_portraits_by_mtcnn_unless_told_otherwise():
+    """Sec. 4, SSH above 0.8 confirmed by MTCNN, and Sec. 5.1; the name is kept in the journal."""
+    import _common
+    import _faces
+
+    def found_by(*words, actions):
+        return _faces.Faces(_common.arguments("", actions).parse_args(["in", "out", *words])).name
+
+    assert found_by(actions=True) == "paper"
+    assert found_by("--rule", "mtcnn", actions=True) == "mtcnn"
+    assert found_by(actions=False) == "mtcnn"

@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -386,6 +387,48 @@ def test_a_picture_spoilt_before_is_skipped_by_name_whatever_holds_the_others(fo
         assert_equal(
             some.batch(torch.tensor([5])), reader(folder, on_bad="skip").batch(torch.tensor([5]))
         )
+
+
+@each
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_exchanged_later_is_seen(folder, reader, workers):
+    """Another whole picture of the same size, in a run that reads them batch by batch."""
+    lazy = reader(folder, memory=0)
+    places = [Path(source[0]) for source in lazy.pictures.sources[:2]]
+    content = [path.read_bytes() for path in places]
+    places[0].write_bytes(content[1])
+    with pytest.raises(DataError, match="is not the picture that was there; .*same command again"):
+        lazy.batch(torch.tensor([0]))
+    with pytest.raises(DataError, match="is not the picture that was there"):
+        for _ in itertools.islice(batches(lazy, 4, seed=0, workers=workers), 3):
+            pass
+    places[0].write_bytes(content[0])
+    lazy.batch(torch.tensor([0]))
+
+
+@each
+def test_the_fingerprint_is_of_the_data_wherever_they_lie(folder, reader, tmp_path_factory):
+    known = reader(folder).fingerprint()
+    place = tmp_path_factory.mktemp("moved") / "elsewhere"
+    shutil.copytree(folder, place)
+    assert reader(place).fingerprint() == reader(place, memory=0).fingerprint() == known
+    place = place / ("faces/P1/P1_0001.png" if reader is faces_of else "frames/5.png")
+    content = place.read_bytes()
+    with Image.open(place) as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(place)
+    place = place.parents[2 if reader is faces_of else 1]
+    assert reader(place).fingerprint() != known  # another picture of the same name and size
+    for path in place.rglob("P1_0001.png" if reader is faces_of else "5.png"):
+        path.write_bytes(content)
+    assert reader(place).fingerprint() == known
+    table = place / ("faces.csv" if reader is faces_of else "people.csv")
+    old, new = (",10,12,", ",11,12,") if reader is faces_of else ("4,6,20", "5,6,20")
+    table.write_text(table.read_text().replace(old, new, 1))
+    assert reader(place).fingerprint() != known
+
+
+def test_drawn_sets_are_known_by_preset_and_seed(tiny_faces, tiny_actions):
+    assert tiny_faces.fingerprint() == tiny_actions.fingerprint() == "drawn"
 
 
 def test_limits_count_usable_pictures_however_far_the_threads_are(folder, monkeypatch):

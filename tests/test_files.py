@@ -1,8 +1,12 @@
 """files: tables, texts, pictures and pair lists, and what is said about wrong ones; writing."""
 
 import errno
+import multiprocessing
 import os
+import socket
+import sqlite3
 import struct
+import unicodedata
 import zlib
 
 import numpy as np
@@ -15,13 +19,18 @@ from ppad.files import (
     DataError,
     WriteError,
     atomic_path,
+    check_writable,
     clock,
     decode_picture,
+    find_picture,
+    lock,
     numbers,
     open_picture,
+    plain_name,
     print_progress,
     read_json,
     read_pair_lines,
+    read_picture,
     read_table,
     read_text,
     to_rgb,
@@ -102,6 +111,92 @@ def test_read_json_names_what_it_cannot_read(tmp_path):
         read_json(tmp_path / "b.json")
 
 
+# ---------------------------------------------------------------- one run in a folder
+
+
+def hold(folder, held, leave):
+    with lock(folder):
+        held.set()
+        leave.wait(60)
+
+
+def test_a_second_run_is_told_whose_the_folder_is(tmp_path):
+    with lock(tmp_path / "run"):
+        with pytest.raises(DataError) as refused:
+            with lock(tmp_path / "run"):
+                raise AssertionError("two at once")
+        said = str(refused.value)
+        assert f"run is in use by process {os.getpid()} on {socket.gethostname()}, since 20" in said
+        with lock(tmp_path / "other"):
+            pass
+    with lock(tmp_path / "run"):  # it is free again, also after an error
+        pass
+    with pytest.raises(KeyError):
+        with lock(tmp_path / "run"):
+            raise KeyError
+    with lock(tmp_path / "run"):
+        assert (tmp_path / "run/.lock.txt").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_the_lock_of_a_killed_run_is_taken_over(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, leave = context.Event(), context.Event()
+    child = context.Process(target=hold, args=(tmp_path, held, leave))
+    child.start()
+    assert held.wait(60)
+    with pytest.raises(DataError, match=f"in use by process {child.pid} on"):
+        with lock(tmp_path):
+            pass
+    child.kill()
+    child.join()
+    assert f"process {child.pid}" in (tmp_path / ".lock.txt").read_text()  # it could not tidy up
+    with lock(tmp_path):
+        assert f"process {os.getpid()}" in (tmp_path / ".lock.txt").read_text()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_that_ends_does_not_free_the_folder(tmp_path):
+    with lock(tmp_path):
+        child = multiprocessing.get_context("fork").Process(target=int)
+        child.start()
+        child.join()
+        held, leave = (multiprocessing.get_context("spawn").Event() for _ in range(2))
+        other = multiprocessing.get_context("spawn").Process(
+            target=hold, args=(tmp_path, held, leave)
+        )
+        other.start()
+        other.join(60)
+        assert other.exitcode == 1 and not held.is_set()
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, capsys):
+    class Connection:
+        def execute(self, _):
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *_, **__: Connection())
+    with lock(tmp_path):
+        pass
+    said = capsys.readouterr().err
+    assert ".lock cannot be locked (disk I/O error): start no second run here" in said
+
+
+def test_whether_a_folder_can_be_written_is_tried(tmp_path, monkeypatch):
+    check_writable(tmp_path / "a/b")
+    check_writable(tmp_path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"cannot write .*file.* \(Not a directory\)"):
+        check_writable(tmp_path / "file/a")
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda dir: no_space())
+    with pytest.raises(WriteError, match="No space left.*disk space"):
+        check_writable(tmp_path)
+
+
 # ---------------------------------------------------------------- texts and tables
 
 
@@ -135,6 +230,7 @@ def test_table_faults_are_named(tmp_path):
     with pytest.raises(DataError, match="lacks the column.*b, c"):
         read_table(write(tmp_path / "t.csv", "file,a\nx,1\n"), ("file", "b", "c"))
     for empty in ("file,a\n", "file,a"):
+        assert read_table(write(tmp_path / "t.csv", empty), ("file",), may_be_empty=True) == []
         with pytest.raises(DataError, match="no row"):
             read_table(write(tmp_path / "t.csv", empty), ("file",))
     with pytest.raises(DataError, match="lacks the column"):
@@ -173,6 +269,43 @@ def test_hidden_files_are_no_pictures(name):
     assert files.is_picture("x/a.PNG") and not files.is_picture("x/a.txt")
 
 
+@pytest.mark.parametrize(
+    "name, plain",
+    [
+        ("a/b.png", "a/b.png"),
+        ("./a//b.PNG", "a/b.png"),
+        ("a\\b.Jpg", "a/b.jpg"),
+        ("A.B/c.d.JPEG", "A.B/c.d.jpeg"),
+        ("Zoe\u0308/1.png", "Zo\u00eb/1.png"),
+        ("../a.png", "../a.png"),
+        (".", "."),
+    ],
+)
+def test_names_have_one_spelling(name, plain):
+    assert plain_name(name) == plain == plain_name(plain)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("suffix", ["png", "PNG", "Png"])
+def test_a_picture_is_found_by_its_plain_name(tmp_path, form, suffix):
+    path = tmp_path / unicodedata.normalize(form, f"Zo\u00eb/\u00fc.{suffix}")
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert find_picture(tmp_path, "Zo\u00eb/\u00fc.png") == path
+    assert find_picture(tmp_path, "Zo\u00eb/u.png") == tmp_path / "Zo\u00eb/u.png"  # there is none
+
+
+def test_names_in_tables_are_plain_and_decimal_commas_are_read(tmp_path):
+    text = "file;a;b\n.\\x\\1.PNG;2,5;-0,25\nZoe\u0308.png; 1,5 ;walk, talk\n"
+    first, second = read_table(write(tmp_path / "t.csv", text), ("file", "a", "b"))
+    assert first["file"] == "x/1.png" and numbers(first, ("a", "b")) == [2.5, -0.25]
+    assert second["file"] == "Zo\u00eb.png" and numbers(second, ("a",)) == [1.5]
+    assert second["b"] == "walk, talk"
+    with pytest.raises(DataError, match="t.csv, line 2: a is '2,5'"):  # might be thousands
+        row = read_table(write(tmp_path / "t.csv", 'file,a\nx,"2,5"\n'), ("file", "a"))[0]
+        numbers(row, ("a",))
+
+
 PAIRS = "2\t2\nA\t1\t2\nA\t1\t3\nA\t1\tB\t1\nA\t2\tB\t1\nC\t1\t2\nD\t1\t2\nC\t1\tD\t1\nC\t2\tD\t1\n"
 
 
@@ -192,6 +325,8 @@ def test_pair_lines(tmp_path):
         ("C\t2\tD\t1\n", "", "has 7 pairs"),
         ("A\t1\t3", "A\t1", "pair 2 .*name i j"),
         ("A\t1\t3", "A\t1\tx", "pair 2 .*name i j"),
+        ("A\t1\t3", "A\t1\t\u00b3", "pair 2 .*name i j"),
+        ("2\t2\n", "2\t\u00b2\n", "first line"),
         ("A\t1\tB\t1", "A\t1\t2", "pair 3"),
         ("A\t1\t3", "A\t2\t1", "pair 2 .*twice"),
         ("A\t1\t3", "A\t3\t3", "pair 2 .*different"),
@@ -346,6 +481,27 @@ def test_decode_picture_takes_bytes_and_leaves_the_name_to_its_caller(tmp_path):
     with pytest.raises(BadPicture) as raised:
         decode_picture(write(tmp_path / "b.png", "no picture"))
     assert str(raised.value) == "cannot be read as a picture (no picture format is known)"
+
+
+def test_a_picture_is_known_by_the_bytes_of_its_file(tmp_path):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    Image.new("RGB", (4, 4), "blue").save(tmp_path / "c.png")
+    pictures, known = zip(*(read_picture(tmp_path / f"{name}.png") for name in "abc"))
+    content = (tmp_path / "a.png").read_bytes()
+    assert known[0] == known[1] == (len(content), zlib.crc32(content)) != known[2]
+    assert pictures[2].getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_picture_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files.Path, "read_bytes", refused)
+    with pytest.raises(BadPicture, match=r"a.png: cannot be read \(Permission denied\)"):
+        open_picture(tmp_path / "a.png")
 
 
 # ---------------------------------------------------------------- progress

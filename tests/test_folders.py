@@ -433,7 +433,9 @@ def test_nobody_is_in_train_and_in_test(tmp_path):
     (tmp_path / "test/Cy").mkdir()  # empty: of nobody
     check_people(tmp_path)
     face_folder(tmp_path / "test", ("bob",))
-    with pytest.raises(DataError, match="1 of the people are in train and in test.*train/Bob and test/bob"):
+    with pytest.raises(
+        DataError, match="1 of the people are in train and in test.*train/Bob and test/bob"
+    ):
         check_people(tmp_path)
 
 
