@@ -32,7 +32,8 @@ import torch
 
 from ppad import movies
 from ppad.files import clock, print_progress, write_error, write_file
-from ppad.repainter import METHODS, SMALLEST_FACE, THRESHOLD, Anonymizer, Sheet, default_finder
+from ppad.repainter import METHODS, Anonymizer, Sheet
+from ppad.ssh import SMALLEST_FACE, THRESHOLD, default_finder
 
 WORKERS = 4  # ours: most batches searched at once, as each holds frames in memory
 SECONDS_BETWEEN_LINES = 1.0  # ours: progress that a person can follow

@@ -32,8 +32,7 @@ from ppad.crop_sampler import (
     write_pixels,
 )
 from ppad.files import atomic_path, to_rgb
-from ppad.mtcnn import MTCNN, MTCNNConfig, overlap
-from ppad.ssh import SAME_FACE, SSH, FaceFinder
+from ppad.ssh import default_finder
 from ppad.tracks import Steady, Tracker
 
 METHODS = {
@@ -44,15 +43,9 @@ METHODS = {
     "superpixel": "Super-Pixel",
 }
 SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md beside it
-THRESHOLD = 0.6  # ours: MTCNN's thresholds lowered by 0.1, since a miss costs more
-SMALLEST_FACE = 20.0  # MTCNN's own default, px
 FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
 LOOKS_A_SECOND = 5  # ours: how often both detectors search a movie, at least
-MTCNN_EVERY = 3  # ours: of these frames MTCNN searches one; faces are followed in the others
-CUT = 20  # ours: mean change of a pixel from frame to frame, of 255, that tells of a new scene
 CROPS_AT_ONCE = 16  # ours: repainted together
-BRIGHT = 0.45  # ours: mean, of 1, to which shadows are lifted
-GAMMA = 0.6
 FEATHER = 0.1  # ours: of a square 1.6 times the face, so that the face itself is replaced whole
 # Ours: the preview's columns and rows of frames, px of a frame and of a title, most tracks.
 SHEET_COLUMNS = 4
@@ -116,20 +109,9 @@ class Anonymizer:
 
         Raises LoopError where the file is missing, ValueError where it holds no M.
         """
-        from ppad import config, players  # slow to load, and the other methods need neither
-
-        path = SHIPPED if run is None else Path(run) / "players.pt"
-        saved = players.load_players(path)
-        try:
-            fields = config.Paper(**saved["config"])
-            modifier = players.make_modifier(fields)
-            modifier.load_state_dict(saved["parts"]["modifier"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            fix = "run ppad.reproduce again in a new folder"
-            raise ValueError(f"{path} does not hold M of this version: {fix}") from error
-        modifier = modifier.to(device).eval().requires_grad_(False)
-        settings = {"feather": FEATHER, "face_scale": fields.face_scale, **settings}
-        return cls(modifier, device=device, **settings)
+        modifier, config = load_modifier(SHIPPED if run is None else Path(run) / "players.pt")
+        settings = {"feather": FEATHER, "face_scale": config.face_scale, **settings}
+        return cls(modifier.to(device), device=device, **settings)
 
     @classmethod
     def from_method(cls, method, **settings):
@@ -296,6 +278,24 @@ class Anonymizer:
         return pixels.permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, h, w)
 
 
+def load_modifier(path):
+    """M, in evaluation mode, and the preset of a run's players.pt.
+
+    Raises LoopError where the file is missing, ValueError where it holds no M.
+    """
+    from ppad import config, players  # slow to load, and hand-made anonymizers need neither
+
+    saved = players.load_players(path)
+    try:
+        fields = config.Paper(**saved["config"])
+        modifier = players.make_modifier(fields)
+        modifier.load_state_dict(saved["parts"]["modifier"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        fix = "run ppad.reproduce again in a new folder"
+        raise ValueError(f"{path} does not hold M of this version: {fix}") from error
+    return modifier.eval().requires_grad_(False), fields
+
+
 def checked(frames):
     """The frames as arrays. ValueError unless (H, W, 3) uint8, all of one size."""
     size = None
@@ -341,93 +341,6 @@ def fade(box, window, frame_size, part):
             weight = torch.minimum(weight, (high - place) / (part * (high - low)))
         weights.append(weight.clamp(0, 1))
     return weights[0][:, None] * weights[1]
-
-
-class RecallFinder:
-    """Boxes of frames by a `FaceFinder` with an MTCNN."""
-
-    def __init__(self, faces):
-        self.faces = faces
-
-    def __call__(self, frames):
-        return [found["boxes"] for found in self.faces.find(frames)]
-
-    def follow(self, frames):
-        """Boxes of successive frames.
-
-        The first is searched by both detectors, each MTCNN_EVERY-th by MTCNN. In the others R-net
-        and O-net look where they saw the faces last, in a tenth of the time; where they lose one,
-        and where the picture changes, MTCNN searches. What appears between two searches for a
-        moment only may be missed.
-        """
-        mtcnn = self.faces.mtcnn
-        found = self(frames[:1])
-        places = self._again(frames[0], found[0])
-        for i, frame in enumerate(frames[1:], 1):
-            change = np.abs(thumbnail(frame) - thumbnail(frames[i - 1])).mean()
-            search = i % MTCNN_EVERY == 0 or change > CUT
-            boxes = None if search else self._again(frame, places)
-            if search or len(boxes) < len(places):
-                boxes = mtcnn.find(frame[None])[0]["boxes"]
-            places = boxes
-            found.append(boxes)
-        return found
-
-    def _again(self, frame, boxes):
-        """Those of the boxes (k, 4) that MTCNN takes for faces, where it sees them in this frame."""
-        (seen,) = self.faces.mtcnn.confirm(frame[None], [boxes])
-        return seen["boxes"][seen["face"]]
-
-    def closely(self, frames):
-        """Boxes of frames, each seen as it is, turned to both sides, and with shadows lifted.
-
-        A face that lies, or in the dark, is found in one of these only.
-        """
-        found = []
-        for frame in frames:
-            height, width = frame.shape[:2]
-            views = [frame, lift_shadows(frame), np.rot90(frame), np.rot90(frame, -1)]
-            views = [np.ascontiguousarray(view) for view in views]
-            upright, lifted, left, right = (faces["boxes"] for faces in self.faces.find(views))
-            left = torch.stack([width - left[:, 3], left[:, 0], width - left[:, 1], left[:, 2]], 1)
-            right = [right[:, 1], height - right[:, 2], right[:, 3], height - right[:, 0]]
-            right = torch.stack(right, 1)
-            boxes = upright
-            for more in (lifted, left, right):
-                known = overlap(more, boxes) > SAME_FACE  # (k, n)
-                boxes = torch.cat([boxes, more[~known.any(1)]])
-            found.append(boxes)
-        return found
-
-
-def thumbnail(frame):
-    """One pixel of 16 each way, (h, w, 3)."""
-    return frame[::16, ::16].astype(np.float32)
-
-
-def lift_shadows(frame):
-    """(H, W, 3) uint8 by a gamma curve that brings its mean to BRIGHT, at least GAMMA (ours)."""
-    mean = frame.mean() / 255
-    gamma = min(GAMMA, np.log(BRIGHT) / np.log(np.clip(mean, 1e-3, 0.999)))
-    curve = (255 * (np.arange(256) / 255) ** gamma).round().astype(np.uint8)
-    return curve[frame]
-
-
-def default_finder(min_face=SMALLEST_FACE, device="cpu", threshold=THRESHOLD):
-    """A finder of few misses: MTCNN or SSH; MTCNN alone where SSH has no weights.
-
-    min_face: px; threshold: least face probability, 0.1 less for MTCNN's P-net and for SSH.
-    Raises ValueError for a threshold not in (0.1, 1), or without MTCNN's weights.
-    """
-    if not 0.1 < threshold < 1:
-        raise ValueError(f"threshold is {threshold}: give a number between 0.1 and 1")
-    thresholds = (threshold - 0.1, threshold, threshold)
-    mtcnn = MTCNN.load(config=MTCNNConfig(min_face=min_face, thresholds=thresholds)).to(device)
-    try:
-        ssh = SSH.load().to(device)
-    except ValueError:
-        return RecallFinder(FaceFinder(mtcnn=mtcnn, rule="mtcnn"))
-    return RecallFinder(FaceFinder(mtcnn, ssh, rule="either", ssh_score=threshold - 0.1))
 
 
 # ---------------------------------------------------------------- the preview

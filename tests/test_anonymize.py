@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from red_square import encode, ffmpeg, find_red, red
 
-from ppad import anonymize, movies, mtcnn, players, repainter
+from ppad import anonymize, movies, mtcnn, players, repainter, ssh
 from ppad.repainter import Anonymizer
 from ppad.tracks import Steady
 
@@ -244,7 +244,7 @@ class RedFaces:
 def follow(frames):
     """Boxes, and the numbers of the frames that both detectors and that MTCNN alone searched."""
     faces = RedFaces()
-    found = repainter.RecallFinder(faces).follow(numbered([frame.copy() for frame in frames]))
+    found = ssh.RecallFinder(faces).follow(numbered([frame.copy() for frame in frames]))
     return [one.tolist() for one in found], faces.searched, faces.mtcnn.searched
 
 
@@ -303,7 +303,7 @@ def marked_scene(turns, brightness=1.0, **where):
 @pytest.mark.parametrize("turns", [0, 1, 3])
 def test_a_lying_face_in_a_picture_is_found(turns):
     before = marked_scene(turns, x=40, y=24)
-    after = masked(finder=repainter.RecallFinder(UprightRed())).picture(before)
+    after = masked(finder=ssh.RecallFinder(UprightRed())).picture(before)
     assert not red(after).any() and (after == before).mean() > 0.8
 
 
@@ -312,30 +312,30 @@ def test_a_lying_face_in_a_movie_is_found_when_it_is_lost_or_nothing_is_found():
     for start in (0, 30):  # upright before that
         frames = [marked_scene(1 if t >= start else 0, x=40, y=24) for t in range(60)]
         faces = UprightRed()
-        person = masked(finder=repainter.RecallFinder(faces))
+        person = masked(finder=ssh.RecallFinder(faces))
         after = list(person.frames(frames, rate=30))
         assert not any(red(frame).any() for frame in after)
         assert faces.seen <= 60 / 3 + 4 * (60 - start) / 6 + 4
     upright = [marked_scene(0, x=40, y=24)] * 60
     faces = UprightRed()
-    list(masked(finder=repainter.RecallFinder(faces)).frames(upright, rate=30))
+    list(masked(finder=ssh.RecallFinder(faces)).frames(upright, rate=30))
     assert faces.seen == 20
 
 
 def test_shadows_are_lifted():
     dark = np.arange(0, 24, dtype=np.uint8).reshape(2, 4, 3)
-    lifted = repainter.lift_shadows(dark)
+    lifted = ssh.lift_shadows(dark)
     assert 90 < lifted.mean() < 140 and (np.diff(lifted.ravel().astype(int)) >= 0).all()
-    assert repainter.lift_shadows(np.full((2, 2, 3), 200, np.uint8)).min() > 200  # also backlit
+    assert ssh.lift_shadows(np.full((2, 2, 3), 200, np.uint8)).min() > 200  # also backlit
     for value in (0, 255):
-        assert (repainter.lift_shadows(np.full((2, 2, 3), value, np.uint8)) == value).all()
+        assert (ssh.lift_shadows(np.full((2, 2, 3), value, np.uint8)) == value).all()
 
 
 def test_lying_and_dark_real_faces(ppad_data):
     """Of 8 LFW pictures at most one face is missed, whichever way it lies, and in the dark."""
     if not (mtcnn.weights_folder() / "onet.pt").is_file():
         pytest.skip("no MTCNN weights: run data_scripts/get_weights.py")
-    finder = repainter.default_finder(min_face=40)
+    finder = ssh.default_finder(min_face=40)
     paths = sorted((ppad_data / "lfw" / "lfw-deepfunneled").rglob("*.jpg"))[::1655][:8]
     for change in (
         lambda frame: np.rot90(frame).copy(),
@@ -793,9 +793,9 @@ def test_quality_and_threshold(command, capsys):
         with pytest.raises(SystemExit):
             command("a.png", "b.png", *words)
     with pytest.raises(ValueError, match="threshold is nan"):
-        repainter.default_finder(threshold=float("nan"))
+        ssh.default_finder(threshold=float("nan"))
     if (mtcnn.weights_folder() / "onet.pt").is_file():
-        faces = repainter.default_finder(threshold=0.7).faces
+        faces = ssh.default_finder(threshold=0.7).faces
         assert faces.mtcnn.config.thresholds == pytest.approx((0.6, 0.7, 0.7))
         assert faces.ssh_score == pytest.approx(0.6)
 

@@ -23,7 +23,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script, there is no conftest to do it
 
-from ppad import config, face_finder, figures, modifier, players, reproduce
+from ppad import config, figures, modifier, players, reproduce, ssh
 
 README = ROOT / "README.md"
 PACKAGE = ROOT / "ppad" / "README.md"
@@ -555,12 +555,12 @@ def test_own_picture_lines_run(tiny, tmp_path, monkeypatch):
 
     class Finder:
         def __init__(self, rule):
-            assert rule in face_finder.RULES
+            assert rule in ssh.RULES
 
         def find(self, frames):
             return [{"boxes": torch.tensor([[30.0, 20.0, 50.0, 40.0]])} for _ in frames]
 
-    monkeypatch.setattr(face_finder, "FaceFinder", Finder)
+    monkeypatch.setattr(ssh, "FaceFinder", Finder)
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
     original = np.asarray(Image.open("holiday.jpg")).astype(int)

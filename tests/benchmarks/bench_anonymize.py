@@ -61,7 +61,8 @@ def steadiness(clip):
 
     from ppad import movies
     from ppad.crop_sampler import face_squares
-    from ppad.repainter import FRAMES_AT_ONCE, default_finder
+    from ppad.repainter import FRAMES_AT_ONCE
+    from ppad.ssh import default_finder
     from ppad.tracks import Tracker
 
     movie = movies.probe(clip)

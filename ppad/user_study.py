@@ -1,0 +1,389 @@
+"""The user study of paper Sec. 5.5 as a kit: can people see through M?
+
+    python -m ppad.user_study make --run runs/toy --out study
+    python -m ppad.user_study score study/key.json answers/*.json
+
+`make` repaints test faces with a run's M and writes `study/study.html`, one file that works without
+a server or a network. Q1: 12 + 12 pairs of repainted faces, "same person or not". Q2: 16 repainted
+faces, "who is this?" (in a set without names: "which of four originals is it?"). Q3: a gallery,
+"would you feel protected?". The truth goes to `study/key.json` and is in no form part of the page.
+`score` reads the files that the subjects saved; it prints and draws the answers beside the paper's.
+
+A study with people needs their informed consent and, nearly everywhere, the approval of an ethics
+board. Do not ask children, and do not show pictures of people who have not agreed to it.
+"""
+
+import argparse
+import base64
+import io
+import json
+import re
+import secrets
+import sys
+import unicodedata
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image
+
+from ppad import datasets, files
+from ppad.repainter import load_modifier
+
+PAIRS = 12  # Sec. 5.5: 12 positive and 12 negative pairs
+PEOPLE = 16  # Sec. 5.5: 16 celebrities
+CHOICES = 4  # ours: originals to choose from where nobody has a name
+GALLERY = 12  # ours: "a set of modified images"
+PAPER = {"q1_accuracy": 0.533, "q2_named": 0.1975, "q3_protected": 0.8}  # Sec. 5.5
+RESAMPLES = 2000  # ours: bootstrap over subjects
+TEMPLATE = Path(__file__).with_name("user_study.html")
+
+
+# ---------------------------------------------------------------- make
+
+
+def make(run: Path, out: Path, seed: int) -> None:
+    """Write study.html and key.json to `out` from the finished run `run`.
+
+    Raises DataError when the run or its test faces are not there or too few, or a study is there.
+    """
+    for path in (out / "study.html", out / "key.json"):
+        if path.exists():
+            fault = f"{path} exists and answers may belong to it"
+            raise files.DataError(f"{fault}: give another --out")
+    modifier, config = load_modifier(run / "players.pt")
+    study, key = compose(test_faces(config, run), modifier, np.random.default_rng(seed))
+    page = TEMPLATE.read_text(encoding="utf-8").replace("__STUDY__", json.dumps(study))
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_file(out / "key.json", json.dumps(key, indent=1))
+    files.write_file(out / "study.html", page)
+    print(f"{out / 'study.html'} is for the subjects; keep {out / 'key.json'} to yourself.")
+
+
+def test_faces(config, run: Path) -> datasets.FaceSet:
+    """The run's test faces, drawn (with the run's first seed) or read."""
+    if not config.drawn:
+        root = Path(config.faces)
+        table = root / "landmarks.csv"
+        size = config.face_size
+        return datasets.read_faces(root / "test", table, size, face_scale=config.face_scale)
+    seed = files.read_json(run / "results.json")["seeds"][0]
+    first = config.train_identities
+    people = range(first, first + config.test_identities)
+    return datasets.toy_faces(seed, people, config.test_pictures_each, config.face_size)
+
+
+def compose(faces, modifier, rng) -> tuple[dict, dict]:
+    """The page's content and its key.
+
+    Args: faces: a FaceSet; modifier: M; rng: numpy Generator that draws people, pictures and order.
+    Returns two dicts: what the page shows (pictures as data URIs) and the truth, by question.
+    """
+    pictures_of = {}
+    for index, name in enumerate(faces.names):
+        pictures_of.setdefault(name.split("/")[0], []).append(index)
+    pairs, same = draw_pairs(pictures_of, rng)
+    q1 = [
+        {"id": f"q1-{number:02d}", "images": repaint(faces, modifier, pair)}
+        for number, pair in enumerate(pairs)
+    ]
+    q2, people = draw_people(faces, modifier, pictures_of, rng)
+    shown = rng.choice(len(faces), min(GALLERY, len(faces)), replace=False).tolist()
+    identity = secrets.token_hex(8)
+    study = {"study": identity, "q1": q1, "q2": q2, "q3": repaint(faces, modifier, shown)}
+    answers = {item["id"]: truth for item, truth in zip(q2["items"], people)}
+    key = {
+        "study": identity,
+        "q1": {item["id"]: truth for item, truth in zip(q1, same)},
+        "q2": {"kind": q2["kind"], "items": answers},
+    }
+    return study, key
+
+
+def draw_pairs(pictures_of: dict, rng) -> tuple[list, list]:
+    """PAIRS pairs of one person and PAIRS of two people in random order, no person in two pairs.
+
+    Returns index pairs and, for each, whether both pictures show one person.
+    """
+    several = [person for person in sorted(pictures_of) if len(pictures_of[person]) >= 2]
+    if len(several) < PAIRS or len(pictures_of) < 3 * PAIRS:
+        raise files.DataError(
+            f"the test set has {len(pictures_of)} people, {len(several)} with two pictures; "
+            f"question 1 needs {3 * PAIRS} and {PAIRS}: take a run with more test people"
+        )
+    positive = rng.choice(several, PAIRS, replace=False).tolist()
+    rest = [person for person in sorted(pictures_of) if person not in positive]
+    negative = rng.choice(rest, (PAIRS, 2), replace=False).tolist()
+    pairs = [rng.choice(pictures_of[person], 2, replace=False).tolist() for person in positive]
+    pairs += [[int(rng.choice(pictures_of[person])) for person in two] for two in negative]
+    order = rng.permutation(2 * PAIRS).tolist()
+    return [pairs[i] for i in order], [i < PAIRS for i in order]
+
+
+def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, list]:
+    """Question 2 and its truth: names where people have names, else the place of the original.
+
+    With names, the people with most pictures are taken: the best known ones (ours).
+    """
+    named = [person for person in pictures_of if has_name(person)]
+    by_name = len(named) >= PEOPLE
+    if by_name:
+        chosen = sorted(named, key=lambda person: (-len(pictures_of[person]), person))[:PEOPLE]
+    elif len(pictures_of) >= PEOPLE + CHOICES:
+        chosen = rng.choice(sorted(pictures_of), PEOPLE, replace=False).tolist()
+    else:
+        raise files.DataError(
+            f"the test set has {len(pictures_of)} people: question 2 needs {PEOPLE + CHOICES}; "
+            "take a run with more test people"
+        )
+    rng.shuffle(chosen)
+    items = []
+    truth = []
+    for number, person in enumerate(chosen):
+        index = int(rng.choice(pictures_of[person]))
+        item = {"id": f"q2-{number:02d}", "image": repaint(faces, modifier, [index])[0]}
+        if by_name:
+            item["original"] = originals(faces, [index])[0]
+            truth.append(person.replace("_", " "))
+        else:
+            others = [other for other in sorted(pictures_of) if other != person]
+            wrong = rng.choice(others, CHOICES - 1, replace=False).tolist()
+            options = [index] + [int(rng.choice(pictures_of[other])) for other in wrong]
+            order = rng.permutation(CHOICES).tolist()
+            item["options"] = originals(faces, [options[i] for i in order])
+            truth.append(order.index(0))
+        items.append(item)
+    return {"kind": "names" if by_name else "choice", "items": items}, truth
+
+
+def has_name(person: str) -> bool:
+    """Whether a folder name is a person's name rather than a number: two words without digits."""
+    return bool(re.fullmatch(r"[^\W\d]+([_ .'-]+[^\W\d]+)+\.?", person))
+
+
+@torch.no_grad()
+def repaint(faces, modifier, indices: list[int]) -> list[str]:
+    """Pictures `indices` of the set through M, as data URIs."""
+    pictures = faces.batch(torch.tensor(indices))[0]  # (B, 3, S, S) in [-1, 1]
+    return [data_uri(picture) for picture in modifier(pictures)]
+
+
+def originals(faces, indices: list[int]) -> list[str]:
+    """Pictures `indices` of the set as they are, as data URIs."""
+    return [data_uri(picture) for picture in faces.batch(torch.tensor(indices))[0]]
+
+
+def data_uri(picture: torch.Tensor) -> str:
+    """A picture (3, S, S) in [-1, 1] as a PNG inside a `data:` address."""
+    values = ((picture + 1) * 127.5).round().clamp(0, 255).byte()  # (3, S, S)
+    file = io.BytesIO()
+    Image.fromarray(values.permute(1, 2, 0).numpy()).save(file, "PNG")  # from (S, S, 3)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+# ---------------------------------------------------------------- score
+
+
+def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
+    """Read the key and every subject's answers; print, draw and write the result to `out`.
+
+    Raises DataError naming the first file that is torn, incomplete, double or of another study.
+    """
+    key = files.read_json(key_path)
+    if not {"study", "q1", "q2"} <= set(key):
+        raise files.DataError(f"{key_path} is not a study's key: give the key.json that make wrote")
+    subjects = {}
+    for path in answer_paths:
+        given = read_answers(path, key)
+        if given["subject"] in subjects:
+            first = subjects[given["subject"]][0]
+            raise files.DataError(f"{path} and {first} are of one subject: leave one of them out")
+        subjects[given["subject"]] = (path, given["answers"])
+    report = evaluate([answers for _, answers in subjects.values()], key)
+    files.write_file(out / "study_results.json", json.dumps(report, indent=1))
+    draw(report, out / "study_results.png")
+    print(as_text(report))
+    print(f"study_results.json and study_results.png are in {out}.")
+    return report
+
+
+def read_answers(path: Path, key: dict) -> dict:
+    """One subject's file, complete and of this study, or DataError."""
+    given = files.read_json(path)
+    if not isinstance(given.get("answers"), dict) or not isinstance(given.get("subject"), str):
+        raise files.DataError(f"{path} is not a subject's answers: give files saved by study.html")
+    if given.get("study") != key["study"]:
+        raise files.DataError(f"{path} belongs to another study: give answers to this key only")
+    answers = given["answers"]
+    for item in [*key["q1"], *key["q2"]["items"], "q3"]:
+        if not complete(item, answers.get(item), key["q2"]["kind"]):
+            raise files.DataError(
+                f"{path} has no usable answer to {item}: let the subject finish, or leave it out"
+            )
+    return given
+
+
+def complete(item: str, answer, kind: str) -> bool:
+    """Whether `answer` is one that the page can have saved for `item`."""
+    if not isinstance(answer, dict) or "answer" not in answer:
+        return False
+    value = answer["answer"]
+    if item == "q3":
+        return isinstance(value, bool)
+    if item.startswith("q1"):
+        return value in ("same", "different")
+    if kind == "choice":
+        return type(value) is int and 0 <= value < CHOICES
+    named = value is None or isinstance(value, str)
+    return named and isinstance(answer.get("known"), bool)
+
+
+def evaluate(subjects: list[dict], key: dict) -> dict:
+    """Figures of all subjects.
+
+    Q1: share of right answers, with a 95 % interval by bootstrap over subjects (None for one).
+    Q2: share named right among the people a subject knows; without names, share chosen right.
+    Q3: how many would feel protected.
+    """
+    right = np.array(
+        [
+            [(answers[item]["answer"] == "same") == same for item, same in key["q1"].items()]
+            for answers in subjects
+        ]
+    )  # (n, 24)
+    per_subject = right.mean(axis=1)  # (n,)
+    named = [found for answers in subjects for found in answers_to_q2(answers, key["q2"])]
+    return {
+        "study": key["study"],
+        "subjects": len(subjects),
+        "q1_accuracy": float(per_subject.mean()),
+        "q1_interval": interval(per_subject),
+        "q2_kind": key["q2"]["kind"],
+        "q2_answers": len(named),
+        "q2_named": float(np.mean(named)) if named else None,
+        "q3_protected": sum(answers["q3"]["answer"] for answers in subjects),
+        "paper": PAPER,
+    }
+
+
+def answers_to_q2(answers: dict, question: dict) -> list[bool]:
+    """For each person that counts, whether the subject's answer is right."""
+    found = []
+    for item, truth in question["items"].items():
+        answer = answers[item]
+        if question["kind"] == "choice":
+            found.append(answer["answer"] == truth)
+        elif answer["known"]:
+            found.append(same_name(answer["answer"], truth))
+    return found
+
+
+def same_name(answer: str | None, truth: str) -> bool:
+    """Whether an answer is the person's full name or family name, whatever its case and accents.
+
+    The family name alone counts (ours): a subject who writes "Bush" has seen through M.
+    """
+    words = plain(answer or "").split()
+    name = plain(truth).split()
+    return bool(words) and words[-1] == name[-1] and set(words) <= set(name)
+
+
+def plain(name: str) -> str:
+    """A name in lower case without accents or punctuation."""
+    letters = unicodedata.normalize("NFKD", name.casefold())
+    letters = "".join(one for one in letters if not unicodedata.combining(one))
+    return re.sub(r"[\W_]+", " ", letters).strip()
+
+
+def interval(per_subject: np.ndarray) -> list[float] | None:
+    """95 % interval of the mean by bootstrap over subjects; None where there is only one."""
+    if len(per_subject) < 2:
+        return None
+    draws = np.random.default_rng(0).integers(len(per_subject), size=(RESAMPLES, len(per_subject)))
+    low, high = np.percentile(per_subject[draws].mean(axis=1), [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+def as_text(report: dict) -> str:
+    """The result as a few lines beside the paper's."""
+    spread = report["q1_interval"]
+    shown = "no interval from one subject"
+    if spread is not None:
+        shown = f"95 % interval over subjects {spread[0]:.1%} to {spread[1]:.1%}"
+    named = report["q2_named"]
+    share = "nobody was known" if named is None else f"{named:.1%}"
+    q2 = f"named among the known: {share} of {report['q2_answers']} answers (paper 19.75%)"
+    if report["q2_kind"] == "choice":
+        q2 = f"original found among {CHOICES}: {share} (chance {1 / CHOICES:.0%})"
+    lines = [
+        f"{report['subjects']} subjects (paper: 10)",
+        f"Q1 same person or not: {report['q1_accuracy']:.1%} right, {shown} (paper 53.3%)",
+        f"Q2 {q2}",
+        f"Q3 would feel protected: {report['q3_protected']} of {report['subjects']}"
+        " (paper 8 of 10)",
+    ]
+    return "\n".join(lines)
+
+
+def draw(report: dict, path: Path) -> None:
+    """The three figures as bars beside the paper's."""
+    names = report["q2_kind"] == "names"
+    labels = ["Q1 right", "Q2 named" if names else "Q2 found", "Q3 protected"]
+    protected = report["q3_protected"] / report["subjects"]
+    ours = [report["q1_accuracy"], report["q2_named"] or 0.0, protected]
+    paper = list(PAPER.values())
+    if not names:
+        paper[1] = np.nan  # the paper asks for names only
+    figure, axes = plt.subplots(figsize=(6, 3.5), constrained_layout=True)
+    places = np.arange(3)
+    axes.bar(places - 0.2, ours, 0.4, label="this study")
+    axes.bar(places + 0.2, paper, 0.4, label="paper, Sec. 5.5", color="lightgray")
+    if report["q1_interval"] is not None:
+        low, high = report["q1_interval"]
+        axes.errorbar([-0.2], ours[:1], [[ours[0] - low], [high - ours[0]]], color="black")
+    axes.set_xticks(places, labels)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("share")
+    axes.legend()
+    with files.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    plt.close(figure)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def parse(argv) -> argparse.Namespace:
+    """Command line to namespace."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ppad.user_study", description=__doc__.split("\n")[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    add = commands.add_parser("make", help="write study.html and key.json from a run").add_argument
+    add("--run", type=Path, required=True, help="a finished run with the row Ours")
+    add("--out", type=Path, required=True, help="folder for study.html and key.json")
+    add("--seed", type=int, default=0, help="draws people and pictures")
+    add = commands.add_parser("score", help="evaluate the subjects' files").add_argument
+    add("key", type=Path, help="the study's key.json")
+    add("answers", type=Path, nargs="+", help="files saved by the page")
+    add("--out", type=Path, help="folder for the results (default: the key's)")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+    """Run one of the two commands; 0, or 2 after one sentence for what a user can correct."""
+    args = parse(argv)
+    try:
+        if args.command == "make":
+            make(args.run, args.out, args.seed)
+        else:
+            score(args.key, args.answers, args.out or args.key.parent)
+    except (ValueError, OSError, RuntimeError) as error:  # LoopError is a RuntimeError
+        print(f"ppad.user_study: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

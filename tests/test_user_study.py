@@ -1,0 +1,416 @@
+"""ppad.user_study: the page, its key, and the score, by hand; the page filled in by a browser."""
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+
+from ppad import config as presets
+from ppad import players, user_study
+from ppad.repainter import load_modifier
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+TEST_PEOPLE = 40
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, tiny):
+    """A finished run, as far as the study reads it: an untrained M repaints drawn people."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny(test_identities=TEST_PEOPLE, test_pictures_each=2)
+    torch.manual_seed(0)
+    modifier = players.make_modifier(config)
+    (folder / "results.json").write_text(json.dumps({"seeds": [3]}))
+    players.save_players(
+        folder / "players.pt", presets.as_fields(config), {"modifier": modifier.state_dict()}
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study_folder(run_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "out"
+    assert user_study.main(["make", "--run", str(run_folder), "--out", str(out)]) == 0
+    return out
+
+
+def page_content(folder):
+    page = (folder / "study.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r"const STUDY = (\{.*\});", page).group(1))
+
+
+def key_of(folder):
+    return json.loads((folder / "key.json").read_text())
+
+
+# ---------------------------------------------------------------- make
+
+
+def test_numbers_of_questions_are_the_papers(study_folder):
+    study = page_content(study_folder)
+    key = key_of(study_folder)
+    assert len(study["q1"]) == 24 and sum(key["q1"].values()) == 12
+    assert len(study["q2"]["items"]) == 16 and study["q2"]["kind"] == "choice"
+    assert set(key["q1"]) == {item["id"] for item in study["q1"]}
+    assert set(key["q2"]["items"]) == {item["id"] for item in study["q2"]["items"]}
+
+
+def test_key_is_true(run_folder, study_folder):
+    """Every picture of the page is found again among all test faces, and its person read there."""
+    study = page_content(study_folder)
+    key = key_of(study_folder)
+    modifier, config = load_modifier(run_folder / "players.pt")
+    faces = user_study.test_faces(config, run_folder)
+    everyone = list(range(len(faces)))
+    people = [name.split("/")[0] for name in faces.names]
+    repainted = dict(zip(user_study.repaint(faces, modifier, everyone), people))
+    untouched = dict(zip(user_study.originals(faces, everyone), people))
+    assert len(repainted) == len(untouched) == 2 * TEST_PEOPLE
+    for item in study["q1"]:
+        first, second = item["images"]
+        assert first != second
+        assert (repainted[first] == repainted[second]) == key["q1"][item["id"]]
+    for item in study["q2"]["items"]:
+        right = [untouched[option] == repainted[item["image"]] for option in item["options"]]
+        assert sum(right) == 1
+        assert right.index(True) == key["q2"]["items"][item["id"]]
+    assert set(study["q3"]) <= set(repainted)
+
+
+def test_page_holds_no_truth_and_no_address(study_folder):
+    page = (study_folder / "study.html").read_text(encoding="utf-8")
+    study = page_content(study_folder)
+    assert set(study) == {"study", "q1", "q2", "q3"}
+    assert all(set(item) == {"id", "images"} for item in study["q1"])
+    assert all(set(item) == {"id", "image", "options"} for item in study["q2"]["items"])
+    without_pictures = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", page)
+    assert "toy_" not in without_pictures
+    assert not re.search(r"https?:|src=|href=\"|@import|fetch\(|XMLHttp", without_pictures)
+
+
+def test_order_says_nothing(study_folder):
+    truth = list(key_of(study_folder)["q1"].values())
+    assert truth != sorted(truth) and truth != sorted(truth, reverse=True)
+    places = list(key_of(study_folder)["q2"]["items"].values())
+    assert len(set(places)) > 1
+
+
+def test_a_study_that_is_there_is_not_overwritten(run_folder, study_folder, capsys):
+    before = (study_folder / "key.json").read_bytes()
+    assert user_study.main(["make", "--run", str(run_folder), "--out", str(study_folder)]) == 2
+    assert "give another --out" in capsys.readouterr().err
+    assert (study_folder / "key.json").read_bytes() == before
+
+
+def test_too_few_people_are_said(tmp_path, run_folder, tiny, capsys):
+    small = tmp_path / "run"
+    shutil.copytree(run_folder, small)
+    parts = {"modifier": players.make_modifier(tiny()).state_dict()}
+    players.save_players(small / "players.pt", presets.as_fields(tiny()), parts)
+    assert user_study.main(["make", "--run", str(small), "--out", str(tmp_path / "out")]) == 2
+    assert "question 1 needs 36 and 12" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_run_is_one_sentence(tmp_path, capsys):
+    assert user_study.main(["make", "--run", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "players.pt" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "folder, named",
+    [
+        ("George_W_Bush", True),
+        ("Penélope_Cruz", True),
+        ("Sean_O'Keefe", True),
+        ("toy_0301", False),
+        ("0001234", False),
+        ("person_7", False),
+        ("Cher", False),
+    ],
+)
+def test_names_are_told_from_numbers(folder, named):
+    assert user_study.has_name(folder) == named
+
+
+def test_named_people_are_asked_by_name(run_folder):
+    """With names, the sixteen people with most pictures are asked for, and originals are shown."""
+    modifier, config = load_modifier(run_folder / "players.pt")
+    faces = user_study.test_faces(config, run_folder)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    people = [f"Ada_{letters[i // 26]}{letters[i % 26]}" for i in range(TEST_PEOPLE)]
+    faces.names = [
+        f"{people[i // 2] if i != 1 else people[5]}/picture_{i}" for i in range(len(faces))
+    ]  # person 5 has three pictures, person 0 one
+    study, key = user_study.compose(faces, modifier, np.random.default_rng(0))
+    asked = sorted(key["q2"]["items"].values())
+    expected = [people[5]] + [person for person in people[1:] if person != people[5]]
+    assert study["q2"]["kind"] == "names"
+    assert asked == sorted(person.replace("_", " ") for person in expected[:16])
+    assert all(set(item) == {"id", "image", "original"} for item in study["q2"]["items"])
+
+
+# ---------------------------------------------------------------- score
+
+
+@pytest.mark.parametrize(
+    "answer, truth, same",
+    [
+        ("george w bush", "George W Bush", True),
+        ("BUSH", "George W Bush", True),
+        ("Penelope Cruz", "Penélope Cruz", True),
+        ("Cruz, Penélope", "Penelope Cruz", False),  # the family name comes last
+        ("Laura Bush", "George W Bush", False),
+        ("George", "George W Bush", False),
+        ("", "George W Bush", False),
+        (None, "George W Bush", False),
+    ],
+)
+def test_names_are_compared_without_case_and_accents(answer, truth, same):
+    assert user_study.same_name(answer, truth) == same
+
+
+def subject(name, q1, q2, protected, study="s"):
+    answers = {f"q1-{i:02d}": {"answer": given, "seconds": 1} for i, given in enumerate(q1)}
+    answers |= {f"q2-{i:02d}": given for i, given in enumerate(q2)}
+    return {"study": study, "subject": name, "answers": answers | {"q3": {"answer": protected}}}
+
+
+NAMES_KEY = {
+    "study": "s",
+    "q1": {"q1-00": True, "q1-01": False},
+    "q2": {"kind": "names", "items": {"q2-00": "Ann Lee", "q2-01": "Bo Day", "q2-02": "Cy Fox"}},
+}
+KNOWN = {"known": True}
+UNKNOWN = {"known": False}
+
+
+@pytest.fixture
+def answered(tmp_path):
+    """A key and two subjects' files."""
+    first = subject(
+        "a",
+        ["same", "different"],  # both right
+        [{"answer": "lee", **KNOWN}, {"answer": None, **KNOWN}, {"answer": "Cy Fox", **UNKNOWN}],
+        True,
+    )
+    second = subject(
+        "b",
+        ["same", "same"],  # one right
+        [{"answer": "Bo Day", **KNOWN}, {"answer": None, **UNKNOWN}, {"answer": "x", **KNOWN}],
+        False,
+    )
+    (tmp_path / "key.json").write_text(json.dumps(NAMES_KEY))
+    for name, content in (("a", first), ("b", second)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def score(folder, *names):
+    return user_study.main(["score", *(str(folder / name) for name in ("key.json", *names))])
+
+
+def test_score_by_hand(answered, capsys):
+    assert score(answered, "a.json", "b.json") == 0
+    report = json.loads((answered / "study_results.json").read_text())
+    assert report["q1_accuracy"] == pytest.approx(0.75)  # (2/2 + 1/2) / 2
+    assert report["q1_interval"] == pytest.approx([0.5, 1.0])  # both drawn alike, often enough
+    assert report["q2_answers"] == 4  # a knows two, b knows two
+    assert report["q2_named"] == pytest.approx(0.25)  # "lee" alone
+    assert (report["q3_protected"], report["subjects"]) == (1, 2)
+    said = capsys.readouterr().out
+    assert "75.0% right" in said and "25.0% of 4" in said and "1 of 2" in said
+    assert (answered / "study_results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_interval_is_the_bootstraps():
+    """Of 400 subjects of accuracy 0 or 1, the interval is the normal one."""
+    values = np.arange(400) % 2
+    low, high = user_study.interval(values.astype(float))
+    half = 1.96 * 0.5 / 20
+    assert low == pytest.approx(0.5 - half, abs=0.006)
+    assert high == pytest.approx(0.5 + half, abs=0.006)
+    assert user_study.interval(np.array([0.5])) is None
+
+
+def spoil_torn(folder):
+    (folder / "b.json").write_text((folder / "b.json").read_text()[:-20])
+
+
+def spoil_double(folder):
+    shutil.copy(folder / "a.json", folder / "b.json")
+
+
+def spoil_foreign(folder):
+    given = json.loads((folder / "b.json").read_text())
+    (folder / "b.json").write_text(json.dumps(given | {"study": "another"}))
+
+
+def spoil_incomplete(folder):
+    given = json.loads((folder / "b.json").read_text())
+    del given["answers"]["q2-01"]["known"]
+    (folder / "b.json").write_text(json.dumps(given))
+
+
+def spoil_list(folder):
+    (folder / "b.json").write_text("[1, 2]")
+
+
+def spoil_values(folder):
+    given = json.loads((folder / "b.json").read_text())
+    given["answers"]["q1-00"]["answer"] = True
+    (folder / "b.json").write_text(json.dumps(given))
+
+
+@pytest.mark.parametrize(
+    "spoil, word",
+    [
+        (spoil_torn, "cannot be read"),
+        (spoil_double, "one subject"),
+        (spoil_foreign, "another study"),
+        (spoil_incomplete, "q2-01"),
+        (spoil_list, "b.json"),
+        (spoil_values, "q1-00"),
+    ],
+)
+def test_spoilt_files_are_refused_in_one_sentence(answered, capsys, spoil, word):
+    spoil(answered)
+    before = (answered / "b.json").read_bytes()
+    assert score(answered, "a.json", "b.json") == 2
+    said = capsys.readouterr().err
+    assert "b.json" in said and word in said and said.count("\n") == 1
+    assert not (answered / "study_results.json").exists()
+    assert (answered / "b.json").read_bytes() == before
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+class Browser:
+    """Chromium without a window, driven over its debugging protocol."""
+
+    def __init__(self, folder, page):
+        self.process = subprocess.Popen(
+            [
+                CHROMIUM,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--no-first-run",
+                "--remote-debugging-port=0",
+                f"--user-data-dir={folder / 'profile'}",
+                page.as_uri(),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.loop = asyncio.new_event_loop()
+        self.number = 0
+        port_file = folder / "profile" / "DevToolsActivePort"
+        port = self.wait(lambda: port_file.exists() and port_file.read_text().split("\n")[0])
+        address = f"http://127.0.0.1:{port}/json"
+        target = self.wait(lambda: self.targets(address))[0]
+        self.connection = self.loop.run_until_complete(self.connect(target))
+
+    @staticmethod
+    def wait(condition):
+        for _ in range(300):
+            if found := condition():
+                return found
+            time.sleep(0.1)
+        raise AssertionError("the browser did not answer within 30 seconds")
+
+    @staticmethod
+    def targets(address):
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            pages = [one for one in json.load(answer) if one["type"] == "page"]
+        return [one["webSocketDebuggerUrl"] for one in pages]
+
+    @staticmethod
+    async def connect(target):
+        from tornado.websocket import websocket_connect  # comes with jupyter
+
+        return await websocket_connect(target, max_message_size=2**26)
+
+    def send(self, method, **parameters):
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": parameters}
+
+        async def exchange():
+            await self.connection.write_message(json.dumps(message))
+            while True:
+                answer = json.loads(await self.connection.read_message())
+                if answer.get("id") == message["id"]:
+                    assert "error" not in answer, answer
+                    return answer["result"]
+
+        return self.loop.run_until_complete(asyncio.wait_for(exchange(), 30))
+
+    def value(self, expression):
+        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        return result["result"].get("value")
+
+    def press(self, key):
+        for kind in ("keyDown", "keyUp"):
+            text = {"text": key} if len(key) == 1 and kind == "keyDown" else {}
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, **text)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        self.loop.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: the page is not tried in one")
+def test_a_subject_fills_in_the_page(study_folder, tmp_path):
+    """By keyboard alone, with a reload in the middle; the saved file is scored."""
+    browser = Browser(tmp_path, study_folder / "study.html")
+    try:
+        browser.wait(lambda: browser.value("typeof show") == "function")
+        browser.press("b")  # agree and begin
+        for done in range(24):
+            assert browser.value("count.textContent") == f"{done} of 41 answered"
+            assert "same person" in browser.value("page.querySelector('h2').textContent")
+            browser.press("s" if done % 2 else "d")
+            if done == 10:
+                browser.send("Page.reload")
+                browser.wait(
+                    lambda: (
+                        browser.value("typeof count !== 'undefined' && count.textContent")
+                        == "11 of 41 answered"
+                    )
+                )
+        for _ in range(16):
+            assert browser.value("page.querySelectorAll('button img').length") == 4
+            browser.press("2")
+        browser.press("y")
+        assert browser.value("count.textContent") == "41 of 41 answered"
+        browser.send(
+            "Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "saved")
+        )
+        browser.press("s")
+        saved = browser.wait(lambda: list(tmp_path.glob("saved/answers-*.json")))[0]
+        assert browser.value("JSON.parse(result()).subject") in saved.name
+    finally:
+        browser.close()
+    given = json.loads(saved.read_text())
+    assert all(
+        given["answers"][item]["answer"] == 1 for item in key_of(study_folder)["q2"]["items"]
+    )
+    key = study_folder / "key.json"
+    assert user_study.main(["score", str(key), str(saved), "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "study_results.json").read_text())
+    answers = [given["answers"][item]["answer"] == "same" for item in key_of(study_folder)["q1"]]
+    truth = list(key_of(study_folder)["q1"].values())
+    assert report["q1_accuracy"] == pytest.approx(np.mean(np.equal(answers, truth)))
+    assert report["q1_interval"] is None and report["q3_protected"] == 1
