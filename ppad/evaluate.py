@@ -457,6 +457,10 @@ def judge_row(
         "inverting_never_saw": (judges.never_saw, restored),
         "inverting_other_architecture": (judges.other_architecture, restored),
     }
+    left = structure(faces, data.test_faces, judges.landmark_reader, config, device)
+    regions = torch.cat(data.test_actions.regions) - 0.5  # (K, 4), from a pixel's center
+    sides = (regions[:, 2:].ceil() - regions[:, :2].ceil()).amax(dim=1)  # (K,) px, as they are cut
+    smallest = getattr(game.anonymizer, "smallest", 0)  # smaller ones are left as they are
     report = privacy(attackers, data, config, device, seed)
     error = {attack: report[attack]["both"]["error"] for attack in ATTACKERS}
     error["inverting"] = min(error[attack] for attack in INVERTING)
@@ -466,7 +470,7 @@ def judge_row(
         "mAP": mean,
         "AP": per_class,
         "verification_error": error,
-        "structure": structure(faces, data.test_faces, judges.landmark_reader, config, device),
+        "structure": left | {"faces_too_small": int((sides < smallest).sum())},
         "attacks": report,
     }
 
@@ -484,14 +488,12 @@ def summarize(rows: list[dict]) -> dict:
         key: over_seeds([row["verification_error"][key] for row in rows])
         for key in first["verification_error"]
     }
-    left = {
-        key: float(np.mean([row["structure"][key] for row in rows])) for key in first["structure"]
-    }
+    structures = [row["structure"] for row in rows]
     return {
         "name": first["name"],
         "mAP": over_seeds([row["mAP"] for row in rows]),
         "AP": {name: mean_or_none([row["AP"][name] for row in rows]) for name in first["AP"]},
         "verification_error": errors,
-        "structure": left,
+        "structure": {k: float(np.mean([one[k] for one in structures])) for k in structures[0]},
         "attacks": [row["attacks"] for row in rows],
     }

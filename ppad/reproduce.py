@@ -285,14 +285,13 @@ def collect(out: Path, preset: str, config, seeds: list, rows: list, device, job
     # pages that processes share are counted in each of them
     memory = jobs * processes * max(row["peak_memory_gb"] or 0 for row in every_row)
     gpu_memory = max(row.get("gpu_peak_gb") or 0 for row in every_row)
-    hardware = optim.hardware(device) | {"jobs": jobs, "peak_memory_gb": round(memory, 2)}
-    if gpu_memory:
-        hardware["gpu_peak_gb_a_row"] = gpu_memory
-    if processes > 1:
-        hardware["processes"] = processes
+    used = {"jobs": jobs, "peak_memory_gb": round(memory, 2)}
+    used |= {"gpu_peak_gb_a_row": gpu_memory} if gpu_memory else {}
+    used |= {"processes": processes} if processes > 1 else {}
+    fields = presets.as_fields(config)  # results.json is shared: paths are cut to their names
     return {
         "preset": preset,
-        "hardware": hardware,
+        "hardware": optim.hardware(device) | used,
         "versions": optim.versions(),
         "minutes": None,
         "core_minutes": round(sum(one["minutes"] for one in starts + every_row), 2),
@@ -302,13 +301,8 @@ def collect(out: Path, preset: str, config, seeds: list, rows: list, device, job
         "counts": starts[0]["counts"],
         "rows": [evaluate.summarize(per_seed) for per_seed in found.values()],
         "controls": [start["controls"] for start in starts],
-        "config": without_folders(presets.as_fields(config)),
+        "config": {name: Path(v).name if name in PATHS else v for name, v in fields.items()},
     }
-
-
-def without_folders(fields: dict) -> dict:
-    """The preset's fields with paths cut down to their names: results.json is shared."""
-    return {name: Path(value).name if name in PATHS else value for name, value in fields.items()}
 
 
 def budget(config) -> dict:
@@ -455,18 +449,15 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
     jobs = args.jobs
     if jobs is None:
         jobs = 1 if launched else players.default_jobs(device, gpu, config)
-    if jobs < 1:
-        raise ValueError(f"--jobs is {jobs}: it must be at least 1")
-    if jobs > 1 and device != "cpu" and torch.cuda.is_initialized():
-        raise ValueError(
-            f"--jobs is {jobs}: this process has used the GPU already, and its forks cannot then: "
-            "give --jobs 1"
-        )
-    if jobs > 1 and launched:
-        raise ValueError(
-            f"--jobs is {jobs}: under torchrun it must be 1, since all processes train one row "
-            "together"
-        )
+    used = device != "cpu" and torch.cuda.is_initialized()
+    faults = {
+        "it must be at least 1": jobs < 1,
+        "this process has used the GPU already, and its forks cannot then: give --jobs 1": used,
+        "under torchrun it must be 1, since all processes train one row together": launched,
+    }
+    for fault, is_one in faults.items():
+        if is_one and jobs != 1:
+            raise ValueError(f"--jobs is {jobs}: {fault}")
     if device.startswith("cuda") and not gpu and not args.check:
         raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
     return device, jobs
@@ -483,8 +474,7 @@ def open_folder(out: Path, preset: str, config) -> None:
         unfinished.unlink(missing_ok=True)
     if not settings.exists():
         files.write_file(settings, presets.as_json(config, preset))
-    different = presets.differences(config, preset, settings)
-    if different:
+    if different := presets.differences(config, preset, settings):
         raise LoopError(
             f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out"
         )

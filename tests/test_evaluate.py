@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ppad import attackers, evaluate
-from ppad.baselines import identity, make_baseline
+from ppad.baselines import Blur, identity, make_baseline
+from ppad.crop_sampler import cut_pixels
 from ppad.datasets import Pairs
 from ppad.files import DataError
 from ppad.players import aligned_crops
@@ -300,6 +301,28 @@ def test_a_row_quotes_the_right_attacker_in_each_place(tiny, data, tiny_actions)
     assert row["mAP"] == 1.0
     left = row["structure"]
     assert left["l1"] == left["landmark_error"] == 0 and set(row["AP"]) == set(tiny_actions.classes)
+
+
+def test_faces_too_small_for_an_anonymizer_are_counted(tiny, data, tiny_actions):
+    """Blur leaves faces of fewer pixels than its cells as they are; nobody else does."""
+    frames, _, boxes = tiny_actions.batch(torch.arange(len(tiny_actions)))
+    sides = sorted(square.shape[-1] for square in cut_pixels(frames, boxes))
+    judges = evaluate.Judges(Blind(), Blind(), TrueReader(data.test_faces))
+
+    def too_small(anonymizer):
+        game = SimpleNamespace(
+            anonymizer=anonymizer,
+            recognizer=Blind(),
+            detector=Detector(truth(tiny_actions)),
+            device="cpu",
+        )
+        judges.landmark_reader.at = 0
+        row = evaluate.judge_row(game, Blind(), identity, judges, data, tiny(), seed=0)
+        return row["structure"]["faces_too_small"]
+
+    middle = sides[len(sides) // 2]
+    assert too_small(Blur(middle)) == sum(side < middle for side in sides) > 0
+    assert too_small(make_baseline("Masked")) == 0
 
 
 # ------------------------------------------------------------------ a row of one's own

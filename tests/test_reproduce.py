@@ -143,6 +143,7 @@ def test_results_have_the_promised_shape(finished, tiny):
             "landmark_error",
             "outside_gradient",
             "spread",
+            "faces_too_small",
         }
         for value in (row["mAP"], *row["verification_error"].values()):
             assert set(value) == {"mean", "std", "per_seed"} and len(value["per_seed"]) == 2
