@@ -192,7 +192,6 @@ def test_what_must_be_true_of_the_rows_whatever_the_training(finished):
         masked["never_saw"]["per_seed"]
         == masked["own"]["per_seed"]
         == masked["retrained"]["per_seed"]
-        == masked["inverting"]["per_seed"]
         == [0.5, 0.5]
     )
 
