@@ -25,11 +25,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# lambda(t) = max(floor, base * (1 + gamma * t) ** -power), t in updates of D.
+# lambda(t) = max(floor, base / (1 + gamma * t)), t in updates of D.
 # Liu et al.'s public training file: 5 is reached at t = 1,659.
-ORIGINAL_SCHEDULE = {"base": 1000.0, "gamma": 0.12, "floor": 5.0, "power": 1.0}
+ORIGINAL_SCHEDULE = {"base": 1000.0, "gamma": 0.12, "floor": 5.0}
 # The widely used public PyTorch port of it: 5 is reached at t = 2,990.
-PYTORCH_PORT_SCHEDULE = {"base": 1500.0, "gamma": 0.1, "floor": 5.0, "power": 1.0}
+PYTORCH_PORT_SCHEDULE = {"base": 1500.0, "gamma": 0.1, "floor": 5.0}
 
 # The four losses of Faster R-CNN (equation 1), by the names torchvision gives them: RPN
 # classification and regression, then Fast R-CNN classification and regression.
@@ -70,22 +70,18 @@ def psi(cosine: torch.Tensor, m: int = 4) -> torch.Tensor:
 
 
 def lambda_schedule(
-    step: int,
-    base: float = 1000.0,
-    gamma: float = 0.12,
-    floor: float = 5.0,
-    power: float = 1.0,
+    step: int, base: float = 1000.0, gamma: float = 0.12, floor: float = 5.0
 ) -> float:
     """The weight lambda of the plain cosine after `step` updates of D (0 = before the first).
 
-    lambda = max(floor, base * (1 + gamma * step) ** -power). Large: almost no margin; 0: the
+    lambda = max(floor, base / (1 + gamma * step)). Large: almost no margin; 0: the
     margin alone. The defaults are ORIGINAL_SCHEDULE; PYTORCH_PORT_SCHEDULE is the
     other published one: `lambda_schedule(t, **PYTORCH_PORT_SCHEDULE)`.
     Raises ValueError for a negative step.
     """
     if step < 0:
         raise ValueError(f"step must be 0 or more, but is {step}; count D's updates from 0.")
-    return max(floor, base * (1 + gamma * step) ** -power)
+    return max(floor, base / (1 + gamma * step))
 
 
 class ASoftmaxLoss(nn.Module):
@@ -94,7 +90,7 @@ class ASoftmaxLoss(nn.Module):
         logit_j = |x| cos(theta_j)                                              j not the label
         logit_y = |x| (lambda cos(theta_y) + psi(theta_y)) / (1 + lambda)       y the label
 
-    m: the margin, 1 to 4 (see `psi`). base, gamma, floor, power: see `lambda_schedule`.
+    m: the margin, 1 to 4 (see `psi`). base, gamma, floor: see `lambda_schedule`.
     With m = 1 or floor = math.inf there is no margin and this is plain softmax cross-entropy.
     scale: 0 keeps the embedding's own norm |x|, as the paper; a number replaces it (ours, for the
     small presets). With a free norm and a margin, a D that recognizes few faces lowers its loss
@@ -122,13 +118,13 @@ class ASoftmaxLoss(nn.Module):
         base: float = 1000.0,
         gamma: float = 0.12,
         floor: float = 5.0,
-        power: float = 1.0,
         scale: float = 0.0,
     ):
         super().__init__()
         if m not in (1, 2, 3, 4):
             raise ValueError(f"m must be 1, 2, 3 or 4, but is {m}; 4 is the paper's margin.")
-        for name, value in (("base", base), ("gamma", gamma), ("floor", floor), ("power", power)):
+        self.schedule = {"base": base, "gamma": gamma, "floor": floor}
+        for name, value in self.schedule.items():
             if not value >= 0:
                 raise ValueError(
                     f"{name} must be 0 or more, but is {value}; "
@@ -140,7 +136,6 @@ class ASoftmaxLoss(nn.Module):
             )
         self.m = m
         self.scale = scale
-        self.schedule = {"base": base, "gamma": gamma, "floor": floor, "power": power}
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -271,21 +266,6 @@ def full_objective(det: torch.Tensor, adv: torch.Tensor, l1: torch.Tensor) -> to
 # ------------------------------------------------------------------ M's side of equation 2
 
 
-def logit_chance_cap(identities: int) -> float:
-    """log N, in nats: the plain softmax loss of a D that gives N identities equal chances.
-
-    With a margin the loss of such a D is higher: at 90 degrees to every direction its logits are
-    0 but for the true one, |x| psi / (1 + lambda) = -3 |x| / (1 + lambda) with m = 4, so the loss
-    is about log N + |x| / 2 at lambda = 5. Capped at log N, M would stop too early: with N = 20,
-    |x| = 10, a cosine of 0.3 to the true identity and 0 to the rest, D is right (plain loss
-    0.67), yet its A-Softmax loss is 4.36, above log 20 = 3.00. For log N to mean chance, M needs
-    the loss without margin, `margin=False`. Ours. Raises ValueError below 2 identities.
-    """
-    if identities < 2:
-        raise ValueError(f"identities must be at least 2, but is {identities}.")
-    return math.log(identities)
-
-
 def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.Tensor:
     """M's adversarial term: -mean(min(L_D(M(f), i_f), cap)), to be minimized with the rest.
 
@@ -294,13 +274,18 @@ def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.T
     Returns a scalar in [-cap, 0].
 
     The paper (Algorithm 1, section 5.6) does gradient ascent on L_D, which has no upper bound:
-    -L_D can fall forever and outweigh L_det and L_l1. The cap (ours) says when M has done
-    enough. A D at chance has a loss of about log N in plain softmax (`logit_chance_cap`), and
-    anonymity needs no more. A higher loss rewards M for D being *sure of somebody else*, for
-    instance by swapping identities systematically (Ann always drawn as Bea): that fools D in
-    training, but a recognizer trained on M's outputs learns the swap. A face above the cap gives
-    no gradient, so M works on those that D still recognizes. When the share of faces above the
-    cap is near 1, M has stopped learning from D.
+    -L_D can fall forever and outweigh L_det and L_l1. The cap (ours) says when M has done enough: a
+    D that gives N identities equal chances has a plain softmax loss of log N, and anonymity needs
+    no more. A higher loss rewards M for D being *sure of somebody else*, for instance by swapping
+    identities systematically (Ann always drawn as Bea): that fools D in training, but a recognizer
+    trained on M's outputs learns the swap. A face above the cap gives no gradient, so M works on
+    those that D still recognizes. When the share of faces above the cap is near 1, M has stopped
+    learning from D.
+
+    For log N to mean chance, M needs the loss without margin, `margin=False`. With it D's loss is
+    above log N even where D is right: with N = 20, |x| = 10, a cosine of 0.3 to the true identity
+    and 0 to the rest, the plain loss is 0.67 and the A-Softmax loss at lambda = 5 is 4.36, above
+    log 20 = 3.00; M would stop too early.
 
     Raises ValueError if the losses are not (B,) with B >= 1, or the cap is not positive.
     """
