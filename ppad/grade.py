@@ -5,7 +5,7 @@
 
 The first form prints points for every line of the rubric, with a hint and the reason for each line
 missed. The second writes the file that students begin with: the real module without its bodies.
-Exit status: 0 when everything was graded, whatever the points; 2 for a mistake in the command.
+Exit status: 0 when all was graded, whatever the points; 2 for a mistake in the command.
 
 A component is any module of `ppad` whose test file has marks like this one:
 
@@ -58,7 +58,7 @@ NEW_ENVIRONMENT = {
 }
 HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR")
 MB = 2**20
-IMPORTING = "your file was imported"  # a phase: "... while your file was imported"
+IMPORTING = "your file was imported"  # a phase
 PATIENCE = 20  # ours: wall-clock limits are so many times as long, see Limits
 HEADER = """\
 # Write every body that says "not written yet". Leave arguments unchanged. A ValueError's message
@@ -68,7 +68,7 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use (all ours: several times what the real modules need). Seconds
+    """What one submission may use (ours: several times what ours need). Seconds
     spent waiting for a processor are not counted, so that a busy machine costs no points, but by
     the wall clock nothing may take PATIENCE times as long.
     """
@@ -128,7 +128,9 @@ def starter(source: str) -> str:
             if names != node.names:
                 node.names = names
                 rows[node.lineno - 1 : node.end_lineno] = [ast.unparse(node) + "\n"] * bool(names)
-    return HEADER + re.sub(r"\n{3,}(?=import |from )", "\n\n", "".join(rows))
+    text = re.sub(r'\n{3,}(?=import |from )|(?<=""")\n{3,}(?=#)', "\n\n", "".join(rows))
+    empty = r"\n+# -{9,}.*\n(#.*\n)*(?=\n*(# -{9}|\Z))"  # headings with nothing below
+    return HEADER + re.sub(empty, "\n", text)
 
 
 def _edits(rows: list[str], nodes: list[ast.stmt]):
@@ -195,7 +197,7 @@ def grade(
 ) -> Report:
     """Grade the file `student` as `ppad.COMPONENT`; game=False leaves out the game and its points.
 
-    Raises OSError if the file cannot be read; whatever it does gives a Report.
+    Raises OSError if it cannot be read; whatever it does gives a Report.
     """
     began = time.monotonic()
     source, notes = _read(Path(student))
@@ -247,15 +249,15 @@ def _read(student: Path) -> tuple[bytes, list[str]]:
         code = "\n\n".join("".join(cell["source"]) for cell in cells)
     except (ValueError, LookupError, TypeError, RecursionError):
         return source, []
-    code = re.sub(r"^[%!].*$", "", code, flags=re.MULTILINE)  # commands of Jupyter's own
+    code = re.sub(r"^[%!].*$", "", code, flags=re.MULTILINE)  # commands of Jupyter
     return code.encode(), ["a notebook was handed in: all its code cells are graded as one file"]
 
 
 def _copy_files(place: Path, root: Path, files: list[Path], component: str, source: bytes) -> None:
-    """Fill the folder `place` with what the subprocess needs."""
+    """Fill the folder `place` with all it needs."""
     for name in ("ppad", "tests", "home"):
         (place / name).mkdir()
-    (place / "pytest.ini").write_text("[pytest]\n")  # so that pytest looks for none above
+    (place / "pytest.ini").write_text("[pytest]\n")  # else pytest looks above
     tests = [*files, *(root / "tests" / name for name in COPIED)]
     for path in [*(root / "ppad").glob("*.py"), *tests]:
         shutil.copyfile(path, place / path.relative_to(root))
@@ -278,9 +280,8 @@ class _Run:
         self.token = secrets.token_hex(16)  # rows of the journal count only with it
         path = place / f"{secrets.token_hex(8)}.jsonl"
         self.half_row = b""
-        self.test = None  # the last one started
+        self.test = self.ended = None  # the last one started; why it ended, "" if it ended well
         self.phase = "starting"
-        self.ended = None  # the reason given at its end, "" if it ended well
         self.started = time.monotonic()
         self.waited = 0.0  # seconds, for a processor
         self.clock = self.since = self.began = 0.0  # seconds: now, start of the test, of the import
@@ -479,9 +480,8 @@ def main(words: list[str] | None = None) -> int:
             reports.append(grade(args.component, path, limits=limits, game=not args.skip_game))
             print(_table(reports[-1]), flush=True)
         if len(reports) > 1:
-            print()
-            for report in reports:
-                print(f"{report.points:>5g} / {report.out_of:g}  {report.file}")
+            rows = (f"{one.points:>5g} / {one.out_of:g}  {one.file}" for one in reports)
+            print("", *rows, sep="\n")
         if args.json:
             rows = [asdict(report) for report in reports]
             args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

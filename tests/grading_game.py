@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ppad import metrics, trainer
+from ppad import crop_sampler, metrics, trainer
 from ppad.baselines import make_baseline
 from ppad.players import aligned_crops, make_detector, make_modifier, make_recognizer
 
@@ -111,9 +111,7 @@ def test_a_short_game_learns(tiny, tiny_faces, tiny_actions):
     assert late < 0.5 * detection[0], (
         f"L_det went from {detection[0]:.2f} to {late:.2f}, it should fall below half"
     )
-    found = game.detector.detect(
-        trainer.repainted_frames(frames[0], frames[2], game.anonymizer, config.face_size)
-    )
+    found = game.detector.detect(crop_sampler.repaint(frames[0], frames[2], game.anonymizer))
     precision, _ = metrics.frame_map(found, frames[1], 10)
     assert precision > 0.4, (
         f"A's frame-mAP on the two frames it learned is {precision:.2f}, it should be above 0.4"

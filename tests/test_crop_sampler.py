@@ -87,7 +87,7 @@ def test_template_is_the_published_one_and_scales_with_the_frame():
 
 @pytest.mark.rubric(
     "similarity is the least-squares fit of all five points",
-    points=3,
+    points=2,
     hint="write out the normal equations: a = sum(x u + y v) / spread, b = sum(x v - y u) / "
     "spread, of points minus their mean; the sign of b turns the face, and all five points count",
     helper="similarity",
@@ -195,7 +195,7 @@ def test_align_gradient_is_exact():
 
 @pytest.mark.rubric(
     "D's input is BGR in D's scale",
-    points=2,
+    points=1,
     hint="BGR/RGB swapped? SphereFace takes blue first; its scale is (x - 127.5) / 128, ours x / "
     "127.5 - 1",
 )
@@ -496,7 +496,7 @@ PIXELS = [
 
 @pytest.mark.rubric(
     "without a .size an anonymizer works on the frame's own pixels",
-    points=3,
+    points=2,
     hint="noise averaged away by the paste? without .size an anonymizer is called once a face, "
     "with the frame's own pixels in a square of whole pixels, and nothing is resampled",
 )

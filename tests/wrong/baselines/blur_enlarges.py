@@ -1,5 +1,12 @@
-WRONG = "Blur takes crops with fewer pixels than cells and blurs nothing"
+WRONG = (
+    "Blur takes crops with fewer pixels than cells through its grid, which changes them a little"
+)
 HINT = "too small"
 REPLACE = [
-    ("_side(crops, least=self.cells)", "_side(crops)"),
+    (
+        """        if size < self.cells:
+            return crops
+""",
+        "",
+    ),
 ]

@@ -12,16 +12,9 @@ def identity(crops):
     return crops
 
 
-def _check(crops, smallest=1):
-    if (
-        crops.dim() != 4
-        or crops.size(1) != 3
-        or crops.size(2) != crops.size(3)
-        or crops.size(3) < smallest
-    ):
-        raise ValueError(
-            f"{tuple(crops.shape)} is no batch of square pictures of at least {smallest} px"
-        )
+def _check(crops):
+    if crops.dim() != 4 or crops.size(1) != 3 or crops.size(2) != crops.size(3):
+        raise ValueError(f"crops of {tuple(crops.shape)} are no batch of square pictures")
     return crops.size(3)
 
 
@@ -29,10 +22,12 @@ class Blur:
     """A picture between two matrices: up @ down @ picture @ down' @ up'."""
 
     def __init__(self, cells):
-        self.cells = cells
+        self.cells = self.smallest = cells
 
     def __call__(self, crops):
-        size = _check(crops, self.cells)
+        size = _check(crops)
+        if size < self.cells:
+            return crops
         n = self.cells
         down = torch.zeros(n, size)
         up = torch.zeros(size, n)
@@ -152,15 +147,18 @@ class SuperPixel:
         return out.clamp(-1, 1)
 
     def segment(self, crops):
-        size = _check(crops, self.grid)
-        if size % self.grid:
-            raise ValueError("the grid does not divide the crop")
-        found = [self._one(picture, size // self.grid) for picture in crops.detach()]
+        size = _check(crops)
+        found = [self._one(picture) for picture in crops.detach()]
         return torch.stack(found) if found else torch.zeros(0, size, size, dtype=torch.long)
 
-    def _one(self, picture, step):
+    def _one(self, picture):
         size = picture.shape[-1]
-        n = self.grid
+        n = min(self.grid, size)
+        step = -(-size // n)
+        if size < n * step:  # some rows and columns count twice
+            lines = ((torch.arange(n * step) + 0.5) * size / (n * step)).long()
+            back = ((torch.arange(size) + 0.5) * n * step / size).long()
+            return self._one(picture[:, lines][:, :, lines])[back][:, back]
         y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
         place = torch.stack([x + 0.5, y + 0.5]) * self.compactness / step
         points = torch.cat([_lab(picture), place.to(picture)]).flatten(1).T.double()  # (S*S, 5)

@@ -1,5 +1,5 @@
-WRONG = "each side moves out by 1.6 half sides more than it should"
-HINT = "about the center"
+WRONG = "each side moves out by 1.6 sides instead of half of that"
+HINT = "about the box's center"
 REPLACE = [
-    ("boxes[:, :2]) * (scale / 2)", "boxes[:, :2]) * scale"),
+    ("keepdim=True) * (scale / 2)", "keepdim=True) * scale"),
 ]

@@ -1,5 +1,5 @@
-WRONG = "boxes outside their frame are cut off without a word"
+WRONG = "boxes without area are taken without a word"
 HINT = "raises ValueError"
 REPLACE = [
-    ("good = inside & (", "good = torch.ones_like(inside) | ("),
+    ("good = boxes.isfinite().all(1) & (", "good = torch.ones(len(boxes), dtype=torch.bool) | ("),
 ]

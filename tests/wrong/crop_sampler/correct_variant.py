@@ -16,6 +16,9 @@ TEMPLATE_96x112 = (
 )
 
 
+FACE_SCALE = 1.6
+
+
 def template(out_size=(112, 96)):
     rows = [(x * out_size[1] / 96, y * out_size[0] / 112) for x, y in TEMPLATE_96x112]
     return torch.tensor(rows)
@@ -91,39 +94,19 @@ def _checked(boxes):
     return boxes
 
 
-def enlarge_boxes(boxes, frame_size, scale=1.6):
+def face_squares(boxes, scale=FACE_SCALE):
     x1, y1, x2, y2 = _checked(boxes).float().unbind(1)
-    grow_x = (x2 - x1) * (scale - 1) / 2
-    grow_y = (y2 - y1) * (scale - 1) / 2
-    wide = frame_size[1]
-    high = frame_size[0]
-    sides = [
-        (x1 - grow_x).clamp(0, wide),
-        (y1 - grow_y).clamp(0, high),
-        (x2 + grow_x).clamp(0, wide),
-        (y2 + grow_y).clamp(0, high),
-    ]
-    return _checked(torch.stack(sides, 1))
+    side = scale * torch.maximum(x2 - x1, y2 - y1)
+    left = (x1 + x2 - side) / 2
+    top = (y1 + y2 - side) / 2
+    return torch.stack([left, top, left + side, top + side], 1)
 
 
 def _pairs(frames, boxes):
     """[(frame number, x1, y1, x2, y2)] in list order."""
     if frames.dim() != 4 or len(boxes) != frames.shape[0]:
         raise ValueError("one tensor of boxes a frame, please")
-    high, wide = frames.shape[2:]
-    pairs = []
-    for number, of_frame in enumerate(boxes):
-        for x1, y1, x2, y2 in _checked(of_frame).tolist():
-            if min(x1, y1) <= -0.01 or x2 >= wide + 0.01 or y2 >= high + 0.01:
-                raise ValueError("a box leaves its frame")
-            x1 = max(x1, 0.0)
-            y1 = max(y1, 0.0)
-            x2 = min(x2, wide)
-            y2 = min(y2, high)
-            if x1 >= x2 or y1 >= y2:
-                raise ValueError("nothing of a box is left")
-            pairs.append((number, x1, y1, x2, y2))
-    return pairs
+    return [(n, *box) for n, some in enumerate(boxes) for box in _checked(some).tolist()]
 
 
 def crop_faces(frames, boxes, size):
@@ -189,7 +172,42 @@ def paste_faces(frames, crops, boxes):
     return torch.stack(out)
 
 
-def repaint(frames, boxes, anonymizer, size=256):
+def _pixels(x1, y1, x2, y2):
+    """First column, first row and side of the square of whole pixels."""
+    left = math.ceil(x1 - 0.5)
+    top = math.ceil(y1 - 0.5)
+    return left, top, max(math.ceil(x2 - 0.5) - left, math.ceil(y2 - 0.5) - top, 1)
+
+
+def cut_pixels(frames, boxes):
+    squares = []
+    for number, *box in _pairs(frames, boxes):
+        left, top, side = _pixels(*box)
+        rows = [min(max(top + i, 0), frames.shape[2] - 1) for i in range(side)]
+        columns = [min(max(left + i, 0), frames.shape[3] - 1) for i in range(side)]
+        squares.append(frames[number : number + 1][:, :, rows][:, :, :, columns])
+    return squares
+
+
+def write_pixels(frames, squares, boxes):
+    pairs = _pairs(frames, boxes)
+    if len(squares) != len(pairs):
+        raise ValueError("one square a box, please")
+    out = frames.clone()
+    for square, (number, x1, y1, x2, y2) in zip(squares, pairs):
+        left, top, _ = _pixels(x1, y1, x2, y2)
+        columns = [j for j in range(frames.shape[3]) if x1 <= j + 0.5 < x2]
+        rows = [i for i in range(frames.shape[2]) if y1 <= i + 0.5 < y2]
+        for i in rows:
+            for j in columns:
+                out[number, :, i, j] = square[0, :, i - top, j - left]
+    return out
+
+
+def repaint(frames, boxes, anonymizer):
+    if not hasattr(anonymizer, "size"):
+        return write_pixels(frames, [anonymizer(one) for one in cut_pixels(frames, boxes)], boxes)
     if not _pairs(frames, boxes):
         return frames
-    return paste_faces(frames, anonymizer(crop_faces(frames, boxes, size)), boxes)
+    crops = crop_faces(frames, boxes, anonymizer.size)
+    return paste_faces(frames, anonymizer(crops), boxes)

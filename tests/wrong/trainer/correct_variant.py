@@ -15,13 +15,6 @@ from ppad import baselines, crop_sampler, datasets, figures, losses
 from ppad.players import aligned_crops, jitter_colors, jitter_landmarks, make_recognizer
 
 
-def repainted_frames(frames, boxes, anonymizer, size):
-    if anonymizer is baselines.identity or not any(len(b) for b in boxes):
-        return frames
-    faces = crop_sampler.crop_faces(frames, boxes, size)
-    return crop_sampler.paste_faces(frames, anonymizer(faces), boxes)
-
-
 class Game:
     def __init__(self, config, recognizer, detector, anonymizer, device="cpu"):
         self.config = config
@@ -95,7 +88,7 @@ class Game:
         if not self.modifier_weights:
             return self.finetune_detector(frames, targets, boxes)
         self.detector.train()
-        repainted = repainted_frames(frames, boxes, self.anonymizer, self.config.face_size)
+        repainted = crop_sampler.repaint(frames, boxes, self.anonymizer)
         terms = {
             "L_det": sum(self.detector.losses(repainted, targets).values()),
             **self._terms(pictures, modified, landmarks, identities),
@@ -139,7 +132,7 @@ class Game:
 
     def finetune_detector(self, frames, targets, boxes):
         self.detector.train()
-        repainted = repainted_frames(frames, boxes, self.anonymizer, self.config.face_size).detach()
+        repainted = crop_sampler.repaint(frames, boxes, self.anonymizer).detach()
         loss = sum(self.detector.losses(repainted, targets).values())
         self._learn(loss, "detector")
         return {"L_det": loss}
