@@ -13,8 +13,6 @@ import hashlib
 import itertools
 import math
 import signal
-import sys
-from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ppad import folders, optim
 from ppad.crop_sampler import FACE_SCALE, face_squares
-from ppad.files import DataError, read_pair_lines
+from ppad.files import DataError, find_pairs
 from ppad.folders import PictureFiles, checked_boxes
 from ppad.toyworld import ACTIONS, DALY_NAMES, FACE_ACTIONS, ToyWorld
 
@@ -471,49 +469,7 @@ def read_actions(
 
 
 def read_pairs(pairs_txt, face_set: FaceSet) -> Pairs:
-    """Read pairs in LFW's format and find them in `face_set`, see `find_pairs`."""
+    """Read pairs in LFW's format and find them in `face_set`, see `files.find_pairs`."""
     kept, dropped = find_pairs(pairs_txt, face_set.names)
     first, second, same, fold = torch.tensor(kept).T  # 4 x (P,)
     return Pairs(first, second, same.bool(), fold, dropped)
-
-
-def find_pairs(pairs_txt, names: list[str]):
-    """Find the pairs of a file in LFW's format among the `names` "person/picture" of a set.
-
-    Returns (first, second, same, fold) of those whose pictures are both there, and the others as
-    text; how many those are is printed. Raises DataError for what `files.read_pair_lines` refuses,
-    for a name that is there in other letters, and unless two folds or more are left with pairs of
-    one person and of two in each.
-    """
-    per_fold, lines = read_pair_lines(pairs_txt)
-    position = {name: i for i, name in enumerate(names)}
-    spelled = {name.casefold(): name for name in names}
-    kinds = defaultdict(set)
-    kept = []
-    dropped = []
-    for number, pair in enumerate(lines):
-        ends = [f"{person}/{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
-        for name in ends:
-            if (there := spelled.get(name.casefold(), name)) != name and name not in position:
-                fix = "write the names alike"
-                raise DataError(f"{pairs_txt}: names {name}, the folder has {there}; {fix}")
-        if all(name in position for name in ends):
-            same = pair[0][0] == pair[1][0]
-            kinds[number // per_fold].add(same)
-            kept.append((*(position[name] for name in ends), same, number // per_fold))
-        else:
-            dropped.append(" ".join(name.split("/")[1] for name in ends))
-    if dropped:
-        count = f"{len(dropped)} of {len(lines)} pairs are dropped"
-        why = "the set lacks a picture of each, the first is"
-        print(f"{pairs_txt}: {count}: {why} {dropped[0]}", file=sys.stderr)
-    if not kept:
-        fault = f"none of its {len(lines)} pairs is in the face set, which has {names[0]} and such"
-        raise DataError(f"{pairs_txt}: {fault}; read the folder it belongs to")
-    folds = len(lines) // per_fold
-    for fold in range(folds):
-        if len(kinds[fold]) < 2 or folds < 2:
-            fault = f"fold {fold + 1} of {folds} is left with {len(kinds[fold])} of the two kinds"
-            need = "at least two folds are needed, with pairs of one person and of two in each"
-            raise DataError(f"{pairs_txt}: {fault} of pairs; {need}: restore the pictures or pairs")
-    return kept, dropped

@@ -172,7 +172,7 @@ def count_data(config) -> dict[str, int]:
         "train_faces": sum(min(count, most) for count in train),
         "people": len(train),
         "test_faces": len(test),
-        "pairs": len(datasets.find_pairs(root / "pairs_test.txt", test)[0]),
+        "pairs": len(files.find_pairs(root / "pairs_test.txt", test)[0]),
         "train_frames": min(splits["train"], config.train_frames or math.inf),
         "test_frames": min(splits["test"], config.test_frames or math.inf),
         "classes": len({action for frame in frames.values() for action in frame.actions}),

@@ -127,6 +127,7 @@ def lock(folder):
         raise write_error(path, error) from error
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
+            connection.execute("PRAGMA journal_mode = OFF")  # there is nothing to undo
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
             if "locked" in str(error):
@@ -294,6 +295,48 @@ def read_pair_lines(path):
             raise DataError(f"{where}: {fault}; correct or delete the line")
         pairs[ends] = (first, second)
     return 2 * each, list(pairs.values())
+
+
+def find_pairs(pairs_txt, names: list[str]):
+    """Find the pairs of a file in LFW's format among the `names` "person/picture" of a set.
+
+    Returns (first, second, same, fold) of those whose pictures are both there, and the others as
+    text; how many those are is printed. Raises DataError for what `read_pair_lines` refuses,
+    for a name that is there in other letters, and unless two folds or more are left with pairs of
+    one person and of two in each.
+    """
+    per_fold, lines = read_pair_lines(pairs_txt)
+    position = {name: i for i, name in enumerate(names)}
+    spelled = {name.casefold(): name for name in names}
+    kept = []
+    dropped = []
+    for number, pair in enumerate(lines):
+        ends = [f"{person}/{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
+        for name in ends:
+            if (there := spelled.get(name.casefold(), name)) != name and name not in position:
+                fix = "write the names alike"
+                raise DataError(f"{pairs_txt}: names {name}, the folder has {there}; {fix}")
+        if all(name in position for name in ends):
+            same = pair[0][0] == pair[1][0]
+            kept.append((*(position[name] for name in ends), same, number // per_fold))
+        else:
+            dropped.append(" ".join(name.split("/")[1] for name in ends))
+    if dropped:
+        count = f"{len(dropped)} of {len(lines)} pairs are dropped"
+        why = "the set lacks a picture of each, the first is"
+        print(f"{pairs_txt}: {count}: {why} {dropped[0]}", file=sys.stderr)
+    if not kept:
+        such = next(iter(names), "nothing")
+        fault = f"none of its {len(lines)} pairs is in the face set, which has {such} and the like"
+        raise DataError(f"{pairs_txt}: {fault}; read the folder it belongs to")
+    folds = len(lines) // per_fold
+    for fold in range(folds):
+        kinds = {same for _, _, same, number in kept if number == fold}
+        if len(kinds) < 2 or folds < 2:
+            fault = f"fold {fold + 1} of {folds} is left with {len(kinds)} of the two kinds"
+            need = "at least two folds are needed, with pairs of one person and of two in each"
+            raise DataError(f"{pairs_txt}: {fault} of pairs; {need}: restore the pictures or pairs")
+    return kept, dropped
 
 
 # ---------------------------------------------------------------- pictures
