@@ -366,8 +366,8 @@ def _problems(config: Paper):
             )
     if config.face_size % 8:
         yield (
-            f"face_size is {config.face_size}: super-pixels start on an 8x8 grid and M halves it "
-            "twice, so it must be a multiple of 8"
+            f"face_size is {config.face_size}: M halves it twice and the landmark reader three "
+            "times, so it must be a multiple of 8"
         )
     if config.drawn and config.test_pairs < 2 * config.folds:
         yield (

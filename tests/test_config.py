@@ -161,13 +161,14 @@ def test_build_overrides_and_leaves_none_alone():
         ("toy", {"lr_modifier": -1e-4}, "lr_modifier is -0.0001"),
         ("toy", {"l1_weight": float("nan")}, "l1_weight is nan"),
         ("toy", {"precision": "half"}, "precision is 'half': it must be 'fp32' or 'bf16' or"),
-        ("toy", {"face_size": 66}, "face_size is 66: .*8x8 grid.*multiple of 8"),
+        ("toy", {"face_size": 66}, "face_size is 66: M halves .*multiple of 8"),
         (
             "toy",
             {"adversarial_target": "descent"},
             "adversarial_target is 'descent': it must be 'ascent' or 'random'",
         ),
         ("toy", {"folds": 1}, "folds is 1: "),
+        ("toy", {"face_scale": 2.0}, "face_scale is 2.0: .*must be 1.6"),
         ("toy", {"face_size": 68}, "face_size is 68"),  # a multiple of 4 alone will not do
         (
             "toy",
