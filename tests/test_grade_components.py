@@ -118,6 +118,7 @@ def test_starter_has_no_leftovers(component):
     assert not re.findall(r"\b_[a-z]\w*\(|`_\w+`", source.replace("self._", ""))
     assert source.startswith(grade.HEADER)
     assert "\n\n\n\n" not in source and "NotImplementedError" in source
+    assert not re.search(r"# -{9,}[^\n]*\s*(# -{9}|\Z)", source)  # a heading of nothing
 
 
 def fields(node):
