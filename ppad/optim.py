@@ -39,6 +39,7 @@ import torchvision
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
+from ppad.config import BATCHES
 from ppad.files import DataError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,7 +48,6 @@ MAX_NORM = 10.0  # ours: early in training one batch can give a Faster R-CNN a h
 BODIES = ("network", "backbone")  # where most of the work of D and of A is done
 CAN_FORK = sys.platform == "linux"  # macOS's libraries do not survive a fork; Windows has none
 GIB = 2**30
-SHARED_BATCHES = ("batch_faces", "batch_frames", "warmup_faces", "pretrain_recognizer_batch")
 TIMEOUT = timedelta(hours=24)  # ours: the others wait while the main process evaluates a row
 
 
@@ -109,8 +109,7 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
     scaler.scale(loss).backward()
     if not last_part:
         return
-    if distributed.is_available() and distributed.is_initialized():
-        average_gradients([p for one in optimizers for p in one.param_groups[0]["params"]])
+    average_gradients([p for one in optimizers for p in one.param_groups[0]["params"]])
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], MAX_NORM)
@@ -205,7 +204,7 @@ def is_main_process() -> bool:
 def check_batches(config) -> None:
     """Raise ValueError naming the first batch of `config` that the processes cannot share."""
     processes = launched_processes()
-    for name in SHARED_BATCHES if processes > 1 else ():
+    for name in BATCHES if processes > 1 else ():
         size = getattr(config, name)
         parts = processes * (1 if name == "pretrain_recognizer_batch" else config.accumulate)
         if size % parts:
