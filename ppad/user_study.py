@@ -5,7 +5,7 @@
 
 `make` repaints test faces with a run's M and writes `study/study.html`, one file that works without
 a server or a network. Q1: 12 + 12 pairs of repainted faces, "same person or not". Q2: 16 repainted
-faces, "who is this?" (in a set without names: "which of four originals is it?"). Q3: a gallery,
+faces, "who is this?" (in a set without names: "which of these four people?"). Q3: a gallery,
 "would you feel protected?". The truth goes to `study/key.json` and is in no form part of the page.
 `score` reads the files that the subjects saved; it prints and draws the answers beside the paper's.
 
@@ -122,21 +122,17 @@ def draw_pairs(pictures_of: dict, rng) -> tuple[list, list]:
 
 
 def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, list]:
-    """Question 2 and its truth: names where people have names, else the place of the original.
+    """Question 2 and its truth: names where people have names, else the place of the person.
 
-    With names, the people with most pictures are taken: the best known ones (ours).
+    With names, the people with most pictures are taken: the best known ones (ours). Without, a
+    person is to be found by another picture: the background would tell the same one.
     """
     named = [person for person in pictures_of if has_name(person)]
     by_name = len(named) >= PEOPLE
     if by_name:
         chosen = sorted(named, key=lambda person: (-len(pictures_of[person]), person))[:PEOPLE]
-    elif len(pictures_of) >= PEOPLE + CHOICES:
-        chosen = rng.choice(sorted(pictures_of), PEOPLE, replace=False).tolist()
     else:
-        raise files.DataError(
-            f"the test set has {len(pictures_of)} people: question 2 needs {PEOPLE + CHOICES}; "
-            "take a run with more test people"
-        )
+        chosen = rng.choice(sorted(pictures_of), PEOPLE, replace=False).tolist()
     rng.shuffle(chosen)
     items = []
     truth = []
@@ -147,9 +143,10 @@ def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, list]:
             item["original"] = originals(faces, [index])[0]
             truth.append(person.replace("_", " "))
         else:
+            another = [i for i in pictures_of[person] if i != index] or [index]
             others = [other for other in sorted(pictures_of) if other != person]
-            wrong = rng.choice(others, CHOICES - 1, replace=False).tolist()
-            options = [index] + [int(rng.choice(pictures_of[other])) for other in wrong]
+            wrong = [pictures_of[i] for i in rng.choice(others, CHOICES - 1, replace=False)]
+            options = [int(rng.choice(pictures)) for pictures in (another, *wrong)]
             order = rng.permutation(CHOICES).tolist()
             item["options"] = originals(faces, [options[i] for i in order])
             truth.append(order.index(0))
@@ -165,20 +162,20 @@ def has_name(person: str) -> bool:
 @torch.no_grad()
 def repaint(faces, modifier, indices: list[int]) -> list[str]:
     """Pictures `indices` of the set through M, as data URIs."""
-    pictures = faces.batch(torch.tensor(indices))[0]  # (B, 3, S, S) in [-1, 1]
-    return [data_uri(picture) for picture in modifier(pictures)]
+    pictures = modifier(faces.batch(torch.tensor(indices))[0])  # (B, 3, S, S) in [-1, 1]
+    pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).byte()
+    return [data_uri(picture) for picture in pixels.permute(0, 2, 3, 1).numpy()]  # (S, S, 3)
 
 
 def originals(faces, indices: list[int]) -> list[str]:
     """Pictures `indices` of the set as they are, as data URIs."""
-    return [data_uri(picture) for picture in faces.batch(torch.tensor(indices))[0]]
+    return repaint(faces, torch.nn.Identity(), indices)
 
 
-def data_uri(picture: torch.Tensor) -> str:
-    """A picture (3, S, S) in [-1, 1] as a PNG inside a `data:` address."""
-    values = ((picture + 1) * 127.5).round().clamp(0, 255).byte()  # (3, S, S)
+def data_uri(picture: np.ndarray) -> str:
+    """A picture (S, S, 3) uint8 as a PNG inside a `data:` address."""
     file = io.BytesIO()
-    Image.fromarray(values.permute(1, 2, 0).numpy()).save(file, "PNG")  # from (S, S, 3)
+    Image.fromarray(picture).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -240,43 +237,37 @@ def complete(item: str, answer, kind: str) -> bool:
 
 
 def evaluate(subjects: list[dict], key: dict) -> dict:
-    """Figures of all subjects.
+    """Figures of all subjects, whose answers are given.
 
     Q1: share of right answers, with a 95 % interval by bootstrap over subjects (None for one).
     Q2: share named right among the people a subject knows; without names, share chosen right.
     Q3: how many would feel protected.
     """
-    right = np.array(
-        [
-            [(answers[item]["answer"] == "same") == same for item, same in key["q1"].items()]
-            for answers in subjects
-        ]
-    )  # (n, 24)
-    per_subject = right.mean(axis=1)  # (n,)
-    named = [found for answers in subjects for found in answers_to_q2(answers, key["q2"])]
+    right = [
+        [(answers[item]["answer"] == "same") == same for item, same in key["q1"].items()]
+        for answers in subjects
+    ]
+    per_subject = np.mean(right, axis=1)  # (n,), from (n, 24)
+    kind = key["q2"]["kind"]
+    found = []
+    for answers in subjects:
+        for item, truth in key["q2"]["items"].items():
+            given = answers[item]
+            if kind == "choice":
+                found.append(given["answer"] == truth)
+            elif given["known"]:
+                found.append(same_name(given["answer"], truth))
     return {
         "study": key["study"],
         "subjects": len(subjects),
         "q1_accuracy": float(per_subject.mean()),
         "q1_interval": interval(per_subject),
-        "q2_kind": key["q2"]["kind"],
-        "q2_answers": len(named),
-        "q2_named": float(np.mean(named)) if named else None,
+        "q2_kind": kind,
+        "q2_answers": len(found),
+        "q2_named": float(np.mean(found)) if found else None,
         "q3_protected": sum(answers["q3"]["answer"] for answers in subjects),
         "paper": PAPER,
     }
-
-
-def answers_to_q2(answers: dict, question: dict) -> list[bool]:
-    """For each person that counts, whether the subject's answer is right."""
-    found = []
-    for item, truth in question["items"].items():
-        answer = answers[item]
-        if question["kind"] == "choice":
-            found.append(answer["answer"] == truth)
-        elif answer["known"]:
-            found.append(same_name(answer["answer"], truth))
-    return found
 
 
 def same_name(answer: str | None, truth: str) -> bool:
@@ -315,7 +306,7 @@ def as_text(report: dict) -> str:
     share = "nobody was known" if named is None else f"{named:.1%}"
     q2 = f"named among the known: {share} of {report['q2_answers']} answers (paper 19.75%)"
     if report["q2_kind"] == "choice":
-        q2 = f"original found among {CHOICES}: {share} (chance {1 / CHOICES:.0%})"
+        q2 = f"person found among {CHOICES}: {share} (chance {1 / CHOICES:.0%})"
     lines = [
         f"{report['subjects']} subjects (paper: 10)",
         f"Q1 same person or not: {report['q1_accuracy']:.1%} right, {shown} (paper 53.3%)",

@@ -81,6 +81,9 @@ def test_key_is_true(run_folder, study_folder):
         right = [untouched[option] == repainted[item["image"]] for option in item["options"]]
         assert sum(right) == 1
         assert right.index(True) == key["q2"]["items"][item["id"]]
+        shown = list(repainted).index(item["image"])
+        chosen = list(untouched).index(item["options"][right.index(True)])
+        assert shown != chosen  # another picture, else its background would tell
     assert set(study["q3"]) <= set(repainted)
 
 
