@@ -480,7 +480,8 @@ def test_repaint_sends_gradient_to_the_anonymizers_weights():
         return gain * crops
 
     for size in (None, 8):  # on the frame's own pixels, and on crops
-        scaled.size = size
+        if size:
+            scaled.size = size
         gain.grad = None
         repaint(frames, [torch.tensor([[2.0, 2.0, 6.0, 6.0]])], scaled).sum().backward()
         assert torch.allclose(gain.grad, torch.tensor(48.0))  # 16 pixels x 3 channels of value 1

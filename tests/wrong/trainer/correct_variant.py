@@ -5,6 +5,7 @@ players, a group of settings each; no clipping; a row is a list of stages.
 """
 
 import copy
+import dataclasses
 import math
 from pathlib import Path
 
@@ -159,7 +160,8 @@ def pretrain_detector(detector, actions, config, loop, device="cpu"):
 
 
 def play(game, faces, actions, config, loop):
-    rival = Game(config, copy.deepcopy(game.recognizer), None, game.anonymizer, game.device)
+    warm = dataclasses.replace(config, lr_modifier=config.lr_warmup)
+    rival = Game(warm, copy.deepcopy(game.recognizer), None, game.anonymizer, game.device)
     hidden = {f"rival_{name}": part for name, part in rival.parts().items() if name != "anonymizer"}
     loop.start(**game.parts(), **hidden)
     shown = faces.batch(torch.arange(min(8, len(faces))))[0]
