@@ -65,7 +65,8 @@ class Game:
         betas = (config.adam_beta1, config.adam_beta2)
         players = {"recognizer": recognizer, "detector": detector, "modifier": anonymizer}
         for name, player in players.items():
-            if isinstance(player, nn.Module) and next(player.parameters(), None) is not None:
+            is_network = isinstance(player, nn.Module)
+            if is_network and any(weight.requires_grad for weight in player.parameters()):
                 optim.prepare(player.to(device), config, device)
                 lr = getattr(config, f"lr_{name}")
                 self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from ppad import attackers, evaluate
+from ppad import attackers, evaluate, trainer
 from ppad.baselines import Blur, identity, make_baseline
 from ppad.crop_sampler import cut_pixels
 from ppad.datasets import Pairs
 from ppad.files import DataError
-from ppad.players import aligned_crops
+from ppad.players import aligned_crops, make_recognizer
 
 
 @pytest.fixture
@@ -387,7 +387,7 @@ class Needs:
 
 
 @pytest.mark.parametrize("name", ["Darker", "Network", "Random"])
-def test_an_own_anonymizer_is_read(tmp_path, name):
+def test_an_own_anonymizer_is_read(tiny, tmp_path, name):
     (tmp_path / "own.py").write_text(OWN)
     row = evaluate.read_own_row(f"K2 {name}={tmp_path}/own.py:{name}", 32)
     assert row.name == f"K2 {name}"
@@ -398,6 +398,8 @@ def test_an_own_anonymizer_is_read(tmp_path, name):
     if name == "Network":  # it learns nothing in the row
         assert not anonymizer.training
         assert not any(p.requires_grad for p in anonymizer.parameters())
+    recognizer = make_recognizer(tiny(), 2)
+    assert not trainer.Game(tiny(), recognizer, None, anonymizer).modifier_learns
 
 
 @pytest.mark.parametrize(
