@@ -376,8 +376,8 @@ def _problems(config: Paper):
         )
     if config.drawn and config.face_scale != Paper.face_scale:
         yield (
-            f"face_scale is {config.face_scale}: the toy world draws faces that fill 1/1.6 of their "
-            "picture, so it must be 1.6"
+            f"face_scale is {config.face_scale}: the toy world draws faces that fill 1/1.6 of "
+            "their picture, so it must be 1.6"
         )
     if config.compile and config.checkpointing:
         yield (

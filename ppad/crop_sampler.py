@@ -244,8 +244,7 @@ def paste_faces(frames, crops, boxes):
     if len(flat) == 0:
         return frames
 
-    start, extent = _whole_pixels(flat)  # (K, 2) each
-    places = _places(frames, frame_of, start, extent)
+    places, _, extent = _whole_pixels(frames, flat, frame_of)  # K, (K, 2), (K, 2)
     wide, high = extent.amax(0).tolist()  # of the largest box
 
     # All crops are resized at once, each by a matrix for its rows and one for its columns. A box
@@ -281,7 +280,7 @@ def _resize_weights(boxes, length, size):
 class _Overlay(torch.autograd.Function):
     """Write patches (K, 3, h, w) over frames (B, 3, H, W), the later on top.
 
-    places: as `_places` returns. share_a_frame: whether patches can overlap.
+    places: as `_whole_pixels` returns. share_a_frame: whether patches can overlap.
     The gradient is written by hand because autograd's own would copy all frames once per face.
     """
 
@@ -324,7 +323,7 @@ def cut_pixels(frames, boxes):
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     height, width = frames.shape[-2:]
-    start, extent = _whole_pixels(flat)  # (K, 2) each
+    _, start, extent = _whole_pixels(frames, flat, frame_of)  # (K, 2) each
     sides = extent.amax(1).clamp(min=1)  # (K,), 1 for a box between two centers
     squares = []
     for frame, (left, top), side in zip(frame_of.tolist(), start.tolist(), sides.tolist()):
@@ -342,7 +341,7 @@ def write_pixels(frames, squares, boxes):
     paste_faces. Raises ValueError as crop_faces does, or for another number of squares.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
-    places = _places(frames, frame_of, *_whole_pixels(flat))
+    places, _, _ = _whole_pixels(frames, flat, frame_of)
     painted = frames.clone()
     for square, (place, part) in zip(squares, places, strict=True):
         painted[place] = square[0][part].to(frames.dtype)
@@ -407,24 +406,20 @@ def _check_boxes(boxes):
         )
 
 
-def _whole_pixels(boxes):
-    """The pixels whose center lies in each box (K, 4): the first, and how many, along x and y, as
-    two (K, 2) int64."""
-    start = (boxes[:, :2] - 0.5).ceil().long()  # (K, 2)
-    return start, (boxes[:, 2:] - 0.5).ceil().long() - start
+def _whole_pixels(frames, flat, frame_of):
+    """The pixels whose center lies in each box, flat (K, 4) and frame_of (K,).
 
-
-def _places(frames, frame_of, start, extent):
-    """Where K patches lie in their frames: (index of that part of the frames, of the patch) each.
-
-    frame_of (K,), start and extent (K, 2). What lies outside of the frame is in neither.
+    Returns K times (index into the frames, into a patch of the box's pixels) of those that lie in
+    the frame; and for all, along x and y, the first and how many: (K, 2) int64 each.
     """
+    start = (flat[:, :2] - 0.5).ceil().long()  # (K, 2)
+    end = (flat[:, 2:] - 0.5).ceil().long()  # (K, 2)
     limit = start.new_tensor(frames.shape[-2:]).flip(0)  # (2,), width and height
     low = start.clamp(min=0).minimum(limit)  # (K, 2)
-    high = (start + extent).clamp(min=0).minimum(limit)  # (K, 2)
+    high = end.clamp(min=0).minimum(limit)  # (K, 2)
     rows = torch.cat([low, high, low - start, high - start], 1).tolist()  # (K, 8)
     places = []
     for frame, (x0, y0, x1, y1, u0, v0, u1, v1) in zip(frame_of.tolist(), rows):
         place = (frame, slice(None), slice(y0, y1), slice(x0, x1))
         places.append((place, (slice(None), slice(v0, v1), slice(u0, u1))))
-    return places
+    return places, start, end - start
