@@ -382,28 +382,28 @@ def _flatten_boxes(frames, boxes):
             f"boxes has {len(boxes)} entries for frames of shape {tuple(frames.shape)}: "
             "give (B, 3, H, W) frames and a list of B box tensors"
         )
-    for of_frame in boxes:
-        _check_boxes(of_frame)
+    _check_boxes(*boxes)
     flat = torch.cat(list(boxes)).to(frames.dtype)  # (K, 4)
     counts = torch.tensor(list(map(len, boxes)))  # (B,)
     frame_of = torch.repeat_interleave(counts).to(flat.device)  # (K,)
     return flat, frame_of
 
 
-def _check_boxes(boxes):
-    """ValueError unless boxes are (k, 4), finite and with area."""
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(
-            f"boxes must have shape (k, 4), got {tuple(boxes.shape)}: "
-            "use zeros of (0, 4) for no face"
-        )
-    good = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # (k,)
-    if not good.all():
-        row = int((~good).nonzero()[0])
-        raise ValueError(
-            f"boxes row {row} {boxes[row].tolist()} has no area or is not finite: "
-            "drop it or give x1 < x2, y1 < y2"
-        )
+def _check_boxes(*tensors):
+    """ValueError unless each tensor is (k, 4), finite boxes with area."""
+    for boxes in tensors:
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ValueError(
+                f"boxes must have shape (k, 4), got {tuple(boxes.shape)}: "
+                "use zeros of (0, 4) for no face"
+            )
+        good = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # (k,)
+        if not good.all():
+            row = int((~good).nonzero()[0])
+            raise ValueError(
+                f"boxes row {row} {boxes[row].tolist()} has no area or is not finite: "
+                "drop it or give x1 < x2, y1 < y2"
+            )
 
 
 def _whole_pixels(frames, flat, frame_of):
