@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE.parent))  # so that `ppad` is found wherever Jupyter
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from matplotlib_inline import backend_inline  # noqa: E402
 
 from ppad import config as presets  # noqa: E402
 from ppad import players as networks  # noqa: E402
@@ -44,9 +45,11 @@ def start(seed: int = 0) -> None:
     """Set the random seeds and matplotlib's defaults; every lesson begins with it."""
     torch.manual_seed(seed)
     np.random.seed(seed)
+    # Figures as JPEG, which keeps a notebook small: most of them are pictures.
+    backend_inline.set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85})
     plt.rcParams.update(
         {
-            "figure.dpi": 80,
+            "figure.dpi": 110,  # ten inches fill a page
             "figure.constrained_layout.use": True,
             "axes.grid": False,
             "font.size": 9,
@@ -80,7 +83,7 @@ def players(preset: str = "toy") -> types.SimpleNamespace:
     """
     stored = networks.load_players(HERE / "results" / preset / "players.pt")
     fields = {name: value for name, value in stored["config"].items() if name != "preset"}
-    config = presets.Paper(**fields)
+    config = presets.PRESETS[preset](**fields)  # fields newer than the run: its preset's
     people = len(stored["parts"]["recognizer"]["head.weight"])
     made = {
         "modifier": networks.make_modifier(config),
@@ -137,7 +140,7 @@ def write_values(axis, table, dark_below: float, text: str = "{:.2f}") -> None:
             )
 
 
-def show(pictures, titles=None, columns: int = 8, size: float = 1.3) -> None:
+def show(pictures, titles=None, columns: int = 8, size: float = 1.25) -> None:
     """Draw pictures (B, 3, H, W) in [-1, 1] (or a list of (3, H, W)) side by side."""
     pictures = list(pictures)
     columns = min(columns, len(pictures))
@@ -163,31 +166,45 @@ def strips(axis, rows, names) -> None:
     axis.tick_params(length=0)
 
 
+def columns(rows, heads, width: int = 11, first: int = 16, digits: int = 1) -> None:
+    """Print a table: {name: [numbers or texts]}, a head for each column, a name for each row."""
+    print(" " * first + "".join(f"{head:>{width}}" for head in heads))
+    for name, values in rows.items():
+        texts = [x if isinstance(x, str) else f"{x:.{digits}f}" for x in values]
+        print(f"{name:{first}}" + "".join(f"{text:>{width}}" for text in texts))
+
+
 def table(lines, width: int = 54) -> None:
     """Print pairs of a text and a value, one a line."""
     for what, value in lines:
         print(f"{what:{width}}{value}")
 
 
-def slider(draw, **choices) -> None:
+def slider(draw, start, **choices) -> None:
     """A slider for each keyword (a list of values) that calls `draw(**chosen)`.
 
-    The middle values are drawn first, so that a page without a kernel (GitHub, a printout) also
-    shows a picture.
+    `start`: the value shown first, a tuple where there are several sliders. It is drawn once: as a
+    plain figure where nobody can move the slider (GitHub, a printout, a test), else by the slider.
     """
-    middle = {name: values[len(values) // 2] for name, values in choices.items()}
-    draw(**middle)
+    values = start if isinstance(start, tuple) else (start,)
+    first = dict(zip(choices, values, strict=True))
     if os.environ.get("PPAD_STATIC"):  # set where notebooks are executed without a user
+        draw(**first)
         return
     import ipywidgets
 
-    ipywidgets.interact(
-        draw,
-        **{
-            name: ipywidgets.SelectionSlider(options=values, value=middle[name])
-            for name, values in choices.items()
-        },
-    )
+    wide = {"description_width": "initial"}  # no label is cut off
+    sliders = {
+        name: ipywidgets.SelectionSlider(
+            options=options,
+            value=first[name],
+            description=name.replace("_", " "),
+            style=wide,
+            continuous_update=False,
+        )
+        for name, options in choices.items()
+    }
+    ipywidgets.interact(draw, **sliders)
 
 
 # ------------------------------------------------------------------ checks of exercises
@@ -289,3 +306,50 @@ def _copy(value):
 def well_done(message: str) -> None:
     """The last line of a check that passed."""
     print(f"\x1b[32mRight.\x1b[0m {message}")
+
+
+def exercise(check, ours):
+    """What a check cell calls: `psi = check.psi(psi)` gives a function that works in any case.
+
+    The student's where it is right, ours where it is not yet: so a lesson runs from top to bottom
+    with nothing filled in. "Right." is printed only for a function that was written in the notebook
+    and has just been tried; what a cell with an error left behind (ours, or the function of an
+    earlier run) is named as such.
+
+    Args: check: raises Wrong, or prints `well_done`. ours: the function that goes on.
+    """
+    name = check.__name__.removeprefix("check_")
+    right = None
+
+    def checked(answer):
+        nonlocal right
+        if _was_imported(answer) or answer is ours:
+            _unfinished(f"{name} is ours here, not yours. If you have written it: did its cell end")
+            print("with an error, or has your function another name? Going on with ours.")
+            return ours
+        if answer is right:
+            _unfinished(f"{name} is the function that was right before.")
+            print("If you have changed it since, its cell ended with an error.")
+            return right
+        try:
+            check(answer)
+        except (Wrong, NotImplementedError) as fault:
+            if NotImplementedError in (type(fault), type(fault.__cause__)):
+                _unfinished(f"{name} is not written yet, going on with ours.")
+            else:
+                print(f"\x1b[31mNot yet:\x1b[0m {fault}\nGoing on with ours.")
+            return ours
+        right = answer
+        return answer
+
+    return checked
+
+
+def _was_imported(answer) -> bool:
+    """Whether an answer comes from one of our modules or a library, not from the notebook."""
+    home = (getattr(answer, "__module__", None) or "").split(".")[0]
+    return home in ("checks", "ppad", "torch", "torchvision", "numpy", "lesson")
+
+
+def _unfinished(message: str) -> None:
+    print(f"\x1b[33mNot checked.\x1b[0m {message}")

@@ -97,13 +97,36 @@ def test_a_wrong_answer_shows_one_line_in_a_notebook():
     assert re.sub(r"\x1b\[\d*m", "", shown) == "Not yet: faces has shape (3,)"
 
 
-def test_the_slider_draws_once_with_the_middle_values_without_a_live_kernel(monkeypatch):
+def test_the_slider_draws_its_start_once_without_a_live_kernel(monkeypatch):
     monkeypatch.setenv("PPAD_STATIC", "1")
     drawn = []
-    lesson.slider(
-        lambda blur, noise: drawn.append((blur, noise)), blur=[8, 16, 24], noise=[0.1, 0.3, 0.5]
-    )
-    assert drawn == [(16, 0.3)]
+
+    def draw(blur, noise):
+        drawn.append((blur, noise))
+
+    lesson.slider(draw, (8, 0.3), blur=[8, 16, 24], noise=[0.1, 0.3, 0.5])
+    lesson.slider(lambda blur: drawn.append(blur), 16, blur=[8, 16, 24])
+    assert drawn == [(8, 0.3), 16]
+
+
+def test_a_live_slider_draws_once_too_and_starts_where_it_says(monkeypatch):
+    monkeypatch.delenv("PPAD_STATIC", raising=False)
+    drawn = []
+    shown = []
+    import ipywidgets
+
+    def interact(draw, **sliders):
+        shown.extend(sliders.values())
+        draw(**{name: slider.value for name, slider in sliders.items()})
+
+    monkeypatch.setattr(ipywidgets, "interact", interact)
+    lesson.slider(lambda blur_size: drawn.append(blur_size), 24, blur_size=[8, 16, 24])
+    assert drawn == [24] and shown[0].description == "blur size"
+
+
+def test_a_table_has_a_head_and_a_line_a_row(capsys):
+    lesson.columns({"mask": [1.25, "no"]}, ["mAP", "kept"], width=6, first=6)
+    assert capsys.readouterr().out == "         mAP  kept\nmask     1.2    no\n"
 
 
 def test_pictures_are_drawn_in_their_own_pixels():

@@ -1,8 +1,7 @@
 """The lessons: each runs alone in a new kernel, has the agreed form, and its checks find mistakes.
 
 Wrong answers are in tests/wrong/lessons/lesson_NN.py, `WRONG = {"check": [(answer, words), ...]}`:
-the check's message must contain the words, and an answer is what the check cell passes to the
-check (a tuple where it passes several).
+the check's message must contain the words.
 """
 
 import contextlib
@@ -15,8 +14,13 @@ import re
 import sys
 from pathlib import Path
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -25,6 +29,8 @@ LESSONS = ROOT / "lesson_notebooks"
 WRONG_ANSWERS = ROOT / "tests" / "wrong" / "lessons"
 sys.path.insert(0, str(LESSONS))
 
+import lesson
+import ways_in
 from lesson import Wrong
 
 from ppad import trainer
@@ -42,10 +48,13 @@ COURSE = (
 )
 FOUND = sorted(path.stem for path in LESSONS.glob("[0-9][0-9]_*.ipynb"))
 TAGS = ("exercise", "check", "solution")
-MOST_LINES = 35  # of a code cell
+DIAGRAMS = COURSE[:8]  # lessons that have one
+MOST_LINES = 20  # of a code cell
+MEAN_LINES = 10  # of a lesson's code cells
+COURSE_LINES = 9  # of all code cells
 COPIED_LINES = 6
 MOST_BYTES = 600_000
-MOST_FIGURES = 12
+MOST_FIGURES = 16
 WIDEST = 120
 
 each = pytest.mark.parametrize("name", FOUND)
@@ -85,9 +94,10 @@ def python_in(markdown):
 
 
 def checks_called(source):
-    names = re.findall(r"\bcheck\.(check_\w+)\(", source)
-    assert len(names) == 1, f"a check cell calls one check, this calls {names}:\n{source}"
-    return names[0]
+    """The name of the check behind `name = check.name(name)`, which is all a check cell holds."""
+    found = re.fullmatch(r"(\w+) = check\.(\w+)\((\w+)\)", source.strip())
+    assert found and len(set(found.groups())) == 1, f"a check cell is x = check.x(x), not\n{source}"
+    return f"check_{found.group(1)}"
 
 
 def checks_of(name):
@@ -162,6 +172,29 @@ def test_runs_alone_from_a_fresh_kernel(name, kernel):
     assert files() == before, f"{name} leaves files behind: {sorted(map(str, files() ^ before))}"
 
 
+def test_a_claim_fails_where_M_changes_nothing(monkeypatch):
+    """Lesson 00, as far as its first claim about M."""
+    players = lesson.players()
+
+    class Same(torch.nn.Module):
+        size = players.config.face_size
+
+        def forward(self, faces):
+            return faces
+
+    players.modifier = Same()
+    monkeypatch.setattr(lesson, "players", lambda: players)
+    monkeypatch.setenv("PPAD_STATIC", "1")
+    monkeypatch.chdir(LESSONS)
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    space = {"__name__": "__main__"}
+    with pytest.raises(AssertionError) as caught:
+        for cell in code_cells(read("00_welcome")):
+            exec(compile(cell.source, "cell", "exec"), space)
+    failed = caught.traceback[-1]
+    assert "repainted" in cell.source.splitlines()[failed.lineno]
+
+
 def noise(notebook):
     return [
         output.text
@@ -178,7 +211,9 @@ def noise(notebook):
 def test_opens_with_what_when_and_where(name):
     notebook = read(name)
     first = notebook.cells[0]
-    code = code_cells(notebook)[0].source
+    way_in, code = (cell.source for cell in code_cells(notebook)[:2])
+    assert way_in == ways_in.first_cell(), "run python lesson_notebooks/ways_in.py"
+    assert (ways_in.BADGE in first.source) == bool(ways_in.ADDRESS)
     assert first.cell_type == "markdown" and first.source.startswith("# ")
     assert "what you will learn" in first.source.lower()
     assert re.search(r"\d+\s*(minutes|min\b)", first.source), (
@@ -218,19 +253,105 @@ def test_exercise_check_and_solution_come_together(name):
             "code",
             "markdown",
         )
-        assert "replace me" in exercise.source, f"{name}: {exercise.source}"
+        checked = checks_called(check.source).removeprefix("check_")
+        stub = rf'(@\w+\n)?def {checked}\(.*\):\n    """.+"""\n    raise NotImplementedError.*'
+        assert re.fullmatch(stub, exercise.source), f"{name}: no stub:\n{exercise.source}"
+        about = task.source[task.source.index("### Exercise") :]
+        assert re.search(r"^\*\d+ minutes, difficulty [123] of 3\.\*$", about, re.M), about
+        assert "*Hint:*" in about, f"{name}: no hint:\n{about}"
         assert "<details>" in solution.source and "</details>" in solution.source
     count = len(places) // 3
     assert name[:2] in ("00", "08") or 2 <= count <= 5, f"{name} has {count} exercises"
 
 
+def lengths(name):
+    """Lines of each code cell, but for the one that all lessons begin with."""
+    return [len(cell.source.splitlines()) for cell in code_cells(read(name))[1:]]
+
+
+def test_cells_of_the_course_are_short_on_average():
+    every = [lines for name in FOUND for lines in lengths(name)]
+    assert sum(every) / len(every) <= COURSE_LINES
+
+
+@each
+def test_a_question_that_is_no_function_to_write(name):
+    questions = [
+        cell.source for cell in read(name).cells if "question" in cell.metadata.get("tags", [])
+    ]
+    assert questions, f"{name} has no cell with the tag question"
+    for question in questions:
+        assert re.match(r"### Question: .+\n\n\*\d+ minutes, difficulty [123] of 3\.\*\n", question)
+        answer = question[question.index("<details><summary>Our answer</summary>") :]
+        assert "A good answer" in answer, f"{name}: what does a good answer show?\n{answer}"
+
+
+@each
+def test_a_diagram_in_each_lesson(name):
+    drawn = any("diagrams." in cell.source for cell in code_cells(read(name)))
+    assert drawn or name not in DIAGRAMS
+
+
+def test_the_badge_names_the_lesson():
+    assert ways_in.badge("00_welcome", "") == ""
+    link = "https://colab.research.google.com/github/me/it/blob/main/lesson_notebooks/00.ipynb"
+    assert link in ways_in.badge("00", "https://github.com/me/it")
+    assert "git clone --depth 1 https://github.com/me/it " in ways_in.first_cell(
+        "https://github.com/me/it"
+    )
+
+
+POSIX_ONLY = (
+    r"^\s*[!%](?!system git)",  # a shell's command in a cell
+    r"/tmp/|/dev/null|/home/",
+    r"^\s*(export|source|sudo|apt|brew|ln|chmod|nohup) ",
+    r"\\\n|\$\(",
+    r"^\s*[A-Z_]+=\S* python",
+    r"os\.(fork|getuid|symlink)|signal\.SIGKILL",
+)
+
+
+def posix_only_lines(text):
+    return [
+        line
+        for line in text.splitlines()
+        if any(re.search(pattern, line + "\n") for pattern in POSIX_ONLY)
+    ]
+
+
+@pytest.mark.parametrize("line", ["!ls data", "x = open('/tmp/x')", "OMP=1 python -m a", "a $(b)"])
+def test_lines_that_windows_lacks_are_found(line):
+    assert posix_only_lines(line) == [line]
+
+
+def test_the_lowest_versions_are_those_of_requirements():
+    admitted = (ROOT / "requirements.txt").read_text("utf-8").split()
+    tried = (ROOT / "tests" / "lowest.txt").read_text("utf-8").splitlines()[1:]
+    assert [line.replace("==", ">=") for line in tried] == [
+        line + ".0" * (2 - line.count(".")) for line in admitted
+    ]
+
+
+@each
+def test_no_cell_needs_a_posix_system(name):
+    for cell in code_cells(read(name)):
+        assert not posix_only_lines(cell.source), f"{name}: {posix_only_lines(cell.source)}"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("**/README.md")) + [LESSONS / "projects.md"])
+def test_no_command_of_a_readme_needs_a_posix_system(path):
+    blocks = re.findall(
+        r"^```(?:bash|sh|console)?\n(.*?)^```", path.read_text("utf-8"), re.M | re.S
+    )
+    lines = [line for block in blocks for line in posix_only_lines(block)]
+    assert not lines, f"{path}: {lines}"
+
+
 @each
 def test_cells_are_short_and_the_file_is_small(name):
-    notebook = read(name)
-    for cell in code_cells(notebook):
-        assert len(cell.source.splitlines()) <= MOST_LINES, (
-            f"{name}: too long a cell\n{cell.source}"
-        )
+    for lines, cell in zip(lengths(name), code_cells(read(name))[1:]):
+        assert lines <= MOST_LINES, f"{name}: too long a cell\n{cell.source}"
+    assert sum(lengths(name)) / len(lengths(name)) <= MEAN_LINES
     assert (LESSONS / f"{name}.ipynb").stat().st_size <= MOST_BYTES
 
 
@@ -242,7 +363,10 @@ def test_stored_outputs_are_complete_and_clean(name):
         f"{name}: a cell was not run"
     )
     assert not noise(notebook) and not any(output.output_type == "error" for output in outputs)
-    assert sum("image/png" in output.get("data", {}) for output in outputs) <= MOST_FIGURES
+    figures = [
+        output for output in outputs if {"image/png", "image/jpeg"} & {*output.get("data", {})}
+    ]
+    assert len(figures) <= MOST_FIGURES
     printed = "\n".join(output.text for output in outputs if output.output_type == "stream")
     plain = re.sub(r"\x1b\[\d*m", "", printed)
     wide = [line for line in plain.splitlines() if len(line) > WIDEST]
@@ -273,7 +397,7 @@ def bare(source):
 def test_no_code_is_copied_between_lessons():
     seen = {}
     for name in FOUND:
-        for cell in code_cells(read(name)):
+        for cell in code_cells(read(name))[1:]:
             text = bare(cell.source)
             if text:
                 assert seen.setdefault(text, name) == name, (
@@ -285,23 +409,75 @@ def test_no_code_is_copied_between_lessons():
 # wrong
 
 
-def tried(name, check_source, answer_source):
-    """Run an answer, then the check cell, in a namespace of their own; returns the printed text."""
-    space = {"check": checks_of(name)}
+def tried(name, check_source, *answers):
+    """Run answers, as a kernel would run one cell after another, then the check cell.
+
+    Returns the printed text and the function that the notebook goes on with.
+    """
+    space = {"check": checks_of(name), "__name__": "__main__"}
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(answer_source, space)
+        for answer in answers:
+            with contextlib.suppress(SyntaxError):  # the cell stops, what was there before stays
+                exec(answer, space)
         exec(check_source, space)
-    return printed.getvalue()
+    return printed.getvalue(), space[checks_called(check_source).removeprefix("check_")]
+
+
+def ours(name, check_source):
+    return getattr(checks_of(name), checks_called(check_source).replace("check_", "our_", 1))
 
 
 @each
-def test_every_exercise_works_out_of_the_box_and_with_its_solution(name):
+def test_a_solution_is_right_and_goes_on(name):
     for exercise, check, solution in exercises(read(name)):
-        for kind, answer in (("exercise cell", exercise), ("solution", solution)):
-            assert "Right." in tried(name, check, answer), (
-                f"{name}: {checks_called(check)} does not accept the {kind}"
-            )
+        printed, kept = tried(name, check, exercise, solution)
+        assert "Right." in printed, (
+            f"{name}: {checks_called(check)} refuses its solution: {printed}"
+        )
+        assert kept is not ours(name, check)
+
+
+@each
+def test_what_was_not_written_is_not_right_and_ours_goes_on(name):
+    """An untouched stub, our function, one with a SyntaxError, one with another name."""
+    for exercise, check, solution in exercises(read(name)):
+        function = checks_called(check).removeprefix("check_")
+        imported = f"{function} = check.our_{function}"
+        misspelt = solution.replace(f"def {function}(", f"def {function}_(")
+        tries = {
+            "not written yet": (exercise,),
+            "is ours here": (imported,),
+            "not written": (exercise, solution + "\n):\n"),
+            "written yet": (exercise, misspelt),
+            "ours here, not yours": (exercise, check, solution + "\n):\n"),
+        }
+        for words, cells in tries.items():
+            printed, kept = tried(name, check, *cells)
+            assert words in printed and "Right." not in printed, f"{name}, {function}: {printed}"
+            assert kept is ours(name, check)
+        with pytest.raises(NameError):  # in a new kernel there is nothing to check
+            tried(name, check, misspelt)
+
+
+@each
+def test_a_cell_with_an_error_does_not_pass_with_the_answer_before_it(name):
+    exercise, check, solution = exercises(read(name))[0]
+    printed, _ = tried(name, check, solution, check, solution + "\n):\n")
+    assert printed.count("Right.") == 1 and "was right before" in printed
+
+
+@each
+def test_a_wrong_answer_is_named_and_ours_goes_on(name):
+    for called, answers in wrong_answers_of(name).items():
+        function = called.removeprefix("check_")
+        for answer, words in answers[:2]:
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                kept = getattr(checks_of(name), function)(answer)
+            assert words.lower() in printed.getvalue().lower()
+            assert "Right." not in printed.getvalue()
+            assert kept is getattr(checks_of(name), f"our_{function}")
 
 
 @each
@@ -325,9 +501,8 @@ def test_every_wrong_answer_is_explained(name):
     for check, answers in wrong.items():
         assert len(answers) >= 2, f"{name}: {check} has {len(answers)} wrong answers"
         for answer, words in answers:
-            arguments = answer if isinstance(answer, tuple) else (answer,)
             with pytest.raises(Wrong) as caught:
-                getattr(checks_of(name), check)(*arguments)
+                getattr(checks_of(name), check)(answer)
             assert words.lower() in str(caught.value).lower(), (
                 f"{check} says {str(caught.value)!r}, without {words!r}"
             )
@@ -341,8 +516,6 @@ def test_checks_answer_nonsense_with_a_message(name):
         raise ZeroDivisionError("inside the student's function")
 
     for _, check, _ in exercises(read(name)):
-        called = checks_called(check)
-        arguments = len(re.findall(r",", check[check.index(f"{called}(") :])) + 1
         for answer in (lambda *args, **kwargs: None, broken, lambda: 0, None):
             with pytest.raises(Wrong):
-                getattr(checks_of(name), called)(*[answer] * arguments)
+                getattr(checks_of(name), checks_called(check))(answer)

@@ -1,18 +1,20 @@
-"""Checks of lesson 01: enlarged boxes, mirrored landmarks, the inverse of a similarity."""
+"""Checks of lesson 01: squares about faces, mirrored landmarks, the inverse of a similarity."""
 
 import torch
-from lesson import call, expect, expect_close, well_done
+from lesson import call, exercise, expect, expect_close, well_done
 
-# ------------------------------------------------------------------ answers for the exercise cells
+from ppad.crop_sampler import face_squares as our_face_squares
+
+# ------------------------------------------------------------------ ours, one for each exercise
 
 
-def mirror_landmarks(landmarks, width):
+def our_mirror_landmarks(landmarks, width):
     """(5, 2) px in a picture `width` px wide -> (5, 2) px in its mirror image, usual order."""
     flipped = torch.stack([width - landmarks[:, 0], landmarks[:, 1]], 1)  # (5, 2)
     return flipped[[1, 0, 2, 4, 3]]  # the left eye is the left one again
 
 
-def invert(matrix):
+def our_invert(matrix):
     """The inverse (2, 3), crop -> picture, of a similarity (2, 3), picture -> crop."""
     linear = torch.linalg.inv(matrix[:, :2])  # (2, 2)
     return torch.cat([linear, -linear @ matrix[:, 2:]], 1)  # (2, 3)
@@ -21,12 +23,11 @@ def invert(matrix):
 # ------------------------------------------------------------------ checks
 
 
-def check_enlarge(enlarge_boxes):
-    """Boxes far from the frame's edges, at its edges, and none."""
+def check_face_squares(face_squares):
+    """A square box, a tall one, one at the border, and none."""
     boxes = torch.tensor([[40.0, 30.0, 60.0, 50.0], [80.0, 50.0, 90.0, 70.0]])
-    far = (200, 300)  # no edge is near
-    got = call("enlarge_boxes", enlarge_boxes, boxes.clone(), far, 1.6)
-    wanted = torch.tensor([[34.0, 24.0, 66.0, 56.0], [77.0, 44.0, 93.0, 76.0]])
+    got = call("face_squares", face_squares, boxes.clone(), 1.6)
+    wanted = torch.tensor([[34.0, 24.0, 66.0, 56.0], [69.0, 44.0, 101.0, 76.0]])
     if torch.is_tensor(got) and got.shape == wanted.shape:
         first = got[0].tolist()
         expect(
@@ -44,40 +45,36 @@ def check_enlarge(enlarge_boxes):
             f"The box (40, 30, 60, 50) became {first}, which is twice too wide: from the center "
             "to a side it is only half the width.",
         )
+        second = got[1].tolist()
+        expect(
+            abs(second[2] - second[0] - 16) + abs(second[3] - second[1] - 16) > 1e-3,
+            f"The tall box (80, 50, 90, 70) became {second}: its square has the shorter side. "
+            "Take the longer one, or forehead and chin stay outside.",
+        )
+        expect(
+            abs(second[0] - 77) > 1e-3,
+            f"The tall box (80, 50, 90, 70) became {second}, which is tall as well: a square has "
+            "the longer side, here 20, in both directions.",
+        )
     expect_close(
-        "enlarge_boxes(boxes, (200, 300), 1.6)",
+        "face_squares(boxes, 1.6)",
         got,
         wanted,
-        "Width and height grow 1.6 times, the center stays.",
+        "A side is 1.6 times the box's longer side, the center stays.",
     )
-    near = torch.tensor([[2.0, 2.0, 22.0, 22.0], [70.0, 40.0, 90.0, 60.0]])
-    got = call("enlarge_boxes", enlarge_boxes, near.clone(), (60, 90), 1.6)
-    wanted = torch.tensor([[0.0, 0.0, 28.0, 28.0], [64.0, 34.0, 90.0, 60.0]])
+    border = torch.tensor([[2.0, 2.0, 22.0, 22.0]])
+    got = call("face_squares", face_squares, border.clone(), 1.6)
+    wanted = torch.tensor([[-4.0, -4.0, 28.0, 28.0]])
     if torch.is_tensor(got) and got.shape == wanted.shape:
         expect(
-            got.min() >= 0,
-            f"A corner lies at {got.min():g}, outside the frame: clip to 0 and to the frame's"
-            " size.",
+            got.min() < 0,
+            "The square of a face at the border was clipped at 0: it may reach out of the frame, "
+            "so that every face is framed alike. Whoever cuts it repeats the border's pixels.",
         )
-        expect(
-            got[1, 2] != 60,
-            f"In a frame of height 60 and width 90 the second box became {got[1].tolist()}: x is "
-            "bounded by the width. frame_size is (H, W), a box is x, y, x, y.",
-        )
-        expect(
-            got[1, 2] != 89,
-            "The right edge was clipped to 89. In continuous coordinates a frame 90 px wide ends"
-            " at 90.",
-        )
+    expect_close("face_squares of a face at the border", got, wanted, "Nothing is clipped.")
+    got = call("face_squares", face_squares, torch.zeros(0, 4), 1.6)
     expect_close(
-        "enlarge_boxes(boxes, (60, 90), 1.6)",
-        got,
-        wanted,
-        "Clip to the frame; frame_size is (H, W).",
-    )
-    got = call("enlarge_boxes", enlarge_boxes, torch.zeros(0, 4), (60, 90), 1.6)
-    expect_close(
-        "enlarge_boxes of no boxes at all",
+        "face_squares of no boxes at all",
         got,
         torch.zeros(0, 4),
         "Frames without a face are common.",
@@ -85,7 +82,7 @@ def check_enlarge(enlarge_boxes):
     well_done("With 1.6, this is the face region r_v of the paper.")
 
 
-def check_mirror(mirror_landmarks):
+def check_mirror_landmarks(mirror_landmarks):
     """One face with five different landmarks."""
     points = torch.tensor([[20.0, 25.0], [44.0, 27.0], [30.0, 36.0], [22.0, 48.0], [41.0, 50.0]])
     wanted = torch.tensor([[20.0, 27.0], [44.0, 25.0], [34.0, 36.0], [23.0, 50.0], [42.0, 48.0]])
@@ -158,3 +155,10 @@ def check_invert(invert):
         "The inverse of a map must undo it.",
     )
     well_done("Image samplers need this map: where does an output pixel come from?")
+
+
+# ------------------------------------------------------------------ what the check cells call
+
+face_squares = exercise(check_face_squares, our_face_squares)
+mirror_landmarks = exercise(check_mirror_landmarks, our_mirror_landmarks)
+invert = exercise(check_invert, our_invert)

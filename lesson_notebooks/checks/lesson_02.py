@@ -4,17 +4,17 @@ import math
 
 import torch
 import torch.nn.functional as F
-from lesson import call, expect, expect_close, well_done
+from lesson import call, exercise, expect, expect_close, well_done
 
-# ------------------------------------------------------------------ answers for the exercise cells
+# ------------------------------------------------------------------ ours, one for each exercise
 
 
-def shrink(crops, cells):
+def our_shrink(crops, cells):
     """Block means: (B, 3, S, S) -> (B, 3, cells, cells), S a multiple of cells."""
     return F.avg_pool2d(crops, crops.shape[-1] // cells)  # (B, 3, cells, cells)
 
 
-def add_noise(crops, variance, draw):
+def our_add_noise(crops, variance, draw):
     """Crops (B, 3, S, S) in [-1, 1] plus noise; draw: standard normal numbers of their shape.
 
     The variance is that for pictures in [0, 1].
@@ -22,14 +22,14 @@ def add_noise(crops, variance, draw):
     return (crops + 2 * math.sqrt(variance) * draw).clamp(-1, 1)  # (B, 3, S, S)
 
 
-def paint_means(crops, labels):
+def our_paint_means(crops, labels):
     """The mean color of each segment: crops (B, 3, S, S), labels (B, S, S) -> (B, 3, S, S)."""
     member = F.one_hot(labels.flatten(1)).to(crops.dtype)  # (B, S*S, K)
     mean = crops.flatten(2) @ member / member.sum(1, keepdim=True).clamp(min=1)  # (B, 3, K)
     return (mean @ member.transpose(1, 2)).view_as(crops)  # (B, 3, S, S)
 
 
-def link(weak, strong):
+def our_link(weak, strong):
     """Canny's last step: the strong pixels (H, W) and all weak ones connected to them."""
     while True:
         grown = (F.max_pool2d(strong[None].float(), 3, 1, 1)[0] > 0) & weak | strong  # (H, W) bool
@@ -84,7 +84,7 @@ def check_shrink(shrink):
     well_done("A block mean: detail finer than a cell is removed.")
 
 
-def check_noise(add_noise):
+def check_add_noise(add_noise):
     """Four pixels, two of which must be clipped."""
     crops = torch.tensor([0.0, 0.5, -0.9, 0.2]).view(1, 1, 2, 2).expand(1, 3, 2, 2).contiguous()
     draw = torch.tensor([0.5, -1.0, -2.0, 3.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2).contiguous()
@@ -215,3 +215,11 @@ def check_link(link):
         "A weak pixel stays if a chain of weak pixels leads to a strong one.",
     )
     well_done("Two thresholds and this loop: faint lines stay where they continue clear ones.")
+
+
+# ------------------------------------------------------------------ what the check cells call
+
+shrink = exercise(check_shrink, our_shrink)
+add_noise = exercise(check_add_noise, our_add_noise)
+paint_means = exercise(check_paint_means, our_paint_means)
+link = exercise(check_link, our_link)

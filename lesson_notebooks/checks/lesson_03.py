@@ -4,22 +4,23 @@ import math
 
 import numpy as np
 import torch
-from lesson import Wrong, agrees, call, expect, expect_close, expect_not, well_done
+from lesson import Wrong, agrees, call, exercise, expect, expect_close, expect_not, well_done
 
 from ppad import metrics
-from ppad.losses import psi as _psi
+from ppad.losses import psi as our_psi
+from ppad.metrics import tar_at_far as our_tar_at_far
 
-# ------------------------------------------------------------------ answers for the exercise cells
+# ------------------------------------------------------------------ ours, one for each exercise
 
 
-def margin_logits(cosines, norms, labels, margin_lambda, m=4):
+def our_margin_logits(cosines, norms, labels, margin_lambda, m=4):
     """A-Softmax's logits (B, N): norms * cosines, with the margin for each face's own person."""
     own = cosines.gather(1, labels[:, None])  # (B, 1)
-    own = (margin_lambda * own + _psi(own, m)) / (1 + margin_lambda)
+    own = (margin_lambda * own + our_psi(own, m)) / (1 + margin_lambda)
     return norms * cosines.scatter(1, labels[:, None], own)  # (B, N)
 
 
-def fold_accuracies(first, second, same, folds):
+def our_fold_accuracies(first, second, same, folds):
     """Accuracy of each fold (F,), mean feature and threshold fitted on the other folds."""
     return metrics.fold_accuracy(first, second, same, folds).accuracies
 
@@ -56,7 +57,7 @@ def check_psi(psi):
                 "the pieces are shifted but not flipped: the sign (-1)^k is missing.",
             ),
             (of_cosine, "the input is cos(theta), not theta: take the arccos first."),
-            (_psi(cosine, 4), "m makes no difference: you always use 4."),
+            (our_psi(cosine, 4), "m makes no difference: you always use 4."),
             (cosine, "m makes no difference: this is the plain cosine."),
         ]
         expect_not(f"psi at {degrees} degrees, m={m}", got, wanted, mistakes)
@@ -292,3 +293,11 @@ def check_tar_at_far(tar_at_far):
         "This is how a border control would quote it: how many get in while almost no impostor"
         " does."
     )
+
+
+# ------------------------------------------------------------------ what the check cells call
+
+psi = exercise(check_psi, our_psi)
+margin_logits = exercise(check_margin_logits, our_margin_logits)
+fold_accuracies = exercise(check_fold_accuracies, our_fold_accuracies)
+tar_at_far = exercise(check_tar_at_far, our_tar_at_far)

@@ -1,12 +1,14 @@
 """Checks of lesson 04: IoU, non-maximum suppression, matching, average precision."""
 
 import torch
-from lesson import Wrong, agrees, call, expect_close, expect_not, well_done
+from lesson import Wrong, agrees, call, exercise, expect_close, expect_not, well_done
+from torchvision.ops import box_iou as our_iou
+from torchvision.ops import nms as our_nms
 
-# ------------------------------------------------------------------ answers for the exercise cells
+# ------------------------------------------------------------------ ours, one for each exercise
 
 
-def match(iou, threshold=0.5):
+def our_match(iou, threshold=0.5):
     """Which detections of one frame are right: iou (k, n), best score first -> bool (k,)."""
     iou = torch.as_tensor(iou).clone()
     hits = torch.zeros(len(iou), dtype=torch.bool)
@@ -18,7 +20,7 @@ def match(iou, threshold=0.5):
     return hits
 
 
-def average_precision(hits, positives):
+def our_average_precision(hits, positives):
     """Area under the precision envelope of hits (k,) bool, best score first."""
     hits = torch.as_tensor(hits).double()
     precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
@@ -254,3 +256,11 @@ def check_average_precision(average_precision):
         "Nothing found is an AP of 0, not an error.",
     )
     well_done("Average precision is the area under an envelope.")
+
+
+# ------------------------------------------------------------------ what the check cells call
+
+iou = exercise(check_iou, our_iou)
+nms = exercise(check_nms, our_nms)
+match = exercise(check_match, our_match)
+average_precision = exercise(check_average_precision, our_average_precision)

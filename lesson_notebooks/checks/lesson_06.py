@@ -3,19 +3,22 @@
 from contextlib import contextmanager
 
 import torch
-from lesson import Wrong, call, expect, expect_close, expect_not, well_done
+from lesson import Wrong, call, exercise, expect, expect_close, expect_not, well_done
 from torch import nn
 
-# ------------------------------------------------------------------ answers for the exercise cells
+from ppad.losses import modifier_adversarial as our_modifier_adversarial
+from ppad.losses import random_label_targets as our_random_label_targets
+
+# ------------------------------------------------------------------ ours, one for each exercise
 
 
-def loss_of_D(L_D, modified, original, identities):
+def our_loss_of_D(L_D, modified, original, identities):
     """D's loss in line 3, -L_adv, without a gradient for M."""
     return L_D(modified.detach(), identities) + L_D(original, identities)
 
 
 @contextmanager
-def frozen(player):
+def our_frozen(player):
     """Gradients pass through `player`, whose weights and buffers stay; restored afterwards."""
     wanted = [p.requires_grad for p in player.parameters()]
     training = player.training
@@ -221,3 +224,11 @@ def check_random_label_targets(random_label_targets):
     well_done(
         "Another person each time. The paper gives this changing target as the reason for the blur."
     )
+
+
+# ------------------------------------------------------------------ what the check cells call
+
+loss_of_D = exercise(check_loss_of_D, our_loss_of_D)
+frozen = exercise(check_frozen, our_frozen)
+modifier_adversarial = exercise(check_modifier_adversarial, our_modifier_adversarial)
+random_label_targets = exercise(check_random_label_targets, our_random_label_targets)

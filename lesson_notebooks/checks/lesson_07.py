@@ -3,12 +3,14 @@
 import math
 
 import torch
-from lesson import call, expect, expect_close, well_done
+from lesson import call, exercise, expect, expect_close, well_done
 
-# ------------------------------------------------------------------ answers for the exercise cells
+from ppad.metrics import rank1 as our_rank1
+
+# ------------------------------------------------------------------ ours, one for each exercise
 
 
-def strongest(errors):
+def our_strongest(errors):
     """The lowest error and who reaches it: (error, attacker, kind) of errors[attacker][kind]."""
     return min(
         (error, attacker, kind)
@@ -17,7 +19,7 @@ def strongest(errors):
     )
 
 
-def resampled_error(wrong, people, drawn):
+def our_resampled_error(wrong, people, drawn):
     """The error over pairs (P, 2) of people, each weighted by how often its people were drawn."""
     times = {person: int((drawn == person).sum()) for person in set(people.flatten().tolist())}
     weights = torch.tensor(
@@ -26,7 +28,7 @@ def resampled_error(wrong, people, drawn):
     return float((weights * wrong).sum() / weights.sum())
 
 
-def landmark_error(read, true):
+def our_landmark_error(read, true):
     """Mean distance of the five landmarks in eye distances: (B, 5, 2) twice -> (B,)."""
     eyes = (true[:, 0] - true[:, 1]).norm(dim=1)
     return (read - true).norm(dim=2).mean(dim=1) / eyes
@@ -167,3 +169,11 @@ def check_landmark_error(function):
         )
     expect_close("landmark_error", got, [0.4, 0.25], hint)
     well_done("In eye distances, large and small faces count alike.")
+
+
+# ------------------------------------------------------------------ what the check cells call
+
+strongest = exercise(check_strongest, our_strongest)
+resampled_error = exercise(check_resampled_error, our_resampled_error)
+rank1 = exercise(check_rank1, our_rank1)
+landmark_error = exercise(check_landmark_error, our_landmark_error)

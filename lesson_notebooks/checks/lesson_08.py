@@ -1,12 +1,12 @@
 """Checks of lesson 08: pixels outside boxes in a small frame, boxes for missed frames."""
 
 import numpy as np
-from lesson import call, expect, expect_close, well_done
+from lesson import call, exercise, expect, expect_close, well_done
 
-# ------------------------------------------------------------------ answers for the exercise cells
+# ------------------------------------------------------------------ ours, one for each exercise
 
 
-def changed_outside(before, after, boxes):
+def our_changed_outside(before, after, boxes):
     """How many pixels outside all boxes (k, 4) differ between two (H, W, 3) pictures."""
     rows, columns = np.mgrid[: before.shape[0], : before.shape[1]] + 0.5
     inside = np.zeros(before.shape[:2], bool)
@@ -15,7 +15,7 @@ def changed_outside(before, after, boxes):
     return int(((before != after).any(axis=2) & ~inside).sum())
 
 
-def fill_gap(last, following, missed):
+def our_fill_gap(last, following, missed):
     """Boxes (missed, 4) on the straight line between two detections."""
     share = np.arange(1, missed + 1)[:, None] / (missed + 1)
     return np.asarray(last) + share * (np.asarray(following) - np.asarray(last))
@@ -106,3 +106,9 @@ def check_fill_gap(function):
         "Halfway.",
     )
     well_done("A face that is missed for a few frames is still covered.")
+
+
+# ------------------------------------------------------------------ what the check cells call
+
+changed_outside = exercise(check_changed_outside, our_changed_outside)
+fill_gap = exercise(check_fill_gap, our_fill_gap)

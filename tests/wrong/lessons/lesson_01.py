@@ -3,44 +3,41 @@
 import torch
 
 
+def _grown(boxes, side):
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return torch.cat([center - side / 2, center + side / 2], 1)
+
+
+def _longer(boxes):
+    return (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True)
+
+
 # keeps the left top corner instead of the center
-def enlarge_from_corner(boxes, frame_size, scale=1.6):
-    size = (boxes[:, 2:] - boxes[:, :2]) * scale
-    return torch.cat([boxes[:, :2], boxes[:, :2] + size], 1)
+def enlarge_from_corner(boxes, scale=1.6):
+    return torch.cat([boxes[:, :2], boxes[:, :2] + _longer(boxes) * scale], 1)
 
 
 # scales the coordinates
-def enlarge_coordinates(boxes, frame_size, scale=1.6):
+def enlarge_coordinates(boxes, scale=1.6):
     return boxes * scale
 
 
-# the whole width to each side of the center
-def enlarge_twice_too_much(boxes, frame_size, scale=1.6):
-    center = (boxes[:, :2] + boxes[:, 2:]) / 2
-    size = (boxes[:, 2:] - boxes[:, :2]) * scale
-    return torch.cat([center - size, center + size], 1)
+# the whole side to each side of the center
+def enlarge_twice_too_much(boxes, scale=1.6):
+    return _grown(boxes, 2 * scale * _longer(boxes))
 
 
-def _grown(boxes, scale):
-    center = (boxes[:, :2] + boxes[:, 2:]) / 2
-    half = (boxes[:, 2:] - boxes[:, :2]) * scale / 2
-    return torch.cat([center - half, center + half], 1)
+# a rectangle of the box's own proportions
+def enlarge_no_square(boxes, scale=1.6):
+    return _grown(boxes, scale * (boxes[:, 2:] - boxes[:, :2]))
 
 
-def enlarge_unclipped(boxes, frame_size, scale=1.6):  # not clipped
-    return _grown(boxes, scale)
+def enlarge_shorter_side(boxes, scale=1.6):
+    return _grown(boxes, scale * (boxes[:, 2:] - boxes[:, :2]).amin(1, keepdim=True))
 
 
-def enlarge_height_for_width(boxes, frame_size, scale=1.6):  # bounds x by H
-    high, wide = frame_size
-    limit = torch.tensor([high, wide, high, wide])
-    return torch.minimum(_grown(boxes, scale).clamp(min=0), limit)
-
-
-def enlarge_last_pixel(boxes, frame_size, scale=1.6):  # clips to the last pixel's number
-    high, wide = frame_size
-    limit = torch.tensor([wide - 1, high - 1, wide - 1, high - 1])
-    return torch.minimum(_grown(boxes, scale).clamp(min=0), limit)
+def enlarge_clipped(boxes, scale=1.6):  # clipped to the frame
+    return _grown(boxes, scale * _longer(boxes)).clamp(min=0)
 
 
 def mirror_without_swap(landmarks, width):  # the left eye is now on the right
@@ -79,15 +76,15 @@ def invert_three_by_three(matrix):  # returns the whole homogeneous matrix
 
 
 WRONG = {
-    "check_enlarge": [
+    "check_face_squares": [
         (enlarge_from_corner, "about the box's center"),
         (enlarge_coordinates, "scaled its coordinates"),
         (enlarge_twice_too_much, "half the width"),
-        (enlarge_unclipped, "outside the frame"),
-        (enlarge_height_for_width, "bounded by the width"),
-        (enlarge_last_pixel, "ends at 90"),
+        (enlarge_no_square, "tall as well"),
+        (enlarge_shorter_side, "shorter side"),
+        (enlarge_clipped, "clipped at 0"),
     ],
-    "check_mirror": [
+    "check_mirror_landmarks": [
         (mirror_without_swap, "swap the eyes"),
         (mirror_pixel_numbers, "width - 1 - x"),
         (mirror_swap_only, "has not moved"),

@@ -94,7 +94,7 @@ WRONG = {
         (shrink_runs, "axes 3 and 5"),
         (shrink_and_enlarge, "small picture"),
     ],
-    "check_noise": [
+    "check_add_noise": [
         (noise_on_unit_scale, "twice as wide"),
         (noise_variance_as_deviation, "square root"),
         (noise_variance_doubled, "doubled the variance"),
