@@ -15,6 +15,7 @@ status 2, with a sentence, for an unknown component, a folder that exists, or a 
 or its test no longer has.
 """
 
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -131,11 +132,17 @@ def write_variant(component: str, folder: Path) -> str:
     return what
 
 
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("component", choices=list(VARIANTS), help="whose solution loses points")
+    parser.add_argument("folder", type=Path, help="where the copy goes; it must not exist")
+    return parser.parse_args(words)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
+    args = parse()
     try:
-        print(f"{sys.argv[2]}: {write_variant(sys.argv[1], Path(sys.argv[2]))}")
+        print(f"{args.folder}: {write_variant(args.component, args.folder)}")
     except (ValueError, OSError) as error:
         print(f"grading_variant.py: error: {error}", file=sys.stderr)
         sys.exit(2)
