@@ -132,7 +132,7 @@ def test_identity_and_mask():
     "Blur keeps the cells' means and nothing else",
     points=3,
     hint="down by area mean: picking or interpolating pixels lets finer detail alias through; then "
-    "up bilinear with align_corners=False",
+    "up bilinear with align_corners=False; a crop too small for its cells comes back as it is",
 )
 def test_blur_is_block_means_interpolated(cells, size):
     crops = rand(2, 3, size, size)
