@@ -109,7 +109,8 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
     scaler.scale(loss).backward()
     if not last_part:
         return
-    average_gradients([p for one in optimizers for p in one.param_groups[0]["params"]])
+    if distributed.is_available() and distributed.is_initialized():
+        average_gradients([p for one in optimizers for p in one.param_groups[0]["params"]])
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], MAX_NORM)
@@ -252,8 +253,6 @@ def average_gradients(parameters) -> None:
 
     A gradient that is None on a process counts as zeros.
     """
-    if world_size() == 1:
-        return
     parameters = [p for p in parameters if p.requires_grad]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])  # (sum of all sizes,)
