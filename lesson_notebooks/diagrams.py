@@ -142,7 +142,7 @@ def slic():
     board.axis.set_ylim(-1.1, 1.6)
     board.axis.figure.set_size_inches(9.9, 1.4)
     board.arrow((third + 3.9, 0.25), (third, 0.25), bend=-0.35)
-    board.text(third + 1.95, -0.85, "10 rounds", size=8)
+    board.text(third + 1.95, -0.85, "a few rounds", size=8)
     board.show()
 
 

@@ -46,10 +46,10 @@ def start(seed: int = 0) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)
     # Figures as JPEG, which keeps a notebook small: most of them are pictures.
-    backend_inline.set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85})
+    backend_inline.set_matplotlib_formats("jpeg", pil_kwargs={"quality": 75})
     plt.rcParams.update(
         {
-            "figure.dpi": 110,  # ten inches fill a page
+            "figure.dpi": 100,  # ten inches fill a page
             "figure.constrained_layout.use": True,
             "axes.grid": False,
             "font.size": 9,
@@ -145,7 +145,8 @@ def show(pictures, titles=None, columns: int = 8, size: float = 1.25) -> None:
     pictures = list(pictures)
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
-    height = rows * size * (1.2 if titles else 1)
+    tallest = max(picture.shape[1] / picture.shape[2] for picture in pictures)
+    height = rows * size * tallest * (1.2 if titles else 1)
     _, axes = plt.subplots(rows, columns, figsize=(columns * size, height), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")

@@ -102,7 +102,8 @@ def coordinates(small, large) -> None:
     for (x, y), name in zip(large.landmarks, names):
         axes[1].plot(x, y, "o", color="yellow", markeredgecolor="black", markersize=5)
         place = (x + (-22 if "left" in name else 2), y - 2)
-        axes[1].annotate(name, (x, y), place, color="white", fontsize=8)
+        dark = {"facecolor": "black", "alpha": 0.6, "pad": 1, "linewidth": 0}
+        axes[1].annotate(name, (x, y), place, color="white", fontsize=8, bbox=dark)
     axes[1].set_title(f"the same face at {side} pixels, and its five landmarks", fontsize=8)
     plt.show()
 

@@ -53,7 +53,7 @@ MOST_LINES = 20  # of a code cell
 MEAN_LINES = 10  # of a lesson's code cells
 COURSE_LINES = 9  # of all code cells
 COPIED_LINES = 6
-MOST_BYTES = 600_000
+MOST_BYTES = 700_000
 MOST_FIGURES = 16
 WIDEST = 120
 
