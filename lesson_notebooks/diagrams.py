@@ -248,6 +248,7 @@ def judging():
     board.arrow((7.5, 4.5), (8.6, 4.5))
     for x in (3, 7.3, 11.7):
         board.arrow((10.6, 3.95), (x, 1.95))
-    board.arrow((13.7, 1.6), (15.5, 2.6))
-    board.text(6.4, 0.3, "each: features, threshold and mean from other folds, error", size=8)
+    board.axis.plot([1.1, 13.7], [0.65, 0.65], color="#333333", linewidth=1.4)
+    board.arrow((13.7, 0.65), (15.6, 2.15))
+    board.text(7.4, 0.25, "each: features, threshold and mean from other folds, error", size=8)
     board.show()

@@ -561,7 +561,7 @@ def rank_bars(rates, names, guessing) -> None:
 
 def landmarks_read(pictures, read, true) -> None:
     """Where landmarks are (white) and where a reader sees them (red): {title: (3, S, S)}."""
-    _, axes = plt.subplots(1, len(pictures), figsize=(2.4 * len(pictures), 2.7))
+    _, axes = plt.subplots(1, len(pictures), figsize=(1.6 * len(pictures), 1.9))
     for axis, (title, picture), points, truth in zip(axes, pictures.items(), read, true):
         lesson.draw(axis, picture, title)
         axis.plot(*truth.T, "o", color="white", markersize=4, markeredgecolor="black")
