@@ -122,7 +122,8 @@ def lock(folder):
     owner = path.with_suffix(".txt")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        if not path.exists():
+            path.touch()
     except OSError as error:
         raise write_error(path, error) from error
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:

@@ -464,12 +464,8 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
 
 
 def open_folder(out: Path, preset: str, config) -> None:
-    """Make the run's folder with its settings; LoopError if one there has other settings."""
+    """Put the settings into the run's folder; LoopError if it holds a run with others."""
     settings = out / "config.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LoopError(f"cannot make {out} ({error.strerror}): choose another --out") from error
     for unfinished in out.rglob(".*.part"):  # of a run that was killed
         unfinished.unlink(missing_ok=True)
     if not settings.exists():

@@ -49,6 +49,7 @@ def test_the_same_data_in_another_folder_go_on(photo_config, photos, tmp_path):
     there = moved(photo_config, photos, tmp_path / "elsewhere")
     one = begun(there, tmp_path / "seed0")
     assert "faces" not in one.settings and "actions" not in one.settings
+    (tmp_path / "run").mkdir()
     reproduce.open_folder(tmp_path / "run", "toy", photo_config)
     reproduce.open_folder(tmp_path / "run", "toy", there)
 

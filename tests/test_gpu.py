@@ -12,11 +12,10 @@ from pretend_gpu import OnGPU, PretendGPU
 from ppad import crop_sampler, datasets, reproduce, trainer
 from ppad.attackers import PlainRecognizer
 from ppad.baselines import make_baseline
-from ppad.ssh import FaceFinder
 from ppad.mtcnn import MTCNN, MTCNNConfig
 from ppad.players import aligned_crops, make_modifier, make_recognizer
 from ppad.repainter import Anonymizer
-from ppad.ssh import SSH
+from ppad.ssh import SSH, FaceFinder
 
 # The device is called meta: the values do arrive.
 pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter")

@@ -39,9 +39,7 @@ def test_two_at_a_time_each_in_its_own_process_with_one_thread(tmp_path):
     def third():
         (tmp_path / "c").write_text(f"{os.getpid()} {torch.get_num_threads()}")
 
-    loop.side_by_side(
-        {"a": lambda: meet("a", "b"), "b": lambda: meet("b", "a"), "c": third}, 2
-    )
+    loop.side_by_side({"a": lambda: meet("a", "b"), "b": lambda: meet("b", "a"), "c": third}, 2)
     found = [(tmp_path / name).read_text().split() for name in "abc"]
     assert len({pid for pid, _ in found} | {str(os.getpid())}) == 4 and {
         threads for _, threads in found
