@@ -1,15 +1,15 @@
-"""How steady `ppad.anonymize` is on real clips, and how fast the whole command is; writes JSON.
+"""How steady `ppad.anonymize` is on real clips, how fast and how large the command; writes JSON.
 
     python tests/benchmarks/bench_anonymize.py CLIPS --out anonymize.json \
         [--reference-python PATH] [--threads 2] [--loops 10]
 
 CLIPS is a folder of movies, each with a face in view throughout; MTCNN's weights lie in
-$PPAD_WEIGHTS. Each clip is searched by the command's own finder, set to miss little. Then it is
-followed once with all detections, and by five seeds with 30 % of them dropped at random, of which
-the worst is reported. What is followed is what the command would follow (SSH on some of the frames,
-MTCNN on all); what must be covered is what both detectors together find on the originals, frame by
-frame. A box is covered if every pixel of it is painted. Longest runs of frames with an uncovered
-box, among
+$PPAD_WEIGHTS. Each clip goes through `Anonymizer.frames`, as in the command: batches of frames of
+which both detectors search the first, while in the others the faces found are followed. Once with
+all detections, and by five seeds with 30 % of them dropped at random, after the finder and before
+the tracker, of which the worst is reported. What must be covered is what both detectors together
+find in the originals when they search every frame. A box is covered if every pixel of it is
+painted. Longest runs of frames with an uncovered box, among
 
     face          the clip's person: all boxes, of any score, that overlap the face (IoU 0.3
                   with the nearest sure box of it)
@@ -22,49 +22,100 @@ box, among
 
 Flicker is the mean absolute change of the face's box edges from frame to frame (px), steady beside
 per-frame detection; `painted` the share of the frame that is painted, steady and with 30 % dropped,
-beside per-frame detection's (1.6 times its boxes). Speed: frames a second of the whole command,
-start-up included, `--method blur`, on the first clip played `--loops` times over with a tone, as
-H.264 in MP4. `--reference-python` is the interpreter of an environment with deface==1.5.0: its
-command is timed in turn with ours on the same file with as many threads, sound kept, H.264 in MP4
-out, and the ratio added. deface runs one network (CenterFace) on every frame by itself, by OpenCV
-unless `onnx` and `onnxruntime` are installed besides; ours runs MTCNN on every frame and SSH on
-`ssh_looks_a_second`, and follows the faces. Both encode with libx264 each at its own settings
-(`deface` its default crf and preset; ours crf 20, veryfast). `cpu_seconds` is user + system time of
-the whole command with its children, the least of its runs.
+beside per-frame detection's (1.6 times its boxes). `sightings` are the boxes that the tracker got,
+`searched_closely` the frames that were searched once more because a face was lost or none found.
+
+Speed: frames a second of the whole command, start-up included, `--method blur`, on the first clip
+played `--loops` times over with a tone, as H.264 in MP4. `--reference-python` is the interpreter of
+an environment with deface==1.5.0: its command is timed in turn with ours on the same file with as
+many threads, sound kept, H.264 in MP4 out, and the ratio added. deface runs one network
+(CenterFace) on every frame by itself, by OpenCV unless `onnx` and `onnxruntime` are installed
+besides; ours runs MTCNN and SSH at least `looks_a_second`, and follows the faces. Both encode with
+libx264 each at its own settings (`deface` its default crf and preset; ours crf 20, veryfast).
+`cpu_seconds` is user + system time of the whole command with its children, the least of its runs;
+`peak_mib` the most memory that the command or one of its children (ffmpeg) held, the most of its
+runs.
 """
 
 import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from ppad import movies
+from ppad.crop_sampler import face_squares
+from ppad.repainter import FRAMES_AT_ONCE, LOOKS_A_SECOND, Anonymizer
+from ppad.ssh import default_finder
+
 DROPPED = 0.3
 SEEDS = 5
 SURE = 0.95
 KINDS = ("face", "sure", "seen_around", "any")
 PASSES = 3  # in turn, the quickest of three each: the machine may be shared
+# Runs a command from a small process, as a child's peak memory begins with its parent's.
+MEASURED = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+seconds = time.perf_counter() - start
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+
+
+class Recorded:
+    """A `RecallFinder` for the frames of one movie, which searches each but once.
+
+    With `dropped` it forgets that share of the boxes, as `seed` says. `kept` holds what it gave for
+    each frame, `closer` the frames that were searched closely.
+    """
+
+    def __init__(self, finder, frames):
+        self.finder = finder
+        self.number = {id(frame): t for t, frame in enumerate(frames)}
+        self.answers = {}
+        self.start(0.0, 0)
+
+    def start(self, dropped, seed):
+        self.dropped = dropped
+        self.seed = seed
+        self.kept = [None] * len(self.number)
+        self.closer = []
+
+    def follow(self, frames):
+        return self._answer(frames, self.finder.follow)
+
+    def closely(self, frames):
+        self.closer += [self.number[id(frame)] for frame in frames]
+        return self._answer(frames, self.finder.closely)
+
+    def _answer(self, frames, search):
+        numbers = [self.number[id(frame)] for frame in frames]
+        key = (search.__name__, *numbers)
+        if key not in self.answers:
+            self.answers[key] = [boxes.numpy() for boxes in search(frames)]
+        given = []
+        for t, boxes in zip(numbers, self.answers[key]):
+            # A generator for each answer: the two searches run in different threads.
+            rng = np.random.default_rng([self.seed, t, search.__name__ == "closely"])
+            self.kept[t] = boxes[rng.random(len(boxes)) >= self.dropped]
+            given.append(self.kept[t])
+        return given
 
 
 def steadiness(clip):
     """Uncovered gaps, flicker and painted area of one clip."""
-    import numpy as np
-    import torch
-    from torchvision.ops import box_iou
-
-    from ppad import movies
-    from ppad.crop_sampler import face_squares
-    from ppad.repainter import FRAMES_AT_ONCE
-    from ppad.ssh import default_finder
-    from ppad.tracks import Tracker
-
     movie = movies.probe(clip)
     frames = list(movies.read_movie(clip, movie))
     recall = default_finder()
@@ -73,12 +124,8 @@ def steadiness(clip):
     found = [finder.find([frame])[0] for frame in frames]
     boxes = [one["boxes"].numpy() for one in found]
     scores = [one["scores"].numpy() for one in found]
-    command = recall.at_rate(movie.rate)
-    sightings = [
-        b.numpy()
-        for i in range(0, len(frames), FRAMES_AT_ONCE)
-        for b in command(frames[i : i + FRAMES_AT_ONCE])
-    ]
+    recorded = Recorded(recall, frames)
+    anonymizer = Anonymizer.from_method("mask", finder=recorded)
 
     def overlap(box, others):
         return len(others) > 0 and bool(
@@ -123,18 +170,14 @@ def steadiness(clip):
     face = [face[min(face, key=lambda i: abs(i - t))] for t in range(len(frames))]
 
     def follow(share, seed):
-        """Runs by kind, uncovered boxes, flicker, painted share, of one random choice of the
-        detections kept.
+        """Of one random choice of the detections kept: runs by kind, uncovered boxes, flicker,
+        painted share, sightings and frames searched closely.
         """
-        rng = np.random.default_rng(seed)
-        tracker = Tracker()
+        recorded.start(share, seed)
         popped = []
-        kept = [b[rng.random(len(b)) >= share] for b in sightings]
-        for b in kept:
-            tracker.push(b)
-        tracker.finish()
-        while tracker.ready():
-            popped.append(tracker.pop())
+        for _ in anonymizer.frames(frames, movie.rate):
+            popped.append(np.array([box for _, box in anonymizer.shown]).reshape(-1, 4))
+        kept = recorded.kept
         longest = dict.fromkeys(KINDS, 0)
         run = dict.fromkeys(KINDS, 0)
         uncovered = {}
@@ -159,18 +202,20 @@ def steadiness(clip):
             for kind in KINDS:
                 run[kind] = run[kind] + 1 if kind in bad else 0
                 longest[kind] = max(longest[kind], run[kind])
-        return longest, uncovered, flicker(popped), float(np.mean(area))
+        counts = (sum(map(len, kept)), len(recorded.closer))
+        return longest, uncovered, flicker(popped), float(np.mean(area)), *counts
 
     every = follow(0.0, 0)
     dropped = [follow(DROPPED, seed) for seed in range(SEEDS)]
     lost = {}
-    for _, uncovered, _, _ in dropped:
-        for key, share in uncovered.items():
+    for one in dropped:
+        for key, share in one[1].items():
             lost.setdefault(key, []).append(share)
     worst = {kind: max(one[0][kind] for one in dropped) for kind in KINDS}
     return {
         "frames": len(frames),
-        "sightings": sum(map(len, sightings)),
+        "sightings": every[4],
+        "searched_closely": {"all": every[5], "dropped": max(one[5] for one in dropped)},
         "found_on_originals": sum(map(len, boxes)),
         "lowest_score": round(float(np.concatenate(scores).min()), 3),
         "longest_uncovered_gap": {"all": every[0], "dropped": worst},
@@ -191,20 +236,10 @@ def steadiness(clip):
 
 
 def timed(command, environment):
-    """Seconds by the clock and seconds of CPU of one run of a whole command."""
-    start = time.perf_counter()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        command,
-        check=True,
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    """Seconds by the clock, seconds of CPU and peak MiB of one run of a whole command."""
+    command = [sys.executable, "-c", MEASURED, *map(str, command)]
+    done = subprocess.run(command, check=True, env=environment, cwd=ROOT, stdout=subprocess.PIPE)
+    return json.loads(done.stdout)
 
 
 def main():
@@ -254,8 +289,6 @@ def main():
             ],
             check=True,
         )
-        from ppad import movies
-
         frames = movies.probe(long).count
         commands = {
             "ppad": [
@@ -281,21 +314,23 @@ def main():
                 "--keep-audio",
             ]
             commands["deface_1.5.0"] = theirs
-        from ppad.repainter import LOOKS_A_SECOND
-
         runs = {name: [] for name in commands}
         cpu = {name: [] for name in commands}
+        memory = {name: [] for name in commands}
         for _ in range(PASSES):
             for name, command in commands.items():
-                seconds, busy = timed(command, environment)
+                seconds, busy, peak = timed(command, environment)
                 runs[name].append(round(frames / seconds, 2))
                 cpu[name].append(round(busy, 2))
+                memory[name].append(round(peak))
         result["speed"] = {
             "frames": frames,
             "frames_a_second": {name: max(rates) for name, rates in runs.items()},
             "runs": runs,
             "cpu_seconds": {name: min(times) for name, times in cpu.items()},
-            "ssh_looks_a_second": LOOKS_A_SECOND,
+            "peak_mib": {name: max(peaks) for name, peaks in memory.items()},
+            "looks_a_second": LOOKS_A_SECOND,
+            "most_frames_a_batch": FRAMES_AT_ONCE,
         }
         if args.reference_python:
             result["speed"]["ratio"] = round(max(runs["ppad"]) / max(runs["deface_1.5.0"]), 2)
