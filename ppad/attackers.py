@@ -129,7 +129,7 @@ class RepaintedFaces(datasets.FaceSet):
     lazy = False  # as soon as `images` is asked for, it is there
 
     def __init__(
-        self, faces, anonymizer, config, device, folder=None, mirrored=False, aligned=False
+        self, faces, anonymizer, config, device="cpu", folder=None, mirrored=False, aligned=False
     ):
         self.faces = faces
         self.landmarks = faces.landmarks
@@ -169,11 +169,6 @@ class RepaintedFaces(datasets.FaceSet):
     def flipped(self, indices, mirror):
         """As in `FaceSet`; a mirror image is that of the face, anonymized, not of the result."""
         return self.images[indices + len(self) * mirror]  # (B, 3, S, S) or (B, 3, h, w)
-
-
-def repaint_set(faces, anonymizer, config, device="cpu", folder=None) -> RepaintedFaces:
-    """A `FaceSet` as an anonymizer leaves it (see `RepaintedFaces`)."""
-    return RepaintedFaces(faces, anonymizer, config, device, folder)
 
 
 # ---------------------------------------------------------------- training

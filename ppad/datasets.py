@@ -44,6 +44,14 @@ def checksum(*known) -> str:
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
+def grouped(keys) -> dict:
+    """The positions of each different key."""
+    groups = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    return groups
+
+
 class _PictureSet(Dataset):
     """What both sets do with their `pictures`, (N, 3, H, W) uint8: a tensor or `PictureFiles`."""
 

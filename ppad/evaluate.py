@@ -6,7 +6,6 @@ much of the face's structure is left. `strongest` is the lowest error that any o
 both pictures of a pair modified or only one: the figure to quote as privacy.
 """
 
-import hashlib
 import importlib.util
 import math
 import re
@@ -21,7 +20,7 @@ import torch
 from torch import nn
 
 from ppad import datasets, files, folders, metrics
-from ppad.attackers import LandmarkReader, embed, repaint_set, verify
+from ppad.attackers import LandmarkReader, RepaintedFaces, embed, verify
 from ppad.crop_sampler import align_faces, repaint
 from ppad.figures import over_seeds
 from ppad.optim import GIB
@@ -404,7 +403,7 @@ def read_own_row(text: str, size: int) -> OwnRow:
         raise files.DataError(f"{where} raised {type(error).__name__}: {error}") from error
     if wrong:
         raise files.DataError(f"{where} {wrong}")
-    return OwnRow(name, make, hashlib.sha256(content.encode()).hexdigest()[:16])
+    return OwnRow(name, make, datasets.checksum(content))
 
 
 @torch.no_grad()
@@ -446,9 +445,10 @@ def judge_row(
     """
     device = game.device
     mean, per_class = action_ap(game.detector, game.anonymizer, data.test_actions, config, device)
-    modified = repaint_set(data.test_faces, game.anonymizer, config, device, folder)
+    modified = RepaintedFaces(data.test_faces, game.anonymizer, config, device, folder)
     faces = modified.floats()  # (N, 3, S, S)
-    restored = repaint_set(modified, inverter, config, device, folder).floats()  # (N, 3, S, S)
+    restored = RepaintedFaces(modified, inverter, config, device, folder)
+    restored = restored.floats()  # (N, 3, S, S)
     attackers = {
         "own": (game.recognizer, faces),
         "never_saw": (judges.never_saw, faces),

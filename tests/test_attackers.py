@@ -81,10 +81,10 @@ def test_embedding_is_in_eval_mode_and_leaves_the_mode_as_it_was(tiny, tiny_face
 
 def test_repainted_set_is_in_order(tiny, tiny_faces):
     pictures, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
-    darker = attackers.repaint_set(tiny_faces, lambda x: x / 2 - 0.5, tiny(eval_batch=5))
+    darker = attackers.RepaintedFaces(tiny_faces, lambda x: x / 2 - 0.5, tiny(eval_batch=5))
     assert len(darker) == len(tiny_faces)
     torch.testing.assert_close(darker.floats()[:], pictures / 2 - 0.5, atol=1.001 / 255, rtol=0)
-    same = attackers.repaint_set(tiny_faces, lambda x: x, tiny(eval_batch=5))
+    same = attackers.RepaintedFaces(tiny_faces, lambda x: x, tiny(eval_batch=5))
     assert torch.equal(same.floats()[:], pictures)  # 8 bits lose nothing of 8 bits
 
 
@@ -454,8 +454,8 @@ def test_what_can_be_inverted_is_undone_and_a_mask_is_not(tmp_path, tiny):
         loop = Loop(tmp_path / name, name, 0, {}, 20)
         inverter = attackers.train_inverter(anonymizer, people, config, loop)
         assert not inverter.training and not any(p.requires_grad for p in inverter.parameters())
-        modified = attackers.repaint_set(others, anonymizer, config)
-        restored = attackers.repaint_set(modified, inverter, config)
+        modified = attackers.RepaintedFaces(others, anonymizer, config)
+        restored = attackers.RepaintedFaces(modified, inverter, config)
         return auc(modified.floats()), auc(restored.floats())
 
     originals = auc(others.floats())
