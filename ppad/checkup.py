@@ -34,8 +34,7 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     if device.startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"device is '{device}', but torch sees no GPU here: use --device cpu")
         device = "cpu"
-    folder = next(path for path in [out.absolute(), *out.absolute().parents] if path.exists())
-    disk = shutil.disk_usage(folder).free / GIB
+    disk = shutil.disk_usage(files.existing(out)).free / GIB
     known = optim.hardware(device)
     print(", ".join(f"{name} {version}" for name, version in optim.versions().items()))
     print(f"processor: {known['cpu']}, {known['cores']} cores; GPU: {known.get('gpu', 'none')}")

@@ -88,7 +88,7 @@ class DetectorConfig:
             )
         if self.body == "toy" and self.weights is not None:
             raise ValueError("weights is set, but no ImageNet file fits the toy; leave it at None")
-        stages = 5 if self.body.startswith("resnet") else 6
+        stages = _stages(self.body)
         if not 0 <= self.trainable_layers <= stages:
             raise ValueError(
                 f"trainable_layers is {self.trainable_layers}; "
@@ -214,6 +214,11 @@ def _check_targets(
 # ------------------------------------------------------------------ the full-size detectors
 
 
+def _stages(body: str) -> int:
+    """How many stages of an ImageNet body can be trained or frozen."""
+    return 5 if body.startswith("resnet") else 6
+
+
 def _build_full_size(config: DetectorConfig) -> FasterRCNN:
     """Faster R-CNN on an ImageNet body: as C4, with a feature pyramid, or on a MobileNetV2.
 
@@ -222,9 +227,7 @@ def _build_full_size(config: DetectorConfig) -> FasterRCNN:
     """
     scratch = config.weights is None
     norm_layer = nn.BatchNorm2d if scratch else FrozenBatchNorm2d
-    learning = config.trainable_layers
-    if scratch:
-        learning = 5 if config.body.startswith("resnet") else 6
+    learning = _stages(config.body) if scratch else config.trainable_layers
     if config.body == "resnet101_c4":
         backbone, heads = _c4(config, norm_layer, learning)
     elif config.body == "mobilenet_v2":

@@ -103,12 +103,16 @@ def write_error(path, error: OSError) -> WriteError:
 
 def check_writable(folder) -> None:
     """WriteError unless a file can be made in `folder`, or where it would be made. None is left."""
-    folder = Path(folder).absolute()
-    place = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        tempfile.TemporaryFile(dir=place).close()
+        tempfile.TemporaryFile(dir=existing(folder)).close()
     except OSError as error:
-        raise write_error(folder, error) from error
+        raise write_error(Path(folder).absolute(), error) from error
+
+
+def existing(folder) -> Path:
+    """`folder`, or the nearest folder above it that is there."""
+    folder = Path(folder).absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 @contextmanager

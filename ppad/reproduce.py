@@ -25,6 +25,7 @@ from ppad import attackers, checkup, evaluate, figures, files, optim, players, t
 from ppad import config as presets
 from ppad.baselines import BASELINES, identity, make_baseline
 from ppad.crop_sampler import repaint
+from ppad.datasets import grouped
 from ppad.evaluate import read_own_row
 from ppad.loop import Loop, LoopError, exit_status, read_checkpoint, read_log, side_by_side
 from ppad.optim import GIB
@@ -357,14 +358,6 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     figures.training_curves(log, out / "curves.png")
 
 
-def grouped(keys) -> dict:
-    """The positions of each different key."""
-    groups = {}
-    for position, key in enumerate(keys):
-        groups.setdefault(key, []).append(position)
-    return groups
-
-
 def eight_of(things) -> list:
     """Eight of them at most, the same at each call."""
     things = list(things)
@@ -449,15 +442,15 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
     jobs = args.jobs
     if jobs is None:
         jobs = 1 if launched else players.default_jobs(device, gpu, config)
-    used = device != "cpu" and torch.cuda.is_initialized()
-    faults = {
-        "it must be at least 1": jobs < 1,
-        "this process has used the GPU already, and its forks cannot then: give --jobs 1": used,
-        "under torchrun it must be 1, since all processes train one row together": launched,
-    }
-    for fault, is_one in faults.items():
-        if is_one and jobs != 1:
-            raise ValueError(f"--jobs is {jobs}: {fault}")
+    fault = ""
+    if jobs < 1:
+        fault = "it must be at least 1"
+    elif jobs > 1 and device != "cpu" and torch.cuda.is_initialized():
+        fault = "this process has used the GPU already, and its forks cannot then: give --jobs 1"
+    elif jobs > 1 and launched:
+        fault = "under torchrun it must be 1, since all processes train one row together"
+    if fault:
+        raise ValueError(f"--jobs is {jobs}: {fault}")
     if device.startswith("cuda") and not gpu and not args.check:
         raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
     return device, jobs

@@ -23,12 +23,13 @@ import sys
 import unicodedata
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ppad import datasets, files
+from ppad.baselines import identity
 from ppad.repainter import load_modifier
 
 PAIRS = 12  # Sec. 5.5: 12 positive and 12 negative pairs
@@ -80,9 +81,7 @@ def compose(faces, modifier, rng) -> tuple[dict, dict]:
     Args: faces: a FaceSet; modifier: M; rng: numpy Generator that draws people, pictures and order.
     Returns two dicts: what the page shows (pictures as data URIs) and the truth, by question.
     """
-    pictures_of = {}
-    for index, name in enumerate(faces.names):
-        pictures_of.setdefault(name.split("/")[0], []).append(index)
+    pictures_of = datasets.grouped(name.split("/")[0] for name in faces.names)
     pairs, same = draw_pairs(pictures_of, rng)
     q1 = [
         {"id": f"q1-{number:02d}", "images": repaint(faces, modifier, pair)}
@@ -90,11 +89,11 @@ def compose(faces, modifier, rng) -> tuple[dict, dict]:
     ]
     q2, people = draw_people(faces, modifier, pictures_of, rng)
     shown = rng.choice(len(faces), min(GALLERY, len(faces)), replace=False).tolist()
-    identity = secrets.token_hex(8)
-    study = {"study": identity, "q1": q1, "q2": q2, "q3": repaint(faces, modifier, shown)}
+    study_id = secrets.token_hex(8)
+    study = {"study": study_id, "q1": q1, "q2": q2, "q3": repaint(faces, modifier, shown)}
     answers = {item["id"]: truth for item, truth in zip(q2["items"], people)}
     key = {
-        "study": identity,
+        "study": study_id,
         "q1": {item["id"]: truth for item, truth in zip(q1, same)},
         "q2": {"kind": q2["kind"], "items": answers},
     }
@@ -169,7 +168,7 @@ def repaint(faces, modifier, indices: list[int]) -> list[str]:
 
 def originals(faces, indices: list[int]) -> list[str]:
     """Pictures `indices` of the set as they are, as data URIs."""
-    return repaint(faces, torch.nn.Identity(), indices)
+    return repaint(faces, identity, indices)
 
 
 def data_uri(picture: np.ndarray) -> str:
@@ -326,7 +325,8 @@ def draw(report: dict, path: Path) -> None:
     paper = list(PAPER.values())
     if not names:
         paper[1] = np.nan  # the paper asks for names only
-    figure, axes = plt.subplots(figsize=(6, 3.5), constrained_layout=True)
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
     places = np.arange(3)
     axes.bar(places - 0.2, ours, 0.4, label="this study")
     axes.bar(places + 0.2, paper, 0.4, label="paper, Sec. 5.5", color="lightgray")
@@ -339,7 +339,6 @@ def draw(report: dict, path: Path) -> None:
     axes.legend()
     with files.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
 
 
 # ---------------------------------------------------------------- command line

@@ -1,5 +1,5 @@
 WRONG = "a body without weights is frozen as if it had some"
 HINT = "from scratch everything learns"
 REPLACE = [
-    ("    if scratch:\n        learning", "    if False:\n        learning"),
+    ("_stages(config.body) if scratch else config.trainable_layers", "config.trainable_layers"),
 ]
