@@ -55,6 +55,7 @@ ERRORS = {
     "inverting": "inverting",
     "strongest": "strongest",
 }
+ON_SCREEN = ("own", "retrained", "strongest")  # ours: those that fit into 80 characters
 
 
 # ------------------------------------------------------------------ pictures
@@ -332,13 +333,34 @@ def table1_markdown(results):
     "-" = not run.
     """
     classes = list(dict.fromkeys(name for row in results["rows"] for name in (row.get("AP") or {})))
-    lines = {"Method": [*classes, "mAP", *(f"error: {heading}" for heading in ERRORS.values())]}
+    lines = {"Method": [*classes, *_heads(ERRORS)]}
     for row in results["rows"]:
         ap = row.get("AP") or {}
-        error = row.get("verification_error") or {}
-        values = [*map(ap.get, classes), row.get("mAP"), *map(error.get, ERRORS)]
-        lines[row["name"]] = map(_percent, values)
+        lines[row["name"]] = [*map(_percent, map(ap.get, classes)), *_numbers(row, ERRORS)]
     return _markdown(lines)
+
+
+def screen_line(name, row=None):
+    """The line of Table 1 that is shown when a row is finished: mAP and three errors.
+
+    Such lines are padded to one width, so that they form a table though they come one by one.
+    row: the row of one seed, as `evaluate.judge_row` returns it; None gives the head.
+    """
+    heads = _heads(ON_SCREEN)
+    cells = heads if row is None else _numbers(row, ON_SCREEN)
+    padded = [cell.rjust(len(head)) for cell, head in zip(cells, heads)]
+    return _line([name.ljust(14), *padded])
+
+
+def _heads(errors):
+    """Heads of the columns of `_numbers`."""
+    return ["mAP", *(f"error: {ERRORS[key]}" for key in errors)]
+
+
+def _numbers(row, errors):
+    """A row's mAP and these verification errors, in %."""
+    found = row.get("verification_error") or {}
+    return [_percent(value) for value in (row.get("mAP"), *map(found.get, errors))]
 
 
 def ablation_markdown(results):
@@ -360,7 +382,11 @@ def _markdown(lines):
     """A table of lines, first cell -> the others; the first line is its head."""
     head, *rows = [[name, *cells] for name, cells in lines.items()]
     table = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in table)
+    return "".join(f"{_line(cells)}\n" for cells in table)
+
+
+def _line(cells):
+    return f"| {' | '.join(cells)} |"
 
 
 def over_seeds(values):

@@ -34,6 +34,7 @@ ROWS = [*BASELINES, "Ours"]
 # Rows with an M, and the fields in which each differs from the preset.
 VARIANTS = {"Ours": {}, "Ours(random)": {"adversarial_target": "random"}}  # Sec. 5.6
 KNOWN = [*BASELINES, *VARIANTS]
+FEWER_ROWS = {"quick": ["Un-anonymized", "Blur(8x8)", "Masked", "Ours"]}  # a preset's own default
 PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, and its name there
     "modifier": ("Ours", "anonymizer"),
     "recognizer": ("Ours", "recognizer"),
@@ -60,10 +61,9 @@ def parse(argv):
     )
     parser.add_argument("--preset", default="toy", choices=sorted(presets.PRESETS))
     parser.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
-    rows_help = f"any of: {', '.join(KNOWN)} (default: all up to Ours)"
-    parser.add_argument(
-        "--rows", nargs="+", default=ROWS, metavar="ROW", choices=KNOWN, help=rows_help
-    )
+    fewer = "; ".join(f"{preset}: {' '.join(rows)}" for preset, rows in FEWER_ROWS.items())
+    rows_help = f"any of: {', '.join(KNOWN)} (default: all up to Ours; of preset {fewer})"
+    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=KNOWN, help=rows_help)
     own_help = "one row more: an anonymizer of your own (see ppad/README.md); may be given again"
     parser.add_argument(
         "--row", action="append", default=[], metavar="NAME=FILE.py:CLASS", help=own_help
@@ -80,6 +80,7 @@ def parse(argv):
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
+    args.rows = args.rows or FEWER_ROWS.get(args.preset, ROWS)
     args.out = args.out or Path("runs") / args.preset
     return args, presets.build(args.preset, **fields)
 
@@ -183,6 +184,12 @@ class SeedRun:
         if name in self.own:
             return self.own[name].make(self.device)
         return make_baseline(name, seed=self.seed)
+
+    def show_row(self, name: str) -> None:
+        """Train and evaluate one row, and show its line of Table 1."""
+        row = self.row(name)
+        if optim.is_main_process():
+            files.print_progress(figures.screen_line(name, row), end=True)
 
     def row(self, name: str) -> dict:
         """Train and evaluate one row, or read it where it is done."""
@@ -419,7 +426,9 @@ def play_rows(args, config, rows: list, own: dict, device, jobs: int) -> None:
         side_by_side({"controls": controls}, jobs)
         # M's rows first: they take longest, and the other rows use the other cores meanwhile
         order = sorted(rows, key=lambda name: name not in VARIANTS)
-        side_by_side({name: functools.partial(one.row, name) for name in order}, jobs)
+        if optim.is_main_process():
+            files.print_progress(figures.screen_line(f"Method, seed {seed}"), end=True)
+        side_by_side({name: functools.partial(one.show_row, name) for name in order}, jobs)
     if optim.is_main_process():
         results = collect(args.out, args.preset, first.config, args.seed, rows, device, jobs)
         report(first, args.out, results, rows, began)

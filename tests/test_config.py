@@ -26,7 +26,9 @@ def test_every_field_names_its_source_and_has_a_line_of_help():
         assert 0 < len(field.metadata["help"]) < 80 and "\n" not in field.metadata["help"]
 
 
-@pytest.mark.parametrize("preset", [presets.Small, presets.Photo, presets.PhotoCPU, presets.Toy])
+@pytest.mark.parametrize(
+    "preset", [presets.Small, presets.Photo, presets.PhotoCPU, presets.Toy, presets.Quick]
+)
 def test_every_value_of_the_smaller_presets_names_its_source(preset):
     lines = [
         line
@@ -75,6 +77,20 @@ def test_smaller_presets_keep_the_papers_game(name):
         "adversarial_target",
     ):
         assert getattr(small, field) == getattr(paper, field)
+
+
+def test_quick_is_the_toy_preset_and_nowhere_larger():
+    """The same world and losses; nothing is larger, and lambda reaches its floor sooner."""
+    quick = presets.build("quick")
+    toy = presets.build("toy")
+    for name in presets.Quick.__annotations__:
+        if name == "lambda_gamma":
+            assert quick.lambda_gamma > toy.lambda_gamma
+        else:
+            assert 0 < getattr(quick, name) < getattr(toy, name), name
+    step = quick.pretrain_recognizer_steps / 2
+    assert quick.lambda_base / (1 + quick.lambda_gamma * step) <= quick.lambda_floor
+    assert quick.face_size == toy.face_size  # a row of one's own that fits one fits both
 
 
 def test_presets_have_one_set_of_fields():
@@ -152,7 +168,7 @@ def test_build_overrides_and_leaves_none_alone():
 @pytest.mark.parametrize(
     "preset, fields, sentence",
     [
-        ("tiny", {}, "preset 'tiny' is unknown: choose one of toy, photo, photo_cpu, paper"),
+        ("tiny", {}, "preset 'tiny' is unknown: choose one of quick, toy, photo, photo_cpu, paper"),
         ("toy", {"epoch": 3}, "field 'epoch' is unknown"),
         ("toy", {"batch_faces": 0}, "batch_faces is 0: it must be at least 1"),
         ("toy", {"recognizer_updates": 0}, "recognizer_updates is 0"),
@@ -211,7 +227,7 @@ def test_T1_comes_from_the_frames_that_are_there(fields, frames, steps):
 
 
 def test_the_small_presets_say_T1_themselves():
-    for preset in ("toy", "photo", "photo_cpu"):
+    for preset in ("quick", "toy", "photo", "photo_cpu"):
         config = presets.build(preset)
         assert config.T1 > 0 and presets.with_steps(config, 999) == config
         assert presets.with_steps(presets.build(preset, T1=0), 999).T1 == 0

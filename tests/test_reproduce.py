@@ -224,6 +224,40 @@ def test_table(finished):
     assert "±" in lines[2]
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_table_grows_as_rows_finish(jobs, tiny_args, tmp_path, capfd):
+    """Each row's line is shown once, at its end, with the numbers of table1.md."""
+    words = [*tiny_args, "--jobs", jobs, "--rows", "Un-anonymized", "Masked", "--out", tmp_path]
+    assert run(*words) == 0
+    error = capfd.readouterr().err
+    shown = [line for line in error.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in shown}) == 1 and len(shown[0]) <= 80
+    head, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown]
+    assert head[0] == "Method, seed 0" and head[-1] == "error: strongest"
+    text = (tmp_path / "table1.md").read_text()
+    names, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()
+    ]
+    columns = [0, *map(names.index, head[1:])]
+    assert sorted(lines) == sorted([row[column] for column in columns] for row in rows)
+    if jobs == 1:
+        assert error.index("| Un-anonymized") < error.index("Masked game 1/")
+    assert run(*words) == 0  # rows that are done already are in it, too
+    again = capfd.readouterr().err.splitlines()
+    assert sorted(line for line in again if line.startswith("|")) == sorted(shown)
+
+
+def test_a_quick_run_has_four_rows_unless_others_are_named(capsys):
+    rows = ["Un-anonymized", "Blur(8x8)", "Masked", "Ours"]
+    assert reproduce.parse(["--preset", "quick"])[0].rows == rows
+    assert reproduce.parse(["--preset", "quick", "--rows", "Edge"])[0].rows == ["Edge"]
+    assert reproduce.parse([])[0].rows == reproduce.ROWS
+    with pytest.raises(SystemExit):
+        reproduce.parse(["--help"])
+    said = "".join(capsys.readouterr().out.split())  # lines break at hyphens, too
+    assert f"quick:{''.join(rows)})" in said
+
+
 def test_logs_have_every_step_once(finished, tiny):
     config = tiny()
     game = [("game", n) for n in range(1, config.T1 + 1)] + [
