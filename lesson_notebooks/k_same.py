@@ -15,14 +15,15 @@ EACH = 3  # ours: pictures of each person, so that there is one in about the fac
 class KSame:
     """Each face becomes the mean of k gallery faces: of the k people who look most like it.
 
-    What k-same guarantees: among people with one picture each, averaged in groups of k, a published
-    face stands for k of them, and nobody can name the right one more often than once in k.
+    What k-same guarantees: in a set of distinct people, one picture each, divided into groups of k
+    that all get their group's mean, a published face stands for k people, and nobody can name the
+    right one more often than once in k.
 
-    What it does not: that needs groups that are made once, for one picture of each person. Here, as
-    the contract of a row asks, each face is treated by itself, and faces come that are not in the
-    gallery. Which k people are nearest still depends on who it is. Several pictures of one person
-    get much the same k, so they can be linked, and an attacker who is trained on the results may
-    learn who gets which mean. No pixel of the face itself is published.
+    What it does not: anything about several pictures of one person, which fall into several groups,
+    or about faces outside of the set. As the contract of a row asks, each face is treated by itself
+    here. No pixel of it is published, but the choice of its k people depends on it, and an attacker
+    who is trained on the results (`retrained`) may learn what the choice tells. So it is measured,
+    not proved.
 
     gallery: (P, n, 3, S, S) in [-1, 1], n pictures of each of P people, none of them to be hidden.
     """
