@@ -102,6 +102,13 @@ class Paper:
     lr_warmup: float = option(
         3e-4, "M's learning rate meanwhile, dropped like the game's", "ours: the game's"
     )
+    warmup_recognizers: int = option(1, "copies of D that M warms up against, in turn", "ours")
+    warmup_restart: int = option(
+        0, "warm-up steps after which one of them is D as before again; 0 = never", "ours"
+    )
+    warmup_updates: int = option(
+        0, "further updates of D a warm-up step, on outputs that M made before", "ours"
+    )
     pretrain_detector_steps: int = option(
         12000, "updates of A on originals", "ours: not in the paper"
     )
@@ -133,7 +140,9 @@ class Paper:
         math.inf, "cap on L_D in M's term, in log N (see ppad.losses)", "eq. 2: none"
     )
     adversarial_margin: bool = option(True, "M's term is L_D with its angular margin", "eq. 2")
-    adversarial_target: str = option("ascent", '"ascent" or "random", the ablation', "Sec. 5.6")
+    adversarial_target: str = option(
+        "ascent", 'M\'s term: "ascent", "random", "entropy" or "non_saturating"', "eq. 2, Sec. 5.6"
+    )
     # ---- evaluation
     attack_steps: int = option(
         28000, "updates of each attacker", "ours: as long as D's pretraining"
@@ -307,6 +316,18 @@ class Photo(PhotoCPU):
 
 
 PRESETS = {"quick": Quick, "toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
+# Rows with an M, and the fields in which each differs from the preset.
+ENTROPY = {"adversarial_target": "entropy"}
+RESTARTS = {**ENTROPY, "warmup_restart": 100}  # ours: 32 times in the toy world's warm-up
+VARIANTS = {
+    "Ours": {},
+    "Ours(random)": {"adversarial_target": "random"},  # Sec. 5.6
+    "Ours(non-saturating)": {"adversarial_target": "non_saturating"},
+    "Ours(entropy)": ENTROPY,
+    "Ours(entropy, restarts)": RESTARTS,
+    "Ours(entropy, restarts, 3 D)": {**RESTARTS, "warmup_recognizers": 3},
+    "Ours(strong D)": {"warmup_updates": 6},  # ours: 8 updates of D a step with Small's own two
+}
 MACHINE = (  # fields that change no result, or by rounding only
     "device log_every sample_every checkpoint_seconds eval_batch channels_last compile fused "
     "accumulate checkpointing memory_gb workers "
@@ -319,12 +340,13 @@ AT_LEAST_ONE = (
     *(
         "face_size frame_height frame_width modifier_width recognizer_width recognizer_height "
         "recognizer_breadth other_width embedding recognizer_updates accumulate folds eval_batch "
+        "warmup_recognizers "
         "log_every sample_every"
     ).split(),
 )
 CHOICES = {
     "precision": ("fp32", "bf16", "fp16"),
-    "adversarial_target": ("ascent", "random"),
+    "adversarial_target": ("ascent", "random", "entropy", "non_saturating"),
 }
 
 

@@ -300,6 +300,37 @@ def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.T
     return -per_sample_loss_D.clamp(max=cap).mean()
 
 
+def modifier_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Another term for M (ours): minus the entropy of D's softmax, in nats.
+
+    logits: (B, N), D's without margin. Returns a scalar in [-log N, 0], to be minimized: -log N
+    where D holds all identities for equally likely, as for the capped ascent. No label enters, so
+    being taken for always the same somebody else does not pay. Source: Wu et al., "Privacy-
+    Preserving Deep Action Recognition", TPAMI 2020.
+    """
+    log_p = logits.log_softmax(dim=1)  # (B, N)
+    return (log_p.exp() * log_p).sum(dim=1).mean()
+
+
+def modifier_non_saturating(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Another term for M (ours): mean of -log(1 - p), p being D's probability of the true identity.
+
+    logits: (B, N), D's without margin, N >= 2. labels: (B,) int64, the true ones. Returns a scalar
+    >= 0, to be minimized. Ascent on L_D = -log p has the slope 1 - p in the true logit: none where
+    D is sure. This term has p: it pulls hardest just there. A face with p < 1/N, below chance, has
+    no gradient. Source: the generator's loss of GANs in the same form (Goodfellow et al. 2014).
+
+    1 - p is not taken from p: where fp32 rounds p to 1, its logarithm would be -inf and the
+    gradient nan. log(1 - p) = logsumexp of the other logits - logsumexp of all.
+    """
+    index = labels.to(logits.device)[:, None]  # (B, 1)
+    everybody = logits.logsumexp(dim=1)  # (B,)
+    others = logits.scatter(1, index, -math.inf).logsumexp(dim=1)  # (B,)
+    log_p = logits.gather(1, index)[:, 0] - everybody  # (B,)
+    below_chance = log_p <= -math.log(logits.shape[1])  # (B,)
+    return (everybody - others).masked_fill(below_chance, 0.0).mean()
+
+
 def random_label_targets(
     labels: torch.Tensor, identities: int, generator: torch.Generator | None = None
 ) -> torch.Tensor:

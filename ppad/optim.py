@@ -104,7 +104,8 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
     """Backward pass; after the last part of a batch a step of each optimizer.
 
     Gradients add up until then, so a part's loss must be divided by the number of parts. They are
-    averaged over the processes, cut to a length of MAX_NORM for each optimizer, and cleared.
+    averaged over the processes, cut to a length of MAX_NORM for each optimizer, and cleared. An
+    optimizer whose gradient is not finite takes no step, which is said on standard error.
     """
     scaler.scale(loss).backward()
     if not last_part:
@@ -113,8 +114,11 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
         average_gradients([p for one in optimizers for p in one.param_groups[0]["params"]])
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], MAX_NORM)
-        scaler.step(optimizer)  # fp16: skipped if a gradient overflowed
+        length = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], MAX_NORM)
+        if scaler.is_enabled() or length.isfinite():
+            scaler.step(optimizer)  # fp16: skipped if a gradient overflowed
+        else:
+            print("a gradient is not finite: this step is skipped", file=sys.stderr)
         optimizer.zero_grad()
     scaler.update()
 

@@ -62,11 +62,20 @@ class Recognizer(nn.Module):
             reduction: "mean" gives a scalar, "none" gives (B,).
             margin: False leaves the margin out: what D decides, not what it is trained to reach.
         """
+        cosines, norms = self._angles(crops)
+        return self.margin(cosines, norms, identities, reduction=reduction, margin=margin)
+
+    def logits(self, crops: torch.Tensor) -> torch.Tensor:
+        """What D decides of aligned crops (B, 3, h, w): (B, N), without margin."""
+        cosines, norms = self._angles(crops)
+        return cosines * (self.margin.scale or norms)
+
+    def _angles(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines (B, N) to the class weights, and norms (B, 1) of the embeddings."""
         features = self.network(crops)  # (B, E)
         # Angles need full precision, whatever the network runs in.
         with torch.autocast(features.device.type, enabled=False):
-            cosines, norms = self.head(features.float())  # (B, N), (B, 1)
-        return self.margin(cosines, norms, identities, reduction=reduction, margin=margin)
+            return self.head(features.float())
 
 
 def make_modifier(config) -> Modifier:
@@ -237,7 +246,8 @@ def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]
         + kept_bytes(heads.box_head, regions, read.shape[1], *heads.box_roi_pool.output_size)
     )
     alone = kept_bytes(recognizer.network, max(config.pretrain_recognizer_batch, 2 * faces), *crop)
-    weights = m + d + a + (d if config.warmup_steps else 0)  # the warm-up has a D of its own
+    copies = config.warmup_recognizers if config.warmup_steps else 0  # of D, in the warm-up
+    weights = m + d + a + copies * d
     return {
         "training": (16 * weights + max(game, alone)) / GIB,
         "disk": rows * 2 * 12 * (weights + d) / GIB,

@@ -24,6 +24,7 @@ import torch
 from ppad import attackers, checkup, evaluate, figures, files, optim, players, trainer
 from ppad import config as presets
 from ppad.baselines import BASELINES, identity, make_baseline
+from ppad.config import VARIANTS
 from ppad.crop_sampler import repaint
 from ppad.datasets import grouped
 from ppad.evaluate import read_own_row
@@ -31,8 +32,6 @@ from ppad.loop import Loop, LoopError, exit_status, read_checkpoint, read_log, s
 from ppad.optim import GIB
 
 ROWS = [*BASELINES, "Ours"]
-# Rows with an M, and the fields in which each differs from the preset.
-VARIANTS = {"Ours": {}, "Ours(random)": {"adversarial_target": "random"}}  # Sec. 5.6
 KNOWN = [*BASELINES, *VARIANTS]
 FEWER_ROWS = {"quick": ["Un-anonymized", "Blur(8x8)", "Masked", "Ours"]}  # a preset's own default
 PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, and its name there

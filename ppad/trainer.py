@@ -37,6 +37,8 @@ from ppad.players import (
     make_recognizer,
 )
 
+KEPT = 1024  # ours: outputs of M that D's copies may learn from again: of the last 128 steps
+
 
 class Game:
     """One row's three players and their updates.
@@ -177,13 +179,20 @@ class Game:
         return dict(zip(["L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
-        """M's adversarial term: ascent on L_D (eq. 2), or the ablation (Sec. 5.6).
+        """M's adversarial term: ascent on L_D (eq. 2), the ablation (Sec. 5.6), or one of ours.
 
         The small presets cap it and leave the margin out of it: only then is the loss of a D at
         chance log N, the unit of the cap.
         """
         crops = aligned_crops(modified, landmarks, self.crop_size)  # (B, 3, h, w)
-        random = self.config.adversarial_target == "random"
+        target = self.config.adversarial_target
+        if target in ("entropy", "non_saturating"):
+            with self.autocast:
+                logits = self.recognizer.logits(crops)  # (B, N)
+            if target == "entropy":
+                return losses.modifier_entropy(logits)
+            return losses.modifier_non_saturating(logits, identities)
+        random = target == "random"
         if random:
             people = self.recognizer.head.weight.shape[0]
             identities = losses.random_label_targets(identities, people)
@@ -272,7 +281,7 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
     """
     parts = game.parts()
     if game.modifier_learns:
-        warmup_game = _warmup_game(game)
+        warmup_game = WarmUp(game)
         others = warmup_game.parts()
         del others["anonymizer"]  # M itself, already among the parts
         parts |= {f"warmup_{name}": part for name, part in others.items()}
@@ -306,20 +315,90 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
         loop.log(game.finetune_detector(*next(frame_batches)))  # lines 10-11
 
 
-def _warmup_game(game: Game) -> Game:
-    """M against a throwaway copy of D, without A, at the warm-up's learning rate (ours)."""
-    config = dataclasses.replace(game.config, lr_modifier=game.config.lr_warmup)
-    return Game(config, copy.deepcopy(game.recognizer), None, game.anonymizer, game.device)
+class WarmUp(Game):
+    """M against throwaway copies of D, without A, at the warm-up's learning rate (ours).
+
+    There may be several copies, which M meets in turn; one after another starts again from D as it
+    was. All can learn from outputs that M made some steps ago: that costs no pass through M.
+    """
+
+    def __init__(self, game: Game):
+        config = dataclasses.replace(game.config, lr_modifier=game.config.lr_warmup)
+        super().__init__(config, copy.deepcopy(game.recognizer), None, game.anonymizer, game.device)
+        self.start = game.recognizer
+        self.copies = [(self.recognizer, self.optimizers["recognizer"])]
+        for _ in range(1, config.warmup_recognizers):
+            another = Game(config, copy.deepcopy(game.recognizer), None, identity, game.device)
+            self.copies.append((another.recognizer, another.optimizers["recognizer"]))
+        self.kept = KeptOutputs(KEPT if config.warmup_updates else 0, config.face_size)
+
+    def parts(self) -> dict:
+        """Those of `Game`, the other copies of D and the outputs kept."""
+        parts = super().parts() | {"kept": self.kept}
+        for number, (recognizer, adam) in enumerate(self.copies):
+            name = "recognizer" if number == 0 else f"recognizer_{number + 1}"
+            parts |= {name: recognizer, f"{name}_optimizer": adam}
+        return parts
+
+    def meet(self, step: int) -> None:
+        """Take the copy of D whose turn it is at a step."""
+        self.recognizer, self.optimizers["recognizer"] = self.copies[step % len(self.copies)]
+
+    def restart(self, step: int) -> None:
+        """Set one copy back to D as it was before, if a restart is due after a step."""
+        every = self.config.warmup_restart
+        if every and step % every == 0:
+            recognizer, adam = self.copies[step // every % len(self.copies)]
+            recognizer.load_state_dict(self.start.state_dict())
+            adam.state.clear()
+
+    def update_on_kept(self, pictures, modified, landmarks, identities) -> None:
+        """Keep a batch, then let D learn `warmup_updates` times from batches of what is kept."""
+        if not self.config.warmup_updates:
+            return
+        self.kept.add(pictures, modified, landmarks, identities)
+        for _ in range(self.config.warmup_updates):
+            batch = self.kept.draw(len(pictures))
+            self.update_recognizer(*(part.to(self.device) for part in batch[:2]), *batch[2:])
+
+
+class KeptOutputs(nn.Module):
+    """The last outputs of M and their originals, in 8 bits; a module so that checkpoints hold them.
+
+    Args: room: how many faces. size: their side, px.
+    """
+
+    def __init__(self, room: int, size: int):
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # faces ever added
+        self.register_buffer("pictures", torch.zeros(room, 3, size, size, dtype=torch.uint8))
+        self.register_buffer("modified", torch.zeros(room, 3, size, size, dtype=torch.uint8))
+        self.register_buffer("landmarks", torch.zeros(room, 5, 2))
+        self.register_buffer("identities", torch.zeros(room, dtype=torch.int64))
+
+    def add(self, pictures, modified, landmarks, identities) -> None:
+        """Keep a batch in place of the oldest."""
+        at = (self.count + torch.arange(len(pictures))) % len(self.pictures)  # (B,)
+        for kept, new in ((self.pictures, pictures), (self.modified, modified)):
+            kept[at] = ((new.detach() + 1) * 127.5).round().byte().cpu()  # (B, 3, S, S)
+        self.landmarks[at] = landmarks.cpu()
+        self.identities[at] = identities.cpu()
+        self.count += len(pictures)
+
+    def draw(self, number: int) -> tuple:
+        """Any of those kept: pictures, modified (n, 3, S, S), landmarks (n, 5, 2), identities."""
+        at = torch.randint(min(int(self.count), len(self.pictures)), (number,))  # (n,)
+        faces = (kept[at] / 127.5 - 1 for kept in (self.pictures, self.modified))
+        return (*faces, self.landmarks[at], self.identities[at])
 
 
 def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
-    """Before the game, M learns to copy faces and then plays against a copy of D (ours).
+    """Before the game, M learns to copy faces and then plays against copies of D (ours).
 
     M starts from random weights, D and A start trained. The game's own D and A are not touched, so
     they get exactly the updates that every other row's get.
 
-    Args: game: M against a copy of D, without A, with `config.lr_warmup` as M's rate. faces, loop:
-        as `play`. shown: (n, 3, S, S), the samples.
+    Args: game: `WarmUp`. faces, loop: as `play`. shown: (n, 3, S, S), the samples.
     """
     config = game.config
     used = loop.done["copy"] + loop.done["warmup"] * config.recognizer_updates
@@ -331,6 +410,7 @@ def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
         loop.log(game.copy_faces(f))
 
     for step in loop.steps("warmup", config.warmup_steps):
+        game.meet(step)
         game.set_rates(step, config.warmup_steps)
         for update in range(config.recognizer_updates):
             f, landmarks, people = next(batches)
@@ -339,6 +419,8 @@ def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
                 modified = game.anonymize(f)
             terms = game.update_recognizer(f, modified, landmarks, people)
         terms |= game.update_modifier(f, modified, landmarks, people)
+        game.update_on_kept(f, modified, landmarks, people)
+        game.restart(step)
         loop.log(terms)
         _save_samples(game, shown, loop, "warmup", step)
 

@@ -37,9 +37,9 @@ def test_k_all_gives_the_mean_of_the_gallery_whatever_the_face():
 
 
 def test_the_k_are_different_people():
-    """0.5 is nearest, but a second picture of the first or third person does not count."""
-    made = KSame(2, PEOPLE)(plain(0.5, -1.0))
-    assert torch.allclose(made, plain((0.5 + 0.4) / 2, (-0.9 - 0.8) / 2))
+    """The two nearest pictures, 0.4 and 0.6, are of one person, so only the nearer one counts."""
+    gallery = torch.stack([plain(0.4, 0.6), plain(-0.9, 0.1)])
+    assert torch.allclose(KSame(2, gallery)(plain(0.45)), plain((0.4 + 0.1) / 2))
 
 
 def test_a_face_of_the_gallery_is_one_of_its_own_k():

@@ -16,6 +16,8 @@ from ppad.losses import (
     loss_det,
     loss_l1,
     modifier_adversarial,
+    modifier_entropy,
+    modifier_non_saturating,
     psi,
     random_label_targets,
 )
@@ -383,6 +385,31 @@ def test_the_cap_is_per_face_and_stops_its_gradient():
     for bad in (per_face.mean(), per_face[:0]):
         with pytest.raises(ValueError, match="per_sample_loss_D"):
             modifier_adversarial(bad, 3.0)
+
+
+def test_entropy_by_hand():
+    p = torch.tensor([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64)
+    by_hand = 0.5 * math.log(2) + 0.5 * math.log(4)  # of the first; the second has log 3
+    term = modifier_entropy(p.log() + 7)  # a softmax takes no notice of a shift
+    assert term.item() == pytest.approx(-(by_hand + math.log(3)) / 2)
+
+
+def test_the_non_saturating_term_by_hand():
+    """Its slope in the true logit is p; none below chance, and no inf where p rounds to 1."""
+    p = torch.tensor([[0.75, 0.25, 0.0625], [0.2, 0.4, 0.4]], dtype=torch.float64)
+    logits = p.log().requires_grad_()
+    labels = torch.tensor([0, 0])
+    share = 0.75 / 1.0625  # the first row does not add up to 1
+    term = modifier_non_saturating(logits, labels)
+    assert term.item() == pytest.approx(-math.log(1 - share) / 2)  # 0.2 is below a third
+    term.backward()
+    assert logits.grad[0, 0].item() == pytest.approx(share / 2)
+    assert (logits.grad[1] == 0).all()
+    sure = torch.tensor([[100.0, 0.0, 0.0]], requires_grad=True)
+    term = modifier_non_saturating(sure, torch.tensor([0]))
+    term.backward()
+    assert term.item() == pytest.approx(100 - math.log(2))
+    torch.testing.assert_close(sure.grad, torch.tensor([[1.0, -0.5, -0.5]]))
 
 
 @pytest.mark.rubric("M's term is minus D's loss, capped face by face")

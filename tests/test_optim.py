@@ -315,6 +315,16 @@ def test_gradients_are_cleared_and_cut_to_a_length(tiny):
         assert weight[0].item() == pytest.approx(expected, rel=1e-4) and weight.grad is None
 
 
+def test_a_step_whose_gradient_is_not_finite_is_skipped_and_said(tiny, capsys):
+    scaler = optim.make_scaler(tiny(), "cpu")
+    good, bad = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizers = [torch.optim.SGD([one], 0.5) for one in (good, bad)]
+    optim.backward_and_step(good.sum() + (bad - 1).sqrt().sum(), optimizers, scaler)  # slope inf
+    assert (good.item(), bad.item()) == (0.5, 1.0)
+    assert bad.grad is None
+    assert "not finite: this step is skipped" in capsys.readouterr().err
+
+
 def test_compiling_renames_nothing_and_a_copy_is_a_plain_network(tiny):
     plain = make_game(tiny())
     compiled = make_game(tiny(compile=True))

@@ -525,6 +525,29 @@ def test_random_label_ablation_descends_towards_somebody_else(tiny, faces):
     assert value.item() > 0 > ascent.item()
 
 
+@pytest.mark.parametrize("target", ["entropy", "non_saturating"])
+def test_terms_that_are_ours_read_D_without_its_margin(tiny, faces, frames, target):
+    game = make_game(tiny(adversarial_target=target, detection_weight=0.0, recognizer_scale=0.0))
+    modified = game.anonymize(faces[0]).detach()
+    size = (game.config.recognizer_height, game.config.recognizer_breadth)
+    crops = aligned_crops(modified, faces[1], size)
+    game.recognizer.eval()
+    embeddings = game.recognizer.network(crops)  # (B, E)
+    directions = nn.functional.normalize(game.recognizer.head.weight, dim=1)  # (N, E)
+    p = (embeddings @ directions.T).softmax(dim=1).double()  # |x| cos = x . w
+    if target == "entropy":
+        wanted = (p * p.log()).sum(dim=1).mean()
+    else:
+        true = p.gather(1, faces[2][:, None])[:, 0]
+        wanted = torch.where(true > 1 / PEOPLE, -(1 - true).log(), 0.0).mean()
+    value = game.modifier_objective(modified, *faces[1:])
+    torch.testing.assert_close(value.double(), wanted, atol=1e-5, rtol=1e-4)
+    before = snapshot(game)
+    update_both(game, faces, frames)
+    assert "M" in moved(before, snapshot(game))
+    assert "D" not in moved(before, snapshot(game))
+
+
 def test_random_label_ablation_trains_another_M(tiny, faces, frames):
     games = [
         make_game(tiny(adversarial_target=target, detection_weight=0.0))

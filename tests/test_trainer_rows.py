@@ -112,8 +112,11 @@ def test_a_fixed_anonymizer_needs_no_warmup(tiny, tiny_faces, tiny_actions, tmp_
     ]
 
 
+@pytest.mark.parametrize(
+    "ours", [{}, {"warmup_recognizers": 2, "warmup_restart": 2, "warmup_updates": 1}]
+)
 def test_warmup_cut_and_resumed_equals_an_unbroken_one(
-    tiny, tiny_faces, tiny_actions, tmp_path, monkeypatch
+    tiny, tiny_faces, tiny_actions, tmp_path, monkeypatch, ours
 ):
     """To the last bit, the copy of D, its optimizers and the order of pictures included."""
     config = tiny(
@@ -123,6 +126,7 @@ def test_warmup_cut_and_resumed_equals_an_unbroken_one(
         T2=1,
         recognizer_updates=2,
         color_jitter=0.1,
+        **ours,
     )
     play(config, tmp_path / "a", tiny_faces, tiny_actions)
     update = trainer.Game.update_modifier
@@ -143,6 +147,61 @@ def test_warmup_cut_and_resumed_equals_an_unbroken_one(
     assert_equal(unbroken["parts"], resumed["parts"])
     assert_equal([unbroken["rng"], unbroken["done"]], [resumed["rng"], resumed["done"]])
     assert read_log(tmp_path / "a/log.jsonl") == read_log(tmp_path / "b/log.jsonl")
+
+
+def test_warmup_meets_copies_of_D_in_turn_and_restarts_one_after_another(tiny, tmp_path):
+    config = tiny(warmup_recognizers=2, warmup_restart=3)
+    game = make_game(config)
+    warmup = trainer.WarmUp(game)
+    first, second = (recognizer for recognizer, _ in warmup.copies)
+    met = []
+    for step in range(1, 7):
+        warmup.meet(step)
+        met.append(warmup.recognizer)
+        optimizer = warmup.optimizers["recognizer"]
+        assert optimizer.param_groups[0]["params"][0] is next(warmup.recognizer.parameters())
+        sum(p.sum() for p in warmup.recognizer.parameters()).backward()
+        optimizer.step()
+        warmup.recognizer.margin.advance()
+        warmup.restart(step)
+        fresh = [one for one, adam in warmup.copies if not adam.state]
+        as_before = [
+            one for one, _ in warmup.copies if same_state(one.state_dict(), game.recognizer)
+        ]
+        if step == 3:  # copy 1 of (0, 1)
+            assert fresh == as_before == [second]
+        if step == 6:
+            assert fresh == as_before == [first]
+    assert met == 3 * [second, first]
+    named = warmup.parts()
+    assert named["recognizer"] is first and named["recognizer_2"] is second
+    assert named["recognizer_optimizer"] is not named["recognizer_2_optimizer"]
+
+
+def same_state(state, module):
+    return all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
+
+
+def test_kept_outputs_are_the_last_ones_and_stay_together():
+    kept = trainer.KeptOutputs(4, 2)
+    levels = torch.arange(6) * 40 / 127.5 - 1  # gray levels 0, 40, ...
+    pictures = levels[:, None, None, None].expand(6, 3, 2, 2)
+    marks = torch.arange(6.0)[:, None, None].expand(6, 5, 2)
+    for batch in torch.arange(6).split(2):
+        kept.add(pictures[batch], -pictures[batch], marks[batch], batch)
+    before, after, landmarks, people = kept.draw(200)
+    assert people.unique().tolist() == [2, 3, 4, 5]  # 0 and 1 had to go
+    torch.testing.assert_close(before, pictures[people])
+    torch.testing.assert_close(after, -pictures[people], atol=1 / 127, rtol=0)
+    torch.testing.assert_close(landmarks, marks[people])
+
+
+def test_D_learns_again_from_kept_outputs(tiny, tiny_faces, tiny_actions, tmp_path):
+    config = tiny(warmup_steps=3, recognizer_updates=1, warmup_updates=2, T1=0, T2=0)
+    play(config, tmp_path, tiny_faces, tiny_actions)
+    parts = read_checkpoint(tmp_path / "checkpoint.pt")["parts"]
+    assert int(parts["warmup_recognizer"]["margin.step"]) == 3 * (1 + 2)
+    assert int(parts["warmup_kept"]["count"]) == 3 * config.warmup_faces
 
 
 def test_every_row_sees_the_same_data_in_the_same_order(tiny, tiny_faces, tiny_actions, tmp_path):
