@@ -252,17 +252,17 @@ class Quick(Toy):
     other_width: int = 8  # ours: a quarter of the work
     lambda_gamma: float = 1.5  # ours: reaches the floor at step 133 of 300
     pretrain_recognizer_steps: int = 300  # ours
-    pretrain_detector_steps: int = 700  # ours: all rows share it, and A is what learns slowest
+    pretrain_detector_steps: int = 600  # ours: all rows share it, and A is what learns slowest
     pretrain_modifier_steps: int = 100  # ours
     warmup_steps: int = 150  # ours: M trains for less than a minute on one core
     batch_faces: int = 8  # ours
     batch_frames: int = 4  # ours
     l1_weight: float = 10.0  # ours: twice toy's, or so few steps would leave a smear
-    lr_detector: float = 3e-3  # ours: 1.5 times toy's, for 700 smaller batches
+    lr_detector: float = 3e-3  # ours: 1.5 times toy's, for fewer, smaller batches
     T1: int = 40  # ours
     T2: int = 30  # ours
     attack_steps: int = 100  # ours
-    invert_steps: int = 60  # ours
+    invert_steps: int = 40  # ours
     landmark_steps: int = 150  # ours
 
 
