@@ -272,8 +272,10 @@ def train_attacker(recognizer, anonymizer, faces, config, loop, device="cpu"):
 
 
 def make_inverter(config):
-    """A second M that shall undo the first; of M's options none that keeps its input's colors."""
-    return make_modifier(dataclasses.replace(config, modifier_match_color=False))
+    """A second M, of the paper's kind, that shall undo the first and keeps none of its colors."""
+    return make_modifier(
+        dataclasses.replace(config, modifier_exchange=False, modifier_match_color=False)
+    )
 
 
 def train_inverter(anonymizer, faces, config, loop, device="cpu"):

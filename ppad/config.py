@@ -62,6 +62,15 @@ class Paper:
     modifier_match_color: bool = option(
         False, "match the color statistics of M's input", "Sec. 4 has none"
     )
+    modifier_exchange: bool = option(
+        False, "another M, which is given somebody else's identity (players.Exchanger)", "ours"
+    )
+    code_weight: float = option(
+        5e-4, "what a nat in the code of such an M costs it", "ours: less tells more, more blurs"
+    )
+    reader_weight: float = option(
+        7.5, "weight of the reader of its code, whom it must fool", "ours: with code_weight"
+    )
     # ---- D, the recognizer
     recognizer_depth: int = option(20, "layers of D: 4, 10 or 20", "Sec. 4: SphereFace-20")
     recognizer_width: int = option(64, "channels of D's first stage", "SphereFace")
@@ -240,7 +249,7 @@ class Toy(Small):
 
 @dataclass
 class Quick(Toy):
-    """A first look, three minutes on two CPU cores: fewer people, frames and steps; four rows."""
+    """A first look, about five minutes on two CPU cores: fewer people, frames and steps; four rows."""
 
     train_identities: int = 120  # ours: D then errs on about one pair in twenty-five of originals
     pictures_each: int = 8  # ours: the retrained attacker repaints them all, twice
@@ -330,6 +339,11 @@ VARIANTS = {
     "Ours(entropy, restarts)": RESTARTS,
     "Ours(entropy, restarts, 3 D)": {**RESTARTS, "warmup_recognizers": 3},
     "Ours(strong D)": {"warmup_updates": 6},  # ours: 8 updates of D a step with Small's own two
+    "Ours(exchange)": {
+        "modifier_exchange": True,
+        "pretrain_modifier_steps": 0,
+        "adversarial_weight": 0.02,  # ours: D on pixels adds marks, and the reader does its work
+    },
 }
 MACHINE = (  # fields that change no result, or by rounding only
     "device log_every sample_every checkpoint_seconds eval_batch channels_last compile fused "

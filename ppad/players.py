@@ -10,6 +10,7 @@ import os
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ppad import optim
 from ppad.crop_sampler import align_faces, recognizer_input
@@ -78,8 +79,10 @@ class Recognizer(nn.Module):
             return self.head(features.float())
 
 
-def make_modifier(config) -> Modifier:
+def make_modifier(config) -> nn.Module:
     """M as the preset sizes it."""
+    if config.modifier_exchange:
+        return Exchanger(config.face_size, config.embedding)
     return Modifier(
         ModifierConfig(
             width=config.modifier_width,
@@ -89,6 +92,156 @@ def make_modifier(config) -> Modifier:
             match_color=config.modifier_match_color,
         )
     )
+
+
+class Exchanger(nn.Module):
+    """Another M (ours): M(f, e) = G(E(f) + noise, e) paints the face f with the identity e.
+
+    An M that must stay close to f (eq. 3) must know who it is. This one is told: e is a person's
+    mean embedding by D. While M learns, e is the true person's and the output must be f, so the
+    code E(f) need not hold the identity, and what it holds has a price (`nats`). In use e is
+    somebody else's, drawn anew at each call. Source of the idea: Moyer et al., "Invariant
+    Representations without Adversarial Training", NeurIPS 2018.
+
+    Only a soft ellipse about the head is painted; what is around it stays as it was.
+
+        encoder    conv 5 /2, conv 4 /2, 2 blocks, conv 1, tanh     24 x S/4 x S/4, the code
+        decoder    conv 3 of code, of 8 maps made of e, and of x, y 64 x S/4 x S/4
+                   2 blocks scaled and shifted by e, twice u        3 x S x S
+
+    Args:
+        size: side S of the faces, px, a multiple of 4. embedding: length E of e.
+    """
+
+    stochastic = True  # each call draws anew: nobody may keep and reuse its outputs
+    NOISE = 0.5  # ours: standard deviation; the code itself lies in [-1, 1]
+    OTHERS = 64  # ours: identities to draw from; few, as they are kept with M's weights
+
+    def __init__(self, size: int, embedding: int):
+        super().__init__()
+        self.size = size
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 24, kernel_size=5, stride=2, padding=2),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(24, 48, kernel_size=4, stride=2, padding=1),
+            ConditionalBlock(48),
+            ConditionalBlock(48),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(48, 24, kernel_size=1),
+            nn.Tanh(),
+        )
+        self.style = nn.Sequential(
+            nn.Linear(embedding, 128), nn.LeakyReLU(0.2), nn.Linear(128, 128), nn.LeakyReLU(0.2)
+        )
+        self.layout = nn.Linear(128, 8 * (size // 4) ** 2)
+        self.join = nn.Conv2d(24 + 8 + 2, 64, kernel_size=3, padding=1)
+        self.blocks = nn.ModuleList([ConditionalBlock(64, 128), ConditionalBlock(64, 128)])
+        self.middle = nn.Conv2d(64, 32, kernel_size=3, padding=1)
+        self.middle_style = nn.Linear(128, 2 * 32)
+        self.top = nn.Conv2d(32, 16, kernel_size=3, padding=1)
+        self.paint = nn.Conv2d(16, 3, kernel_size=3, padding=1)
+        self.register_buffer("others", torch.zeros(self.OTHERS, embedding))
+        axis = (torch.arange(size) + 0.5) * 2 / size - 1  # (S,) in [-1, 1]
+        # A head with its hair fills about this ellipse of a crop 1.6 times the face's box.
+        radius = ((axis / 0.75) ** 2 + ((axis[:, None] + 0.05) / 0.85) ** 2).sqrt()  # (S, S)
+        self.register_buffer("mask", torch.sigmoid(12 * (1 - radius)), persistent=False)
+        cells = (torch.arange(size // 4) + 0.5) * 8 / size - 1  # (S/4,)
+        place = torch.stack(torch.meshgrid(cells, cells, indexing="xy"))  # (2, S/4, S/4)
+        self.register_buffer("place", place, persistent=False)
+
+    def meet(self, people: torch.Tensor) -> None:
+        """Take the first OTHERS of the people (N, E), once more if they are fewer, to draw from."""
+        self.others.copy_(people[torch.arange(self.OTHERS) % len(people)])
+
+    def encode(self, faces: torch.Tensor) -> torch.Tensor:
+        """The code of faces (B, 3, S, S): (B, 24, S/4, S/4) in [-1, 1]."""
+        return self.encoder(faces)
+
+    def add_noise(self, code: torch.Tensor) -> torch.Tensor:
+        """What G is given of a code."""
+        return code + self.NOISE * torch.randn_like(code)
+
+    def nats(self, code: torch.Tensor) -> torch.Tensor:
+        """The most that a noisy code can tell, a mean over the batch (KL divergence to noise)."""
+        return code.square().flatten(1).sum(dim=1).mean() / (2 * self.NOISE**2)
+
+    def decode(self, faces, noisy: torch.Tensor, people: torch.Tensor) -> torch.Tensor:
+        """The faces (B, 3, S, S) with G's painting, of noisy codes and people (B, E), pasted in."""
+        style = self.style(people)  # (B, 128)
+        layout = F.leaky_relu(self.layout(style), 0.2)  # (B, 8 S/4 S/4)
+        layout = layout.view(-1, 8, *noisy.shape[2:])  # (B, 8, S/4, S/4)
+        place = self.place.expand(len(noisy), -1, -1, -1)  # (B, 2, S/4, S/4)
+        x = self.join(torch.cat([noisy, layout, place], dim=1))  # (B, 64, S/4, S/4)
+        for block in self.blocks:
+            x = block(x, style)
+        x = self.middle(F.interpolate(F.relu(x), scale_factor=2))  # (B, 32, S/2, S/2)
+        x = scaled_and_shifted(x, self.middle_style(style))
+        x = self.top(F.interpolate(F.leaky_relu(x, 0.2), scale_factor=2))  # (B, 16, S, S)
+        painting = torch.tanh(self.paint(F.leaky_relu(x, 0.2)))  # (B, 3, S, S)
+        return self.mask * painting + (1 - self.mask) * faces
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        """Faces (B, 3, S, S) in [-1, 1], each with an identity drawn for it; the same shape."""
+        if len(faces) == 0:
+            return faces
+        drawn = torch.randint(len(self.others), (len(faces),))  # (B,)
+        people = self.others[drawn.to(faces.device)]  # (B, E)
+        return self.decode(faces, self.add_noise(self.encode(faces)), people)
+
+
+class ConditionalBlock(nn.Module):
+    """x + conv(relu(scale * conv(relu(x)) + shift)), scale and shift made of a style, if any.
+
+    The last conv starts small, so that a block starts near the identity.
+    """
+
+    def __init__(self, channels: int, style: int = 0):
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.second = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.style = nn.Linear(style, 2 * channels) if style else None
+        with torch.no_grad():
+            self.second.weight.mul_(0.2)
+
+    def forward(self, x: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
+        inner = self.first(F.relu(x))  # (B, C, h, w)
+        if self.style is not None:
+            inner = scaled_and_shifted(inner, self.style(style))
+        return x + self.second(F.relu(inner))
+
+
+def scaled_and_shifted(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """x (B, C, h, w) times 1 + the first half of `by` (B, 2C), plus the second half."""
+    scale, shift = by[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
+    return x * (1 + scale) + shift
+
+
+class CodeReader(nn.Module):
+    """Names the person of an Exchanger's code (B, 24, h, h): (B, N) logits. M learns to fool it.
+
+    Args: side: h, of the code. people: (N, E), the identities that M is told; kept here, so that a
+        checkpoint holds them.
+    """
+
+    def __init__(self, side: int, people: torch.Tensor):
+        super().__init__()
+        self.register_buffer("people", people)
+        self.net = nn.Sequential(
+            nn.Conv2d(24, 96, kernel_size=3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(96, 96, kernel_size=4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(96, 192, kernel_size=4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(192 * (side // 4) ** 2, 128),
+            nn.LeakyReLU(0.2),
+            nn.Linear(128, len(people)),
+        )
+
+    def forward(self, code: torch.Tensor) -> torch.Tensor:
+        return self.net(code)
 
 
 def make_recognizer(config, identities: int) -> Recognizer:
@@ -199,6 +352,39 @@ def jitter_colors(crops: torch.Tensor, strength: float) -> torch.Tensor:
     draw = 2 * torch.rand(2, len(crops), 1, 1, 1, device=crops.device) - 1  # (2, B, 1, 1, 1)
     contrast, brightness = draw * strength  # (B, 1, 1, 1) each
     return (crops * (1 + contrast) + brightness).clamp(-1, 1)
+
+
+# ---------------------------------------------------------------- what D learns from again
+
+
+class KeptOutputs(nn.Module):
+    """The last outputs of M and their originals, in 8 bits; a module so that checkpoints hold them.
+
+    Args: room: how many faces. size: their side, px.
+    """
+
+    def __init__(self, room: int, size: int):
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # faces ever added
+        self.register_buffer("pictures", torch.zeros(room, 3, size, size, dtype=torch.uint8))
+        self.register_buffer("modified", torch.zeros(room, 3, size, size, dtype=torch.uint8))
+        self.register_buffer("landmarks", torch.zeros(room, 5, 2))
+        self.register_buffer("identities", torch.zeros(room, dtype=torch.int64))
+
+    def add(self, pictures, modified, landmarks, identities) -> None:
+        """Keep a batch in place of the oldest."""
+        at = (self.count + torch.arange(len(pictures))) % len(self.pictures)  # (B,)
+        for kept, new in ((self.pictures, pictures), (self.modified, modified)):
+            kept[at] = ((new.detach() + 1) * 127.5).round().byte().cpu()  # (B, 3, S, S)
+        self.landmarks[at] = landmarks.cpu()
+        self.identities[at] = identities.cpu()
+        self.count += len(pictures)
+
+    def draw(self, number: int) -> tuple:
+        """Any of those kept: pictures, modified (n, 3, S, S), landmarks (n, 5, 2), identities."""
+        at = torch.randint(min(int(self.count), len(self.pictures)), (number,))  # (n,)
+        faces = (kept[at] / 127.5 - 1 for kept in (self.pictures, self.modified))
+        return (*faces, self.landmarks[at], self.identities[at])
 
 
 # ---------------------------------------------------------------- memory

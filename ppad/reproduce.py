@@ -179,7 +179,7 @@ class SeedRun:
     def make_anonymizer(self, name: str):
         """A row's anonymizer as it is before the game: a new M, or one of the baselines."""
         if name in VARIANTS:
-            return players.make_modifier(self.config)
+            return players.make_modifier(dataclasses.replace(self.config, **VARIANTS[name]))
         if name in self.own:
             return self.own[name].make(self.device)
         return make_baseline(name, seed=self.seed)

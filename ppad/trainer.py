@@ -24,12 +24,15 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ppad import datasets, figures, losses, optim
 from ppad.baselines import identity
 from ppad.crop_sampler import repaint
 from ppad.loop import Loop
 from ppad.players import (
+    CodeReader,
+    KeptOutputs,
     Recognizer,
     aligned_crops,
     jitter_colors,
@@ -37,6 +40,7 @@ from ppad.players import (
     make_recognizer,
 )
 
+LR_READER = 1e-3  # ours: as the other networks that learn from nothing
 KEPT = 1024  # ours: outputs of M that D's copies may learn from again: of the last 128 steps
 
 
@@ -73,6 +77,7 @@ class Game:
                 lr = getattr(config, f"lr_{name}")
                 self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)
         self.modifier_learns = "modifier" in self.optimizers
+        self.exchange = None  # see `Exchange`; set where M is an `Exchanger` that learns
         self.crop_size = (config.recognizer_height, config.recognizer_breadth)
         # In nats, see losses.modifier_adversarial.
         self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])
@@ -86,6 +91,9 @@ class Game:
             parts["anonymizer"] = self.anonymizer
         for name, optimizer in self.optimizers.items():
             parts[f"{name}_optimizer"] = optimizer
+        if self.exchange is not None:
+            parts["reader"] = self.exchange.reader
+            parts["reader_optimizer"] = self.exchange.optimizer
         return parts
 
     def set_rates(self, step: int, steps: int) -> None:
@@ -153,12 +161,14 @@ class Game:
                     v_new = repaint(v, regions, self.anonymizer)  # lines 4-8
                     L_det = losses.loss_det(self.detector.losses(v_new, objects))
                 L_adv = self.modifier_objective(f_new, points, people)
-                L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
+                L_l1 = self.copy_objective(f, f_new, people)
                 loss = losses.full_objective(
                     config.detection_weight * L_det, config.adversarial_weight * L_adv, L_l1
                 )
                 optim.backward_and_step(loss / config.accumulate, learning, self.scaler, last)
                 terms.append(torch.stack([L_det, L_adv, L_l1]).detach())
+        if self.exchange is not None:
+            self.exchange.update_reader(self.anonymizer, pictures, identities)
         return dict(zip(["L_det", "L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def update_modifier(self, pictures, modified, landmarks, identities) -> dict:
@@ -172,10 +182,12 @@ class Game:
                 if config.accumulate > 1:
                     f_new = self.anonymize(f)
                 L_adv = self.modifier_objective(f_new, points, people)
-                L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
+                L_l1 = self.copy_objective(f, f_new, people)
                 loss = (config.adversarial_weight * L_adv + L_l1) / config.accumulate
                 optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
                 terms.append(torch.stack([L_adv, L_l1]).detach())
+        if self.exchange is not None:
+            self.exchange.update_reader(self.anonymizer, pictures, identities)
         return dict(zip(["L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
@@ -201,6 +213,12 @@ class Game:
                 crops, identities, reduction="none", margin=self.config.adversarial_margin
             )
         return each.mean() if random else losses.modifier_adversarial(each, self.cap)
+
+    def copy_objective(self, pictures, modified, identities) -> torch.Tensor:
+        """M's L1 term (eq. 3): f' stays close to f, or does so where f' gets the true identity."""
+        if self.exchange is None:
+            return losses.loss_l1(modified, pictures, self.config.l1_weight)
+        return self.exchange.objective(self.anonymizer, pictures, identities)
 
     def finetune_detector(self, frames, targets, boxes) -> dict:
         """Line 11: A alone learns on repainted frames; M and D are frozen."""
@@ -246,6 +264,66 @@ class Game:
         ]
 
 
+class Exchange:
+    """What an `Exchanger` needs to learn (ours): who the people are, and a reader of its code.
+
+    Args: recognizer: D's start, whose mean embeddings of `faces` (`datasets.FaceSet`) are the
+        people's identities.
+    """
+
+    def __init__(self, config, recognizer, faces, device="cpu"):
+        self.config = config
+        self.device = device
+        people = mean_embeddings(recognizer, faces, config, device)  # (N, E)
+        self.reader = CodeReader(config.face_size // 4, people).to(device)
+        self.optimizer = optim.adam(self.reader.parameters(), LR_READER, config)
+        self.scaler = optim.make_scaler(config, device)
+
+    def objective(self, modifier, pictures, identities) -> torch.Tensor:
+        """M shall give faces back where it is told who it is, by a code that does not tell.
+
+        Four terms: L1 (eq. 3) of pixels and of their slopes, at which edges are won; the price of
+        the code; and the reader's success (`losses.modifier_non_saturating`).
+        """
+        config = self.config
+        people = self.reader.people[identities.to(self.device)]  # (B, E)
+        code = modifier.encode(pictures)  # (B, 24, S/4, S/4)
+        noisy = modifier.add_noise(code)
+        copied = modifier.decode(pictures, noisy, people)  # (B, 3, S, S)
+        L_l1 = losses.loss_l1(copied, pictures, config.l1_weight)
+        L_slopes = sum(
+            losses.loss_l1(copied.diff(dim=axis), pictures.diff(dim=axis), config.l1_weight / 4)
+            for axis in (2, 3)
+        )
+        with _frozen(self.reader):
+            L_reader = losses.modifier_non_saturating(self.reader(noisy), identities)
+        price = config.code_weight * modifier.nats(code)
+        return L_l1 + L_slopes + price + config.reader_weight * L_reader
+
+    def update_reader(self, modifier, pictures, identities) -> None:
+        """The reader learns from a batch after M: before, it would know these faces by heart."""
+        with torch.no_grad():
+            noisy = modifier.add_noise(modifier.encode(pictures))  # (B, 24, S/4, S/4)
+        loss = F.cross_entropy(self.reader(noisy), identities.to(self.device))
+        optim.backward_and_step(loss, [self.optimizer], self.scaler)
+
+
+@torch.no_grad()
+def mean_embeddings(recognizer, faces, config, device="cpu") -> torch.Tensor:
+    """Each person's mean embedding by D, (N, E): mean 0 over people, and of variance 1 in all."""
+    size = (config.recognizer_height, config.recognizer_breadth)
+    people = int(faces.identities.max()) + 1
+    sums = torch.zeros(people, config.embedding, device=device)
+    with _frozen(recognizer):
+        for indices in torch.arange(len(faces)).split(config.eval_batch):
+            pictures, landmarks, identities = faces.batch(indices, device=device)
+            features = recognizer(aligned_crops(pictures, landmarks, size)).float()  # (B, E)
+            sums.index_add_(0, identities.to(device), F.normalize(features))
+    means = F.normalize(sums)  # (N, E): no person counts more for having more pictures
+    means = means - means.mean(dim=0)
+    return means / means.std()
+
+
 @contextmanager
 def _frozen(player: nn.Module):
     """Inside, `player` passes gradients on to its input and keeps its weights and buffers."""
@@ -279,6 +357,9 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
 
     Args: faces: `datasets.FaceSet` F; actions: `datasets.ActionSet` V; loop: where the row is kept.
     """
+    if game.modifier_learns and config.modifier_exchange:
+        game.exchange = Exchange(config, game.recognizer, faces, game.device)
+        game.anonymizer.meet(game.exchange.reader.people)
     parts = game.parts()
     if game.modifier_learns:
         warmup_game = WarmUp(game)
@@ -331,6 +412,7 @@ class WarmUp(Game):
             another = Game(config, copy.deepcopy(game.recognizer), None, identity, game.device)
             self.copies.append((another.recognizer, another.optimizers["recognizer"]))
         self.kept = KeptOutputs(KEPT if config.warmup_updates else 0, config.face_size)
+        self.exchange = game.exchange
 
     def parts(self) -> dict:
         """Those of `Game`, the other copies of D and the outputs kept."""
@@ -360,36 +442,6 @@ class WarmUp(Game):
         for _ in range(self.config.warmup_updates):
             batch = self.kept.draw(len(pictures))
             self.update_recognizer(*(part.to(self.device) for part in batch[:2]), *batch[2:])
-
-
-class KeptOutputs(nn.Module):
-    """The last outputs of M and their originals, in 8 bits; a module so that checkpoints hold them.
-
-    Args: room: how many faces. size: their side, px.
-    """
-
-    def __init__(self, room: int, size: int):
-        super().__init__()
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # faces ever added
-        self.register_buffer("pictures", torch.zeros(room, 3, size, size, dtype=torch.uint8))
-        self.register_buffer("modified", torch.zeros(room, 3, size, size, dtype=torch.uint8))
-        self.register_buffer("landmarks", torch.zeros(room, 5, 2))
-        self.register_buffer("identities", torch.zeros(room, dtype=torch.int64))
-
-    def add(self, pictures, modified, landmarks, identities) -> None:
-        """Keep a batch in place of the oldest."""
-        at = (self.count + torch.arange(len(pictures))) % len(self.pictures)  # (B,)
-        for kept, new in ((self.pictures, pictures), (self.modified, modified)):
-            kept[at] = ((new.detach() + 1) * 127.5).round().byte().cpu()  # (B, 3, S, S)
-        self.landmarks[at] = landmarks.cpu()
-        self.identities[at] = identities.cpu()
-        self.count += len(pictures)
-
-    def draw(self, number: int) -> tuple:
-        """Any of those kept: pictures, modified (n, 3, S, S), landmarks (n, 5, 2), identities."""
-        at = torch.randint(min(int(self.count), len(self.pictures)), (number,))  # (n,)
-        faces = (kept[at] / 127.5 - 1 for kept in (self.pictures, self.modified))
-        return (*faces, self.landmarks[at], self.identities[at])
 
 
 def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:

@@ -245,3 +245,79 @@ def test_a_file_that_holds_no_players_is_named(tmp_path):
     (tmp_path / "players.pt").write_bytes(b"half")
     with pytest.raises(LoopError, match=r"players\.pt cannot be read"):
         players.load_players(tmp_path / "players.pt")
+
+
+# ---------------------------------------------------------------- an M that is told who it is
+
+
+@pytest.fixture
+def exchanger():
+    torch.manual_seed(0)
+    made = players.Exchanger(32, 5).eval()
+    made.meet(torch.randn(7, 5))
+    return made
+
+
+def some_faces(count, seed=0):
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_exchanger_paints_an_ellipse_and_leaves_the_rest(exchanger):
+    faces = some_faces(3)
+    after = exchanger(faces)
+    assert after.shape == faces.shape and after.abs().max() <= 1
+    torch.testing.assert_close(after[..., 0, 0], faces[..., 0, 0], atol=1e-2, rtol=0)
+    code = torch.zeros(3, 24, 8, 8)
+    people = exchanger.others[:3]
+    middle = [exchanger.decode(f, code, people)[..., 15, 15] for f in (faces, some_faces(3, 1))]
+    torch.testing.assert_close(*middle, atol=1e-3, rtol=0)  # there it is the code alone that tells
+    assert exchanger(faces[:0]).shape == (0, 3, 32, 32)
+
+
+def test_exchanger_draws_one_of_the_others_for_each_face(exchanger, monkeypatch):
+    torch.testing.assert_close(exchanger.others[:7], exchanger.others[7:14])  # of seven people
+    monkeypatch.setattr(exchanger, "NOISE", 0.0)
+    faces = some_faces(2)
+    code = exchanger.encode(faces)
+    drawn = [exchanger(faces) for _ in range(20)]
+    wanted = [exchanger.decode(faces, code, e.expand(2, -1)) for e in exchanger.others[:7]]
+    for after in drawn:
+        for i in range(2):
+            assert min((after[i] - one[i]).abs().max() for one in wanted) < 1e-6
+    assert any((after - drawn[0]).abs().max() > 1e-4 for after in drawn)
+    assert exchanger.stochastic
+
+
+def test_nats_are_the_divergence_from_noise_alone(exchanger):
+    code = torch.rand(4, 24, 8, 8, dtype=torch.float64)
+    told = torch.distributions.Normal(code, exchanger.NOISE)
+    nothing = torch.distributions.Normal(torch.zeros_like(code), exchanger.NOISE)
+    by_torch = torch.distributions.kl_divergence(told, nothing).sum(dim=(1, 2, 3)).mean()
+    torch.testing.assert_close(exchanger.nats(code), by_torch)
+
+
+def test_the_identity_reaches_every_part_of_the_painting(exchanger):
+    people = exchanger.others[:1].clone().requires_grad_()
+    code = torch.zeros(1, 24, 8, 8)
+    for corner in ((10, 10), (10, 22), (22, 10), (22, 22)):
+        (slope,) = torch.autograd.grad(
+            exchanger.decode(some_faces(1), code, people)[0, :, corner[0], corner[1]].sum(), people
+        )
+        assert slope.abs().max() > 0
+
+
+# ---------------------------------------------------------------- what D learns from again
+
+
+def test_kept_outputs_are_the_last_ones_and_stay_together():
+    kept = players.KeptOutputs(4, 2)
+    levels = torch.arange(6) * 40 / 127.5 - 1  # gray levels 0, 40, ...
+    pictures = levels[:, None, None, None].expand(6, 3, 2, 2)
+    marks = torch.arange(6.0)[:, None, None].expand(6, 5, 2)
+    for batch in torch.arange(6).split(2):
+        kept.add(pictures[batch], -pictures[batch], marks[batch], batch)
+    before, after, landmarks, people = kept.draw(200)
+    assert people.unique().tolist() == [2, 3, 4, 5]  # 0 and 1 had to go
+    torch.testing.assert_close(before, pictures[people])
+    torch.testing.assert_close(after, -pictures[people], atol=1 / 127, rtol=0)
+    torch.testing.assert_close(landmarks, marks[people])

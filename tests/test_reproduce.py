@@ -320,6 +320,17 @@ class Darker:
 """
 
 
+def test_a_row_whose_M_is_told_who_it_is(tiny_args, tmp_path):
+    out = tmp_path / "run"
+    assert run(*tiny_args, "--rows", "Ours(exchange)", "--out", out) == 0
+    (row,) = read(out / "results.json")["rows"]
+    assert row["name"] == "Ours(exchange)" and row["structure"]["spread"] > 0
+    parts = torch.load(out / "seed0/Ours_exchange/checkpoint.pt", weights_only=True)["parts"]
+    assert "others" in parts["anonymizer"] and "people" in parts["reader"]
+    undo = torch.load(out / "seed0/Ours_exchange/inverting/checkpoint.pt", weights_only=True)
+    assert "others" not in undo["parts"]["network"]  # that one is an M of the paper's kind
+
+
 def test_an_own_row_and_random_labels_stand_in_the_table(tiny_args, tmp_path, capsys):
     (tmp_path / "own.py").write_text(OWN)
     words = [*tiny_args, "--rows", "Ours(random)", "Masked", "--out", tmp_path / "run"]

@@ -7,7 +7,7 @@ from test_trainer import CLASSES, make_game, moved, snapshot
 from ppad import trainer
 from ppad.datasets import batches
 from ppad.loop import Loop, read_checkpoint, read_log
-from ppad.players import make_detector
+from ppad.players import aligned_crops, make_detector
 
 
 class PowerCut(Exception):
@@ -113,7 +113,12 @@ def test_a_fixed_anonymizer_needs_no_warmup(tiny, tiny_faces, tiny_actions, tmp_
 
 
 @pytest.mark.parametrize(
-    "ours", [{}, {"warmup_recognizers": 2, "warmup_restart": 2, "warmup_updates": 1}]
+    "ours",
+    [
+        {},
+        {"warmup_recognizers": 2, "warmup_restart": 2, "warmup_updates": 1},
+        {"modifier_exchange": True},
+    ],
 )
 def test_warmup_cut_and_resumed_equals_an_unbroken_one(
     tiny, tiny_faces, tiny_actions, tmp_path, monkeypatch, ours
@@ -182,26 +187,76 @@ def same_state(state, module):
     return all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
 
 
-def test_kept_outputs_are_the_last_ones_and_stay_together():
-    kept = trainer.KeptOutputs(4, 2)
-    levels = torch.arange(6) * 40 / 127.5 - 1  # gray levels 0, 40, ...
-    pictures = levels[:, None, None, None].expand(6, 3, 2, 2)
-    marks = torch.arange(6.0)[:, None, None].expand(6, 5, 2)
-    for batch in torch.arange(6).split(2):
-        kept.add(pictures[batch], -pictures[batch], marks[batch], batch)
-    before, after, landmarks, people = kept.draw(200)
-    assert people.unique().tolist() == [2, 3, 4, 5]  # 0 and 1 had to go
-    torch.testing.assert_close(before, pictures[people])
-    torch.testing.assert_close(after, -pictures[people], atol=1 / 127, rtol=0)
-    torch.testing.assert_close(landmarks, marks[people])
-
-
 def test_D_learns_again_from_kept_outputs(tiny, tiny_faces, tiny_actions, tmp_path):
     config = tiny(warmup_steps=3, recognizer_updates=1, warmup_updates=2, T1=0, T2=0)
     play(config, tmp_path, tiny_faces, tiny_actions)
     parts = read_checkpoint(tmp_path / "checkpoint.pt")["parts"]
     assert int(parts["warmup_recognizer"]["margin.step"]) == 3 * (1 + 2)
     assert int(parts["warmup_kept"]["count"]) == 3 * config.warmup_faces
+
+
+def test_the_exchangers_terms_by_hand_and_who_moves(tiny, tiny_faces):
+    config = tiny(modifier_exchange=True, code_weight=0.01, reader_weight=0.7, l1_weight=3.0)
+    game = make_game(config)
+    exchange = trainer.Exchange(config, game.recognizer, tiny_faces)
+    pictures, _, people = tiny_faces.batch(torch.arange(0, 12, 2))
+    modifier = game.anonymizer
+    modifier.NOISE = 0.0  # for this object alone
+    modifier.nats = lambda code: code.square().sum() / len(code)
+    exchange.reader.eval()  # no dropout
+    with torch.no_grad():
+        code = modifier.encode(pictures)
+        copied = modifier.decode(pictures, code, exchange.reader.people[people])
+        p = exchange.reader(code).softmax(1).gather(1, people[:, None])[:, 0]
+        gap = copied - pictures
+        slopes = sum((gap.roll(-1, a) - gap).narrow(a, 0, 31).abs().mean() for a in (2, 3))
+        wanted = (
+            3 * gap.abs().mean()
+            + 0.75 * slopes
+            + 0.01 * code.square().sum() / 6
+            + 0.7 * torch.where(p > 1 / 6, -(1 - p).log(), 0.0).mean()
+        )
+    before = snapshot(game)
+    reader = {key: value.clone() for key, value in exchange.reader.state_dict().items()}
+    value = exchange.objective(modifier, pictures, people)
+    torch.testing.assert_close(value, wanted)
+    assert not moved(before, snapshot(game))
+    value.backward()
+    assert all(weight.grad is not None for weight in modifier.parameters())
+    assert all(weight.grad is None for weight in exchange.reader.parameters())
+    assert_equal(reader, exchange.reader.state_dict())
+    exchange.update_reader(modifier, pictures, people)
+    assert not moved(before, snapshot(game))
+    after = exchange.reader.state_dict()
+    changed = {key for key, old in reader.items() if not old.equal(after[key])}
+    assert changed == reader.keys() - {"people"}
+
+
+def test_mean_embeddings_are_each_persons_and_of_one_length_before_centering(tiny, tiny_faces):
+    config = tiny()
+    recognizer = make_game(config).recognizer
+    means = trainer.mean_embeddings(recognizer, tiny_faces, config)
+    assert means.mean(0).abs().max() < 1e-5 and means.std().item() == pytest.approx(1)
+    pictures, landmarks, people = tiny_faces.batch(torch.arange(len(tiny_faces)))
+    size = (config.recognizer_height, config.recognizer_breadth)
+    with torch.no_grad():
+        features = recognizer.eval()(aligned_crops(pictures, landmarks, size))
+    units = features / features.norm(dim=1, keepdim=True)
+    by_hand = torch.stack([units[people == n].sum(0) for n in range(6)])
+    by_hand = by_hand / by_hand.norm(dim=1, keepdim=True)
+    by_hand = by_hand - by_hand.mean(0)
+    torch.testing.assert_close(means, by_hand / by_hand.std(), atol=1e-4, rtol=1e-4)
+
+
+def test_an_exchanging_row_tells_M_who_they_are_and_trains_it(
+    tiny, tiny_faces, tiny_actions, tmp_path
+):
+    config = tiny(modifier_exchange=True, T1=2, T2=1)
+    before = snapshot(make_game(config))
+    game = play(config, tmp_path, tiny_faces, tiny_actions)
+    assert {"M", "D", "A"} <= moved(before, snapshot(game)).keys()
+    torch.testing.assert_close(game.anonymizer.others[:6], game.exchange.reader.people)
+    assert game.anonymizer.others.abs().max() > 0
 
 
 def test_every_row_sees_the_same_data_in_the_same_order(tiny, tiny_faces, tiny_actions, tmp_path):
