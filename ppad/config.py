@@ -249,7 +249,7 @@ class Toy(Small):
 
 @dataclass
 class Quick(Toy):
-    """A first look, about five minutes on two CPU cores: fewer people, frames and steps; four rows."""
+    """A first look, five minutes on two CPU cores: fewer people, frames and steps; four rows."""
 
     train_identities: int = 120  # ours: D then errs on about one pair in twenty-five of originals
     pictures_each: int = 8  # ours: the retrained attacker repaints them all, twice
