@@ -333,6 +333,16 @@ ENTROPY = {"adversarial_target": "entropy"}
 RESTARTS = {**ENTROPY, "warmup_restart": 100}  # ours: 32 times in the toy world's warm-up
 VARIANTS = {
     "Ours": {},
+    "Ours(paper)": {  # M and its losses as printed, for as many steps as the preset's M
+        "modifier_upsample": Paper.modifier_upsample,
+        "modifier_match_color": Paper.modifier_match_color,
+        "lr_warmup": Paper.lr_modifier,
+        "lr_modifier": Paper.lr_modifier,
+        "adversarial_weight": Paper.adversarial_weight,
+        "adversarial_cap": Paper.adversarial_cap,
+        "adversarial_margin": Paper.adversarial_margin,
+        "detection_weight": Paper.detection_weight,
+    },
     "Ours(random)": {"adversarial_target": "random"},  # Sec. 5.6
     "Ours(non-saturating)": {"adversarial_target": "non_saturating"},
     "Ours(entropy)": ENTROPY,

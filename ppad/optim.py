@@ -105,7 +105,8 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
 
     Gradients add up until then, so a part's loss must be divided by the number of parts. They are
     averaged over the processes, cut to a length of MAX_NORM for each optimizer, and cleared. An
-    optimizer whose gradient is not finite takes no step, which is said on standard error.
+    optimizer whose gradient is not finite takes no step, which is said on standard error: on a CPU,
+    as a GPU's work would have to be waited for (with fp16 the scaler does it there).
     """
     scaler.scale(loss).backward()
     if not last_part:
@@ -115,7 +116,8 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
         length = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], MAX_NORM)
-        if scaler.is_enabled() or length.isfinite():
+        on_gpu = length.device.type != "cpu"
+        if scaler.is_enabled() or on_gpu or length.isfinite():
             scaler.step(optimizer)  # fp16: skipped if a gradient overflowed
         else:
             print("a gradient is not finite: this step is skipped", file=sys.stderr)

@@ -218,7 +218,7 @@ class SeedRun:
             judges.never_saw, anonymizer, faces, config, attack, self.device
         )
         undo = self.loop(f"{place}/inverting", f"{name}: inverter", **changes, **file)
-        inverter = attackers.train_inverter(anonymizer, faces, config, undo, self.device)
+        inverter = attackers.train_inverter(anonymizer, faces, self.config, undo, self.device)
 
         def judge():
             row = {"name": name, "seed": self.seed, **file} | evaluate.judge_row(

@@ -1,6 +1,7 @@
 """The main job, run at its smallest: its files, its numbers, what it refuses, and `kill -9`."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -320,15 +321,23 @@ class Darker:
 """
 
 
-def test_a_row_whose_M_is_told_who_it_is(tiny_args, tmp_path):
+def test_rows_with_another_M(tiny_args, tmp_path):
+    """One that is told who it is, and the paper's; the inverting attacker is the same for both."""
     out = tmp_path / "run"
-    assert run(*tiny_args, "--rows", "Ours(exchange)", "--out", out) == 0
-    (row,) = read(out / "results.json")["rows"]
-    assert row["name"] == "Ours(exchange)" and row["structure"]["spread"] > 0
-    parts = torch.load(out / "seed0/Ours_exchange/checkpoint.pt", weights_only=True)["parts"]
-    assert "others" in parts["anonymizer"] and "people" in parts["reader"]
-    undo = torch.load(out / "seed0/Ours_exchange/inverting/checkpoint.pt", weights_only=True)
-    assert "others" not in undo["parts"]["network"]  # that one is an M of the paper's kind
+    rows = ["Ours(paper)", "Ours(exchange)"]
+    assert run(*tiny_args, "--rows", *rows, "--out", out) == 0
+    assert [row["name"] for row in read(out / "results.json")["rows"]] == rows
+    paper, exchange = (
+        torch.load(out / f"seed0/{row}/checkpoint.pt", weights_only=True)
+        for row in ("Ours_paper", "Ours_exchange")
+    )
+    assert "others" in exchange["parts"]["anonymizer"] and "people" in exchange["parts"]["reader"]
+    assert paper["settings"]["adversarial_cap"] == math.inf
+    assert "decoder.0.weight" in paper["parts"]["anonymizer"]  # a transposed convolution
+    for row in ("Ours_paper", "Ours_exchange"):
+        undo = torch.load(out / f"seed0/{row}/inverting/checkpoint.pt", weights_only=True)
+        network = undo["parts"]["network"]
+        assert "decoder.1.weight" in network and "decoder.0.weight" not in network  # upsampling
 
 
 def test_an_own_row_and_random_labels_stand_in_the_table(tiny_args, tmp_path, capsys):
