@@ -367,8 +367,7 @@ AT_LEAST_ONE = (
     *(
         "face_size frame_height frame_width modifier_width recognizer_width recognizer_height "
         "recognizer_breadth other_width embedding recognizer_updates accumulate folds eval_batch "
-        "warmup_recognizers "
-        "log_every sample_every"
+        "warmup_recognizers log_every sample_every"
     ).split(),
 )
 CHOICES = {

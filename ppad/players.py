@@ -120,7 +120,7 @@ class Exchanger(nn.Module):
     def __init__(self, size: int, embedding: int):
         super().__init__()
         self.size = size
-        self.encoder = nn.Sequential(
+        self.encode = nn.Sequential(  # faces (B, 3, S, S) to their code, in [-1, 1]
             nn.Conv2d(3, 24, kernel_size=5, stride=2, padding=2),
             nn.LeakyReLU(0.2),
             nn.Conv2d(24, 48, kernel_size=4, stride=2, padding=1),
@@ -152,10 +152,6 @@ class Exchanger(nn.Module):
     def meet(self, people: torch.Tensor) -> None:
         """Take the first OTHERS of the people (N, E), once more if they are fewer, to draw from."""
         self.others.copy_(people[torch.arange(self.OTHERS) % len(people)])
-
-    def encode(self, faces: torch.Tensor) -> torch.Tensor:
-        """The code of faces (B, 3, S, S): (B, 24, S/4, S/4) in [-1, 1]."""
-        return self.encoder(faces)
 
     def add_noise(self, code: torch.Tensor) -> torch.Tensor:
         """What G is given of a code."""

@@ -168,7 +168,7 @@ class Game:
                 optim.backward_and_step(loss / config.accumulate, learning, self.scaler, last)
                 terms.append(torch.stack([L_det, L_adv, L_l1]).detach())
         if self.exchange is not None:
-            self.exchange.update_reader(self.anonymizer, pictures, identities)
+            self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
         return dict(zip(["L_det", "L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def update_modifier(self, pictures, modified, landmarks, identities) -> dict:
@@ -187,7 +187,7 @@ class Game:
                 optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
                 terms.append(torch.stack([L_adv, L_l1]).detach())
         if self.exchange is not None:
-            self.exchange.update_reader(self.anonymizer, pictures, identities)
+            self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
         return dict(zip(["L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
@@ -277,7 +277,6 @@ class Exchange:
         people = mean_embeddings(recognizer, faces, config, device)  # (N, E)
         self.reader = CodeReader(config.face_size // 4, people).to(device)
         self.optimizer = optim.adam(self.reader.parameters(), LR_READER, config)
-        self.scaler = optim.make_scaler(config, device)
 
     def objective(self, modifier, pictures, identities) -> torch.Tensor:
         """M shall give faces back where it is told who it is, by a code that does not tell.
@@ -300,12 +299,12 @@ class Exchange:
         price = config.code_weight * modifier.nats(code)
         return L_l1 + L_slopes + price + config.reader_weight * L_reader
 
-    def update_reader(self, modifier, pictures, identities) -> None:
+    def update_reader(self, modifier, pictures, identities, scaler) -> None:
         """The reader learns from a batch after M: before, it would know these faces by heart."""
         with torch.no_grad():
             noisy = modifier.add_noise(modifier.encode(pictures))  # (B, 24, S/4, S/4)
         loss = F.cross_entropy(self.reader(noisy), identities.to(self.device))
-        optim.backward_and_step(loss, [self.optimizer], self.scaler)
+        optim.backward_and_step(loss, [self.optimizer], scaler)
 
 
 @torch.no_grad()
@@ -363,9 +362,9 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
     parts = game.parts()
     if game.modifier_learns:
         warmup_game = WarmUp(game)
-        others = warmup_game.parts()
-        del others["anonymizer"]  # M itself, already among the parts
-        parts |= {f"warmup_{name}": part for name, part in others.items()}
+        others = warmup_game.parts().items()
+        known = [*parts.values()]  # M itself, and what it learns with
+        parts |= {f"warmup_{name}": part for name, part in others if part not in known}
     loop.start(**parts)
     shown = faces.batch(torch.arange(0, len(faces), max(1, len(faces) // 8))[:8])[0]  # (8, 3, S, S)
     if game.modifier_learns:

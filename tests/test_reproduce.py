@@ -332,6 +332,7 @@ def test_rows_with_another_M(tiny_args, tmp_path):
         for row in ("Ours_paper", "Ours_exchange")
     )
     assert "others" in exchange["parts"]["anonymizer"] and "people" in exchange["parts"]["reader"]
+    assert "warmup_reader" not in exchange["parts"]  # the same reader, kept once
     assert paper["settings"]["adversarial_cap"] == math.inf
     assert "decoder.0.weight" in paper["parts"]["anonymizer"]  # a transposed convolution
     for row in ("Ours_paper", "Ours_exchange"):

@@ -225,7 +225,7 @@ def test_the_exchangers_terms_by_hand_and_who_moves(tiny, tiny_faces):
     assert all(weight.grad is not None for weight in modifier.parameters())
     assert all(weight.grad is None for weight in exchange.reader.parameters())
     assert_equal(reader, exchange.reader.state_dict())
-    exchange.update_reader(modifier, pictures, people)
+    exchange.update_reader(modifier, pictures, people, game.scaler)
     assert not moved(before, snapshot(game))
     after = exchange.reader.state_dict()
     changed = {key for key, old in reader.items() if not old.equal(after[key])}
