@@ -22,7 +22,9 @@ from matplotlib_inline import backend_inline  # noqa: E402
 
 from ppad import config as presets  # noqa: E402
 from ppad import players as networks  # noqa: E402
-from ppad.attackers import LandmarkReader, PlainRecognizer  # noqa: E402
+from ppad.attackers import PlainRecognizer  # noqa: E402
+from ppad.loop import read_checkpoint  # noqa: E402
+from ppad.players import LandmarkReader  # noqa: E402
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib", "jupyter", "pytest")
 
@@ -81,7 +83,7 @@ def players(preset: str = "toy") -> types.SimpleNamespace:
     `recognizer_start` and `detector_start` before it, the evaluators `other` (a recognizer of
     another architecture) and `reader` (of landmarks), and the run's `config`.
     """
-    stored = networks.load_players(HERE / "results" / preset / "players.pt")
+    stored = read_checkpoint(HERE / "results" / preset / "players.pt")
     fields = {name: value for name, value in stored["config"].items() if name != "preset"}
     config = presets.PRESETS[preset](**fields)  # fields newer than the run: its preset's
     people = len(stored["parts"]["recognizer"]["head.weight"])

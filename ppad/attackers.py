@@ -28,7 +28,13 @@ from torch.nn import functional as F
 
 from ppad import datasets, metrics, optim
 from ppad.crop_sampler import align_faces, recognizer_input
-from ppad.players import aligned_crops, jitter_colors, jitter_landmarks, make_modifier
+from ppad.players import (
+    LandmarkReader,
+    aligned_crops,
+    jitter_colors,
+    jitter_landmarks,
+    make_modifier,
+)
 
 # Ours: Adam's rates before they fall along a cosine.
 LR_RECOGNIZER = 1e-3
@@ -72,41 +78,6 @@ class PlainRecognizer(nn.Module):
         identities = identities.to(crops.device, non_blocking=True)  # (B,)
         logits = self.classify(F.relu(self(crops)))  # (B, N)
         return F.cross_entropy(logits, identities, label_smoothing=0.1)
-
-
-class LandmarkReader(nn.Module):
-    """A small network that reads the five landmarks of a face picture.
-
-    Trained on originals and applied to modified faces, its error says whether a face is still there
-    and in its pose: the structure that the L1 term (eq. 3) is meant to keep. Architecture ours: one
-    map for each landmark at an eighth of the size; the landmark is the center of mass of the map's
-    softmax. That needs far fewer steps than a linear layer, which must learn where each pixel is.
-
-    Args:
-        size: side S of the pictures, pixels.
-        width: channels of the first layer.
-    """
-
-    def __init__(self, size: int, width: int = 16):
-        super().__init__()
-        self.size = size
-        layers = []
-        channels = 3
-        for out, stride in ((width, 2), (2 * width, 2), (4 * width, 2), (4 * width, 1)):
-            conv = nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1)
-            layers += [conv, nn.BatchNorm2d(out), nn.ReLU()]
-            channels = out
-        self.body = nn.Sequential(*layers, nn.Conv2d(channels, 5, kernel_size=1))
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, S, S) in [-1, 1] to landmarks (B, 5, 2), px."""
-        maps = self.body(pictures)  # (B, 5, S/8, S/8)
-        share = maps.flatten(2).softmax(dim=2).view_as(maps)  # (B, 5, S/8, S/8), each sums to 1
-        cells = torch.arange(maps.shape[2], device=maps.device)  # (S/8,)
-        centers = (cells + 0.5) * self.size / maps.shape[2]  # (S/8,) px
-        x = (share.sum(dim=2) * centers).sum(dim=2)  # (B, 5)
-        y = (share.sum(dim=3) * centers).sum(dim=2)  # (B, 5)
-        return torch.stack([x, y], dim=2)  # (B, 5, 2)
 
 
 # ---------------------------------------------------------------- what an anonymizer leaves

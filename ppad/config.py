@@ -65,8 +65,11 @@ class Paper:
     modifier_exchange: bool = option(
         False, "another M, which is given somebody else's identity (players.Exchanger)", "ours"
     )
+    exchange_steps: int = option(
+        0, "updates of such an M before the game, instead of copying and warm-up", "ours"
+    )
     code_weight: float = option(
-        5e-4, "what a nat in the code of such an M costs it", "ours: less tells more, more blurs"
+        3.5e-4, "what a nat in the code of such an M costs it", "ours: less tells more, more blurs"
     )
     reader_weight: float = option(
         7.5, "weight of the reader of its code, whom it must fool", "ours: with code_weight"
@@ -192,6 +195,7 @@ class Small(Paper):
     modifier_blocks: int = 3  # ours
     modifier_upsample: str = "resize"  # ours: no checkerboard after a short training
     modifier_match_color: bool = True  # ours: the picture's own colors after a short training
+    exchange_steps: int = 5000  # ours: about half an hour on one core
     recognizer_depth: int = 10  # ours: a few hundred people do not fill SphereFace-20
     recognizer_scale: float = 16.0  # ours: a free norm shrinks to 0 when M wins (ASoftmaxLoss)
     recognizer_height: int = 56  # ours: half of 112x96, as the faces are
@@ -349,11 +353,7 @@ VARIANTS = {
     "Ours(entropy, restarts)": RESTARTS,
     "Ours(entropy, restarts, 3 D)": {**RESTARTS, "warmup_recognizers": 3},
     "Ours(strong D)": {"warmup_updates": 6},  # ours: 8 updates of D a step with Small's own two
-    "Ours(exchange)": {
-        "modifier_exchange": True,
-        "pretrain_modifier_steps": 0,
-        "adversarial_weight": 0.02,  # ours: D on pixels adds marks, and the reader does its work
-    },
+    "Ours(exchange)": {"modifier_exchange": True},
 }
 MACHINE = (  # fields that change no result, or by rounding only
     "device log_every sample_every checkpoint_seconds eval_batch channels_last compile fused "

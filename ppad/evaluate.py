@@ -20,10 +20,11 @@ import torch
 from torch import nn
 
 from ppad import datasets, files, folders, metrics
-from ppad.attackers import LandmarkReader, RepaintedFaces, embed, verify
+from ppad.attackers import RepaintedFaces, embed, verify
 from ppad.crop_sampler import align_faces, repaint
 from ppad.figures import over_seeds
 from ppad.optim import GIB
+from ppad.players import LandmarkReader
 
 INVERTING = ("inverting_never_saw", "inverting_other_architecture")
 ATTACKERS = ("own", "never_saw", "other_architecture", "retrained", *INVERTING)

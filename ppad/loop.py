@@ -335,6 +335,49 @@ def read_checkpoint(path) -> dict:
         raise LoopError(f"{path} cannot be read ({_first_line(error)}): {fix}") from error
 
 
+def save_players(path, config: dict, parts: dict) -> None:
+    """Write networks to one file, in half precision. Raises files.WriteError.
+
+    Args: config: the preset's fields. parts: name -> state dict.
+    """
+    halves = {
+        name: {
+            key: value.half() if value.is_floating_point() else value
+            for key, value in state.items()
+        }
+        for name, state in parts.items()
+    }
+    save_tensors(path, {"config": config, "parts": halves})
+
+
+def load_public_weights(network, path) -> None:
+    """Fill D's network from a public file of SphereFace-20, trained on CASIA-WebFace (Sec. 4).
+
+    Such files name their tensors as Caffe does (conv1_1.weight, conv1_1.bias, relu1_1.weight) or by
+    blocks, but hold the same 62 in the same order: each convolution's weight, bias and slopes, then
+    fc5's weight and bias. The class weights behind them, of other people than ours, are dropped.
+
+    Raises ValueError for a file that is not there or holds something else.
+    """
+    own = network.state_dict()
+    try:
+        # weights_only: a file from elsewhere may hold tensors, never code.
+        values = list(torch.load(path, map_location="cpu", weights_only=True).values())
+        shapes = [value.shape for value in values]
+    except Exception as error:  # a broken or foreign file: torch raises one of many types
+        why = error.strerror if isinstance(error, OSError) else "it is no file of weights"
+        raise ValueError(
+            f"recognizer_weights {path} cannot be read ({why}): give a public PyTorch file of "
+            "SphereFace-20"
+        ) from error
+    if shapes[: len(own)] != [value.shape for value in own.values()] or len(values) > len(own) + 1:
+        raise ValueError(
+            f"recognizer_weights {path} does not fit D: it must hold D's {len(own)} tensors in "
+            "their order, and behind them no more than class weights"
+        )
+    network.load_state_dict(dict(zip(own, values)))
+
+
 def read_log(path) -> list[dict]:
     """Lines of a log.jsonl; a last line torn by a sudden stop is left out."""
     lines = []

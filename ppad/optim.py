@@ -46,6 +46,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 MAX_NORM = 10.0  # ours: early in training one batch can give a Faster R-CNN a huge gradient
 BODIES = ("network", "backbone")  # where most of the work of D and of A is done
+MOST_JOBS = 4  # ours: each takes 1 GB on a CPU; on a GPU more would only wait for each other
 CAN_FORK = sys.platform == "linux"  # macOS's libraries do not survive a fork; Windows has none
 GIB = 2**30
 TIMEOUT = timedelta(hours=24)  # ours: the others wait while the main process evaluates a row
@@ -126,6 +127,20 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
 
 
 # ---------------------------------------------------------------- activation checkpointing
+
+
+@contextmanager
+def frozen(player: nn.Module):
+    """Inside, `player` passes gradients on to its input and keeps its weights and buffers."""
+    learning = [parameter.requires_grad for parameter in player.parameters()]
+    training = player.training
+    player.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, learns in zip(player.parameters(), learning):
+            parameter.requires_grad_(learns)
+        player.train(training)
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
@@ -382,6 +397,65 @@ def peak_memory() -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB, 2)
+
+
+def kept_bytes(network, *shape) -> int:
+    """Bytes that a network on the meta device keeps of an input of `shape` for its backward."""
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda none: none):
+        network(torch.empty(shape, device="meta"))
+    own = [one.untyped_storage() for one in [*network.parameters(), *network.buffers()]]
+    storages = {id(storage): storage for storage in [one.untyped_storage() for one in saved]}
+    return sum(storages[i].nbytes() for i in storages.keys() - {id(one) for one in own})
+
+
+def needs(config, modifier, recognizer, detector, rows: int) -> dict[str, float]:
+    """GiB of memory for `training` and of `disk`, roughly: from shapes.
+
+    Training: weights, gradients and Adam's two moments (4 x 4 bytes a weight), and what the largest
+    update keeps for its backward pass, of one part of an accumulated batch. Disk: two checkpoints a
+    row of the players and of the attacker, weights and moments. The players are on the meta device.
+    """
+    body = detector.model.backbone
+    heads = detector.model.roi_heads
+    if config.checkpointing:
+        for network in (modifier, recognizer.network, body):
+            recompute(network)
+    m, d, a = (sum(p.numel() for p in x.parameters()) for x in (modifier, recognizer, detector))
+    crop = (3, config.recognizer_height, config.recognizer_breadth)
+    faces = config.batch_faces // config.accumulate
+    frames = config.batch_frames // config.accumulate
+    frame = (frames, 3, config.frame_height, config.frame_width)
+    maps = body(torch.empty(frame, device="meta"))  # one map, or a dict of them
+    read = maps if torch.is_tensor(maps) else maps[heads.box_roi_pool.featmap_names[0]]
+    regions = frames * heads.fg_bg_sampler.batch_size_per_image
+    game = (
+        kept_bytes(modifier, faces + frames, 3, config.face_size, config.face_size)  # a face each
+        + kept_bytes(recognizer.network, faces, *crop)
+        + kept_bytes(body, *frame)
+        + kept_bytes(heads.box_head, regions, read.shape[1], *heads.box_roi_pool.output_size)
+    )
+    alone = kept_bytes(recognizer.network, max(config.pretrain_recognizer_batch, 2 * faces), *crop)
+    copies = config.warmup_recognizers if config.warmup_steps else 0  # of D, in the warm-up
+    weights = m + d + a + copies * d
+    return {
+        "training": (16 * weights + max(game, alone)) / GIB,
+        "disk": rows * 2 * 12 * (weights + d) / GIB,
+    }
+
+
+def default_jobs(device: str, gpu: float, need: dict) -> int:
+    """How many rows to train at once: one a core, or as many as a GPU of `gpu` GiB surely holds.
+
+    On a GPU a row is taken to need twice its networks' memory and 1 GiB, for cuDNN's workspaces and
+    CUDA's context (ours: not measured), and two cores. need: of `needs`.
+    """
+    cores = os.cpu_count() or 1
+    if not CAN_FORK or torch.cuda.is_initialized() or launched_processes() > 1:
+        return 1
+    if device == "cpu":
+        return min(MOST_JOBS, cores)
+    return max(1, min(MOST_JOBS, cores // 2, int(0.8 * gpu / (2 * need["training"] + 1))))
 
 
 def gpu_memory(device: str = "cuda") -> float:

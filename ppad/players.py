@@ -6,24 +6,20 @@ while it learns. The trainer, the attackers and the evaluation all take their pl
 """
 
 import dataclasses
-import os
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ppad import optim
-from ppad.crop_sampler import align_faces, recognizer_input
+from ppad import loop, optim
+from ppad.crop_sampler import TEMPLATE_96x112, align_faces, recognizer_input
 from ppad.detector import ActionDetector, DetectorConfig
-from ppad.loop import read_checkpoint, save_tensors
 from ppad.losses import ASoftmaxLoss
 from ppad.modifier import Modifier, ModifierConfig
-from ppad.optim import GIB
 from ppad.sphereface import AngularMarginHead, SphereFace, SphereFaceConfig
 
 # Sec. 5.1: CASIA-WebFace without its three people of LFW; DALY's classes
 ASSUMED = {"people": 10572, "classes": 10}
-MOST_JOBS = 4  # ours: each takes 1 GB on a CPU; on a GPU more would only wait for each other
 EYE_DISTANCE = 35.24  # px between the eyes of the 112x96 template (SphereFace's alignment)
 
 
@@ -100,21 +96,25 @@ class Exchanger(nn.Module):
     An M that must stay close to f (eq. 3) must know who it is. This one is told: e is a person's
     mean embedding by D. While M learns, e is the true person's and the output must be f, so the
     code E(f) need not hold the identity, and what it holds has a price (`nats`). In use e is
-    somebody else's, drawn anew at each call. Source of the idea: Moyer et al., "Invariant
-    Representations without Adversarial Training", NeurIPS 2018.
+    somebody else's (`draw`). Sources of the idea: Moyer et al., "Invariant Representations without
+    Adversarial Training", NeurIPS 2018; that G is shown the five landmarks and what is around the
+    head, Maximov et al., "CIAGAN", CVPR 2020.
 
     Only a soft ellipse about the head is painted; what is around it stays as it was.
 
-        encoder    conv 5 /2, conv 4 /2, 2 blocks, conv 1, tanh     24 x S/4 x S/4, the code
-        decoder    conv 3 of code, of 8 maps made of e, and of x, y 64 x S/4 x S/4
-                   2 blocks scaled and shifted by e, twice u        3 x S x S
+        code     conv 5 /2, conv 4 /2, 2 blocks, conv 1, tanh              24 x S/4 x S/4
+        around   the picture outside the ellipse: 4 convs /2, back twice   24 at S/2 and at S/4
+        layout   12 maps made of e, turned and scaled as the landmarks say
+        decoder  at S/4: conv 3 of all these, 2 blocks scaled and shifted by e
+                 at S/2 and S: u and conv 3, plus conv 3 of layout, landmarks, around
 
     Args:
-        size: side S of the faces, px, a multiple of 4. embedding: length E of e.
+        size: side S of the faces, px, a multiple of 8. embedding: length E of e.
     """
 
     stochastic = True  # each call draws anew: nobody may keep and reuse its outputs
     NOISE = 0.5  # ours: standard deviation; the code itself lies in [-1, 1]
+    SHIFT = 0.011  # ours: of S, standard deviation of noise on the landmarks
     OTHERS = 64  # ours: identities to draw from; few, as they are kept with M's weights
 
     def __init__(self, size: int, embedding: int):
@@ -130,59 +130,154 @@ class Exchanger(nn.Module):
             nn.Conv2d(48, 24, kernel_size=1),
             nn.Tanh(),
         )
+        # by groups: a batch of M may be one face
+        self.locate = LandmarkReader(size, norm=lambda channels: nn.GroupNorm(8, channels))
+        self.around = nn.ModuleList([nn.Conv2d(4, 24, kernel_size=5, stride=2, padding=2)])
+        for _ in range(3):
+            self.around.append(nn.Conv2d(24, 24, kernel_size=4, stride=2, padding=1))
+        self.back = nn.ModuleList(nn.Conv2d(48, 24, kernel_size=3, padding=1) for _ in range(2))
         self.style = nn.Sequential(
             nn.Linear(embedding, 128), nn.LeakyReLU(0.2), nn.Linear(128, 128), nn.LeakyReLU(0.2)
         )
-        self.layout = nn.Linear(128, 8 * (size // 4) ** 2)
-        self.join = nn.Conv2d(24 + 8 + 2, 64, kernel_size=3, padding=1)
+        self.layout = nn.Sequential(
+            nn.Linear(128, 16 * 16 * 16),
+            nn.LeakyReLU(0.2),
+            nn.Unflatten(1, (16, 16, 16)),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Conv2d(16, 12, kernel_size=3, padding=1),
+            nn.LeakyReLU(0.2),
+        )
+        known = 12 + 2 + 5  # maps that `_known` gives
+        self.join = nn.Conv2d(known + 24 + 24, 64, kernel_size=3, padding=1)
         self.blocks = nn.ModuleList([ConditionalBlock(64, 128), ConditionalBlock(64, 128)])
         self.middle = nn.Conv2d(64, 32, kernel_size=3, padding=1)
-        self.middle_style = nn.Linear(128, 2 * 32)
+        self.middle_known = nn.Conv2d(known + 24, 32, kernel_size=3, padding=1)
+        self.middle_block = ConditionalBlock(32, 128)
         self.top = nn.Conv2d(32, 16, kernel_size=3, padding=1)
-        self.paint = nn.Conv2d(16, 3, kernel_size=3, padding=1)
+        self.top_known = nn.Conv2d(known + 4, 16, kernel_size=3, padding=1)
+        self.top_style = nn.Linear(128, 2 * 16)
+        self.paint = nn.Sequential(
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(16, 16, kernel_size=3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(16, 3, kernel_size=3, padding=1),
+            nn.Tanh(),
+        )
         self.register_buffer("others", torch.zeros(self.OTHERS, embedding))
         axis = (torch.arange(size) + 0.5) * 2 / size - 1  # (S,) in [-1, 1]
-        # A head with its hair fills about this ellipse of a crop 1.6 times the face's box.
-        radius = ((axis / 0.75) ** 2 + ((axis[:, None] + 0.05) / 0.85) ** 2).sqrt()  # (S, S)
+        # Ours: a head with its hair fills about this ellipse of a crop 1.6 times the face's box.
+        radius = ((axis / 0.66) ** 2 + ((axis[:, None] + 0.05) / 0.78) ** 2).sqrt()  # (S, S)
         self.register_buffer("mask", torch.sigmoid(12 * (1 - radius)), persistent=False)
-        cells = (torch.arange(size // 4) + 0.5) * 8 / size - 1  # (S/4,)
-        place = torch.stack(torch.meshgrid(cells, cells, indexing="xy"))  # (2, S/4, S/4)
-        self.register_buffer("place", place, persistent=False)
 
     def meet(self, people: torch.Tensor) -> None:
         """Take the first OTHERS of the people (N, E), once more if they are fewer, to draw from."""
         self.others.copy_(people[torch.arange(self.OTHERS) % len(people)])
 
-    def add_noise(self, code: torch.Tensor) -> torch.Tensor:
-        """What G is given of a code."""
-        return code + self.NOISE * torch.randn_like(code)
+    def draw(self, number: int) -> list[torch.Tensor]:
+        """What `forward` draws for `number` faces: a list of tensors (number, ...).
+
+        Whose face somebody gets, and the noise of the code and of the landmarks. A movie keeps what
+        was drawn for a person: the face stays the same, and nobody can average the noise away.
+        """
+        chosen = torch.randint(len(self.others), (number,))  # (n,)
+        noise = self.NOISE * torch.randn(number, 24, self.size // 4, self.size // 4)
+        shift = self.SHIFT * self.size * torch.randn(number, 5, 2)  # px
+        device = self.others.device
+        return [self.others[chosen.to(device)], noise.to(device), shift.to(device)]
 
     def nats(self, code: torch.Tensor) -> torch.Tensor:
         """The most that a noisy code can tell, a mean over the batch (KL divergence to noise)."""
         return code.square().flatten(1).sum(dim=1).mean() / (2 * self.NOISE**2)
 
-    def decode(self, faces, noisy: torch.Tensor, people: torch.Tensor) -> torch.Tensor:
-        """The faces (B, 3, S, S) with G's painting, of noisy codes and people (B, E), pasted in."""
+    def decode(self, faces, noisy, points, people) -> torch.Tensor:
+        """The faces (B, 3, S, S) with what G paints pasted in.
+
+        Args: noisy: (B, 24, S/4, S/4), codes with noise. points: (B, 5, 2) landmarks, px.
+            people: (B, E).
+        """
         style = self.style(people)  # (B, 128)
-        layout = F.leaky_relu(self.layout(style), 0.2)  # (B, 8 S/4 S/4)
-        layout = layout.view(-1, 8, *noisy.shape[2:])  # (B, 8, S/4, S/4)
-        place = self.place.expand(len(noisy), -1, -1, -1)  # (B, 2, S/4, S/4)
-        x = self.join(torch.cat([noisy, layout, place], dim=1))  # (B, 64, S/4, S/4)
+        layout = self.layout(style)  # (B, 12, 32, 32)
+        covered = (self.mask > 0.1).to(faces).expand(len(faces), 1, -1, -1)  # (B, 1, S, S)
+        seen = torch.cat([faces * (1 - covered), covered], dim=1)  # (B, 4, S, S)
+        around = self._look_around(seen)  # (B, 24, S/2, S/2), (B, 24, S/4, S/4)
+
+        x = torch.cat([self._known(layout, points, self.size // 4), noisy, around[1]], dim=1)
+        x = self.join(x)  # (B, 64, S/4, S/4)
         for block in self.blocks:
             x = block(x, style)
-        x = self.middle(F.interpolate(F.relu(x), scale_factor=2))  # (B, 32, S/2, S/2)
-        x = scaled_and_shifted(x, self.middle_style(style))
-        x = self.top(F.interpolate(F.leaky_relu(x, 0.2), scale_factor=2))  # (B, 16, S, S)
-        painting = torch.tanh(self.paint(F.leaky_relu(x, 0.2)))  # (B, 3, S, S)
-        return self.mask * painting + (1 - self.mask) * faces
 
-    def forward(self, faces: torch.Tensor) -> torch.Tensor:
-        """Faces (B, 3, S, S) in [-1, 1], each with an identity drawn for it; the same shape."""
+        x = self.middle(F.interpolate(F.relu(x), scale_factor=2))  # (B, 32, S/2, S/2)
+        known = torch.cat([self._known(layout, points, self.size // 2), around[0]], dim=1)
+        x = self.middle_block(x + self.middle_known(known), style)
+
+        x = self.top(F.interpolate(F.leaky_relu(x, 0.2), scale_factor=2))  # (B, 16, S, S)
+        known = torch.cat([self._known(layout, points, self.size), seen], dim=1)
+        x = scaled_and_shifted(x + self.top_known(known), self.top_style(style))
+        return self.mask * self.paint(x) + (1 - self.mask) * faces
+
+    def _look_around(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps (B, 24, h, h) for h = S/2 and S/4, of the picture that is not covered (B, 4, S, S).
+
+        They reach into the ellipse from outside: the background goes on behind the head.
+        """
+        maps = []
+        for conv in self.around:
+            seen = F.leaky_relu(conv(seen), 0.2)  # (B, 24, h/2, h/2)
+            maps.append(seen)
+        half, quarter, eighth, deepest = maps
+        for conv, fine in zip(self.back, (eighth, quarter)):
+            coarse = F.interpolate(deepest, size=fine.shape[2:])  # (B, 24, 2h, 2h)
+            deepest = F.leaky_relu(conv(torch.cat([fine, coarse], dim=1)), 0.2)
+        return half, deepest
+
+    def _known(self, layout, points, side: int) -> torch.Tensor:
+        """Where the face is, and what belongs there: (B, 12 + 2 + 5, side, side).
+
+        The layout (B, 12, 32, 32) placed by the landmarks, the coordinates in its frame, and a spot
+        at each of the landmarks `points` (B, 5, 2).
+        """
+        axis = (torch.arange(side, device=points.device) + 0.5) * self.size / side  # (side,) px
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        pixels = torch.stack([x, y], dim=2)  # (side, side, 2)
+        with torch.no_grad():
+            fit = face_frame(points.float())  # (B, 2, 3)
+        at = torch.einsum("bij,hwj->bhwi", fit[..., :2], pixels) + fit[:, None, None, :, 2]
+        placed = F.grid_sample(layout.float(), at, align_corners=False)  # (B, 12, side, side)
+        width = 1.5 * self.size / side  # px: ours, a spot covers a few cells
+        spots = (axis - points[..., None]).div(width).square().mul(-0.5).exp()  # (B, 5, 2, side)
+        spots = spots[:, :, 1, :, None] * spots[:, :, 0, None, :]  # (B, 5, side, side)
+        return torch.cat([placed, at.permute(0, 3, 1, 2), spots], dim=1)
+
+    def forward(self, faces: torch.Tensor, drawn=None) -> torch.Tensor:
+        """Faces (B, 3, S, S) in [-1, 1], each as somebody else; the same shape.
+
+        Args: drawn: of `draw(B)`; None draws anew.
+        """
         if len(faces) == 0:
             return faces
-        drawn = torch.randint(len(self.others), (len(faces),))  # (B,)
-        people = self.others[drawn.to(faces.device)]  # (B, E)
-        return self.decode(faces, self.add_noise(self.encode(faces)), people)
+        people, noise, shift = self.draw(len(faces)) if drawn is None else drawn
+        points = self.locate(faces) + shift  # (B, 5, 2)
+        return self.decode(faces, self.encode(faces) + noise, points, people)
+
+
+def face_frame(points: torch.Tensor) -> torch.Tensor:
+    """(B, 2, 3) similarity transforms of landmarks (B, 5, 2) px to a face's own frame.
+
+    There (0, 0) lies between eyes and mouth, 1 is 80 px of the 112x96 template: a head with its
+    hair fills [-1, 1]. As crop_sampler.similarity, but for landmarks that a network reads: those
+    that coincide give some frame and no error.
+    """
+    target = torch.tensor(TEMPLATE_96x112, device=points.device)  # (5, 2)
+    target = (target - target.mean(dim=0)) / 80
+    center = points.mean(dim=1)  # (B, 2)
+    x, y = (points - center[:, None]).unbind(dim=2)  # (B, 5) each
+    u, v = target.unbind(dim=1)  # (5,) each
+    spread = (x * x + y * y).sum(dim=1).clamp(min=1)  # (B,) px^2
+    a = (x * u + y * v).sum(dim=1) / spread  # (B,)
+    b = (x * v - y * u).sum(dim=1) / spread  # (B,)
+    linear = torch.stack([torch.stack([a, -b], dim=1), torch.stack([b, a], dim=1)], dim=1)
+    shift = -linear @ center[:, :, None]  # (B, 2, 1)
+    return torch.cat([linear, shift], dim=2)
 
 
 class ConditionalBlock(nn.Module):
@@ -210,6 +305,41 @@ def scaled_and_shifted(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     """x (B, C, h, w) times 1 + the first half of `by` (B, 2C), plus the second half."""
     scale, shift = by[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
     return x * (1 + scale) + shift
+
+
+class LandmarkReader(nn.Module):
+    """A small network that reads the five landmarks of a face picture.
+
+    Trained on originals and applied to modified faces, its error says whether a face is still there
+    and in its pose: the structure that the L1 term (eq. 3) is meant to keep. Architecture ours: one
+    map for each landmark at an eighth of the size; the landmark is the center of mass of the map's
+    softmax. That needs far fewer steps than a linear layer, which must learn where each pixel is.
+
+    Args:
+        size: side S of the pictures, pixels.
+        width: channels of the first layer. norm: makes the normalization of so many channels.
+    """
+
+    def __init__(self, size: int, width: int = 16, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.size = size
+        layers = []
+        channels = 3
+        for out, stride in ((width, 2), (2 * width, 2), (4 * width, 2), (4 * width, 1)):
+            conv = nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1)
+            layers += [conv, norm(out), nn.ReLU()]
+            channels = out
+        self.body = nn.Sequential(*layers, nn.Conv2d(channels, 5, kernel_size=1))
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, S, S) in [-1, 1] to landmarks (B, 5, 2), px."""
+        maps = self.body(pictures)  # (B, 5, S/8, S/8)
+        share = maps.flatten(2).softmax(dim=2).view_as(maps)  # (B, 5, S/8, S/8), each sums to 1
+        cells = torch.arange(maps.shape[2], device=maps.device)  # (S/8,)
+        centers = (cells + 0.5) * self.size / maps.shape[2]  # (S/8,) px
+        x = (share.sum(dim=2) * centers).sum(dim=2)  # (B, 5)
+        y = (share.sum(dim=3) * centers).sum(dim=2)  # (B, 5)
+        return torch.stack([x, y], dim=2)  # (B, 5, 2)
 
 
 class CodeReader(nn.Module):
@@ -256,7 +386,7 @@ def make_recognizer(config, identities: int) -> Recognizer:
     )
     trained = bool(config.recognizer_weights)
     if trained:
-        load_public_weights(network, config.recognizer_weights)
+        loop.load_public_weights(network, config.recognizer_weights)
     margin = ASoftmaxLoss(
         m=config.margin,
         base=config.lambda_floor if trained else config.lambda_base,
@@ -265,34 +395,6 @@ def make_recognizer(config, identities: int) -> Recognizer:
         scale=config.recognizer_scale,
     )
     return Recognizer(network, AngularMarginHead(config.embedding, identities), margin)
-
-
-def load_public_weights(network: SphereFace, path) -> None:
-    """Fill D's network from a public file of SphereFace-20, trained on CASIA-WebFace (Sec. 4).
-
-    Such files name their tensors as Caffe does (conv1_1.weight, conv1_1.bias, relu1_1.weight) or by
-    blocks, but hold the same 62 in the same order: each convolution's weight, bias and slopes, then
-    fc5's weight and bias. The class weights behind them, of other people than ours, are dropped.
-
-    Raises ValueError for a file that is not there or holds something else.
-    """
-    own = network.state_dict()
-    try:
-        # weights_only: a file from elsewhere may hold tensors, never code.
-        values = list(torch.load(path, map_location="cpu", weights_only=True).values())
-        shapes = [value.shape for value in values]
-    except Exception as error:  # a broken or foreign file: torch raises one of many types
-        why = error.strerror if isinstance(error, OSError) else "it is no file of weights"
-        raise ValueError(
-            f"recognizer_weights {path} cannot be read ({why}): give a public PyTorch file of "
-            "SphereFace-20"
-        ) from error
-    if shapes[: len(own)] != [value.shape for value in own.values()] or len(values) > len(own) + 1:
-        raise ValueError(
-            f"recognizer_weights {path} does not fit D: it must hold D's {len(own)} tensors in "
-            "their order, and behind them no more than class weights"
-        )
-    network.load_state_dict(dict(zip(own, values)))
 
 
 def make_detector(config, classes: int) -> ActionDetector:
@@ -386,92 +488,10 @@ class KeptOutputs(nn.Module):
 # ---------------------------------------------------------------- memory
 
 
-def kept_bytes(network, *shape) -> int:
-    """Bytes that a network on the meta device keeps of an input of `shape` for its backward."""
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda none: none):
-        network(torch.empty(shape, device="meta"))
-    own = [one.untyped_storage() for one in [*network.parameters(), *network.buffers()]]
-    storages = {id(storage): storage for storage in [one.untyped_storage() for one in saved]}
-    return sum(storages[i].nbytes() for i in storages.keys() - {id(one) for one in own})
-
-
 def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]:
-    """GiB of memory for `training` and of `disk`, roughly: from shapes, nothing is allocated.
-
-    Training: weights, gradients and Adam's two moments (4 x 4 bytes a weight), and what the largest
-    update keeps for its backward pass, of one part of an accumulated batch. Disk: two checkpoints a
-    row of the players and of the attacker, weights and moments.
-    """
+    """GiB for `training` and of `disk`, see `optim.needs`; nothing is allocated."""
     config = dataclasses.replace(config, detector_weights="", recognizer_weights="")
     with torch.device("meta"):
-        modifier = make_modifier(config)
         recognizer = make_recognizer(config, people)
         detector = make_detector(config, classes)
-    body = detector.model.backbone
-    heads = detector.model.roi_heads
-    if config.checkpointing:
-        for network in (modifier, recognizer.network, body):
-            optim.recompute(network)
-    m, d, a = (sum(p.numel() for p in x.parameters()) for x in (modifier, recognizer, detector))
-    crop = (3, config.recognizer_height, config.recognizer_breadth)
-    faces = config.batch_faces // config.accumulate
-    frames = config.batch_frames // config.accumulate
-    frame = (frames, 3, config.frame_height, config.frame_width)
-    maps = body(torch.empty(frame, device="meta"))  # one map, or a dict of them
-    read = maps if torch.is_tensor(maps) else maps[heads.box_roi_pool.featmap_names[0]]
-    regions = frames * heads.fg_bg_sampler.batch_size_per_image
-    game = (
-        kept_bytes(modifier, faces + frames, 3, config.face_size, config.face_size)  # a face each
-        + kept_bytes(recognizer.network, faces, *crop)
-        + kept_bytes(body, *frame)
-        + kept_bytes(heads.box_head, regions, read.shape[1], *heads.box_roi_pool.output_size)
-    )
-    alone = kept_bytes(recognizer.network, max(config.pretrain_recognizer_batch, 2 * faces), *crop)
-    copies = config.warmup_recognizers if config.warmup_steps else 0  # of D, in the warm-up
-    weights = m + d + a + copies * d
-    return {
-        "training": (16 * weights + max(game, alone)) / GIB,
-        "disk": rows * 2 * 12 * (weights + d) / GIB,
-    }
-
-
-def default_jobs(device: str, gpu: float, config) -> int:
-    """How many rows to train at once: one a core, or as many as a GPU of `gpu` GiB surely holds.
-
-    On a GPU a row is taken to need twice its networks' memory and 1 GiB, for cuDNN's workspaces and
-    CUDA's context (ours: not measured), and two cores.
-    """
-    cores = os.cpu_count() or 1
-    if not optim.CAN_FORK or torch.cuda.is_initialized():
-        return 1
-    if device == "cpu":
-        return min(MOST_JOBS, cores)
-    training = needs(config, **ASSUMED)["training"]  # GiB
-    return max(1, min(MOST_JOBS, cores // 2, int(0.8 * gpu / (2 * training + 1))))
-
-
-# ---------------------------------------------------------------- on disk
-
-
-def save_players(path, config: dict, parts: dict) -> None:
-    """Write networks to one file, in half precision. Raises files.WriteError.
-
-    Args: config: the preset's fields. parts: name -> state dict.
-    """
-    halves = {
-        name: {
-            key: value.half() if value.is_floating_point() else value
-            for key, value in state.items()
-        }
-        for name, state in parts.items()
-    }
-    save_tensors(path, {"config": config, "parts": halves})
-
-
-def load_players(path) -> dict:
-    """What `save_players` wrote: {"config": fields, "parts": {name: state dict}}.
-
-    `load_state_dict` turns the values into full precision. Raises LoopError naming the file.
-    """
-    return read_checkpoint(path)
+        return optim.needs(config, make_modifier(config), recognizer, detector, rows)

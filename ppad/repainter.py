@@ -66,7 +66,8 @@ class Anonymizer:
     Args:
         anonymizer: any callable (B, 3, S, S) in [-1, 1] -> the same. With a `.size`, S is that;
             else it is called once a face, on the frame's own pixels. Faces below its `.smallest`,
-            which it would give back as they are, are blackened.
+            which it would give back as they are, are blackened. With a `.draw` (see
+            `players.Exchanger`), what it draws for a track is kept: one person, one new face.
         finder: any callable from a list of (H, W, 3) uint8 frames to their face boxes, a list of
             (k, 4) xyxy px. If it has `follow`, that is used for successive frames of a movie; if it
             has `closely`, that is used for single pictures, and in movies LOOKS_A_SECOND times a
@@ -102,6 +103,7 @@ class Anonymizer:
         self.face_scale = face_scale
         self.summary = {}
         self.shown = []
+        self.drawn = {}  # number of a track -> what the anonymizer drew for it
 
     @classmethod
     def from_run(cls, run=None, device="cpu", **settings):
@@ -159,6 +161,7 @@ class Anonymizer:
     def _run(self, frames, tracker, finder, closely=None, at_once=FRAMES_AT_ONCE):
         unpopped = deque()
         failed_frames = set()
+        self.drawn = {}
         for batch, found in self._searched(checked(frames), finder, at_once):
             for i, (frame, boxes) in enumerate(zip(batch, found)):
                 now = tracker.pushed
@@ -176,7 +179,9 @@ class Anonymizer:
                 boxes = tracker.pop()
                 painted = None
                 if number not in failed_frames:
-                    painted = self._try(self._paint, (frame, boxes), number, "repainted")
+                    painted = self._try(
+                        self._paint, (frame, boxes, tracker.shown), number, "repainted"
+                    )
                 if painted is None:
                     failed_frames.add(number)
                     painted = np.zeros_like(frame)
@@ -224,17 +229,24 @@ class Anonymizer:
             fault = f"frame {number} cannot be {done} ({reason}): nothing was written"
             raise ValueError(f"{fault}; --on_error cover blackens such frames") from error
 
-    def _paint(self, frame, boxes):
-        """frame (H, W, 3) uint8, repainted in squares about the boxes (k, 4), else unchanged."""
+    def _paint(self, frame, boxes, tracks):
+        """frame (H, W, 3) uint8, repainted in squares about the boxes (k, 4), else unchanged.
+
+        tracks: k numbers, whose boxes they are.
+        """
         height, width = frame.shape[:2]
         boxes = torch.as_tensor(boxes, dtype=torch.float32)
+        tracks = torch.tensor(tracks)  # (k,)
         touches = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2:] > 0).all(1)
         boxes = boxes[touches]
+        tracks = tracks[touches]
         if not len(boxes):
             return frame
         boxes = face_squares(boxes, self.face_scale)  # (k, 4)
         # Largest last, so on top: a small box must not show again, finer, what a large one hid.
-        boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).prod(1).argsort()]
+        order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort()
+        boxes = boxes[order]
+        tracks = tracks[order]
         # Only a window about each box becomes floating point, 1 px wider, as crops look that far.
         limit = torch.tensor([width, height])
         low = (boxes[:, :2].floor().long() - 1).clamp(min=0).minimum(limit - 1)  # (k, 2)
@@ -249,7 +261,7 @@ class Anonymizer:
             faces = [self._on_pixels(*cut_pixels(*face)) for face in before]  # k times (1, 3, s, s)
         else:
             crops = torch.cat([crop_faces(*face, size) for face in before])  # (k, 3, S, S)
-            faces = map(self.anonymizer, crops.split(CROPS_AT_ONCE))
+            faces = map(self._on_crops, crops.split(CROPS_AT_ONCE), tracks.split(CROPS_AT_ONCE))
             faces = torch.cat(list(faces)).split(1)  # k times (1, 3, S, S)
         painted = frame.copy()
         for i, (window, face) in enumerate(zip(windows, faces)):
@@ -268,6 +280,16 @@ class Anonymizer:
             painted[window] = pixels.permute(1, 2, 0).cpu().numpy()
         return painted
 
+    def _on_crops(self, crops, tracks):
+        """Faces (n, 3, S, S) anonymized; those of a track all by one draw, if there are draws."""
+        if not hasattr(self.anonymizer, "draw"):
+            return self.anonymizer(crops)
+        for track in tracks.tolist():
+            if track not in self.drawn:
+                self.drawn[track] = self.anonymizer.draw(1)
+        drawn = zip(*(self.drawn[track] for track in tracks.tolist()))  # of n tracks, part by part
+        return self.anonymizer(crops, [torch.cat(part) for part in drawn])
+
     def _on_pixels(self, square):
         """A face (1, 3, s, s) anonymized; one that is too small for the method is blackened."""
         too_small = square.shape[-1] < getattr(self.anonymizer, "smallest", 0)
@@ -283,9 +305,9 @@ def load_modifier(path):
 
     Raises LoopError where the file is missing, ValueError where it holds no M.
     """
-    from ppad import config, players  # slow to load, and hand-made anonymizers need neither
+    from ppad import config, loop, players  # slow to load, and hand-made anonymizers need neither
 
-    saved = players.load_players(path)
+    saved = loop.read_checkpoint(path)
     try:
         fields = config.Paper(**saved["config"])
         modifier = players.make_modifier(fields)

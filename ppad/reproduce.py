@@ -28,7 +28,15 @@ from ppad.config import VARIANTS
 from ppad.crop_sampler import repaint
 from ppad.datasets import grouped
 from ppad.evaluate import read_own_row
-from ppad.loop import Loop, LoopError, exit_status, read_checkpoint, read_log, side_by_side
+from ppad.loop import (
+    Loop,
+    LoopError,
+    exit_status,
+    read_checkpoint,
+    read_log,
+    save_players,
+    side_by_side,
+)
 from ppad.optim import GIB
 
 ROWS = [*BASELINES, "Ours"]
@@ -88,10 +96,7 @@ def parse(argv):
 
 
 class SeedRun:
-    """One seed: the pretrained D and A, the evaluators and the rows, each done once in a folder.
-
-    own: rows of `evaluate.read_own_row`, by name.
-    """
+    """One seed: D's and A's start, the judges, all rows; own: those of `read_own_row`, by name."""
 
     def __init__(
         self, config, folder: Path, seed: int, device, data: evaluate.Data | None = None, own=None
@@ -446,16 +451,15 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
     gpu = 0.0 if device == "cpu" else optim.gpu_memory("cuda" if device == "auto" else device)
     if device == "auto":
         device = "cuda" if gpu else "cpu"
-    launched = optim.launched_processes() > 1
     jobs = args.jobs
     if jobs is None:
-        jobs = 1 if launched else players.default_jobs(device, gpu, config)
+        jobs = optim.default_jobs(device, gpu, players.needs(config, **players.ASSUMED))
     fault = ""
     if jobs < 1:
         fault = "it must be at least 1"
     elif jobs > 1 and device != "cpu" and torch.cuda.is_initialized():
         fault = "this process has used the GPU already, and its forks cannot then: give --jobs 1"
-    elif jobs > 1 and launched:
+    elif jobs > 1 and optim.launched_processes() > 1:
         fault = "under torchrun it must be 1, since all processes train one row together"
     if fault:
         raise ValueError(f"--jobs is {jobs}: {fault}")
@@ -486,7 +490,7 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str], began: flo
         files.write_file(out / name, text)
     if "Ours" in rows:
         parts = {name: first.trained(*where) for name, where in PLAYERS.items()}
-        players.save_players(out / "players.pt", results["config"], parts)
+        save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in OUTPUTS if (out / name).exists()]
     print("", *texts, f"{', '.join(written)} are in {out}.", sep="\n")

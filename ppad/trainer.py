@@ -20,7 +20,6 @@ step: the same gradients in less memory.
 import copy
 import dataclasses
 import math
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -41,6 +40,7 @@ from ppad.players import (
 )
 
 LR_READER = 1e-3  # ours: as the other networks that learn from nothing
+READER_UPDATES = 2  # ours: a batch; the reader is small, and must keep up with M
 KEPT = 1024  # ours: outputs of M that D's copies may learn from again: of the last 128 steps
 
 
@@ -151,7 +151,7 @@ class Game:
         learning = [self.optimizers["modifier"], self.optimizers["detector"]]
         self.detector.train()
         terms = []
-        with _frozen(self.recognizer):
+        with optim.frozen(self.recognizer):
             for last, f, f_new, points, people, v, objects, regions in self._split(
                 pictures, modified, landmarks, identities, frames, targets, boxes
             ):
@@ -161,7 +161,7 @@ class Game:
                     v_new = repaint(v, regions, self.anonymizer)  # lines 4-8
                     L_det = losses.loss_det(self.detector.losses(v_new, objects))
                 L_adv = self.modifier_objective(f_new, points, people)
-                L_l1 = self.copy_objective(f, f_new, people)
+                L_l1 = self.copy_objective(f, f_new, points, people)
                 loss = losses.full_objective(
                     config.detection_weight * L_det, config.adversarial_weight * L_adv, L_l1
                 )
@@ -175,14 +175,14 @@ class Game:
         """Line 9 without A, for the warm-up: M minimizes L_adv + lambda L1; D is frozen."""
         config = self.config
         terms = []
-        with _frozen(self.recognizer):
+        with optim.frozen(self.recognizer):
             for last, f, f_new, points, people in self._split(
                 pictures, modified, landmarks, identities
             ):
                 if config.accumulate > 1:
                     f_new = self.anonymize(f)
                 L_adv = self.modifier_objective(f_new, points, people)
-                L_l1 = self.copy_objective(f, f_new, people)
+                L_l1 = self.copy_objective(f, f_new, points, people)
                 loss = (config.adversarial_weight * L_adv + L_l1) / config.accumulate
                 optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
                 terms.append(torch.stack([L_adv, L_l1]).detach())
@@ -214,11 +214,11 @@ class Game:
             )
         return each.mean() if random else losses.modifier_adversarial(each, self.cap)
 
-    def copy_objective(self, pictures, modified, identities) -> torch.Tensor:
+    def copy_objective(self, pictures, modified, landmarks, identities) -> torch.Tensor:
         """M's L1 term (eq. 3): f' stays close to f, or does so where f' gets the true identity."""
         if self.exchange is None:
             return losses.loss_l1(modified, pictures, self.config.l1_weight)
-        return self.exchange.objective(self.anonymizer, pictures, identities)
+        return self.exchange.objective(self.anonymizer, pictures, landmarks, identities)
 
     def finetune_detector(self, frames, targets, boxes) -> dict:
         """Line 11: A alone learns on repainted frames; M and D are frozen."""
@@ -243,6 +243,17 @@ class Game:
             optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
             terms.append(torch.stack([L_l1]).detach())
         return dict(zip(["L_l1"], torch.stack(terms).mean(dim=0)))
+
+    def copy_people(self, pictures, landmarks, identities) -> dict:
+        """Likewise, for an M that is told who it is: its objective of `Exchange` alone."""
+        terms = []
+        for last, f, points, people in self._split(pictures, landmarks, identities):
+            L_copy = self.copy_objective(f, None, points, people)
+            loss = L_copy / self.config.accumulate
+            optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
+            terms.append(torch.stack([L_copy]).detach())
+        self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
+        return dict(zip(["L_copy"], torch.stack(terms).mean(dim=0)))
 
     def _split(self, *batch) -> list:
         """Gradient accumulation: all parts of a batch, each as (is it the last?, part of each).
@@ -278,33 +289,39 @@ class Exchange:
         self.reader = CodeReader(config.face_size // 4, people).to(device)
         self.optimizer = optim.adam(self.reader.parameters(), LR_READER, config)
 
-    def objective(self, modifier, pictures, identities) -> torch.Tensor:
+    def objective(self, modifier, pictures, landmarks, identities) -> torch.Tensor:
         """M shall give faces back where it is told who it is, by a code that does not tell.
 
-        Four terms: L1 (eq. 3) of pixels and of their slopes, at which edges are won; the price of
-        the code; and the reader's success (`losses.modifier_non_saturating`).
+        Five terms: L1 (eq. 3) of pixels and of their slopes, at which edges are won; the price of
+        the code; the reader's success (`losses.modifier_non_saturating`); and where M reads the
+        landmarks.
         """
         config = self.config
         people = self.reader.people[identities.to(self.device)]  # (B, E)
+        _, noise, shift = modifier.draw(len(pictures))
+        landmarks = landmarks.to(self.device)
         code = modifier.encode(pictures)  # (B, 24, S/4, S/4)
-        noisy = modifier.add_noise(code)
-        copied = modifier.decode(pictures, noisy, people)  # (B, 3, S, S)
+        noisy = code + noise
+        copied = modifier.decode(pictures, noisy, landmarks + shift, people)  # (B, 3, S, S)
         L_l1 = losses.loss_l1(copied, pictures, config.l1_weight)
         L_slopes = sum(
             losses.loss_l1(copied.diff(dim=axis), pictures.diff(dim=axis), config.l1_weight / 4)
             for axis in (2, 3)
         )
-        with _frozen(self.reader):
+        with optim.frozen(self.reader):
             L_reader = losses.modifier_non_saturating(self.reader(noisy), identities)
         price = config.code_weight * modifier.nats(code)
-        return L_l1 + L_slopes + price + config.reader_weight * L_reader
+        L_landmarks = F.smooth_l1_loss(modifier.locate(pictures), landmarks)  # px
+        return L_l1 + L_slopes + price + config.reader_weight * L_reader + L_landmarks
 
     def update_reader(self, modifier, pictures, identities, scaler) -> None:
         """The reader learns from a batch after M: before, it would know these faces by heart."""
         with torch.no_grad():
-            noisy = modifier.add_noise(modifier.encode(pictures))  # (B, 24, S/4, S/4)
-        loss = F.cross_entropy(self.reader(noisy), identities.to(self.device))
-        optim.backward_and_step(loss, [self.optimizer], scaler)
+            _, noise, _ = modifier.draw(len(pictures))
+            noisy = modifier.encode(pictures) + noise  # (B, 24, S/4, S/4)
+        for _ in range(READER_UPDATES):
+            loss = F.cross_entropy(self.reader(noisy), identities.to(self.device))
+            optim.backward_and_step(loss, [self.optimizer], scaler)
 
 
 @torch.no_grad()
@@ -313,7 +330,7 @@ def mean_embeddings(recognizer, faces, config, device="cpu") -> torch.Tensor:
     size = (config.recognizer_height, config.recognizer_breadth)
     people = int(faces.identities.max()) + 1
     sums = torch.zeros(people, config.embedding, device=device)
-    with _frozen(recognizer):
+    with optim.frozen(recognizer):
         for indices in torch.arange(len(faces)).split(config.eval_batch):
             pictures, landmarks, identities = faces.batch(indices, device=device)
             features = recognizer(aligned_crops(pictures, landmarks, size)).float()  # (B, E)
@@ -321,20 +338,6 @@ def mean_embeddings(recognizer, faces, config, device="cpu") -> torch.Tensor:
     means = F.normalize(sums)  # (N, E): no person counts more for having more pictures
     means = means - means.mean(dim=0)
     return means / means.std()
-
-
-@contextmanager
-def _frozen(player: nn.Module):
-    """Inside, `player` passes gradients on to its input and keeps its weights and buffers."""
-    learning = [parameter.requires_grad for parameter in player.parameters()]
-    training = player.training
-    player.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, learns in zip(player.parameters(), learning):
-            parameter.requires_grad_(learns)
-        player.train(training)
 
 
 def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
@@ -447,14 +450,22 @@ def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
     """Before the game, M learns to copy faces and then plays against copies of D (ours).
 
     M starts from random weights, D and A start trained. The game's own D and A are not touched, so
-    they get exactly the updates that every other row's get.
+    they get exactly the updates that every other row's get. An M that is told who it is meets no D
+    before the game: the reader of its code is its adversary.
 
     Args: game: `WarmUp`. faces, loop: as `play`. shown: (n, 3, S, S), the samples.
     """
     config = game.config
     used = loop.done["copy"] + loop.done["warmup"] * config.recognizer_updates
+    used += loop.done["exchange"]
     seed = loop.seed + 1  # another order than the game's
     batches = datasets.batches(faces, config.warmup_faces, seed, used, game.device)
+
+    if game.exchange is not None:
+        for step in loop.steps("exchange", config.exchange_steps):
+            loop.log(game.copy_people(*next(batches)))
+            _save_samples(game, shown, loop, "exchange", step)
+        return
 
     for _ in loop.steps("copy", config.pretrain_modifier_steps):
         f, _, _ = next(batches)

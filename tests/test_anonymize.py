@@ -144,6 +144,48 @@ def test_every_frame_is_covered_though_a_third_of_the_boxes_is_missing():
     assert [frame[-1, 0, 2] for frame in after] == list(range(60))  # in order
 
 
+class Drawing:
+    """Paints a face in one gray, drawn by `draw`: the next of 0, 10, 20 ... at each draw."""
+
+    size = 8
+
+    def __init__(self):
+        self.next = 0
+
+    def draw(self, number):
+        grays = torch.arange(self.next, self.next + number) * 10.0
+        self.next += number
+        return grays, grays + 1000
+
+    def __call__(self, faces, drawn):
+        grays, checked = drawn
+        torch.testing.assert_close(grays + 1000, checked)  # the parts of a draw stay together
+        return (grays / 127.5 - 1)[:, None, None, None].expand_as(faces)
+
+
+def test_a_person_keeps_one_drawn_face_in_a_movie_and_gets_another_in_the_next():
+    def two_faces(batch):
+        found = []
+        for frame in batch:
+            t = int(frame[-1, 0, 2])
+            boxes = [(8 + t, 10, 20 + t, 22), (70 - t, 40, 86 - t, 56)]
+            found.append(boxes[:: 1 if t % 2 else -1])  # the finder's order tells nothing
+        return found
+
+    frames = [scene(face=False) for _ in range(12)]
+    for number, frame in enumerate(frames):
+        frame[-1, 0, 2] = number
+    person = Anonymizer(Drawing(), finder=two_faces)
+    for seen in (set(), {0, 10}):
+        grays = []
+        for t, after in enumerate(person.frames(iter(frames), rate=25)):
+            grays.append((int(after[16, 14 + t, 0]), int(after[48, 78 - t, 0])))
+        assert len(set(grays)) == 1  # the same pair in all frames
+        assert len(set(grays[0]) - seen) == 2  # two people, and none as in the movie before
+    singles = [person.picture(frames[0]) for _ in range(2)]
+    assert len({int(after[16, 14, 0]) for after in singles}) == 2
+
+
 class SeldomFinder:
     """Knows red, but in a movie looks only at the first frame of each batch."""
 

@@ -93,7 +93,7 @@ def test_kept_bytes_by_hand():
     """A convolution keeps its input, a ReLU its output; weights are not counted again."""
     with torch.device("meta"):
         network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
-    assert players.kept_bytes(network, 2, 3, 10, 10) == 4 * 2 * (3 + 8) * 100
+    assert optim.kept_bytes(network, 2, 3, 10, 10) == 4 * 2 * (3 + 8) * 100
 
 
 def test_needs_of_a_run_by_hand(tiny):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_reproduce import numbers, read, run, started
 
-from ppad import loop, optim, players, reproduce
+from ppad import loop, optim, reproduce
 from ppad.loop import Interrupted, LoopError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,13 +185,13 @@ def test_a_fork_that_dies_while_it_asks_has_seen_no_gpu(monkeypatch):
 def test_how_many_rows_at_once(monkeypatch, device, gpu, training, cores, wanted):
     """On a GPU: 4/5 of its memory; each row twice its networks' memory, 1 GiB and two cores."""
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(players, "needs", lambda *_, **__: {"training": training})
-    assert players.default_jobs(device, gpu, None) == wanted
+    need = {"training": training}
+    assert optim.default_jobs(device, gpu, need) == wanted
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     # autograd's own threads do not survive a fork either
-    assert players.default_jobs(device, gpu, None) == 1
+    assert optim.default_jobs(device, gpu, need) == 1
     monkeypatch.setattr(optim, "CAN_FORK", False)
-    assert players.default_jobs(device, gpu, None) == 1
+    assert optim.default_jobs(device, gpu, need) == 1
 
 
 def test_after_the_gpu_was_used_here_forks_are_refused(tmp_path, tiny_args, capsys, monkeypatch):

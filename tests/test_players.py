@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from ppad import config as presets
-from ppad import players
-from ppad.crop_sampler import template
+from ppad import loop, players
+from ppad.crop_sampler import similarity, template
 from ppad.loop import LoopError
 from ppad.players import aligned_crops, jitter_colors, jitter_landmarks
 
@@ -228,8 +228,8 @@ def test_players_are_kept_in_half_precision(tiny, tmp_path):
     recognizer = players.make_recognizer(tiny(), 6)
     recognizer.margin.advance()
     path = tmp_path / "players.pt"
-    players.save_players(path, {"face_size": 32}, {"recognizer": recognizer.state_dict()})
-    saved = players.load_players(path)
+    loop.save_players(path, {"face_size": 32}, {"recognizer": recognizer.state_dict()})
+    saved = loop.read_checkpoint(path)
     assert saved["config"] == {"face_size": 32}
     again = players.make_recognizer(tiny(), 6)
     again.load_state_dict(saved["parts"]["recognizer"])
@@ -241,10 +241,10 @@ def test_players_are_kept_in_half_precision(tiny, tmp_path):
 
 def test_a_file_that_holds_no_players_is_named(tmp_path):
     with pytest.raises(LoopError, match=r"players\.pt does not exist: run ppad.reproduce first"):
-        players.load_players(tmp_path / "players.pt")
+        loop.read_checkpoint(tmp_path / "players.pt")
     (tmp_path / "players.pt").write_bytes(b"half")
     with pytest.raises(LoopError, match=r"players\.pt cannot be read"):
-        players.load_players(tmp_path / "players.pt")
+        loop.read_checkpoint(tmp_path / "players.pt")
 
 
 # ---------------------------------------------------------------- an M that is told who it is
@@ -262,30 +262,82 @@ def some_faces(count, seed=0):
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+def some_points(count, seed=0):
+    jitter = torch.randn(count, 5, 2, generator=torch.Generator().manual_seed(seed))
+    return template((32, 32)) + jitter
+
+
 def test_exchanger_paints_an_ellipse_and_leaves_the_rest(exchanger):
     faces = some_faces(3)
     after = exchanger(faces)
     assert after.shape == faces.shape and after.abs().max() <= 1
     torch.testing.assert_close(after[..., 0, 0], faces[..., 0, 0], atol=1e-2, rtol=0)
-    code = torch.zeros(3, 24, 8, 8)
-    people = exchanger.others[:3]
-    middle = [exchanger.decode(f, code, people)[..., 15, 15] for f in (faces, some_faces(3, 1))]
-    torch.testing.assert_close(*middle, atol=1e-3, rtol=0)  # there it is the code alone that tells
+    told = (torch.zeros(3, 24, 8, 8), some_points(3), exchanger.others[:3])
+    inside = exchanger.mask > 0.1
+    masked = torch.where(inside, some_faces(3, 1), faces)
+    middle = [exchanger.decode(f, *told)[..., 15, 15] for f in (faces, masked)]
+    torch.testing.assert_close(*middle, atol=1e-3, rtol=0)  # nothing but the code tells of a face
+    around = torch.where(inside, faces, some_faces(3, 1))
+    gap = exchanger.decode(around, *told)[..., 15, 15] - middle[0]
+    assert gap.abs().max() > 5e-5  # but G sees what is around it
     assert exchanger(faces[:0]).shape == (0, 3, 32, 32)
 
 
 def test_exchanger_draws_one_of_the_others_for_each_face(exchanger, monkeypatch):
     torch.testing.assert_close(exchanger.others[:7], exchanger.others[7:14])  # of seven people
     monkeypatch.setattr(exchanger, "NOISE", 0.0)
+    monkeypatch.setattr(exchanger, "SHIFT", 0.0)
     faces = some_faces(2)
-    code = exchanger.encode(faces)
+    told = (exchanger.encode(faces), exchanger.locate(faces))
     drawn = [exchanger(faces) for _ in range(20)]
-    wanted = [exchanger.decode(faces, code, e.expand(2, -1)) for e in exchanger.others[:7]]
+    wanted = [exchanger.decode(faces, *told, e.expand(2, -1)) for e in exchanger.others[:7]]
     for after in drawn:
         for i in range(2):
             assert min((after[i] - one[i]).abs().max() for one in wanted) < 1e-6
     assert any((after - drawn[0]).abs().max() > 1e-4 for after in drawn)
     assert exchanger.stochastic
+
+
+def test_what_was_drawn_once_can_be_used_again(exchanger):
+    faces = some_faces(4)
+    people, noise, shift = exchanger.draw(400)
+    assert noise.shape == (400, 24, 8, 8) and shift.shape == (400, 5, 2)
+    assert noise.std().item() == pytest.approx(0.5, rel=0.01)
+    assert shift.std().item() == pytest.approx(0.011 * 32, rel=0.05)
+    assert len(people.unique(dim=0)) == 7
+    one = exchanger.draw(1)
+    alone = [exchanger(face[None], one) for face in faces]
+    together = exchanger(faces, [part.repeat(4, *[1] * (part.ndim - 1)) for part in one])
+    torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=0)
+
+
+def test_a_face_has_a_frame_of_its_own():
+    points = some_points(6)
+    target = template((112, 96))
+    target = (target - target.mean(0)) / 80
+    # crop_sampler's fit wants pixels: both sides 100 times as large
+    wanted = similarity(100 * points, 100 * target)
+    fit = players.face_frame(points)
+    torch.testing.assert_close(fit[..., :2], wanted[..., :2])
+    torch.testing.assert_close(fit[..., 2], wanted[..., 2] / 100, atol=1e-4, rtol=1e-4)
+    assert players.face_frame(torch.full((1, 5, 2), 3.0)).isfinite().all()
+
+
+def test_the_layout_lies_where_the_landmarks_are(exchanger):
+    layout = torch.zeros(1, 12, 32, 32)
+    layout[:, 4, 15:17, 15:17] = 1  # in the middle of the face's frame
+    turned = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    upright = template((32, 32))
+    for side in (16, 32):
+        for points in (upright + 3, (upright - 16) @ turned.T + 14):
+            known = exchanger._known(layout, points[None], side)
+            cells = (torch.arange(side) + 0.5) * 32 / side
+            share = known[0, 4] / known[0, 4].sum()
+            middle = torch.stack([(share.sum(0) * cells).sum(), (share.sum(1) * cells).sum()])
+            torch.testing.assert_close(middle, points.mean(0), atol=1.0, rtol=0)
+            spots = known[0, -5:].flatten(1).argmax(1)
+            at = torch.stack([cells[spots % side], cells[spots // side]], 1)
+            assert (at - points).abs().max() <= 16 / side + 1e-4  # half a cell
 
 
 def test_nats_are_the_divergence_from_noise_alone(exchanger):
@@ -299,10 +351,9 @@ def test_nats_are_the_divergence_from_noise_alone(exchanger):
 def test_the_identity_reaches_every_part_of_the_painting(exchanger):
     people = exchanger.others[:1].clone().requires_grad_()
     code = torch.zeros(1, 24, 8, 8)
-    for corner in ((10, 10), (10, 22), (22, 10), (22, 22)):
-        (slope,) = torch.autograd.grad(
-            exchanger.decode(some_faces(1), code, people)[0, :, corner[0], corner[1]].sum(), people
-        )
+    for row, column in ((10, 10), (10, 22), (22, 10), (22, 22)):
+        after = exchanger.decode(some_faces(1), code, some_points(1), people)
+        (slope,) = torch.autograd.grad(after[0, :, row, column].sum(), people)
         assert slope.abs().max() > 0
 
 

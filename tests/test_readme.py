@@ -23,7 +23,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script, there is no conftest to do it
 
-from ppad import config, figures, modifier, players, reproduce, ssh
+from ppad import config, figures, loop, modifier, players, reproduce, ssh
 
 README = ROOT / "README.md"
 PACKAGE = ROOT / "ppad" / "README.md"
@@ -552,7 +552,7 @@ def test_own_picture_lines_run(tiny, tmp_path, monkeypatch):
     (tmp_path / "runs/photo").mkdir(parents=True)
     torch.manual_seed(0)
     parts = {"modifier": players.make_modifier(tiny()).state_dict()}
-    players.save_players(tmp_path / "runs/photo/players.pt", vars(tiny()), parts)
+    loop.save_players(tmp_path / "runs/photo/players.pt", vars(tiny()), parts)
     before = np.full((60, 80, 3), 90, np.uint8)
     Image.fromarray(before).save(tmp_path / "holiday.jpg")
 

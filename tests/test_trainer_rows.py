@@ -113,15 +113,19 @@ def test_a_fixed_anonymizer_needs_no_warmup(tiny, tiny_faces, tiny_actions, tmp_
 
 
 @pytest.mark.parametrize(
-    "ours",
+    "ours, cut, done",
     [
-        {},
-        {"warmup_recognizers": 2, "warmup_restart": 2, "warmup_updates": 1},
-        {"modifier_exchange": True},
+        ({}, "update_modifier", {"copy": 1, "warmup": 2}),
+        (
+            {"warmup_recognizers": 2, "warmup_restart": 2, "warmup_updates": 1},
+            "update_modifier",
+            {"copy": 1, "warmup": 2},
+        ),
+        ({"modifier_exchange": True, "exchange_steps": 4}, "copy_people", {"exchange": 2}),
     ],
 )
 def test_warmup_cut_and_resumed_equals_an_unbroken_one(
-    tiny, tiny_faces, tiny_actions, tmp_path, monkeypatch, ours
+    tiny, tiny_faces, tiny_actions, tmp_path, monkeypatch, ours, cut, done
 ):
     """To the last bit, the copy of D, its optimizers and the order of pictures included."""
     config = tiny(
@@ -134,7 +138,7 @@ def test_warmup_cut_and_resumed_equals_an_unbroken_one(
         **ours,
     )
     play(config, tmp_path / "a", tiny_faces, tiny_actions)
-    update = trainer.Game.update_modifier
+    update = getattr(trainer.Game, cut)
     calls = []
 
     def counted(*arguments):
@@ -144,9 +148,9 @@ def test_warmup_cut_and_resumed_equals_an_unbroken_one(
         return update(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(trainer.Game, "update_modifier", counted)
+        patch.setattr(trainer.Game, cut, counted)
         play(config, tmp_path / "b", tiny_faces, tiny_actions)
-    assert read_checkpoint(tmp_path / "b/checkpoint.pt")["done"] == {"copy": 1, "warmup": 2}
+    assert read_checkpoint(tmp_path / "b/checkpoint.pt")["done"] == done
     play(config, tmp_path / "b", tiny_faces, tiny_actions, seed=99)
     unbroken, resumed = (read_checkpoint(tmp_path / name / "checkpoint.pt") for name in "ab")
     assert_equal(unbroken["parts"], resumed["parts"])
@@ -199,26 +203,29 @@ def test_the_exchangers_terms_by_hand_and_who_moves(tiny, tiny_faces):
     config = tiny(modifier_exchange=True, code_weight=0.01, reader_weight=0.7, l1_weight=3.0)
     game = make_game(config)
     exchange = trainer.Exchange(config, game.recognizer, tiny_faces)
-    pictures, _, people = tiny_faces.batch(torch.arange(0, 12, 2))
+    pictures, landmarks, people = tiny_faces.batch(torch.arange(0, 12, 2))
     modifier = game.anonymizer
     modifier.NOISE = 0.0  # for this object alone
+    modifier.SHIFT = 0.0
     modifier.nats = lambda code: code.square().sum() / len(code)
     exchange.reader.eval()  # no dropout
     with torch.no_grad():
         code = modifier.encode(pictures)
-        copied = modifier.decode(pictures, code, exchange.reader.people[people])
+        copied = modifier.decode(pictures, code, landmarks, exchange.reader.people[people])
         p = exchange.reader(code).softmax(1).gather(1, people[:, None])[:, 0]
         gap = copied - pictures
+        miss = (modifier.locate(pictures) - landmarks).abs()  # px
         slopes = sum((gap.roll(-1, a) - gap).narrow(a, 0, 31).abs().mean() for a in (2, 3))
         wanted = (
             3 * gap.abs().mean()
             + 0.75 * slopes
             + 0.01 * code.square().sum() / 6
             + 0.7 * torch.where(p > 1 / 6, -(1 - p).log(), 0.0).mean()
+            + torch.where(miss < 1, miss.square() / 2, miss - 0.5).mean()
         )
     before = snapshot(game)
     reader = {key: value.clone() for key, value in exchange.reader.state_dict().items()}
-    value = exchange.objective(modifier, pictures, people)
+    value = exchange.objective(modifier, pictures, landmarks, people)
     torch.testing.assert_close(value, wanted)
     assert not moved(before, snapshot(game))
     value.backward()
@@ -254,6 +261,8 @@ def test_an_exchanging_row_tells_M_who_they_are_and_trains_it(
     config = tiny(modifier_exchange=True, T1=2, T2=1)
     before = snapshot(make_game(config))
     game = play(config, tmp_path, tiny_faces, tiny_actions)
+    stages = [line["stage"] for line in read_log(tmp_path / "log.jsonl")]
+    assert sorted(set(stages)) == ["exchange", "finetune", "game"]  # it copies no picture as it is
     assert {"M", "D", "A"} <= moved(before, snapshot(game)).keys()
     torch.testing.assert_close(game.anonymizer.others[:6], game.exchange.reader.people)
     assert game.anonymizer.others.abs().max() > 0

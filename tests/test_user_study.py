@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ppad import config as presets
-from ppad import players, user_study
+from ppad import loop, players, user_study
 from ppad.repainter import load_modifier
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -28,7 +28,7 @@ def run_folder(tmp_path_factory, tiny):
     torch.manual_seed(0)
     modifier = players.make_modifier(config)
     (folder / "results.json").write_text(json.dumps({"seeds": [3]}))
-    players.save_players(
+    loop.save_players(
         folder / "players.pt", presets.as_fields(config), {"modifier": modifier.state_dict()}
     )
     return folder
@@ -116,7 +116,7 @@ def test_too_few_people_are_said(tmp_path, run_folder, tiny, capsys):
     small = tmp_path / "run"
     shutil.copytree(run_folder, small)
     parts = {"modifier": players.make_modifier(tiny()).state_dict()}
-    players.save_players(small / "players.pt", presets.as_fields(tiny()), parts)
+    loop.save_players(small / "players.pt", presets.as_fields(tiny()), parts)
     assert user_study.main(["make", "--run", str(small), "--out", str(tmp_path / "out")]) == 2
     assert "question 1 needs 36 and 12" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

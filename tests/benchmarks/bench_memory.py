@@ -11,7 +11,7 @@ nothing. D's pretraining, which is not accumulated, is counted likewise: one upd
 `pretrain_recognizer_batch` crops. Writes JSON.
 
 "kept" are the bytes that one part of the networks keeps for its backward pass, from shapes alone
-(`ppad.players.kept_bytes`). Not counted: the CUDA context (about half a GiB), cuDNN's workspaces,
+(`ppad.optim.kept_bytes`). Not counted: the CUDA context (about half a GiB), cuDNN's workspaces,
 what the caching allocator holds in reserve, and what operations allocate inside. bfloat16 is a
 CPU's autocast here, which keeps some more operations in fp32 than a GPU's.
 """

@@ -2,7 +2,7 @@ WRONG = "line 9 steps D's optimizer too"
 HINT = "D's weights and D's buffers"
 REPLACE = [
     (
-        """        with _frozen(self.recognizer):
+        """        with optim.frozen(self.recognizer):
             for last, f, f_new, points, people, v, objects, regions in self._split(""",
         """        if True:
             for last, f, f_new, points, people, v, objects, regions in self._split(""",
