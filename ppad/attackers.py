@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from ppad import datasets, metrics, optim
 from ppad.crop_sampler import align_faces, recognizer_input
+from ppad.mtcnn import MTCNN
 from ppad.players import (
     LandmarkReader,
     aligned_crops,
@@ -40,6 +41,8 @@ from ppad.players import (
 LR_RECOGNIZER = 1e-3
 LR_READER = 5e-3
 LR_INVERTER = 2e-3
+POSES = 8  # ours: each with all test people
+ENLARGED = 2  # ours: faces of 40 px, whose landmarks MTCNN then reads at 80
 
 
 class PlainRecognizer(nn.Module):
@@ -140,6 +143,104 @@ class RepaintedFaces(datasets.FaceSet):
     def flipped(self, indices, mirror):
         """As in `FaceSet`; a mirror image is that of the face, anonymized, not of the result."""
         return self.images[indices + len(self) * mirror]  # (B, 3, S, S) or (B, 3, h, w)
+
+
+@torch.no_grad()
+def structure(modified, test_faces, reader, config, device="cpu") -> dict[str, float]:
+    """How much of the faces is left, and of what is not the face.
+
+    Args:
+        modified: `FaceSet.floats()`, or a tensor (N, 3, S, S) in [-1, 1]: the pictures of
+            `test_faces` (`datasets.FaceSet`), anonymized.
+    Returns `l1` to the originals in the [-1, 1] range (eq. 3); the landmark reader's error in eye
+    distances; and `outside_gradient`, the share of the originals' gradient energy outside the face
+    box, the middle 1 / face_scale of a picture.
+    """
+    distances = []
+    errors = []
+    energy = torch.zeros(2)  # of originals, of modified
+    for indices in torch.arange(len(test_faces)).split(config.eval_batch):
+        pictures, landmarks, _ = test_faces.batch(indices)
+        after = modified[indices]  # (B, 3, S, S)
+        distances.append((after - pictures).abs().mean(dim=(1, 2, 3)))  # (B,)
+        eyes = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1)  # (B,)
+        read = reader(after.to(device)).cpu()  # (B, 5, 2)
+        errors.append((read - landmarks).norm(dim=2).mean(dim=1) / eyes)  # (B,)
+        for kind, shown in enumerate((pictures, after)):
+            energy[kind] += gradient_outside(shown, config.face_scale)
+    return {
+        "l1": float(torch.cat(distances).mean()),
+        "landmark_error": float(torch.cat(errors).mean()),
+        "outside_gradient": float(energy[1] / energy[0]),
+    }
+
+
+def gradient_outside(pictures: torch.Tensor, face_scale: float) -> torch.Tensor:
+    """Sum of squared differences of neighbors in (B, 3, S, S) outside the middle 1 / face_scale."""
+    size = pictures.shape[-1]
+    outside = torch.ones(size, size)
+    middle = slice(round(size * (1 - 1 / face_scale) / 2), round(size * (1 + 1 / face_scale) / 2))
+    outside[middle, middle] = 0
+    right = pictures.diff(dim=3).square() * outside[:, 1:]  # (B, 3, S, S-1)
+    down = pictures.diff(dim=2).square() * outside[1:]  # (B, 3, S-1, S)
+    return right.sum() + down.sum()
+
+
+@torch.no_grad()
+def spread(anonymizer, seed: int, people: range, config, device="cpu") -> float:
+    """Does everybody get one face? Only the toy world can show people in one pose.
+
+    The standard deviation of pixels between `people` in the same pose, room and light, as a share
+    of the originals': 0 for one face for everybody.
+    """
+    deviations = torch.zeros(2)  # of originals, of modified
+    for number in range(POSES):
+        pictures = datasets.toy_pose(seed, number, people, config.face_size).to(device)
+        for kind, shown in enumerate((pictures, anonymizer(pictures))):
+            deviations[kind] += shown.std(dim=0).mean().cpu()
+    return float(deviations[1] / deviations[0])
+
+
+def found_again(modified, test_faces, finder: MTCNN) -> dict[str, float | None]:
+    """Does MTCNN still see the faces that it finds in the originals?
+
+    Args: modified, test_faces: as `structure`, of photographs.
+    Returns `mtcnn_found`, the share of these that it finds in `modified`; `mtcnn_landmarks`, how
+    far its landmarks lie from where they were, in eye distances, a mean over those found (None
+    without any).
+    """
+    before = 0
+    distances = []
+    for indices in torch.arange(len(test_faces)).split(64):
+        pictures, landmarks, _ = test_faces.batch(indices)
+        eyes = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1)  # (B,)
+        for original, after, eye in zip(
+            middle_faces(pictures, finder), middle_faces(modified[indices], finder), eyes
+        ):
+            before += original is not None
+            if original is not None and after is not None:
+                distances.append(float((after - original).norm(dim=1).mean() / eye))
+    return {
+        "mtcnn_found": len(distances) / max(1, before),
+        "mtcnn_landmarks": float(np.mean(distances)) if distances else None,
+    }
+
+
+def middle_faces(pictures: torch.Tensor, finder: MTCNN) -> list[torch.Tensor | None]:
+    """Landmarks (5, 2), px, of the surest face that covers the middle of each picture, if any.
+
+    pictures: (B, 3, S, S) in [-1, 1], shown ENLARGED: the smallest faces would be missed.
+    """
+    size = pictures.shape[-1]
+    pixels = F.interpolate(pictures, scale_factor=ENLARGED, mode="bilinear", antialias=True)
+    pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
+    points = []
+    for found in finder.find(pixels):
+        boxes = found["boxes"] / ENLARGED
+        inside = (boxes[:, :2] < size / 2).all(dim=1) & (boxes[:, 2:] > size / 2).all(dim=1)
+        sure = found["landmarks"][inside] / ENLARGED  # best first
+        points.append(sure[0].cpu() if len(sure) else None)
+    return points
 
 
 # ---------------------------------------------------------------- training

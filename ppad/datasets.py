@@ -352,6 +352,12 @@ def toy_faces(seed: int, identities: range, pictures_each: int, size: int = 64) 
     )
 
 
+def toy_pose(seed: int, number: int, identities: range, size: int = 64) -> torch.Tensor:
+    """All of the people in pose `number`, (P, 3, S, S) in [-1, 1]."""
+    world = ToyWorld(seed)
+    return _stack([world.pose(person, number, size) for person in identities]) / 127.5 - 1
+
+
 def toy_actions(seed: int, count: int, size: int, identities: range, start: int = 0) -> ActionSet:
     """Draw `count` scenes of size x size px: the actions in turn, each of them with every person.
 

@@ -6,6 +6,7 @@ much of the face's structure is left. `strongest` is the lowest error that any o
 both pictures of a pair modified or only one: the figure to quote as privacy.
 """
 
+import functools
 import importlib.util
 import math
 import re
@@ -20,9 +21,10 @@ import torch
 from torch import nn
 
 from ppad import datasets, files, folders, metrics
-from ppad.attackers import RepaintedFaces, embed, verify
-from ppad.crop_sampler import align_faces, repaint
+from ppad.attackers import RepaintedFaces, embed, found_again, spread, structure, verify
+from ppad.crop_sampler import repaint
 from ppad.figures import over_seeds
+from ppad.mtcnn import MTCNN
 from ppad.optim import GIB
 from ppad.players import LandmarkReader
 
@@ -235,55 +237,6 @@ def action_ap(
     return mean, {name: float(value) for name, value in zip(actions.classes, per_class)}
 
 
-@torch.no_grad()
-def structure(modified, test_faces, reader, config, device="cpu") -> dict[str, float]:
-    """How much of the faces is left, and of what is not the face.
-
-    Args:
-        modified: `FaceSet.floats()`, or a tensor (N, 3, S, S) in [-1, 1]: the pictures of
-            `test_faces` (`datasets.FaceSet`), anonymized.
-    Returns `l1` to the originals in the [-1, 1] range (eq. 3); the landmark reader's error in eye
-    distances; and two shares of the originals': `outside_gradient`, gradient energy outside the
-    face box, the middle 1 / face_scale of a picture; `spread`, standard deviation between people of
-    their mean aligned face, 0 if all get one face.
-    """
-    distances = []
-    errors = []
-    energy = torch.zeros(2)  # of originals, of modified
-    size = (config.recognizer_height, config.recognizer_breadth)
-    count = torch.bincount(test_faces.identities)  # (P,) pictures a person
-    faces = torch.zeros(2, len(count), 3, *size)  # their sums, of originals and of modified
-    for indices in torch.arange(len(test_faces)).split(config.eval_batch):
-        pictures, landmarks, people = test_faces.batch(indices)
-        after = modified[indices]  # (B, 3, S, S)
-        distances.append((after - pictures).abs().mean(dim=(1, 2, 3)))  # (B,)
-        eyes = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1)  # (B,)
-        read = reader(after.to(device)).cpu()  # (B, 5, 2)
-        errors.append((read - landmarks).norm(dim=2).mean(dim=1) / eyes)  # (B,)
-        for kind, shown in enumerate((pictures, after)):
-            energy[kind] += gradient_outside(shown, config.face_scale)
-            faces[kind].index_add_(0, people, align_faces(shown, landmarks, size))
-    means = faces / count[:, None, None, None]  # (2, P, 3, h, w)
-    spread = means.std(dim=1).mean(dim=(1, 2, 3))  # (2,)
-    return {
-        "l1": float(torch.cat(distances).mean()),
-        "landmark_error": float(torch.cat(errors).mean()),
-        "outside_gradient": float(energy[1] / energy[0]),
-        "spread": float(spread[1] / spread[0]),
-    }
-
-
-def gradient_outside(pictures: torch.Tensor, face_scale: float) -> torch.Tensor:
-    """Sum of squared differences of neighbors in (B, 3, S, S) outside the middle 1 / face_scale."""
-    size = pictures.shape[-1]
-    outside = torch.ones(size, size)
-    middle = slice(round(size * (1 - 1 / face_scale) / 2), round(size * (1 + 1 / face_scale) / 2))
-    outside[middle, middle] = 0
-    right = pictures.diff(dim=3).square() * outside[:, 1:]  # (B, 3, S, S-1)
-    down = pictures.diff(dim=2).square() * outside[1:]  # (B, 3, S-1, S)
-    return right.sum() + down.sum()
-
-
 def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
     """95 % interval of the verification error: bootstrap over identities, thresholds kept.
 
@@ -435,6 +388,16 @@ def fault(anonymizer, size: int) -> str:
     return ""
 
 
+@functools.cache
+def face_finder() -> MTCNN | None:
+    """MTCNN, or None if its weights are not there; that is said once."""
+    try:
+        return MTCNN.load()
+    except ValueError as error:
+        print(f"mtcnn_found and mtcnn_landmarks are left out: {error}", file=sys.stderr)
+        return None
+
+
 def judge_row(
     game, attacker, inverter, judges: Judges, data: Data, config, seed: int, folder=None
 ) -> dict:
@@ -462,6 +425,12 @@ def judge_row(
     regions = torch.cat(data.test_actions.regions) - 0.5  # (K, 4), from a pixel's center
     sides = (regions[:, 2:].ceil() - regions[:, :2].ceil()).amax(dim=1)  # (K,) px, as they are cut
     smallest = getattr(game.anonymizer, "smallest", 0)  # smaller ones are left as they are
+    left["faces_too_small"] = int((sides < smallest).sum())
+    if config.drawn:
+        others = range(config.train_identities, config.train_identities + config.test_identities)
+        left["spread"] = spread(game.anonymizer, seed, others, config, device)
+    elif (finder := face_finder()) is not None:
+        left |= found_again(faces, data.test_faces, finder)
     report = privacy(attackers, data, config, device, seed)
     error = {attack: report[attack]["both"]["error"] for attack in ATTACKERS}
     error["inverting"] = min(error[attack] for attack in INVERTING)
@@ -471,14 +440,14 @@ def judge_row(
         "mAP": mean,
         "AP": per_class,
         "verification_error": error,
-        "structure": left | {"faces_too_small": int((sides < smallest).sum())},
+        "structure": left,
         "attacks": report,
     }
 
 
-def mean_or_none(values: list[float]) -> float | None:
-    """Mean without nan; None where nothing is left (a class that no test frame shows)."""
-    known = [value for value in values if not math.isnan(value)]
+def mean_or_none(values: list[float | None]) -> float | None:
+    """Mean without nan and None; None where nothing is left (a class that no test frame shows)."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
     return float(np.mean(known)) if known else None
 
 
@@ -490,11 +459,12 @@ def summarize(rows: list[dict]) -> dict:
         for key in first["verification_error"]
     }
     structures = [row["structure"] for row in rows]
+    kinds = [kind for kind in structures[0] if all(kind in one for one in structures)]
     return {
         "name": first["name"],
         "mAP": over_seeds([row["mAP"] for row in rows]),
         "AP": {name: mean_or_none([row["AP"][name] for row in rows]) for name in first["AP"]},
         "verification_error": errors,
-        "structure": {k: float(np.mean([one[k] for one in structures])) for k in structures[0]},
+        "structure": {kind: mean_or_none([one[kind] for one in structures]) for kind in kinds},
         "attacks": [row["attacks"] for row in rows],
     }

@@ -55,6 +55,7 @@ ERRORS = {
     "inverting": "inverting",
     "strongest": "strongest",
 }
+LOOKS = ("l1", "landmark_error", "outside_gradient", "spread", "mtcnn_found", "mtcnn_landmarks")
 ON_SCREEN = ("own", "retrained", "strongest")  # ours: those that fit into 80 characters
 
 
@@ -376,6 +377,25 @@ def ablation_markdown(results):
             values.append([report["both"]["error"] for report in reports])
         lines[row["name"]] = [_percent(over_seeds(each)) for each in values]
     return _markdown(lines)
+
+
+def looks_markdown(results):
+    """What each row leaves of the faces, as Markdown; "-" = not measured on such pictures."""
+    found = [row.get("structure") or {} for row in results["rows"]]
+    kinds = [kind for kind in LOOKS if any(kind in one for one in found)]
+    lines = {"Method": kinds}
+    for row, values in zip(results["rows"], found):
+        known = [values.get(kind) for kind in kinds]
+        lines[row["name"]] = ["-" if value is None else f"{value:.3f}" for value in known]
+    return _markdown(lines)
+
+
+# A run's tables, by file.
+TABLES = {
+    "table1.md": table1_markdown,
+    "ablation.md": ablation_markdown,
+    "looks.md": looks_markdown,
+}
 
 
 def _markdown(lines):

@@ -51,9 +51,8 @@ PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, an
     "other": ("judges/other_architecture", "network"),
     "reader": ("judges/landmark_reader", "network"),
 }
-TABLES = ("table1.md", "ablation.md")
 FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png")
-OUTPUTS = ("results.json", *TABLES, "players.pt", *FIGURES)
+OUTPUTS = ("results.json", *figures.TABLES, "players.pt", *FIGURES)
 # results.json names these without their folders
 PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")
 
@@ -485,15 +484,15 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str], began: flo
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
     draw(first, out, results, rows)
     results["minutes"] = round(wall_minutes(out, (time.monotonic() - began) / 60), 2)
-    texts = (figures.table1_markdown(results), figures.ablation_markdown(results))
-    for name, text in zip(TABLES, texts):
+    texts = {name: make(results) for name, make in figures.TABLES.items()}
+    for name, text in texts.items():
         files.write_file(out / name, text)
     if "Ours" in rows:
         parts = {name: first.trained(*where) for name, where in PLAYERS.items()}
         save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in OUTPUTS if (out / name).exists()]
-    print("", *texts, f"{', '.join(written)} are in {out}.", sep="\n")
+    print("", *texts.values(), f"{', '.join(written)} are in {out}.", sep="\n")
 
 
 if __name__ == "__main__":

@@ -503,10 +503,21 @@ class ToyWorld:
 
         The face box fills 1/1.6 (+- 6 %) of `size`, px. Raises ValueError below 16 px.
         """
-        p = _person(self._stream("person", identity))
-        m = _moment(self._stream("face", identity, number))
         rng = self._stream("prop", identity, number)
         action = rng.choice(FACE_ACTIONS) if rng.random() < self.prop_rate else "rest"
+        moment = _moment(self._stream("face", identity, number))
+        return self._face(identity, moment, action, rng, size)
+
+    def pose(self, identity: int, number: int, size: int = 64) -> Face:
+        """Person `identity` in pose `number`, with nothing in hand: but for the person, all equal.
+
+        Otherwise as `face`.
+        """
+        rng = self._stream("prop of pose", number)
+        return self._face(identity, _moment(self._stream("pose", number)), "rest", rng, size)
+
+    def _face(self, identity, m, action, rng, size) -> Face:
+        p = _person(self._stream("person", identity))
         canvas, draw = _paint_room(m, size)
         center = size * complex(0.5 + 0.03 * m.dx, 0.5 + 0.03 * m.dy)
         unit = size / (2 * ENLARGE) * (1 + 0.06 * m.scale)

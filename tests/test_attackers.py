@@ -49,6 +49,108 @@ def test_landmark_reader_answers_in_pixels():
     assert torch.equal(reader(torch.zeros(2, 3, 32, 32)), torch.full((2, 5, 2), 16.0))
 
 
+# ------------------------------------------------------------------ structure
+
+
+class TrueReader(nn.Module):
+    def __init__(self, faces, offset=0.0):
+        super().__init__()
+        self.landmarks = faces.landmarks
+        self.offset = offset
+        self.at = 0
+
+    def forward(self, pictures):
+        points = self.landmarks[self.at : self.at + len(pictures)]
+        self.at += len(pictures)
+        eyes = (points[:, 1] - points[:, 0]).norm(dim=1)
+        return points + self.offset * eyes[:, None, None] * torch.tensor([1.0, 0.0])
+
+
+def test_structure_of_originals_is_whole(tiny, tiny_faces):
+    originals, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
+    assert attackers.structure(
+        originals, tiny_faces, TrueReader(tiny_faces), tiny(eval_batch=5)
+    ) == {"l1": 0, "landmark_error": 0, "outside_gradient": 1}
+
+
+def test_structure_is_in_eye_distances_and_in_the_range_of_eq_3(tiny, tiny_faces):
+    originals, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
+    report = attackers.structure(
+        originals - 0.25, tiny_faces, TrueReader(tiny_faces, 0.4), tiny(eval_batch=5)
+    )
+    wanted = {"l1": 0.25, "landmark_error": 0.4, "outside_gradient": 1}
+    assert report == pytest.approx(wanted, rel=1e-4)
+
+
+def structure_of(anonymizer, tiny_faces, tiny):
+    pictures, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
+    return attackers.structure(anonymizer(pictures), tiny_faces, TrueReader(tiny_faces), tiny())
+
+
+def test_gradient_energy_counts_what_lies_outside_the_face_box(tiny, tiny_faces):
+    """The box is the middle 20 of 32 pixels; half the contrast is a quarter of the energy."""
+
+    def mask_face(pictures):
+        pictures[:, :, 6:26, 6:26] = 0
+        return pictures
+
+    def mask_rest(pictures):
+        rest = torch.ones(32, 32)
+        rest[6:26, 6:26] = 0
+        return torch.where(rest.bool(), 0.0, pictures)
+
+    inside = structure_of(mask_face, tiny_faces, tiny)["outside_gradient"]
+    assert 0.8 < inside < 1.5  # only the box's own edge differs
+    assert structure_of(mask_rest, tiny_faces, tiny)["outside_gradient"] < 0.5
+    half = structure_of(lambda pictures: pictures / 2, tiny_faces, tiny)["outside_gradient"]
+    assert half == pytest.approx(0.25, rel=1e-4)
+
+
+def test_spread_is_zero_if_all_get_one_face(tiny):
+    def spread_of(anonymizer):
+        return attackers.spread(anonymizer, 0, range(4), tiny())
+
+    assert spread_of(lambda pictures: pictures) == 1
+    assert spread_of(lambda pictures: pictures[:1].expand_as(pictures)) == 0
+    assert spread_of(lambda pictures: pictures / 2) == pytest.approx(0.5, rel=1e-4)
+    # what is the same for all people, the pose, counts for nothing
+    assert spread_of(lambda pictures: pictures.mean(0, keepdim=True).expand_as(pictures)) < 1e-6
+
+
+class Finder:
+    """Finds a face where the middle pixel is bright, its landmarks by how bright it is."""
+
+    def find(self, frames):
+        found = []
+        for frame in frames:
+            side = len(frame)
+            level = int(frame[side // 2, side // 2, 0])
+            shown = level > 100
+            boxes = torch.tensor([[0.0, 0.0, side / 4, side / 4], [1.0, 1.0, side - 1, side - 1]])
+            landmarks = torch.full((2, 5, 2), float(level))
+            landmarks[0] = 7  # a face in the corner, the surer one
+            found.append({"boxes": boxes[: 1 + shown], "landmarks": landmarks[: 1 + shown]})
+        return found
+
+
+def test_faces_found_again_are_counted_among_those_found_before():
+    gray = torch.tensor([200, 200, 200, 50.0])[:, None, None, None] / 127.5 - 1
+    points = torch.zeros(4, 5, 2)
+    points[:, 1, 0] = 4.0  # px between the eyes
+    before = gray.expand(4, 3, 8, 8)
+    faces = FaceSet(((before + 1) * 127.5).round().byte(), points, torch.arange(4), list("abcd"))
+    after = before.clone()
+    after[0] -= 16 / 127.5  # level 184: 8 px of the picture as MTCNN sees it, enlarged
+    after[1] = -1  # lost
+    after[3] = 1  # never found before, so it counts for nothing
+    report = attackers.found_again(after, faces, Finder())
+    moved = 2**0.5 * 16 / attackers.ENLARGED / 4  # of the first; the third stays
+    wanted = {"mtcnn_found": 2 / 3, "mtcnn_landmarks": moved / 2}
+    assert report == pytest.approx(wanted, abs=1e-3)
+    lost = attackers.found_again(torch.full_like(after, -1.0), faces, Finder())
+    assert lost == {"mtcnn_found": 0, "mtcnn_landmarks": None}
+
+
 # ------------------------------------------------------------------ features
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_attackers import TrueReader
 from torch import nn
 
 from ppad import attackers, evaluate, trainer
@@ -113,70 +114,6 @@ def test_un_anonymized_frames_are_shown_as_they_are(tiny, tiny_actions):
     evaluate.action_ap(detector, make_baseline("Un-anonymized"), tiny_actions, tiny())
     frames, _, _ = tiny_actions.batch(torch.arange(len(tiny_actions)))
     assert torch.equal(torch.stack(detector.frames), frames)  # no crop is pasted back, so no blur
-
-
-# ------------------------------------------------------------------ structure
-
-
-class TrueReader(nn.Module):
-    def __init__(self, faces, offset=0.0):
-        super().__init__()
-        self.landmarks = faces.landmarks
-        self.offset = offset
-        self.at = 0
-
-    def forward(self, pictures):
-        points = self.landmarks[self.at : self.at + len(pictures)]
-        self.at += len(pictures)
-        eyes = (points[:, 1] - points[:, 0]).norm(dim=1)
-        return points + self.offset * eyes[:, None, None] * torch.tensor([1.0, 0.0])
-
-
-def test_structure_of_originals_is_whole(tiny, tiny_faces):
-    originals, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
-    assert evaluate.structure(
-        originals, tiny_faces, TrueReader(tiny_faces), tiny(eval_batch=5)
-    ) == {"l1": 0, "landmark_error": 0, "outside_gradient": 1, "spread": 1}
-
-
-def test_structure_is_in_eye_distances_and_in_the_range_of_eq_3(tiny, tiny_faces):
-    originals, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
-    report = evaluate.structure(
-        originals - 0.25, tiny_faces, TrueReader(tiny_faces, 0.4), tiny(eval_batch=5)
-    )
-    wanted = {"l1": 0.25, "landmark_error": 0.4, "outside_gradient": 1, "spread": 1}
-    assert report == pytest.approx(wanted, rel=1e-4)
-
-
-def structure_of(anonymizer, tiny_faces, tiny):
-    pictures, _, _ = tiny_faces.batch(torch.arange(len(tiny_faces)))
-    return evaluate.structure(anonymizer(pictures), tiny_faces, TrueReader(tiny_faces), tiny())
-
-
-def test_gradient_energy_counts_what_lies_outside_the_face_box(tiny, tiny_faces):
-    """The box is the middle 20 of 32 pixels; half the contrast is a quarter of the energy."""
-
-    def mask_face(pictures):
-        pictures[:, :, 6:26, 6:26] = 0
-        return pictures
-
-    def mask_rest(pictures):
-        rest = torch.ones(32, 32)
-        rest[6:26, 6:26] = 0
-        return torch.where(rest.bool(), 0.0, pictures)
-
-    inside = structure_of(mask_face, tiny_faces, tiny)["outside_gradient"]
-    assert 0.8 < inside < 1.5  # only the box's own edge differs
-    assert structure_of(mask_rest, tiny_faces, tiny)["outside_gradient"] < 0.5
-    half = structure_of(lambda pictures: pictures / 2, tiny_faces, tiny)["outside_gradient"]
-    assert half == pytest.approx(0.25, rel=1e-4)
-
-
-def test_spread_is_zero_if_all_get_one_face(tiny, tiny_faces):
-    assert structure_of(lambda x: x[:1].expand_as(x), tiny_faces, tiny)["spread"] < 0.7
-    assert structure_of(torch.zeros_like, tiny_faces, tiny)["spread"] < 1e-6
-    half = structure_of(lambda pictures: pictures / 2, tiny_faces, tiny)["spread"]
-    assert half == pytest.approx(0.5, rel=1e-4)
 
 
 # ------------------------------------------------------------------ privacy
@@ -466,6 +403,29 @@ def test_summary_by_hand():
     assert row["AP"] == {"Lip": pytest.approx(0.5), "Photo": 1.0}
     assert row["structure"] == {"l1": pytest.approx(0.1), "landmark_error": 0.25}
     assert row["attacks"] == [{"of": 0.2}, {"of": 0.3}, {"of": 0.1}]
+
+
+def test_structure_is_averaged_over_the_seeds_that_have_it():
+    def row(**structure):
+        return {"name": "A", "mAP": 1.0, "AP": {}, "verification_error": {}, "attacks": []} | {
+            "structure": structure
+        }
+
+    one = evaluate.summarize([row(l1=1.0, mtcnn_found=0.5, mtcnn_landmarks=None), row(l1=2.0)])
+    assert one["structure"] == {"l1": 1.5}  # the second seed was judged without MTCNN's weights
+    seeds = [row(mtcnn_landmarks=value) for value in (None, 0.1, 0.3)]
+    assert evaluate.summarize(seeds)["structure"] == {"mtcnn_landmarks": pytest.approx(0.2)}
+    assert evaluate.summarize(seeds[:1])["structure"] == {"mtcnn_landmarks": None}
+
+
+def test_without_mtcnns_weights_nothing_stops_and_it_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PPAD_WEIGHTS", str(tmp_path))
+    evaluate.face_finder.cache_clear()
+    assert evaluate.face_finder() is None and evaluate.face_finder() is None
+    evaluate.face_finder.cache_clear()
+    said = capsys.readouterr().err
+    assert said.count("mtcnn_found and mtcnn_landmarks are left out: no MTCNN weights at") == 1
+    assert "get_weights.py" in said
 
 
 def test_summary_of_one_seed_has_no_spread():

@@ -346,6 +346,19 @@ def test_ablation_table_by_hand():
     )
 
 
+def test_looks_by_hand_and_what_was_not_measured():
+    masked = {"l1": 0.5, "landmark_error": 0.25, "mtcnn_found": 0.0, "mtcnn_landmarks": None}
+    ours = {"l1": 0.1234, "landmark_error": 0.2}
+    rows = [{"name": "Masked", "structure": masked}, {"name": "Ours", "structure": ours}]
+    assert figures.looks_markdown({"rows": [*rows, {"name": "Edge"}]}) == (
+        "| Method | l1 | landmark_error | mtcnn_found | mtcnn_landmarks |\n"
+        "| --- | ---: | ---: | ---: | ---: |\n"
+        "| Masked | 0.500 | 0.250 | 0.000 | - |\n"
+        "| Ours | 0.123 | 0.200 | - | - |\n"
+        "| Edge | - | - | - | - |\n"
+    )
+
+
 def test_table_of_what_json_gives_back():
     read_back = json.loads(json.dumps(RESULTS))
     assert figures.table1_markdown(read_back) == figures.table1_markdown(RESULTS)

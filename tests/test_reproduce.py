@@ -100,7 +100,7 @@ def copied(finished, tmp_path):
 
 def test_files(finished):
     there = set(tree(finished))
-    assert {"config.json", "results.json", "table1.md", "ablation.md"} <= there
+    assert {"config.json", "results.json", "table1.md", "ablation.md", "looks.md"} <= there
     drawn = {"fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png"}
     assert drawn <= there
     for seed in ("seed0", "seed1"):

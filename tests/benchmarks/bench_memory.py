@@ -38,7 +38,6 @@ from ppad.optim import processor
 from ppad.players import (
     ASSUMED,
     aligned_crops,
-    kept_bytes,
     make_detector,
     make_modifier,
     make_recognizer,
