@@ -210,7 +210,7 @@ def kept(config) -> dict:
         for network, *_ in parts.values():
             optim.recompute(network)
     return {
-        name: gib(kept_bytes(network, batch // config.accumulate, 3, high, wide))
+        name: gib(optim.kept_bytes(network, batch // config.accumulate, 3, high, wide))
         for name, (network, batch, high, wide) in parts.items()
     }
 
