@@ -115,7 +115,7 @@ def test_faces_are_found_and_repainted_there_as_on_the_cpu():
         anonymizer = Anonymizer.from_run(
             finder=lambda frames: [found[0]["boxes"][:3]] * len(frames), device=device
         )
-        return found, anonymizer._paint(pictures[0], found[0]["boxes"][:3])
+        return found, anonymizer._paint(pictures[0], found[0]["boxes"][:3], range(3))
 
     boxes, repainted = found_and_repainted("cpu")
     with PretendGPU() as gpu:

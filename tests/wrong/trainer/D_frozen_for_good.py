@@ -2,7 +2,9 @@ WRONG = "D is frozen for M's step and never learns again"
 HINT = "freeze D for that step only"
 REPLACE = [
     (
-        "            parameter.requires_grad_(learns)",
-        "            pass",
+        """        with optim.frozen(self.recognizer):
+            for last, f, f_new, points, people, v, objects, regions in self._split(""",
+        """        if self.recognizer.eval().requires_grad_(False):
+            for last, f, f_new, points, people, v, objects, regions in self._split(""",
     ),
 ]
