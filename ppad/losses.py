@@ -323,7 +323,7 @@ def modifier_non_saturating(logits: torch.Tensor, labels: torch.Tensor) -> torch
     1 - p is not taken from p: where fp32 rounds p to 1, its logarithm would be -inf and the
     gradient nan. log(1 - p) = logsumexp of the other logits - logsumexp of all.
     """
-    index = labels.to(logits.device)[:, None]  # (B, 1)
+    index = labels.to(logits.device, non_blocking=logits.device.type != "cpu")[:, None]  # (B, 1)
     everybody = logits.logsumexp(dim=1)  # (B,)
     others = logits.scatter(1, index, -math.inf).logsumexp(dim=1)  # (B,)
     log_p = logits.gather(1, index)[:, 0] - everybody  # (B,)

@@ -179,11 +179,12 @@ class Exchanger(nn.Module):
         Whose face somebody gets, and the noise of the code and of the landmarks. A movie keeps what
         was drawn for a person: the face stays the same, and nobody can average the noise away.
         """
-        chosen = torch.randint(len(self.others), (number,))  # (n,)
-        noise = self.NOISE * torch.randn(number, 24, self.size // 4, self.size // 4)
-        shift = self.SHIFT * self.size * torch.randn(number, 5, 2)  # px
         device = self.others.device
-        return [self.others[chosen.to(device)], noise.to(device), shift.to(device)]
+        side = self.size // 4
+        chosen = torch.randint(len(self.others), (number,), device=device)  # (n,)
+        noise = self.NOISE * torch.randn(number, 24, side, side, device=device)
+        shift = self.SHIFT * self.size * torch.randn(number, 5, 2, device=device)  # px
+        return [self.others[chosen], noise, shift]
 
     def nats(self, code: torch.Tensor) -> torch.Tensor:
         """The most that a noisy code can tell, a mean over the batch (KL divergence to noise)."""

@@ -297,9 +297,9 @@ class Exchange:
         landmarks.
         """
         config = self.config
-        people = self.reader.people[identities.to(self.device)]  # (B, E)
+        people = self.reader.people[identities.to(self.device, non_blocking=True)]  # (B, E)
         _, noise, shift = modifier.draw(len(pictures))
-        landmarks = landmarks.to(self.device)
+        landmarks = landmarks.to(self.device, non_blocking=True)
         code = modifier.encode(pictures)  # (B, 24, S/4, S/4)
         noisy = code + noise
         copied = modifier.decode(pictures, noisy, landmarks + shift, people)  # (B, 3, S, S)
@@ -319,8 +319,9 @@ class Exchange:
         with torch.no_grad():
             _, noise, _ = modifier.draw(len(pictures))
             noisy = modifier.encode(pictures) + noise  # (B, 24, S/4, S/4)
+        people = identities.to(self.device, non_blocking=True)  # (B,)
         for _ in range(READER_UPDATES):
-            loss = F.cross_entropy(self.reader(noisy), identities.to(self.device))
+            loss = F.cross_entropy(self.reader(noisy), people)
             optim.backward_and_step(loss, [self.optimizer], scaler)
 
 

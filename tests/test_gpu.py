@@ -77,9 +77,10 @@ def test_every_baseline_runs_there(name, faces):
     assert torch.equal(on_gpu, on_cpu)
 
 
-def test_neither_D_nor_M_waits_for_the_gpu(tiny, tiny_faces, tiny_actions):
+@pytest.mark.parametrize("exchange", [False, True])
+def test_neither_D_nor_M_waits_for_the_gpu(tiny, tiny_faces, tiny_actions, exchange):
     """A GPU works through a queue; reading a result before the queue is done leaves it idle."""
-    config = tiny()
+    config = tiny(modifier_exchange=exchange)
     with PretendGPU() as gpu:
         game = trainer.Game(
             config,
@@ -93,6 +94,9 @@ def test_neither_D_nor_M_waits_for_the_gpu(tiny, tiny_faces, tiny_actions):
             torch.tensor([0, 5, 10, 15]), torch.tensor([True, False, True, False]), gpu.device
         )
         frames, _, boxes = tiny_actions.batch(torch.tensor([0, 4]), device=gpu.device)
+        if exchange:
+            game.exchange = trainer.Exchange(config, game.recognizer, tiny_faces, gpu.device)
+            game.anonymizer.meet(game.exchange.reader.people)
         gpu.waits.clear()
         for _ in range(2):
             modified = game.anonymize(batch[0])
