@@ -114,7 +114,7 @@ class Exchanger(nn.Module):
 
     stochastic = True  # each call draws anew: nobody may keep and reuse its outputs
     NOISE = 0.5  # ours: standard deviation; the code itself lies in [-1, 1]
-    SHIFT = 0.011  # ours: of S, standard deviation of noise on the landmarks
+    SHIFT = 0.005  # ours: of S, standard deviation of noise on the landmarks
     OTHERS = 64  # ours: identities to draw from; few, as they are kept with M's weights
 
     def __init__(self, size: int, embedding: int):
@@ -132,9 +132,9 @@ class Exchanger(nn.Module):
         )
         # by groups: a batch of M may be one face
         self.locate = LandmarkReader(size, norm=lambda channels: nn.GroupNorm(8, channels))
-        self.around = nn.ModuleList([nn.Conv2d(4, 24, kernel_size=5, stride=2, padding=2)])
-        for _ in range(3):
-            self.around.append(nn.Conv2d(24, 24, kernel_size=4, stride=2, padding=1))
+        first = nn.Conv2d(4, 24, kernel_size=5, stride=2, padding=2)
+        deeper = (nn.Conv2d(24, 24, kernel_size=4, stride=2, padding=1) for _ in range(3))
+        self.around = nn.ModuleList([first, *deeper])
         self.back = nn.ModuleList(nn.Conv2d(48, 24, kernel_size=3, padding=1) for _ in range(2))
         self.style = nn.Sequential(
             nn.Linear(embedding, 128), nn.LeakyReLU(0.2), nn.Linear(128, 128), nn.LeakyReLU(0.2)
@@ -164,20 +164,25 @@ class Exchanger(nn.Module):
             nn.Tanh(),
         )
         self.register_buffer("others", torch.zeros(self.OTHERS, embedding))
+        self.register_buffer("shape", torch.zeros(5, 2))
+        template = torch.tensor(TEMPLATE_96x112) / 80  # ours: a head with its hair fills [-1, 1]
+        self.register_buffer("template", template - template.mean(dim=0), persistent=False)
         axis = (torch.arange(size) + 0.5) * 2 / size - 1  # (S,) in [-1, 1]
         # Ours: a head with its hair fills about this ellipse of a crop 1.6 times the face's box.
         radius = ((axis / 0.66) ** 2 + ((axis[:, None] + 0.05) / 0.78) ** 2).sqrt()  # (S, S)
         self.register_buffer("mask", torch.sigmoid(12 * (1 - radius)), persistent=False)
 
-    def meet(self, people: torch.Tensor) -> None:
-        """Take the first OTHERS of the people (N, E), once more if they are fewer, to draw from."""
+    def meet(self, people: torch.Tensor, landmarks: torch.Tensor) -> None:
+        """Take the first OTHERS people (N, E) to draw from, and the mean shape of (n, 5, 2) px."""
         self.others.copy_(people[torch.arange(self.OTHERS) % len(people)])
+        shapes = landmarks - landmarks.mean(dim=1, keepdim=True)  # (n, 5, 2)
+        self.shape.copy_((shapes / shapes.flatten(1).norm(dim=1)[:, None, None]).mean(dim=0))
 
     def draw(self, number: int) -> list[torch.Tensor]:
-        """What `forward` draws for `number` faces: a list of tensors (number, ...).
+        """What `forward` draws: whose face to give, noise of the code and of the landmarks.
 
-        Whose face somebody gets, and the noise of the code and of the landmarks. A movie keeps what
-        was drawn for a person: the face stays the same, and nobody can average the noise away.
+        A list of tensors (number, ...). A movie keeps what was drawn for a person: the face stays
+        the same, and nobody can average the noise away.
         """
         device = self.others.device
         side = self.size // 4
@@ -186,6 +191,14 @@ class Exchanger(nn.Module):
         shift = self.SHIFT * self.size * torch.randn(number, 5, 2, device=device)  # px
         return [self.others[chosen], noise, shift]
 
+    @torch.no_grad()
+    def place(self, faces: torch.Tensor) -> torch.Tensor:
+        """Landmarks (B, 5, 2), px: the mean shape, which names nobody, where the faces are."""
+        points = self.locate(faces).float()  # (B, 5, 2)
+        shape = self.shape.expand_as(points)  # (B, 5, 2)
+        placed = fit(shape, points)  # (B, 2, 3)
+        return shape @ placed[..., :2].transpose(1, 2) + placed[:, None, :, 2]
+
     def nats(self, code: torch.Tensor) -> torch.Tensor:
         """The most that a noisy code can tell, a mean over the batch (KL divergence to noise)."""
         return code.square().flatten(1).sum(dim=1).mean() / (2 * self.NOISE**2)
@@ -193,8 +206,7 @@ class Exchanger(nn.Module):
     def decode(self, faces, noisy, points, people) -> torch.Tensor:
         """The faces (B, 3, S, S) with what G paints pasted in.
 
-        Args: noisy: (B, 24, S/4, S/4), codes with noise. points: (B, 5, 2) landmarks, px.
-            people: (B, E).
+        Args: noisy: (B, 24, S/4, S/4), codes with noise. points: (B, 5, 2) px. people: (B, E).
         """
         style = self.style(people)  # (B, 128)
         layout = self.layout(style)  # (B, 12, 32, 32)
@@ -217,10 +229,7 @@ class Exchanger(nn.Module):
         return self.mask * self.paint(x) + (1 - self.mask) * faces
 
     def _look_around(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Maps (B, 24, h, h) for h = S/2 and S/4, of the picture that is not covered (B, 4, S, S).
-
-        They reach into the ellipse from outside: the background goes on behind the head.
-        """
+        """Maps (B, 24, h, h), h = S/2 and S/4, of what is not covered: it goes on behind it."""
         maps = []
         for conv in self.around:
             seen = F.leaky_relu(conv(seen), 0.2)  # (B, 24, h/2, h/2)
@@ -232,17 +241,14 @@ class Exchanger(nn.Module):
         return half, deepest
 
     def _known(self, layout, points, side: int) -> torch.Tensor:
-        """Where the face is, and what belongs there: (B, 12 + 2 + 5, side, side).
+        """What belongs where, (B, 12 + 2 + 5, side, side), by the landmarks `points` (B, 5, 2).
 
-        The layout (B, 12, 32, 32) placed by the landmarks, the coordinates in its frame, and a spot
-        at each of the landmarks `points` (B, 5, 2).
+        The layout (B, 12, 32, 32), the coordinates in its frame, and a spot at each landmark.
         """
         axis = (torch.arange(side, device=points.device) + 0.5) * self.size / side  # (side,) px
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        pixels = torch.stack([x, y], dim=2)  # (side, side, 2)
-        with torch.no_grad():
-            fit = face_frame(points.float())  # (B, 2, 3)
-        at = torch.einsum("bij,hwj->bhwi", fit[..., :2], pixels) + fit[:, None, None, :, 2]
+        pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=2)  # (side, side, 2)
+        frame = fit(points, self.template[None])  # (B, 2, 3)
+        at = torch.einsum("bij,hwj->bhwi", frame[..., :2], pixels) + frame[:, None, None, :, 2]
         placed = F.grid_sample(layout.float(), at, align_corners=False)  # (B, 12, side, side)
         width = 1.5 * self.size / side  # px: ours, a spot covers a few cells
         spots = (axis - points[..., None]).div(width).square().mul(-0.5).exp()  # (B, 5, 2, side)
@@ -257,27 +263,23 @@ class Exchanger(nn.Module):
         if len(faces) == 0:
             return faces
         people, noise, shift = self.draw(len(faces)) if drawn is None else drawn
-        points = self.locate(faces) + shift  # (B, 5, 2)
-        return self.decode(faces, self.encode(faces) + noise, points, people)
+        return self.decode(faces, self.encode(faces) + noise, self.place(faces) + shift, people)
 
 
-def face_frame(points: torch.Tensor) -> torch.Tensor:
-    """(B, 2, 3) similarity transforms of landmarks (B, 5, 2) px to a face's own frame.
+def fit(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """(B, 2, 3) least-squares similarity transforms of points (B or 1, 5, 2) to points.
 
-    There (0, 0) lies between eyes and mouth, 1 is 80 px of the 112x96 template: a head with its
-    hair fills [-1, 1]. As crop_sampler.similarity, but for landmarks that a network reads: those
-    that coincide give some frame and no error.
+    As crop_sampler.similarity, but without an error where points coincide: a network reads them.
     """
-    target = torch.tensor(TEMPLATE_96x112, device=points.device)  # (5, 2)
-    target = (target - target.mean(dim=0)) / 80
-    center = points.mean(dim=1)  # (B, 2)
-    x, y = (points - center[:, None]).unbind(dim=2)  # (B, 5) each
-    u, v = target.unbind(dim=1)  # (5,) each
-    spread = (x * x + y * y).sum(dim=1).clamp(min=1)  # (B,) px^2
+    source_mean = source.mean(dim=1, keepdim=True)  # (B, 1, 2)
+    target_mean = target.mean(dim=1)  # (B, 2)
+    x, y = (source - source_mean).unbind(dim=2)  # (B, 5) each
+    u, v = (target - target_mean[:, None]).unbind(dim=2)  # (B, 5) each
+    spread = (x * x + y * y).sum(dim=1).clamp(min=1e-3)  # (B,)
     a = (x * u + y * v).sum(dim=1) / spread  # (B,)
     b = (x * v - y * u).sum(dim=1) / spread  # (B,)
     linear = torch.stack([torch.stack([a, -b], dim=1), torch.stack([b, a], dim=1)], dim=1)
-    shift = -linear @ center[:, :, None]  # (B, 2, 1)
+    shift = target_mean[:, :, None] - linear @ source_mean.transpose(1, 2)  # (B, 2, 1)
     return torch.cat([linear, shift], dim=2)
 
 

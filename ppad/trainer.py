@@ -305,7 +305,7 @@ class Exchange:
         copied = modifier.decode(pictures, noisy, landmarks + shift, people)  # (B, 3, S, S)
         L_l1 = losses.loss_l1(copied, pictures, config.l1_weight)
         L_slopes = sum(
-            losses.loss_l1(copied.diff(dim=axis), pictures.diff(dim=axis), config.l1_weight / 4)
+            losses.loss_l1(copied.diff(dim=axis), pictures.diff(dim=axis), config.l1_weight / 2)
             for axis in (2, 3)
         )
         with optim.frozen(self.reader):
@@ -362,7 +362,7 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
     """
     if game.modifier_learns and config.modifier_exchange:
         game.exchange = Exchange(config, game.recognizer, faces, game.device)
-        game.anonymizer.meet(game.exchange.reader.people)
+        game.anonymizer.meet(game.exchange.reader.people, faces.landmarks)
     parts = game.parts()
     if game.modifier_learns:
         warmup_game = WarmUp(game)

@@ -96,7 +96,7 @@ def test_neither_D_nor_M_waits_for_the_gpu(tiny, tiny_faces, tiny_actions, excha
         frames, _, boxes = tiny_actions.batch(torch.tensor([0, 4]), device=gpu.device)
         if exchange:
             game.exchange = trainer.Exchange(config, game.recognizer, tiny_faces, gpu.device)
-            game.anonymizer.meet(game.exchange.reader.people)
+            game.anonymizer.meet(game.exchange.reader.people, tiny_faces.landmarks)
         gpu.waits.clear()
         for _ in range(2):
             modified = game.anonymize(batch[0])

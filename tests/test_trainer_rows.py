@@ -218,7 +218,7 @@ def test_the_exchangers_terms_by_hand_and_who_moves(tiny, tiny_faces):
         slopes = sum((gap.roll(-1, a) - gap).narrow(a, 0, 31).abs().mean() for a in (2, 3))
         wanted = (
             3 * gap.abs().mean()
-            + 0.75 * slopes
+            + 1.5 * slopes
             + 0.01 * code.square().sum() / 6
             + 0.7 * torch.where(p > 1 / 6, -(1 - p).log(), 0.0).mean()
             + torch.where(miss < 1, miss.square() / 2, miss - 0.5).mean()
