@@ -168,7 +168,10 @@ def test_a_person_keeps_one_drawn_face_in_a_movie_and_gets_another_in_the_next()
         found = []
         for frame in batch:
             t = int(frame[-1, 0, 2])
-            boxes = [(8 + t, 10, 20 + t, 22), (70 - t, 40, 86 - t, 56)]
+            near = 6 + t / 2  # px, half a side: the larger face becomes the smaller one
+            far = 12 - t / 2
+            boxes = [(14 + t - near, 16 - near, 14 + t + near, 16 + near)]
+            boxes.append((78 - t - far, 48 - far, 78 - t + far, 48 + far))
             found.append(boxes[:: 1 if t % 2 else -1])  # the finder's order tells nothing
         return found
 

@@ -241,6 +241,16 @@ def test_props_in_face_pictures_have_nothing_to_do_with_the_person():
     assert 0.0 < np.std(np.reshape(share, (40, 8)).mean(1)) < 0.25
 
 
+def test_people_in_one_pose_differ_in_nothing_but_themselves():
+    first = WORLD.pose(1, 7).image
+    others = [WORLD.pose(person, 7).image for person in range(2, 6)]
+    for image in others:
+        np.testing.assert_array_equal(image[:6], first[:6])  # the room, and its light
+        assert (image[20:44, 20:44] != first[20:44, 20:44]).any(2).mean() > 0.3
+    assert (WORLD.pose(1, 8).image[:6] != first[:6]).any()
+    np.testing.assert_array_equal(WORLD.pose(1, 7).image, first)
+
+
 def test_mean_color_does_not_tell_who_it_is():
     """Logistic regression on the difference of two pictures' mean colors: same person or not?
     Hardly above chance.
