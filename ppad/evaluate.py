@@ -407,6 +407,7 @@ def judge_row(
         game: `trainer.Game`, played. attacker, inverter: of `attackers.train_attacker`,
             `train_inverter`. folder: where the anonymized faces lie meanwhile.
     """
+    torch.manual_seed(seed)  # an M that draws is judged alike, whatever was done before
     device = game.device
     mean, per_class = action_ap(game.detector, game.anonymizer, data.test_actions, config, device)
     modified = RepaintedFaces(data.test_faces, game.anonymizer, config, device, folder)

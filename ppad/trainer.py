@@ -492,6 +492,8 @@ def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
 def _save_samples(game: Game, shown: torch.Tensor, loop: Loop, stage: str, step: int) -> None:
     """Every `sample_every` steps a sheet of the faces `shown` (n, 3, S, S) and M's outputs."""
     if step % game.config.sample_every == 0 and optim.is_main_process():
-        after = game.anonymizer(shown.to(game.device)).cpu()  # (n, 3, S, S)
+        here = [game.device] if str(game.device).startswith("cuda") else []
+        with torch.random.fork_rng(here):  # an M that draws leaves the training's chance alone
+            after = game.anonymizer(shown.to(game.device)).cpu()  # (n, 3, S, S)
         path = loop.folder / f"sample_{stage}_{step:06d}.png"
         figures.contact_sheet(torch.cat([shown, after]), path, columns=len(shown))

@@ -240,6 +240,29 @@ def test_a_row_quotes_the_right_attacker_in_each_place(tiny, data, tiny_actions)
     assert left["l1"] == left["landmark_error"] == 0 and set(row["AP"]) == set(tiny_actions.classes)
 
 
+def test_an_anonymizer_that_draws_is_judged_alike_each_time(tiny, data, tiny_actions):
+    class Drawing:
+        stochastic = True
+
+        def __call__(self, faces):
+            return faces * torch.rand(len(faces), 1, 1, 1)
+
+    judges = evaluate.Judges(Blind(), Blind(), TrueReader(data.test_faces))
+    rows = []
+    for chance in (1, 2):
+        torch.manual_seed(chance)
+        game = SimpleNamespace(
+            anonymizer=Drawing(),
+            recognizer=Blind(),
+            detector=Detector(truth(tiny_actions)),
+            device="cpu",
+        )
+        judges.landmark_reader.at = 0
+        rows.append(evaluate.judge_row(game, Blind(), identity, judges, data, tiny(), seed=0))
+    assert rows[0]["structure"] == rows[1]["structure"]
+    assert 0.1 < rows[0]["structure"]["l1"] < 1
+
+
 def test_faces_too_small_for_an_anonymizer_are_counted(tiny, data, tiny_actions):
     """Blur leaves faces of fewer pixels than its cells as they are; nobody else does."""
     frames, _, boxes = tiny_actions.batch(torch.arange(len(tiny_actions)))

@@ -268,6 +268,18 @@ def test_an_exchanging_row_tells_M_who_they_are_and_trains_it(
     assert game.anonymizer.others.abs().max() > 0
 
 
+def test_samples_change_nothing(tiny, tiny_faces, tiny_actions, tmp_path):
+    """`sample_every` is a field of the machine, also where M draws."""
+    trained = []
+    for every in (1, 100):
+        config = tiny(modifier_exchange=True, sample_every=every)
+        torch.manual_seed(0)
+        game = play(config, tmp_path / str(every), tiny_faces, tiny_actions)
+        trained.append(game.anonymizer.state_dict())
+        assert any((tmp_path / str(every)).glob("sample_*.png")) == (every == 1)
+    assert_equal(*trained)
+
+
 def test_every_row_sees_the_same_data_in_the_same_order(tiny, tiny_faces, tiny_actions, tmp_path):
     config = tiny(T1=3, T2=2)
     seen = {"Ours": [], "Masked": []}
