@@ -439,4 +439,5 @@ def print_progress(text: str, end: bool = False) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="\n" if end else "", file=sys.stderr, flush=True)
     else:
-        print(text, file=sys.stderr, flush=True)
+        # in one piece: jobs print at the same time, and a line must not break into another's
+        print(f"{text}\n", end="", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ import os
 import socket
 import sqlite3
 import struct
+import sys
 import unicodedata
 import zlib
 
@@ -526,3 +527,22 @@ def test_progress_is_rewritten_on_a_terminal_only(capsys, monkeypatch):
     print_progress("one")
     print_progress("two", end=True)
     assert capsys.readouterr().err == "\r\033[Kone\r\033[Ktwo\n"
+
+
+def test_a_line_of_progress_is_written_in_one_piece(monkeypatch):
+    """Several jobs print to the same place: what is written in two could be torn apart."""
+    written = []
+
+    class Place:
+        def isatty(self):
+            return False
+
+        def write(self, text):
+            written.append(text)
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(sys, "stderr", Place())
+    files.print_progress("a line")
+    assert [text for text in written if text] == ["a line\n"]
