@@ -201,7 +201,7 @@ def spread(anonymizer, seed: int, people: range, config, device="cpu") -> float:
     return float(deviations[1] / deviations[0])
 
 
-def found_again(modified, test_faces, finder: MTCNN) -> dict[str, float | None]:
+def found_again(modified, test_faces, finder: MTCNN, config) -> dict[str, float | None]:
     """Does MTCNN still see the faces that it finds in the originals?
 
     Args: modified, test_faces: as `structure`, of photographs.
@@ -211,7 +211,7 @@ def found_again(modified, test_faces, finder: MTCNN) -> dict[str, float | None]:
     """
     before = 0
     distances = []
-    for indices in torch.arange(len(test_faces)).split(64):
+    for indices in torch.arange(len(test_faces)).split(config.eval_batch):
         pictures, landmarks, _ = test_faces.batch(indices)
         eyes = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1)  # (B,)
         for original, after, eye in zip(

@@ -74,10 +74,15 @@ def load_data(config, seed: int) -> Data:
     return draw_data(config, seed) if config.drawn else read_data(config)
 
 
+def drawn_test_people(config) -> range:
+    """The toy world's people of the test sets, of whom none is trained on."""
+    return range(config.train_identities, config.train_identities + config.test_identities)
+
+
 def draw_data(config, seed: int) -> Data:
     """The toy world of one seed; its test people and scenes are not those of the training."""
     people = range(config.train_identities)
-    others = range(config.train_identities, config.train_identities + config.test_identities)
+    others = drawn_test_people(config)
     side = config.frame_height
     start = config.train_frames
     test_faces = datasets.toy_faces(seed, others, config.test_pictures_each, config.face_size)
@@ -428,10 +433,9 @@ def judge_row(
     smallest = getattr(game.anonymizer, "smallest", 0)  # smaller ones are left as they are
     left["faces_too_small"] = int((sides < smallest).sum())
     if config.drawn:
-        others = range(config.train_identities, config.train_identities + config.test_identities)
-        left["spread"] = spread(game.anonymizer, seed, others, config, device)
+        left["spread"] = spread(game.anonymizer, seed, drawn_test_people(config), config, device)
     elif (finder := face_finder()) is not None:
-        left |= found_again(faces, data.test_faces, finder)
+        left |= found_again(faces, data.test_faces, finder, config)
     report = privacy(attackers, data, config, device, seed)
     error = {attack: report[attack]["both"]["error"] for attack in ATTACKERS}
     error["inverting"] = min(error[attack] for attack in INVERTING)

@@ -126,9 +126,6 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
     scaler.update()
 
 
-# ---------------------------------------------------------------- activation checkpointing
-
-
 @contextmanager
 def frozen(player: nn.Module):
     """Inside, `player` passes gradients on to its input and keeps its weights and buffers."""
@@ -141,6 +138,9 @@ def frozen(player: nn.Module):
         for parameter, learns in zip(player.parameters(), learning):
             parameter.requires_grad_(learns)
         player.train(training)
+
+
+# ---------------------------------------------------------------- activation checkpointing
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
@@ -448,7 +448,7 @@ def default_jobs(device: str, gpu: float, need: dict) -> int:
     """How many rows to train at once: one a core, or as many as a GPU of `gpu` GiB surely holds.
 
     On a GPU a row is taken to need twice its networks' memory and 1 GiB, for cuDNN's workspaces and
-    CUDA's context (ours: not measured), and two cores. need: of `needs`.
+    CUDA's context (ours: not measured), and two cores. need: of `needs`, for a GPU.
     """
     cores = os.cpu_count() or 1
     if not CAN_FORK or torch.cuda.is_initialized() or launched_processes() > 1:

@@ -452,7 +452,8 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
         device = "cuda" if gpu else "cpu"
     jobs = args.jobs
     if jobs is None:
-        jobs = optim.default_jobs(device, gpu, players.needs(config, **players.ASSUMED))
+        need = {} if device == "cpu" else players.needs(config, **players.ASSUMED)
+        jobs = optim.default_jobs(device, gpu, need)
     fault = ""
     if jobs < 1:
         fault = "it must be at least 1"

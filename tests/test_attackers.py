@@ -133,7 +133,7 @@ class Finder:
         return found
 
 
-def test_faces_found_again_are_counted_among_those_found_before():
+def test_faces_found_again_are_counted_among_those_found_before(tiny):
     gray = torch.tensor([200, 200, 200, 50.0])[:, None, None, None] / 127.5 - 1
     points = torch.zeros(4, 5, 2)
     points[:, 1, 0] = 4.0  # px between the eyes
@@ -143,11 +143,11 @@ def test_faces_found_again_are_counted_among_those_found_before():
     after[0] -= 16 / 127.5  # level 184: 8 px of the picture as MTCNN sees it, enlarged
     after[1] = -1  # lost
     after[3] = 1  # never found before, so it counts for nothing
-    report = attackers.found_again(after, faces, Finder())
+    report = attackers.found_again(after, faces, Finder(), tiny(eval_batch=3))
     moved = 2**0.5 * 16 / attackers.ENLARGED / 4  # of the first; the third stays
     wanted = {"mtcnn_found": 2 / 3, "mtcnn_landmarks": moved / 2}
     assert report == pytest.approx(wanted, abs=1e-3)
-    lost = attackers.found_again(torch.full_like(after, -1.0), faces, Finder())
+    lost = attackers.found_again(torch.full_like(after, -1.0), faces, Finder(), tiny())
     assert lost == {"mtcnn_found": 0, "mtcnn_landmarks": None}
 
 

@@ -1,13 +1,12 @@
 """Checks of lesson 06: D's loss, a frozen player, M's capped reward, random labels."""
 
-from contextlib import contextmanager
-
 import torch
 from lesson import Wrong, call, exercise, expect, expect_close, expect_not, well_done
 from torch import nn
 
 from ppad.losses import modifier_adversarial as our_modifier_adversarial
 from ppad.losses import random_label_targets as our_random_label_targets
+from ppad.optim import frozen as our_frozen
 
 # ------------------------------------------------------------------ ours, one for each exercise
 
@@ -15,20 +14,6 @@ from ppad.losses import random_label_targets as our_random_label_targets
 def our_loss_of_D(L_D, modified, original, identities):
     """D's loss in line 3, -L_adv, without a gradient for M."""
     return L_D(modified.detach(), identities) + L_D(original, identities)
-
-
-@contextmanager
-def our_frozen(player):
-    """Gradients pass through `player`, whose weights and buffers stay; restored afterwards."""
-    wanted = [p.requires_grad for p in player.parameters()]
-    training = player.training
-    player.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, want in zip(player.parameters(), wanted):
-            parameter.requires_grad_(want)
-        player.train(training)
 
 
 # ------------------------------------------------------------------ checks
