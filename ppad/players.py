@@ -100,7 +100,7 @@ class Exchanger(nn.Module):
     Adversarial Training", NeurIPS 2018; that G is shown the five landmarks and what is around the
     head, Maximov et al., "CIAGAN", CVPR 2020.
 
-    Only a soft ellipse about the face is painted; what is around it stays as it was.
+    Only an ellipse about the face is painted; what is around it stays as it was.
 
         code     conv 5 /2, conv 4 /2, 2 blocks, conv 1, tanh              24 x S/4 x S/4
         around   the picture outside the ellipse: 4 convs /2, back twice   24 at S/2 and at S/4
@@ -168,9 +168,10 @@ class Exchanger(nn.Module):
         template = torch.tensor(TEMPLATE_96x112) / 80  # ours: a head with its hair fills [-1, 1]
         self.register_buffer("template", template - template.mean(dim=0), persistent=False)
         axis = (torch.arange(size) + 0.5) * 2 / size - 1  # (S,) in [-1, 1]
-        # Ours, of a crop 1.6 times the face's box: a smaller ellipse leaves too much of the hair.
-        radius = ((axis / 0.58) ** 2 + ((axis[:, None] + 0.05) / 0.70) ** 2).sqrt()  # (S, S)
-        self.register_buffer("mask", torch.sigmoid(12 * (1 - radius)), persistent=False)
+        # Ours, of a crop 1.6 times the face's box: a smaller ellipse leaves too much of the hair,
+        # and so does a softer edge, which also blurs what is around the face.
+        radius = ((axis / 0.58) ** 2 + ((axis[:, None] + 0.04) / 0.68) ** 2).sqrt()  # (S, S)
+        self.register_buffer("mask", torch.sigmoid(30 * (1 - radius)), persistent=False)
 
     def meet(self, people: torch.Tensor, landmarks: torch.Tensor) -> None:
         """Take the first OTHERS people (N, E) to draw from, and the mean shape of (n, 5, 2) px."""
