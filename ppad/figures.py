@@ -80,16 +80,15 @@ def fig3(columns, path, sides=()):
     _save_panels([_grid(rows, list(columns), sides)], path, inches=1.05 * len(columns))
 
 
-def fig5(before, after, path, labels=None, frames=None):
+def fig5(before, after, path, frames=None):
     """Fig. 5, faces before and after modification, as pairs; below them action frames likewise.
 
-    before, after: (n, 3, S, S) each. labels: n short texts shown below the pairs, or None. frames:
-    two of (m, 3, H, W), frames before and after, or None.
+    before, after: (n, 3, S, S) each. frames: two of (m, 3, H, W), frames before and after, or None.
     Raises ValueError for other shapes or numbers.
     """
-    panels = [_pairs(before, after, "fig5", 4, labels)]
+    panels = [_pairs(before, after, "fig5", columns=4)]
     if frames is not None:
-        panels.append(_pairs(*frames, "fig5 frames", 2))
+        panels.append(_pairs(*frames, "fig5 frames", columns=2))
     _save_panels(panels, path, inches=2.1 * min(4, len(before)))
 
 
@@ -115,7 +114,7 @@ def contact_sheet(tensor, path, columns):
     stays below MOST_BYTES. Raises ValueError for other shapes or fewer than one column."""
     if columns < 1:
         raise ValueError(f"contact_sheet: columns is {columns}: give 1 or more.")
-    sheet = _tiled(_pixels(tensor, "contact_sheet tensor"), columns, gap=2)
+    sheet, *_ = _grid(_pixels(tensor, "contact_sheet tensor").split(columns))
     _write(Image.fromarray(sheet), path)
 
 
@@ -131,65 +130,39 @@ def _pixels(pictures, what):
     return scaled.round().byte()  # (n, 3, S, S)
 
 
-def _tiled(tiles, columns, gap):
-    """Tiles (n, 3, h, w) uint8 on white, `columns` per row, `gap` px apart: (H, W, 3) array."""
-    sheet = make_grid(tiles, nrow=columns, padding=gap, pad_value=255)
-    if len(tiles) > 1:  # make_grid gives a single tile no border
-        sheet = sheet[:, gap:-gap, gap:-gap]
-    return sheet.permute(1, 2, 0).numpy()
+def _grid(rows, heads=(), sides=(), gap=0.05):
+    """A panel of pictures: rows of (n, 3, H, W) uint8, n may differ, `gap` of H apart.
 
-
-def _grid(rows, heads=(), sides=()):
-    """A panel of pictures: rows of (n, 3, H, W) uint8, n may differ; a text for each column, row.
-
-    A panel is a sheet (h, w, 3), heads (x, text) above it, sides (y, text) at its left and texts
-    (x, y, text) below the point x, y.
+    heads: texts for each column, one or several side by side. sides: a text for each row. A panel
+    is a sheet (h, w, 3), the heads (x, text) above it and the sides (y, text) at its left.
     """
     columns = max(map(len, rows))
     # White pictures fill the shorter rows.
     rows = [F.pad(row, (0, 0, 0, 0, 0, 0, 0, columns - len(row)), value=255) for row in rows]
     tiles = torch.cat(rows)  # (rows * columns, 3, H, W)
     high, wide = tiles.shape[2:]
-    gap = _gap(high, 0.05)
-    heads = [(_center(i, wide, gap), text) for i, text in enumerate(heads)]
-    sides = [(_center(i, high, gap), text) for i, text in enumerate(sides)]
-    return _tiled(tiles, columns, gap), heads, sides, []
+    gap = round(high * gap) + 1  # px
+    sheet = make_grid(tiles, nrow=columns, padding=gap, pad_value=255)
+    if len(tiles) > 1:  # make_grid gives a single tile no border
+        sheet = sheet[:, gap:-gap, gap:-gap]
+    each = len(heads) // columns
+    x = [i * (wide + gap) + (j + 0.5) * wide / each for i in range(columns) for j in range(each)]
+    y = [i * (high + gap) + high / 2 for i in range(len(rows))]
+    return sheet.permute(1, 2, 0).numpy(), list(zip(x, heads)), list(zip(y, sides))
 
 
-def _pairs(before, after, what, columns, labels=None):
+def _pairs(before, after, what, columns):
     """A panel of pairs, `columns` of them side by side (see `_grid`). Raises ValueError."""
     first = _pixels(before, f"{what} before")
     second = _pixels(after, f"{what} after")
-    if first.shape != second.shape or (labels is not None and len(labels) != len(first)):
+    if first.shape != second.shape:
         raise ValueError(
-            f"{what}: before has {tuple(first.shape)}, after {tuple(second.shape)}, labels "
-            f"{labels and len(labels)}: give one of each per picture, of one size."
+            f"{what}: before has {tuple(first.shape)}, after {tuple(second.shape)}: give one of "
+            "each per picture, of one size."
         )
-    columns = min(columns, len(first))
-    seam = 2  # px
-    pairs = torch.cat([F.pad(first, (0, seam), value=255), second], 3)  # (n, 3, H, 2 W + seam)
-    high, wide = pairs.shape[2:]
-    gap = _gap(high, 0.17)
-    heads = []
-    for column in range(columns):
-        middle = _center(column, wide, gap)
-        offset = (wide + seam) / 4  # half a picture and half the seam
-        heads += [(middle - offset, "before"), (middle + offset, "after")]
-    below = []
-    for i, text in enumerate(labels or ()):
-        row, column = divmod(i, columns)
-        below.append((_center(column, wide, gap), _center(row, high, gap) + high / 2 + 1, text))
-    return _tiled(pairs, columns, gap), heads, [], below
-
-
-def _gap(size, share):
-    """White pixels between tiles: a share of their height."""
-    return round(size * share) + 1
-
-
-def _center(index, size, gap):
-    """Pixel coordinate of the middle of a row's or column's tile number `index`."""
-    return index * (size + gap) + size / 2
+    pairs = torch.cat([F.pad(first, (0, 2), value=255), second], 3)  # (n, 3, H, 2 W + 2)
+    heads = ["before", "after"] * min(columns, len(pairs))
+    return _grid(pairs.split(columns), heads, gap=0.17)
 
 
 def _save_panels(panels, path, inches):
@@ -199,7 +172,7 @@ def _save_panels(panels, path, inches):
     total = sum(heights) + margin * (len(panels) - 1)
     figure = Figure(figsize=(inches, total), dpi=DPI)
     top = total
-    for (sheet, heads, sides, below), height in zip(panels, heights):
+    for (sheet, heads, sides), height in zip(panels, heights):
         axes = figure.add_axes((0, (top - height) / total, 1, height / total))
         top -= height + margin
         axes.imshow(sheet)
@@ -207,8 +180,6 @@ def _save_panels(panels, path, inches):
         axes.set_xticks([x for x, _ in heads], [text for _, text in heads])
         axes.set_yticks([y for y, _ in sides], [text for _, text in sides])
         axes.tick_params(length=0, labelsize=8, top=True, labeltop=True, labelbottom=False)
-        for x, y, text in below:
-            axes.text(x, y, text, ha="center", va="top", fontsize=8)
     _save(figure, path)
 
 
