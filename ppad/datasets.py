@@ -23,17 +23,10 @@ from ppad import folders, optim
 from ppad.crop_sampler import FACE_SCALE, face_squares
 from ppad.files import DataError, find_pairs
 from ppad.folders import PictureFiles, checked_boxes
-from ppad.toyworld import ACTIONS, DALY_NAMES, FACE_ACTIONS, ToyWorld
+from ppad.toyworld import ACTIONS, ToyWorld
 
 MIRROR_ORDER = [1, 0, 2, 4, 3]  # of the landmarks, in a mirror
 MAX_LOADERS = 4  # ours: processes of one DataLoader; each holds two batches ready
-
-# Actions told apart at the face: the paper's six of DALY (Sec. 5.3) and, ours, Stanford 40's.
-NEAR_FACE = {
-    *FACE_ACTIONS,
-    *(DALY_NAMES[ACTIONS.index(name)] for name in FACE_ACTIONS),
-    *("blowing_bubbles", "brushing_teeth", "drinking", "phoning", "smoking", "taking_photos"),
-}
 
 
 # ---------------------------------------------------------------- sets
@@ -162,10 +155,10 @@ class ActionSet(_PictureSet):
 
     frames (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people, clipped to
     the frame; labels (n,) int64, 1 to len(classes), 0 being the background; face_boxes (k, 4) px
-    as found, k may be 0; names. classes: `classes[label - 1]` is the action's name; face_actions:
-    0-based positions in it of those that happen at the face; skipped and checksums: as in a
-    `FaceSet`. Made from these: regions, one entry a frame, (k, 4) px, the squares of the face boxes
-    by `crop_sampler.face_squares`, `face_scale` times as large (Sec. 5.2).
+    as found, k may be 0; names. classes: `classes[label - 1]` is the action's name; skipped and
+    checksums: as in a `FaceSet`. Made from these: regions, one entry a frame, (k, 4) px, the
+    squares of the face boxes by `crop_sampler.face_squares`, `face_scale` times as large
+    (Sec. 5.2).
     """
 
     frames: torch.Tensor | PictureFiles
@@ -174,7 +167,6 @@ class ActionSet(_PictureSet):
     face_boxes: list
     names: list[str]
     classes: list[str]
-    face_actions: list[int]
     skipped: list[str] = field(default_factory=list)
     checksums: list[tuple] = field(default_factory=list)
     face_scale: float = FACE_SCALE
@@ -190,9 +182,9 @@ class ActionSet(_PictureSet):
             self.boxes[i] = boxes
             self.face_boxes[i] = faces
             self.regions.append(face_squares(faces, self.face_scale))
-            known = ((labels >= 1) & (labels <= len(self.classes))).all()
-            if len(labels) != len(boxes) or not known:
-                fix = f"give one label a box, from 1 to {len(self.classes)} (0 is the background)"
+            known = range(1, len(self.classes) + 1)
+            if len(labels) != len(boxes) or not {*labels.tolist()} <= {*known}:
+                fix = f"give one label a box, from 1 to {len(known)} (0 is the background)"
                 raise DataError(f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; {fix}")
 
     @property
@@ -208,19 +200,17 @@ class ActionSet(_PictureSet):
         Targets: B times {"boxes": (n, 4) px, "labels": (n,) int64}. Regions: B times (k, 4) px, the
         squares about the faces. indices: (B,) int64. mirror: (B,) bool.
         """
-        width = self.frames.shape[3]
         sign = torch.tensor([-1.0, 1, -1, 1])  # xyxy -> (width - x1, y0, width - x0, y1)
-        shift = torch.tensor([width, 0.0, width, 0])
-        targets = []
-        regions = []
-        for i, flip in zip(indices.tolist(), mirror.tolist()):
-            boxes = self.boxes[i]  # (n, 4)
-            squares = self.regions[i]  # (k, 4)
-            if flip:
-                boxes = boxes[:, [2, 1, 0, 3]] * sign + shift
-                squares = squares[:, [2, 1, 0, 3]] * sign + shift
-            targets.append({"boxes": boxes, "labels": self.labels[i]})
-            regions.append(squares)
+        shift = torch.tensor([1.0, 0, 1, 0]) * self.frames.shape[3]
+
+        def placed(boxes, flip):
+            return boxes[:, [2, 1, 0, 3]] * sign + shift if flip else boxes
+
+        which = list(zip(indices.tolist(), mirror.tolist()))
+        targets = [
+            {"boxes": placed(self.boxes[i], flip), "labels": self.labels[i]} for i, flip in which
+        ]
+        regions = [placed(self.regions[i], flip) for i, flip in which]
         return self.flipped(indices, mirror), targets, regions
 
 
@@ -341,14 +331,13 @@ def _ignore_interrupt(worker):
 def toy_faces(seed: int, identities: range, pictures_each: int, size: int = 64) -> FaceSet:
     """Draw `pictures_each` faces of each person; the range's first person gets identity 0."""
     world = ToyWorld(seed)
-    people = [person for person in identities for _ in range(pictures_each)]
-    numbers = [*range(pictures_each)] * len(identities)
-    drawn = [world.face(*which, size=size) for which in zip(people, numbers)]
+    which = list(itertools.product(identities, range(pictures_each)))
+    drawn = [world.face(person, number, size) for person, number in which]
     return FaceSet(
         _stack(drawn),
         torch.from_numpy(np.stack([face.landmarks for face in drawn])),
         torch.arange(len(identities)).repeat_interleave(pictures_each),
-        [f"toy_{i:04d}/toy_{i:04d}_{n + 1:04d}" for i, n in zip(people, numbers)],  # as LFW does
+        [f"toy_{i:04d}/toy_{i:04d}_{n + 1:04d}" for i, n in which],  # as LFW does
     )
 
 
@@ -379,7 +368,6 @@ def toy_actions(seed: int, count: int, size: int, identities: range, start: int 
         [no_face if scene.face_box is None else scene.face_box for scene in scenes],
         names,
         list(ACTIONS),
-        _near_face(ACTIONS),
     )
 
 
@@ -396,25 +384,19 @@ def toy_pairs(face_set: FaceSet, folds: int = 10, per_fold: int = 30, seed: int 
     same = people[0] == people[1]
     home = torch.randperm(int(people.max()) + 1, generator=generator) % folds  # fold of a person
     home = torch.where(home[people[0]] == home[people[1]], home[people[0]], folds)  # of a pair
-    own = True
     pools = []
-    for kind in (True, False):
+    for kind, who in ((True, "one person"), (False, "two people")):
         pool = (same == kind).nonzero()[:, 0]
         pool = pool[torch.randperm(len(pool), generator=generator)]
         pools.append(pool)
-        sizes = home[pool].bincount(minlength=folds)[:folds]
-        own = own and int(sizes.min()) >= per_fold  # every fold can be filled from its own people
         if len(pool) < folds * per_fold:
-            who = "one person" if kind else "two people"
             fault = f"the set has {len(pool)} pairs of {who}, {folds} folds need {folds * per_fold}"
             fix = "draw more people or pictures, or ask for fewer"
             raise DataError(f"toy_pairs: {fault}; {fix}")
-    chosen = []
-    for pool in pools:
-        for fold in range(folds):
-            part = pool[home[pool] == fold] if own else pool[fold * per_fold :]
-            chosen.append(part[:per_fold])
-    index = torch.cat(chosen)  # (2 * folds * per_fold,)
+    parts = [pool[home[pool] == fold][:per_fold] for pool in pools for fold in range(folds)]
+    if min(map(len, parts)) < per_fold:  # a fold cannot be filled from its own people
+        parts = [part for pool in pools for part in pool.split(per_fold)[:folds]]
+    index = torch.cat(parts)  # (2 * folds * per_fold,)
     fold = torch.arange(folds).repeat_interleave(per_fold).repeat(2)
     return Pairs(*pairs[:, index], same[index], fold)
 
@@ -422,10 +404,6 @@ def toy_pairs(face_set: FaceSet, folds: int = 10, per_fold: int = 30, seed: int 
 def _stack(drawn):
     pictures = np.stack([one.image for one in drawn])  # (N, H, W, 3)
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
-
-
-def _near_face(classes):
-    return [i for i, name in enumerate(classes) if name in NEAR_FACE]
 
 
 # ---------------------------------------------------------------- folders of pictures
@@ -478,8 +456,7 @@ def read_actions(
     """
     reader = folders.Reader(folder, **options)
     fields = reader.actions(annotations_csv, faces_csv, split, frame_size, limit)
-    near = _near_face(fields["classes"])
-    return ActionSet(**fields, face_actions=near, face_scale=face_scale)
+    return ActionSet(**fields, face_scale=face_scale)
 
 
 def read_pairs(pairs_txt, face_set: FaceSet) -> Pairs:

@@ -133,102 +133,95 @@ class Reader:
         self.names = []  # of the pictures that can be used
         self.sources = []  # likewise, for PictureFiles
         self.skipped = []
-        self.taken = Counter()  # of a person's usable pictures
-        self.people = math.inf  # the most that are read
-        self.each = math.inf  # the most pictures of a person that are read
 
     def faces(self, landmarks_csv, size: int, people: int, pictures_each: int, face_scale) -> dict:
         """The fields of a `datasets.FaceSet`; the arguments are those of `datasets.read_faces`."""
-        self.people = people or math.inf
-        self.each = pictures_each or math.inf
         rows = landmark_rows(self.folder, landmarks_csv)
         offered = sorted(rows.keys() | pictures_in(self.folder))
+        each = pictures_each or math.inf
         counts = sorted(Counter(map(_person, offered)).values(), reverse=True)
-        count = sum(min(number, self.each) for number in counts[: people or None])
+        count = sum(min(number, each) for number in counts[: people or None])
         look = partial(look_at_face, self.folder, rows, size, face_scale)
-        landmarks = [found for _, found in self._read(look, offered, count, (size, size))]
+        limits = (people or math.inf, each)
+        images, landmarks = self._read(look, offered, count, (size, size), *limits)
         if not landmarks:
             raise DataError(f"{self.folder}: no usable person/picture in it{self._why_none()}")
-        number = {person: i for i, person in enumerate(self.taken)}
-        return {
-            "images": self._pictures(),
-            "landmarks": torch.from_numpy(np.stack(landmarks)),  # (N, 5, 2)
-            "identities": torch.tensor([number[_person(file)] for file in self.names]),
-            "names": [Path(file).with_suffix("").as_posix() for file in self.names],
-            "skipped": self.skipped,
-            "checksums": [checksum for _, _, checksum in self.sources],
-        }
+        shown = [_person(file) for file in self.names]
+        number = {person: i for i, person in enumerate(dict.fromkeys(shown))}
+        return self._fields(
+            images=images,
+            landmarks=torch.from_numpy(np.stack(landmarks)),  # (N, 5, 2)
+            identities=torch.tensor([number[person] for person in shown]),
+            names=[Path(file).with_suffix("").as_posix() for file in self.names],
+        )
 
     def actions(self, annotations_csv, faces_csv, split: str, frame_size, limit: int) -> dict:
-        """The fields of a `datasets.ActionSet` but face_actions; arguments as `read_actions`."""
+        """The fields of a `datasets.ActionSet`; the arguments are those of `read_actions`."""
         frames = annotated_frames(annotations_csv, faces_csv)
-        classes = sorted({action for frame in frames.values() for action in frame.actions})
         offered = [file for file, frame in frames.items() if frame.split == split]
         if 0 < limit < len(offered):
             offered = [offered[i * len(offered) // limit] for i in range(limit)]
-        look = partial(look_at_frame, self.folder, frame_size)
-        found = {"boxes": [], "labels": [], "face_boxes": []}
-        for file, (size, inner) in self._read(look, offered, len(offered), frame_size):
-            frame = frames[file]
-            if size != frame.size:
-                says = f"its row in {annotations_csv} says {frame.size[0]:g} x {frame.size[1]:g}"
-                fault = f"is {size[0]} x {size[1]}, {says}"
-                raise DataError(f"{self.folder / file}: {fault}; use the picture it was made for")
-            scale = torch.tensor(np.divide(inner, size), dtype=torch.float32).repeat(2)  # (4,)
-            labels = torch.tensor([classes.index(action) + 1 for action in frame.actions])
-            found["boxes"].append(torch.cat(frame.boxes) * scale)  # (n, 4)
-            found["labels"].append(labels)  # (n,)
-            found["face_boxes"].append(torch.cat(frame.faces) * scale)  # (k, 4)
+        look = partial(look_at_frame, self.folder, frames, annotations_csv, frame_size)
+        pictures, scales = self._read(look, offered, len(offered), frame_size)
         if not self.names:
             fault = f"no usable picture of split {split!r}{self._why_none()}"
             splits = ", ".join(sorted({frame.split for frame in frames.values()}))
             raise DataError(f"{self.folder}: {fault}; the table has the splits {splits}")
-        if split == "train":
-            check_actions(annotations_csv, classes, [frames[name] for name in self.names])
-        found |= {"names": self.names, "classes": classes, "skipped": self.skipped}
-        found["checksums"] = [checksum for _, _, checksum in self.sources]
-        return found | {"frames": self._pictures()}
+        used = [frames[name] for name in self.names]
+        classes = action_names(annotations_csv, frames, used if split == "train" else ())
+        label = {action: i for i, action in enumerate(classes, 1)}
+        return self._fields(
+            frames=pictures,
+            boxes=[torch.cat(frame.boxes) * scale for frame, scale in zip(used, scales)],
+            labels=[torch.tensor([label[action] for action in frame.actions]) for frame in used],
+            face_boxes=[torch.cat(frame.faces) * scale for frame, scale in zip(used, scales)],
+            names=self.names,
+            classes=classes,
+        )
 
-    def _read(self, look, offered, count, size):
-        """Keep the pictures that can be used; yield (file, what was found besides) of each.
+    def _read(self, look, offered, count, size, people=math.inf, each=math.inf):
+        """The pictures that can be used, (N, 3, H, W), and N times what was found besides.
 
         look(file) -> picture (H, W, 3) uint8, its source for PictureFiles, what was found. count:
-        the most there will be.
+        the most there will be. people, each: read no more people, and pictures of one.
         """
-        self.size = size
         fits = count * 3 * math.prod(size) <= self.memory
-        self.kept = torch.empty(count, 3, *size, dtype=torch.uint8) if fits else None
-        wanted = filter(self._wanted, offered)
-        for file, result in in_threads(look, wanted, count, self.folder, self.threads):
-            if not self._wanted(file):  # any more: another one of its chunk was the last
+        kept = torch.empty(count if fits else 0, 3, *size, dtype=torch.uint8)
+        found = []
+        taken = Counter()  # of a person's usable pictures
+
+        def wanted(file):
+            number = taken.get(_person(file), 0)
+            return number < each and (number > 0 or len(taken) < people)
+
+        results = in_threads(look, filter(wanted, offered), count, self.folder, self.threads)
+        for file, result in results:
+            if not wanted(file):  # any more: another one of its chunk was the last
                 continue
             try:
-                picture, source, found = result.result()
+                picture, source, more = result.result()
             except BadPicture as error:
                 if self.on_bad == "error":
                     raise
                 self.skipped.append(str(error))
                 continue
             if fits:
-                self.kept[len(self.names)] = torch.from_numpy(picture).permute(2, 0, 1)
+                kept[len(found)] = torch.from_numpy(picture).permute(2, 0, 1)
+            found.append(more)
             self.names.append(file)
             self.sources.append(source)
-            self.taken[_person(file)] += 1
-            yield file, found
+            taken[_person(file)] += 1
+        pictures = kept[: len(found)] if fits else PictureFiles(self.sources, size, self.threads)
+        return pictures, found
 
-    def _wanted(self, file) -> bool:
-        taken = self.taken.get(_person(file), 0)
-        return taken < self.each and (taken > 0 or len(self.taken) < self.people)
+    def _fields(self, **fields):
+        checksums = [checksum for _, _, checksum in self.sources]
+        return fields | {"skipped": self.skipped, "checksums": checksums}
 
     def _why_none(self):
         if not self.skipped:
             return "; check the path"
         return f": all {len(self.skipped)} were skipped, the first because of: {self.skipped[0]}"
-
-    def _pictures(self):
-        if self.kept is not None:
-            return self.kept[: len(self.names)]
-        return PictureFiles(self.sources, self.size, self.threads)
 
 
 # ---------------------------------------------------------------- faces
@@ -256,15 +249,13 @@ def pictures_in(folder) -> list[str]:
 
 def check_people(root) -> None:
     """DataError for a person in root/train and root/test: the test would be of known people."""
-    halves = []
-    for split in ("train", "test"):
-        people = {name.split("/")[0] for name in pictures_in(Path(root, split))}
-        halves.append({person.casefold(): person for person in people})
-    if both := sorted(halves[0].keys() & halves[1].keys()):
-        names = " and ".join(
-            f"{split}/{half[both[0]]}" for split, half in zip(("train", "test"), halves)
-        )
+    train, test = (
+        {_person(name).casefold(): _person(name) for name in pictures_in(Path(root, split))}
+        for split in ("train", "test")
+    )
+    if both := sorted(train.keys() & test.keys()):
         fault = f"{len(both)} of the people are in train and in test"
+        names = f"train/{train[both[0]]} and test/{test[both[0]]}"
         raise DataError(f"{root}: {fault}, such as {names}; delete them from one of the two")
 
 
@@ -397,26 +388,29 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
             raise DataError(f"{row['where']}: {fault}; use two tables of one version")
         frame = frames[row["file"]]
         frame.faces.append(_new_box(row, "face box", frame.size, math.inf, seen))
-    classes = sorted({action for frame in frames.values() for action in frame.actions})
     train = [frame for frame in frames.values() if frame.split == "train"]
-    check_actions(annotations_csv, classes, train)
+    action_names(annotations_csv, frames, train)
     return frames
 
 
-def check_actions(table, classes, train) -> None:
-    """DataError for two actions of nearly one name, and for one that no _Frame of `train` shows."""
+def action_names(table, frames: dict[str, _Frame], train) -> list[str]:
+    """The actions of all frames, by name.
+
+    Raises DataError for two of nearly one name, and for one that no _Frame of `train` shows.
+    """
+    classes = sorted({action for frame in frames.values() for action in frame.actions})
     spelled = {}
     for action in classes:
         letters = "".join(filter(str.isalnum, action.casefold())) or action
         if spelled.setdefault(letters, action) != action:
             fault = f"has the actions {spelled[letters]!r} and {action!r}"
-            raise DataError(
-                f"{table}: {fault}; give them one name, or names that differ in letters"
-            )
+            fix = "give them one name, or names that differ in letters"
+            raise DataError(f"{table}: {fault}; {fix}")
     learned = {action for frame in train for action in frame.actions}
     if train and (unknown := sorted(set(classes) - learned)):
         fix = "add some, read more (--train_frames), or delete its rows"
         raise DataError(f"{table}: no train frame shows the action {unknown[0]!r}; {fix}")
+    return classes
 
 
 def _new_box(row, kind, size, slack, seen):
@@ -429,12 +423,22 @@ def _new_box(row, kind, size, slack, seen):
     return checked_boxes(box, *size, f"{row['where']}: {kind}", slack)
 
 
-def look_at_frame(folder, frame_size, file):
-    """The frame (H, W, 3), its source, the sizes (width, height) of the picture and in it."""
+def look_at_frame(folder, frames, table, frame_size, file):
+    """The frame (H, W, 3), its source, and by what (4,) its boxes are scaled.
+
+    Raises BadPicture for a picture that cannot be used, DataError for one of another size than the
+    table says.
+    """
     path = files.find_picture(folder, file)
     picture, checksum = files.read_picture(path)
+    wide, high = frames[file].size
+    if picture.size != (wide, high):
+        fault = f"is {picture.width} x {picture.height}, its row in {table} says"
+        fix = "use the picture it was made for"
+        raise DataError(f"{path}: {fault} {wide:g} x {high:g}; {fix}")
     frame, inner = letterbox(picture, frame_size)
-    return frame, (str(path), None, checksum), (picture.size, inner)
+    scale = torch.tensor(np.divide(inner, picture.size), dtype=torch.float32).repeat(2)  # (4,)
+    return frame, (str(path), None, checksum), scale
 
 
 def letterbox(picture, frame_size):

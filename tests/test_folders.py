@@ -298,7 +298,7 @@ def action_folder(root, annotations=ANNOTATIONS, faces=FACES):
 def test_read_actions_letterboxes_frames_with_their_boxes(tmp_path):
     actions = read_actions(*action_folder(tmp_path), "train", (60, 80))
     assert actions.frames.shape == (2, 3, 60, 80) and actions.names == ["p/1.png", "p/2.png"]
-    assert actions.classes == ["phoning", "walk"] and actions.face_actions == [0]
+    assert actions.classes == ["phoning", "walk"]
     assert [label.tolist() for label in actions.labels] == [[2], [1, 2]]
     assert actions.boxes[0].tolist() == [[8, 12, 40, 56]]  # twice as large
     # 1.5 times: 30 x 40 fits as 45 x 60

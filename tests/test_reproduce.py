@@ -411,7 +411,6 @@ class FinishedRun(reproduce.SeedRun):
             [box if has_face else box[:0] for _, has_face in frames],
             [name for name, _ in frames],
             ["drink"],
-            [],
         )
         self.data = evaluate.Data(None, None, faces, actions, None)
         self.config = config
