@@ -26,13 +26,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 # fmt: off
-# Paper, Table 1, in the order of its columns; DALY_NAMES are the data set's own labels.
+# Paper, Table 1, in the order of its columns: DALY's actions.
 ACTIONS = (
     "Lip", "Brush", "Floor", "Window", "Drink", "Fold", "Iron", "Phone", "Harmonica", "Photo",
-)
-DALY_NAMES = (
-    "ApplyingMakeUpOnLips", "BrushingTeeth", "CleaningFloor", "CleaningWindows", "Drinking",
-    "FoldingTextile", "Ironing", "Phoning", "PlayingHarmonica", "TakingPhotosOrVideos",
 )
 # Distinguished by what is inside the enlarged face box only, and outside it only.
 FACE_ACTIONS = ("Lip", "Brush", "Drink", "Phone", "Harmonica", "Photo")
@@ -292,7 +288,7 @@ def _paint_head(pen, p, m):
     if p.beard == "moustache":
         edge = ((0, -0.18), (1.1, -0.04), (0, -0.08), (-1.1, -0.04))
         pen.shape(_around(mouth, p.mouth_width, edge), p.hair)
-    _paint_mouth(pen, p, m, mouth_l, mouth_r)
+    _paint_mouth(pen, p, m, mouth_l, mouth, mouth_r)
     if p.front != "bald":  # along the top of the head, and back along the hairline
         line = _around(0, p.flip * p.width, _HAIRLINES[p.front])[:: p.flip]
         pen.shape([1.06 * z for z in outline[10:] + [complex(p.width, 0)]] + line, p.hair)
@@ -339,13 +335,12 @@ def _paint_lens(pen, p, eye, side, middle):
     pen.line([eye - side * 0.25, middle], 0.05, p.frame)
 
 
-def _paint_mouth(pen, p, m, left, right):
-    mouth = (left + right) / 2
+def _paint_mouth(pen, p, m, left, mouth, right):
     high = mouth + 1j * m.smile  # the lips' inner edges
     low = mouth + 1j * (2 * m.smile + m.open)
     lip = 1j * p.lip_width
     upper = [left, high - lip - 0.12, high - 0.6 * lip, high - lip + 0.12, right]
-    pen.shape(upper + [low + lip + 0.1, low + lip - 0.1], p.lips)
+    pen.shape([*upper, low + lip + 0.1, low + lip - 0.1], p.lips)
     if m.open > 0.03:
         inside = [0.8 * left + 0.2 * mouth, high, 0.8 * right + 0.2 * mouth, low]
         pen.shape(inside, (84, 30, 34))
@@ -525,18 +520,17 @@ class ToyWorld:
         return Face(_develop(canvas, m), landmarks)
 
     def scene(self, action: int | str, identity: int, number: int, size: int = 160) -> Scene:
-        """Frame `number` of person `identity` doing `action`, of ACTIONS or DALY_NAMES, or 0 to 9.
+        """Frame `number` of person `identity` doing `action`, of ACTIONS or 0 to 9.
 
         Room, pose, light and raised arm do not depend on the action: among FACE_ACTIONS, two frames
         of one identity and number are equal outside the enlarged face box, pixel by pixel. One in
         five frames of BODY_ACTIONS (8 % of all if actions are equally frequent) shows the person
         from behind. Raises ValueError for another action or a size (px) below 16.
         """
-        known = [*ACTIONS, *DALY_NAMES, *range(10)]
-        if action not in known:
+        if action not in [*ACTIONS, *range(10)]:
             raise ValueError(f"action is {action!r}: give 0 to 9 or one of {', '.join(ACTIONS)}.")
-        index = known.index(action) % 10
-        name = ACTIONS[index]
+        name = action if action in ACTIONS else ACTIONS[action]
+        label = ACTIONS.index(name) + 1
         p = _person(self._stream("person", identity))
         m = _moment(self._stream("scene", identity, number))
         away = m.away and name in BODY_ACTIONS
@@ -550,7 +544,7 @@ class ToyWorld:
         box = np.float32([x.min(), y.min(), x.max(), y.max()]).clip(0, size)
         image = _develop(canvas, m)
         if away:
-            return Scene(image, box, index + 1, None, None)
+            return Scene(image, box, label, None, None)
         face_box = np.float32([-unit, -unit, unit, unit])
         face_box += np.float32([center.real, center.imag] * 2)
-        return Scene(image, box, index + 1, face_box, landmarks)
+        return Scene(image, box, label, face_box, landmarks)

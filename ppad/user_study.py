@@ -30,6 +30,7 @@ from PIL import Image
 
 from ppad import datasets, files
 from ppad.baselines import identity
+from ppad.evaluate import drawn_test_people
 from ppad.repainter import load_modifier
 
 PAIRS = 12  # Sec. 5.5: 12 positive and 12 negative pairs
@@ -64,40 +65,37 @@ def make(run: Path, out: Path, seed: int) -> None:
 
 def test_faces(config, run: Path) -> datasets.FaceSet:
     """The run's test faces, drawn (with the run's first seed) or read."""
-    if not config.drawn:
-        root = Path(config.faces)
-        table = root / "landmarks.csv"
-        size = config.face_size
-        return datasets.read_faces(root / "test", table, size, face_scale=config.face_scale)
-    seed = files.read_json(run / "results.json")["seeds"][0]
-    first = config.train_identities
-    people = range(first, first + config.test_identities)
-    return datasets.toy_faces(seed, people, config.test_pictures_each, config.face_size)
+    size = config.face_size
+    if config.drawn:
+        seed = files.read_json(run / "results.json")["seeds"][0]
+        people = drawn_test_people(config)
+        return datasets.toy_faces(seed, people, config.test_pictures_each, size)
+    root = Path(config.faces)
+    table = root / "landmarks.csv"
+    return datasets.read_faces(root / "test", table, size, face_scale=config.face_scale)
 
 
 def compose(faces, modifier, rng) -> tuple[dict, dict]:
-    """The page's content and its key.
+    """What the page shows (pictures as data URIs) and its key, the truth: two dicts, by question.
 
-    Args: faces: a FaceSet; modifier: M; rng: numpy Generator that draws people, pictures and order.
-    Returns two dicts: what the page shows (pictures as data URIs) and the truth, by question.
+    faces: a FaceSet. modifier: M. rng: numpy Generator that draws people, pictures and order.
     """
     pictures_of = datasets.grouped(name.split("/")[0] for name in faces.names)
     pairs, same = draw_pairs(pictures_of, rng)
-    q1 = [
-        {"id": f"q1-{number:02d}", "images": repaint(faces, modifier, pair)}
-        for number, pair in enumerate(pairs)
-    ]
+    shown = [repaint(faces, modifier, pair) for pair in pairs]
+    q1 = [{"id": f"q1-{number:02d}", "images": two} for number, two in enumerate(shown)]
     q2, people = draw_people(faces, modifier, pictures_of, rng)
-    shown = rng.choice(len(faces), min(GALLERY, len(faces)), replace=False).tolist()
-    study_id = secrets.token_hex(8)
-    study = {"study": study_id, "q1": q1, "q2": q2, "q3": repaint(faces, modifier, shown)}
-    answers = {item["id"]: truth for item, truth in zip(q2["items"], people)}
-    key = {
-        "study": study_id,
-        "q1": {item["id"]: truth for item, truth in zip(q1, same)},
-        "q2": {"kind": q2["kind"], "items": answers},
-    }
+    gallery = rng.choice(len(faces), min(GALLERY, len(faces)), replace=False).tolist()
+    study = {"study": secrets.token_hex(8), "q1": q1, "q2": q2}
+    study["q3"] = repaint(faces, modifier, gallery)
+    key = {"study": study["study"], "q1": truths(q1, same)}
+    key["q2"] = {"kind": q2["kind"], "items": truths(q2["items"], people)}
     return study, key
+
+
+def truths(items: list[dict], answers: list) -> dict:
+    """The right answer to each item, by its id."""
+    return {item["id"]: answer for item, answer in zip(items, answers)}
 
 
 def draw_pairs(pictures_of: dict, rng) -> tuple[list, list]:
@@ -242,20 +240,19 @@ def evaluate(subjects: list[dict], key: dict) -> dict:
     Q2: share named right among the people a subject knows; without names, share chosen right.
     Q3: how many would feel protected.
     """
-    right = [
-        [(answers[item]["answer"] == "same") == same for item, same in key["q1"].items()]
-        for answers in subjects
-    ]
-    per_subject = np.mean(right, axis=1)  # (n,), from (n, 24)
     kind = key["q2"]["kind"]
+    right = []  # (n, 24)
     found = []
     for answers in subjects:
+        same = key["q1"].items()
+        right.append([(answers[item]["answer"] == "same") == truth for item, truth in same])
         for item, truth in key["q2"]["items"].items():
             given = answers[item]
             if kind == "choice":
                 found.append(given["answer"] == truth)
             elif given["known"]:
                 found.append(same_name(given["answer"], truth))
+    per_subject = np.mean(right, axis=1)  # (n,)
     return {
         "study": key["study"],
         "subjects": len(subjects),
@@ -297,23 +294,19 @@ def interval(per_subject: np.ndarray) -> list[float] | None:
 
 def as_text(report: dict) -> str:
     """The result as a few lines beside the paper's."""
-    spread = report["q1_interval"]
-    shown = "no interval from one subject"
-    if spread is not None:
-        shown = f"95 % interval over subjects {spread[0]:.1%} to {spread[1]:.1%}"
+    subjects = report["subjects"]
+    spread = "no interval from one subject"
+    if report["q1_interval"]:
+        spread = "95 % interval over subjects {:.1%} to {:.1%}".format(*report["q1_interval"])
     named = report["q2_named"]
     share = "nobody was known" if named is None else f"{named:.1%}"
     q2 = f"named among the known: {share} of {report['q2_answers']} answers (paper 19.75%)"
     if report["q2_kind"] == "choice":
         q2 = f"person found among {CHOICES}: {share} (chance {1 / CHOICES:.0%})"
-    lines = [
-        f"{report['subjects']} subjects (paper: 10)",
-        f"Q1 same person or not: {report['q1_accuracy']:.1%} right, {shown} (paper 53.3%)",
-        f"Q2 {q2}",
-        f"Q3 would feel protected: {report['q3_protected']} of {report['subjects']}"
-        " (paper 8 of 10)",
-    ]
-    return "\n".join(lines)
+    return f"""{subjects} subjects (paper: 10)
+Q1 same person or not: {report["q1_accuracy"]:.1%} right, {spread} (paper 53.3%)
+Q2 {q2}
+Q3 would feel protected: {report["q3_protected"]} of {subjects} (paper 8 of 10)"""
 
 
 def draw(report: dict, path: Path) -> None:
