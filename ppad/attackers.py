@@ -114,7 +114,7 @@ class RepaintedFaces(datasets.FaceSet):
         self.device = device
         self.folder = folder
         self.mirrored = mirrored
-        self.crop_size = (config.recognizer_height, config.recognizer_breadth) if aligned else None
+        self.crop_size = config.crop_size if aligned else None
 
     def __len__(self) -> int:
         return len(self.identities)
@@ -294,7 +294,6 @@ def train_recognizer(
         anonymizer: any (B, 3, S, S) -> (B, 3, S, S), applied to every picture without learning;
             None leaves the originals.
     """
-    size = (config.recognizer_height, config.recognizer_breadth)
     aligned = getattr(faces, "crop_size", None) is not None
 
     def loss_of(pictures, landmarks, identities, originals):
@@ -302,7 +301,7 @@ def train_recognizer(
             crops = recognizer_input(pictures)  # (B, 3, h, w)
         else:
             points = jitter_landmarks(landmarks, config.landmark_jitter)  # (B, 5, 2)
-            crops = aligned_crops(pictures, points, size)  # (B, 3, h, w)
+            crops = aligned_crops(pictures, points, config.crop_size)  # (B, 3, h, w)
         crops = jitter_colors(crops, config.color_jitter)
         with optim.autocast(config, device):
             loss = recognizer.loss(crops, identities)
@@ -397,7 +396,6 @@ def embed(
             This control shows how far an intact recognizer falls on faces nobody anonymized.
     Returns (N, 2E) on the CPU. The recognizer runs in eval mode and is left as it was.
     """
-    size = (config.recognizer_height, config.recognizer_breadth)
     was_training = recognizer.training
     recognizer.eval()
     features = []
@@ -405,8 +403,8 @@ def embed(
         batch = pictures[indices].to(device)  # (B, 3, S, S)
         points = landmarks[indices]  # (B, 5, 2)
         if align_twice:
-            batch = align_faces(batch, points, size)  # (B, 3, h, w)
-        crops = aligned_crops(batch, points, size)  # (B, 3, h, w)
+            batch = align_faces(batch, points, config.crop_size)  # (B, 3, h, w)
+        crops = aligned_crops(batch, points, config.crop_size)  # (B, 3, h, w)
         both = torch.cat([recognizer(crops), recognizer(crops.flip(3))], dim=1)  # (B, 2E)
         features.append(both.cpu())
     recognizer.train(was_training)

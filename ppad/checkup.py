@@ -23,7 +23,6 @@ from ppad.loop import TrialLoop
 from ppad.optim import GIB
 
 RESULTS = Path(__file__).resolve().parents[1] / "lesson_notebooks" / "results"
-UNKNOWN = (math.inf, math.inf)  # where the system does not tell its memory
 FEWER = "lower --memory_gb, or read fewer (--train_identities, --pictures_each, --train_frames)"
 LESS = "give --checkpointing true, or --accumulate 2 or more, or smaller batches"
 
@@ -38,7 +37,7 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     known = optim.hardware(device)
     print(", ".join(f"{name} {version}" for name, version in optim.versions().items()))
     print(f"processor: {known['cpu']}, {known['cores']} cores; GPU: {known.get('gpu', 'none')}")
-    print("memory: {:.1f} GiB free of {:.1f}".format(*(optim.memory("cpu") or UNKNOWN)))
+    print("memory: {:.1f} GiB free of {:.1f}".format(*optim.memory("cpu")))
     print(f"disk: {disk:.1f} GiB free for {out}\n\npreset {preset}, pictures:")
     counts = {**players.ASSUMED, **dict.fromkeys(evaluate.SETS, 0)}  # if they cannot be counted
     try:
@@ -111,7 +110,7 @@ def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int)
     judging = len(evaluate.ATTACKERS) * 2 * counts["test_faces"] * 8 * config.embedding / GIB
     # disk, a job: test faces repainted and inverted, training faces and mirror images repainted
     face = config.face_size**2
-    crop = face if config.landmark_jitter else config.recognizer_height * config.recognizer_breadth
+    crop = face if config.landmark_jitter else math.prod(config.crop_size)
     values = counts["test_faces"] * face + counts["train_faces"] * crop
     space = kept + jobs * 2 * 3 * values / GIB
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # forked jobs share pictures, torchrun's not
@@ -120,8 +119,8 @@ def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int)
         f"\nthis run, GiB: {training:.1f} for training in each of {jobs} job{'s' * (jobs > 1)} and "
         f"{judging:.1f} for judging, {pictures:.1f} for the pictures, {space:.1f} on disk"
     )
-    free = (optim.memory(device) or UNKNOWN)[0]
-    ram = (optim.memory("cpu") or UNKNOWN)[0]
+    free, _ = optim.memory(device)
+    ram, _ = optim.memory("cpu")
     checks = (
         ("files on disk", space, disk, "choose another --out"),
         ("pictures and judging", pictures + jobs * judging, ram, FEWER),

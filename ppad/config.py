@@ -34,6 +34,11 @@ class Paper:
     def __post_init__(self):
         self.adversarial_cap = float(self.adversarial_cap)  # "inf" in files, see as_fields
 
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """(height, width) of the aligned crops, px."""
+        return self.recognizer_height, self.recognizer_breadth
+
     # ---- data
     faces: str = option(
         "data/casia", "prepared folder of faces F, with train/ and test/ inside", "Sec. 5.1"
@@ -209,7 +214,6 @@ class Small(Paper):
     lr_modifier: float = 5e-4  # ours: M only refines in the game what the warm-up taught it
     lr_recognizer: float = 5e-4  # ours: D must follow a quicker M
     epochs: int = 0  # ours: T1 says it
-    batch_faces: int = 16  # ours
     batch_frames: int = 8  # ours
     recognizer_updates: int = 2  # ours: D must keep up for the figure to mean anything
     adversarial_weight: float = 0.15  # ours: at 1, M destroys faces before it can redraw one
@@ -363,13 +367,10 @@ MACHINE = (  # fields that change no result, or by rounding only
 SHARED = ("batch_faces", "batch_frames", "warmup_faces")  # batches that `accumulate` divides
 BATCHES = (*SHARED, "pretrain_recognizer_batch")
 AT_LEAST_ONE = (
-    *BATCHES,
-    *(
-        "face_size frame_height frame_width modifier_width recognizer_width recognizer_height "
-        "recognizer_breadth other_width embedding recognizer_updates accumulate folds eval_batch "
-        "warmup_recognizers log_every sample_every"
-    ).split(),
-)
+    "face_size frame_height frame_width modifier_width recognizer_width recognizer_height "
+    "recognizer_breadth other_width embedding recognizer_updates accumulate folds eval_batch "
+    "warmup_recognizers log_every sample_every"
+).split()
 CHOICES = {
     "precision": ("fp32", "bf16", "fp16"),
     "adversarial_target": ("ascent", "random", "entropy", "non_saturating"),
@@ -403,26 +404,20 @@ def build(preset: str, **overrides) -> Paper:
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset '{preset}' is unknown: choose one of {', '.join(PRESETS)}")
-    known = {field.name for field in dataclasses.fields(Paper)}
     for name in overrides:
-        if name not in known:
+        if name not in Paper.__annotations__:
             raise ConfigError(f"field '{name}' is unknown: the fields are listed in ppad/config.py")
     given = {name: value for name, value in overrides.items() if value is not None}
     config = PRESETS[preset](**given)
-    check(config)
-    return config
-
-
-def check(config: Paper) -> None:
-    """Raise ConfigError naming the first field whose value cannot work."""
     for sentence in _problems(config):
         raise ConfigError(sentence)
+    return config
 
 
 def _problems(config: Paper):
     """A sentence for every field whose value cannot work."""
     values = dataclasses.asdict(config)
-    for name in AT_LEAST_ONE:
+    for name in (*BATCHES, *AT_LEAST_ONE):
         if values[name] < 1:
             yield f"{name} is {values[name]}: it must be at least 1"
     for name, value in values.items():
@@ -497,7 +492,7 @@ def as_json(config: Paper, preset: str) -> str:
 
 
 def differences(config: Paper, preset: str, path: Path) -> list[str]:
-    """'FIELD: THERE there, HERE here' for every field that config.json at `path` has otherwise.
+    """Every field that config.json at `path` has otherwise, as `unlike` says it.
 
     Raises ConfigError naming the file when it is not what `as_json` writes.
     """
@@ -507,10 +502,14 @@ def differences(config: Paper, preset: str, path: Path) -> list[str]:
         raise ConfigError(
             f"{path} cannot be read ({error}): restore it, or choose another --out"
         ) from error
-    here = {"preset": preset, **deciding(as_fields(config))}
+    return unlike(there, {"preset": preset, **deciding(as_fields(config))})
+
+
+def unlike(there: dict, here: dict) -> list[str]:
+    """'NAME: THERE there, HERE here' for every value in which two dicts of settings differ."""
     return [
         f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted(set(there) | set(here))
+        for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]
 

@@ -260,36 +260,33 @@ def training_curves(log_lines, path):
     log_lines: dicts with `stage`, `step` (from 1 in each stage) and floats.
     Raises ValueError if no line holds a number.
     """
-    start = {}  # stage -> x where it begins
-    end = 0
-    for stage in dict.fromkeys(line["stage"] for line in log_lines):
-        start[stage] = end
-        end += max(line["step"] for line in log_lines if line["stage"] == stage)
-    curves = {}  # term -> stage -> [(x, value)]
+    stages = {}  # name -> its lines
+    terms = {}  # as an ordered set
     for line in log_lines:
-        for term, value in line.items():
-            is_number = isinstance(value, (int, float)) and math.isfinite(value)
-            if is_number and term not in ("stage", "step"):
-                point = (start[line["stage"]] + line["step"], value)
-                curves.setdefault(term, {}).setdefault(line["stage"], []).append(point)
-    if not curves:
+        stages.setdefault(line["stage"], []).append(line)
+        terms |= dict.fromkeys(term for term in line if term not in ("stage", "step"))
+    if not terms:
         raise ValueError(
             "training_curves: log_lines holds no number besides stage and step: "
             "give the lines of a log.jsonl."
         )
-    rows = math.ceil(len(curves) / 3)
+    rows = math.ceil(len(terms) / 3)
     figure = Figure(figsize=(10.2, 2.2 * rows + 0.3), dpi=DPI, layout="constrained")
     drawn = {}  # stage -> line
-    for number, (term, by_stage) in enumerate(curves.items(), 1):
+    for number, term in enumerate(terms, 1):
         axes = figure.add_subplot(rows, 3, number)
-        for stage, points in by_stage.items():
-            x, y = np.array(points).T
-            color = f"C{list(start).index(stage)}"
-            marker = "." if len(x) < 3 else None
-            axes.plot(x, y, color=color, linewidth=0.6, alpha=0.45, marker=marker)
-            drawn[stage] = axes.plot(x, _smooth(y), color=color, linewidth=1.8)[0]
-        for x in list(start.values())[1:]:
-            axes.axvline(x, color="#cccccc", linewidth=0.8)
+        end = 0
+        for i, (stage, lines) in enumerate(stages.items()):
+            if i > 0:
+                axes.axvline(end, color="#cccccc", linewidth=0.8)
+            known = [line for line in lines if math.isfinite(line.get(term, math.nan))]
+            if known:
+                x = [end + line["step"] for line in known]
+                y = np.array([line[term] for line in known])
+                marker = "." if len(x) < 3 else None
+                axes.plot(x, y, color=f"C{i}", linewidth=0.6, alpha=0.45, marker=marker)
+                drawn[stage] = axes.plot(x, _smooth(y), color=f"C{i}", linewidth=1.8)[0]
+            end += max(line["step"] for line in lines)
         axes.set_title(term, fontsize=9, fontweight="bold")
         axes.set_xlim(0, end)
         axes.set_xlabel("step", fontsize=7)

@@ -40,6 +40,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ppad import optim
+from ppad.config import unlike
 from ppad.files import atomic_path, clock, print_progress, write_error, write_file
 
 SECONDS_BETWEEN_LINES = 5  # ours: progress a person can follow, also when two rows report
@@ -184,12 +185,7 @@ class Loop:
                 f"{path} is not a checkpoint of this program: move it away to start afresh"
             )
         settings, done, states = dicts
-        different = [
-            f"{key}: {settings.get(key)!r} there, {self.settings.get(key)!r} here"
-            for key in sorted(set(settings) | set(self.settings))
-            if settings.get(key) != self.settings.get(key)
-        ]
-        if different:
+        if different := unlike(settings, self.settings):
             raise LoopError(
                 f"{path} belongs to another configuration ({'; '.join(different)}): "
                 "choose another --out or the same settings"

@@ -20,6 +20,7 @@ same; only the main process writes files and progress. Random draws differ from 
 process, and on a CPU batch norm sees one process's part of the batch.
 """
 
+import math
 import multiprocessing
 import os
 import platform
@@ -112,7 +113,7 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
     scaler.scale(loss).backward()
     if not last_part:
         return
-    if distributed.is_available() and distributed.is_initialized():
+    if world_size() > 1:
         average_gradients([p for one in optimizers for p in one.param_groups[0]["params"]])
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
@@ -151,10 +152,11 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     """
     found = []
     for part in network.children():
+        with_layers = [inner for inner in part.children() if list(inner.children())]
         if not isinstance(part, nn.Sequential):
             found += blocks(part)
-        elif any(_has_layers(inner) for inner in part):
-            found += [inner for inner in part if _has_layers(inner)]
+        elif with_layers:
+            found += with_layers
         elif len(part) > 1:
             found.append(part)
     return found
@@ -192,10 +194,6 @@ def _fixed_averages(block):
         for norm, (momentum, count) in zip(norms, before):
             norm.momentum = momentum
             norm.num_batches_tracked = count
-
-
-def _has_layers(module):
-    return next(module.children(), None) is not None
 
 
 # ---------------------------------------------------------------- several processes
@@ -378,13 +376,13 @@ def measured_speed(config, device) -> float:
     return 4 * 2 * side**3 / (time.monotonic() - began)
 
 
-def memory(device) -> tuple[float, float] | None:
-    """(free, whole) memory in GiB of the GPU or of this machine; None where that is not known."""
+def memory(device) -> tuple[float, float]:
+    """(free, whole) memory in GiB of the GPU or of this machine; infinite where it is not known."""
     if torch.device(device).type == "cuda":
         free, whole = torch.cuda.mem_get_info(device)
         return free / GIB, whole / GIB
     if not Path("/proc/meminfo").exists():
-        return None
+        return math.inf, math.inf
     kib = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
     return int(kib["MemAvailable:"]) * 1024 / GIB, int(kib["MemTotal:"]) * 1024 / GIB
 
@@ -422,7 +420,7 @@ def needs(config, modifier, recognizer, detector, rows: int) -> dict[str, float]
         for network in (modifier, recognizer.network, body):
             recompute(network)
     m, d, a = (sum(p.numel() for p in x.parameters()) for x in (modifier, recognizer, detector))
-    crop = (3, config.recognizer_height, config.recognizer_breadth)
+    crop = (3, *config.crop_size)
     faces = config.batch_faces // config.accumulate
     frames = config.batch_frames // config.accumulate
     frame = (frames, 3, config.frame_height, config.frame_width)

@@ -385,7 +385,7 @@ def make_recognizer(config, identities: int) -> Recognizer:
             depth=config.recognizer_depth,
             width=config.recognizer_width,
             embedding=config.embedding,
-            input_size=(config.recognizer_height, config.recognizer_breadth),
+            input_size=config.crop_size,
         )
     )
     trained = bool(config.recognizer_weights)
@@ -476,10 +476,10 @@ class KeptOutputs(nn.Module):
     def add(self, pictures, modified, landmarks, identities) -> None:
         """Keep a batch in place of the oldest."""
         at = (self.count + torch.arange(len(pictures))) % len(self.pictures)  # (B,)
-        for kept, new in ((self.pictures, pictures), (self.modified, modified)):
-            kept[at] = ((new.detach() + 1) * 127.5).round().byte().cpu()  # (B, 3, S, S)
-        self.landmarks[at] = landmarks.cpu()
-        self.identities[at] = identities.cpu()
+        pixels = [((faces.detach() + 1) * 127.5).round().byte() for faces in (pictures, modified)]
+        _, *kept = self.buffers()
+        for buffer, new in zip(kept, (*pixels, landmarks, identities)):
+            buffer[at] = new.cpu()
         self.count += len(pictures)
 
     def draw(self, number: int) -> tuple:

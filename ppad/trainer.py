@@ -78,7 +78,7 @@ class Game:
                 self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)
         self.modifier_learns = "modifier" in self.optimizers
         self.exchange = None  # see `Exchange`; set where M is an `Exchanger` that learns
-        self.crop_size = (config.recognizer_height, config.recognizer_breadth)
+        self.crop_size = config.crop_size
         # In nats, see losses.modifier_adversarial.
         self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])
 
@@ -328,13 +328,13 @@ class Exchange:
 @torch.no_grad()
 def mean_embeddings(recognizer, faces, config, device="cpu") -> torch.Tensor:
     """Each person's mean embedding by D, (N, E): mean 0 over people, and of variance 1 in all."""
-    size = (config.recognizer_height, config.recognizer_breadth)
     people = int(faces.identities.max()) + 1
     sums = torch.zeros(people, config.embedding, device=device)
     with optim.frozen(recognizer):
         for indices in torch.arange(len(faces)).split(config.eval_batch):
             pictures, landmarks, identities = faces.batch(indices, device=device)
-            features = recognizer(aligned_crops(pictures, landmarks, size)).float()  # (B, E)
+            crops = aligned_crops(pictures, landmarks, config.crop_size)  # (B, 3, h, w)
+            features = recognizer(crops).float()  # (B, E)
             sums.index_add_(0, identities.to(device), F.normalize(features))
     means = F.normalize(sums)  # (N, E): no person counts more for having more pictures
     means = means - means.mean(dim=0)
