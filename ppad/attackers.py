@@ -48,20 +48,17 @@ ENLARGED = 2  # ours: faces of 40 px, whose landmarks MTCNN then reads at 80
 class PlainRecognizer(nn.Module):
     """The other architecture: conv-BN-ReLU with max pools, averaged over space, no angular margin.
 
-    Args:
-        width: channels of the first layer.
-        embedding: size E of the output.
-        identities: number of people to train on.
+    Args: width: channels of the first layer. embedding: size E of the output. identities: number of
+        people to train on.
     """
 
-    def __init__(self, width: int = 64, embedding: int = 512, identities: int = 10572):
+    def __init__(self, width: int, embedding: int, identities: int):
         super().__init__()
         layers = []
         channels = 3
         for stage in range(4):
-            out = width * 2 ** min(stage, 3)
-            convs = 2 if stage > 0 else 1  # at full resolution a conv costs most: one is enough
-            for _ in range(convs):
+            out = width * 2**stage
+            for _ in range(2 if stage > 0 else 1):  # at full resolution a conv costs most
                 conv = nn.Conv2d(channels, out, kernel_size=3, padding=1, bias=False)
                 layers += [conv, nn.BatchNorm2d(out), nn.ReLU()]
                 channels = out

@@ -172,7 +172,8 @@ def count_data(config) -> dict[str, int]:
         if not files.find_picture(stills, file).is_file()
     )
     lost = [file for file in marked if not files.find_picture(root / "test", file).is_file()]
-    train = pictures_each(root / "train")[: config.train_identities or None]
+    people = Counter(name.split("/")[0] for name in folders.pictures_in(root / "train"))
+    train = [people[name] for name in sorted(people)][: config.train_identities or None]
     test = [name.rpartition(".")[0] for name in folders.pictures_in(root / "test")]
     most = config.pictures_each or math.inf
     return {
@@ -199,12 +200,6 @@ def picture_memory(config, counts: dict) -> float:
         if config.drawn or held + size <= config.memory_gb:
             held += size
     return held
-
-
-def pictures_each(folder: Path) -> list[int]:
-    """The number of pictures of each person in `folder`/person/picture, in order of name."""
-    found = Counter(name.split("/")[0] for name in folders.pictures_in(folder))
-    return [found[person] for person in sorted(found)]
 
 
 # ---------------------------------------------------------------- one number at a time

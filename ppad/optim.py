@@ -1,16 +1,14 @@
 """How a network is trained, apart from what it learns: precision, memory, several processes (ours).
 
-Six fields of a preset, all off by default, because a CPU gains little by them:
+Six fields of a preset (see `config`) are all off by default, because a CPU gains little by them:
+`channels_last`, `compile`, `fused`, and
 
-    precision      "bf16" or "fp16": the networks compute in half precision (torch's autocast).
-                   Weights, losses, the angles of D's head, alignment and pasting stay in fp32.
-    channels_last  the channels of a pixel are adjacent in memory, as a GPU prefers.
-    compile        torch.compile for M, D's network and A's body.
-    fused          Adam as one kernel instead of one for each operation.
-    accumulate     a batch is taken in that many parts: the same gradients in less memory. Random
-                   draws differ, and batch norm sees one part at a time.
-    checkpointing  blocks of a network are computed again in the backward pass (Chen et al. 2016):
-                   less memory for about a third more work. Not together with `compile`.
+    precision      of the networks' activations, by torch's autocast. Weights, losses, the angles of
+                   D's head, alignment and pasting stay in fp32.
+    accumulate     the same gradients from a batch in parts. Random draws differ, and batch norm
+                   sees one part at a time.
+    checkpointing  blocks of a network are computed again in the backward pass (Chen et al. 2016),
+                   which is about a third more work. Not together with `compile`.
 
 All but `precision` change results by rounding only, so a run may go on with other ones.
 

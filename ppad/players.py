@@ -319,17 +319,15 @@ class LandmarkReader(nn.Module):
     map for each landmark at an eighth of the size; the landmark is the center of mass of the map's
     softmax. That needs far fewer steps than a linear layer, which must learn where each pixel is.
 
-    Args:
-        size: side S of the pictures, pixels.
-        width: channels of the first layer. norm: makes the normalization of so many channels.
+    Args: size: side S of the pictures, px. norm: makes the normalization of so many channels.
     """
 
-    def __init__(self, size: int, width: int = 16, norm=nn.BatchNorm2d):
+    def __init__(self, size: int, norm=nn.BatchNorm2d):
         super().__init__()
         self.size = size
         layers = []
         channels = 3
-        for out, stride in ((width, 2), (2 * width, 2), (4 * width, 2), (4 * width, 1)):
+        for out, stride in ((16, 2), (32, 2), (64, 2), (64, 1)):
             conv = nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1)
             layers += [conv, norm(out), nn.ReLU()]
             channels = out
