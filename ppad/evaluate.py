@@ -267,7 +267,7 @@ def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) ->
     gallery = np.unique(people.numpy(), return_index=True)[1]  # the first picture of each person
     probe = np.setdiff1d(np.arange(len(people)), gallery)  # all others
     report = {}
-    features = {}  # (attacker, which pictures) -> features (N, 2E) of first and second pictures
+    compared = {}  # (error, attacker, pictures) -> features (N, 2E) of first and second pictures
     for name, (recognizer, modified) in attackers.items():
         before = embed(recognizer, originals, landmarks, config, device)  # (N, 2E)
         after = embed(recognizer, modified, landmarks, config, device)  # (N, 2E)
@@ -278,10 +278,10 @@ def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) ->
             "originals": verify(before, before, data.pairs)["error"],
             "rank1": float(rank1),
         }
-        features[name, "both"] = (after, after)
-        features[name, "probe"] = (before, after)
-    error, name, pictures = min((report[n][kind]["error"], n, kind) for n, kind in features)
-    first, second = features[name, pictures]
+        for pictures, first in (("both", after), ("probe", before)):
+            compared[report[name][pictures]["error"], name, pictures] = (first, after)
+    error, name, pictures = min(compared)
+    first, second = compared[error, name, pictures]
     interval = error_interval(first[data.pairs.first], second[data.pairs.second], data, seed)
     report["strongest"] = {
         "error": error,

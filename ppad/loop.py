@@ -20,7 +20,6 @@ writes. They save and stop after the same step, so each step ends with a questio
 """
 
 import errno
-import functools
 import json
 import math
 import multiprocessing
@@ -101,9 +100,6 @@ class Loop:
         """
         self.parts = parts
         torch.manual_seed(self.seed + SEED_STRIDE * optim.rank())
-        if optim.is_main_process():
-            for unfinished in self.folder.glob(f".{self.path.name}.*.part"):  # of a killed run
-                unfinished.unlink()
         if self.path.exists() or self.previous.exists():
             self._load()
         elif optim.is_main_process():
@@ -150,10 +146,6 @@ class Loop:
         """Note the terms of this step, name -> scalar tensor; the log shows their means."""
         self.unchecked.append({name: value.detach() for name, value in terms.items()})
 
-    def finished_minutes(self) -> float:
-        """Minutes of training that the checkpoint in this folder holds; 0.0 without one."""
-        return read_checkpoint(self.path)["seconds"] / 60 if self.path.exists() else 0.0
-
     def save(self) -> None:
         """Write the checkpoint; the one before stays as `checkpoint.prev.pt`. Raises LoopError."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -168,7 +160,7 @@ class Loop:
         }
         if others:
             state["others"] = others
-        optim.run_on_main(functools.partial(self._write, state))
+        optim.run_on_main(lambda: self._write(state))
 
     def _write(self, state: dict) -> None:
         try:

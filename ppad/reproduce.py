@@ -174,7 +174,7 @@ class SeedRun:
             return
         places = [place for place, _ in PLAYERS.values() if place != "Ours"]
         start = {
-            "minutes": sum(self.loop(place).finished_minutes() for place in places),
+            "minutes": sum(self.checkpoint(place)["seconds"] / 60 for place in places),
             "controls": evaluate.controls(self.judges(), self.data, self.config, self.device),
             "counts": self.data.counts(),
         }
@@ -238,22 +238,23 @@ class SeedRun:
 
         return optim.run_on_main(judge)
 
-    def trained(self, place: str, part: str) -> dict:
-        """State dict of a part of the checkpoint in the folder `place` of this seed."""
-        return read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][part]
+    def checkpoint(self, place: str) -> dict:
+        """The checkpoint in the folder `place` of this seed."""
+        return read_checkpoint(self.folder / place / "checkpoint.pt")
 
     def finished(self, name: str):
         """A finished row's anonymizer."""
         anonymizer = self.make_anonymizer(name)
         if name in VARIANTS:
-            anonymizer.load_state_dict(self.trained(file_name(name), "anonymizer"))
+            anonymizer.load_state_dict(self.checkpoint(file_name(name))["parts"]["anonymizer"])
             anonymizer.to(self.device).eval().requires_grad_(False)
         return anonymizer
 
     def inverter(self, name: str):
         """The network that a finished row's inverting attackers use."""
         inverter = attackers.make_inverter(self.config)
-        inverter.load_state_dict(self.trained(f"{file_name(name)}/inverting", "network"))
+        checkpoint = self.checkpoint(f"{file_name(name)}/inverting")
+        inverter.load_state_dict(checkpoint["parts"]["network"])
         return inverter.to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -489,7 +490,9 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str], began: flo
     for name, text in texts.items():
         files.write_file(out / name, text)
     if "Ours" in rows:
-        parts = {name: first.trained(*where) for name, where in PLAYERS.items()}
+        parts = {
+            name: first.checkpoint(place)["parts"][part] for name, (place, part) in PLAYERS.items()
+        }
         save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in OUTPUTS if (out / name).exists()]

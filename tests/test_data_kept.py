@@ -41,6 +41,13 @@ def moved(photo_config, photos, place):
     )
 
 
+def test_half_written_files_of_a_killed_run_are_cleared_away(photo_config, tmp_path):
+    (tmp_path / "seed0/Ours").mkdir(parents=True)
+    (tmp_path / "seed0/Ours/.checkpoint.pt.123.part").write_bytes(b"half")
+    reproduce.open_folder(tmp_path, "toy", photo_config)
+    assert not list(tmp_path.rglob("*.part"))
+
+
 # ------------------------------------------------------------------ fingerprints
 
 
