@@ -227,10 +227,10 @@ def _privacy_panel(axes, rows, key, title):
         known = (style for start, style in STYLES.items() if name.startswith(start))
         color, marker = next(known, (GRAY, OTHERS[len(drawn) % len(OTHERS)]))
         drawn[name] = axes.errorbar(
-            100 * x[0],
-            100 * y[0],
-            xerr=x[1] and 100 * x[1],
-            yerr=y[1] and 100 * y[1],
+            x[0],
+            y[0],
+            xerr=x[1],
+            yerr=y[1],
             color=color,
             marker=marker,
             markersize=9 if name == "Ours" else 6,
@@ -387,19 +387,19 @@ def over_seeds(values):
 
 
 def _measured(value):
-    """A number or {"mean", "std", "per_seed"} -> (mean, std), std None for one seed; or None."""
+    """A number or {"mean", "std", "per_seed"} -> (mean, std), %, std None for one seed; or None."""
     value = value if isinstance(value, dict) else {"mean": value}
     mean = value.get("mean")
     if mean is None or not math.isfinite(mean):
         return None
-    return mean, value["std"] if len(value.get("per_seed") or ()) > 1 else None
+    return 100 * mean, 100 * value["std"] if len(value.get("per_seed") or ()) > 1 else None
 
 
 def _percent(value):
     if (measured := _measured(value)) is None:
         return "-"
     mean, std = measured
-    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+    return f"{mean:.1f}" + ("" if std is None else f" ± {std:.1f}")
 
 
 def _smooth(values):
@@ -455,11 +455,10 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         fig4([read_json(run / "results.json") for run in args.runs], args.out)
-    except KeyError as error:
-        print(f"ppad.figures: a results.json lacks {error}: name finished runs", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"ppad.figures: {error}", file=sys.stderr)
+    except (KeyError, ValueError, OSError) as error:
+        lacks = f"a results.json lacks {error}: name finished runs"
+        words = lacks if isinstance(error, KeyError) else error
+        print(f"ppad.figures: {words}", file=sys.stderr)
         return 2
     return 0
 
