@@ -2,8 +2,8 @@
 
 Paper: Sec. 5.2 and Fig. 3, the rows of Table 1. Each baseline is an anonymizer like M: a callable
 from face crops (B, 3, S, S), RGB in [-1, 1], to the same shape and range, on the crops' device. The
-crops are the same 1.6x enlarged squares as M's. None of them learns anything, and the result for a
-picture does not depend on the others in the batch.
+crops are the same 1.6x enlarged squares as M's; anything but square RGB is a ValueError. None of
+them learns anything, and the result for a picture does not depend on the others in the batch.
 
 M has a `.size`, these have none: they take crops of any S. So on frames they are called once a face
 with the frame's own pixels (`crop_sampler.repaint`), and what their names say, a variance or lines
@@ -41,7 +41,7 @@ class Blur:
         return self.cells
 
     def __call__(self, crops):
-        """(B, 3, S, S) -> same, in [-1, 1]. Raises ValueError unless the crops are square RGB."""
+        """(B, 3, S, S) -> same, in [-1, 1]."""
         size = _side(crops)
         if size < self.cells:
             return crops
@@ -73,7 +73,7 @@ class Noise:
         self.calls = 0
 
     def __call__(self, crops):
-        """(B, 3, S, S) -> same, in [-1, 1]. Raises ValueError unless the crops are square RGB."""
+        """(B, 3, S, S) -> same, in [-1, 1]."""
         _side(crops)
         generator = torch.Generator(crops.device)
         # The prime (ours) makes the calls of all seeds differ.
@@ -98,7 +98,7 @@ class Masked:
     value: float = -1.0
 
     def __call__(self, crops):
-        """(B, 3, S, S) -> same, every pixel `value`. Raises ValueError unless square RGB."""
+        """(B, 3, S, S) -> same, every pixel `value`."""
         _side(crops)
         return torch.full_like(crops, self.value)
 
@@ -119,7 +119,7 @@ class Edge:
 
     @torch.no_grad()  # an edge map is piecewise constant: its gradient is 0 wherever it exists
     def __call__(self, crops):
-        """(B, 3, S, S) -> same, -1 or +1. Raises ValueError unless the crops are square RGB."""
+        """(B, 3, S, S) -> same, -1 or +1."""
         unit = _side(crops) / 64  # pixels
         luma = crops.new_tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601 gray
         gray = ((crops + 1) / 2 * luma).sum(1)  # (B, S, S), in [0, 1]
@@ -168,7 +168,7 @@ class SuperPixel:
 
     @torch.no_grad()  # a fixed transformation: no gradient is needed
     def __call__(self, crops):
-        """(B, 3, S, S) -> same, in [-1, 1]. Raises ValueError unless the crops are square RGB."""
+        """(B, 3, S, S) -> same, in [-1, 1]."""
         label = self.segment(crops)  # (B, S, S)
         clusters = self.grid**2 * torch.arange(len(crops), device=crops.device)[:, None, None]
         label = (label + clusters).flatten()  # (B*S*S,), numbered through all pictures
@@ -180,7 +180,7 @@ class SuperPixel:
     @torch.no_grad()
     def segment(self, crops):
         """The super-pixel of each pixel: (B, 3, S, S) -> (B, S, S) int64 in 0 ... g^2 - 1, in the
-        order of the cells, row by row. Raises ValueError likewise."""
+        order of the cells, row by row."""
         size = _side(crops)
         g = min(self.grid, size)
         step = -(-size // g)  # side of a cell
@@ -326,11 +326,7 @@ def _repeat_border(x, radius, dim):
 
 def _dilate(mask):
     """The pixels of (B, S, S) bool with a True in their 3 x 3 neighborhood."""
-    for dim in (1, 2):
-        n = mask.shape[dim]
-        padded = F.pad(mask, (1, 1, 0, 0) if dim == 2 else (0, 0, 1, 1))
-        mask = mask | padded.narrow(dim, 0, n) | padded.narrow(dim, 2, n)
-    return mask
+    return F.max_pool2d(mask[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0
 
 
 def _is_ridge(strength, gx, gy):

@@ -255,8 +255,7 @@ def paste_faces(frames, crops, boxes):
     down = weights[:, None, 1, :high]  # (K, 1, h, S)
     with torch.autocast(frames.device.type, enabled=False):  # half precision would show as banding
         patches = down @ crops.to(frames.dtype) @ across.mT  # (K, 3, h, w)
-    share_a_frame = max(map(len, boxes)) > 1
-    return _Overlay.apply(frames, patches, places, share_a_frame)
+    return _Overlay.apply(frames, patches, places)
 
 
 def _resize_weights(boxes, length, size):
@@ -280,14 +279,13 @@ def _resize_weights(boxes, length, size):
 class _Overlay(torch.autograd.Function):
     """Write patches (K, 3, h, w) over frames (B, 3, H, W), the later on top.
 
-    places: as `_whole_pixels` returns. share_a_frame: whether patches can overlap.
-    The gradient is written by hand because autograd's own would copy all frames once per face.
+    places: as `_whole_pixels` returns. The gradient is written by hand because autograd's own would
+    copy all frames once per face.
     """
 
     @staticmethod
-    def forward(ctx, frames, patches, places, share_a_frame):
+    def forward(ctx, frames, patches, places):
         ctx.places = places
-        ctx.share_a_frame = share_a_frame
         ctx.shape = patches.shape
         pasted = frames.clone()
         for patch, (place, part) in zip(patches, places):
@@ -297,18 +295,13 @@ class _Overlay(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        # From the topmost patch down: what a patch covers gets no gradient. The copy for it is only
-        # made where the frames need a gradient or patches share a frame.
-        copied = ctx.needs_input_grad[0] or ctx.share_a_frame
-        to_frames = gradient.clone() if copied else gradient
+        to_frames = gradient.clone()
         to_patches = gradient.new_zeros(ctx.shape)
-        for k in reversed(range(len(ctx.places))):
+        for k in reversed(range(len(ctx.places))):  # what a patch covers gets no gradient
             place, part = ctx.places[k]
-            covered = to_frames[place]
-            to_patches[k][part] = covered
-            if copied:
-                covered.zero_()
-        return to_frames if ctx.needs_input_grad[0] else None, to_patches, None, None
+            to_patches[k][part] = to_frames[place]
+            to_frames[place] = 0
+        return to_frames, to_patches, None
 
 
 # ------------------------------------------------------------------ frame -> pixels -> frame

@@ -418,10 +418,9 @@ def read_faces(
     face_scale=FACE_SCALE,
     **options,
 ) -> FaceSet:
-    """Read folder/person/picture with the five landmarks that a table has for each.
+    """Read folder/person/picture, the people in order of name, with five landmarks for each.
 
     Args:
-        folder: Its people count in order of name.
         landmarks_csv: A table with `file`, relative to `folder` or to the table's own folder, and x
             and y of the five points. With a face box besides (x_min ... y_max), the square about it
             is cut out (LFW as it comes); without, the pictures must be square crops.

@@ -277,7 +277,7 @@ def _c4(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Module, d
 
 
 def _pyramid(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Module, dict]:
-    """A ResNet with a feature pyramid: torchvision's own heads, sampling and thresholds."""
+    """A ResNet with a feature pyramid: torchvision's own anchors, heads, sampling, thresholds."""
     backbone = resnet_fpn_backbone(
         backbone_name=config.body,
         weights=None,  # read from a file below; nothing is downloaded
@@ -285,10 +285,7 @@ def _pyramid(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Modu
         trainable_layers=learning,
     )
     _load_body(backbone.body, config)
-    # torchvision's default, written out because it belongs to a ResNet's five levels (strides
-    # 4-64): one anchor size per level.
-    sizes = ((32,), (64,), (128,), (256,), (512,))
-    return backbone, {"rpn_anchor_generator": AnchorGenerator(sizes, (SHAPES,) * 5)}
+    return backbone, {}
 
 
 class MobileBody(nn.Module):
@@ -350,7 +347,11 @@ def _load_body(body: nn.Module, config: DetectorConfig) -> None:
         # weights_only: a weight file from elsewhere may hold tensors, never code.
         state = torch.load(config.weights, map_location="cpu", weights_only=True)
         # A ResNet names its layers as the body does; MobileNetV2 keeps them under "features.".
-        state = {name.removeprefix("features."): value for name, value in state.items()}
+        state = {
+            name.removeprefix("features."): value
+            for name, value in state.items()
+            if not name.startswith(("fc.", "classifier."))
+        }
     except OSError as error:
         raise ValueError(
             f"weights file {config.weights} cannot be opened ({error.strerror}); check the path"
@@ -359,8 +360,6 @@ def _load_body(body: nn.Module, config: DetectorConfig) -> None:
         raise ValueError(
             f"weights file {config.weights} is no file of weights; download torchvision's again"
         ) from error
-    classifier = ("fc.", "classifier.")
-    state = {name: value for name, value in state.items() if not name.startswith(classifier)}
     try:
         body.load_state_dict(state)
     except RuntimeError as error:

@@ -58,14 +58,9 @@ def atomic_path(path, durable: bool = True):
     Folders are made as needed, and an empty file is written at once, so that a place that cannot
     be written is noticed before the work. The temporary file is `.NAME.PROCESS.part`, beside
     `path`, and is removed if the block fails: `path` is replaced as a whole or stays as it was.
-
-    Args:
-        path: The file that the block makes.
-        durable: Wait until the content is on the disk before the file gets its name; otherwise a
-            power failure may leave the name without the content.
-
-    Raises:
-        WriteError: for any OSError, from the block as well.
+    durable: wait until the content is on the disk before the file gets its name; otherwise a power
+    failure may leave the name without the content. Raises WriteError for any OSError, from the
+    block as well.
     """
     path = Path(path)
     start = os.fsencode(path.name)[:LONGEST_NAME].decode(errors="ignore")
@@ -216,16 +211,12 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
             and names come as `plain_name` has them.
         may_be_empty: Whether the header alone will do.
 
-    Returns:
-        A dict of text for each row, blanks around the cells stripped, and in it "where" ("FILE,
-        line N"). Rows shorter than the header hold None at the end.
-
-    Raises:
-        DataError: for an absent file, an absent column, or no rows.
+    Returns a dict of text for each row, blanks around the cells stripped, and in it "where" ("FILE,
+    line N"); None where the row is shorter than the header. Raises DataError for an absent file, an
+    absent column, or no rows.
     """
     text = unicodedata.normalize("NFC", read_text(path, "table"))
-    header = text.partition("\n")[0]
-    delimiter = next((mark for mark in "\t,;" if mark in header), ",")
+    delimiter = next((mark for mark in "\t,;" if mark in text.partition("\n")[0]), ",")
     reader = csv.reader(StringIO(text), delimiter=delimiter)
     rows = []
     try:
@@ -317,15 +308,16 @@ def find_pairs(pairs_txt, names: list[str]):
     dropped = []
     for number, pair in enumerate(lines):
         ends = [f"{person}/{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
-        for name in ends:
-            if (there := spelled.get(name.casefold(), name)) != name and name not in position:
+        absent = [name for name in ends if name not in position]
+        for name in absent:
+            if there := spelled.get(name.casefold()):
                 fix = "write the names alike"
                 raise DataError(f"{pairs_txt}: names {name}, the folder has {there}; {fix}")
-        if all(name in position for name in ends):
+        if absent:
+            dropped.append(" ".join(name.split("/")[1] for name in ends))
+        else:
             same = pair[0][0] == pair[1][0]
             kept.append((*(position[name] for name in ends), same, number // per_fold))
-        else:
-            dropped.append(" ".join(name.split("/")[1] for name in ends))
     if dropped:
         count = f"{len(dropped)} of {len(lines)} pairs are dropped"
         why = "the set lacks a picture of each, the first is"
@@ -368,16 +360,9 @@ def read_picture(path, max_pixels: int = MAX_PIXELS):
 def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Image.Image:
     """Decode a picture to its last pixel: a truncated one fails here, not during training.
 
-    Args:
-        source: A path or an open binary file.
-        max_pixels: The most pixels that it may have.
-        formats: Pillow's names of the formats that are tried, whatever the file's suffix.
-
-    Returns:
-        A Pillow picture as `to_rgb` makes it.
-
-    Raises:
-        BadPicture: without the file's name, which the caller knows.
+    source: a path or an open binary file. max_pixels: the most that it may have. formats: Pillow's
+    names of those that are tried, whatever the file's suffix. Returns a Pillow picture as `to_rgb`
+    makes it. Raises BadPicture without the file's name, which the caller knows.
     """
     try:
         with Image.open(source, formats=formats) as picture:  # reads the size, not yet the pixels

@@ -49,7 +49,7 @@ def cores() -> int:
 
 
 def in_threads(work, items, count: int, title, threads: int = 0):
-    """Yield (item, the future of work(item)) in order. `count`: the most there will be.
+    """Yield (item, the future of work(item)) in order. count: the most there will be.
 
     `items` may depend on the results so far: a chunk is asked for after those of the one before.
     """
@@ -71,11 +71,11 @@ class PictureFiles:
     """N pictures of one size (H, W) that stay in their files.
 
     Used like the tensor (N, 3, H, W) uint8 that would hold them: `pictures[indices]` decodes some.
-    Raises DataError for one that can no longer be decoded; no other takes its place.
+    Raises DataError for one that can no longer be decoded or has changed; no other takes its place.
 
     Args:
         sources: N (path, square to cut out as `cut_square` wants it, or None: letterbox it all,
-            and the file's checksum: a picture that has changed since is refused).
+            and the file's checksum).
         size: (H, W).
         threads: How many decode at once.
     """
@@ -118,7 +118,7 @@ class Reader:
         folder: Where the pictures are.
         on_bad: "error" raises DataError at the first picture that is absent, unreadable, or of a
             face not square or without usable landmarks; "skip" leaves it out and says so in
-            `skipped`. A fault of a table always raises DataError.
+            `skipped`.
         memory: Bytes that the pictures may take, as they will be used; more stay in their files.
         workers: Threads that decode, 0 = one a core, 16 at most.
     """
@@ -234,8 +234,7 @@ def _person(file):
 def pictures_in(folder) -> list[str]:
     """The plain names "person/picture" of what is in a folder of faces.
 
-    Raises DataError for two that would be one picture: they differ by the suffix, or only to a
-    machine.
+    Raises DataError for two that differ by the suffix alone, or only to a machine.
     """
     paths = {}
     for path in folder.glob("*/*"):
@@ -304,7 +303,7 @@ def check_convention(table, rows) -> None:
 def look_at_face(folder, rows, size, face_scale, file):
     """The crop (size, size, 3), its source for PictureFiles, its landmarks (5, 2) px.
 
-    Raises BadPicture for a picture or landmarks that cannot be used, DataError for a bad table.
+    Raises BadPicture for a picture or landmarks that cannot be used.
     """
     path = files.find_picture(folder, file)
     row = rows.get(file)
@@ -426,8 +425,7 @@ def _new_box(row, kind, size, slack, seen):
 def look_at_frame(folder, frames, table, frame_size, file):
     """The frame (H, W, 3), its source, and by what (4,) its boxes are scaled.
 
-    Raises BadPicture for a picture that cannot be used, DataError for one of another size than the
-    table says.
+    Raises DataError for a picture of another size than the table says.
     """
     path = files.find_picture(folder, file)
     picture, checksum = files.read_picture(path)

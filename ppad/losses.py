@@ -53,8 +53,7 @@ def psi(cosine: torch.Tensor, m: int = 4) -> torch.Tensor:
     the same slope, 0; a k made of sign(cos), which is 0 at 0, would not.
     Source: Liu et al. 2017, section 3.3. Raises ValueError for another m.
     """
-    if m not in (1, 2, 3, 4):
-        raise ValueError(f"m must be 1, 2, 3 or 4, but is {m}; 4 is the paper's margin.")
+    _check_margin(m)
     previous = torch.ones_like(cosine)
     cosine_of_multiple = cosine
     for _ in range(m - 1):  # cos((n+1) t) = 2 cos(t) cos(n t) - cos((n-1) t)
@@ -121,8 +120,7 @@ class ASoftmaxLoss(nn.Module):
         scale: float = 0.0,
     ):
         super().__init__()
-        if m not in (1, 2, 3, 4):
-            raise ValueError(f"m must be 1, 2, 3 or 4, but is {m}; 4 is the paper's margin.")
+        _check_margin(m)
         self.schedule = {"base": base, "gamma": gamma, "floor": floor}
         for name, value in self.schedule.items():
             if not value >= 0:
@@ -192,6 +190,11 @@ class ASoftmaxLoss(nn.Module):
         length = self.scale if self.scale else norms  # a number or (B, 1)
         logits = length * cosines  # (B, N)
         return F.cross_entropy(logits, labels, reduction=reduction)
+
+
+def _check_margin(m: int) -> None:
+    if m not in (1, 2, 3, 4):
+        raise ValueError(f"m must be 1, 2, 3 or 4, but is {m}; 4 is the paper's margin.")
 
 
 def _check_labels(labels: torch.Tensor, identities: int) -> None:

@@ -191,7 +191,12 @@ class Modifier(nn.Module):
         which no face was found). Returns the modified pictures, same shape, in [-1, 1].
         Raises ValueError for any other shape.
         """
-        self._check(faces)
+        wanted = (3, self.size, self.size)
+        if faces.ndim != 4 or tuple(faces.shape[1:]) != wanted:
+            raise ValueError(
+                f"faces must be (B, 3, {self.size}, {self.size}), but is {tuple(faces.shape)}; "
+                f"resize the crops to {self.size} x {self.size} or build M with another size."
+            )
         if faces.shape[0] == 0:
             return faces  # instance norm cannot take an empty batch
         features = self.encoder(faces)  # (B, 4 * width, S / 4, S / 4)
@@ -200,14 +205,6 @@ class Modifier(nn.Module):
         if self.config.match_color:
             output = _match_color(output, faces)  # (B, 3, S, S)
         return torch.tanh(output)  # the range of a picture in this package, [-1, 1]
-
-    def _check(self, faces: torch.Tensor) -> None:
-        wanted = (3, self.size, self.size)
-        if faces.ndim != 4 or tuple(faces.shape[1:]) != wanted:
-            raise ValueError(
-                f"faces must be (B, 3, {self.size}, {self.size}), but is {tuple(faces.shape)}; "
-                f"resize the crops to {self.size} x {self.size} or build M with another size."
-            )
 
 
 def _match_color(output: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
