@@ -326,7 +326,11 @@ def _repeat_border(x, radius, dim):
 
 def _dilate(mask):
     """The pixels of (B, S, S) bool with a True in their 3 x 3 neighborhood."""
-    return F.max_pool2d(mask[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0
+    for dim in (1, 2):
+        n = mask.shape[dim]
+        padded = F.pad(mask, (1, 1, 0, 0) if dim == 2 else (0, 0, 1, 1))
+        mask = mask | padded.narrow(dim, 0, n) | padded.narrow(dim, 2, n)
+    return mask
 
 
 def _is_ridge(strength, gx, gy):

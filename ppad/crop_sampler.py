@@ -107,11 +107,10 @@ def align_faces(images, landmarks, out_size=(112, 96)):
     out_size = (h, w), bilinear, BLACK where the crop reaches beyond the picture. Exact gradient to
     `images`.
 
-    Landmarks are best on the CPU (see the top of this file). For D's view of M(f) pass M(f) as
-    images and the landmarks of the original f: with landmarks detected on the modified face, M
-    could win by breaking the landmark detector. If f was resized for M, scale its landmarks alike.
-    Bilinear sampling reads four pixels each, as in the paper; pictures over about twice the crop's
-    scale would alias.
+    For D's view of M(f) pass M(f) as images and the landmarks of the original f: with landmarks
+    detected on the modified face, M could win by breaking the landmark detector. If f was resized
+    for M, scale its landmarks alike. Bilinear sampling reads four pixels each, as in the paper;
+    pictures over about twice the crop's scale would alias.
 
     Raises ValueError as `similarity` does, or when the two batch sizes differ.
     """
@@ -184,9 +183,9 @@ def face_squares(boxes, scale=FACE_SCALE):
 def crop_faces(frames, boxes, size):
     """Resample every face box of every frame to a square of `size` pixels (bilinear, Sec. 4).
 
-    frames (B, 3, H, W); boxes a list of B tensors (k_i, 4) xyxy px, k_i may be 0, best on the CPU.
-    Where a box reaches out of its frame the border pixels are repeated. Returns (K, 3, S, S), K =
-    sum of k_i, in list order; K may be 0. Differentiable in frames.
+    frames (B, 3, H, W); boxes a list of B tensors (k_i, 4) xyxy px, k_i may be 0. Where a box
+    reaches out of its frame the border pixels are repeated. Returns (K, 3, S, S), K = sum of k_i,
+    in list order; K may be 0. Differentiable in frames.
 
     A crop pixel that covers more than one frame pixel averages ceil(box side / S) bilinear samples
     along each axis, so that strong down-scaling does not pick single pixels. (Samples within half a
@@ -351,8 +350,8 @@ def repaint(frames, boxes, anonymizer):
     and what it gives is written back pixel by pixel, so that its noise, lines and cells are what A
     sees. (Resampling would average noise away.)
 
-    Frames without a face come back unmodified, and the anonymizer is not called when there is no
-    face at all. Raises ValueError as crop_faces and paste_faces do.
+    Frames without a face come back unmodified; without any face nothing is called. Raises
+    ValueError as crop_faces and paste_faces do.
     """
     size = getattr(anonymizer, "size", None)
     if size is None:

@@ -43,8 +43,7 @@ BODIES = ("resnet101_c4", *PYRAMIDS, "mobilenet_v2", "toy")
 # torchvision's names of the four losses.
 LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
-# Channel mean and standard deviation of ImageNet pictures in [0, 1], for torchvision's weight
-# files.
+# Of ImageNet pictures in [0, 1], channel by channel, for torchvision's weight files.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Height over width of the anchors: Ren et al.'s three, and torchvision's.
@@ -137,10 +136,9 @@ class ActionDetector(nn.Module):
     def detect(self, frames: Tensor) -> list[dict[str, Tensor]]:
         """Detect the actions in frames (B, 3, H, W) in [-1, 1].
 
-        Returns one dict per frame: "boxes" (k, 4) xyxy px within the frame, "labels" (k,) from 1 to
-        `classes`, "scores" (k,) in [0, 1], best first; k may be 0. Runs in evaluation mode without
-        gradients, then restores the mode of every module. Raises ValueError for frames of a wrong
-        shape or range.
+        Returns one dict per frame: "boxes" (k, 4) xyxy px within the frame, "labels" (k,), "scores"
+        (k,) in [0, 1], best first; k may be 0. Runs in evaluation mode without gradients, then
+        restores the mode of every module. Raises ValueError for frames of a wrong shape or range.
         """
         _check_frames(frames)
         modes = [(module, module.training) for module in self.modules()]
@@ -223,7 +221,7 @@ def _build_full_size(config: DetectorConfig) -> FasterRCNN:
     """Faster R-CNN on an ImageNet body: as C4, with a feature pyramid, or on a MobileNetV2.
 
     ImageNet's batch statistics stay fixed when they come with the weights: a few frames per step
-    are too few to estimate them again. Without weights there is nothing to freeze.
+    are too few to estimate them again.
     """
     scratch = config.weights is None
     norm_layer = nn.BatchNorm2d if scratch else FrozenBatchNorm2d

@@ -25,8 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# lambda(t) = max(floor, base / (1 + gamma * t)), t in updates of D.
-# Liu et al.'s public training file: 5 is reached at t = 1,659.
+# For `lambda_schedule`. Liu et al.'s public training file: 5 is reached at t = 1,659.
 ORIGINAL_SCHEDULE = {"base": 1000.0, "gamma": 0.12, "floor": 5.0}
 # The widely used public PyTorch port of it: 5 is reached at t = 2,990.
 PYTORCH_PORT_SCHEDULE = {"base": 1500.0, "gamma": 0.1, "floor": 5.0}

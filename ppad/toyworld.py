@@ -68,8 +68,7 @@ _HAIRLINES = {
     "receding": ((1, -.1), (.92, -.55), (.6, -.85), (.2, -.66), (-.2, -.66), (-.6, -.85),
                  (-.92, -.55), (-1, -.1)),
 }
-# The hair behind the head, as ellipses: (u, v, half-width, half-height), u in half the face's
-# width.
+# The hair behind the head, as ellipses: (u, v, half-width, half-height), u as above.
 _BACKS = {
     "none": (),
     "long": ((0, -.25, 1.15, .85), (-.75, .6, .5, 1), (.75, .6, .5, 1)),
