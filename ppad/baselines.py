@@ -2,8 +2,9 @@
 
 Paper: Sec. 5.2 and Fig. 3, the rows of Table 1. Each baseline is an anonymizer like M: a callable
 from face crops (B, 3, S, S), RGB in [-1, 1], to the same shape and range, on the crops' device. The
-crops are the same 1.6x enlarged squares as M's; anything but square RGB is a ValueError. None of
-them learns anything, and the result for a picture does not depend on the others in the batch.
+crops are the same 1.6x enlarged squares as M's; all but `identity` raise ValueError for anything
+but square RGB. None of them learns anything, and the result for a picture does not depend on the
+others in the batch.
 
 M has a `.size`, these have none: they take crops of any S. So on frames they are called once a face
 with the frame's own pixels (`crop_sampler.repaint`), and what their names say, a variance or lines

@@ -95,7 +95,7 @@ def similarity(landmarks, target):
             "drop that face or give five finite, distinct points"
         )
 
-    linear = torch.stack([torch.stack([a, -b], -1), torch.stack([b, a], -1)], 1)  # (B, 2, 2)
+    linear = torch.stack([a, -b, b, a], -1).view(-1, 2, 2)  # (B, 2, 2)
     shift = target_mean - (linear * source_mean[:, None]).sum(-1)  # (B, 2)
     return torch.cat([linear, shift[..., None]], -1)  # (B, 2, 3)
 

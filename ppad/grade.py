@@ -233,11 +233,11 @@ def grade(
             # A test with parameters was collected under several names.
             names = [name for name in run.collected if name.partition("[")[0] == test]
             for name in sorted(names) or [test]:
-                reason = run.results.get(name, stop or "not run")
-                if reason:
+                if reason := run.results.get(name, stop or "not run"):
                     line.reasons.append(f"{name.partition('::')[2]}: {reason}")
         line.earned = 0 if line.reasons else line.points
-    points, out_of = (sum(getattr(line, kind) for line in lines) for kind in ("earned", "points"))
+    points = sum(line.earned for line in lines)
+    out_of = sum(line.points for line in lines)
     took = round(time.monotonic() - began, 1)
     return Report(component, str(student), points, out_of, lines, notes, took)
 
