@@ -168,14 +168,15 @@ class SeedRun:
         return evaluate.Judges(self.recognizer(), self.other(), self.landmark_reader())
 
     def controls(self) -> None:
-        """Write start.json, once: the evaluators on originals, and the minutes spent so far."""
+        """Write start.json, once: the evaluators on originals, and the minutes that starts took."""
         path = self.folder / "start.json"
         if path.exists():
             return
+        judges = self.judges()
         places = [place for place, _ in PLAYERS.values() if place != "Ours"]
         start = {
             "minutes": sum(self.checkpoint(place)["seconds"] / 60 for place in places),
-            "controls": evaluate.controls(self.judges(), self.data, self.config, self.device),
+            "controls": evaluate.controls(judges, self.data, self.config, self.device),
             "counts": self.data.counts(),
         }
         files.write_file(path, json.dumps(start, indent=1))

@@ -29,6 +29,7 @@ def row_on_cpu(tiny, tmp_path_factory):
 
 def make_row(config, folder, device, name):
     run = reproduce.SeedRun(config, folder, 0, torch.device(device))
+    run.detector()
     run.controls()
     return {**run.row(name), **json.loads((folder / "start.json").read_text())}
 
