@@ -98,19 +98,16 @@ def draw_data(config, seed: int) -> Data:
 
 def read_data(config) -> Data:
     """The prepared folders. Sets that do not fit into what is left of `memory_gb` stay in files."""
-    check_files(config)
-    root = Path(config.faces)
-    marks = root / "landmarks.csv"
+    train, test, marks, pairs, *tables = prepared(config)
     stills = Path(config.actions)
-    tables = (stills, stills / "annotations.csv", stills / "faces.csv")
     frame = (config.frame_height, config.frame_width)
     limits = (config.train_identities, config.pictures_each)
     # a training set may do without bad pictures; a test set must not shrink
     readers = (
-        (datasets.read_faces, "skip", (root / "train", marks, config.face_size, *limits)),
-        (datasets.read_faces, "error", (root / "test", marks, config.face_size)),
-        (datasets.read_actions, "skip", (*tables, "train", frame, config.train_frames)),
-        (datasets.read_actions, "error", (*tables, "test", frame, config.test_frames)),
+        (datasets.read_faces, "skip", (train, marks, config.face_size, *limits)),
+        (datasets.read_faces, "error", (test, marks, config.face_size)),
+        (datasets.read_actions, "skip", (stills, *tables, "train", frame, config.train_frames)),
+        (datasets.read_actions, "error", (stills, *tables, "test", frame, config.test_frames)),
     )
     sets = []
     memory_left = config.memory_gb * GIB
@@ -126,12 +123,14 @@ def read_data(config) -> Data:
             memory_left -= pictures.nbytes
         sets.append(pictures)
     faces, test_faces, actions, test_actions = sets
-    pairs = datasets.read_pairs(root / "pairs_test.txt", test_faces)
-    return Data(faces, actions, test_faces, test_actions, pairs)
+    return Data(faces, actions, test_faces, test_actions, datasets.read_pairs(pairs, test_faces))
 
 
-def check_files(config) -> None:
-    """Raise DataError naming everything that is missing of the preset's folders."""
+def prepared(config) -> list[Path]:
+    """train/, test/, landmarks.csv, pairs_test.txt, annotations.csv and faces.csv of the preset.
+
+    Raises DataError naming all that are missing, or people who are in train/ and in test/.
+    """
     in_faces = ("train", "test", "landmarks.csv", "pairs_test.txt")
     paths = [Path(config.faces, name) for name in in_faces]
     paths += [Path(config.actions, name) for name in ("annotations.csv", "faces.csv")]
@@ -141,6 +140,7 @@ def check_files(config) -> None:
             "README)"
         )
     folders.check_people(config.faces)
+    return paths
 
 
 def count_data(config) -> dict[str, int]:
@@ -159,28 +159,27 @@ def count_data(config) -> dict[str, int]:
             "classes": len(datasets.ACTIONS),
             **dict.fromkeys(("absent", "absent_test_frames", "absent_test_faces"), 0),
         }
-    check_files(config)
-    root = Path(config.faces)
+    train, test, marks, pairs, *tables = prepared(config)
     stills = Path(config.actions)
-    folders.landmark_rows(root / "train", root / "landmarks.csv")
-    marked = folders.landmark_rows(root / "test", root / "landmarks.csv")
-    frames = folders.annotated_frames(stills / "annotations.csv", stills / "faces.csv")
+    folders.landmark_rows(train, marks)
+    marked = folders.landmark_rows(test, marks)
+    frames = folders.annotated_frames(*tables)
     splits = Counter(frame.split for frame in frames.values())
     absent = Counter(
         frame.split
         for file, frame in frames.items()
         if not files.find_picture(stills, file).is_file()
     )
-    lost = [file for file in marked if not files.find_picture(root / "test", file).is_file()]
-    people = Counter(name.split("/")[0] for name in folders.pictures_in(root / "train"))
-    train = [people[name] for name in sorted(people)][: config.train_identities or None]
-    test = [name.rpartition(".")[0] for name in folders.pictures_in(root / "test")]
+    lost = [file for file in marked if not files.find_picture(test, file).is_file()]
+    people = Counter(name.split("/")[0] for name in folders.pictures_in(train))
     most = config.pictures_each or math.inf
+    each = [min(people[name], most) for name in sorted(people)][: config.train_identities or None]
+    shown = [name.rpartition(".")[0] for name in folders.pictures_in(test)]
     return {
-        "train_faces": sum(min(count, most) for count in train),
-        "people": len(train),
-        "test_faces": len(test),
-        "pairs": len(files.find_pairs(root / "pairs_test.txt", test)[0]),
+        "train_faces": sum(each),
+        "people": len(each),
+        "test_faces": len(shown),
+        "pairs": len(files.find_pairs(pairs, shown)[0]),
         "train_frames": min(splits["train"], config.train_frames or math.inf),
         "test_frames": min(splits["test"], config.test_frames or math.inf),
         "classes": len({action for frame in frames.values() for action in frame.actions}),
