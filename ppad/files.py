@@ -339,18 +339,18 @@ def find_pairs(pairs_txt, names: list[str]):
 # ---------------------------------------------------------------- pictures
 
 
-def open_picture(path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_picture(path) -> Image.Image:
     """The picture in a file as upright RGB, see `decode_picture`; BadPicture names the file."""
-    return read_picture(path, max_pixels)[0]
+    return read_picture(path)[0]
 
 
-def read_picture(path, max_pixels: int = MAX_PIXELS):
+def read_picture(path):
     """As `open_picture`, and the file's (bytes, CRC-32), by which it is known wherever it lies."""
     if not Path(path).is_file():
         raise BadPicture(f"{path}: there is no such picture; restore it or delete its row")
     try:
         content = Path(path).read_bytes()
-        return decode_picture(BytesIO(content), max_pixels), (len(content), zlib.crc32(content))
+        return decode_picture(BytesIO(content)), (len(content), zlib.crc32(content))
     except BadPicture as error:
         raise BadPicture(f"{path}: {error}; replace the file") from error
     except OSError as error:

@@ -68,11 +68,9 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use (ours: several times what ours need).
-
-    Seconds spent waiting for a processor are not counted, so that a busy machine costs no points,
-    but by the wall clock nothing may take PATIENCE times as long.
-    """
+    """What one submission may use (ours: several times what ours need). Seconds spent waiting for a
+    processor are not counted, so that a busy machine costs no points, but by the wall clock nothing
+    may take PATIENCE times as long."""
 
     seconds: float = 180  # for everything
     test_seconds: float = 30  # for one test; twice that to import the file and to collect tests

@@ -399,7 +399,7 @@ def test_a_picture_that_claims_too_many_pixels_is_not_decoded(tmp_path, side):
         open_picture(path)
     Image.new("RGB", (9, 9)).save(path)
     with pytest.raises(BadPicture, match="is 9 x 9, more than the 80 pixels"):
-        open_picture(path, max_pixels=80)
+        decode_picture(path, max_pixels=80)
 
 
 def test_gray_pictures_become_rgb(tmp_path):
