@@ -74,10 +74,10 @@ class Paper:
         0, "updates of such an M before the game, instead of copying and warm-up", "ours"
     )
     code_weight: float = option(
-        5e-4, "what a nat in the code of such an M costs it", "ours: less tells more, more blurs"
+        3.5e-4, "what a nat in the code of such an M costs it", "ours: less tells more, more blurs"
     )
     reader_weight: float = option(
-        10.0, "weight of the reader of its code, whom it must fool", "ours: with code_weight"
+        7.5, "weight of the reader of its code, whom it must fool", "ours: with code_weight"
     )
     # ---- D, the recognizer
     recognizer_depth: int = option(20, "layers of D: 4, 10 or 20", "Sec. 4: SphereFace-20")
