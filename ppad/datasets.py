@@ -80,11 +80,8 @@ class _PictureSet(Dataset):
     def batch(self, indices, mirror=None, device="cpu"):
         """Some items as the networks want them: `select`, its pictures as float in [-1, 1].
 
-        Args:
-            indices: (B,) int64.
-            mirror: (B,) bool, which of them to flip left to right; None: none.
-            device: Where the pictures go; the rest stays on the CPU, where it can be checked
-                without waiting for a GPU.
+        indices: (B,) int64. mirror: (B,) bool, which to flip left to right; None: none. device: of
+        the pictures; the rest stays on the CPU, where it can be checked without a GPU sync.
         """
         indices = torch.as_tensor(indices, dtype=torch.long)
         mirror = torch.zeros(len(indices), dtype=torch.bool) if mirror is None else mirror
@@ -291,12 +288,10 @@ class BatchSampler(Sampler):
 def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu", workers=None):
     """Yield what `data.batch` returns, endlessly, in the order of a `BatchSampler`.
 
-    Args:
-        data: FaceSet or ActionSet.
-        batch_size, seed, start: See `BatchSampler`; each process of several gets its own part.
-        device: Where the pictures go.
-        workers: Processes that make batches ahead. None: none for pictures in memory, else as many
-            as the set was read with threads (`--workers`), but at most 4 and one a core.
+    data: FaceSet or ActionSet. batch_size, seed, start: see `BatchSampler`; each process of several
+    gets its own part. device: of the pictures. workers: processes that make batches ahead; None:
+    none for pictures in memory, else as many as the set was read with threads (`--workers`), but at
+    most 4 and one a core.
     """
     if workers is None:
         workers = min(data.pictures.threads, folders.cores(), MAX_LOADERS) if data.lazy else 0

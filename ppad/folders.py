@@ -459,11 +459,10 @@ def letterbox(picture, frame_size):
 def checked_boxes(boxes, width, height, where, slack=ROUNDING) -> torch.Tensor:
     """Clip boxes to the picture, (n, 4) float32, or refuse those that cannot be right.
 
-    Args:
-        boxes: Anything of shape (n, 4) or (4,), px.
-        where: What the DataError for NaN, no area, or outside calls them.
-        slack: px that a box may leave the picture by. A face detector's boxes overhang the border
-            by nature: with math.inf, only boxes wholly outside are refused, and none is clipped.
+    boxes: anything of shape (n, 4) or (4,), px. where: what the DataError for NaN, no area, or
+    outside calls them. slack: px that a box may leave the picture by. A face detector's boxes
+    overhang the border by nature: with math.inf, only boxes wholly outside are refused, and none is
+    clipped.
     """
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)  # (n, 4)
     for x0, y0, x1, y1 in boxes.tolist():
