@@ -103,7 +103,7 @@ class Exchanger(nn.Module):
     Only an ellipse about the face is painted; what is around it stays as it was.
 
         code     conv 5 /2, conv 4 /2, 2 blocks, conv 1, tanh              24 x S/4 x S/4
-        around   the picture outside the ellipse: 4 convs /2, back twice   24 at S/2 and at S/4
+        around   the picture outside a wider one: 4 convs /2, back twice   24 at S/2 and at S/4
         layout   12 maps made of e, turned and scaled as the landmarks say
         decoder  at S/4: conv 3 of all these, 2 blocks scaled and shifted by e
                  at S/2 and S: u and conv 3, plus conv 3 of layout, landmarks, around
@@ -172,6 +172,8 @@ class Exchanger(nn.Module):
         # and so does a softer edge, which also blurs what is around the face.
         radius = ((axis / 0.58) ** 2 + ((axis[:, None] + 0.04) / 0.68) ** 2).sqrt()  # (S, S)
         self.register_buffer("mask", torch.sigmoid(30 * (1 - radius)), persistent=False)
+        # Ours: G is not shown the hair about the ellipse, or it would go on with it.
+        self.register_buffer("covered", (radius < 1.35).float(), persistent=False)
 
     def meet(self, people: torch.Tensor, landmarks: torch.Tensor) -> None:
         """Take the first OTHERS people (N, E) to draw from, and the mean shape of (n, 5, 2) px."""
@@ -211,7 +213,7 @@ class Exchanger(nn.Module):
         """
         style = self.style(people)  # (B, 128)
         layout = self.layout(style)  # (B, 12, 32, 32)
-        covered = (self.mask > 0.1).to(faces).expand(len(faces), 1, -1, -1)  # (B, 1, S, S)
+        covered = self.covered.to(faces).expand(len(faces), 1, -1, -1)  # (B, 1, S, S)
         seen = torch.cat([faces * (1 - covered), covered], dim=1)  # (B, 4, S, S)
         around = self._look_around(seen)  # (B, 24, S/2, S/2), (B, 24, S/4, S/4)
 
