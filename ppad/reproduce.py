@@ -174,8 +174,9 @@ class SeedRun:
             return
         judges = self.judges()
         places = [place for place, _ in PLAYERS.values() if place != "Ours"]
+        done = (read_checkpoint(self.folder / place / "checkpoint.pt") for place in places)
         start = {
-            "minutes": sum(self.checkpoint(place)["seconds"] / 60 for place in places),
+            "minutes": sum(one["seconds"] / 60 for one in done),
             "controls": evaluate.controls(judges, self.data, self.config, self.device),
             "counts": self.data.counts(),
         }
@@ -239,23 +240,22 @@ class SeedRun:
 
         return optim.run_on_main(judge)
 
-    def checkpoint(self, place: str) -> dict:
-        """The checkpoint in the folder `place` of this seed."""
-        return read_checkpoint(self.folder / place / "checkpoint.pt")
+    def trained(self, place: str, part: str) -> dict:
+        """State dict of a part of the checkpoint in the folder `place` of this seed."""
+        return read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][part]
 
     def finished(self, name: str):
         """A finished row's anonymizer."""
         anonymizer = self.make_anonymizer(name)
         if name in VARIANTS:
-            anonymizer.load_state_dict(self.checkpoint(file_name(name))["parts"]["anonymizer"])
+            anonymizer.load_state_dict(self.trained(file_name(name), "anonymizer"))
             anonymizer.to(self.device).eval().requires_grad_(False)
         return anonymizer
 
     def inverter(self, name: str):
         """The network that a finished row's inverting attackers use."""
         inverter = attackers.make_inverter(self.config)
-        checkpoint = self.checkpoint(f"{file_name(name)}/inverting")
-        inverter.load_state_dict(checkpoint["parts"]["network"])
+        inverter.load_state_dict(self.trained(f"{file_name(name)}/inverting", "network"))
         return inverter.to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -376,14 +376,6 @@ def eight_of(things) -> list:
     return random.Random(0).sample(things, min(8, len(things)))
 
 
-def wall_minutes(out: Path, now: float) -> float:
-    """Minutes of all calls that finished in this folder, together; `now` is the present call's."""
-    path = out / "minutes.json"
-    total = now + (files.read_json(path)["minutes"] if path.exists() else 0.0)
-    files.write_file(path, json.dumps({"minutes": total}))
-    return total
-
-
 # ---------------------------------------------------------------- the command
 
 
@@ -427,8 +419,7 @@ def play_rows(args, config, rows: list, own: dict, device, jobs: int) -> None:
             "landmark judge": one.landmark_reader,
         }
         side_by_side(starts, jobs)
-        controls = functools.partial(optim.run_on_main, one.controls)
-        side_by_side({"controls": controls}, jobs)
+        side_by_side({"controls": functools.partial(optim.run_on_main, one.controls)}, jobs)
         # M's rows first: they take longest, and the other rows use the other cores meanwhile
         order = sorted(rows, key=lambda name: name not in VARIANTS)
         if optim.is_main_process():
@@ -486,14 +477,16 @@ def open_folder(out: Path, preset: str, config) -> None:
 def report(first: SeedRun, out: Path, results: dict, rows: list[str], began: float) -> None:
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
     draw(first, out, results, rows)
-    results["minutes"] = round(wall_minutes(out, (time.monotonic() - began) / 60), 2)
+    path = out / "minutes.json"  # of all calls that finished in this folder
+    before = files.read_json(path)["minutes"] if path.exists() else 0.0
+    minutes = before + (time.monotonic() - began) / 60
+    files.write_file(path, json.dumps({"minutes": minutes}))
+    results["minutes"] = round(minutes, 2)
     texts = {name: make(results) for name, make in figures.TABLES.items()}
     for name, text in texts.items():
         files.write_file(out / name, text)
     if "Ours" in rows:
-        parts = {
-            name: first.checkpoint(place)["parts"][part] for name, (place, part) in PLAYERS.items()
-        }
+        parts = {name: first.trained(*where) for name, where in PLAYERS.items()}
         save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in OUTPUTS if (out / name).exists()]
