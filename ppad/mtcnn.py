@@ -308,9 +308,7 @@ class MTCNN(nn.Module):
         frame's edge; scores (k,), O-net's, above its threshold; landmarks (k, 5, 2) px.
         Raises ValueError for frames of another shape or type.
         """
-        frames = self._checked(frames)
-        budget = PIXELS_AT_ONCE.get(frames.device.type, PIXELS_AT_ONCE["cpu"])
-        parts = frames.split(max(1, budget // (frames.shape[1] * frames.shape[2])))
+        parts = in_batches(frames, PIXELS_AT_ONCE, self.pnet.conv1.weight.device)
         return [found for part in parts for found in self._find(part)]
 
     def _find(self, frames):
@@ -344,7 +342,7 @@ class MTCNN(nn.Module):
         Raises:
             ValueError: frames as in `find`; another number of lists than of frames.
         """
-        frames = self._checked(frames)
+        frames = checked(frames, self.pnet.conv1.weight.device)
         if len(boxes) != len(frames):
             got = f"{len(boxes)} lists for {len(frames)} frames"
             raise ValueError(f"boxes: {got}; give one (k, 4) tensor a frame")
@@ -411,15 +409,27 @@ class MTCNN(nn.Module):
         outputs = [net(resize_windows(table, *part, size)) for part in parts]
         return tuple(torch.cat(values) for values in zip(*outputs))
 
-    def _checked(self, frames):
-        if isinstance(frames, np.ndarray):
-            frames = torch.from_numpy(np.array(frames))
-        is_tensor = torch.is_tensor(frames)
-        got = f"{tuple(frames.shape)} {frames.dtype}" if is_tensor else type(frames).__name__
-        usable = is_tensor and frames.dtype == torch.uint8 and frames.shape[3:] == (3,)
-        if not usable or 0 in frames.shape[1:3]:
-            raise ValueError(f"frames are {got}; give (B, H, W, 3) uint8 RGB, of one size above 0")
-        return frames.to(self.pnet.conv1.weight.device)
+
+def in_batches(frames, pixels_at_once, device):
+    """frames (B, H, W, 3), tensor or array, on the device in parts of about so many pixels.
+
+    pixels_at_once: number by type of device. Raises ValueError unless they are uint8, not empty.
+    """
+    frames = checked(frames, device)
+    budget = pixels_at_once.get(frames.device.type, pixels_at_once["cpu"])
+    return frames.split(max(1, budget // (frames.shape[1] * frames.shape[2])))
+
+
+def checked(frames, device):
+    """frames as a tensor (B, H, W, 3) uint8 on the device. ValueError where they are none."""
+    if isinstance(frames, np.ndarray):
+        frames = torch.from_numpy(np.array(frames))
+    is_tensor = torch.is_tensor(frames)
+    got = f"{tuple(frames.shape)} {frames.dtype}" if is_tensor else type(frames).__name__
+    usable = is_tensor and frames.dtype == torch.uint8 and frames.shape[3:] == (3,)
+    if not usable or 0 in frames.shape[1:3]:
+        raise ValueError(f"frames are {got}; give (B, H, W, 3) uint8 RGB, of one size above 0")
+    return frames.to(device)
 
 
 def weights_folder():

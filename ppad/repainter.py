@@ -71,7 +71,8 @@ class Anonymizer:
         finder: any callable from a list of (H, W, 3) uint8 frames to their face boxes, a list of
             (k, 4) xyxy px. If it has `follow`, that is used for successive frames of a movie; if it
             has `closely`, that is used for single pictures, and in movies LOOKS_A_SECOND times a
-            second where a face is lost or none is found. None: `default_finder()`.
+            second: about the boxes (k, 4) of faces that are lost, its second argument, and all over
+            where none is found. None: `default_finder()`.
         steady: how far to look in movies.
         on_error: "stop" raises ValueError when a frame cannot be searched or repainted, "cover"
             blackens that frame.
@@ -165,8 +166,8 @@ class Anonymizer:
         for batch, found in self._searched(checked(frames), finder, at_once):
             for i, (frame, boxes) in enumerate(zip(batch, found)):
                 now = tracker.pushed
-                if closely and i == 0 and boxes is not None and tracker.loses(boxes):
-                    boxes = self._find([frame], now, closely)[0]
+                if closely and i == len(batch) - 1 and boxes is not None:
+                    boxes = self._look_closely(frame, found, tracker, closely)
                 if boxes is None:
                     failed_frames.add(now)
                 tracker.push(np.zeros((0, 4)) if boxes is None else boxes)
@@ -207,6 +208,19 @@ class Anonymizer:
                 if len(searches) > self.workers or not more:
                     batch, search = searches.popleft()
                     yield batch, search.result()
+
+    def _look_closely(self, frame, found, tracker, closely):
+        """Boxes (k, 4) of a batch's last frame, of which `found` holds what was found in each.
+
+        More are looked for: about the faces that the batch lost, and all over if it has none.
+        """
+        boxes = found[-1]
+        lost = tracker.lost(boxes, len(found))
+        if len(lost):
+            more = self._find([frame], tracker.pushed, lambda one: closely(one, lost))[0]
+            boxes = None if more is None else np.concatenate([boxes, more])
+        faces = sum(len(one) for one in [*found, boxes] if one is not None)
+        return boxes if faces else self._find([frame], tracker.pushed, closely)[0]
 
     def _find(self, batch, number, finder):
         """Boxes (k, 4) of each frame; None for one that failed, if such frames are covered."""

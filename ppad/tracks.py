@@ -151,9 +151,19 @@ class Tracker:
         self._tracks = []
         self._finished = False
 
-    def loses(self, boxes):
-        """Whether the next detections (k, 4) are none, or lack a track that is not yet over."""
-        return len(boxes) == 0 or len(self._match(boxes)[1]) < len(self._alive())
+    def lost(self, boxes, frames):
+        """Where lost tracks would be now (n, 4).
+
+        Lost are those that are not over yet, but neither among the next detections (k, 4) nor in
+        the `frames` - 1 before them.
+        """
+        alive, track_of = self._match(boxes)
+        lost = [
+            track.predict(self.pushed)
+            for i, track in enumerate(alive)
+            if i not in track_of.values() and track.frames[-1] <= self.pushed - frames
+        ]
+        return np.array(lost).reshape(-1, 4)
 
     def _alive(self):
         last = self.pushed - 1 - self.steady.gap

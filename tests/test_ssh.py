@@ -312,6 +312,16 @@ def test_shipped_weights_load_and_see_no_face_in_noise(shipped):
     assert all(len(answer["boxes"]) == 0 for answer in model.find(noise, score=0.5))
 
 
+def test_folded_batch_norms_change_nothing(shipped):
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 96, 128, 3), np.uint8))
+    with torch.inference_mode():
+        expected = shipped(frames)
+        folded = SSH.load().fold_batch_norm()
+        for one, other in zip(folded(frames), expected):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+
+
 def test_shipped_weights_find_real_faces(ppad_data, shipped):
     """The first 20 LFW people of the test half, pasted on gray; nothing was trained on them."""
     table = ppad_data / "lfw" / "landmarks.tsv"

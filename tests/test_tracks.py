@@ -298,3 +298,18 @@ def test_bad_input():
             tracker.push(boxes)
     with pytest.raises(ValueError, match="not known yet"):
         tracker.pop()
+
+
+def test_a_lost_face_is_known_where_it_was_heading_until_its_track_is_over():
+    none = np.zeros((0, 4))
+    tracker = Tracker(Steady(gap=4))
+    for t in range(3):
+        tracker.push([[10.0 * t, 0, 10 * t + 60, 60], [400, 0, 460, 60]])
+    for missed in range(7):
+        ahead = [[10.0 * (3 + missed), 0, 10 * (3 + missed) + 60, 60], [400, 0, 460, 60]]
+        over = missed > 4
+        np.testing.assert_allclose(tracker.lost(none, 1), none if over else ahead)
+        seen = np.array(ahead[1:])  # the second is there again
+        np.testing.assert_allclose(tracker.lost(seen, 1), none if over else ahead[:1])
+        assert len(tracker.lost(none, 3)) == (2 if 2 <= missed <= 4 else 0)
+        tracker.push(none)

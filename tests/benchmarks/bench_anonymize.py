@@ -5,11 +5,11 @@
 
 CLIPS is a folder of movies, each with a face in view throughout; MTCNN's weights lie in
 $PPAD_WEIGHTS. Each clip goes through `Anonymizer.frames`, as in the command: batches of frames of
-which both detectors search the first, while in the others the faces found are followed. Once with
-all detections, and by five seeds with 30 % of them dropped at random, after the finder and before
-the tracker, of which the worst is reported. What must be covered is what both detectors together
-find in the originals when they search every frame. A box is covered if every pixel of it is
-painted. Longest runs of frames with an uncovered box, among
+which MTCNN searches the first and SSH the middle one, while in the others the faces found are
+followed. Once with all detections, and by five seeds with 30 % of them dropped at random, after the
+finder and before the tracker, of which the worst is reported. What must be covered is what both
+detectors together find in the originals when they search every frame. A box is covered if every
+pixel of it is painted. Longest runs of frames with an uncovered box, among
 
     face          the clip's person: all boxes, of any score, that overlap the face (IoU 0.3
                   with the nearest sure box of it)
@@ -23,7 +23,7 @@ painted. Longest runs of frames with an uncovered box, among
 Flicker is the mean absolute change of the face's box edges from frame to frame (px), steady beside
 per-frame detection; `painted` the share of the frame that is painted, steady and with 30 % dropped,
 beside per-frame detection's (1.6 times its boxes). `sightings` are the boxes that the tracker got,
-`searched_closely` the frames that were searched once more because a face was lost or none found.
+`searched_closely` how often it was searched once more, about a lost face or because none was found.
 
 Speed: frames a second of the whole command, start-up included, `--method blur`, on the first clip
 played `--loops` times over with a tone, as H.264 in MP4. `--reference-python` is the interpreter of
@@ -78,7 +78,7 @@ class Recorded:
     """A `RecallFinder` for the frames of one movie, which searches each but once.
 
     With `dropped` it forgets that share of the boxes, as `seed` says. `kept` holds what it gave for
-    each frame, `closer` the frames that were searched closely.
+    each frame, `closer` how many were searched closely.
     """
 
     def __init__(self, finder, frames):
@@ -91,27 +91,28 @@ class Recorded:
         self.dropped = dropped
         self.seed = seed
         self.kept = [None] * len(self.number)
-        self.closer = []
+        self.closer = 0
 
     def follow(self, frames):
-        return self._answer(frames, self.finder.follow)
-
-    def closely(self, frames):
-        self.closer += [self.number[id(frame)] for frame in frames]
-        return self._answer(frames, self.finder.closely)
-
-    def _answer(self, frames, search):
         numbers = [self.number[id(frame)] for frame in frames]
-        key = (search.__name__, *numbers)
-        if key not in self.answers:
-            self.answers[key] = [boxes.numpy() for boxes in search(frames)]
-        given = []
-        for t, boxes in zip(numbers, self.answers[key]):
-            # A generator for each answer: the two searches run in different threads.
-            rng = np.random.default_rng([self.seed, t, search.__name__ == "closely"])
-            self.kept[t] = boxes[rng.random(len(boxes)) >= self.dropped]
-            given.append(self.kept[t])
-        return given
+        if numbers[0] not in self.answers:
+            self.answers[numbers[0]] = [boxes.numpy() for boxes in self.finder.follow(frames)]
+        for t, boxes in zip(numbers, self.answers[numbers[0]]):
+            self.kept[t] = self._dropped(boxes, t, 0)
+        return [self.kept[t] for t in numbers]
+
+    def closely(self, frames, lost=None):
+        self.closer += 1
+        t = self.number[id(frames[0])]
+        (boxes,) = self.finder.closely(frames, lost)
+        boxes = self._dropped(boxes.numpy(), t, 1 + (lost is None))
+        self.kept[t] = np.concatenate([self.kept[t], boxes])
+        return [boxes]
+
+    def _dropped(self, boxes, *key):
+        # A generator for each answer: the two searches run in different threads.
+        rng = np.random.default_rng([self.seed, *key])
+        return boxes[rng.random(len(boxes)) >= self.dropped]
 
 
 def steadiness(clip):
@@ -202,7 +203,7 @@ def steadiness(clip):
             for kind in KINDS:
                 run[kind] = run[kind] + 1 if kind in bad else 0
                 longest[kind] = max(longest[kind], run[kind])
-        counts = (sum(map(len, kept)), len(recorded.closer))
+        counts = (sum(map(len, kept)), recorded.closer)
         return longest, uncovered, flicker(popped), float(np.mean(area)), *counts
 
     every = follow(0.0, 0)
