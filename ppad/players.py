@@ -168,8 +168,7 @@ class Exchanger(nn.Module):
         template = torch.tensor(TEMPLATE_96x112) / 80  # ours: a head with its hair fills [-1, 1]
         self.register_buffer("template", template - template.mean(dim=0), persistent=False)
         axis = (torch.arange(size) + 0.5) * 2 / size - 1  # (S,) in [-1, 1]
-        # Ours, of a crop 1.6 times the face's box: a smaller ellipse leaves too much of the hair,
-        # and so does a softer edge, which also blurs what is around the face.
+        # Ours: a smaller ellipse or a softer edge leaves too much of the hair, and soft ones blur.
         radius = ((axis / 0.58) ** 2 + ((axis[:, None] + 0.04) / 0.68) ** 2).sqrt()  # (S, S)
         self.register_buffer("mask", torch.sigmoid(30 * (1 - radius)), persistent=False)
         # Ours: G is not shown the hair about the ellipse, or it would go on with it.
