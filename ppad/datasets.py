@@ -180,7 +180,7 @@ class ActionSet(_PictureSet):
             self.face_boxes[i] = faces
             self.regions.append(face_squares(faces, self.face_scale))
             known = range(1, len(self.classes) + 1)
-            if len(labels) != len(boxes) or not {*labels.tolist()} <= {*known}:
+            if len(labels) != len(boxes) or any(label not in known for label in labels.tolist()):
                 fix = f"give one label a box, from 1 to {len(known)} (0 is the background)"
                 raise DataError(f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; {fix}")
 

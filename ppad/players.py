@@ -475,10 +475,10 @@ class KeptOutputs(nn.Module):
     def add(self, pictures, modified, landmarks, identities) -> None:
         """Keep a batch in place of the oldest."""
         at = (self.count + torch.arange(len(pictures))) % len(self.pictures)  # (B,)
-        pixels = [((faces.detach() + 1) * 127.5).round().byte() for faces in (pictures, modified)]
-        _, *kept = self.buffers()
-        for buffer, new in zip(kept, (*pixels, landmarks, identities)):
-            buffer[at] = new.cpu()
+        for kept, new in ((self.pictures, pictures), (self.modified, modified)):
+            kept[at] = ((new.detach() + 1) * 127.5).round().byte().cpu()  # (B, 3, S, S)
+        self.landmarks[at] = landmarks.cpu()
+        self.identities[at] = identities.cpu()
         self.count += len(pictures)
 
     def draw(self, number: int) -> tuple:

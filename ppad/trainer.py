@@ -78,7 +78,6 @@ class Game:
                 self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)
         self.modifier_learns = "modifier" in self.optimizers
         self.exchange = None  # see `Exchange`; set where M is an `Exchanger` that learns
-        self.crop_size = config.crop_size
         # In nats, see losses.modifier_adversarial.
         self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])
 
@@ -123,7 +122,7 @@ class Game:
         ):
             points = jitter_landmarks(points, config.landmark_jitter)  # (B, 5, 2)
             faces = torch.cat([f_new, f])  # (2B, 3, S, S)
-            crops = aligned_crops(faces, points.repeat(2, 1, 1), self.crop_size)  # (2B, 3, h, w)
+            crops = aligned_crops(faces, points.repeat(2, 1, 1), config.crop_size)  # (2B, 3, h, w)
             crops = jitter_colors(crops, config.color_jitter)
             with self.autocast:
                 each = self.recognizer.loss(crops, people.repeat(2), reduction="none")  # (2B,)
@@ -196,7 +195,7 @@ class Game:
         The small presets cap it and leave the margin out of it: only then is the loss of a D at
         chance log N, the unit of the cap.
         """
-        crops = aligned_crops(modified, landmarks, self.crop_size)  # (B, 3, h, w)
+        crops = aligned_crops(modified, landmarks, self.config.crop_size)  # (B, 3, h, w)
         target = self.config.adversarial_target
         if target in ("entropy", "non_saturating"):
             with self.autocast:

@@ -3,6 +3,6 @@ HINT = "not aligned twice"
 REPLACE = [
     (
         "crops = jitter_colors(crops, config.color_jitter)",
-        "crops = aligned_crops(crops, points.repeat(2, 1, 1), self.crop_size)",
+        "crops = aligned_crops(crops, points.repeat(2, 1, 1), config.crop_size)",
     ),
 ]
