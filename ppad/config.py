@@ -200,6 +200,7 @@ class Small(Paper):
     modifier_blocks: int = 3  # ours
     modifier_upsample: str = "resize"  # ours: no checkerboard after a short training
     modifier_match_color: bool = True  # ours: the picture's own colors after a short training
+    modifier_exchange: bool = True  # ours: hides more, and paints faces instead of smears
     exchange_steps: int = 5000  # ours: about half an hour on one core
     recognizer_depth: int = 10  # ours: a few hundred people do not fill SphereFace-20
     recognizer_scale: float = 16.0  # ours: a free norm shrinks to 0 when M wins (ASoftmaxLoss)
@@ -271,7 +272,8 @@ class Quick(Toy):
     pretrain_recognizer_steps: int = 300  # ours
     pretrain_detector_steps: int = 600  # ours: all rows share it, and A is what learns slowest
     pretrain_modifier_steps: int = 100  # ours
-    warmup_steps: int = 150  # ours: M trains for less than a minute on one core
+    exchange_steps: int = 300  # ours: M trains for about a minute and a half on one core
+    warmup_steps: int = 150  # ours
     batch_faces: int = 8  # ours
     batch_frames: int = 4  # ours
     l1_weight: float = 10.0  # ours: twice toy's, or so few steps would leave a smear
@@ -337,11 +339,14 @@ class Photo(PhotoCPU):
 
 PRESETS = {"quick": Quick, "toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
 # Rows with an M, and the fields in which each differs from the preset.
-ENTROPY = {"adversarial_target": "entropy"}
+PLAIN = {"modifier_exchange": False}  # M of Sec. 4, which must hide whom it sees
+ENTROPY = {**PLAIN, "adversarial_target": "entropy"}
 RESTARTS = {**ENTROPY, "warmup_restart": 100}  # ours: 32 times in the toy world's warm-up
 VARIANTS = {
     "Ours": {},
+    "Ours(ascent)": PLAIN,  # the paper's adversary, and the small presets' warm-up
     "Ours(paper)": {  # M and its losses as printed, for as many steps as the preset's M
+        **PLAIN,
         "modifier_upsample": Paper.modifier_upsample,
         "modifier_match_color": Paper.modifier_match_color,
         "lr_warmup": Paper.lr_modifier,
@@ -351,13 +356,13 @@ VARIANTS = {
         "adversarial_margin": Paper.adversarial_margin,
         "detection_weight": Paper.detection_weight,
     },
-    "Ours(random)": {"adversarial_target": "random"},  # Sec. 5.6
-    "Ours(non-saturating)": {"adversarial_target": "non_saturating"},
+    "Ours(random)": {**PLAIN, "adversarial_target": "random"},  # Sec. 5.6
+    "Ours(non-saturating)": {**PLAIN, "adversarial_target": "non_saturating"},
     "Ours(entropy)": ENTROPY,
     "Ours(entropy, restarts)": RESTARTS,
     "Ours(entropy, restarts, 3 D)": {**RESTARTS, "warmup_recognizers": 3},
-    "Ours(strong D)": {"warmup_updates": 6},  # ours: 8 updates of D a step with Small's own two
-    "Ours(exchange)": {"modifier_exchange": True},
+    # ours: 8 updates of D a step with Small's own two
+    "Ours(strong D)": {**PLAIN, "warmup_updates": 6},
 }
 MACHINE = (  # fields that change no result, or by rounding only
     "device log_every sample_every checkpoint_seconds eval_batch channels_last compile fused "

@@ -47,6 +47,7 @@ TINY = {
     "pretrain_recognizer_batch": 4,
     "pretrain_modifier_steps": 2,
     "warmup_steps": 2,
+    "modifier_exchange": False,
     "exchange_steps": 2,
     "pretrain_detector_steps": 2,
     "T1": 3,

@@ -324,18 +324,19 @@ class Darker:
 def test_rows_with_another_M(tiny_args, tmp_path):
     """One that is told who it is, and the paper's; the inverting attacker is the same for both."""
     out = tmp_path / "run"
-    rows = ["Ours(paper)", "Ours(exchange)"]
-    assert run(*tiny_args, "--rows", *rows, "--out", out) == 0
+    rows = ["Ours", "Ours(paper)"]
+    words = [*tiny_args, "--modifier_exchange", "true"]
+    assert run(*words, "--rows", *rows, "--out", out) == 0
     assert [row["name"] for row in read(out / "results.json")["rows"]] == rows
-    paper, exchange = (
+    exchange, paper = (
         torch.load(out / f"seed0/{row}/checkpoint.pt", weights_only=True)
-        for row in ("Ours_paper", "Ours_exchange")
+        for row in ("Ours", "Ours_paper")
     )
     assert "others" in exchange["parts"]["anonymizer"] and "people" in exchange["parts"]["reader"]
     assert "warmup_reader" not in exchange["parts"]  # the same reader, kept once
     assert paper["settings"]["adversarial_cap"] == math.inf
     assert "decoder.0.weight" in paper["parts"]["anonymizer"]  # a transposed convolution
-    for row in ("Ours_paper", "Ours_exchange"):
+    for row in ("Ours", "Ours_paper"):
         undo = torch.load(out / f"seed0/{row}/inverting/checkpoint.pt", weights_only=True)
         network = undo["parts"]["network"]
         assert "decoder.1.weight" in network and "decoder.0.weight" not in network  # upsampling
