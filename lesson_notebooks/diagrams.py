@@ -216,6 +216,31 @@ def modifier_layers(config):
     board.show()
 
 
+def told_who_it_is():
+    """The M of the row Ours: what G is given, and who must not learn what (lesson 05)."""
+    board = Diagram(19, 7)
+    board.box(1.7, 5.2, "face $f$", "picture")
+    board.box(5.7, 5.2, "E", "network", 1.6)
+    board.box(9.2, 5.2, "code + noise", "rule", 2.8)
+    board.box(13.6, 3.5, "G", "network", 1.6, 4.4)
+    board.box(17.2, 3.5, "$M(f, e)$", "picture")
+    board.box(7.4, 3.5, "five landmarks, and what is around the face", "rule", 7.4)
+    board.box(7.4, 1.8, "a person's features $e$", "rule", 4.4)
+    board.box(9.2, 6.6, "reader: who is it?", "network", 3.4, 0.9)
+    board.arrow((3, 5.2), (4.9, 5.2))
+    board.arrow((6.5, 5.2), (7.8, 5.2))
+    board.arrow((10.6, 5.2), (12.8, 5))
+    board.arrow((11.1, 3.5), (12.8, 3.5))
+    board.arrow((9.6, 1.8), (12.8, 2.2))
+    board.arrow((14.4, 3.5), (15.9, 3.5))
+    board.arrow((2.4, 4.65), (3.7, 3.7))
+    board.arrow((9.2, 5.75), (9.2, 6.15))
+    board.arrow((7.5, 6.6), (5.7, 5.75), "E learns to fool it", gradient=True, shift=(-1.7, 0.2))
+    text = "while M learns: $e$ of the true person, and $M(f, e)$ must be $f$     in use: of another"
+    board.text(9.5, 0.6, text)
+    board.show()
+
+
 def algorithm_1():
     """Algorithm 1 as a loop (lesson 06)."""
     board = Diagram(19, 6.4)

@@ -4,6 +4,7 @@ A lesson imports it with `import lesson`. The file is in the lessons' folder, so
 be installed.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -81,11 +82,14 @@ def players(preset: str = "toy") -> types.SimpleNamespace:
 
     Returns `modifier`, `recognizer` and `detector` after the game of the row Ours,
     `recognizer_start` and `detector_start` before it, the evaluators `other` (a recognizer of
-    another architecture) and `reader` (of landmarks), and the run's `config`.
+    another architecture) and `reader` (of landmarks), and the run's `config`; and of the row
+    Ours(ascent), whose M is the paper's, `plain_modifier`, `plain_recognizer`, `plain_detector`
+    and `plain_config`.
     """
     stored = read_checkpoint(HERE / "results" / preset / "players.pt")
     fields = {name: value for name, value in stored["config"].items() if name != "preset"}
     config = presets.PRESETS[preset](**fields)  # fields newer than the run: its preset's
+    plain = dataclasses.replace(config, **presets.VARIANTS["Ours(ascent)"])
     people = len(stored["parts"]["recognizer"]["head.weight"])
     made = {
         "modifier": networks.make_modifier(config),
@@ -95,11 +99,14 @@ def players(preset: str = "toy") -> types.SimpleNamespace:
         "detector_start": networks.make_detector(config, 10),
         "other": PlainRecognizer(config.other_width, config.embedding, people),
         "reader": LandmarkReader(config.face_size),
+        "plain_modifier": networks.make_modifier(plain),
+        "plain_recognizer": networks.make_recognizer(config, people),
+        "plain_detector": networks.make_detector(config, 10),
     }
     for name, network in made.items():
         network.load_state_dict(stored["parts"][name])  # stored in half precision, used in single
         network.eval().requires_grad_(False)
-    return types.SimpleNamespace(config=config, **made)
+    return types.SimpleNamespace(config=config, plain_config=plain, **made)
 
 
 # ------------------------------------------------------------------ pictures

@@ -50,6 +50,9 @@ PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, an
     "detector_start": ("start/detector", "detector"),
     "other": ("judges/other_architecture", "network"),
     "reader": ("judges/landmark_reader", "network"),
+    "plain_modifier": ("Ours(ascent)", "anonymizer"),  # these three where that row is run:
+    "plain_recognizer": ("Ours(ascent)", "recognizer"),  # the paper's kind of M, for the lessons
+    "plain_detector": ("Ours(ascent)", "detector"),
 }
 FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png")
 OUTPUTS = ("results.json", *figures.TABLES, "players.pt", *FIGURES)
@@ -173,7 +176,7 @@ class SeedRun:
         if path.exists():
             return
         judges = self.judges()
-        places = [place for place, _ in PLAYERS.values() if place != "Ours"]
+        places = [place for place, _ in PLAYERS.values() if place not in VARIANTS]
         done = (read_checkpoint(self.folder / place / "checkpoint.pt") for place in places)
         start = {
             "minutes": sum(one["seconds"] / 60 for one in done),
@@ -486,7 +489,11 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str], began: flo
     for name, text in texts.items():
         files.write_file(out / name, text)
     if "Ours" in rows:
-        parts = {name: first.trained(*where) for name, where in PLAYERS.items()}
+        parts = {
+            name: first.trained(file_name(place) if place in rows else place, part)
+            for name, (place, part) in PLAYERS.items()
+            if place in rows or place not in VARIANTS
+        }
         save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in OUTPUTS if (out / name).exists()]
