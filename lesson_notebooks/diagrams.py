@@ -218,13 +218,13 @@ def modifier_layers(config):
 
 def told_who_it_is():
     """The M of the row Ours: what G is given, and who must not learn what (lesson 05)."""
-    board = Diagram(19, 7)
+    board = Diagram(19, 7.4)
     board.box(1.7, 5.2, "face $f$", "picture")
     board.box(5.7, 5.2, "E", "network", 1.6)
     board.box(9.2, 5.2, "code + noise", "rule", 2.8)
     board.box(13.6, 3.5, "G", "network", 1.6, 4.4)
     board.box(17.2, 3.5, "$M(f, e)$", "picture")
-    board.box(7.4, 3.5, "five landmarks, and what is around the face", "rule", 7.4)
+    board.box(7.4, 3.5, "five landmarks, and all around the face", "rule", 7.4)
     board.box(7.4, 1.8, "a person's features $e$", "rule", 4.4)
     board.box(9.2, 6.6, "reader: who is it?", "network", 3.4, 0.9)
     board.arrow((3, 5.2), (4.9, 5.2))
