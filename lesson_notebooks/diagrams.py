@@ -236,8 +236,8 @@ def told_who_it_is():
     board.arrow((2.4, 4.65), (3.7, 3.7))
     board.arrow((9.2, 5.75), (9.2, 6.15))
     board.arrow((7.5, 6.6), (5.7, 5.75), "E learns to fool it", gradient=True, shift=(-1.7, 0.2))
-    text = "while M learns: $e$ of the true person, and $M(f, e)$ must be $f$     in use: of another"
-    board.text(9.5, 0.6, text)
+    board.text(6, 0.6, "while M learns: $e$ of the true person, and $M(f, e)$ must be $f$")
+    board.text(15.5, 0.6, "in use: $e$ of another")
     board.show()
 
 
