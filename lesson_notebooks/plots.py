@@ -525,24 +525,20 @@ def threshold(scores, same, cut, curves) -> None:
     plt.show()
 
 
-def attack(history, errors, curves) -> None:
-    """An attacker's error over its steps beside fixed ones, and all ROC curves after repainting.
+def attack(histories, own) -> None:
+    """Attackers' errors over their steps, beside the error of the D each M was trained against.
 
-    Args: history: [(step, error)]. errors: {name: error}. curves: {name: (FAR, TAR)}.
+    Args: histories: {name of M: [(step, error)]}. own: {name of M: error}.
     """
-    _, axes = plt.subplots(1, 2, figsize=(9.5, 3.4))
-    steps, values = zip(*history)
-    axes[0].plot(steps, [100 * value for value in values], "o-", color="C3", label="retrained")
-    for number, (name, error) in enumerate(errors.items()):
-        axes[0].axhline(100 * error, color=f"C{number}", linestyle="--", label=name)
-    axes[0].set(xlabel="the attacker's steps", ylabel="verification error (%)", ylim=(0, 52))
-    axes[0].set_title("Error on new people", fontsize=10)
-    for name, curve in curves.items():
-        axes[1].plot(*curve, label=name.replace("_", " "))
-    axes[1].plot([0, 1], [0, 1], color="gray", linestyle=":", label="guessing")
-    axes[1].set(title="ROC after repainting", xlabel="FAR", ylabel="TAR")
-    axes[0].legend(fontsize=8, loc="lower left")
-    axes[1].legend(fontsize=8, loc="lower right")
+    _, axis = plt.subplots(figsize=(8, 3.6))
+    for number, (name, history) in enumerate(histories.items()):
+        steps, values = zip(*history)
+        color = f"C{number}"
+        axis.plot(steps, [100 * x for x in values], "o-", color=color, label=f"{name}: attacker")
+        axis.axhline(100 * own[name], color=color, linestyle="--", label=f"{name}: own D")
+    axis.axhline(50, color="black", linestyle=":", linewidth=1, label="guessing")
+    axis.set(xlabel="the attacker's steps", ylabel="verification error (%)", ylim=(0, 53))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     plt.show()
 
 
