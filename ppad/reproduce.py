@@ -27,7 +27,6 @@ from ppad.baselines import BASELINES, identity, make_baseline
 from ppad.config import VARIANTS
 from ppad.crop_sampler import repaint
 from ppad.datasets import grouped
-from ppad.evaluate import read_own_row
 from ppad.loop import (
     Loop,
     LoopError,
@@ -50,14 +49,13 @@ PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, an
     "detector_start": ("start/detector", "detector"),
     "other": ("judges/other_architecture", "network"),
     "reader": ("judges/landmark_reader", "network"),
-    "plain_modifier": ("Ours(ascent)", "anonymizer"),  # these three where that row is run:
-    "plain_recognizer": ("Ours(ascent)", "recognizer"),  # the paper's kind of M, for the lessons
-    "plain_detector": ("Ours(ascent)", "detector"),
+    "plain_modifier": ("Ours_ascent", "anonymizer"),  # these three where that row is run: the
+    "plain_recognizer": ("Ours_ascent", "recognizer"),  # paper's kind of M, for the lessons
+    "plain_detector": ("Ours_ascent", "detector"),
 }
 FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png")
 OUTPUTS = ("results.json", *figures.TABLES, "players.pt", *FIGURES)
-# results.json names these without their folders
-PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")
+PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")  # results.json: names only
 
 
 def parse(argv):
@@ -176,7 +174,7 @@ class SeedRun:
         if path.exists():
             return
         judges = self.judges()
-        places = [place for place, _ in PLAYERS.values() if place not in VARIANTS]
+        places = [place for place, _ in PLAYERS.values() if "/" in place]
         done = (read_checkpoint(self.folder / place / "checkpoint.pt") for place in places)
         start = {
             "minutes": sum(one["seconds"] / 60 for one in done),
@@ -391,7 +389,7 @@ def run(args, config) -> None:
     """All seeds and rows, then table and figures."""
     device, jobs = choose_device_and_jobs(args, config)
     own = {}
-    for row in (read_own_row(text, config.face_size) for text in args.row):
+    for row in (evaluate.read_own_row(text, config.face_size) for text in args.row):
         if file_name(row.name) in map(file_name, ["start", "judges", *KNOWN, *own]):
             raise ValueError(f"--row {row.name}: that name is taken: choose another")
         own[row.name] = row
@@ -489,11 +487,9 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str], began: flo
     for name, text in texts.items():
         files.write_file(out / name, text)
     if "Ours" in rows:
-        parts = {
-            name: first.trained(file_name(place) if place in rows else place, part)
-            for name, (place, part) in PLAYERS.items()
-            if place in rows or place not in VARIANTS
-        }
+        done = list(map(file_name, rows))
+        found = {name: at for name, at in PLAYERS.items() if "/" in at[0] or at[0] in done}
+        parts = {name: first.trained(*at) for name, at in found.items()}
         save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in OUTPUTS if (out / name).exists()]
