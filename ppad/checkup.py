@@ -19,6 +19,7 @@ import torch
 from ppad import attackers, datasets, evaluate, files, optim, players, trainer
 from ppad import config as presets
 from ppad.baselines import make_baseline
+from ppad.config import VARIANTS
 from ppad.loop import TrialLoop
 from ppad.optim import GIB
 
@@ -143,7 +144,7 @@ def rehearse(config, counts: dict, device, jobs: int, rows: list, seeds: list) -
         torch.set_num_threads(1)  # as each of the rows that are trained at once will have
     print(f"dry run on {device}:", flush=True)
     trials = dry_run(config, counts, device, rows)
-    each = [trials["Ours" if row.startswith("Ours") else "fixed"] for row in rows]
+    each = [trials[row if row in VARIANTS else "fixed"] for row in rows]
     at_once = min(jobs, len(rows)) if device == "cpu" else 1  # rows on one GPU share its speed
     minutes = len(seeds) * sum(one.minutes for one in [trials["start"], *each])
     flop = len(seeds) * sum(one.flop for one in [trials["start"], *each])
@@ -160,8 +161,8 @@ def rehearse(config, counts: dict, device, jobs: int, rows: list, seeds: list) -
 def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
     """A few steps of everything that takes time; ValueError for a loss that is not finite.
 
-    Returns what it would take: "start", before all rows; "Ours" and "fixed", a row with M and one
-    with a baseline, if among `rows`.
+    Returns what it would take: "start", before all rows; every row with an M, by its name; and
+    "fixed", any row without, if there is one among `rows`.
     """
     n = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
     faces = datasets.toy_faces(0, range(n), 1, config.face_size)
@@ -181,11 +182,12 @@ def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
     pictures, _, _ = faces.batch(torch.arange(min(n, config.eval_batch)), device=device)
     frames, _, _ = actions.batch(torch.arange(config.batch_frames), device=device)
     repainted = 2 * counts["train_faces"] + counts["test_faces"]  # mirror images to train on, too
-    for kind in sorted({"Ours" if row.startswith("Ours") else "fixed" for row in rows}):
+    for kind in sorted({row if row in VARIANTS else "fixed" for row in rows}):
         loop = trials[kind] = TrialLoop(kind)
-        anonymizer = players.make_modifier(config) if kind == "Ours" else make_baseline("Masked")
-        game = trainer.Game(config, recognizer, detector, anonymizer, device)
-        trainer.play(game, faces, actions, config, loop)
+        own = dataclasses.replace(config, **VARIANTS.get(kind, {}))
+        anonymizer = make_baseline("Masked") if kind == "fixed" else players.make_modifier(own)
+        game = trainer.Game(own, recognizer, detector, anonymizer, device)
+        trainer.play(game, faces, actions, own, loop)
         steps = config.attack_steps  # of the retrained attacker, on what is repainted below
         attackers.train_recognizer(recognizer, faces, config, steps, loop, 0, device=device)
         attackers.train_inverter(game.anonymizer, faces, config, loop, device)

@@ -227,9 +227,9 @@ def test_dry_run_trains_everything_for_a_few_steps(tiny, monkeypatch, capsys):
     config = tiny(**many, recognizer_updates=2)
     counts = {"people": 6, "classes": 10, "train_faces": 8, "test_faces": 4, "test_frames": 3}
     trials = checkup.dry_run(config, counts, "cpu", ["Masked", "Edge", "Ours", "Ours(random)"])
-    # D: in the warm-up and two games; a game with a fixed anonymizer updates A alone
-    assert [calls.count(name) for name in UPDATES] == [2 * 3 * 5, 5, 2 * 5, 4 * 5]
-    assert set(trials) == {"start", "fixed", "Ours"}
+    # D: in two warm-ups and three games; a game with a fixed anonymizer updates A alone
+    assert [calls.count(name) for name in UPDATES] == [2 * 5 * 5, 2 * 5, 3 * 5, 5 * 5]
+    assert set(trials) == {"start", "fixed", "Ours", "Ours(random)"}
     assert min(trial.minutes for trial in trials.values()) > 0
     # M is convolutions; the mask is none
     assert trials["Ours"].flop > trials["fixed"].flop > 0 and trials["start"].flop > 0
