@@ -216,7 +216,7 @@ def modifier_layers(config):
     board.show()
 
 
-def told_who_it_is():
+def exchanger():
     """The M of the row Ours: what G is given, and who must not learn what (lesson 05)."""
     board = Diagram(19, 7.4)
     board.box(1.7, 5.2, "face $f$", "picture")
@@ -226,7 +226,7 @@ def told_who_it_is():
     board.box(17.2, 3.5, "$M(f, e)$", "picture")
     board.box(7.4, 3.5, "five landmarks, and all around the face", "rule", 7.4)
     board.box(7.4, 1.8, "a person's features $e$", "rule", 4.4)
-    board.box(9.2, 6.6, "reader: who is it?", "network", 3.4, 0.9)
+    board.box(9.2, 6.6, "code reader: who is it?", "network", 3.4, 0.9)
     board.arrow((3, 5.2), (4.9, 5.2))
     board.arrow((6.5, 5.2), (7.8, 5.2))
     board.arrow((10.6, 5.2), (12.8, 5))

@@ -67,8 +67,11 @@ def results(preset: str = "toy") -> dict:
     """results.json of the stored run of a preset. FileNotFoundError says how to make one."""
     path = HERE / "results" / preset / "results.json"
     if not path.exists():
-        command = f"python -m ppad.reproduce --preset {preset} --out {path.parent}"
-        raise FileNotFoundError(f"{path} does not exist: run {command}")
+        rows = '"Ours(ascent)" and all default rows'
+        raise FileNotFoundError(
+            f"{path} does not exist: run python -m ppad.reproduce --preset {preset} with {rows} "
+            f"and copy its results here"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -83,8 +86,8 @@ def players(preset: str = "toy") -> types.SimpleNamespace:
     Returns `modifier`, `recognizer` and `detector` after the game of the row Ours,
     `recognizer_start` and `detector_start` before it, the evaluators `other` (a recognizer of
     another architecture) and `reader` (of landmarks), and the run's `config`; and of the row
-    Ours(ascent), whose M is the paper's, `plain_modifier`, `plain_recognizer`, `plain_detector`
-    and `plain_config`.
+    Ours(ascent), whose M is of the paper's kind, `plain_modifier`, `plain_recognizer`,
+    `plain_detector` and `plain_config`.
     """
     stored = read_checkpoint(HERE / "results" / preset / "players.pt")
     fields = {name: value for name, value in stored["config"].items() if name != "preset"}

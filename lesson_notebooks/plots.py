@@ -380,11 +380,11 @@ def action_precisions(rows, groups) -> None:
 
 
 def feature_maps(stages) -> None:
-    """The eight channels that vary most at several places of M: {name: (1, C, h, w)}."""
-    _, axes = plt.subplots(len(stages), 8, figsize=(9, 1.15 * len(stages)))
+    """The five channels that vary most at several places of M: {name: (1, C, h, w)}."""
+    _, axes = plt.subplots(len(stages), 5, figsize=(6.2, 1.15 * len(stages)))
     for row, (name, features) in zip(axes, stages.items()):
         channels, height, width = features.shape[1:]
-        busiest = features[0].flatten(1).std(dim=1).argsort(descending=True)[:8]
+        busiest = features[0].flatten(1).std(dim=1).argsort(descending=True)[:5]
         for axis, channel in zip(row, busiest):
             lesson.heat(axis, features[0, channel], cmap="gray")
         row[0].set_ylabel(f"{name}\n{channels} x {height} x {width}", fontsize=8)
@@ -424,7 +424,7 @@ def grid_and_crop(picture, crop, x, y, points, goal) -> None:
 
 def gradients(steps, name, loss, box=None) -> None:
     """Pictures above, the size of a loss's gradient below: {title: (picture, its gradient)}."""
-    _, axes = plt.subplots(2, len(steps), figsize=(2.2 * len(steps), 4.4))
+    _, axes = plt.subplots(2, len(steps), figsize=(1.8 * len(steps), 3.7))
     for (top, bottom), (title, (picture, gradient)) in zip(axes.T, steps.items()):
         lesson.draw(top, picture, title)
         strength = gradient.abs().sum(0)  # (H, W)

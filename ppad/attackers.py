@@ -1,8 +1,8 @@
 """Attackers: recognizers that try to see through an anonymizer (paper Sec. 5.1; mostly ours).
 
 The paper measures privacy as the verification error of the very D that M was trained against.
-That D is the weakest attacker there is: M has learned to fool it and nobody else. So every row of
-the table also faces recognizers that M never met:
+M has learned to fool this one D, so its error says little about an attacker who comes later. So
+every row of the table also faces recognizers that M never met:
 
 * `never_saw`: D as it was before the game, trained on originals only;
 * `other_architecture`: a plain convolutional network with batch norm and an ordinary softmax;

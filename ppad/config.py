@@ -115,9 +115,9 @@ class Paper:
     warmup_steps: int = option(
         0, "adversarial warm-up: updates of M against a throwaway copy of D", "ours"
     )
-    warmup_faces: int = option(16, "faces a step while M copies and warms up", "ours")
+    warmup_faces: int = option(16, "faces a step while M learns before the game", "ours")
     lr_warmup: float = option(
-        3e-4, "M's learning rate meanwhile, dropped like the game's", "ours: the game's"
+        3e-4, "M's learning rate before the game; the warm-up's drops", "ours: the game's"
     )
     warmup_recognizers: int = option(1, "copies of D that M warms up against, in turn", "ours")
     warmup_restart: int = option(
@@ -212,7 +212,7 @@ class Small(Paper):
     warmup_steps: int = 3200  # ours: about seven minutes on one core
     warmup_faces: int = 8  # ours: M learns more from twice the steps than from twice the faces
     lr_warmup: float = 1e-3  # ours: three times the paper's; a small M from scratch has little time
-    lr_modifier: float = 5e-4  # ours: M only refines in the game what the warm-up taught it
+    lr_modifier: float = 5e-4  # ours: M only refines in the game what it learned before
     lr_recognizer: float = 5e-4  # ours: D must follow a quicker M
     epochs: int = 0  # ours: T1 says it
     batch_frames: int = 8  # ours
@@ -231,7 +231,7 @@ class Small(Paper):
 
 @dataclass
 class Toy(Small):
-    """The drawn world on two CPU cores: all rows within half an hour (see ppad.toyworld)."""
+    """The drawn world on two CPU cores: all rows in about an hour (see ppad.toyworld)."""
 
     faces: str = ""  # ours: nothing to read
     actions: str = ""  # ours

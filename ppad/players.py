@@ -93,12 +93,12 @@ def make_modifier(config) -> nn.Module:
 class Exchanger(nn.Module):
     """Another M (ours): M(f, e) = G(E(f) + noise, e) paints the face f with the identity e.
 
-    An M that must stay close to f (eq. 3) must know who it is. This one is told: e is a person's
-    mean embedding by D. While M learns, e is the true person's and the output must be f, so the
-    code E(f) need not hold the identity, and what it holds has a price (`nats`). In use e is
-    somebody else's (`draw`). Sources of the idea: Moyer et al., "Invariant Representations without
-    Adversarial Training", NeurIPS 2018; that G is shown the five landmarks and what is around the
-    head, Maximov et al., "CIAGAN", CVPR 2020.
+    The M of Sec. 4 must find out who f is, in order to hide it. This one is given the person: e is
+    somebody's mean embedding by D. While M learns, e is the true person's and the output must be f,
+    so the code E(f) need not hold the identity, and what it holds has a price (`nats`). In use e is
+    that of one of OTHERS training people, drawn for each face (`draw`). Sources of the idea: Moyer
+    et al., "Invariant Representations without Adversarial Training", NeurIPS 2018; that G is shown
+    the five landmarks and what is around the head, Maximov et al., "CIAGAN", CVPR 2020.
 
     Only an ellipse about the face is painted; what is around it stays as it was.
 
@@ -348,7 +348,7 @@ class LandmarkReader(nn.Module):
 class CodeReader(nn.Module):
     """Names the person of an Exchanger's code (B, 24, h, h): (B, N) logits. M learns to fool it.
 
-    Args: side: h, of the code. people: (N, E), the identities that M is told; kept here, so that a
+    Args: side: h, of the code. people: (N, E), the identities that M is given; kept here, so that a
         checkpoint holds them.
     """
 

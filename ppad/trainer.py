@@ -244,7 +244,7 @@ class Game:
         return dict(zip(["L_l1"], torch.stack(terms).mean(dim=0)))
 
     def copy_people(self, pictures, landmarks, identities) -> dict:
-        """Likewise, for an M that is told who it is: its objective of `Exchange` alone."""
+        """Likewise, for an M that is given the person: its objective of `Exchange` alone."""
         terms = []
         for last, f, points, people in self._split(pictures, landmarks, identities):
             L_copy = self.copy_objective(f, None, points, people)
@@ -289,11 +289,11 @@ class Exchange:
         self.optimizer = optim.adam(self.reader.parameters(), LR_READER, config)
 
     def objective(self, modifier, pictures, landmarks, identities) -> torch.Tensor:
-        """M shall give faces back where it is told who it is, by a code that does not tell.
+        """M shall give faces back where it is given the true person, by a code that names nobody.
 
-        Five terms: L1 (eq. 3) of pixels and of their slopes, at which edges are won; the price of
-        the code; the reader's success (`losses.modifier_non_saturating`); and where M reads the
-        landmarks.
+        Five terms: L1 (eq. 3) of pixels and of the differences of neighbors, which keeps edges
+        sharp; the price of the code; the reader's success (`losses.modifier_non_saturating`); and
+        where M reads the landmarks.
         """
         config = self.config
         people = self.reader.people[identities.to(self.device, non_blocking=True)]  # (B, E)
@@ -353,7 +353,7 @@ def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
 
 
 def play(game: Game, faces, actions, config, loop: Loop) -> None:
-    """Algorithm 1: T1 adversarial steps, then T2 for A alone; before them M's warm-up.
+    """Algorithm 1: T1 adversarial steps, then T2 for A alone; before them M alone (`warm_up`).
 
     The order of F and V depends on the seed alone, so every row of a table sees the same data.
 
@@ -450,8 +450,8 @@ def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
     """Before the game, M learns to copy faces and then plays against copies of D (ours).
 
     M starts from random weights, D and A start trained. The game's own D and A are not touched, so
-    they get exactly the updates that every other row's get. An M that is told who it is meets no D
-    before the game: the reader of its code is its adversary.
+    they get exactly the updates that every other row's get. An M that is given the person meets no
+    D before the game: the reader of its code is its adversary.
 
     Args: game: `WarmUp`. faces, loop: as `play`. shown: (n, 3, S, S), the samples.
     """

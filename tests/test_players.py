@@ -247,7 +247,7 @@ def test_a_file_that_holds_no_players_is_named(tmp_path):
         loop.read_checkpoint(tmp_path / "players.pt")
 
 
-# ---------------------------------------------------------------- an M that is told who it is
+# ---------------------------------------------------------------- an M that is given the person
 
 
 @pytest.fixture

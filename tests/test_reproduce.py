@@ -322,7 +322,7 @@ class Darker:
 
 
 def test_rows_with_another_M(tiny_args, tmp_path):
-    """One that is told who it is, and the paper's; the inverting attacker is the same for both."""
+    """One that is given the person, and the paper's; the inverting attacker is one for both."""
     out = tmp_path / "run"
     rows = ["Ours", "Ours(paper)"]
     words = [*tiny_args, "--modifier_exchange", "true"]
