@@ -38,8 +38,10 @@ COMPONENTS = (
 )  # import no module of ours
 LONG_MODULES = ("toyworld", "config")  # up to 650 lines, the others 500
 SUMMARY = ("own", "retrained", "strongest")  # the attackers in the README's table
-WORLDS = {"toy": "drawn", "photo": "photos"}
-SUMMARIES = {"summary": ("toy", "photo"), "photo_summary": ("photo",)}
+# a title of the summary's columns, and the runs whose rows it shows: the first that has the row
+DRAWN = ("drawn", "toy")
+PHOTOS = ("photos", "photo", "photo_ours")
+SUMMARIES = {"summary": (DRAWN, PHOTOS), "photo_summary": (("photos", "photo_ours"),)}
 OTHER_FLAGS = {"--nproc-per-node", "--index-url"}  # torchrun's, pip's
 MAPPED = [
     "Eq. (1)",
@@ -112,22 +114,23 @@ def result_block(preset: str) -> str:
     return f"{figures.table1_markdown(results)}\n{line}\n"
 
 
-def summary_block(*presets: str) -> str:
-    """One line an anonymizer: mAP and three errors in each of these reference runs."""
+def summary_block(*worlds: tuple) -> str:
+    """One line an anonymizer: mAP and three errors in the runs of each world."""
     wanted = ["mAP", *(f"error: {figures.ERRORS[key]}" for key in SUMMARY)]
-    lines = {}
-    for preset in presets:
-        head, _, *rows = figures.table1_markdown(reference(preset)).splitlines()
-        columns = [cells(head).index(name) for name in wanted]
-        done = len(lines.get("Un-anonymized", []))  # columns of the runs before this one
-        for row in map(cells, rows):
-            before = lines.setdefault(row[0], ["–"] * done)
-            before.extend(row[column] for column in columns)
-        for line in lines.values():  # a row that this run does not have
-            line.extend(["–"] * (done + len(columns) - len(line)))
-    titles = [f"{WORLDS[preset]}: {head}" for preset in presets for head in ("mAP", *SUMMARY)]
+    found = []  # of each world: row -> its cells
+    for _, *folders in worlds:
+        rows = {}
+        for folder in folders:
+            head, _, *lines = figures.table1_markdown(reference(folder)).splitlines()
+            columns = [cells(head).index(name) for name in wanted]
+            for line in map(cells, lines):
+                rows.setdefault(line[0], [line[column] for column in columns])
+        found.append(rows)
+    none = ["–"] * len(wanted)
+    titles = [f"{title}: {head}" for title, *_ in worlds for head in ("mAP", *SUMMARY)]
     table = [["Method", *titles], ["---", *["---:"] * len(titles)]]
-    table += [[name, *values] for name, values in lines.items()]
+    for name in dict.fromkeys(name for rows in found for name in rows):
+        table.append([name, *(cell for rows in found for cell in rows.get(name, none))])
     return "".join(f"| {' | '.join(line)} |\n" for line in table)
 
 
@@ -173,24 +176,26 @@ def test_generated_parts_are_where_they_belong():
     assert all(f"<!-- results:{name} -->\n| Method" in read(PACKAGE) for name in ("toy", "photo"))
     # rows of presets are recognized
     assert "| `face_size` | 64 | 64 | 128 | 256 |" in read(PACKAGE)
-    assert "| Ours(ascent) |" in read(CARD)
+    assert "| Ours |" in read(CARD)
 
 
 def test_the_summary_is_a_part_of_the_full_tables():
-    """By hand, for two rows, one of which a run lacks: the values of results.json, rounded."""
-    lines = {cells(line)[0]: cells(line) for line in summary_block("toy", "photo").splitlines()}
-    for name in ("Un-anonymized", "Ours"):
+    """By hand, for rows of one run and of another: the values of results.json, rounded."""
+    lines = {cells(line)[0]: cells(line) for line in summary_block(DRAWN, PHOTOS).splitlines()}
+    for name, folders in (("Masked", ("toy", "photo")), ("Ours", ("toy", "photo_ours"))):
         expected = []
-        for folder in ("toy", "photo"):
+        for folder in folders:
             results = reference(folder)
-            row = next((row for row in results["rows"] if row["name"] == name), None)
-            for key in ("mAP", *SUMMARY):
-                value = row and (row["mAP"] if key == "mAP" else row["verification_error"][key])
-                text = f"{100 * value['mean']:.1f}" if value else "–"
-                if value and len(results["seeds"]) > 1:
-                    text += f" ± {100 * value['std']:.1f}"
-                expected.append(text)
+            row = next(row for row in results["rows"] if row["name"] == name)
+            for value in (row["mAP"], *(row["verification_error"][key] for key in SUMMARY)):
+                spread = f" ± {100 * value['std']:.1f}" if len(results["seeds"]) > 1 else ""
+                expected.append(f"{100 * value['mean']:.1f}{spread}")
         assert lines[name] == [name, *expected]
+    alone = {
+        cells(line)[0]: cells(line)
+        for line in summary_block(DRAWN, ("x", "toy_seeds")).splitlines()
+    }
+    assert alone["Masked"][-4:] == ["–"] * 4 and alone["Ours"][-1].startswith("38.5 ±")
 
 
 def test_the_face_finders_card_says_what_was_measured():
@@ -208,8 +213,8 @@ def test_the_face_finders_card_says_what_was_measured():
 
 
 def test_the_modifiers_card_says_how_its_own_seed_fared():
-    results = reference("photo")
-    row = next(row for row in results["rows"] if row["name"] == "Ours(ascent)")
+    results = reference("photo_ours")
+    row = next(row for row in results["rows"] if row["name"] == "Ours")
     per_seed = row["verification_error"]["strongest"]["per_seed"]
     erred = 100 * per_seed[results["seeds"].index(0)]
     sentence = f"this file is seed 0's, whose strongest attacker erred on {erred:.1f} %"
