@@ -250,6 +250,16 @@ def test_dry_run_trains_everything_for_a_few_steps(tiny, monkeypatch, capsys):
     assert [calls.count(name) for name in UPDATES] == [4, 1, 1, 2]  # too slow: one step of each
 
 
+def test_the_dry_run_takes_every_row_with_its_own_fields(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "TRIAL_SECONDS", 0)
+    config = tiny(modifier_exchange=True)
+    counts = {"people": 6, "classes": 10, "train_faces": 8, "test_faces": 4, "test_frames": 3}
+    checkup.dry_run(config, counts, "cpu", ["Ours", "Ours(ascent)"])
+    stages = {tuple(line.split()[:2]) for line in capsys.readouterr().out.splitlines()}
+    assert {("Ours", "exchange"), ("Ours(ascent)", "warmup")} <= stages
+    assert not {("Ours", "warmup"), ("Ours(ascent)", "exchange")} & stages
+
+
 def test_a_loss_that_is_not_finite_is_named(tiny, monkeypatch):
     terms = {"L_adv": torch.tensor(1.0), "L_l1": torch.tensor(float("nan"))}
     monkeypatch.setattr(trainer.Game, "update_modifier", lambda *_: terms)
