@@ -183,8 +183,7 @@ class Exchanger(nn.Module):
     def draw(self, number: int) -> list[torch.Tensor]:
         """What `forward` draws: whose face to give, noise of the code and of the landmarks.
 
-        A list of tensors (number, ...). A movie keeps what was drawn for a person: the face stays
-        the same, and nobody can average the noise away.
+        A list of tensors (number, ...). A movie keeps a person's: nobody can average them away.
         """
         device = self.others.device
         side = self.size // 4
@@ -257,15 +256,16 @@ class Exchanger(nn.Module):
         spots = spots[:, :, 1, :, None] * spots[:, :, 0, None, :]  # (B, 5, side, side)
         return torch.cat([placed, at.permute(0, 3, 1, 2), spots], dim=1)
 
-    def forward(self, faces: torch.Tensor, drawn=None) -> torch.Tensor:
+    def forward(self, faces: torch.Tensor, drawn=None, points=None) -> torch.Tensor:
         """Faces (B, 3, S, S) in [-1, 1], each as somebody else; the same shape.
 
-        Args: drawn: of `draw(B)`; None draws anew.
+        Args: drawn: of `draw(B)`, None draws anew. points: (B, 5, 2) px, None asks `place`.
         """
         if len(faces) == 0:
             return faces
         people, noise, shift = self.draw(len(faces)) if drawn is None else drawn
-        return self.decode(faces, self.encode(faces) + noise, self.place(faces) + shift, people)
+        points = self.place(faces) if points is None else points  # (B, 5, 2)
+        return self.decode(faces, self.encode(faces) + noise, points + shift, people)
 
 
 def fit(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -309,6 +309,12 @@ def test_what_was_drawn_once_can_be_used_again(exchanger):
     alone = [exchanger(face[None], one) for face in faces]
     together = exchanger(faces, [part.repeat(4, *[1] * (part.ndim - 1)) for part in one])
     torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=0)
+    placed = exchanger(
+        faces, [part.repeat(4, *[1] * (part.ndim - 1)) for part in one], some_points(4)
+    )
+    assert (placed - together).abs().max() > 1e-4
+    asked = exchanger(faces[:1], one, exchanger.place(faces[:1]))
+    torch.testing.assert_close(asked, alone[0])
 
 
 def test_fit_is_that_of_the_alignment_and_takes_any_points():
