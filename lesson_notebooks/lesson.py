@@ -24,6 +24,7 @@ from matplotlib_inline import backend_inline  # noqa: E402
 from ppad import config as presets  # noqa: E402
 from ppad import players as networks  # noqa: E402
 from ppad.attackers import PlainRecognizer  # noqa: E402
+from ppad.baselines import BASELINES  # noqa: E402
 from ppad.loop import read_checkpoint  # noqa: E402
 from ppad.players import LandmarkReader  # noqa: E402
 
@@ -67,11 +68,9 @@ def results(preset: str = "toy") -> dict:
     """results.json of the stored run of a preset. FileNotFoundError says how to make one."""
     path = HERE / "results" / preset / "results.json"
     if not path.exists():
-        rows = '"Ours(ascent)" and all default rows'
-        raise FileNotFoundError(
-            f"{path} does not exist: run python -m ppad.reproduce --preset {preset} with {rows} "
-            f"and copy its results here"
-        )
+        rows = " ".join(f'"{row}"' for row in (*BASELINES, "Ours", "Ours(ascent)"))
+        command = f"python -m ppad.reproduce --preset {preset} --rows {rows} --out {path.parent}"
+        raise FileNotFoundError(f"{path} does not exist: run {command}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -206,6 +206,8 @@ def test_a_device_is_measured(tiny):
     assert 1e8 < optim.measured_speed(tiny(), "cpu") < 1e13
 
 
+# what a tiny data set holds
+COUNTS = {"people": 6, "classes": 10, "train_faces": 8, "test_faces": 4, "test_frames": 3}
 UPDATES = (
     "update_recognizer",
     "update_modifier",
@@ -225,8 +227,7 @@ def test_dry_run_trains_everything_for_a_few_steps(tiny, monkeypatch, capsys):
         monkeypatch.setattr(trainer.Game, name, counted)
     many = dict.fromkeys(("T1", "T2", "warmup_steps", "pretrain_detector_steps"), 50)
     config = tiny(**many, recognizer_updates=2)
-    counts = {"people": 6, "classes": 10, "train_faces": 8, "test_faces": 4, "test_frames": 3}
-    trials = checkup.dry_run(config, counts, "cpu", ["Masked", "Edge", "Ours", "Ours(random)"])
+    trials = checkup.dry_run(config, COUNTS, "cpu", ["Masked", "Edge", "Ours", "Ours(random)"])
     # D: in two warm-ups and three games; a game with a fixed anonymizer updates A alone
     assert [calls.count(name) for name in UPDATES] == [2 * 5 * 5, 2 * 5, 3 * 5, 5 * 5]
     assert set(trials) == {"start", "fixed", "Ours", "Ours(random)"}
@@ -246,15 +247,14 @@ def test_dry_run_trains_everything_for_a_few_steps(tiny, monkeypatch, capsys):
         assert stage in printed, stage
     calls.clear()
     monkeypatch.setattr(loop, "TRIAL_SECONDS", 0)
-    checkup.dry_run(tiny(**many, accumulate=2), counts, "cpu", ["Ours"])
+    checkup.dry_run(tiny(**many, accumulate=2), COUNTS, "cpu", ["Ours"])
     assert [calls.count(name) for name in UPDATES] == [4, 1, 1, 2]  # too slow: one step of each
 
 
 def test_the_dry_run_takes_every_row_with_its_own_fields(tiny, capsys, monkeypatch):
     monkeypatch.setattr(loop, "TRIAL_SECONDS", 0)
     config = tiny(modifier_exchange=True)
-    counts = {"people": 6, "classes": 10, "train_faces": 8, "test_faces": 4, "test_frames": 3}
-    checkup.dry_run(config, counts, "cpu", ["Ours", "Ours(ascent)"])
+    checkup.dry_run(config, COUNTS, "cpu", ["Ours", "Ours(ascent)"])
     stages = {tuple(line.split()[:2]) for line in capsys.readouterr().out.splitlines()}
     assert {("Ours", "exchange"), ("Ours(ascent)", "warmup")} <= stages
     assert not {("Ours", "warmup"), ("Ours(ascent)", "exchange")} & stages

@@ -307,11 +307,10 @@ def test_what_was_drawn_once_can_be_used_again(exchanger):
     assert len(people.unique(dim=0)) == 7
     one = exchanger.draw(1)
     alone = [exchanger(face[None], one) for face in faces]
-    together = exchanger(faces, [part.repeat(4, *[1] * (part.ndim - 1)) for part in one])
+    four = [part.repeat(4, *[1] * (part.ndim - 1)) for part in one]
+    together = exchanger(faces, four)
     torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=0)
-    placed = exchanger(
-        faces, [part.repeat(4, *[1] * (part.ndim - 1)) for part in one], some_points(4)
-    )
+    placed = exchanger(faces, four, some_points(4))
     assert (placed - together).abs().max() > 1e-4
     asked = exchanger(faces[:1], one, exchanger.place(faces[:1]))
     torch.testing.assert_close(asked, alone[0])

@@ -90,9 +90,9 @@ def reference(folder: str) -> dict | None:
     return json.loads(read(path)) if path.exists() else None
 
 
-def result_block(preset: str) -> str:
+def result_block(folder: str) -> str:
     """Table 1 of a reference run and a line that says what made it; "not run" without one."""
-    results = reference(preset)
+    results = reference(folder)
     if results is None:
         return "not run\n"
     machine = results["hardware"]
@@ -181,7 +181,11 @@ def test_generated_parts_are_where_they_belong():
 
 def test_the_summary_is_a_part_of_the_full_tables():
     """By hand, for rows of one run and of another: the values of results.json, rounded."""
-    lines = {cells(line)[0]: cells(line) for line in summary_block(DRAWN, PHOTOS).splitlines()}
+
+    def rows(*worlds):
+        return {line[0]: line for line in map(cells, summary_block(*worlds).splitlines())}
+
+    lines = rows(DRAWN, PHOTOS)
     for name, folders in (("Masked", ("toy", "photo")), ("Ours", ("toy", "photo_ours"))):
         expected = []
         for folder in folders:
@@ -191,10 +195,7 @@ def test_the_summary_is_a_part_of_the_full_tables():
                 spread = f" ± {100 * value['std']:.1f}" if len(results["seeds"]) > 1 else ""
                 expected.append(f"{100 * value['mean']:.1f}{spread}")
         assert lines[name] == [name, *expected]
-    alone = {
-        cells(line)[0]: cells(line)
-        for line in summary_block(DRAWN, ("x", "toy_seeds")).splitlines()
-    }
+    alone = rows(DRAWN, ("x", "toy_seeds"))
     assert alone["Masked"][-4:] == ["–"] * 4 and alone["Ours"][-1].startswith("38.5 ±")
 
 

@@ -87,14 +87,6 @@ def person_of(name: str) -> str:
     return name.split("/")[0]
 
 
-@torch.no_grad()
-def repainted(anonymizer, pictures):
-    """Pictures (N, 3, S, S) through an anonymizer, in 8 bits, as a picture file would hold them."""
-    torch.manual_seed(0)
-    parts = [anonymizer(part) for part in pictures.split(64)]
-    return torch.cat(parts).add(1).mul(127.5).round().div(127.5).sub(1)  # (N, 3, S, S)
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path)
@@ -127,10 +119,11 @@ def main(argv=None):
     found["M of the package"] = load_modifier(SHIPPED)[0]
     for run in args.run:
         found[f"M of {run.name}"] = load_modifier(run / "players.pt")[0]
-    originals = test.batch(torch.arange(len(test)))[0]  # (N, 3, S, S)
 
     def features(anonymizer):
-        return attackers.embed(outsider, repainted(anonymizer, originals), test.landmarks, settings)
+        torch.manual_seed(0)  # whatever was drawn for the row before
+        modified = attackers.RepaintedFaces(test, anonymizer, settings)
+        return attackers.embed(outsider, modified.floats(), test.landmarks, settings)
 
     before = features(identity)
     results = {
