@@ -6,6 +6,7 @@ while it learns. The trainer, the attackers and the evaluation all take their pl
 """
 
 import dataclasses
+import math
 
 import torch
 from torch import nn
@@ -116,6 +117,9 @@ class Exchanger(nn.Module):
     NOISE = 0.5  # ours: standard deviation; the code itself lies in [-1, 1]
     SHIFT = 0.005  # ours: of S, standard deviation of noise on the landmarks
     OTHERS = 64  # ours: identities to draw from; few, as they are kept with M's weights
+    # Ours: what stays of a face's last frame after 1/25 second; without it the new face trembles.
+    PLACE_STAYS = 0.8
+    PAINT_STAYS = 0.5
 
     def __init__(self, size: int, embedding: int):
         super().__init__()
@@ -205,7 +209,14 @@ class Exchanger(nn.Module):
         return code.square().flatten(1).sum(dim=1).mean() / (2 * self.NOISE**2)
 
     def decode(self, faces, noisy, points, people) -> torch.Tensor:
-        """The faces (B, 3, S, S) with what G paints pasted in.
+        """The faces (B, 3, S, S) with what G paints pasted in; arguments as `generate`."""
+        return self._paste(self.generate(faces, noisy, points, people), faces)
+
+    def _paste(self, painted: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        return self.mask * painted + (1 - self.mask) * faces
+
+    def generate(self, faces, noisy, points, people) -> torch.Tensor:
+        """What G paints, (B, 3, S, S), for the places of the faces (B, 3, S, S).
 
         Args: noisy: (B, 24, S/4, S/4), codes with noise. points: (B, 5, 2) px. people: (B, E).
         """
@@ -227,7 +238,7 @@ class Exchanger(nn.Module):
         x = self.top(F.interpolate(F.leaky_relu(x, 0.2), scale_factor=2))  # (B, 16, S, S)
         known = torch.cat([self._known(layout, points, self.size), seen], dim=1)
         x = scaled_and_shifted(x + self.top_known(known), self.top_style(style))
-        return self.mask * self.paint(x) + (1 - self.mask) * faces
+        return self.paint(x)
 
     def _look_around(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Maps (B, 24, h, h), h = S/2 and S/4, of what is not covered: it goes on behind it."""
@@ -256,16 +267,32 @@ class Exchanger(nn.Module):
         spots = spots[:, :, 1, :, None] * spots[:, :, 0, None, :]  # (B, 5, side, side)
         return torch.cat([placed, at.permute(0, 3, 1, 2), spots], dim=1)
 
-    def forward(self, faces: torch.Tensor, drawn=None, points=None) -> torch.Tensor:
+    def forward(self, faces: torch.Tensor, drawn=None) -> torch.Tensor:
         """Faces (B, 3, S, S) in [-1, 1], each as somebody else; the same shape.
 
-        Args: drawn: of `draw(B)`, None draws anew. points: (B, 5, 2) px, None asks `place`.
+        Args: drawn: of `draw(B)`, None draws anew.
         """
         if len(faces) == 0:
             return faces
         people, noise, shift = self.draw(len(faces)) if drawn is None else drawn
-        points = self.place(faces) if points is None else points  # (B, 5, 2)
-        return self.decode(faces, self.encode(faces) + noise, points + shift, people)
+        return self.decode(faces, self.encode(faces) + noise, self.place(faces) + shift, people)
+
+    def next_frame(self, face: torch.Tensor, last=None, seconds: float = math.inf) -> tuple:
+        """One person's face in one more frame of a movie: one person, one new face, and steady.
+
+        Args:
+            face: (1, 3, S, S) in [-1, 1]. last: the second result for the frame before; None in a
+                person's first. seconds: since then; infinite where frames need not be alike.
+        Returns the new face (1, 3, S, S), and what the next frame needs of this one.
+        """
+        place = self.place(face)  # (1, 5, 2)
+        drawn, last_place, last_painted = last or (self.draw(1), place, None)
+        people, noise, shift = drawn
+        place = place.lerp(last_place, self.PLACE_STAYS ** (25 * seconds))
+        painted = self.generate(face, self.encode(face) + noise, place + shift, people)
+        if last_painted is not None:
+            painted = painted.lerp(last_painted, self.PAINT_STAYS ** (25 * seconds))
+        return self._paste(painted, face), (drawn, place, painted)
 
 
 def fit(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ runs out) raises, or is blackened if asked. What was not searched is never given
 """
 
 import itertools
+import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,7 +47,6 @@ SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md b
 FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
 LOOKS_A_SECOND = 5  # ours: how often both detectors search a movie, at least
 CROPS_AT_ONCE = 16  # ours: repainted together
-INERTIA = 0.8  # ours: how much of a face's last place stays in the next frame of 1/25 second
 FEATHER = 0.1  # ours: of a square 1.6 times the face, so that the face itself is replaced whole
 # Ours: the preview's columns and rows of frames, px of a frame and of a title, most tracks.
 SHEET_COLUMNS = 4
@@ -67,9 +67,8 @@ class Anonymizer:
     Args:
         anonymizer: any callable (B, 3, S, S) in [-1, 1] -> the same. With a `.size`, S is that;
             else it is called once a face, on the frame's own pixels. Faces below its `.smallest`,
-            which it would give back as they are, are blackened. With `.draw` and `.place` (see
-            `players.Exchanger`), what it draws for a track is kept: one person, one new face; and
-            the places of its landmarks are steadied along the track, or the new face trembles.
+            which it would give back as they are, are blackened. One with `.next_frame` (see
+            `players.Exchanger`) is called by that, so that a person keeps one new face.
         finder: any callable from a list of (H, W, 3) uint8 frames to their face boxes, a list of
             (k, 4) xyxy px. If it has `follow`, that is used for successive frames of a movie; if it
             has `closely`, that is used for single pictures, and in movies LOOKS_A_SECOND times a
@@ -106,9 +105,8 @@ class Anonymizer:
         self.face_scale = face_scale
         self.summary = {}
         self.shown = []
-        self.inertia = 0.0
-        self.drawn = {}  # number of a track -> what the anonymizer drew for it
-        self.places = {}  # number of a track -> where its landmarks were last, (5, 2) px
+        self.seconds = math.inf  # from one frame to the next
+        self.known = {}  # number of a track -> what `next_frame` gave for its last frame
 
     @classmethod
     def from_run(cls, run=None, device="cpu", **settings):
@@ -161,16 +159,14 @@ class Anonymizer:
             return self._run(frames, Tracker(self.steady), closely or self.finder)
         follow = getattr(self.finder, "follow", self.finder)
         at_once = min(max(round(rate / LOOKS_A_SECOND), 1), FRAMES_AT_ONCE)
-        inertia = INERTIA ** (25 / rate)
         tracker = Tracker(self.steady.at_rate(rate))
-        return self._run(frames, tracker, follow, closely, at_once, inertia)
+        return self._run(frames, tracker, follow, closely, at_once, 1 / rate)
 
-    def _run(self, frames, tracker, finder, closely=None, at_once=FRAMES_AT_ONCE, inertia=0.0):
+    def _run(self, frames, tracker, finder, closely=None, at_once=FRAMES_AT_ONCE, seconds=math.inf):
         unpopped = deque()
         failed_frames = set()
-        self.inertia = inertia
-        self.drawn = {}
-        self.places = {}
+        self.seconds = seconds
+        self.known = {}
         for batch, found in self._searched(checked(frames), finder, at_once):
             for i, (frame, boxes) in enumerate(zip(batch, found)):
                 now = tracker.pushed
@@ -303,18 +299,15 @@ class Anonymizer:
         return painted
 
     def _on_crops(self, crops, tracks):
-        """Faces (n, 3, S, S) anonymized; those of a track all by one draw, if there are draws."""
-        if not hasattr(self.anonymizer, "draw"):
+        """Faces (n, 3, S, S) anonymized; those of a track all as one person, if M can."""
+        if not hasattr(self.anonymizer, "next_frame"):
             return self.anonymizer(crops)
-        tracks = tracks.tolist()
-        for track, place in zip(tracks, self.anonymizer.place(crops)):  # (5, 2)
-            if track not in self.drawn:
-                self.drawn[track] = self.anonymizer.draw(1)
-            last = self.places.get(track, place)
-            self.places[track] = place.lerp(last, self.inertia)
-        drawn = zip(*(self.drawn[track] for track in tracks))  # of n tracks, part by part
-        places = torch.stack([self.places[track] for track in tracks])  # (n, 5, 2)
-        return self.anonymizer(crops, [torch.cat(part) for part in drawn], places)
+        faces = []
+        for crop, track in zip(crops.split(1), tracks.tolist()):
+            last = self.known.get(track)
+            face, self.known[track] = self.anonymizer.next_frame(crop, last, self.seconds)
+            faces.append(face)
+        return torch.cat(faces)
 
     def _on_pixels(self, square):
         """A face (1, 3, s, s) anonymized; one that is too small for the method is blackened."""

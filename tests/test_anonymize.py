@@ -9,6 +9,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -145,25 +146,21 @@ def test_every_frame_is_covered_though_a_third_of_the_boxes_is_missing():
 
 
 class Drawing:
-    """Paints a face in one gray, drawn by `draw`: the next of 0, 10, 20 ... at each draw."""
+    """Paints a face in one gray: at a track's first frame the next of 0, 10, 20 ..."""
 
     size = 8
 
     def __init__(self):
         self.next = 0
+        self.seconds = []  # as given with each face but a track's first
 
-    def draw(self, number):
-        grays = torch.arange(self.next, self.next + number) * 10.0
-        self.next += number
-        return grays, grays + 1000
-
-    def place(self, faces):
-        return torch.zeros(len(faces), 5, 2)
-
-    def __call__(self, faces, drawn, points):
-        grays, checked = drawn
-        torch.testing.assert_close(grays + 1000, checked)  # the parts of a draw stay together
-        return (grays / 127.5 - 1)[:, None, None, None].expand_as(faces)
+    def next_frame(self, face, last=None, seconds=math.inf):
+        if last is None:
+            last = self.next
+            self.next += 10
+        else:
+            self.seconds.append(seconds)
+        return torch.full_like(face, last / 127.5 - 1), last
 
 
 def test_a_person_keeps_one_drawn_face_in_a_movie_and_gets_another_in_the_next():
@@ -192,38 +189,12 @@ def test_a_person_keeps_one_drawn_face_in_a_movie_and_gets_another_in_the_next()
     assert len({int(after[16, 14, 0]) for after in singles}) == 2
 
 
-class Placing(Drawing):
-    """Reads a face's place off its blue, 0 to 255, and keeps what it was given instead."""
-
-    def __init__(self):
-        super().__init__()
-        self.given = []
-
-    def place(self, faces):
-        blue = (faces[:, 2].mean(dim=(1, 2)) + 1) * 127.5  # (n,)
-        return blue[:, None, None].expand(-1, 5, 2)
-
-    def __call__(self, faces, drawn, points):
-        self.given.append(points[:, 0, 0].tolist())
-        return super().__call__(faces, drawn, points)
-
-
-@pytest.mark.parametrize("rate", [25, 50])
-def test_the_place_of_landmarks_is_steadied_along_a_track(rate):
-    """By hand: of a step from 0 to 200, 0.8 of what is left stays after each 1/25 second."""
-    frames = [np.full((64, 64, 3), 200 * (t >= 8), np.uint8) for t in range(16)]
-    person = Anonymizer(
-        Placing(), finder=lambda batch: [np.array([[16.0, 16, 48, 48]])] * len(batch)
-    )
-    list(person.frames(iter(frames), rate=rate))
-    stays = 0.8 ** (25 / rate)
-    expected = [0.0] * 8 + [200 * (1 - stays**n) for n in range(1, 9)]
-    assert [round(place[0], 2) for place in person.anonymizer.given] == pytest.approx(
-        expected, abs=0.5
-    )
-    person.anonymizer.given.clear()
-    list(person.frames(iter(frames)))  # frames that need not be alike
-    assert [round(place[0]) for place in person.anonymizer.given] == [0] * 8 + [200] * 8
+@pytest.mark.parametrize("rate, seconds", [(25, 0.04), (50, 0.02), (None, math.inf)])
+def test_an_anonymizer_that_follows_is_told_how_long_a_frame_lasts(rate, seconds):
+    person = Anonymizer(Drawing(), finder=find_red)
+    list(person.frames([scene()] * 9, rate=rate))
+    assert person.anonymizer.next == 10  # one track
+    assert person.anonymizer.seconds == [pytest.approx(seconds)] * 8
 
 
 class SeldomFinder:

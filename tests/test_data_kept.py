@@ -153,7 +153,9 @@ def test_a_device_that_cannot_be_is_one_sentence(words, capsys, device, more):
 
 
 def test_mps_is_taken_where_torch_has_it(tiny, monkeypatch):
-    monkeypatch.setattr(optim.torch.backends.mps, "is_available", lambda: True)
+    backend = optim.torch.backends.mps
+    monkeypatch.setattr(backend, "is_available", lambda: True)
+    monkeypatch.setattr(backend, "is_macos_or_newer", lambda *version: True, raising=False)
     monkeypatch.setattr(optim, "gpu_memory", lambda device: 0.0)
     args = types.SimpleNamespace(jobs=1, check=False)
     assert reproduce.choose_device_and_jobs(args, tiny(device="mps")) == ("mps", 1)

@@ -1,5 +1,8 @@
 """The players: D with its margin, what D is shown, networks on disk."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -310,10 +313,44 @@ def test_what_was_drawn_once_can_be_used_again(exchanger):
     four = [part.repeat(4, *[1] * (part.ndim - 1)) for part in one]
     together = exchanger(faces, four)
     torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=0)
-    placed = exchanger(faces, four, some_points(4))
-    assert (placed - together).abs().max() > 1e-4
-    asked = exchanger(faces[:1], one, exchanger.place(faces[:1]))
-    torch.testing.assert_close(asked, alone[0])
+
+
+@pytest.mark.parametrize("seconds", [0.04, 0.02, math.inf])
+def test_a_face_in_a_movie_stays_one_person_and_follows_slowly(exchanger, monkeypatch, seconds):
+    """By hand: after 1/25 second 0.8 of the way to a new place is left, 0.5 to a new color."""
+    places = itertools.chain([0.0], itertools.repeat(10.0))
+    colors = itertools.chain([-1.0], itertools.repeat(1.0))
+    shown = []
+
+    def generate(faces, noisy, points, people):
+        shown.append((noisy, points, people))
+        return torch.full_like(faces, next(colors))
+
+    monkeypatch.setattr(exchanger, "place", lambda faces: torch.full((1, 5, 2), next(places)))
+    monkeypatch.setattr(exchanger, "generate", generate)
+    face = some_faces(1)
+    last = None
+    painted = []
+    for _ in range(4):
+        after, last = exchanger.next_frame(face, last, seconds)
+        painted.append(after)
+    for name, index in (("noise", 0), ("person", 2)):
+        assert all(torch.equal(one[index], shown[0][index]) for one in shown), name
+    for n, (after, (_, points, _)) in enumerate(zip(painted, shown)):
+        moved = points - shown[0][1]
+        stays = 0.8 ** (25 * seconds * n) if n else 1.0
+        torch.testing.assert_close(moved, torch.full((1, 5, 2), 10 * (1 - stays)))
+        color = 1 - 2 * 0.5 ** (25 * seconds * n) if n else -1.0
+        expected = exchanger.mask * color + (1 - exchanger.mask) * face  # around it, no trace
+        torch.testing.assert_close(after, expected.expand_as(after))
+
+
+def test_a_first_frame_is_what_a_picture_gets(exchanger):
+    face = some_faces(1)
+    after, (drawn, _, _) = exchanger.next_frame(face)
+    torch.testing.assert_close(after, exchanger(face, drawn))
+    again = exchanger.next_frame(face, None)[1][0]
+    assert not torch.equal(again[1], drawn[1])  # another person draws anew
 
 
 def test_fit_is_that_of_the_alignment_and_takes_any_points():

@@ -32,7 +32,7 @@ SIDE = 64  # px: ours, about the faces of the clips
 
 def cut(frame, box):
     """The face (3, SIDE, SIDE) in [-1, 1] at a box (4,) of a frame (H, W, 3) uint8."""
-    picture = torch.from_numpy(frame).permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, H, W)
+    picture = torch.tensor(frame).permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, H, W)
     square = face_squares(torch.as_tensor(box, dtype=torch.float32)[None], 1.0)  # (1, 4)
     return crop_faces(picture, [square], SIDE)[0]
 
