@@ -33,6 +33,7 @@ from ppad.crop_sampler import (
     write_pixels,
 )
 from ppad.files import atomic_path, to_rgb
+from ppad.mtcnn import overlap
 from ppad.ssh import default_finder
 from ppad.tracks import Steady, Tracker
 
@@ -45,6 +46,7 @@ METHODS = {
 }
 SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md beside it
 FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
+SAME_FACE = 0.3  # ours: boxes that overlap more are of one face, as in SSH's suppression
 LOOKS_A_SECOND = 5  # ours: how often both detectors search a movie, at least
 CROPS_AT_ONCE = 16  # ours: repainted together
 FEATHER = 0.1  # ours: of a square 1.6 times the face, so that the face itself is replaced whole
@@ -216,13 +218,17 @@ class Anonymizer:
     def _look_closely(self, frame, found, tracker, closely):
         """Boxes (k, 4) of a batch's last frame, of which `found` holds what was found in each.
 
-        More are looked for: about the faces that the batch lost, and all over if it has none.
+        More are looked for: about the faces that the batch lost, and all over if it has none. A
+        known face seen again is left out, or it would get a second track, and a second new face.
         """
         boxes = found[-1]
         lost = tracker.lost(boxes, len(found))
         if len(lost):
             more = self._find([frame], tracker.pushed, lambda one: closely(one, lost))[0]
-            boxes = None if more is None else np.concatenate([boxes, more])
+            if more is None:
+                return None
+            shared = overlap(torch.from_numpy(more), torch.from_numpy(boxes))  # (m, k)
+            boxes = np.concatenate([boxes, more[~(shared > SAME_FACE).any(1).numpy()]])
         faces = sum(len(one) for one in [*found, boxes] if one is not None)
         return boxes if faces else self._find([frame], tracker.pushed, closely)[0]
 

@@ -414,6 +414,27 @@ def test_a_lying_face_in_a_picture_is_found(turns):
     assert not red(after).any() and (after == before).mean() > 0.8
 
 
+def test_a_known_face_seen_again_in_the_search_for_a_lost_one_gets_no_second_track():
+    class Finder:
+        """Sees one face always, a second at first only, and both when it looks closely."""
+
+        def __call__(self, frames):
+            return [[[10.0, 10, 50, 50], [60, 10, 90, 40]]] * len(frames)
+
+        def follow(self, frames):
+            second = [] if frames[0].any() else [[60.0, 10, 90, 40]]
+            return [[[10.0, 10, 50, 50], *second]] * len(frames)
+
+        def closely(self, frames, lost=None):
+            return [[[13.0, 13, 53, 53], [40, 10, 70, 40]]] * len(frames)
+
+    frames = [np.full((60, 100, 3), 9 * (t >= 6), np.uint8) for t in range(18)]
+    person = Anonymizer(Drawing(), finder=Finder(), steady=Steady(gap=15, hold=0, radius=0))
+    shown = [[number for number, _ in person.shown] for _ in person.frames(frames, rate=30)]
+    assert shown == [[0, 1]] * 18  # the second goes on where it is found again, nothing is new
+    assert person.summary["tracks"] == 2
+
+
 def test_a_lying_face_in_a_movie_is_found_when_it_is_lost_or_nothing_is_found():
     """Five times a second, and no more often than that."""
     for start in (0, 30):  # upright before that
