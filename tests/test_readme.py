@@ -39,9 +39,9 @@ COMPONENTS = (
 LONG_MODULES = ("toyworld", "config")  # up to 650 lines, the others 500
 SUMMARY = ("own", "retrained", "strongest")  # the attackers in the README's table
 # a title of the summary's columns, and the runs whose rows it shows: the first that has the row
-DRAWN = ("drawn", "toy")
-PHOTOS = ("photos", "photo", "photo_ours")
-SUMMARIES = {"summary": (DRAWN, PHOTOS), "photo_summary": (("photos", "photo_ours"),)}
+DRAWN = ("drawn", "toy_seeds", "toy")
+PHOTOS = ("photos", "photo")
+SUMMARIES = {"summary": (DRAWN, PHOTOS), "photo_summary": (PHOTOS,)}
 OTHER_FLAGS = {"--nproc-per-node", "--index-url"}  # torchrun's, pip's
 MAPPED = [
     "Eq. (1)",
@@ -186,7 +186,7 @@ def test_the_summary_is_a_part_of_the_full_tables():
         return {line[0]: line for line in map(cells, summary_block(*worlds).splitlines())}
 
     lines = rows(DRAWN, PHOTOS)
-    for name, folders in (("Masked", ("toy", "photo")), ("Ours", ("toy", "photo_ours"))):
+    for name, folders in (("Masked", ("toy_seeds", "photo")), ("Ours", ("toy_seeds", "photo"))):
         expected = []
         for folder in folders:
             results = reference(folder)
@@ -214,7 +214,7 @@ def test_the_face_finders_card_says_what_was_measured():
 
 
 def test_the_modifiers_card_says_how_its_own_seed_fared():
-    results = reference("photo_ours")
+    results = reference("photo")
     row = next(row for row in results["rows"] if row["name"] == "Ours")
     per_seed = row["verification_error"]["strongest"]["per_seed"]
     erred = 100 * per_seed[results["seeds"].index(0)]
