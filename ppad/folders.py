@@ -191,7 +191,7 @@ class Reader:
         taken = Counter()  # of a person's usable pictures
 
         def wanted(file):
-            number = taken.get(_person(file), 0)
+            number = taken[_person(file)]
             return number < each and (number > 0 or len(taken) < people)
 
         results = in_threads(look, filter(wanted, offered), count, self.folder, self.threads)
