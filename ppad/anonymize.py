@@ -22,7 +22,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ from pathlib import Path
 import torch
 
 from ppad import movies
-from ppad.files import clock, print_progress, write_error, write_file
+from ppad.ffmpeg import sound_tracks
+from ppad.files import check_writable, clock, print_progress, write_file
 from ppad.repainter import METHODS, Anonymizer, Sheet
 from ppad.ssh import SMALLEST_FACE, THRESHOLD, default_finder
 
@@ -196,7 +196,7 @@ def anonymize_file(
             frames = movies.read_movie(source, movie, unreadable, stop)
             tracks = []
             if sound == "keep":
-                tracks, left_out = movies.sound_tracks(source)
+                tracks, left_out = sound_tracks(source)
             repainted = reported(anonymizer, frames, movie.rate, movie.count, show, progress)
             movies.save_movie(target, repainted, movie, source, tracks, quality)
     finally:
@@ -335,11 +335,7 @@ def check(args):
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{args.device}', but torch sees no GPU here: use --device cpu")
     for path in others:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            raise write_error(path, error) from error
+        check_writable(path.parent)
     return to_do
 
 

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -218,48 +218,40 @@ def decode(path, movie, first):
     command += ["-protocol_whitelist", "file,pipe"]
     if movie.decoder:
         command += ["-c:v", movie.decoder]
-    source = None
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as processes:
-        log = processes.enter_context(open(Path(folder, "log"), "wb"))
-        messages = _Messages(processes.enter_context(open(log.name, "rb")))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
+        log = opened.enter_context(open(Path(folder, "log"), "wb"))
+        messages = _Messages(opened.enter_context(open(log.name, "rb")))
+        source = None
         if first:
             # Another ffmpeg hands over the packets; it may complain of those that it leaves out.
-            source = processes.enter_context(_copy_from(path, first))
+            copy = "ffmpeg -v error -nostdin -protocol_whitelist file,pipe -i".split()
+            copy += [url(path), *"-map 0:V:0 -c copy -copyinkf -bsf:v".split()]
+            copy += [f"noise=drop=lt(n\\,{first})", *"-avoid_negative_ts disabled".split()]
+            copy += "-f matroska pipe:1".split()
+            source = _start(opened, copy, stderr=subprocess.DEVNULL).stdout
             command += ["-copyts", "-noautorotate", "-f", "matroska", "-i", "pipe:0"]
         else:
             command += ["-i", url(path)]
         command += ["-map", "0:V:0", "-vf", _filters(movie, turn=first > 0), "-r", "25"]
         command += ["-f", "image2pipe", "-c:v", "pam"]
         command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
-        reader = processes.enter_context(
-            subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=log)
-        )
-        processes.callback(reader.kill)  # also when the caller stops half way
+        reader = _start(opened, command, stdin=source, stderr=log)
         for number in itertools.count():
             frame = _next_pam(reader.stdout)
-            ended = frame is None
-            if ended and reader.wait():
-                messages.failed = True
+            failed = frame is None and reader.wait() != 0
             messages.read()  # those about a frame are written before the frame
-            if messages.complaint is not None:
-                raise DamageError(messages.complaint)
-            if ended:
+            if failed or messages.complaint is not None:
+                raise DamageError(messages.complaint or "ffmpeg failed")
+            if frame is None:
                 return
             yield messages.times.pop(number, None), frame
 
 
-@contextmanager
-def _copy_from(path, first):
-    """The standard output of an ffmpeg that copies the video stream from packet `first` on."""
-    command = "ffmpeg -v error -nostdin -protocol_whitelist file,pipe -i".split()
-    command += [url(path), *"-map 0:V:0 -c copy -copyinkf -bsf:v".split()]
-    command += [f"noise=drop=lt(n\\,{first})", *"-avoid_negative_ts disabled".split()]
-    command += "-f matroska pipe:1".split()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as copier:
-        try:
-            yield copier.stdout
-        finally:
-            copier.kill()
+def _start(opened, command, **pipes):
+    """A process that is killed when the ExitStack `opened` ends, also when that is half way."""
+    process = opened.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, **pipes))
+    opened.callback(process.kill)
+    return process
 
 
 def _filters(movie, turn):
@@ -281,7 +273,6 @@ class _Messages:
         self.rest = ""  # a line that is not complete yet
         self.times = {}  # number of a frame -> seconds, None if unknown
         self.complaint = None
-        self.failed = False  # whether ffmpeg ended with an error
 
     def read(self):
         """Take in what is new."""
@@ -293,8 +284,6 @@ class _Messages:
                     self.times[int(found[1])] = None if seconds == "NOPTS" else float(seconds)
                 elif self.complaint is None and COMPLAINT.search(line):
                     self.complaint = line.split("] ")[-1].strip()[:200]
-        if self.failed and self.complaint is None:
-            self.complaint = "ffmpeg failed"
 
 
 def _next_pam(pipe):

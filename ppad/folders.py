@@ -120,7 +120,7 @@ class Reader:
             face not square or without usable landmarks; "skip" leaves it out and says so in
             `skipped`.
         memory: Bytes that the pictures may take, as they will be used; more stay in their files.
-        workers: Threads that decode, 0 = one a core, 16 at most.
+        workers: Threads that decode, 0 = `cores()`.
     """
 
     def __init__(self, folder, on_bad: str = "error", memory: float = math.inf, workers: int = 0):
@@ -191,7 +191,7 @@ class Reader:
         taken = Counter()  # of a person's usable pictures
 
         def wanted(file):
-            number = taken.get(_person(file), 0)
+            number = taken[_person(file)]
             return number < each and (number > 0 or len(taken) < people)
 
         results = in_threads(look, filter(wanted, offered), count, self.folder, self.threads)

@@ -5,7 +5,7 @@
 
 The first form prints points for every line of the rubric, with a hint and the reason for each line
 missed. The second writes the file that students begin with: the real module without its bodies.
-Exit status: 0 when all was graded, whatever the points; 2 for a mistake in the command.
+tests/README.md is for those who teach with it.
 
 A component is any module of `ppad` whose test file has marks like this one:
 
@@ -21,8 +21,7 @@ A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary 
 student's file in the component's place, and writes the start and result of each to a journal. This
 process watches time, memory and output. A test that hangs or ends its process gets 0, and a new
 process continues behind it. What looks like cheating (`tests/grading_checks.py`) is refused or
-noted for the instructor: a seat belt, no sandbox. Grade files of unknown origin in a container.
-Memory, and the time spent waiting for a processor, are read from /proc, so on Linux only.
+noted for the instructor: a seat belt, no sandbox.
 """
 
 import argparse
@@ -58,8 +57,7 @@ NEW_ENVIRONMENT = {
 }
 HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR")
 MB = 2**20
-IMPORTING = "your file was imported"  # a phase
-PATIENCE = 20  # ours: wall-clock limits are so many times as long, see Limits
+PATIENCE = 20  # ours, see Limits
 HEADER = """\
 # Write every body that says "not written yet". Leave arguments unchanged. A ValueError's message
 # names the argument that is wrong and, for a shape or choice, what is expected: tests look for both
@@ -69,8 +67,7 @@ HEADER = """\
 @dataclass(frozen=True)
 class Limits:
     """What one submission may use (ours: several times what ours need). Seconds spent waiting for a
-    processor are not counted, so that a busy machine costs no points, but by the wall clock nothing
-    may take PATIENCE times as long."""
+    processor do not count, but by the wall clock nothing may take PATIENCE times as long."""
 
     seconds: float = 180  # for everything
     test_seconds: float = 30  # for one test; twice that to import the file and to collect tests
@@ -337,7 +334,10 @@ class _Run:
         return ""
 
     def _measure(self) -> int:
-        """Move the clock on; returns the memory of all its processes. Both need /proc."""
+        """Move the clock on; returns the memory of all its processes.
+
+        Memory, and the time spent waiting for a processor, are read from /proc: on Linux only.
+        """
         memory = 0
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):  # a process that has ended meanwhile
@@ -373,7 +373,7 @@ class _Run:
             self.printed_before = self.printed
             if event == "phase":
                 self.phase = value
-                if value == IMPORTING:
+                if value == "your file was imported":
                     self.began = self.clock
             elif event == "note" and reason not in self.notes:
                 self.notes.append(reason)

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError, features
 
-from ppad.ffmpeg import first_line, movie_fault, probe, readable_parts, sound_tracks, url
+from ppad.ffmpeg import first_line, movie_fault, probe, readable_parts, url
 from ppad.files import BadPicture, WriteError, atomic_path, decode_picture, to_rgb
 
 FORMATS = dict.fromkeys([".jpg", ".jpeg", ".jfif", ".jpe"], "JPEG")
@@ -251,16 +251,15 @@ def read_movie(path, movie, covered=None, stop=True):
         raise ValueError(f"{path} holds no frame that can be read: replace the file")
 
 
-def save_movie(path, frames, movie, source=None, tracks=None, quality=QUALITY):
+def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
     """Write a movie from an iterable of (H, W, 3) uint8 frames of one size.
 
-    The file appears when it is complete and plays; otherwise nothing is left. It is played since
-    ffmpeg 5 reports success on a full disk.
+    It is played before it gets its name, since ffmpeg 5 reports success on a full disk.
 
     Args:
         movie: the `ffmpeg.Movie` whose frame rate to take.
         source: the file whose sound to take, or None.
-        tracks: which of its `sound_tracks`; None: all.
+        tracks: those of its `sound_tracks` to take.
         quality: 1 to 100, as of pictures.
 
     Raises:
@@ -268,17 +267,12 @@ def save_movie(path, frames, movie, source=None, tracks=None, quality=QUALITY):
         WriteError: with what ffmpeg complained of, or what is missing in the file.
     """
     suffix = _suffix(path, "a movie", MOVIES)
-    if source is None:
-        tracks = []
-    elif tracks is None:
-        tracks, _ = sound_tracks(source)
     frames = iter(frames)
     with atomic_path(path) as temporary, tempfile.TemporaryFile() as complaints:
         first = next(frames, None)
         if first is None:
             raise ValueError(f"cannot write {path}: there was no frame")
-        command = _raw_input(first.shape, movie.rate) + _sound_input(source, tracks)
-        command += _output(temporary, suffix, tracks, quality)
+        command = _command(temporary, suffix, first.shape, movie.rate, source, tracks, quality)
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints)
         try:
             count = 0
@@ -307,33 +301,22 @@ def save_movie(path, frames, movie, source=None, tracks=None, quality=QUALITY):
             process.wait()
 
 
-def _raw_input(shape, rate):
-    """The start of ffmpeg's command, which reads frames of this shape from a pipe."""
-    command = "ffmpeg -v error -y -f rawvideo -pix_fmt rgb24".split()
-    return [*command, "-s", f"{shape[1]}x{shape[0]}", "-r", str(rate), "-i", "pipe:0"]
-
-
-def _sound_input(source, tracks):
-    """Options that take the picture from the pipe, and from `source` these sound tracks."""
-    options = ["-protocol_whitelist", "file,pipe", "-i", url(source)] if tracks else []
-    options += ["-map", "0:v:0"]
-    for number, _ in tracks:
-        options += ["-map", f"1:a:{number}"]
-    return options
-
-
-def _output(path, suffix, tracks, quality):
-    """Options that encode for a suffix of MOVIES, to `path`."""
+def _command(path, suffix, shape, rate, source, tracks, quality):
+    """ffmpeg's command: frames of this shape from a pipe and sound of `source`, into `path`."""
     container, picture, sound = MOVIES[suffix]
+    command = "ffmpeg -v error -y -f rawvideo -pix_fmt rgb24".split()
+    command += ["-s", f"{shape[1]}x{shape[0]}", "-r", str(rate), "-i", "pipe:0"]
+    if tracks:
+        command += ["-protocol_whitelist", "file,pipe", "-i", url(source)]
     # 4:2:0 color needs even sizes. Players need not guess colors that are named.
     filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,scale=out_color_matrix=bt709:out_range=tv"
     crf = max(0, round(CRF[picture[1]] + 0.3 * (QUALITY - quality)))
-    options = [*picture, str(crf), *sound, "-vf", filters, "-pix_fmt", "yuv420p"]
-    options += "-colorspace bt709 -color_primaries bt709 -color_trc bt709".split()
-    options += "-color_range tv -map_metadata -1 -map_chapters -1 -sn -dn".split()
-    for i, (_, language) in enumerate(tracks):
-        options += [f"-metadata:s:a:{i}", f"language={language}"]
-    options += "-fflags +bitexact -flags:v +bitexact -flags:a +bitexact".split()
+    command += ["-map", "0:v:0", *picture, str(crf), *sound, "-vf", filters, "-pix_fmt", "yuv420p"]
+    command += "-colorspace bt709 -color_primaries bt709 -color_trc bt709".split()
+    command += "-color_range tv -map_metadata -1 -map_chapters -1 -sn -dn".split()
+    for i, (number, language) in enumerate(tracks):
+        command += ["-map", f"1:a:{number}", f"-metadata:s:a:{i}", f"language={language}"]
+    command += "-fflags +bitexact -flags:v +bitexact -flags:a +bitexact".split()
     if container in ("mp4", "mov"):
-        options += ["-movflags", "+faststart"]
-    return [*options, "-f", container, url(path)]
+        command += ["-movflags", "+faststart"]
+    return [*command, "-f", container, url(path)]

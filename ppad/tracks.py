@@ -63,8 +63,7 @@ class Steady:
     radius: int = 3
 
     def __post_init__(self):
-        for name in ("gap", "hold", "radius"):
-            value = getattr(self, name)
+        for name, value in vars(self).items():
             if value < 0:
                 raise ValueError(f"{name} is {value}: give a number of frames, 0 or more")
 
@@ -82,15 +81,11 @@ class Steady:
 class Track:
     """The detections of one face: `frames` and `boxes`, in order of time."""
 
-    def __init__(self, frame, box, number=0):
+    def __init__(self, number, frame, box):
         self.number = number
         self.first = frame
         self.frames = [frame]
         self.boxes = [box]
-
-    def add(self, frame, box):
-        self.frames.append(frame)
-        self.boxes.append(box)
 
     def predict(self, frame):
         """Where the box (4,) would be at `frame`, after the last detection, at its last speed."""
@@ -119,7 +114,8 @@ class Track:
         own = boxes[(frames == frame) & ~usual]  # (0 or 1, 4)
         covered = np.stack([mean, here, *own])
         box = np.concatenate([covered[:, :2].min(0), covered[:, 2:].max(0)])
-        margin = growth(np.abs(frame - frames).min()) * side_of(box)
+        away = np.abs(frame - frames).min()
+        margin = np.clip(GROWTH * (away - 1), 0, MAX_GROWTH) * side_of(box)
         return box + margin * np.array([-1, -1, 1, 1])
 
     def forget(self, frame):
@@ -165,13 +161,10 @@ class Tracker:
         ]
         return np.array(lost).reshape(-1, 4)
 
-    def _alive(self):
-        last = self.pushed - 1 - self.steady.gap
-        return [track for track in self._tracks if track.frames[-1] >= last]
-
     def _match(self, boxes):
         """The tracks that can go on, and {index of box: index of track}."""
-        alive = self._alive()
+        last = self.pushed - 1 - self.steady.gap
+        alive = [track for track in self._tracks if track.frames[-1] >= last]
         track_of = match(
             np.array([track.boxes[-1] for track in alive]).reshape(-1, 4),
             np.array([track.predict(self.pushed) for track in alive]).reshape(-1, 4),
@@ -199,9 +192,10 @@ class Tracker:
             if index in track_of:
                 track = alive[track_of[index]]
                 self.longest_gap = max(self.longest_gap, now - track.frames[-1] - 1)
-                track.add(now, box)
+                track.frames.append(now)
+                track.boxes.append(box)
             else:
-                self._tracks.append(Track(now, box, self.tracks))
+                self._tracks.append(Track(self.tracks, now, box))
                 self.tracks += 1
 
     def finish(self):
@@ -261,11 +255,6 @@ def side_of(boxes):
 
 def center_of(boxes):
     return (boxes[..., :2] + boxes[..., 2:]) / 2  # (..., 2)
-
-
-def growth(away):
-    """How far each edge moves outward, in sides, `away` frames from the nearest detection."""
-    return np.clip(GROWTH * (away - 1), 0, MAX_GROWTH)
 
 
 def match(last, predicted, boxes, apart):

@@ -137,7 +137,7 @@ def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, list]:
         index = int(rng.choice(pictures_of[person]))
         item = {"id": f"q2-{number:02d}", "image": repaint(faces, modifier, [index])[0]}
         if by_name:
-            item["original"] = originals(faces, [index])[0]
+            item["original"] = repaint(faces, identity, [index])[0]
             truth.append(person.replace("_", " "))
         else:
             another = [i for i in pictures_of[person] if i != index] or [index]
@@ -145,7 +145,7 @@ def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, list]:
             wrong = [pictures_of[i] for i in rng.choice(others, CHOICES - 1, replace=False)]
             options = [int(rng.choice(pictures)) for pictures in (another, *wrong)]
             order = rng.permutation(CHOICES).tolist()
-            item["options"] = originals(faces, [options[i] for i in order])
+            item["options"] = repaint(faces, identity, [options[i] for i in order])
             truth.append(order.index(0))
         items.append(item)
     return {"kind": "names" if by_name else "choice", "items": items}, truth
@@ -158,22 +158,15 @@ def has_name(person: str) -> bool:
 
 @torch.no_grad()
 def repaint(faces, modifier, indices: list[int]) -> list[str]:
-    """Pictures `indices` of the set through M, as data URIs."""
+    """Pictures `indices` of the set through M, as data URIs: PNGs inside an address."""
     pictures = modifier(faces.batch(torch.tensor(indices))[0])  # (B, 3, S, S) in [-1, 1]
     pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).byte()
-    return [data_uri(picture) for picture in pixels.permute(0, 2, 3, 1).numpy()]  # (S, S, 3)
-
-
-def originals(faces, indices: list[int]) -> list[str]:
-    """Pictures `indices` of the set as they are, as data URIs."""
-    return repaint(faces, identity, indices)
-
-
-def data_uri(picture: np.ndarray) -> str:
-    """A picture (S, S, 3) uint8 as a PNG inside a `data:` address."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    uris = []
+    for picture in pixels.permute(0, 2, 3, 1).numpy():  # (S, S, 3)
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        uris.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+    return uris
 
 
 # ---------------------------------------------------------------- score

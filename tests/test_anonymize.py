@@ -25,6 +25,7 @@ from PIL import Image
 from red_square import encode, ffmpeg, find_red, red
 
 from ppad import anonymize, movies, mtcnn, players, repainter, ssh
+from ppad.ffmpeg import sound_tracks
 from ppad.repainter import Anonymizer
 from ppad.tracks import Steady
 
@@ -1016,7 +1017,7 @@ def test_odd_movies_by_command(command, capsys, how):
     (one,) = json.loads(Path("r.json").read_text())["files"]
     frames = list(movies.read_movie("c.mp4", movies.probe("c.mp4")))
     assert not any(red(frame).any() for frame in frames)
-    tracks, _ = movies.sound_tracks("c.mp4")
+    tracks, _ = sound_tracks("c.mp4")
     assert len(tracks) == (how in ("start", "middle"))
     unreadable = one["frames_unreadable"]
     if how in ("start", "middle"):

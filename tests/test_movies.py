@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from ppad import movies
-from ppad.ffmpeg import Movie, decode, list_packets
+from ppad.ffmpeg import Movie, decode, list_packets, sound_tracks
 from ppad.files import WriteError, to_rgb
 
 ffmpeg = pytest.mark.skipif(
@@ -55,7 +55,8 @@ def read(path, **settings):
 def rewrite(source, out):
     """Read a movie and write it, with its sound; the streams of what was written."""
     movie = movies.probe(source)
-    movies.save_movie(out, movies.read_movie(source, movie), movie, source)
+    tracks, _ = sound_tracks(source)
+    movies.save_movie(out, movies.read_movie(source, movie), movie, source, tracks)
     return report(out)["streams"]
 
 
@@ -397,7 +398,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="no frame"):
         movies.save_movie(out, [], movie)
     with pytest.raises(ValueError, match="the sound of .*not_there"):
-        movies.save_movie(out, [sample()], movie, absent)
+        sound_tracks(absent)
     with pytest.raises(WriteError, match="cannot write .* \\(ffmpeg: .*not_there"):
         movies.save_movie(out, [sample(400, 400)] * 100, movie, absent, [(0, "")])
     with pytest.raises(ValueError, match="name that ends in"):
@@ -589,13 +590,13 @@ def test_odd_sound_tracks(tmp_path):
         *("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=fra", path),
     )
     path.write_bytes(path.read_bytes().replace(b"sowt", b"zzzz"))
-    tracks, left_out = movies.sound_tracks(path)
+    tracks, left_out = sound_tracks(path)
     assert tracks == [(0, "eng"), (1, "fra")] and "sound track 3" in left_out[0]
     movie = movies.probe(path)
     frames = read(path)
     for suffix in movies.MOVIES:
         out = tmp_path / f"out{suffix}"
-        movies.save_movie(out, frames, movie, path)
+        movies.save_movie(out, frames, movie, path, tracks)
         sound = [stream for stream in report(out)["streams"] if stream["codec_type"] == "audio"]
         assert [s["channels"] for s in sound] == [6, 1]
         languages = [

@@ -14,6 +14,7 @@ import torch
 
 from ppad import config as presets
 from ppad import loop, players, user_study
+from ppad.baselines import identity
 from ppad.repainter import load_modifier
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -71,7 +72,7 @@ def test_key_is_true(run_folder, study_folder):
     everyone = list(range(len(faces)))
     people = [name.split("/")[0] for name in faces.names]
     repainted = dict(zip(user_study.repaint(faces, modifier, everyone), people))
-    untouched = dict(zip(user_study.originals(faces, everyone), people))
+    untouched = dict(zip(user_study.repaint(faces, identity, everyone), people))
     assert len(repainted) == len(untouched) == 2 * TEST_PEOPLE
     for item in study["q1"]:
         first, second = item["images"]
