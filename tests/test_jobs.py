@@ -58,6 +58,15 @@ def explode(error):
     raise error
 
 
+def is_there(number):
+    """Whether a process exists; one that has ended does until its parent has asked for it."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize(
     "bad, status, told",
     [
@@ -73,11 +82,20 @@ def explode(error):
     ids=["ValueError", "LoopError", "TypeError", "killed"],
 )
 def test_a_task_that_fails_is_named_and_the_other_still_ends(tmp_path, capfd, bad, status, told):
-    def good():
-        time.sleep(0.3)
+    number = tmp_path / "number"  # of Bad's process
+
+    def wrong():
+        number.write_text(str(os.getpid()))
+        bad()
+
+    def good():  # until the parent has seen Bad end
+        for _ in range(600):
+            time.sleep(0.05)
+            if number.exists() and number.read_text() and not is_there(int(number.read_text())):
+                break
         (tmp_path / "good").touch()
 
-    tasks = {"Good": good, "Bad": bad, "Late": (tmp_path / "late").touch}
+    tasks = {"Good": good, "Bad": wrong, "Late": (tmp_path / "late").touch}
     with pytest.raises(
         LoopError, match=f"^Bad ended with status {status}: see above; the same command goes on"
     ):
