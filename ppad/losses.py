@@ -221,8 +221,7 @@ def loss_det(losses: dict[str, torch.Tensor]) -> torch.Tensor:
         raise ValueError(
             f"losses must hold exactly {DETECTION_LOSSES}; missing {missing}, unknown {unknown}."
         )
-    proposals = losses["loss_objectness"] + losses["loss_rpn_box_reg"]
-    return proposals + losses["loss_classifier"] + losses["loss_box_reg"]
+    return sum(losses[name] for name in DETECTION_LOSSES)
 
 
 def loss_adv(loss_modified: torch.Tensor, loss_original: torch.Tensor) -> torch.Tensor:
