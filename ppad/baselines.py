@@ -324,11 +324,10 @@ def _repeat_border(x, radius, dim):
 
 def _dilate(mask):
     """The pixels of (B, S, S) bool with a True in their 3 x 3 neighborhood."""
+    mask = F.pad(mask, (1, 1, 1, 1))  # (B, S+2, S+2)
     for dim in (1, 2):
-        n = mask.shape[dim]
-        padded = F.pad(mask, (1, 1, 0, 0) if dim == 2 else (0, 0, 1, 1))
-        mask = mask | padded.narrow(dim, 0, n) | padded.narrow(dim, 2, n)
-    return mask
+        mask = mask | mask.roll(1, dim) | mask.roll(-1, dim)
+    return mask[:, 1:-1, 1:-1]
 
 
 def _is_ridge(strength, gx, gy):
@@ -343,17 +342,16 @@ def _is_ridge(strength, gx, gy):
     return torch.where(along_x | along_y, straight, diagonal)
 
 
-def _is_strongest(padded, dy, dx):
-    """The pixels not weaker than those before and after in direction (dy, dx): (B, S, S) bool.
+def _is_strongest(strength, dy, dx):
+    """The pixels not weaker than those before and after in direction (dy, dx).
 
-    padded: (B, S+2, S+2). One side is compared with >=, the other with >, so that one of two equal
-    neighbors is kept.
+    strength: (B, S+2, S+2), padded. Returns (B, S, S) bool. One side is compared with >=, the other
+    with >, so that one of two equal neighbors is kept.
     """
-    size = padded.shape[-1] - 2
-    strength = padded[:, 1:-1, 1:-1]  # (B, S, S)
-    after = padded[:, 1 + dy : 1 + dy + size, 1 + dx : 1 + dx + size]  # (B, S, S)
-    before = padded[:, 1 - dy : 1 - dy + size, 1 - dx : 1 - dx + size]  # (B, S, S)
-    return (strength >= after) & (strength > before)
+    after = strength.roll((-dy, -dx), (1, 2))  # (B, S+2, S+2)
+    before = strength.roll((dy, dx), (1, 2))  # (B, S+2, S+2)
+    strongest = (strength >= after) & (strength > before)
+    return strongest[:, 1:-1, 1:-1]
 
 
 def _rgb_to_lab(crops):

@@ -35,7 +35,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d, MultiScaleRoIAlign
 
 PYRAMIDS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BODIES = ("resnet101_c4", *PYRAMIDS, "mobilenet_v2", "toy")
@@ -365,9 +365,9 @@ def _load_body(body: nn.Module, config: DetectorConfig) -> None:
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 conv, batch norm, ReLU: (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    layers = Conv2dNormActivation(inputs, outputs, 3, stride)
+    nn.init.kaiming_normal_(layers[0].weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015
+    return layers
 
 
 class ToyBody(nn.Module):

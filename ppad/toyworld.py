@@ -3,8 +3,7 @@
 The method needs faces F with identities and action frames V (paper, section 3.1). Seeded drawings
 replace both: no download, no real person, and the paper's conflict. Identity is in small details of
 the face; so are six of the ten actions (DALY's, paper, Table 1), which differ only in a small
-object held near the mouth. `_person` draws what is constant (skin, hair, eyes, marks), `_moment`
-what varies (pose, light, expression, clothes, room).
+object held near the mouth.
 
 People are drawn in *head units*: origin at the middle of the face, 1 unit = half the side of the
 face box, v down. A point is the complex number u + iv: turning and scaling is one multiplication.
@@ -12,8 +11,7 @@ The enlarged box (paper, section 4) is the square of half-side 1.6 around the or
 
 Every number here is ours unless it names its source. The six objects (19 px long, details of 2 to
 3 px, in a 160 px frame) were tuned on a small classifier: clear in sharp crops, uncertain when
-blurred to 24 or 16, mostly lost at 8. Coarse traits (colors, the hair's outline) are weak, so that
-a blur hides people, too.
+blurred to 24 or 16, mostly lost at 8. Coarse traits (colors, the hair's outline) are weak.
 """
 
 import cmath
@@ -137,7 +135,7 @@ def _dark(color, t):
 
 
 def _person(rng):
-    """An identity: its features are independent, so that no single one gives it away."""
+    """An identity, what is constant: features are independent, so that none alone gives it away."""
     u = rng.uniform
     pick = rng.choice
     front = pick(tuple(_HAIRLINES))
@@ -189,7 +187,6 @@ def _moment(rng):
         noise_seed=rng.getrandbits(32),
     )
     # fmt: on
-
 
 
 class _Pen:
