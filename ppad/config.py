@@ -338,32 +338,27 @@ class Photo(PhotoCPU):
 
 
 PRESETS = {"quick": Quick, "toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
-# Rows with an M, and the fields in which each differs from the preset.
-PLAIN = {"modifier_exchange": False}  # M of Sec. 4, which must hide whom it sees
-ENTROPY = {**PLAIN, "adversarial_target": "entropy"}
-RESTARTS = {**ENTROPY, "warmup_restart": 100}  # ours: 32 times in the toy world's warm-up
-VARIANTS = {
-    "Ours": {},
-    "Ours(ascent)": PLAIN,  # the paper's adversary, and the small presets' warm-up
+RESTARTS = {"adversarial_target": "entropy", "warmup_restart": 100}  # 32 times in toy's warm-up
+PLAIN = {  # rows with the M of Sec. 4, which must hide whom it sees
+    "Ours(ascent)": {},  # the paper's adversary, and the small presets' warm-up
     "Ours(paper)": {  # M and its losses as printed, for as many steps as the preset's M
-        **PLAIN,
-        "modifier_upsample": Paper.modifier_upsample,
-        "modifier_match_color": Paper.modifier_match_color,
-        "lr_warmup": Paper.lr_modifier,
-        "lr_modifier": Paper.lr_modifier,
-        "adversarial_weight": Paper.adversarial_weight,
-        "adversarial_cap": Paper.adversarial_cap,
-        "adversarial_margin": Paper.adversarial_margin,
-        "detection_weight": Paper.detection_weight,
+        name: getattr(Paper, name)
+        for name in (
+            "modifier_upsample modifier_match_color lr_warmup lr_modifier adversarial_weight "
+            "adversarial_cap adversarial_margin detection_weight"
+        ).split()
     },
-    "Ours(random)": {**PLAIN, "adversarial_target": "random"},  # Sec. 5.6
-    "Ours(non-saturating)": {**PLAIN, "adversarial_target": "non_saturating"},
-    "Ours(entropy)": ENTROPY,
+    "Ours(random)": {"adversarial_target": "random"},  # Sec. 5.6
+    "Ours(non-saturating)": {"adversarial_target": "non_saturating"},
+    "Ours(entropy)": {"adversarial_target": "entropy"},
     "Ours(entropy, restarts)": RESTARTS,
     "Ours(entropy, restarts, 3 D)": {**RESTARTS, "warmup_recognizers": 3},
     # ours: 8 updates of D a step with Small's own two
-    "Ours(strong D)": {**PLAIN, "warmup_updates": 6},
+    "Ours(strong D)": {"warmup_updates": 6},
 }
+# All rows with an M, and the fields in which each differs from the preset.
+VARIANTS = {"Ours": {}}
+VARIANTS |= {name: {"modifier_exchange": False, **fields} for name, fields in PLAIN.items()}
 MACHINE = (  # fields that change no result, or by rounding only
     "device log_every sample_every checkpoint_seconds eval_batch channels_last compile fused "
     "accumulate checkpointing memory_gb workers "
