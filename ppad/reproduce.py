@@ -203,7 +203,6 @@ class SeedRun:
         path = self.folder / place / "row.json"
         changes = VARIANTS.get(name, {})
         file = {"file": self.own[name].checksum} if name in self.own else {}
-        settings = {**changes, **file}
         if optim.run_on_main(path.exists):
             row = files.read_json(path)
             if file.items() <= row.items():
@@ -217,15 +216,15 @@ class SeedRun:
         anonymizer = self.make_anonymizer(name)
         start = copy.deepcopy(judges.never_saw)
         game = trainer.Game(config, start, self.detector(), anonymizer, self.device)
-        played = self.loop(place, name, **settings)
+        played = self.loop(place, name, **changes, **file)
         trainer.play(game, faces, self.data.actions, config, played)
         if name in VARIANTS:
             anonymizer.eval().requires_grad_(False)
-        attack = self.loop(f"{place}/retrained", f"{name}: attacker", **settings)
+        attack = self.loop(f"{place}/retrained", f"{name}: attacker", **changes, **file)
         attacker = attackers.train_attacker(
             judges.never_saw, anonymizer, faces, config, attack, self.device
         )
-        undo = self.loop(f"{place}/inverting", f"{name}: inverter", **settings)
+        undo = self.loop(f"{place}/inverting", f"{name}: inverter", **changes, **file)
         inverter = attackers.train_inverter(anonymizer, faces, self.config, undo, self.device)
 
         def judge():
