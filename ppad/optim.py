@@ -405,11 +405,46 @@ def kept_bytes(network, *shape) -> int:
     return sum(storages[i].nbytes() for i in storages.keys() - {id(one) for one in own})
 
 
+def needs(config, modifier, recognizer, detector, rows: int) -> dict[str, float]:
+    """GiB of memory for `training` and of `disk`, roughly: from shapes.
+
+    Training: weights, gradients and Adam's two moments (4 x 4 bytes a weight), and what the largest
+    update keeps for its backward pass, of one part of an accumulated batch. Disk: two checkpoints a
+    row of the players and of the attacker, weights and moments. The players are on the meta device.
+    """
+    body = detector.model.backbone
+    heads = detector.model.roi_heads
+    if config.checkpointing:
+        for network in (modifier, recognizer.network, body):
+            recompute(network)
+    m, d, a = (sum(p.numel() for p in x.parameters()) for x in (modifier, recognizer, detector))
+    crop = (3, *config.crop_size)
+    faces = config.batch_faces // config.accumulate
+    frames = config.batch_frames // config.accumulate
+    frame = (frames, 3, config.frame_height, config.frame_width)
+    maps = body(torch.empty(frame, device="meta"))  # one map, or a dict of them
+    read = maps if torch.is_tensor(maps) else maps[heads.box_roi_pool.featmap_names[0]]
+    regions = frames * heads.fg_bg_sampler.batch_size_per_image
+    game = (
+        kept_bytes(modifier, faces + frames, 3, config.face_size, config.face_size)  # a face each
+        + kept_bytes(recognizer.network, faces, *crop)
+        + kept_bytes(body, *frame)
+        + kept_bytes(heads.box_head, regions, read.shape[1], *heads.box_roi_pool.output_size)
+    )
+    alone = kept_bytes(recognizer.network, max(config.pretrain_recognizer_batch, 2 * faces), *crop)
+    copies = config.warmup_recognizers if config.warmup_steps else 0  # of D, in the warm-up
+    weights = m + d + a + copies * d
+    return {
+        "training": (16 * weights + max(game, alone)) / GIB,
+        "disk": rows * 2 * 12 * (weights + d) / GIB,
+    }
+
+
 def default_jobs(device: str, gpu: float, need: dict) -> int:
     """How many rows to train at once: one a core, or as many as a GPU of `gpu` GiB surely holds.
 
     On a GPU a row is taken to need twice its networks' memory and 1 GiB, for cuDNN's workspaces and
-    CUDA's context (ours: not measured), and two cores. need: of `players.needs`.
+    CUDA's context (ours: not measured), and two cores. need: of `needs`, for a GPU.
     """
     cores = os.cpu_count() or 1
     if not CAN_FORK or torch.cuda.is_initialized() or launched_processes() > 1:

@@ -492,41 +492,9 @@ class KeptOutputs(nn.Module):
 
 
 def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]:
-    """GiB of memory for `training` and of `disk`, roughly: from shapes, nothing is allocated.
-
-    Training: weights, gradients and Adam's two moments (4 x 4 bytes a weight), and what the largest
-    update keeps for its backward pass, of one part of an accumulated batch. Disk: two checkpoints a
-    row of the players and of the attacker, weights and moments.
-    """
+    """GiB for `training` and of `disk`, see `optim.needs`; nothing is allocated."""
     config = dataclasses.replace(config, detector_weights="", recognizer_weights="")
     with torch.device("meta"):
-        modifier = make_modifier(config)
         recognizer = make_recognizer(config, people)
         detector = make_detector(config, classes)
-    body = detector.model.backbone
-    heads = detector.model.roi_heads
-    if config.checkpointing:
-        for network in (modifier, recognizer.network, body):
-            optim.recompute(network)
-    m, d, a = (sum(p.numel() for p in x.parameters()) for x in (modifier, recognizer, detector))
-    crop = (3, *config.crop_size)
-    faces = config.batch_faces // config.accumulate
-    frames = config.batch_frames // config.accumulate
-    frame = (frames, 3, config.frame_height, config.frame_width)
-    maps = body(torch.empty(frame, device="meta"))  # one map, or a dict of them
-    read = maps if torch.is_tensor(maps) else maps[heads.box_roi_pool.featmap_names[0]]
-    regions = frames * heads.fg_bg_sampler.batch_size_per_image
-    kept = optim.kept_bytes
-    game = (
-        kept(modifier, faces + frames, 3, config.face_size, config.face_size)  # a face each
-        + kept(recognizer.network, faces, *crop)
-        + kept(body, *frame)
-        + kept(heads.box_head, regions, read.shape[1], *heads.box_roi_pool.output_size)
-    )
-    alone = kept(recognizer.network, max(config.pretrain_recognizer_batch, 2 * faces), *crop)
-    copies = config.warmup_recognizers if config.warmup_steps else 0  # of D, in the warm-up
-    weights = m + d + a + copies * d
-    return {
-        "training": (16 * weights + max(game, alone)) / optim.GIB,
-        "disk": rows * 2 * 12 * (weights + d) / optim.GIB,
-    }
+        return optim.needs(config, make_modifier(config), recognizer, detector, rows)
