@@ -338,32 +338,27 @@ class Photo(PhotoCPU):
 
 
 PRESETS = {"quick": Quick, "toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
-# Rows with an M, and the fields in which each differs from the preset.
-PLAIN = {"modifier_exchange": False}  # M of Sec. 4, which must hide whom it sees
-ENTROPY = {**PLAIN, "adversarial_target": "entropy"}
-RESTARTS = {**ENTROPY, "warmup_restart": 100}  # ours: 32 times in the toy world's warm-up
-VARIANTS = {
-    "Ours": {},
-    "Ours(ascent)": PLAIN,  # the paper's adversary, and the small presets' warm-up
+RESTARTS = {"adversarial_target": "entropy", "warmup_restart": 100}  # 32 times in toy's warm-up
+PLAIN = {  # rows with the M of Sec. 4, which must hide whom it sees
+    "Ours(ascent)": {},  # the paper's adversary, and the small presets' warm-up
     "Ours(paper)": {  # M and its losses as printed, for as many steps as the preset's M
-        **PLAIN,
-        "modifier_upsample": Paper.modifier_upsample,
-        "modifier_match_color": Paper.modifier_match_color,
-        "lr_warmup": Paper.lr_modifier,
-        "lr_modifier": Paper.lr_modifier,
-        "adversarial_weight": Paper.adversarial_weight,
-        "adversarial_cap": Paper.adversarial_cap,
-        "adversarial_margin": Paper.adversarial_margin,
-        "detection_weight": Paper.detection_weight,
+        name: getattr(Paper, name)
+        for name in (
+            "modifier_upsample modifier_match_color lr_warmup lr_modifier adversarial_weight "
+            "adversarial_cap adversarial_margin detection_weight"
+        ).split()
     },
-    "Ours(random)": {**PLAIN, "adversarial_target": "random"},  # Sec. 5.6
-    "Ours(non-saturating)": {**PLAIN, "adversarial_target": "non_saturating"},
-    "Ours(entropy)": ENTROPY,
+    "Ours(random)": {"adversarial_target": "random"},  # Sec. 5.6
+    "Ours(non-saturating)": {"adversarial_target": "non_saturating"},
+    "Ours(entropy)": {"adversarial_target": "entropy"},
     "Ours(entropy, restarts)": RESTARTS,
     "Ours(entropy, restarts, 3 D)": {**RESTARTS, "warmup_recognizers": 3},
     # ours: 8 updates of D a step with Small's own two
-    "Ours(strong D)": {**PLAIN, "warmup_updates": 6},
+    "Ours(strong D)": {"warmup_updates": 6},
 }
+# All rows with an M, and the fields in which each differs from the preset.
+VARIANTS = {"Ours": {}}
+VARIANTS |= {name: {"modifier_exchange": False, **fields} for name, fields in PLAIN.items()}
 MACHINE = (  # fields that change no result, or by rounding only
     "device log_every sample_every checkpoint_seconds eval_batch channels_last compile fused "
     "accumulate checkpointing memory_gb workers "
@@ -414,53 +409,41 @@ def build(preset: str, **overrides) -> Paper:
             raise ConfigError(f"field '{name}' is unknown: the fields are listed in ppad/config.py")
     given = {name: value for name, value in overrides.items() if value is not None}
     config = PRESETS[preset](**given)
-    for sentence in _problems(config):
-        raise ConfigError(sentence)
+    for name, fault in _problems(config):
+        raise ConfigError(f"{name} is {getattr(config, name)!r}: {fault}")
+    if config.compile and config.checkpointing:
+        raise ConfigError(
+            "checkpointing is true, and so is compile, which decides itself what to keep: switch "
+            "one of them off"
+        )
     return config
 
 
 def _problems(config: Paper):
-    """A sentence for every field whose value cannot work."""
+    """Yield (field, what is wrong) for every value that cannot work."""
     values = dataclasses.asdict(config)
     for name in (*BATCHES, *AT_LEAST_ONE):
         if values[name] < 1:
-            yield f"{name} is {values[name]}: it must be at least 1"
+            yield name, "it must be at least 1"
     for name, value in values.items():
         if isinstance(value, (int, float)) and not value >= 0:
-            yield f"{name} is {value}: it must not be negative"
+            yield name, "it must not be negative"
     for name, choices in CHOICES.items():
         if values[name] not in choices:
-            wanted = " or ".join(map(repr, choices))
-            yield f"{name} is '{values[name]}': it must be {wanted}"
+            yield name, f"it must be {' or '.join(map(repr, choices))}"
     for name in SHARED:
         if values[name] % config.accumulate:
-            yield (
-                f"accumulate is {config.accumulate}: it must divide {name}, which is {values[name]}"
-            )
+            yield "accumulate", f"it must divide {name}, which is {values[name]}"
     if config.face_size % 8:
-        yield (
-            f"face_size is {config.face_size}: M halves it twice and the landmark reader three "
-            "times, so it must be a multiple of 8"
-        )
+        halved = "M halves it twice and the landmark reader three times"
+        yield "face_size", f"{halved}, so it must be a multiple of 8"
     if config.drawn and config.test_pairs < 2 * config.folds:
-        yield (
-            f"test_pairs is {config.test_pairs}: each of the {config.folds} folds needs a pair of "
-            "each kind"
-        )
+        yield "test_pairs", f"each of the {config.folds} folds needs a pair of each kind"
     if config.drawn and config.face_scale != Paper.face_scale:
-        yield (
-            f"face_scale is {config.face_scale}: the toy world draws faces that fill 1/1.6 of "
-            "their picture, so it must be 1.6"
-        )
-    if config.compile and config.checkpointing:
-        yield (
-            "checkpointing is true, and so is compile, which decides itself what to keep: switch "
-            "one of them off"
-        )
+        drawn = "the toy world draws faces that fill 1/1.6 of their picture"
+        yield "face_scale", f"{drawn}, so it must be 1.6"
     if config.folds < 2:
-        yield (
-            "folds is 1: the threshold is fitted on the other folds, so there must be at least 2"
-        )
+        yield "folds", "the threshold is fitted on the other folds, so there must be at least 2"
 
 
 def check_counts(config: Paper, faces: int, frames: int) -> None:

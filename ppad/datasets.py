@@ -285,21 +285,18 @@ class BatchSampler(Sampler):
             yield list(zip(indices[self.share].tolist(), mirror[self.share].tolist()))
 
 
-def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu", workers=None):
+def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu"):
     """Yield what `data.batch` returns, endlessly, in the order of a `BatchSampler`.
 
     data: FaceSet or ActionSet. batch_size, seed, start: see `BatchSampler`; each process of several
-    gets its own part. device: of the pictures. workers: processes that make batches ahead; None:
-    none for pictures in memory, else as many as the set was read with threads (`--workers`), but at
-    most 4 and one a core.
+    gets its own part. device: of the pictures. Batches of a lazy set are made ahead by as many
+    processes as it was read with threads (`--workers`), but at most 4 and one a core.
     """
-    if workers is None:
-        workers = min(data.pictures.threads, folders.cores(), MAX_LOADERS) if data.lazy else 0
     processes = (optim.rank(), optim.world_size())
     loader = DataLoader(
         data,
         batch_sampler=BatchSampler(len(data), batch_size, seed, start, *processes),
-        num_workers=workers,
+        num_workers=min(data.pictures.threads, folders.cores(), MAX_LOADERS) if data.lazy else 0,
         collate_fn=tuple,  # a batch stays as it is
         pin_memory=torch.device(device).type == "cuda",
         worker_init_fn=_ignore_interrupt,

@@ -411,8 +411,7 @@ def judge_row(
     mean, per_class = action_ap(game.detector, game.anonymizer, data.test_actions, config, device)
     modified = RepaintedFaces(data.test_faces, game.anonymizer, config, device, folder)
     faces = modified.floats()  # (N, 3, S, S)
-    restored = RepaintedFaces(modified, inverter, config, device, folder)
-    restored = restored.floats()  # (N, 3, S, S)
+    restored = RepaintedFaces(modified, inverter, config, device, folder).floats()
     attackers = {
         "own": (game.recognizer, faces),
         "never_saw": (judges.never_saw, faces),

@@ -382,7 +382,7 @@ def memory(device) -> tuple[float, float]:
     if not Path("/proc/meminfo").exists():
         return math.inf, math.inf
     kib = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(kib["MemAvailable:"]) * 1024 / GIB, int(kib["MemTotal:"]) * 1024 / GIB
+    return int(kib["MemAvailable:"]) / 2**20, int(kib["MemTotal:"]) / 2**20
 
 
 def peak_memory() -> float | None:

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import signal
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -381,16 +382,17 @@ def test_a_picture_spoilt_before_is_skipped_by_name_whatever_holds_the_others(fo
 
 @each
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_exchanged_later_is_seen(folder, reader, workers):
+def test_a_picture_exchanged_later_is_seen(folder, reader, workers, monkeypatch):
     """Another whole picture of the same size, in a run that reads them batch by batch."""
-    lazy = reader(folder, memory=0)
+    monkeypatch.setattr(datasets, "MAX_LOADERS", workers)
+    lazy = reader(folder, memory=0, workers=2)
     places = [Path(source[0]) for source in lazy.pictures.sources[:2]]
     content = [path.read_bytes() for path in places]
     places[0].write_bytes(content[1])
     with pytest.raises(DataError, match="is not the picture that was there; .*same command again"):
         lazy.batch(torch.tensor([0]))
     with pytest.raises(DataError, match="is not the picture that was there"):
-        for _ in itertools.islice(batches(lazy, 4, seed=0, workers=workers), 3):
+        for _ in itertools.islice(batches(lazy, 4, seed=0), 3):
             pass
     places[0].write_bytes(content[0])
     lazy.batch(torch.tensor([0]))
@@ -562,13 +564,16 @@ def test_batches_that_cannot_be_are_refused():
 
 
 @each
-@pytest.mark.parametrize("memory, workers", [(1e9, None), (0, None), (0, 0), (0, 1), (1e9, 2)])
-def test_batches_are_those_of_the_sampler_wherever_they_are_made(folder, reader, memory, workers):
+@pytest.mark.parametrize("memory, workers", [(1e9, 4), (0, 4), (0, 0), (0, 1), (0, 2)])
+def test_batches_are_those_of_the_sampler_wherever_they_are_made(
+    folder, reader, memory, workers, monkeypatch
+):
+    monkeypatch.setattr(datasets, "MAX_LOADERS", workers)
     data = reader(folder, memory=memory, workers=2)
     sampler = BatchSampler(12, 5, seed=1)
     state = torch.get_rng_state()
     for start in (0, 3):
-        stream = batches(data, 5, seed=1, start=start, workers=workers)
+        stream = batches(data, 5, seed=1, start=start)
         for step in range(start, start + 7):  # across the ends of epochs
             assert_equal(list(reader(folder).batch(*sampler.batch(step))), list(next(stream)))
     assert torch.equal(state, torch.get_rng_state())  # a run that goes on draws what it would have
@@ -605,12 +610,13 @@ def test_a_set_in_memory_needs_no_process_and_a_lazy_one_has_a_few(folder, monke
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_spoilt_later_stops_the_batches_at_its_turn(folder, workers):
-    data = faces_of(folder, memory=0)
+def test_a_picture_spoilt_later_stops_the_batches_at_its_turn(folder, workers, monkeypatch):
+    monkeypatch.setattr(datasets, "MAX_LOADERS", workers)
+    data = faces_of(folder, memory=0, workers=2)
     order = BatchSampler(12, 2, seed=0)
     path = Path(data.images.sources[int(order.batch(2)[0][1])][0])
     truncate(path)
-    stream = batches(data, 2, seed=0, workers=workers)
+    stream = batches(data, 2, seed=0)
     next(stream)
     next(stream)
     with pytest.raises(DataError) as raised:
@@ -621,7 +627,7 @@ def test_a_picture_spoilt_later_stops_the_batches_at_its_turn(folder, workers):
 
 def test_ctrl_c_does_not_end_the_processes_that_the_step_under_way_needs(folder):
     before = {child.pid for child in multiprocessing.active_children()}
-    stream = batches(faces_of(folder, memory=0), 2, seed=0, workers=2)
+    stream = batches(faces_of(folder, memory=0, workers=2), 2, seed=0)
     for _ in range(2):  # one of each process: both have started
         next(stream)
     for child in multiprocessing.active_children():
@@ -634,7 +640,7 @@ def test_ctrl_c_does_not_end_the_processes_that_the_step_under_way_needs(folder)
 
 
 def in_a_fork(folder, results):
-    stream = batches(faces_of(folder, memory=0), 5, seed=1, workers=2)
+    stream = batches(faces_of(folder, memory=0, workers=2), 5, seed=1)
     results.put([picture.sum().item() for picture, _, _ in itertools.islice(stream, 4)])
 
 
@@ -663,6 +669,7 @@ class Slow(torch.utils.data.Dataset):
     """A lazy set that notes when a batch is asked of it."""
 
     lazy = True
+    pictures = types.SimpleNamespace(threads=1)
 
     def __init__(self, asked):
         self.asked = asked
@@ -678,7 +685,7 @@ class Slow(torch.utils.data.Dataset):
 
 def test_the_next_batch_is_made_while_this_one_is_learned_from():
     asked = multiprocessing.get_context("fork").Value("i", 0)
-    stream = batches(Slow(asked), 2, seed=0, workers=1)
+    stream = batches(Slow(asked), 2, seed=0)
     assert asked.value == 0  # nothing before the first step
     next(stream)
     give_up = threading.Event()

@@ -3,12 +3,12 @@ HINT = "D's weights and D's buffers"
 REPLACE = [
     (
         """        with optim.frozen(self.recognizer):
-            for last, f, f_new, points, people, v, objects, regions in self._split(""",
+            terms""",
         """        if True:
-            for last, f, f_new, points, people, v, objects, regions in self._split(""",
+            terms""",
     ),
     (
-        'learning = [self.optimizers["modifier"], self.optimizers["detector"]]',
-        "learning = list(self.optimizers.values())",
+        'self._step(["modifier", "detector"], objective',
+        "self._step(list(self.optimizers), objective",
     ),
 ]
