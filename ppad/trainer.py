@@ -116,8 +116,10 @@ class Game:
         """
         config = self.config
         self.recognizer.train()
-
-        def objective(f, f_new, points, people):
+        terms = []
+        for last, f, f_new, points, people in self._split(
+            pictures, modified.detach(), landmarks, identities
+        ):
             points = jitter_landmarks(points, config.landmark_jitter)  # (B, 5, 2)
             faces = torch.cat([f_new, f])  # (2B, 3, S, S)
             crops = aligned_crops(faces, points.repeat(2, 1, 1), config.crop_size)  # (2B, 3, h, w)
@@ -126,12 +128,11 @@ class Game:
                 each = self.recognizer.loss(crops, people.repeat(2), reduction="none")  # (2B,)
             on_modified, on_original = each.view(2, -1).mean(dim=1)
             L_adv = losses.loss_adv(on_modified, on_original)
-            return -L_adv, {"D_modified": on_modified, "D_original": on_original}
-
-        batch = (pictures, modified.detach(), landmarks, identities)
-        terms = self._step(["recognizer"], objective, *batch)
+            loss = -L_adv / config.accumulate
+            optim.backward_and_step(loss, [self.optimizers["recognizer"]], self.scaler, last)
+            terms.append(torch.stack([on_modified, on_original]).detach())
         self.recognizer.margin.advance()
-        return terms
+        return dict(zip(["D_modified", "D_original"], torch.stack(terms).mean(dim=0)))
 
     def update_modifier_and_detector(
         self, pictures, modified, landmarks, identities, frames, targets, boxes
@@ -146,44 +147,47 @@ class Game:
         if not self.modifier_learns:
             return self.finetune_detector(frames, targets, boxes)
         config = self.config
+        learning = [self.optimizers["modifier"], self.optimizers["detector"]]
         self.detector.train()
-
-        def objective(f, f_new, points, people, v, objects, regions):
-            if config.accumulate > 1:
-                f_new = self.anonymize(f)  # M's graph of the whole batch would not fit
-            with self.autocast:
-                v_new = repaint(v, regions, self.anonymizer)  # lines 4-8
-                L_det = losses.loss_det(self.detector.losses(v_new, objects))
-            L_adv = self.modifier_objective(f_new, points, people)
-            if self.exchange is None:
-                L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
-            else:  # f' stays close to f where it gets the true identity
-                L_l1 = self.exchange.objective(self.anonymizer, f, points, people)
-            loss = losses.full_objective(
-                config.detection_weight * L_det, config.adversarial_weight * L_adv, L_l1
-            )
-            return loss, {"L_det": L_det, "L_adv": L_adv, "L_l1": L_l1}
-
-        batch = (pictures, modified, landmarks, identities, frames, targets, boxes)
+        terms = []
         with optim.frozen(self.recognizer):
-            terms = self._step(["modifier", "detector"], objective, *batch)
+            for last, f, f_new, points, people, v, objects, regions in self._split(
+                pictures, modified, landmarks, identities, frames, targets, boxes
+            ):
+                if config.accumulate > 1:
+                    f_new = self.anonymize(f)  # M's graph of the whole batch would not fit
+                with self.autocast:
+                    v_new = repaint(v, regions, self.anonymizer)  # lines 4-8
+                    L_det = losses.loss_det(self.detector.losses(v_new, objects))
+                L_adv = self.modifier_objective(f_new, points, people)
+                L_l1 = self.copy_objective(f, f_new, points, people)
+                loss = losses.full_objective(
+                    config.detection_weight * L_det, config.adversarial_weight * L_adv, L_l1
+                )
+                optim.backward_and_step(loss / config.accumulate, learning, self.scaler, last)
+                terms.append(torch.stack([L_det, L_adv, L_l1]).detach())
         if self.exchange is not None:
             self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
-        return terms
+        return dict(zip(["L_det", "L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def update_modifier(self, pictures, modified, landmarks, identities) -> dict:
         """Line 9 without A, for the warm-up: M minimizes L_adv + lambda L1; D is frozen."""
         config = self.config
-
-        def objective(f, f_new, points, people):
-            if config.accumulate > 1:
-                f_new = self.anonymize(f)
-            L_adv = self.modifier_objective(f_new, points, people)
-            L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
-            return config.adversarial_weight * L_adv + L_l1, {"L_adv": L_adv, "L_l1": L_l1}
-
+        terms = []
         with optim.frozen(self.recognizer):
-            return self._step(["modifier"], objective, pictures, modified, landmarks, identities)
+            for last, f, f_new, points, people in self._split(
+                pictures, modified, landmarks, identities
+            ):
+                if config.accumulate > 1:
+                    f_new = self.anonymize(f)
+                L_adv = self.modifier_objective(f_new, points, people)
+                L_l1 = self.copy_objective(f, f_new, points, people)
+                loss = (config.adversarial_weight * L_adv + L_l1) / config.accumulate
+                optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
+                terms.append(torch.stack([L_adv, L_l1]).detach())
+        if self.exchange is not None:
+            self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
+        return dict(zip(["L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
         """M's adversarial term: ascent on L_D (eq. 2), the ablation (Sec. 5.6), or one of ours.
@@ -209,58 +213,65 @@ class Game:
             )
         return each.mean() if random else losses.modifier_adversarial(each, self.cap)
 
+    def copy_objective(self, pictures, modified, landmarks, identities) -> torch.Tensor:
+        """M's L1 term (eq. 3): f' stays close to f, or does so where f' gets the true identity."""
+        if self.exchange is None:
+            return losses.loss_l1(modified, pictures, self.config.l1_weight)
+        return self.exchange.objective(self.anonymizer, pictures, landmarks, identities)
+
     def finetune_detector(self, frames, targets, boxes) -> dict:
         """Line 11: A alone learns on repainted frames; M and D are frozen."""
         self.detector.train()
-
-        def objective(v, objects, regions):
+        terms = []
+        for last, v, objects, regions in self._split(frames, targets, boxes):
+            with torch.no_grad(), self.autocast:
+                v_new = repaint(v, regions, self.anonymizer)  # (B', 3, H, W)
             with self.autocast:
-                with torch.no_grad():
-                    v_new = repaint(v, regions, self.anonymizer)  # (B', 3, H, W)
                 L_det = losses.loss_det(self.detector.losses(v_new, objects))
-            return L_det, {"L_det": L_det}
-
-        return self._step(["detector"], objective, frames, targets, boxes)
+            loss = L_det / self.config.accumulate
+            optim.backward_and_step(loss, [self.optimizers["detector"]], self.scaler, last)
+            terms.append(torch.stack([L_det]).detach())
+        return dict(zip(["L_det"], torch.stack(terms).mean(dim=0)))
 
     def copy_faces(self, pictures) -> dict:
         """Before the game (ours): M learns to copy (eq. 3 alone), so that D first meets faces."""
-
-        def objective(f):
+        terms = []
+        for last, f in self._split(pictures):
             L_l1 = losses.loss_l1(self.anonymize(f), f, 1.0)
-            return L_l1, {"L_l1": L_l1}
-
-        return self._step(["modifier"], objective, pictures)
+            loss = L_l1 / self.config.accumulate
+            optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
+            terms.append(torch.stack([L_l1]).detach())
+        return dict(zip(["L_l1"], torch.stack(terms).mean(dim=0)))
 
     def copy_people(self, pictures, landmarks, identities) -> dict:
         """Likewise, for an M that is given the person: its objective of `Exchange` alone."""
-
-        def objective(f, points, people):
-            L_copy = self.exchange.objective(self.anonymizer, f, points, people)
-            return L_copy, {"L_copy": L_copy}
-
-        terms = self._step(["modifier"], objective, pictures, landmarks, identities)
+        terms = []
+        for last, f, points, people in self._split(pictures, landmarks, identities):
+            L_copy = self.copy_objective(f, None, points, people)
+            loss = L_copy / self.config.accumulate
+            optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
+            terms.append(torch.stack([L_copy]).detach())
         self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
-        return terms
+        return dict(zip(["L_copy"], torch.stack(terms).mean(dim=0)))
 
-    def _step(self, players: list, objective, *batch) -> dict:
-        """One step of some players' optimizers on a batch, in `accumulate` parts of equal size.
+    def _split(self, *batch) -> list:
+        """Gradient accumulation: all parts of a batch, each as (is it the last?, part of each).
 
-        Args: objective: function of a part to the scalar that falls, and its terms, name ->
-            scalar. batch: tensors and lists, the pictures along their first axis.
-        Returns the means of the terms. Raises ValueError if `accumulate` does not divide the batch.
+        Args: batch: tensors and lists, the pictures along their first axis.
+        Raises ValueError if `accumulate` does not divide the number of pictures.
         """
         parts = self.config.accumulate
+        if parts == 1:
+            return [(True, *batch)]
+        sizes = []
         for one in batch:
             if len(one) % parts:
                 raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(one)}")
-        learning = [self.optimizers[name] for name in players]
-        rows = []
-        for i in range(parts):
-            part = [one[i * len(one) // parts : (i + 1) * len(one) // parts] for one in batch]
-            loss, terms = objective(*part)
-            optim.backward_and_step(loss / parts, learning, self.scaler, i == parts - 1)
-            rows.append(torch.stack([*terms.values()]).detach())
-        return dict(zip(terms, torch.stack(rows).mean(dim=0)))
+            sizes.append(len(one) // parts)
+        return [
+            (i == parts - 1, *(one[i * n : (i + 1) * n] for one, n in zip(batch, sizes)))
+            for i in range(parts)
+        ]
 
 
 class Exchange:

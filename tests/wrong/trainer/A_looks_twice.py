@@ -3,9 +3,9 @@ HINT = "moves A's batch-norm twice"
 REPLACE = [
     (
         """lines 4-8
-                L_det""",
+                    L_det""",
         """lines 4-8
-                self.detector.losses(v_new.detach(), objects)
-                L_det""",
+                    self.detector.losses(v_new.detach(), objects)
+                    L_det""",
     ),
 ]

@@ -3,12 +3,12 @@ HINT = "D's weights and D's buffers"
 REPLACE = [
     (
         """        with optim.frozen(self.recognizer):
-            terms""",
+            for last, f, f_new, points, people, v, objects, regions in self._split(""",
         """        if True:
-            terms""",
+            for last, f, f_new, points, people, v, objects, regions in self._split(""",
     ),
     (
-        'self._step(["modifier", "detector"], objective',
-        "self._step(list(self.optimizers), objective",
+        'learning = [self.optimizers["modifier"], self.optimizers["detector"]]',
+        "learning = list(self.optimizers.values())",
     ),
 ]

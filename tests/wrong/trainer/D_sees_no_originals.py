@@ -2,7 +2,7 @@ WRONG = "D learns from modified faces only"
 HINT = "both kinds of face count"
 REPLACE = [
     (
-        'return -L_adv, {"D',
-        'return on_modified, {"D',
+        "loss = -L_adv / config.accumulate",
+        "loss = on_modified / config.accumulate",
     ),
 ]

@@ -2,7 +2,7 @@ WRONG = "D raises its own losses"
 HINT = "watch the sign"
 REPLACE = [
     (
-        'return -L_adv, {"D',
-        'return L_adv, {"D',
+        "loss = -L_adv / config.accumulate",
+        "loss = L_adv / config.accumulate",
     ),
 ]

@@ -1,10 +1,12 @@
 WRONG = "line 11 moves M together with A"
 HINT = "M moved by finetune"
 REPLACE = [
-    ("                with torch.no_grad():\n", "                if True:\n"),
+    ("with torch.no_grad(), self.autocast:", "with self.autocast:"),
     (
-        '        return self._step(["detector"], objective',
-        """        both = [name for name in self.optimizers if name != "recognizer"]
-        return self._step(both, objective""",
+        """            loss = L_det / self.config.accumulate
+            optim.backward_and_step(loss, [self.optimizers["detector"]], self.scaler, last)""",
+        """            loss = L_det / self.config.accumulate
+            both = [one for name, one in self.optimizers.items() if name != "recognizer"]
+            optim.backward_and_step(loss, both, self.scaler, last)""",
     ),
 ]
