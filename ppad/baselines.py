@@ -1,15 +1,16 @@
 """The hand-made anonymizers that the paper compares itself with.
 
 Paper: Sec. 5.2 and Fig. 3, the rows of Table 1. Each baseline is an anonymizer like M: a callable
-from face crops (B, 3, S, S), RGB in [-1, 1], to the same shape and range, on the crops' device. All
-but `identity` raise ValueError for anything but square RGB. None of them learns anything, and the
-result for a picture does not depend on the others in the batch.
+from face crops (B, 3, S, S), RGB in [-1, 1], to the same shape and range, on the crops' device. The
+crops are the same 1.6x enlarged squares as M's; all but `identity` raise ValueError for anything
+but square RGB. None of them learns anything, and the result for a picture does not depend on the
+others in the batch.
 
 M has a `.size`, these have none: they take crops of any S. So on frames they are called once a face
 with the frame's own pixels (`crop_sampler.repaint`), and what their names say, a variance or lines
 one pixel wide, holds in the picture that the action detector A sees.
 
-The paper leaves open how each is made; our choices are marked "ours".
+The paper leaves open how each is made; our choices and their reasons are in the docstrings.
 """
 
 import math
@@ -29,8 +30,8 @@ class Blur:
     """Down to cells x cells pixels, then back up (8, 16 and 24 in the paper).
 
     Down by area mean, so that no finer detail is left as aliasing; up bilinear (both ours). Crops
-    of fewer than `smallest` (= cells) pixels a side come back as they are: whoever calls must count
-    them, or hide them in another way.
+    of fewer than `smallest` (= cells) pixels a side have no finer detail: they come back as they
+    are, and whoever calls must count them, or hide them in another way.
     """
 
     cells: int
@@ -52,8 +53,9 @@ class Blur:
 class Noise:
     """Additive Gaussian noise of a variance (0.1, 0.3, 0.5 in the paper), clipped to the range.
 
-    The variance is that of pictures in [0, 1], before clipping (ours: as in image libraries whose
-    noise takes a variance). In [-1, 1] the standard deviation is then 2 sqrt(variance).
+    The variance is that of pictures in [0, 1] (open in the paper; ours: as in the image libraries
+    whose noise takes a variance), of the pixels it is called with, before clipping. In [-1, 1] the
+    standard deviation is then 2 sqrt(variance).
 
     Each call draws new noise, determined by (seed, number of earlier calls), no two pairs alike. To
     continue a stopped run, save `state_dict()`, which holds that number, and load it. The noise
@@ -92,7 +94,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Masked:
-    """The whole face box in one color: black (ours)."""
+    """The whole face box in one color: black (open in the paper; ours)."""
 
     value: float = -1.0
 
@@ -106,10 +108,10 @@ class Masked:
 class Edge:
     """The crop's edge map, white on black, after Canny: smooth, differentiate, thin, link.
 
-    The parameters are ours, set by eye on LFW faces so that outline, brows, eyes and mouth are
-    drawn and skin is not. Their unit of length is 1/64 of the crop's side, so that a face gives the
-    same drawing at any S: sigma is the smoothing, low and high the thresholds in gray levels (0 to
-    1) per 1/64.
+    Parameters are open in the paper; all three are ours, set by eye on LFW faces so that outline,
+    brows, eyes and mouth are drawn and skin is not. Their unit of length is 1/64 of the crop's
+    side, so that a face gives the same drawing at any S: sigma is the smoothing, low and high the
+    thresholds in gray levels (0 to 1) per 1/64.
     """
 
     sigma: float = 1.0
@@ -150,14 +152,15 @@ class SuperPixel:
     around it, each cluster moves to the mean of its pixels. Where g does not divide S, some rows
     and columns count twice in this.
 
-    All settings are ours. grid 8: as many super-pixels as Blur(8x8) has cells, so the two differ
-    only in whether the cells follow the outlines. compactness 40: Table 1 has Super-Pixel (46.9)
-    above Blur(8x8) (42.4) and below Blur(16x16) (48.1), and of 10 (SLIC's published default), 20,
-    40, 80 and 160, 40 is nearest to Blur(16x16) in what it leaves of a drawn face; at 10 the cells
-    follow every line of a drawing and hide nothing. 5 rounds: on LFW faces SLIC's other 5 brought
-    the result only 2 % closer to the original, in rms. A cluster starts at its cell's mean (SLIC:
-    at its middle). SLIC's last step, which joins stray fragments to a neighbor, is left out: a
-    fragment is at most one cell away from its cluster's own cell.
+    grid 8 (open in the paper; ours): 64 super-pixels are as many as Blur(8x8) has cells, so the two
+    differ only in whether the cells follow the outlines. compactness 40 (open too; ours):
+    Table 1 has Super-Pixel (46.9) above Blur(8x8) (42.4) and below Blur(16x16) (48.1), and of 10
+    (SLIC's published default), 20, 40, 80 and 160, 40 is nearest to Blur(16x16) in what it leaves
+    of a drawn face; at 10 the cells follow every line of a drawing and hide nothing. Of SLIC's 10
+    rounds 5 are enough (ours: on LFW faces the other 5 brought the result only 2 % closer to the
+    original, in rms). A cluster starts at its cell's mean (SLIC: at its middle). SLIC's last step,
+    which joins stray fragments to a neighbor, is left out: a fragment is at most one cell away from
+    its cluster's own cell.
     """
 
     grid: int = 8
@@ -184,7 +187,7 @@ class SuperPixel:
         step = -(-size // g)  # side of a cell
         batch = len(crops)
         lab = _rgb_to_lab(crops)  # (B, 3, S, S)
-        lab = F.interpolate(lab, g * step, mode="nearest-exact")  # (B, 3, g*step, g*step)
+        lab = lab if size == g * step else F.interpolate(lab, g * step, mode="nearest-exact")
 
         # Features whose plain squared distance is SLIC's: color^2 + (compactness / step)^2 place^2.
         axis = torch.arange(g * step, device=crops.device, dtype=crops.dtype) + 0.5  # (g*step,)
@@ -324,10 +327,11 @@ def _repeat_border(x, radius, dim):
 
 def _dilate(mask):
     """The pixels of (B, S, S) bool with a True in their 3 x 3 neighborhood."""
-    mask = F.pad(mask, (1, 1, 1, 1))  # (B, S+2, S+2)
     for dim in (1, 2):
-        mask = mask | mask.roll(1, dim) | mask.roll(-1, dim)
-    return mask[:, 1:-1, 1:-1]
+        n = mask.shape[dim]
+        padded = F.pad(mask, (1, 1, 0, 0) if dim == 2 else (0, 0, 1, 1))
+        mask = mask | padded.narrow(dim, 0, n) | padded.narrow(dim, 2, n)
+    return mask
 
 
 def _is_ridge(strength, gx, gy):
@@ -342,16 +346,17 @@ def _is_ridge(strength, gx, gy):
     return torch.where(along_x | along_y, straight, diagonal)
 
 
-def _is_strongest(strength, dy, dx):
-    """The pixels not weaker than those before and after in direction (dy, dx).
+def _is_strongest(padded, dy, dx):
+    """The pixels not weaker than those before and after in direction (dy, dx): (B, S, S) bool.
 
-    strength: (B, S+2, S+2), padded. Returns (B, S, S) bool. One side is compared with >=, the other
-    with >, so that one of two equal neighbors is kept.
+    padded: (B, S+2, S+2). One side is compared with >=, the other with >, so that one of two equal
+    neighbors is kept.
     """
-    after = strength.roll((-dy, -dx), (1, 2))  # (B, S+2, S+2)
-    before = strength.roll((dy, dx), (1, 2))  # (B, S+2, S+2)
-    strongest = (strength >= after) & (strength > before)
-    return strongest[:, 1:-1, 1:-1]
+    size = padded.shape[-1] - 2
+    strength = padded[:, 1:-1, 1:-1]  # (B, S, S)
+    after = padded[:, 1 + dy : 1 + dy + size, 1 + dx : 1 + dx + size]  # (B, S, S)
+    before = padded[:, 1 - dy : 1 - dy + size, 1 - dx : 1 - dx + size]  # (B, S, S)
+    return (strength >= after) & (strength > before)
 
 
 def _rgb_to_lab(crops):

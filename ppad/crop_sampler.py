@@ -1,17 +1,18 @@
 """Cut faces out of pictures and paste them back, differentiably.
 
-Paper: Sec. 3.1 forms the modified frame v' = v - r_v + M(r_v). Sec. 4 crops aligned faces for the
-recognizer D with "a differentiable non-parametric grid generator and sampler", a Spatial
-Transformer without learnable parameters. Sec. 5.2 enlarges each detected face box by 1.6.
+Paper: Sec. 3.1 forms the modified frame v' = v - r_v + M(r_v): crop the face region, modify it, put
+it back, change nothing else. Sec. 4 crops aligned faces for the recognizer D with "a differentiable
+non-parametric grid generator and sampler", a Spatial Transformer without learnable parameters. Sec.
+5.2 enlarges each detected face box by 1.6.
 
 Two routes, and the loss whose gradient flows back along each:
 
     picture f -> M -> align_faces (by f's own landmarks) -> recognizer_input -> D            L_adv
     frame v -> crop_faces -> M -> paste_faces -> v' -> A     (repaint does all three)        L_det
 
-A hand-made anonymizer, which takes any size, is given the frame's own pixels (by repaint, too):
+A hand-made anonymizer, which takes any size, is given the frame's own pixels instead:
 
-    frame v -> cut_pixels -> one call a face -> write_pixels -> v' -> A
+    frame v -> cut_pixels -> one call a face -> write_pixels -> v' -> A     (repaint does this too)
 
 Coordinates are continuous: pixel i covers [i, i + 1), so its center is i + 0.5 and a whole frame is
 (0, 0, W, H). In torch's terms this is `align_corners=False` for grid_sample and `aligned=True` for
@@ -31,8 +32,9 @@ from torch.autograd.function import once_differentiable
 # SphereFace's alignment targets in its 96 (wide) x 112 (high) frame, from its public alignment
 # script. The script is MATLAB, which counts pixels from 1, so strictly its points lie at these
 # numbers minus 0.5 in our coordinates; Python ports count from 0, which makes it plus 0.5. We take
-# the numbers as continuous coordinates (ours): exact to rescale, and symmetric (the mean of the
-# five x is 48.03, the frame's middle 48), which suits D's mirrored features.
+# the numbers as continuous coordinates (ours): at most half a pixel from either reading, exact to
+# rescale, and symmetric (the mean of the five x is 48.03, the frame's middle 48), which suits D's
+# mirrored features.
 TEMPLATE_96x112 = (
     (30.2946, 51.6963),
     (65.5318, 51.5014),
@@ -69,7 +71,7 @@ def similarity(landmarks, target):
     Raises ValueError for wrong shapes, and for a row whose points are not finite, coincide, or fit
     only a scale of 0.
     """
-    if landmarks.shape[1:] != (5, 2):
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2):
         raise ValueError(
             f"landmarks must have shape (B, 5, 2), got {tuple(landmarks.shape)}: "
             "give five x, y per face"
@@ -145,13 +147,9 @@ def _sampling_grid(images, landmarks, out_size):
     half_in = landmarks.new_tensor([[wide / 2], [high / 2]])  # (2, 1)
     unit_linear = inverse * half_out.T / half_in  # (B, 2, 2)
     unit_shift = (inverse @ half_out + origin) / half_in - 1  # (B, 2, 1)
-    theta = _beside(torch.cat([unit_linear, unit_shift], -1), images)  # (B, 2, 3)
+    theta = torch.cat([unit_linear, unit_shift], -1)  # (B, 2, 3)
+    theta = theta.to(images.device, non_blocking=images.device.type != "cpu")
     return F.affine_grid(theta, [*images.shape[:2], out_high, out_wide], align_corners=False)
-
-
-def _beside(numbers, images):
-    """The numbers on the images' device, copied to a GPU without waiting for it."""
-    return numbers.to(images.device, non_blocking=images.device.type != "cpu")
 
 
 def recognizer_input(aligned):
@@ -168,8 +166,9 @@ def recognizer_input(aligned):
 def face_squares(boxes, scale=FACE_SCALE):
     """The squares that faces f and regions r_v are cut by: `scale` times a box's longer side.
 
-    Sec. 5.2 says 1.6 times, not how. A square (ours) about the box's center keeps proportions; it
-    is never clipped, so that a face at the border is framed like any other.
+    Sec. 5.2 says 1.6 times, not how. A square (ours) about the box's center is what M takes without
+    a change of proportions; it is never clipped, so that a face at the border is framed like any
+    other.
 
     boxes (k, 4) xyxy px, k may be 0. Returns (k, 4), which may reach out of the frame.
     Raises ValueError for a box that is not finite or has no area.
@@ -215,8 +214,9 @@ def _sample(frames, regions, size):
     """roi_align of regions (K, 5), each [frame, x1, y1, x2, y2]: (K, 3, size, size)."""
     from torchvision.ops import roi_align  # slow to load, and hand-made anonymizers do without
 
+    regions = regions.to(frames.device, non_blocking=frames.device.type != "cpu")
     # sampling_ratio=-1: ceil(box side / size) samples along each axis.
-    return roi_align(frames, _beside(regions, frames), size, sampling_ratio=-1, aligned=True)
+    return roi_align(frames, regions, size, sampling_ratio=-1, aligned=True)
 
 
 def paste_faces(frames, crops, boxes):
@@ -230,7 +230,7 @@ def paste_faces(frames, crops, boxes):
 
     Bilinear; where the crop is larger than its box the bilinear tent is widened to the box pixel's
     own size (as torch's `antialias=True`), so that every crop pixel contributes to v' and gets a
-    gradient of L_det.
+    gradient of L_det. Cost: K matrix products as large as the largest box.
 
     Raises ValueError as crop_faces does, or when the number of crops and of boxes differ.
     """
@@ -248,8 +248,8 @@ def paste_faces(frames, crops, boxes):
 
     # All crops are resized at once, each by a matrix for its rows and one for its columns. A box
     # smaller than the largest leaves the rest of its patch unused.
-    boxes = _beside(flat, frames)  # (K, 4)
-    weights = _resize_weights(boxes, max(wide, high), crops.shape[-1])  # (K, 2, max, S)
+    flat = flat.to(frames.device, non_blocking=frames.device.type != "cpu")
+    weights = _resize_weights(flat, max(wide, high), crops.shape[-1])  # (K, 2, max, S)
     across = weights[:, None, 0, :wide]  # (K, 1, w, S)
     down = weights[:, None, 1, :high]  # (K, 1, h, S)
     with torch.autocast(frames.device.type, enabled=False):  # half precision would show as banding
@@ -347,7 +347,8 @@ def repaint(frames, boxes, anonymizer):
     anonymizer any callable (K, 3, S, S) -> same shape, [-1, 1] both ways. Its `.size` alone decides
     how it is called. M has one: all crops are resampled to S = size, modified in one call, and
     pasted. A hand-made anonymizer has none: it is called once a face, on the frame's own pixels,
-    and what it gives is written back pixel by pixel. (Resampling would average noise away.)
+    and what it gives is written back pixel by pixel, so that its noise, lines and cells are what A
+    sees. (Resampling would average noise away.)
 
     Frames without a face come back unmodified; without any face nothing is called. Raises
     ValueError as crop_faces and paste_faces do.
@@ -366,8 +367,8 @@ def repaint(frames, boxes, anonymizer):
 
 
 def _flatten_boxes(frames, boxes):
-    """Check B box tensors. Returns all boxes (K, 4) and the frame index of each (K,), both on the
-    device of the boxes."""
+    """Check a list of B box tensors against frames. Returns all boxes (K, 4) and the frame index of
+    each (K,), both on the device of the boxes."""
     if frames.ndim != 4 or len(boxes) != len(frames):
         raise ValueError(
             f"boxes has {len(boxes)} entries for frames of shape {tuple(frames.shape)}: "

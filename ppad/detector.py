@@ -10,14 +10,15 @@ suppression - is torchvision's. This file adds three things:
   targets, one method for training (`losses`) and one for use (`detect`);
 * the choice of body: "resnet101_c4", the ResNet-101 as Faster R-CNN used it when the paper was
   written; ResNets with a feature pyramid, as torchvision does today; a MobileNetV2, whose deepest
-  ImageNet map classifies the action (for small sets and machines);
-* "toy", a detector of under 2 M parameters that learns from scratch on two CPU cores.
+  ImageNet map classifies the action (for small sets and machines); and "toy";
+* `ToyBody` with `ToyBoxHead`, a detector of under 2 M parameters that learns from scratch on two
+  CPU cores.
 
 Why the toy is built as it is. Six of its ten actions differ only by an object of a few pixels
-beside a face, yet the box around the person covers most of the frame. So finding a person needs a
-large receptive field and no detail: the region proposal network reads one stride-16 map.
-Classifying the action needs detail: RoIAlign reads a stride-4 map into a fine grid, and the box
-head has convolutions.
+beside a face, yet the box around the person covers most of the frame. So the two halves of the
+detector read different maps. Finding a person needs a large receptive field and no detail: the
+region proposal network reads one stride-16 map. Classifying the action needs detail: RoIAlign
+reads a stride-4 map into a fine grid, and the box head has convolutions.
 
 Open in the paper, decided here: the C4 form (the paper names ResNet-101 only), a long side of at
 most 800 px ("600 x 800" for DALY is read as min_size=600, max_size=800, and JHMDB's frames never
@@ -35,7 +36,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 PYRAMIDS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BODIES = ("resnet101_c4", *PYRAMIDS, "mobilenet_v2", "toy")
@@ -60,8 +61,8 @@ class DetectorConfig:
     classes           number of actions without background: 10 for DALY, 21 for JHMDB (section 5).
     min_size,         frames are resized so that the short side is `min_size`, unless the long side
     max_size          would then exceed `max_size` (pixels). Section 4: 340 for JHMDB; 600 and 800
-                      for DALY. None: 340 and 800; for the toy, whose frames so keep their size,
-                      160 and 160.
+                      for DALY. None: 340 and 800; for the toy, whose frames are 160 px wide and so
+                      keep their size, 160 and 160.
     weights           path of a torchvision ImageNet file for this body (resnet101-....pth), or None
                       to start from scratch.
     trainable_layers  how many of the body's stages are trained, counted from the top, when it
@@ -225,12 +226,17 @@ def _build_full_size(config: DetectorConfig) -> FasterRCNN:
     scratch = config.weights is None
     norm_layer = nn.BatchNorm2d if scratch else FrozenBatchNorm2d
     learning = _stages(config.body) if scratch else config.trainable_layers
-    build = {"resnet101_c4": _c4, "mobilenet_v2": _mobile}.get(config.body, _pyramid)
-    backbone, heads = build(config, norm_layer, learning)
+    if config.body == "resnet101_c4":
+        backbone, heads = _c4(config, norm_layer, learning)
+    elif config.body == "mobilenet_v2":
+        backbone, heads = _mobile(config, norm_layer, learning)
+    else:
+        backbone, heads = _pyramid(config, norm_layer, learning)
     # The model normalizes frames by (x - mean) / std. A value v in [0, 1] is 2 v - 1 in [-1, 1],
     # and so are ImageNet's constants.
     return FasterRCNN(
         backbone,
+        num_classes=None if "box_predictor" in heads else config.classes + 1,  # and background
         min_size=config.min_size,
         max_size=config.max_size,
         image_mean=[2 * mean - 1 for mean in IMAGENET_MEAN],
@@ -270,12 +276,14 @@ def _c4(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Module, d
 
 def _pyramid(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Module, dict]:
     """A ResNet with a feature pyramid: torchvision's own anchors, heads, sampling, thresholds."""
-    # Weights are read from a file below; nothing is downloaded.
     backbone = resnet_fpn_backbone(
-        backbone_name=config.body, weights=None, norm_layer=norm_layer, trainable_layers=learning
+        backbone_name=config.body,
+        weights=None,  # read from a file below; nothing is downloaded
+        norm_layer=norm_layer,
+        trainable_layers=learning,
     )
     _load_body(backbone.body, config)
-    return backbone, {"num_classes": config.classes + 1}  # and background
+    return backbone, {}
 
 
 class MobileBody(nn.Module):
@@ -310,8 +318,8 @@ def _mobile(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Modul
     backbone = MobileBody(norm_layer, learning)
     _load_body(backbone.body, config)
     grid = 3  # of a region that fills most of a small still; the deep map is 8x8 at 256 px
-    # Many sizes, few samples per frame: among torchvision's 256 the few positive anchors would have
-    # no weight.
+    # Many sizes and few samples per frame: one person fills most of a small picture, and the few
+    # positive anchors would have no weight among torchvision's 256 samples.
     anchors = CoarseAnchors(sizes=((32, 48, 72, 108, 160, 230),), aspect_ratios=(SHAPES,))
     return backbone, {
         "rpn_anchor_generator": anchors,
@@ -365,13 +373,15 @@ def _load_body(body: nn.Module, config: DetectorConfig) -> None:
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 conv, batch norm, ReLU: (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-    layers = Conv2dNormActivation(inputs, outputs, 3, stride)
-    nn.init.kaiming_normal_(layers[0].weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015
-    return layers
+    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    # He et al. 2015, as in torchvision.
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 class ToyBody(nn.Module):
-    """Two maps of a frame: "fine" to classify the action, "coarse" to find the person."""
+    """Two maps of a frame: "fine" (stride 4) to classify the action, "coarse" (stride 16) to find
+    the person."""
 
     FINE = 48  # channels
     COARSE = 64

@@ -2,9 +2,10 @@
 
     python -m ppad.figures runs/toy runs/photo --out fig4.png      Fig. 4 of several runs
 
-Every function takes plain tensors, dicts or lists and writes one PNG (or returns text). matplotlib
-is used without pyplot: no figure is kept open between calls and no screen is needed. A number that
-was not measured is written as "not run" or "-", never as zero.
+Every function takes plain tensors, dicts or lists and writes one PNG (or returns text), so that a
+notebook, a run and a test call the same code. matplotlib is used without pyplot: no figure is kept
+open between calls and no screen is needed. A number that was not measured is written as "not run"
+or "-", never as zero.
 
 Pictures are RGB float tensors (n, 3, S, S) in [-1, 1]; errors and APs are given as fractions and
 shown in %. An output that cannot be written raises `files.WriteError`.
@@ -29,7 +30,8 @@ DPI = 110  # ours: sharp in a README, small on disk
 MOST_BYTES = 300_000  # ours: a figure that is committed or mailed stays below this
 RED = "#d62728"
 GRAY = "#8a8a8a"
-# Color and marker of a row of Table 1, by the start of its name; red: ours, as in the paper.
+# Color and marker of a row of Table 1, by the start of its name. Red: ours, as in the paper's Fig.
+# 4.
 STYLES = {
     "Ours": (RED, "s"),
     "Un-anonymized": ("#222222", "o"),
@@ -189,7 +191,7 @@ def fig4(runs, path):
 
     runs: the content of a `results.json`, or a list of several, which stand side by side. For each,
     the error of the training adversary, which the paper shows, and that of the strongest attacker.
-    Bars are +- 1 std over seeds.
+    Bars are +- 1 std over seeds. Rows without the numbers are listed as not run.
     """
     runs = [runs] if isinstance(runs, dict) else runs
     titles = {"own": "Training adversary D (as in the paper)", "strongest": "Strongest attacker"}

@@ -30,7 +30,8 @@ ORIGINAL_SCHEDULE = {"base": 1000.0, "gamma": 0.12, "floor": 5.0}
 # The widely used public PyTorch port of it: 5 is reached at t = 2,990.
 PYTORCH_PORT_SCHEDULE = {"base": 1500.0, "gamma": 0.1, "floor": 5.0}
 
-# torchvision's names: RPN classification and regression, Fast R-CNN classification and regression.
+# The four losses of Faster R-CNN (equation 1), by the names torchvision gives them: RPN
+# classification and regression, then Fast R-CNN classification and regression.
 DETECTION_LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 # ------------------------------------------------------------------ the angular margin
@@ -40,8 +41,10 @@ def psi(cosine: torch.Tensor, m: int = 4) -> torch.Tensor:
     """The margin function: psi(theta) = (-1)^k cos(m theta) - 2k, k = floor(m theta / pi).
 
     cosine: cos(theta), any shape, in [-1, 1]. m: the margin, 1 to 4; 4 in Liu et al. and in the
-    paper; 1 gives cos(theta) back. Returns the same shape, in [1 - 2m, 1]: each piece is a slice of
-    cos(m theta), flipped and shifted to continue the one before.
+    paper; 1 gives cos(theta) back. Returns the same shape, in [1 - 2m, 1].
+
+    Each piece is a slice of cos(m theta), flipped and shifted to continue the one before:
+    psi falls from 1 at 0 degrees to 1 - 2m at 180 degrees.
 
     cos(m theta) is a polynomial in cos(theta) (Chebyshev), so no acos is needed, whose slope is
     infinite at +-1. k counts the borders cos(j pi / m) passed and has no gradient. On a border
@@ -67,12 +70,12 @@ def psi(cosine: torch.Tensor, m: int = 4) -> torch.Tensor:
 def lambda_schedule(
     step: int, base: float = 1000.0, gamma: float = 0.12, floor: float = 5.0
 ) -> float:
-    """The weight lambda of the plain cosine after `step` updates of D: the larger of `floor` and
-    base / (1 + gamma * step).
+    """The weight lambda of the plain cosine after `step` updates of D (0 = before the first).
 
-    Large: almost no margin; 0: the margin alone. The defaults are ORIGINAL_SCHEDULE; the other
-    published one is `lambda_schedule(t, **PYTORCH_PORT_SCHEDULE)`. Raises ValueError for a negative
-    step.
+    lambda = max(floor, base / (1 + gamma * step)). Large: almost no margin; 0: the
+    margin alone. The defaults are ORIGINAL_SCHEDULE; PYTORCH_PORT_SCHEDULE is the
+    other published one: `lambda_schedule(t, **PYTORCH_PORT_SCHEDULE)`.
+    Raises ValueError for a negative step.
     """
     if step < 0:
         raise ValueError(f"step must be 0 or more, but is {step}; count D's updates from 0.")
@@ -90,7 +93,7 @@ class ASoftmaxLoss(nn.Module):
     scale: 0 keeps the embedding's own norm |x|, as the paper; a number replaces it (ours, for the
     small presets). With a free norm and a margin, a D that recognizes few faces lowers its loss
     by letting every |x| go to 0: the loss stays at log N for originals too, and M's gradient,
-    which is proportional to |x|, vanishes.
+    which is proportional to |x|, vanishes. With a fixed norm only the direction can be learned.
 
     Two known mistakes, neither of which raises an error:
 
@@ -100,8 +103,9 @@ class ASoftmaxLoss(nn.Module):
        object, save it with D, and call `advance()` once after each update *of D*. forward never
        advances, because M computes L_D too without updating D.
     2. *The margin starts over.* A D initialized from weights that were trained down to lambda = 5
-       (as the paper's is) must continue at 5. Use `ASoftmaxLoss(base=5, floor=5)`, which is 5 at
-       every step, or load the state_dict that was saved with those weights.
+       (as the paper's is) must continue at 5: back at 1000 it would forget. Use
+       `ASoftmaxLoss(base=5, floor=5)`, which is 5 at every step, or load the state_dict that was
+       saved with those weights.
 
     Raises ValueError for settings that do not make a falling lambda >= 0, and for scale < 0 or nan.
     """
@@ -144,7 +148,7 @@ class ASoftmaxLoss(nn.Module):
         return self
 
     def advance(self) -> None:
-        """Count one update of D."""
+        """Count one update of D. The trainer calls it once after each update."""
         self.step += 1
 
     def forward(
@@ -212,8 +216,9 @@ def _check_labels(labels: torch.Tensor, identities: int) -> None:
 def loss_det(losses: dict[str, torch.Tensor]) -> torch.Tensor:
     """Equation 1: L_det, the sum of the four losses of Faster R-CNN, unweighted.
 
-    losses: scalars under the names in DETECTION_LOSSES. Returns a scalar. Raises ValueError when a
-    name is missing (a term was forgotten) or unknown (a term would be dropped silently).
+    losses: scalars under the four names in DETECTION_LOSSES, as torchvision's detector gives
+    them in training. Returns a scalar. Raises ValueError when a name is missing (a term was
+    forgotten) or unknown (a term would be dropped silently).
     """
     if set(losses) != set(DETECTION_LOSSES):
         missing = sorted(set(DETECTION_LOSSES) - set(losses))
@@ -221,7 +226,8 @@ def loss_det(losses: dict[str, torch.Tensor]) -> torch.Tensor:
         raise ValueError(
             f"losses must hold exactly {DETECTION_LOSSES}; missing {missing}, unknown {unknown}."
         )
-    return sum(losses[name] for name in DETECTION_LOSSES)
+    proposals = losses["loss_objectness"] + losses["loss_rpn_box_reg"]
+    return proposals + losses["loss_classifier"] + losses["loss_box_reg"]
 
 
 def loss_adv(loss_modified: torch.Tensor, loss_original: torch.Tensor) -> torch.Tensor:
@@ -242,8 +248,8 @@ def loss_l1(modified: torch.Tensor, original: torch.Tensor, weight: float) -> to
     [0, 2 weight]. Raises ValueError if the shapes differ, which broadcasting would hide.
 
     Open in the paper, decided here: (a) lambda is in equation 3 and again in Algorithm 1; it is
-    applied once, here. (b) |.|_1 is the mean over pixels and channels, not their sum, as in Zhu et
-    al.; so lambda has the same effect at every size.
+    applied once, here, so `full_objective` has none. (b) |.|_1 is the mean over pixels and
+    channels, not their sum, as in Zhu et al.; so lambda has the same effect at every size.
     """
     if modified.shape != original.shape:
         raise ValueError(
@@ -255,7 +261,7 @@ def loss_l1(modified: torch.Tensor, original: torch.Tensor, weight: float) -> to
 
 def full_objective(det: torch.Tensor, adv: torch.Tensor, l1: torch.Tensor) -> torch.Tensor:
     """Equation 4: L = L_det + L_adv + L_l1, three scalars to one; M and A lower it (line 9 of
-    Algorithm 1). lambda is inside L_l1 (see `loss_l1`)."""
+    Algorithm 1). The terms are weighted already: lambda is inside L_l1 (see `loss_l1`)."""
     return det + adv + l1
 
 
@@ -273,9 +279,10 @@ def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.T
     -L_D can fall forever and outweigh L_det and L_l1. The cap (ours) says when M has done enough: a
     D that gives N identities equal chances has a plain softmax loss of log N, and anonymity needs
     no more. A higher loss rewards M for D being *sure of somebody else*, for instance by swapping
-    identities (Ann always drawn as Bea): that fools D in training, but a recognizer trained on M's
-    outputs learns the swap. A face above the cap gives no gradient, so M works on those that D
-    still recognizes; when nearly all are above it, M has stopped learning from D.
+    identities systematically (Ann always drawn as Bea): that fools D in training, but a recognizer
+    trained on M's outputs learns the swap. A face above the cap gives no gradient, so M works on
+    those that D still recognizes. When the share of faces above the cap is near 1, M has stopped
+    learning from D.
 
     For log N to mean chance, M needs the loss without margin, `margin=False`. With it D's loss is
     above log N even where D is right: with N = 20, |x| = 10, a cosine of 0.3 to the true identity
@@ -333,9 +340,9 @@ def random_label_targets(
 
     labels: (B,) int64 in 0..N-1, the true ones. identities: N >= 2. generator: of random
     numbers, on its own device; None is torch's global one. Returns (B,) int64 on the labels'
-    device, uniform over the N - 1 others. In place of gradient ascent M then *minimizes*
-    L_D(M(f), target). The target is drawn anew each step; that it keeps changing is why the paper
-    found blurred, collapsed faces.
+    device, uniform over the N - 1 others, never the true one. In place of gradient ascent M then
+    *minimizes* L_D(M(f), target). The target is drawn anew each step; that it keeps changing is
+    why the paper found blurred, collapsed faces.
     Raises ValueError for labels outside 0..N-1 or fewer than 2 identities.
     """
     if identities < 2:

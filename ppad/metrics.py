@@ -5,16 +5,16 @@ recognition by verification accuracy on LFW with cosine similarity. To tell a lo
 badly fitted threshold, the usual other numbers are here too: AUC, equal error rate, true accepts
 at a fixed rate of false accepts, rank-1 identification, and intervals by resampling identities.
 
-All are pure functions. Detection takes torch tensors as torchvision's detectors return them;
-verification takes anything numpy can read. Scores are similarities: higher means "same person".
+All are pure functions of arrays. Detection takes torch tensors as torchvision's detectors return
+them; verification takes anything numpy can read. Scores are similarities: higher means "same
+person".
 
 Open in the paper, decided here: frame-mAP follows VOC 2010 and later ("envelope") unless the
 convention of the ACT detector is asked for ("act", Kalogeiton et al. 2017); a class that never
-occurs has no AP.
+occurs has no AP and is left out of the mean.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,8 +83,13 @@ def _average_precisions(detections, truths, labels, iou_threshold, convention) -
         chosen = np.flatnonzero(found_labels == label)
         # One ranking over all frames; a stable sort keeps the order given on ties.
         chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-        truth = (truth_frame[wanted], truth_boxes[wanted])
-        hits = _match(found_frame[chosen], found_boxes[chosen], *truth, iou_threshold)
+        hits = _match(
+            found_frame[chosen],
+            found_boxes[chosen],
+            truth_frame[wanted],
+            truth_boxes[wanted],
+            iou_threshold,
+        )
         ap.append(_area(hits, int(wanted.sum()), convention))
     return np.array(ap)
 
@@ -102,9 +107,9 @@ def _match(frame, boxes, truth_frame, truth_boxes, threshold) -> np.ndarray:
     """Which detections of one class are hits, each truth being taken once: bool (k,).
 
     frame (k,) and boxes (k, 4): the detections, best score first over all frames. truth_frame (m,)
-    and truth_boxes (m, 4): the truths. All frames are matched at once: round 0 matches the best
-    detection of every frame, round 1 the second, and so on (17 times faster than pycocotools, see
-    tests/benchmarks/bench_parts.py).
+    and truth_boxes (m, 4): the truths. Detections of different frames do not compete, so all
+    frames are matched at once: round 0 matches the best detection of every frame, round 1 the
+    second, and so on (17 times faster than pycocotools, see tests/benchmarks/bench_parts.py).
     """
     hits = np.zeros(len(frame), dtype=bool)
     if len(frame) == 0 or len(truth_frame) == 0:
@@ -249,19 +254,20 @@ def fold_accuracy(
     names = np.unique(folds)
     if len(names) < 2:
         raise ValueError("folds names fewer than two folds; the threshold needs pairs of another")
-    accuracies = np.zeros(len(names))
-    thresholds = np.zeros(len(names))
+    accuracies = []
+    thresholds = []
     correct = np.zeros(len(same), bool)
-    for i, name in enumerate(names):
+    for name in names:
         test = folds == name
         mean = np.concatenate([features_a[~test], features_b[~test]]).mean(0)  # (d,)
         scores = cosine_scores(features_a, features_b, mean)  # (P,)
         fitted = best_threshold(scores[~test], same[~test]) if threshold is None else threshold
         correct[test] = (scores[test] > fitted) == same[test]
-        accuracies[i] = correct[test].mean()
-        thresholds[i] = fitted
+        accuracies.append(correct[test].mean())
+        thresholds.append(fitted)
+    mean = float(np.mean(accuracies))
     std = float(np.std(accuracies))
-    return FoldAccuracy(float(accuracies.mean()), std, accuracies, thresholds, correct)
+    return FoldAccuracy(mean, std, np.array(accuracies), np.array(thresholds), correct)
 
 
 # ------------------------------------------------------------------ all thresholds, identification
@@ -315,7 +321,7 @@ def rank1(
     lengths_agree = len(gallery) == len(gallery_ids) and len(probe) == len(probe_ids)
     if not lengths_agree or len(gallery) == 0 or len(probe) == 0:
         raise ValueError("gallery and probe each need one identity per row and at least one row")
-    # The length of a probe does not change which face is nearest.
+    # The length of a probe does not change which face is nearest: only the gallery is normalized.
     norms = np.linalg.norm(gallery, axis=1, keepdims=True)  # (G, 1)
     gallery = np.divide(gallery, norms, out=np.zeros_like(gallery), where=norms > 0)
     nearest = np.argmax(probe @ gallery.T, axis=1)  # (Q,)
@@ -333,7 +339,8 @@ def _scores_and_same(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true accept rates (v + 1,), from "accept nothing" down the v distinct scores."""
+    """False and true accept rates, (v + 1,) each, from "accept nothing" down through the v
+    distinct scores."""
     scores, same = _scores_and_same(scores, same)
     if same.all() or not same.any():
         raise ValueError("same holds one kind of pair only; give same and different pairs")
@@ -368,7 +375,7 @@ def bootstrap_identities(
     identities = np.asarray(identities)
     if identities.ndim == 1:
         identities = np.stack([identities, identities], axis=1)
-    if identities.shape[1:] != (2,):
+    if identities.ndim != 2 or identities.shape[1] != 2:
         raise ValueError(f"identities is {identities.shape}; give (pairs, 2) or (samples,)")
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; give a coverage between 0 and 1")
@@ -379,9 +386,12 @@ def bootstrap_identities(
     for _ in range(n):
         weight = np.bincount(rng.integers(len(people), size=len(people)), minlength=len(people))
         repeats = np.where(first == second, weight[first], weight[first] * weight[second])  # (P,)
-        with suppress(ValueError):
-            if repeats.any():
-                drawn.append(float(statistic(np.repeat(np.arange(len(repeats)), repeats))))
+        if not repeats.any():
+            continue
+        try:
+            drawn.append(float(statistic(np.repeat(np.arange(len(repeats)), repeats))))
+        except ValueError:
+            continue
     if np.isnan(drawn).all():
         raise ValueError("statistic gave no number in any draw; it needs more identities")
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])

@@ -18,7 +18,7 @@ block adds a correction to its input, so that the identity is easy to learn. The
 the result back to full size. There is no skip connection from encoder to decoder (as in a
 U-Net): every pixel is generated anew, and only the losses preserve anything of the original.
 
-M is an *anonymizer* in the sense of this package: a callable
+M is an *anonymizer* in the sense of this package: any callable
 (B, 3, S, S) in [-1, 1] -> (B, 3, S, S) in [-1, 1], RGB. The baselines are others.
 """
 
@@ -56,7 +56,8 @@ class ModifierConfig:
                  statistics matching. Before tanh, each color channel p of the output becomes
                  atanh(0.95 mean) + 2 std p, with mean and standard deviation (over n - 1) of
                  that channel of the input. M's layers normalize brightness and contrast away,
-                 and L1 brings them back only slowly.
+                 and L1 brings them back only slowly; so a short training starts at the input's
+                 own colors.
     """
 
     width: int = 64
@@ -83,8 +84,9 @@ def instance_norm(channels: int) -> nn.Module:
     """Instance normalization (Ulyanov et al., the paper's [48]): each channel of each picture
     is brought to mean 0 and variance 1 over its own pixels.
 
-    No learned scale or shift, and no running averages: `M.eval()` changes nothing, and the output
-    of a face does not depend on the rest of its batch.
+    No learned scale or shift, and no running averages: a picture is normalized by its own
+    statistics in testing as in training. So `M.eval()` changes nothing, and the output of a
+    face does not depend on the rest of its batch.
 
     channels: C of the (B, C, H, W) input. Source: Zhu et al. (eps 1e-5).
     """
@@ -148,9 +150,10 @@ def _upsample(channels_in: int, upsample: str) -> list[nn.Module]:
 
 
 class Modifier(nn.Module):
-    """M of the paper (sections 3 and 4, Fig. 2). `size` is the side S of its pictures, in pixels.
+    """M of the paper (sections 3 and 4, Fig. 2).
 
-    ModifierConfig raises ValueError for settings that no such network can have.
+    `size` (also an attribute) is the side S of the network's input and output. Raises
+    ValueError through ModifierConfig for settings that no such network can have.
 
     >>> modifier = Modifier(ModifierConfig(width=8, blocks=2, size=64, upsample="resize"))
     >>> modifier(torch.zeros(5, 3, 64, 64)).shape
@@ -184,8 +187,9 @@ class Modifier(nn.Module):
     def forward(self, faces: torch.Tensor) -> torch.Tensor:
         """Modify a batch of face pictures.
 
-        faces: (B, 3, S, S), RGB in [-1, 1], S = self.size; B may be 0. Returns the modified
-        pictures, same shape, in [-1, 1]. Raises ValueError for any other shape.
+        faces: (B, 3, S, S), RGB in [-1, 1], S = self.size; B may be 0 (a batch of frames in
+        which no face was found). Returns the modified pictures, same shape, in [-1, 1].
+        Raises ValueError for any other shape.
         """
         wanted = (3, self.size, self.size)
         if faces.ndim != 4 or tuple(faces.shape[1:]) != wanted:
@@ -200,7 +204,7 @@ class Modifier(nn.Module):
         output = self.decoder(features)  # (B, 3, S, S)
         if self.config.match_color:
             output = _match_color(output, faces)  # (B, 3, S, S)
-        return torch.tanh(output)  # in [-1, 1]
+        return torch.tanh(output)  # the range of a picture in this package, [-1, 1]
 
 
 def _match_color(output: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:

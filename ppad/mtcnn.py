@@ -10,7 +10,7 @@ stage sees fewer windows with a larger network:
 
 All frames pass a stage together. Resizing uses a table of running sums (an integral image): the
 mean color of any rectangle is four look-ups, so every pyramid level and window is area-averaged,
-as by `adaptive_avg_pool2d`, in a few indexing operations.
+exactly as by `adaptive_avg_pool2d`, in a few indexing operations.
 
 Pixel numbering. The original is MATLAB code: pixel 1 is the first, and a box [x1, x2] includes both
 ends. Its rounding, widths (x2 - x1 + 1) and overlaps depend on that, so boxes keep this numbering
@@ -34,9 +34,6 @@ from torch import nn
 STRIDE = 2  # original: P-net's outputs are 2 px apart
 CELL = 12  # original: each of them sees 12x12 px
 FIRST_PIXEL = (1, 1, 0, 0)  # MATLAB's numbers of a box's first and last pixel, minus its edges
-NMS_LEVEL = 0.5  # original: P-net, within one level
-NMS_FRAME = 0.7  # original: P-net across levels, and R-net
-NMS_SMALLER = 0.7  # original: O-net, intersection over the smaller box
 WINDOWS_AT_ONCE = 1024  # ours: bounds the memory that a crowd takes
 BOXES_AT_ONCE = 256  # ours: likewise, of the overlaps of all pairs
 # Ours, measured: on a CPU four LFW pictures at a time stay in the cache (20 % over one, 35 % over
@@ -49,6 +46,9 @@ class MTCNNConfig:
     min_face: float = 20.0  # original demo, and the public weights' default: smallest face, px
     factor: float = 0.709  # original: one pyramid level to the next, about sqrt(1/2)
     thresholds: tuple = (0.6, 0.7, 0.7)  # original: least face probability after P, R, O
+    nms_level: float = 0.5  # original: P-net, within one level
+    nms_frame: float = 0.7  # original: P-net across levels, and R-net
+    nms_smaller: float = 0.7  # original: O-net, intersection over the smaller box
 
 
 class PNet(nn.Module):
@@ -242,8 +242,10 @@ def nms(boxes, scores, threshold, group=None, smaller=False):
     too. Not torchvision's `batched_nms`: importing that package takes two seconds, more than a
     short movie's faces.
 
-    boxes: (N, 4). scores: (N,). group: (N,) integers; None: all are one group. smaller: divide by
-    the area of the smaller box, not of the union.
+    Args:
+        boxes: (N, 4). scores: (N,).
+        group: (N,) integers; None: all are one group.
+        smaller: divide by the area of the smaller box, not of the union.
     """
     order = scores.argsort(descending=True, stable=True)
     boxes = boxes[order].double()
@@ -316,7 +318,7 @@ class MTCNN(nn.Module):
         found = []
         for i in range(len(frames)):  # a matrix of N x N for one frame at a time
             own = ((frame == i) & (score > self.config.thresholds[2])).nonzero()[:, 0]
-            own = own[nms(boxes[own], score[own], NMS_SMALLER, smaller=True)]
+            own = own[nms(boxes[own], score[own], self.config.nms_smaller, smaller=True)]
             answer = {"boxes": boxes[own], "scores": score[own], "landmarks": landmarks[own]}
             found.append(answer)
         return found
@@ -328,10 +330,17 @@ class MTCNN(nn.Module):
         R-net and O-net see the square about each box. P-net is not needed: the box is a proposal.
         Only the part of the frames about the boxes is looked at, which is fast.
 
-        frames: as in `find`; boxes: list of B tensors (k, 4), xyxy px.
-        Returns a list of B dicts in the order of the boxes: face (k,) bool, true where R-net and
-        then O-net pass their thresholds; O-net's scores (k,) in [0, 1], boxes (k, 4) and landmarks
-        (k, 5, 2) px. Raises ValueError as `find`, or for another number of lists than of frames.
+        Args:
+            frames: as in `find`.
+            boxes: list of B tensors (k, 4), xyxy px.
+
+        Returns:
+            A list of B dicts in the order of the boxes: face (k,) bool, true where R-net and then
+            O-net pass their thresholds; O-net's scores (k,) in [0, 1], boxes (k, 4) and
+            landmarks (k, 5, 2) px.
+
+        Raises:
+            ValueError: frames as in `find`; another number of lists than of frames.
         """
         frames = checked(frames, self.pnet.conv1.weight.device)
         if len(boxes) != len(frames):
@@ -347,13 +356,10 @@ class MTCNN(nn.Module):
         first_score, shift = self._in_parts(self.rnet, table, frame, squares, 24)
         squares = squared(corrected(squares, shift))
         score, boxes, landmarks = self.output(table, frame, squares)
+        boxes = boxes + offset.repeat(2)
+        landmarks = landmarks + offset
         face = (first_score > self.config.thresholds[1]) & (score > self.config.thresholds[2])
-        answers = {
-            "face": face,
-            "scores": score,
-            "boxes": boxes + offset.repeat(2),
-            "landmarks": landmarks + offset,
-        }
+        answers = {"face": face, "scores": score, "boxes": boxes, "landmarks": landmarks}
         by_frame = zip(*(values.split(counts) for values in answers.values()))
         return [dict(zip(answers, values)) for values in by_frame]
 
@@ -375,8 +381,8 @@ class MTCNN(nn.Module):
         if not levels:  # the frame is smaller than the smallest face
             return table.new_zeros(0, dtype=torch.long), table.new_zeros(0, 4, dtype=torch.float)
         frame, boxes, prob, shift, number = (torch.cat(parts) for parts in zip(*levels))
-        keep = nms(boxes, prob, NMS_LEVEL, frame * len(levels) + number)
-        keep = keep[nms(boxes[keep], prob[keep], NMS_FRAME, frame[keep])]
+        keep = nms(boxes, prob, self.config.nms_level, frame * len(levels) + number)
+        keep = keep[nms(boxes[keep], prob[keep], self.config.nms_frame, frame[keep])]
         boxes = boxes[keep]
         size = boxes[:, 2:] - boxes[:, :2]  # without + 1 here: as the original
         return frame[keep], squared(boxes + shift[keep] * size.repeat(1, 2))
@@ -385,7 +391,7 @@ class MTCNN(nn.Module):
         """R-net on P-net's squares: frame (n,), square boxes (n, 4) of those it takes for faces."""
         prob, shift = self._in_parts(self.rnet, table, frame, boxes, 24)
         keep = (prob > self.config.thresholds[1]).nonzero()[:, 0]
-        keep = keep[nms(boxes[keep], prob[keep], NMS_FRAME, frame[keep])]
+        keep = keep[nms(boxes[keep], prob[keep], self.config.nms_frame, frame[keep])]
         return frame[keep], squared(corrected(boxes[keep], shift[keep]))
 
     def output(self, table, frame, squares):

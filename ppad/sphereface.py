@@ -1,7 +1,8 @@
 """The face recognizer D: an aligned face goes in, an embedding of 512 numbers comes out.
 
 Paper: Ren, Lee, Ryoo, ECCV 2018, section 4, "Face Identity Classification": SphereFace-20 of
-Liu et al. (CVPR 2017, the paper's [26]), pretrained on CASIA-WebFace. D is the adversary of M.
+Liu et al. (CVPR 2017, the paper's [26]), pretrained on CASIA-WebFace. D is the adversary: M is
+trained to make it fail while D is trained to succeed.
 
 Input: an *aligned* face (eyes, nose and mouth moved onto fixed places), 112 high and 96 wide,
 channels **BGR**, values (x - 127.5) / 128 of the 0..255 picture. That is not M's range or
@@ -16,7 +17,8 @@ channel order; `crop_sampler.recognizer_input` converts, so that published weigh
     fc6     512 -> N identities, only while training: `AngularMarginHead`
 
 Every conv is 3 x 3 with padding 1 and a bias, followed by a PReLU with one slope per channel.
-There is no batch norm, so an embedding depends on its own picture and on nothing else in the batch.
+There is no batch norm, so an embedding depends on its own picture and on nothing else in the
+batch: D gives the same for originals and modified faces in one batch or in two.
 
 **Parameters without fc6.** Depth 20 has 22,670,656, depth 10 has 15,219,264 and depth 4 has
 12,562,496; fc5 alone is 11,010,560 of them. The head is not counted: it grows with the number of
@@ -51,7 +53,7 @@ class SphereFaceConfig:
     width       channels of the first stage; 64 in Liu et al.
     embedding   length E of the embedding; 512 in Liu et al.
     input_size  (height, width) of the aligned face, pixels; (112, 96) in Liu et al. Each
-                stage halves it, rounding up.
+                stage halves it, rounding up, and fc5 is sized to what is left.
     """
 
     depth: int = 20
@@ -90,7 +92,8 @@ class ConvPReLU(nn.Sequential):
 class ResidualUnit(nn.Module):
     """y = x + PReLU(conv(PReLU(conv(x)))), (B, C, h, w) -> (B, C, h, w).
 
-    Unlike in a ResNet block, the last activation comes *before* the sum (Liu et al.'s public file).
+    Unlike a ResNet block, it has its last activation *before* the sum and none after it
+    (Liu et al.'s public file).
     """
 
     def __init__(self, channels: int):
@@ -160,8 +163,9 @@ class AngularMarginHead(nn.Module):
     """fc6: the cosine of an embedding to each training identity (Liu et al. 2017, section 3.2).
 
     Each identity j has one direction W_j, a row of `weight` (N, E), normalized to length 1 at
-    *every* forward and without bias. So only the angle counts. It starts as fc5 does. The margin
-    and the loss are in `ASoftmaxLoss`.
+    *every* forward and without bias. So only the angle counts: the decision between j and k
+    depends on cos(x, W_j) - cos(x, W_k) alone. It starts as fc5 does. The margin and the loss are
+    in `ASoftmaxLoss`.
 
     embedding: E. identities: N. Raises ValueError if either is below 1.
     """
@@ -194,10 +198,10 @@ class AngularMarginHead(nn.Module):
 
 
 def _caffe_xavier(weight: torch.Tensor) -> None:
-    """U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), in place.
+    """U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), variance 1 / fan_in, in place.
 
-    What Caffe, in which Liu et al. trained, calls "xavier"; torch's xavier_uniform_ averages fan_in
-    and fan_out.
+    This is what Caffe, in which Liu et al. trained, calls "xavier"; torch's xavier_uniform_
+    averages fan_in and fan_out and would be something else.
     """
     fan_in = weight[0].numel()
     bound = math.sqrt(3.0 / fan_in)

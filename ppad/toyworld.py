@@ -3,7 +3,8 @@
 The method needs faces F with identities and action frames V (paper, section 3.1). Seeded drawings
 replace both: no download, no real person, and the paper's conflict. Identity is in small details of
 the face; so are six of the ten actions (DALY's, paper, Table 1), which differ only in a small
-object held near the mouth.
+object held near the mouth. `_person` draws what is constant (skin, hair, eyes, marks), `_moment`
+what varies (pose, light, expression, clothes, room).
 
 People are drawn in *head units*: origin at the middle of the face, 1 unit = half the side of the
 face box, v down. A point is the complex number u + iv: turning and scaling is one multiplication.
@@ -11,7 +12,8 @@ The enlarged box (paper, section 4) is the square of half-side 1.6 around the or
 
 Every number here is ours unless it names its source. The six objects (19 px long, details of 2 to
 3 px, in a 160 px frame) were tuned on a small classifier: clear in sharp crops, uncertain when
-blurred to 24 or 16, mostly lost at 8. Coarse traits (colors, the hair's outline) are weak.
+blurred to 24 or 16, mostly lost at 8. Coarse traits (colors, the hair's outline) are weak, so that
+a blur hides people, too.
 """
 
 import cmath
@@ -91,8 +93,12 @@ def _bar(a0, b0, a1, b1):
     return (a0, b0), (a1, b0), (a1, b1), (a0, b1)
 
 
-# A ring as one polygon: around the outer circle and back around the inner one.
-_LENS = [0.42 * c for c in _RIM] + [0.2 * c for c in _RIM[::-1]]
+def _ring(u, outer, inner):
+    """A ring as one polygon: around the outer circle and back around the inner one."""
+    points = [outer * c for c in _RIM] + [inner * c for c in _RIM[::-1]]
+    return [(c.real + u, c.imag) for c in points]
+
+
 # What distinguishes the objects: polygons of (along, across), from the far end, in half-lengths.
 _PROPS = {
     "Lip": [((0, -0.3), (0.6, -0.3), (0.2, 0.3), (0, 0.3))],  # a slanted stick
@@ -103,8 +109,7 @@ _PROPS = {
     "Phone": [_bar(a, b, a + 0.24, b + 0.22) for a in (-1.2, -0.75, -0.3) for b in (-0.27, 0.05)]
     + [_bar(0, 0.06, 0.6, 0.24)],
     "Harmonica": [_bar(a, -0.2, a + 0.26, 0.2) for a in (-1.5, -1.08, -0.66, -0.24)],  # holes
-    # viewfinder, lens
-    "Photo": [_bar(-0.35, -0.5, -0.08, -0.26), [(c.real - 0.75, c.imag) for c in _LENS]],
+    "Photo": [_bar(-0.35, -0.5, -0.08, -0.26), _ring(-0.75, 0.42, 0.2)],  # viewfinder, lens
 }
 
 
@@ -135,7 +140,7 @@ def _dark(color, t):
 
 
 def _person(rng):
-    """An identity, what is constant: features are independent, so that none alone gives it away."""
+    """An identity: its features are independent, so that no single one gives it away."""
     u = rng.uniform
     pick = rng.choice
     front = pick(tuple(_HAIRLINES))
@@ -177,16 +182,19 @@ def _moment(rng):
         trousers=_dark(pick(_CLOTH), .4), elbow=complex(u(1.75, 2), u(2.4, 2.8)),
         collar=u(0, 1) < .4, sleeves=u(0, 1) < .5,
         floor=u(.72, .85), walls=[_blend(pick(_CLOTH), pick(_CLOTH), .4) for _ in range(2)],
-        # Shapes of the background: x, y, width, height in frames, color, is it round.
-        clutter=[
-            (u(0, 1), u(0, .7), u(.06, .2), u(.06, .25), pick(_CLOTH), u(0, 1) < .3)
-            for _ in range(6)
-        ],
+        clutter=[_clutter(rng) for _ in range(6)],
         gain=u(.7, 1.2), cast=[u(-.12, .12) for _ in range(3)],
         shade=cmath.rect(u(0, .35), u(0, 2 * math.pi)), noise=u(2, 5),
         noise_seed=rng.getrandbits(32),
     )
     # fmt: on
+
+
+def _clutter(rng):
+    """A shape of the background: x, y, width, height in frames, color, is it round."""
+    u = rng.uniform
+    place = (u(0, 1), u(0, 0.7), u(0.06, 0.2), u(0.06, 0.25))
+    return *place, rng.choice(_CLOTH), u(0, 1) < 0.3
 
 
 class _Pen:
@@ -441,16 +449,15 @@ def _paint_room(m, size):
             f"size is {size} px, too small for a picture of a person: give 16 or more."
         )
     n = size * _FINE
-    wall, other = m.walls
     corners = Image.new("RGB", (2, 2))
-    corners.putdata([wall, other, _blend(wall, other, 0.5), wall])
+    corners.putdata([m.walls[0], m.walls[1], _blend(m.walls[0], m.walls[1], 0.5), m.walls[0]])
     room = corners.resize((n, n), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(room)
-    draw.rectangle((0, m.floor * n, n, n), fill=_dark(other, 0.35))
+    draw.rectangle((0, m.floor * n, n, n), fill=_dark(m.walls[1], 0.35))
     for x, y, w, h, color, is_round in m.clutter:
         paint = draw.ellipse if is_round else draw.rectangle
         box = ((x - w / 2) * n, y * n, (x + w / 2) * n, (y + h) * n)
-        paint(box, fill=_blend(color, wall, 0.35))
+        paint(box, fill=_blend(color, m.walls[0], 0.35))
     return room, draw
 
 
