@@ -2,7 +2,8 @@
 
 Every module may import this one; it imports none of ours. What it reads was often made by
 strangers: pictures are decoded by a few safe decoders and limited in size, and whatever is wrong
-is a `DataError` that names the file (of a table also the line) and says how to fix it.
+is a `DataError` that names the file (of a table also the line) and says how to fix it. A single
+picture that cannot be used is a `BadPicture`: a reader of thousands may leave it out, by name.
 """
 
 import csv
@@ -40,7 +41,7 @@ class DataError(ValueError):
 
 
 class BadPicture(DataError):
-    """One picture that cannot be used; a reader of thousands may leave it out, by name."""
+    """One picture that cannot be used; a reader may leave it out and go on."""
 
 
 class WriteError(OSError):

@@ -120,7 +120,7 @@ class Reader:
             face not square or without usable landmarks; "skip" leaves it out and says so in
             `skipped`.
         memory: Bytes that the pictures may take, as they will be used; more stay in their files.
-        workers: Threads that decode, 0 = `cores()`.
+        workers: Threads that decode, 0 = one a core, 16 at most.
     """
 
     def __init__(self, folder, on_bad: str = "error", memory: float = math.inf, workers: int = 0):

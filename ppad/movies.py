@@ -254,7 +254,8 @@ def read_movie(path, movie, covered=None, stop=True):
 def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
     """Write a movie from an iterable of (H, W, 3) uint8 frames of one size.
 
-    It is played before it gets its name, since ffmpeg 5 reports success on a full disk.
+    The file appears when it is complete and plays; otherwise nothing is left. It is played since
+    ffmpeg 5 reports success on a full disk.
 
     Args:
         movie: the `ffmpeg.Movie` whose frame rate to take.
