@@ -5,7 +5,7 @@
 
 The first form prints points for every line of the rubric, with a hint and the reason for each line
 missed. The second writes the file that students begin with: the real module without its bodies.
-tests/README.md is for those who teach with it.
+Exit status: 0 when all was graded, whatever the points; 2 for a mistake in the command.
 
 A component is any module of `ppad` whose test file has marks like this one:
 
@@ -21,7 +21,7 @@ A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary 
 student's file in the component's place, and writes the start and result of each to a journal. This
 process watches time, memory and output. A test that hangs or ends its process gets 0, and a new
 process continues behind it. What looks like cheating (`tests/grading_checks.py`) is refused or
-noted for the instructor: a seat belt, no sandbox.
+noted for the instructor: a seat belt, no sandbox. Grade files of unknown origin in a container.
 """
 
 import argparse
