@@ -40,7 +40,7 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     print(f"processor: {known['cpu']}, {known['cores']} cores; GPU: {known.get('gpu', 'none')}")
     print("memory: {:.1f} GiB free of {:.1f}".format(*optim.memory("cpu")))
     print(f"disk: {disk:.1f} GiB free for {out}\n\npreset {preset}, pictures:")
-    counts = {**players.ASSUMED, **dict.fromkeys(evaluate.SETS, 0)}  # if they cannot be counted
+    counts = {**evaluate.ASSUMED, **dict.fromkeys(evaluate.SETS, 0)}  # if they cannot be counted
     try:
         counts = evaluate.count_data(config)
         print(
@@ -73,7 +73,7 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
 
     print("\npreset     training  reference run")
     for name in presets.PRESETS:
-        size = players.needs(presets.build(name), **players.ASSUMED)["training"]
+        size = evaluate.needs(presets.build(name), **evaluate.ASSUMED)["training"]
         print(f"{name:10} {size:4.1f} GiB  {reference_time(name)}")
     short = check_space(config, counts, disk, device, jobs, len(rows) * len(seeds))
     try:
@@ -106,7 +106,7 @@ def count(things: list, noun: str) -> str:
 
 def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int) -> list[str]:
     """Print what a run needs of memory and disk (GiB). Returns what is too little."""
-    training, kept = players.needs(config, counts["people"], counts["classes"], rows).values()
+    training, kept = evaluate.needs(config, counts["people"], counts["classes"], rows).values()
     # judging: features of all test faces, original and anonymized, for each attacker
     judging = len(evaluate.ATTACKERS) * 2 * counts["test_faces"] * 8 * config.embedding / GIB
     # disk, a job: test faces repainted and inverted, training faces and mirror images repainted

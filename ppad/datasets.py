@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ppad import folders, optim
@@ -315,6 +316,36 @@ def _deliver(loader, device):
 def _ignore_interrupt(worker):
     """Ctrl-C reaches all processes; the main one finishes its step, for which it needs these."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class KeptOutputs(nn.Module):
+    """The last outputs of M and their originals, in 8 bits; a module so that checkpoints hold them.
+
+    Args: room: how many faces. size: their side, px.
+    """
+
+    def __init__(self, room: int, size: int):
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # faces ever added
+        self.register_buffer("pictures", torch.zeros(room, 3, size, size, dtype=torch.uint8))
+        self.register_buffer("modified", torch.zeros(room, 3, size, size, dtype=torch.uint8))
+        self.register_buffer("landmarks", torch.zeros(room, 5, 2))
+        self.register_buffer("identities", torch.zeros(room, dtype=torch.int64))
+
+    def add(self, pictures, modified, landmarks, identities) -> None:
+        """Keep a batch in place of the oldest."""
+        at = (self.count + torch.arange(len(pictures))) % len(self.pictures)  # (B,)
+        for kept, new in ((self.pictures, pictures), (self.modified, modified)):
+            kept[at] = ((new.detach() + 1) * 127.5).round().byte().cpu()  # (B, 3, S, S)
+        self.landmarks[at] = landmarks.cpu()
+        self.identities[at] = identities.cpu()
+        self.count += len(pictures)
+
+    def draw(self, number: int) -> tuple:
+        """Any of those kept: pictures, modified (n, 3, S, S), landmarks (n, 5, 2), identities."""
+        at = torch.randint(min(int(self.count), len(self.pictures)), (number,))  # (n,)
+        faces = (kept[at] / 127.5 - 1 for kept in (self.pictures, self.modified))
+        return (*faces, self.landmarks[at], self.identities[at])
 
 
 # ---------------------------------------------------------------- the toy world

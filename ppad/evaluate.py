@@ -13,14 +13,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from ppad import datasets, files, folders, metrics
+from ppad import datasets, files, folders, metrics, optim, players
 from ppad.attackers import RepaintedFaces, embed, found_again, spread, structure, verify
 from ppad.crop_sampler import repaint
 from ppad.figures import over_seeds
@@ -30,6 +30,8 @@ from ppad.players import LandmarkReader
 
 INVERTING = ("inverting_never_saw", "inverting_other_architecture")
 ATTACKERS = ("own", "never_saw", "other_architecture", "retrained", *INVERTING)
+# Sec. 5.1: CASIA-WebFace without its three people of LFW; DALY's classes
+ASSUMED = {"people": 10572, "classes": 10}
 SETS = ("train_faces", "test_faces", "train_frames", "test_frames")  # in order of reading
 
 
@@ -187,6 +189,16 @@ def count_data(config) -> dict[str, int]:
         "absent_test_frames": absent["test"],
         "absent_test_faces": len(lost),
     }
+
+
+def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]:
+    """GiB for `training` and of `disk`, see `optim.needs`; nothing is allocated."""
+    config = replace(config, detector_weights="", recognizer_weights="")
+    with torch.device("meta"):
+        recognizer = players.make_recognizer(config, people)
+        detector = players.make_detector(config, classes)
+        modifier = players.make_modifier(config)
+        return optim.needs(config, modifier, recognizer, detector, rows)
 
 
 def picture_memory(config, counts: dict) -> float:

@@ -5,22 +5,19 @@ SphereFace with its head and its A-Softmax; faces are aligned before D sees them
 while it learns. The trainer, the attackers and the evaluation all take their players from here.
 """
 
-import dataclasses
 import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ppad import loop, optim
+from ppad import loop
 from ppad.crop_sampler import TEMPLATE_96x112, align_faces, recognizer_input
 from ppad.detector import ActionDetector, DetectorConfig
 from ppad.losses import ASoftmaxLoss
 from ppad.modifier import Modifier, ModifierConfig
 from ppad.sphereface import AngularMarginHead, SphereFace, SphereFaceConfig
 
-# Sec. 5.1: CASIA-WebFace without its three people of LFW; DALY's classes
-ASSUMED = {"people": 10572, "classes": 10}
 EYE_DISTANCE = 35.24  # px between the eyes of the 112x96 template (SphereFace's alignment)
 
 
@@ -210,9 +207,7 @@ class Exchanger(nn.Module):
 
     def decode(self, faces, noisy, points, people) -> torch.Tensor:
         """The faces (B, 3, S, S) with what G paints pasted in; arguments as `generate`."""
-        return self._paste(self.generate(faces, noisy, points, people), faces)
-
-    def _paste(self, painted: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        painted = self.generate(faces, noisy, points, people)  # (B, 3, S, S)
         return self.mask * painted + (1 - self.mask) * faces
 
     def generate(self, faces, noisy, points, people) -> torch.Tensor:
@@ -292,7 +287,7 @@ class Exchanger(nn.Module):
         painted = self.generate(face, self.encode(face) + noise, place + shift, people)
         if last_painted is not None:
             painted = painted.lerp(last_painted, self.PAINT_STAYS ** (25 * seconds))
-        return self._paste(painted, face), (drawn, place, painted)
+        return self.mask * painted + (1 - self.mask) * face, (drawn, place, painted)
 
 
 def fit(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -480,48 +475,3 @@ def jitter_colors(crops: torch.Tensor, strength: float) -> torch.Tensor:
     draw = 2 * torch.rand(2, len(crops), 1, 1, 1, device=crops.device) - 1  # (2, B, 1, 1, 1)
     contrast, brightness = draw * strength  # (B, 1, 1, 1) each
     return (crops * (1 + contrast) + brightness).clamp(-1, 1)
-
-
-# ---------------------------------------------------------------- what D learns from again
-
-
-class KeptOutputs(nn.Module):
-    """The last outputs of M and their originals, in 8 bits; a module so that checkpoints hold them.
-
-    Args: room: how many faces. size: their side, px.
-    """
-
-    def __init__(self, room: int, size: int):
-        super().__init__()
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # faces ever added
-        self.register_buffer("pictures", torch.zeros(room, 3, size, size, dtype=torch.uint8))
-        self.register_buffer("modified", torch.zeros(room, 3, size, size, dtype=torch.uint8))
-        self.register_buffer("landmarks", torch.zeros(room, 5, 2))
-        self.register_buffer("identities", torch.zeros(room, dtype=torch.int64))
-
-    def add(self, pictures, modified, landmarks, identities) -> None:
-        """Keep a batch in place of the oldest."""
-        at = (self.count + torch.arange(len(pictures))) % len(self.pictures)  # (B,)
-        for kept, new in ((self.pictures, pictures), (self.modified, modified)):
-            kept[at] = ((new.detach() + 1) * 127.5).round().byte().cpu()  # (B, 3, S, S)
-        self.landmarks[at] = landmarks.cpu()
-        self.identities[at] = identities.cpu()
-        self.count += len(pictures)
-
-    def draw(self, number: int) -> tuple:
-        """Any of those kept: pictures, modified (n, 3, S, S), landmarks (n, 5, 2), identities."""
-        at = torch.randint(min(int(self.count), len(self.pictures)), (number,))  # (n,)
-        faces = (kept[at] / 127.5 - 1 for kept in (self.pictures, self.modified))
-        return (*faces, self.landmarks[at], self.identities[at])
-
-
-# ---------------------------------------------------------------- memory
-
-
-def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]:
-    """GiB for `training` and of `disk`, see `optim.needs`; nothing is allocated."""
-    config = dataclasses.replace(config, detector_weights="", recognizer_weights="")
-    with torch.device("meta"):
-        recognizer = make_recognizer(config, people)
-        detector = make_detector(config, classes)
-        return optim.needs(config, make_modifier(config), recognizer, detector, rows)

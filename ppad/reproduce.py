@@ -446,7 +446,7 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
         device = "cuda" if gpu else "cpu"
     jobs = args.jobs
     if jobs is None:
-        need = {} if device == "cpu" else players.needs(config, **players.ASSUMED)
+        need = {} if device == "cpu" else evaluate.needs(config, **evaluate.ASSUMED)
         jobs = optim.default_jobs(device, gpu, need)
     fault = ""
     if jobs < 1:

@@ -31,7 +31,6 @@ from ppad.crop_sampler import repaint
 from ppad.loop import Loop
 from ppad.players import (
     CodeReader,
-    KeptOutputs,
     Recognizer,
     aligned_crops,
     jitter_colors,
@@ -413,7 +412,7 @@ class WarmUp(Game):
         for _ in range(1, config.warmup_recognizers):
             another = Game(config, copy.deepcopy(game.recognizer), None, identity, game.device)
             self.copies.append((another.recognizer, another.optimizers["recognizer"]))
-        self.kept = KeptOutputs(KEPT if config.warmup_updates else 0, config.face_size)
+        self.kept = datasets.KeptOutputs(KEPT if config.warmup_updates else 0, config.face_size)
         self.exchange = game.exchange
 
     def parts(self) -> dict:

@@ -18,7 +18,7 @@ from ppad.files import DataError
 def small(monkeypatch):
     """Sizes of the big presets are computed once, in the test for it; here they are a number."""
     monkeypatch.setattr(
-        players,
+        evaluate,
         "needs",
         lambda config, *_, **__: {"training": 0.01 * config.batch_faces, "disk": 0.01},
     )
@@ -105,34 +105,34 @@ def test_needs_of_a_run_by_hand(tiny):
         players.make_detector(config, 10),
     )
     m, d, a = (sum(p.numel() for p in one.parameters()) for one in networks)
-    need = players.needs(config, 6, 10, rows=3)
+    need = evaluate.needs(config, 6, 10, rows=3)
     # D, its partner, the attacker
     assert need["disk"] * 2**30 == pytest.approx(3 * 2 * 12 * (m + a + 3 * d))
     weights = 16 * (m + a + 2 * d) / 2**30
     twice = dataclasses.replace(config, batch_faces=8, batch_frames=4, pretrain_recognizer_batch=8)
     assert need["training"] > weights
-    assert players.needs(twice, 6, 10)["training"] - weights == pytest.approx(
+    assert evaluate.needs(twice, 6, 10)["training"] - weights == pytest.approx(
         2 * (need["training"] - weights), rel=1e-2
     )
     parted = dataclasses.replace(twice, accumulate=2, pretrain_recognizer_batch=4)
     # one part at a time
-    assert players.needs(parted, 6, 10)["training"] == pytest.approx(need["training"], rel=1e-9)
+    assert evaluate.needs(parted, 6, 10)["training"] == pytest.approx(need["training"], rel=1e-9)
     assert (
-        players.needs(dataclasses.replace(config, checkpointing=True), 6, 10)["training"]
+        evaluate.needs(dataclasses.replace(config, checkpointing=True), 6, 10)["training"]
         < need["training"]
     )
 
 
 def test_what_the_paper_preset_keeps_is_in_the_order_of_ten_gib():
     """100 million weights x 16 bytes: 1.5 GiB. M's blocks and ends, 18 faces: 5 to 7."""
-    assert 7 < players.needs(presets.build("paper"), 10572, 10)["training"] < 14
+    assert 7 < evaluate.needs(presets.build("paper"), 10572, 10)["training"] < 14
 
 
 def test_the_regions_of_A_count_too(tiny):
     """A C4 runs layer4 on 128 regions of each frame: by far the most that its head keeps."""
     config = tiny(detector_body="resnet101_c4", frame_height=64, frame_width=64)
-    one = players.needs(config, 6, 10)["training"]
-    two = players.needs(dataclasses.replace(config, batch_frames=3), 6, 10)["training"]
+    one = evaluate.needs(config, 6, 10)["training"]
+    two = evaluate.needs(dataclasses.replace(config, batch_frames=3), 6, 10)["training"]
     # a bottleneck's maps of 14x14 and 7x7, of some thousand channels each, in fp32
     assert 0.3 < two - one < 1.5
 
@@ -140,7 +140,7 @@ def test_the_regions_of_A_count_too(tiny):
 def test_weights_files_are_not_read_for_it(tiny):
     files = {"detector_weights": "nowhere.pth", "recognizer_weights": "nowhere.pth"}
     config = tiny(detector_body="mobilenet_v2")
-    assert players.needs(dataclasses.replace(config, **files), 6, 10) == players.needs(
+    assert evaluate.needs(dataclasses.replace(config, **files), 6, 10) == evaluate.needs(
         config, 6, 10
     )
 
@@ -423,7 +423,7 @@ def test_judging_and_repainted_pictures_are_counted_by_hand(tiny, small, monkeyp
 
 def test_rows_side_by_side_must_fit_together(check, monkeypatch):
     monkeypatch.setattr(optim, "memory", lambda device: (2.0, 4.0))
-    monkeypatch.setattr(players, "needs", lambda *_, **__: {"training": 0.9, "disk": 0.0})
+    monkeypatch.setattr(evaluate, "needs", lambda *_, **__: {"training": 0.9, "disk": 0.0})
     assert check("--jobs", 2)[0] == 0
     status, _, sentence = check("--jobs", 3)
     assert (
@@ -450,7 +450,7 @@ def test_a_gpu_that_runs_out_of_memory_on_the_way(check, monkeypatch):
 
 
 def test_pictures_and_checkpoints_that_do_not_fit(check, monkeypatch):
-    monkeypatch.setattr(players, "needs", lambda *_, **__: {"training": 1e-3, "disk": 1e9})
+    monkeypatch.setattr(evaluate, "needs", lambda *_, **__: {"training": 1e-3, "disk": 1e9})
     monkeypatch.setattr(evaluate, "picture_memory", lambda *_: 1e9)
     status, _, sentence = check()
     assert status == 2 and "choose another --out" in sentence

@@ -808,3 +808,17 @@ def test_photo_pack_actions(photographs):
     assert torch.cat(actions.labels).bincount().tolist() == [0] + [10] * 10
     _, _, faces = actions.batch(torch.arange(100))
     assert sum(len(f) > 0 for f in faces) > 60
+
+
+def test_kept_outputs_are_the_last_ones_and_stay_together():
+    kept = datasets.KeptOutputs(4, 2)
+    levels = torch.arange(6) * 40 / 127.5 - 1  # gray levels 0, 40, ...
+    pictures = levels[:, None, None, None].expand(6, 3, 2, 2)
+    marks = torch.arange(6.0)[:, None, None].expand(6, 5, 2)
+    for batch in torch.arange(6).split(2):
+        kept.add(pictures[batch], -pictures[batch], marks[batch], batch)
+    before, after, landmarks, people = kept.draw(200)
+    assert people.unique().tolist() == [2, 3, 4, 5]  # 0 and 1 had to go
+    torch.testing.assert_close(before, pictures[people])
+    torch.testing.assert_close(after, -pictures[people], atol=1 / 127, rtol=0)
+    torch.testing.assert_close(landmarks, marks[people])

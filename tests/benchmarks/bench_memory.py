@@ -34,9 +34,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ppad import config as presets
 from ppad import optim, trainer
 from ppad.crop_sampler import template
+from ppad.evaluate import ASSUMED
 from ppad.optim import processor
 from ppad.players import (
-    ASSUMED,
     aligned_crops,
     make_detector,
     make_modifier,
