@@ -93,7 +93,7 @@ def jpeg_with_everything(path):
     Image.fromarray(sample(8, 8)).save(small, "JPEG", comment=b"ThumbSecret")
     exif = Image.Exif()
     exif[0x010F] = "SecretCamera"
-    exif.get_ifd(0x8825)[0x1D] = "SecretPlace"  # GPS date stamp, a text field
+    exif[0x8825] = {0x1D: "SecretPlace"}  # GPS date stamp, a text field
     Image.fromarray(sample()).save(
         path, "JPEG", exif=exif.tobytes() + small.getvalue(), comment=b"SecretComment", quality=95
     )
