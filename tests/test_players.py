@@ -415,6 +415,3 @@ def test_the_identity_reaches_every_part_of_the_painting(exchanger):
         after = exchanger.decode(some_faces(1), code, some_points(1), people)
         (slope,) = torch.autograd.grad(after[0, :, row, column].sum(), people)
         assert slope.abs().max() > 0
-
-
-# ---------------------------------------------------------------- what D learns from again

@@ -27,21 +27,19 @@ import torch
 from ppad import attackers, config, evaluate, files, loop, reproduce
 
 
-def train(run, row: str, times: int, place: Path):
-    """The retrained and the inverting attacker of a row with `times` their steps."""
+def train(run, start, anonymizer, times: int, place: Path):
+    """The retrained attacker, which starts as `start`, and the inverting: `times` their steps."""
     longer = dataclasses.replace(
         run.config,
         attack_steps=times * run.config.attack_steps,
         invert_steps=times * run.config.invert_steps,
     )
-    anonymizer = run.finished(row)
 
     def training(name):
         where = place / f"{name}_{times}"
         return loop.Loop(where, f"{name} x {times}", run.seed, {"times": times}, 10, 60)
 
     torch.manual_seed(run.seed)
-    start = run.recognizer()
     faces = run.data.faces
     retrained = attackers.train_attacker(start, anonymizer, faces, longer, training("retrained"))
     torch.manual_seed(run.seed)
@@ -49,13 +47,12 @@ def train(run, row: str, times: int, place: Path):
     return retrained, inverter
 
 
-def judge(run, row: str, retrained, inverter) -> dict:
-    """Errors of these attackers on the row's test faces, and the strongest of them."""
+def judge(run, judges, anonymizer, retrained, inverter) -> dict:
+    """Errors of these attackers on anonymized test faces, and the strongest of them."""
     torch.manual_seed(run.seed)  # as `evaluate.judge_row`
     test = run.data.test_faces
-    modified = attackers.RepaintedFaces(test, run.finished(row), run.config)
+    modified = attackers.RepaintedFaces(test, anonymizer, run.config)
     restored = attackers.RepaintedFaces(modified, inverter, run.config).floats()
-    judges = run.judges()
     shown = {
         "retrained": (retrained, modified.floats()),
         "inverting_never_saw": (judges.never_saw, restored),
@@ -81,6 +78,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     run = reproduce.SeedRun(config.build("toy"), args.run / f"seed{args.seed}", args.seed, "cpu")
+    judges = run.judges()
+    anonymizer = run.finished(args.row)
     report = {
         "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
         "torch": torch.__version__,
@@ -92,8 +91,9 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         for times in (1, args.times):
             began = time.monotonic()
-            trained = train(run, args.row, times, args.keep or Path(folder))
-            found = judge(run, args.row, *trained)
+            place = args.keep or Path(folder)
+            trained = train(run, judges.never_saw, anonymizer, times, place)
+            found = judge(run, judges, anonymizer, *trained)
             minutes = (time.monotonic() - began) / 60
             report["times"][str(times)] = found | {"minutes": round(minutes, 1)}
             print(json.dumps({times: found}))
