@@ -316,7 +316,7 @@ def anchors_of(frame, truth, anchors, cell, best) -> None:
     lesson.draw(axes[0], frame, "the anchors of one cell")
     for number, i in enumerate(cell):
         lesson.outline(axes[0], anchors[i], f"C{number}", width=1.2)
-    lesson.draw(axes[1], frame, f"all cells: {len(anchors)} anchors")
+    lesson.draw(axes[1], frame, f"{len(anchors) // len(cell)} centers, {len(cell)} anchors each")
     middle = (anchors[:, :2] + anchors[:, 2:]) / 2
     axes[1].plot(*middle.T, "w+", markersize=5)
     lesson.draw(axes[2], frame, "the five that fit best, and the truth")
@@ -352,7 +352,7 @@ def precision_recall(recall, precision, corners, area) -> None:
 def detections_of_rows(seen, found, truths, shown, labels=None) -> None:
     """Best detections: {name: frames (n, 3, H, W)}, {name: detections}; one row each."""
     rows = len(seen)
-    _, axes = plt.subplots(rows, len(shown), figsize=(9.5, 1.75 * rows), squeeze=False)
+    _, axes = plt.subplots(rows, len(shown), figsize=(9.5, 10.5 / len(shown) * rows), squeeze=False)
     for row, name in zip(axes, seen):
         for axis, i in zip(row, shown):
             best_detection(axis, seen[name][i], found[name][i], truths[i])
@@ -550,7 +550,7 @@ def rank_bars(rates, names, guessing) -> None:
         axis.bar_label(axis.bar(where, values, 0.25, label=title), fmt="%.0f", fontsize=8)
     axis.axhline(guessing, color="black", linestyle=":", label="guessing")
     axis.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
-    axis.set(ylabel="rank-1 (%)", ylim=(0, 130))
+    axis.set(ylabel="rank-1 (%)", ylim=(0, 130), yticks=range(0, 101, 20))
     axis.legend(fontsize=8, ncols=2, loc="upper right")
     plt.show()
 
@@ -606,7 +606,7 @@ def box_edges(true, found, filled, smoothed) -> None:
         crosses = [box[edge] for box in filled.values()]
         axis.plot(list(filled), crosses, "x", color="C3", label=f"{label}filled")
         edges = [box[0, edge] for box in smoothed]
-        axis.plot(edges, color="C0", label=f"{label}smoothed outwards")
+        axis.plot(edges, color="C0", label=f"{label}smoothed outward")
     axis.set(xlabel="frame", ylabel="left and right edge (px)")
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     plt.show()

@@ -276,6 +276,7 @@ def training_curves(log_lines, path):
     for number, term in enumerate(terms, 1):
         axes = figure.add_subplot(rows, 3, number)
         end = 0
+        shown = []  # where stages with this term begin and end
         for i, (stage, lines) in enumerate(stages.items()):
             if i > 0:
                 axes.axvline(end, color="#cccccc", linewidth=0.8)
@@ -286,9 +287,12 @@ def training_curves(log_lines, path):
                 marker = "." if len(x) < 3 else None
                 axes.plot(x, y, color=f"C{i}", linewidth=0.6, alpha=0.45, marker=marker)
                 drawn[stage] = axes.plot(x, _smooth(y), color=f"C{i}", linewidth=1.8)[0]
-            end += max(line["step"] for line in lines)
+            last = end + max(line["step"] for line in lines)
+            shown += [end, last] if known else []
+            end = last
         axes.set_title(term, fontsize=9, fontweight="bold")
-        axes.set_xlim(0, end)
+        if shown:
+            axes.set_xlim(min(shown), max(shown))
         axes.set_xlabel("step", fontsize=7)
         axes.tick_params(labelsize=7)
     figure.legend(drawn.values(), list(drawn), loc="outside upper center", ncols=6, fontsize=7)

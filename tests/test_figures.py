@@ -303,6 +303,8 @@ def test_training_curves_follow_one_another_by_stage(tmp_path, drawn):
     assert raw == [[10, 20], [30, 40, 50]]  # the second stage goes on where the first ended
     raw = [line.get_ydata().tolist() for line in by_title["L_D"].lines if line.get_alpha()]
     assert raw == [[2.0, 2.0]]  # a NaN is left out
+    assert by_title["l1"].get_xlim() == (0, 50)
+    assert by_title["L_D"].get_xlim() == (20, 50)  # no room for a stage without this term
     assert legend(drawn[0]) == ["copy", "game"]
 
 
