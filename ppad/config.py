@@ -258,7 +258,7 @@ class Toy(Small):
 
 @dataclass
 class Quick(Toy):
-    """A first look, five minutes on two CPU cores: fewer people, frames and steps; four rows."""
+    """A first look, three minutes on two CPU cores: fewer people, frames and steps; four rows."""
 
     train_identities: int = 120  # ours: D then errs on about one pair in twenty-five of originals
     pictures_each: int = 8  # ours: the retrained attacker repaints them all, twice
@@ -271,7 +271,7 @@ class Quick(Toy):
     lambda_gamma: float = 1.5  # ours: reaches the floor at step 133 of 300
     pretrain_recognizer_steps: int = 300  # ours
     pretrain_recognizer_batch: int = 32  # ours: half of toy's; D errs hardly more, in half the time
-    pretrain_detector_steps: int = 600  # ours: all rows share it, and A is what learns slowest
+    pretrain_detector_steps: int = 550  # ours: all rows share it, and A is what learns slowest
     pretrain_modifier_steps: int = 100  # ours
     exchange_steps: int = 250  # ours: M trains for about a minute on one core
     warmup_steps: int = 150  # ours
