@@ -77,7 +77,8 @@ def fig3(columns, path, sides=()):
             f"fig3: columns have {sorted(shapes)} pictures: give every method the same faces."
         )
     rows = list(torch.stack(tiles, 1))  # n times (methods, 3, S, S)
-    _save_panels([_grid(rows, list(columns), sides)], path, inches=1.05 * len(columns))
+    titles = [name.replace(", ", ",\n") for name in columns]  # as wide as a picture
+    _save_panels([_grid(rows, titles, sides)], path, inches=1.05 * len(columns))
 
 
 def fig5(before, after, path, frames=None):
