@@ -156,6 +156,9 @@ def test_fig3_has_a_column_per_method_and_a_row_per_face(tmp_path, drawn):
     assert [sheet[y, x, 0] for y in (8, -8) for x in (8, -8)] == [0, 128, 0, 255]
     # Above the middle of its column.
     assert heads(drawn[0]) == [(8, "Masked"), (sheet.shape[1] - 8, "Edge")]
+    # A name that is wider than its picture takes two lines.
+    figures.fig3({"Ours(entropy, restarts)": one_color(0.0)}, tmp_path / "f.png")
+    assert [text for _, text in heads(drawn[1])] == ["Ours(entropy,\nrestarts)"]
 
 
 def test_fig5_pairs_and_labels(tmp_path, drawn):
