@@ -10,7 +10,6 @@ repeat the table's figure to the last digit: an M that draws has drawn other num
 """
 
 import argparse
-import copy
 import dataclasses
 import json
 import os
@@ -44,7 +43,7 @@ def train(start, anonymizer, faces, config, seed: int, times: int, place: Path):
         return loop.Loop(where, f"{name} x {times}", seed, {"times": times}, 10, 60)
 
     torch.manual_seed(seed)
-    start = copy.deepcopy(start).requires_grad_(True)
+    start.requires_grad_(True)  # of which the attacker trains a copy
     retrained = attackers.train_attacker(start, anonymizer, faces, longer, training("retrained"))
     torch.manual_seed(seed)
     inverter = attackers.train_inverter(anonymizer, faces, longer, training("inverting"))
