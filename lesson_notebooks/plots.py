@@ -122,7 +122,8 @@ def landmark_clouds(clouds, target) -> None:
     """Landmarks of many faces: {title: (n, 5, 2)}, and their target points (5, 2)."""
     _, axes = plt.subplots(1, len(clouds), figsize=(7, 3.4), sharex=True, sharey=True)
     for axis, (title, cloud) in zip(axes, clouds.items()):
-        axis.plot(cloud[..., 0], cloud[..., 1], ".", markersize=3)
+        x, y = cloud.numpy().transpose(2, 0, 1)  # (n, 5) each, a color for each landmark
+        axis.plot(x, y, ".", markersize=3)
         axis.plot(target[:, 0], target[:, 1], "k+", markersize=14, markeredgewidth=2)
         axis.set_title(f"landmarks of {len(cloud)} faces, {title}", fontsize=9)
         axis.set_aspect("equal")

@@ -88,8 +88,8 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
 
 
 def reference_time(preset: str) -> str:
-    """What the reference run of a preset took, and where; "not measured" without one."""
-    for path in sorted(RESULTS.glob("*/results.json")):
+    """What a reference run of a preset took, and where; "not measured" without one."""
+    for path in sorted(RESULTS.glob("*/results.json"), key=lambda p: (p.parent.name != preset, p)):
         run = files.read_json(path)
         if run["preset"] == preset:
             known = run["hardware"]

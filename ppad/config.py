@@ -41,9 +41,9 @@ class Paper:
 
     # ---- data
     faces: str = option(
-        "data/casia", "prepared folder of faces F, with train/ and test/ inside", "Sec. 5.1"
+        "data/paper/faces", "prepared folder of faces F, with train/ and test/ inside", "Sec. 5.1"
     )
-    actions: str = option("data/daly", "prepared folder of action frames V", "Sec. 5.1")
+    actions: str = option("data/paper/daly", "prepared folder of action frames V", "Sec. 5.1")
     drawn: bool = option(False, "draw the toy world instead of reading folders", "ours")
     train_identities: int = option(0, "people to train on; 0 = all in the folder", "ours")
     pictures_each: int = option(0, "pictures of each of them at most; 0 = all", "ours")

@@ -1,6 +1,6 @@
 """The action detector A: finds each person and says which action that person performs.
 
-Paper: section 3.2 (L_det is "the sum of the four losses in Faster-RCNN") and section 4 (Faster
+Paper: section 3.1 (L_det is "the sum of the four losses in Faster-RCNN") and section 4 (Faster
 R-CNN on a ResNet-101, trained end to end).
 
 Faster R-CNN itself - anchors, proposals, RoIAlign, sampling, the four losses, non-maximum
@@ -105,7 +105,7 @@ class DetectorConfig:
 
 
 class ActionDetector(nn.Module):
-    """Faster R-CNN over actions (paper sections 3.2 and 4).
+    """Faster R-CNN over actions (paper sections 3.1 and 4).
 
     Frames are (B, 3, H, W) RGB in [-1, 1]. Boxes are xyxy in pixels of these frames, whatever size
     the network resizes them to; pixel i covers [i, i + 1), so the full frame is (0, 0, W, H).

@@ -8,7 +8,7 @@ what varies (pose, light, expression, clothes, room).
 
 People are drawn in *head units*: origin at the middle of the face, 1 unit = half the side of the
 face box, v down. A point is the complex number u + iv: turning and scaling is one multiplication.
-The enlarged box (paper, section 4) is the square of half-side 1.6 around the origin.
+The enlarged box (paper, section 5.2) is the square of half-side 1.6 around the origin.
 
 Every number here is ours unless it names its source. The six objects (19 px long, details of 2 to
 3 px, in a 160 px frame) were tuned on a small classifier: clear in sharp crops, uncertain when
@@ -34,7 +34,7 @@ ACTIONS = (
 FACE_ACTIONS = ("Lip", "Brush", "Drink", "Phone", "Harmonica", "Photo")
 BODY_ACTIONS = ("Floor", "Window", "Fold", "Iron")
 
-ENLARGE = 1.6  # paper, section 4: face boxes are enlarged 1.6 times
+ENLARGE = 1.6  # paper, section 5.2: face boxes are enlarged 1.6 times
 _FINE = 2  # everything is drawn twice as large and averaged down, which smooths the edges
 # 20 points of the unit circle, clockwise from the right (v is down).
 _CIRCLE = tuple(cmath.rect(1.0, 2 * math.pi * i / 20) for i in range(20))

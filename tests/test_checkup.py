@@ -167,6 +167,10 @@ def test_reference_time(tmp_path, monkeypatch):
         checkup.reference_time("toy") == "19 minutes for 2 rows, 1 seed (A chip, 2 cores)"
         and checkup.reference_time("paper") == "not measured"
     )
+    other = json.loads((tmp_path / "a/results.json").read_text()) | {"minutes": 45}
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy/results.json").write_text(json.dumps(other))
+    assert checkup.reference_time("toy").startswith("45 minutes")  # the preset's own folder first
 
 
 # ------------------------------------------------------------------ the dry run

@@ -29,9 +29,10 @@ README = ROOT / "README.md"
 PACKAGE = ROOT / "ppad" / "README.md"
 CARD = ROOT / "ppad" / "weights" / "modifier.md"
 FACE_CARD = ROOT / "ppad" / "weights" / "ssh_light.md"
+PROJECTS = ROOT / "lesson_notebooks" / "projects.md"
 FOLDERS = ("ppad", "lesson_notebooks", "tests", "data_scripts")
 READMES = [README, *(ROOT / folder / "README.md" for folder in FOLDERS)]
-PAGES = [*READMES, CARD, FACE_CARD]
+PAGES = [*READMES, CARD, FACE_CARD, PROJECTS]
 RESULTS = ROOT / "lesson_notebooks" / "results"
 COMPONENTS = (
     "modifier sphereface losses detector crop_sampler baselines metrics".split()
