@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ppad import optim
 from ppad.config import unlike
-from ppad.files import atomic_path, clock, print_progress, write_error, write_file
+from ppad.files import atomic_path, clock, print_progress, read_json, write_error, write_file
 
 SECONDS_BETWEEN_LINES = 5  # ours: progress a person can follow, also when two rows report
 CHECKPOINT = ("settings", "done", "parts")  # the dicts that every checkpoint holds
@@ -288,6 +288,20 @@ class TrialLoop:
         for name, value in terms.items():
             if not math.isfinite(value.item()):  # item() also waits for a GPU
                 raise ValueError(f"in the dry run the term '{name}' became {value.item()}")
+
+
+@contextmanager
+def counted_minutes(path: Path):
+    """Add the block's minutes to those in the JSON file at `path`, also where an error ends it.
+
+    Raises files.DataError where the file cannot be read.
+    """
+    before = read_json(path)["minutes"] if path.exists() else 0.0
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        write_file(path, json.dumps({"minutes": before + (time.monotonic() - began) / 60}))
 
 
 def save_tensors(path: Path, state: dict, previous: Path | None = None) -> None:

@@ -30,6 +30,7 @@ from ppad.datasets import grouped
 from ppad.loop import (
     Loop,
     LoopError,
+    counted_minutes,
     exit_status,
     read_checkpoint,
     read_log,
@@ -399,15 +400,20 @@ def run(args, config) -> None:
             checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
         return
     optim.init_distributed(device, config)
-    with files.lock(args.out) if optim.is_main_process() else contextlib.nullcontext():
-        play_rows(args, config, rows, own, device, jobs)
+    is_main = optim.is_main_process()
+    with files.lock(args.out) if is_main else contextlib.nullcontext():
+        optim.run_on_main(functools.partial(open_folder, args.out, args.preset, config))
+        minutes = args.out / "minutes.json"
+        with counted_minutes(minutes) if is_main else contextlib.nullcontext():
+            first = train_rows(args, config, rows, own, device, jobs)
+        if is_main:
+            results = collect(args.out, args.preset, first.config, args.seed, rows, device, jobs)
+            report(first, args.out, results, rows)
     optim.shut_down()
 
 
-def play_rows(args, config, rows: list, own: dict, device, jobs: int) -> None:
-    """What `run` does in its folder, which no other run may use meanwhile."""
-    began = time.monotonic()
-    optim.run_on_main(functools.partial(open_folder, args.out, args.preset, config))
+def train_rows(args, config, rows: list, own: dict, device, jobs: int) -> SeedRun:
+    """Train and evaluate what is not done yet, seed by seed. Returns the first seed's run."""
     first = None
     for seed in args.seed:
         data = first.data if first and not config.drawn else None  # folders: same for each seed
@@ -426,9 +432,7 @@ def play_rows(args, config, rows: list, own: dict, device, jobs: int) -> None:
         if optim.is_main_process():
             files.print_progress(figures.screen_line(f"Method, seed {seed}"), end=True)
         side_by_side({name: functools.partial(one.show_row, name) for name in order}, jobs)
-    if optim.is_main_process():
-        results = collect(args.out, args.preset, first.config, args.seed, rows, device, jobs)
-        report(first, args.out, results, rows, began)
+    return first
 
 
 def choose_device_and_jobs(args, config) -> tuple[str, int]:
@@ -475,14 +479,10 @@ def open_folder(out: Path, preset: str, config) -> None:
         )
 
 
-def report(first: SeedRun, out: Path, results: dict, rows: list[str], began: float) -> None:
+def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
     draw(first, out, results, rows)
-    path = out / "minutes.json"  # of all calls that finished in this folder
-    before = files.read_json(path)["minutes"] if path.exists() else 0.0
-    minutes = before + (time.monotonic() - began) / 60
-    files.write_file(path, json.dumps({"minutes": minutes}))
-    results["minutes"] = round(minutes, 2)
+    results["minutes"] = round(files.read_json(out / "minutes.json")["minutes"], 2)  # of all calls
     texts = {name: make(results) for name, make in figures.TABLES.items()}
     for name, text in texts.items():
         files.write_file(out / name, text)

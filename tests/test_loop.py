@@ -4,13 +4,21 @@ import errno
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
 from torch import nn
 
 from ppad.files import WriteError
-from ppad.loop import Interrupted, Loop, LoopError, read_checkpoint, read_log
+from ppad.loop import (
+    Interrupted,
+    Loop,
+    LoopError,
+    counted_minutes,
+    read_checkpoint,
+    read_log,
+)
 
 SETTINGS = {"rate": 0.1, "seed": 7}
 
@@ -412,3 +420,17 @@ def test_going_on_with_fewer_gpus(tmp_path, monkeypatch):
     )
     Run(tmp_path / "a").go(1)  # nothing to do but to load
     assert restored == [1]
+
+
+# ------------------------------------------------------------------ minutes
+
+
+def test_minutes_are_counted_also_where_an_error_ends_the_work(tmp_path, monkeypatch):
+    path = tmp_path / "minutes.json"
+    times = iter([0, 120, 1000, 1030])  # two minutes, then half a minute
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    with counted_minutes(path):
+        pass
+    with pytest.raises(KeyboardInterrupt), counted_minutes(path):
+        raise KeyboardInterrupt
+    assert json.loads(path.read_text()) == {"minutes": 2.5}
