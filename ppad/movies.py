@@ -34,7 +34,7 @@ FORMATS |= dict.fromkeys([".tif", ".tiff"], "TIFF")
 ANIMATED = [".gif", ".webp", ".png"]  # of these, the ones that can hold an animation
 # Ours: what people's folders hold. Fewer decoders leave fewer ways in for a crafted file.
 DECODED = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]
-if features.check("avif"):
+if "avif" in features.modules and features.check("avif"):  # Pillow below 11.3 warns of the name
     FORMATS[".avif"] = "AVIF"
     ANIMATED.append(".avif")
     DECODED.append("AVIF")
