@@ -265,8 +265,6 @@ class BatchSampler(Sampler):
         share = batch_size // world_size
         self.share = slice(rank * share, (rank + 1) * share)
         self.epoch = None  # the one that order and mirror flags, each (count,), belong to
-        self.order = None
-        self.mirror = None
 
     def batch(self, step: int):
         """Indices (B,) int64 and mirror flags (B,) bool of the whole batch of a step, from 0."""
@@ -364,7 +362,7 @@ def toy_faces(seed: int, identities: range, pictures_each: int, size: int = 64) 
     )
 
 
-def toy_pose(seed: int, number: int, identities: range, size: int = 64) -> torch.Tensor:
+def toy_pose(seed: int, number: int, identities: range, size: int) -> torch.Tensor:
     """All of the people in pose `number`, (P, 3, S, S) in [-1, 1]."""
     world = ToyWorld(seed)
     return _stack([world.pose(person, number, size) for person in identities]) / 127.5 - 1
@@ -394,7 +392,7 @@ def toy_actions(seed: int, count: int, size: int, identities: range, start: int 
     )
 
 
-def toy_pairs(face_set: FaceSet, folds: int = 10, per_fold: int = 30, seed: int = 0) -> Pairs:
+def toy_pairs(face_set: FaceSet, folds: int, per_fold: int, seed: int = 0) -> Pairs:
     """Pairs as LFW has them: a fold is `per_fold` pairs of one person and `per_fold` of two.
 
     No pair comes twice. If every fold can be filled from people of its own, no person is in two
