@@ -86,14 +86,13 @@ def draw_data(config, seed: int) -> Data:
     people = range(config.train_identities)
     others = drawn_test_people(config)
     side = config.frame_height
-    start = config.train_frames
     test_faces = datasets.toy_faces(seed, others, config.test_pictures_each, config.face_size)
     per_fold = config.test_pairs // (2 * config.folds)
     return Data(
         datasets.toy_faces(seed, people, config.pictures_each, config.face_size),
         datasets.toy_actions(seed, config.train_frames, side, people),
         test_faces,
-        datasets.toy_actions(seed, config.test_frames, side, others, start),
+        datasets.toy_actions(seed, config.test_frames, side, others, config.train_frames),
         datasets.toy_pairs(test_faces, config.folds, per_fold, seed),
     )
 
@@ -167,11 +166,7 @@ def count_data(config) -> dict[str, int]:
     marked = folders.landmark_rows(test, marks)
     frames = folders.annotated_frames(*tables)
     splits = Counter(frame.split for frame in frames.values())
-    absent = Counter(
-        frame.split
-        for file, frame in frames.items()
-        if not files.find_picture(stills, file).is_file()
-    )
+    absent = [file for file in frames if not files.find_picture(stills, file).is_file()]
     lost = [file for file in marked if not files.find_picture(test, file).is_file()]
     people = Counter(name.split("/")[0] for name in folders.pictures_in(train))
     most = config.pictures_each or math.inf
@@ -185,8 +180,8 @@ def count_data(config) -> dict[str, int]:
         "train_frames": min(splits["train"], config.train_frames or math.inf),
         "test_frames": min(splits["test"], config.test_frames or math.inf),
         "classes": len({action for frame in frames.values() for action in frame.actions}),
-        "absent": absent.total(),
-        "absent_test_frames": absent["test"],
+        "absent": len(absent),
+        "absent_test_frames": sum(frames[file].split == "test" for file in absent),
         "absent_test_faces": len(lost),
     }
 
