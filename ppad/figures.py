@@ -204,8 +204,8 @@ def fig4(runs, path):
         panels = figure.subplots(2, len(runs), squeeze=False, sharey="col").T  # a column each
     drawn = {}
     for results, both in zip(runs, panels):
-        seeds = len(results.get("seeds") or [])
-        run = f"preset {results.get('preset', '?')}, {seeds} seed{'s' if seeds != 1 else ''}"
+        seeds = len(results["seeds"])
+        run = f"preset {results['preset']}, {seeds} seed{'s' * (seeds != 1)}"
         for axes, (key, title) in zip(both, titles.items()):
             drawn |= _privacy_panel(axes, results["rows"], key, f"{title}\n{run}")
     if drawn:
