@@ -218,6 +218,8 @@ def decode(path, movie, first):
     command += ["-protocol_whitelist", "file,pipe"]
     if movie.decoder:
         command += ["-c:v", movie.decoder]
+    if not movie.rotation:  # ffmpeg's own filters that turn cannot take another size
+        command += ["-reinit_filter", "0"]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         log = opened.enter_context(open(Path(folder, "log"), "wb"))
         messages = _Messages(opened.enter_context(open(log.name, "rb")))
@@ -255,8 +257,11 @@ def _start(opened, command, **pipes):
 
 
 def _filters(movie, turn):
-    """ffmpeg's filters: each frame's time to the log, upright, SDR, square pixels, none doubled."""
-    filters = ["showinfo=checksum=0", "settb=1/25", "setpts=N"]
+    """ffmpeg's filters: each frame's time to the log, upright, SDR, square pixels, none doubled.
+
+    The first "scale" makes all frames as large as the first one, where a movie changes its size.
+    """
+    filters = ["showinfo=checksum=0", "scale", "settb=1/25", "setpts=N"]
     if turn:
         filters += TURNS.get(movie.rotation, [])
     if movie.hdr:
@@ -272,6 +277,7 @@ class _Messages:
         self.log = log  # opened for reading on its own
         self.rest = ""  # a line that is not complete yet
         self.times = {}  # number of a frame -> seconds, None if unknown
+        self.count = 0  # of frames
         self.complaint = None
 
     def read(self):
@@ -281,7 +287,10 @@ class _Messages:
             for line in lines:
                 if found := SHOWINFO.search(line):
                     seconds = found[2]
-                    self.times[int(found[1])] = None if seconds == "NOPTS" else float(seconds)
+                    self.times[self.count] = None if seconds == "NOPTS" else float(seconds)
+                    if int(found[1]) != self.count:  # filters made anew count anew, and lose frames
+                        self.complaint = "its frames change in size or kind"
+                    self.count += 1
                 elif self.complaint is None and COMPLAINT.search(line):
                     self.complaint = line.split("] ")[-1].strip()[:200]
 

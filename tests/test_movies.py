@@ -344,6 +344,28 @@ def test_late_picture_rotation_and_oblong_pixels(tmp_path):
 
 
 @ffmpeg
+def test_a_movie_that_changes_its_size_keeps_all_frames(tmp_path):
+    """As recorded calls and broadcasts do; they come in the first one's size, or are refused."""
+    for size, start in (("64x48", 0), ("96x80", 1)):
+        part = tmp_path / f"{size}.ts"
+        gray = f"nullsrc=s={size}:r=10:d=1,geq=lum=40+16*N:cb=128:cr=128"
+        make(*lavfi(gray), "-output_ts_offset", start, *H264, part)
+    (tmp_path / "parts").write_text("file 64x48.ts\nfile 96x80.ts\n")
+    path = tmp_path / "both.mp4"
+    make("-f", "concat", "-i", tmp_path / "parts", "-c", "copy", path)
+    alone = read(tmp_path / "64x48.ts")
+    frames = read(path)
+    assert len(frames) == 20 and {frame.shape for frame in frames} == {(48, 64, 3)}
+    for frame, known in zip(frames, [*alone, *alone]):
+        assert np.abs(frame.astype(int) - known).max() < 8
+    turned = tmp_path / "turned.mp4"
+    make("-i", path, "-c", "copy", "-metadata:s:v:0", "rotate=90", turned)
+    if movies.probe(turned).rotation:  # newer ffmpeg: no such tag
+        with pytest.raises(ValueError, match="change in size"):
+            read(turned)
+
+
+@ffmpeg
 def test_a_damaged_movie_stops_or_is_covered(tmp_path):
     path = tmp_path / "a.mp4"
     make(*lavfi("testsrc2=s=128x96:r=25:d=2.4"), *H264, "-g", 10, path)
