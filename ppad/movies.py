@@ -159,7 +159,7 @@ def read_animation(path):
     times = []
     try:
         with Image.open(path, formats=DECODED) as image:
-            for frame in ImageSequence.Iterator(image):
+            for frame in _moving(image):
                 frame.load()
                 times.append(frame.info.get("duration", 100))  # ours, as browsers: 100 ms
             loop = image.info.get("loop")
@@ -170,8 +170,14 @@ def read_animation(path):
 
 def _animation_frames(path):
     with Image.open(path, formats=DECODED) as image:
-        for frame in ImageSequence.Iterator(image):
+        for frame in _moving(image):
             yield np.array(to_rgb(frame.copy()))
+
+
+def _moving(image):
+    """The frames that are shown: not a PNG's other picture, for what shows no animation."""
+    other = getattr(image, "default_image", False)
+    return itertools.islice(ImageSequence.Iterator(image), int(other), None)
 
 
 def save_animation(path, frames, times, loop, quality=QUALITY):

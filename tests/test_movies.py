@@ -212,6 +212,19 @@ def test_animation_keeps_frames_times_and_loops(tmp_path, suffix):
         assert np.abs(a.astype(int) - b).mean() < 8  # GIF has 256 colors
 
 
+def test_a_picture_beside_an_animation_is_left_out(tmp_path):
+    """A PNG can hold one for programs that show no animation; others never show it."""
+    path = tmp_path / "a.png"
+    frames = [Image.fromarray(sample(seed=i)) for i in range(3)]
+    hidden = Image.new("RGB", frames[0].size, "red")
+    hidden.save(path, save_all=True, append_images=frames, default_image=True, duration=70)
+    assert movies.kind(path) == "animation"
+    got, times, _ = movies.read_animation(path)
+    assert times == [70] * 3
+    for frame, known in zip(got, frames, strict=True):
+        np.testing.assert_array_equal(frame, known)
+
+
 def test_a_truncated_animation_is_refused(tmp_path):
     movies.save_animation(tmp_path / "a.gif", [sample(100, 100, i) for i in range(5)], [100] * 5, 0)
     data = (tmp_path / "a.gif").read_bytes()
