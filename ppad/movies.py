@@ -15,6 +15,7 @@ A file gets its name only when it is complete (`files.atomic_path`).
 """
 
 import itertools
+import math
 import mimetypes
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ if "avif" in features.modules and features.check("avif"):  # Pillow below 11.3 w
     FORMATS[".avif"] = "AVIF"
     ANIMATED.append(".avif")
     DECODED.append("AVIF")
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535, "AVIF": 65536}  # px that each can hold
 # Ours: hardly visible loss, fast on two cores.
 H264 = "-c:v libx264 -preset veryfast -crf".split()
 VP9 = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -b:v 0 -crf".split()
@@ -143,11 +145,11 @@ def save_picture(path, frame, quality=QUALITY):
     """Write (H, W, 3) uint8 in the format of the name's suffix, pixels only.
 
     quality: 1 to 100, of JPEG, WebP and AVIF.
-    Raises ValueError for a suffix not in FORMATS, WriteError.
+    Raises ValueError for a suffix not in FORMATS or a picture too long for its format, WriteError.
     """
-    suffix = _suffix(path, "a picture", FORMATS)
+    form = FORMATS[_suffix(path, "a picture", FORMATS)]
     with atomic_path(path) as temporary:
-        Image.fromarray(frame).save(temporary, format=FORMATS[suffix], quality=quality)
+        _fitting(path, form, frame).save(temporary, format=form, quality=quality)
 
 
 def read_animation(path):
@@ -183,17 +185,26 @@ def _moving(image):
 def save_animation(path, frames, times, loop, quality=QUALITY):
     """Write an animation from an iterable of (H, W, 3) uint8; times and loop as it was read.
 
-    Raises ValueError for a suffix not in ANIMATED, WriteError.
+    Raises ValueError for a suffix not in ANIMATED or frames too long for its format, WriteError.
     """
     form = FORMATS[_suffix(path, "an animation", ANIMATED)]
     looping = {} if loop is None else {"loop": loop}
     with atomic_path(path) as temporary:
-        pictures = map(Image.fromarray, frames)
+        pictures = (_fitting(path, form, frame) for frame in frames)
         first = next(pictures)
         # Pillow goes through a PNG's frames twice.
         rest = list(pictures) if form == "PNG" else pictures
         options = {"append_images": rest, "duration": times, "quality": quality, **looping}
         first.save(temporary, form, save_all=True, **options)
+
+
+def _fitting(path, form, frame):
+    """(H, W, 3) uint8 as a Pillow picture. ValueError where the format holds none so long."""
+    most = LONGEST_SIDE.get(form, math.inf)
+    if max(frame.shape) > most:
+        fault = f"{path}: a {form} is at most {most} px long, this is {max(frame.shape)}"
+        raise ValueError(f"{fault}: give the output another suffix, such as .png")
+    return Image.fromarray(frame)
 
 
 def _suffix(path, what, known):

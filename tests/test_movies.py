@@ -225,6 +225,18 @@ def test_a_picture_beside_an_animation_is_left_out(tmp_path):
         np.testing.assert_array_equal(frame, known)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".gif"])
+def test_a_picture_too_long_for_its_format_is_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    frame = np.zeros((2, 66000, 3), np.uint8)
+    with pytest.raises(ValueError, match=f"a{suffix}: .* px long, this is 66000"):
+        movies.save_picture(path, frame)
+    if suffix in movies.ANIMATED:
+        with pytest.raises(ValueError, match="px long"):
+            movies.save_animation(path, [frame] * 2, [70] * 2, 0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_truncated_animation_is_refused(tmp_path):
     movies.save_animation(tmp_path / "a.gif", [sample(100, 100, i) for i in range(5)], [100] * 5, 0)
     data = (tmp_path / "a.gif").read_bytes()
