@@ -91,6 +91,8 @@ def plan(inputs, output, overwrite=False, others=()):
                 f"{target} is there already: name another output, or replace it by --overwrite "
                 "(several inputs need --out FOLDER)"
             )
+        elif not target.is_file():
+            leave_out(left_out, source, f"{target} is there and is no file: rename it", True)
         elif filecmp.cmp(source, target, shallow=False):
             leave_out(left_out, source, f"{target} is a copy of it, not repainted: delete it", True)
     return Plan(todo, len(pairs) - len(todo), left_out)

@@ -717,8 +717,15 @@ def test_what_is_left_out_is_listed(command, capsys, monkeypatch):
         if path.name in left:
             path.unlink()
     Path("out/pages.tif").unlink()
+    Path("out/a.jfif").unlink()
+    Path("out/a.jfif").mkdir()
+    Path("out/b.jpe").unlink()
+    os.symlink("nowhere", "out/b.jpe")
     assert command("in", "out", *MASK) == 1
-    assert "left out: pages 2 to 3" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "left out: pages 2 to 3" in printed.out
+    for name in ("a.jfif", "b.jpe"):  # not there already
+        assert f"in/{name}: out/{name} is there and is no file" in printed.err
 
 
 def test_names(command, capsys, tmp_path, monkeypatch):
