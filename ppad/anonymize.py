@@ -199,6 +199,8 @@ def anonymize_file(
             tracks = []
             if sound == "keep":
                 tracks, left_out = sound_tracks(source)
+            if movie.streams > 1:
+                left_out.append(f"all but the first of {movie.streams} video streams")
             repainted = reported(anonymizer, frames, movie.rate, movie.count, show, progress)
             movies.save_movie(target, repainted, movie, source, tracks, quality)
     finally:

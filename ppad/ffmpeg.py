@@ -42,7 +42,8 @@ class Movie:
     rate: frames a second; count: frames, None if the file does not say; matrix: ffmpeg's name of
     how colors are to be read where the file does not say, bt709 for HD as players do; alpha: has a
     transparent part, over white here; decoder: ffmpeg's, None for its default; hdr: to be
-    tone-mapped; rotation: degrees clockwise to upright.
+    tone-mapped; rotation: degrees clockwise to upright; streams: of video, of which the first is
+    read.
     """
 
     rate: Fraction
@@ -52,6 +53,7 @@ class Movie:
     decoder: str | None = None
     hdr: bool = False
     rotation: int = 0
+    streams: int = 1
 
 
 def probe(path):
@@ -66,7 +68,7 @@ def probe(path):
             raise ValueError(f"{fault}: install ffmpeg for movies")
     found, complaint = ffprobe(
         path,
-        "-select_streams V:0 -show_entries stream=codec_name,width,height,pix_fmt,avg_frame_rate,"
+        "-select_streams V -show_entries stream=codec_name,width,height,pix_fmt,avg_frame_rate,"
         "r_frame_rate,duration,color_space,color_transfer:stream_tags=alpha_mode:"
         "stream_side_data=rotation:format=duration,start_time,format_name",
     )
@@ -102,6 +104,7 @@ def probe(path):
         decoder=ALPHA_DECODERS[codec] if alpha_mode else None,
         hdr=stream.get("color_transfer") in ("smpte2084", "arib-std-b67"),  # PQ, HLG
         rotation=round(-float(turns[0])) % 360 if turns else 0,
+        streams=len(found["streams"]),
     )
 
 

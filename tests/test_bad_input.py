@@ -231,6 +231,14 @@ def test_movies_of_odd_kinds(command, capsys, monkeypatch):
     refused(command, capsys, ("a.mkv",), "ffmpeg is not on the PATH")
 
 
+@ffmpeg
+def test_a_second_video_stream_is_said_to_be_left_out(command, capsys):
+    encode("b.mkv", walk(5), "-map", "0", "-map", "0", "-c:v", "ffv1")
+    assert command("b.mkv", "b_out.mkv", "--sound", "drop") == 1
+    assert "left out: all but the first of 2 video streams" in capsys.readouterr().out
+    assert movies.probe("b_out.mkv").streams == 1
+
+
 # ---------------------------------------------------------------- many at once
 
 
