@@ -429,6 +429,20 @@ def test_files_without_frames_are_refused(tmp_path):
 
 
 @ffmpeg
+def test_a_list_of_other_files_is_no_movie(tmp_path):
+    """Whoever made it could choose any file of this disk to be published."""
+    make(*MOVING, "-c:v", "mpeg2video", tmp_path / "private.ts")
+    lists = {
+        "a.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n{tmp_path}/private.ts\n",
+        "b.mp4": "ffconcat version 1.0\nfile private.ts\n",
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name} holds no .*movie"):
+            movies.kind(tmp_path / name)
+
+
+@ffmpeg
 def test_a_writer_that_fails_leaves_nothing(tmp_path):
     movie = Movie(Fraction(25), None, "auto")
     out = tmp_path / "a.mp4"
