@@ -77,7 +77,7 @@ def probe(path):
     container = found.get("format", {}).get("format_name", "")
     text_or_picture = container in ("tty", "image2") or container.endswith("_pipe")
     if not found.get("streams") or text_or_picture:  # ffmpeg takes any text for a "tty"
-        fault = f"holds no picture and no movie that can be read ({complaint})"
+        fault = f"holds no picture and no movie that can be read ({complaint or 'no video'})"
         raise ValueError(f"{path} {fault}: replace the file")
     if container in LISTS:
         fault = f"holds no movie, only the names of others ({container})"

@@ -55,7 +55,7 @@ MOVIES = {
     ".mkv": ("matroska", H264, AAC),
     ".webm": ("webm", VP9, OPUS),
 }
-READ_MOVIES = (*MOVIES, *".avi .mpg .mpeg .wmv .flv .3gp .ts .mts .m2ts .ogv".split())
+READ_MOVIES = (*MOVIES, *".avi .mpg .mpeg .wmv .flv .3gp .ts .mts .m2ts .ogv .mxf".split())
 QUALITY = 95  # ours: of JPEG and WebP
 # Suffixes that Python has no media type for.
 OTHER_MEDIA = ".heic .heif .jxl .dng .cr2 .nef .arw .mxf .vob .3gp .3g2 .rm .asf".split()
@@ -98,7 +98,7 @@ def known_kind(path):
     if suffix in READ_MOVIES:
         return "movie"
     guess = mimetypes.guess_type(path.name)[0] or ""
-    if guess.startswith(("text/", "application/", "audio/", "font/")):
+    if guess.startswith(("text/", "application/", "font/")):  # .ogg and .3gpp, "audio", hold movies
         raise ValueError("is neither picture nor movie")
     return kind(path)
 

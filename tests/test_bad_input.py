@@ -239,6 +239,18 @@ def test_a_second_video_stream_is_said_to_be_left_out(command, capsys):
     assert movies.probe("b_out.mkv").streams == 1
 
 
+@ffmpeg
+def test_movies_in_a_folder_whose_suffix_is_also_that_of_sound(command, capsys):
+    os.mkdir("in")
+    for name in ("a.ogg", "b.3gpp", "c.mxf"):
+        encode(f"in/{name}", walk(3), "-c:v", "ffv1", "-f", "matroska")
+    Path("in/d.mp3").write_bytes(b"ID3 and sound")
+    assert command("in", "out") == 0
+    printed = capsys.readouterr()
+    assert "3 done" in printed.out and "left out: in/d.mp3" in printed.err
+    assert sorted(os.listdir("out")) == ["a.ogg.mp4", "b.3gpp.mp4", "c.mxf.mp4"]
+
+
 # ---------------------------------------------------------------- many at once
 
 
