@@ -23,7 +23,7 @@ MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, n
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
 # Formats that name other files: a crafted one would have any file of this disk published.
-LISTS = ("hls", "concat", "dash", "imf")
+LISTS = {"hls", "concat", "dash", "imf"}
 # Of VP8 and VP9 only these decoders read the transparent part.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ALPHA_FORMATS = ("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16", "ayuv", "vuya")
@@ -79,7 +79,7 @@ def probe(path):
     if not found.get("streams") or text_or_picture:  # ffmpeg takes any text for a "tty"
         fault = f"holds no picture and no movie that can be read ({complaint or 'no video'})"
         raise ValueError(f"{path} {fault}: replace the file")
-    if container in LISTS:
+    if LISTS & set(container.split(",")):  # older ffmpeg: "hls,applehttp"
         fault = f"holds no movie, only the names of others ({container})"
         raise ValueError(f"{path} {fault}: give those, or convert it first")
     stream = found["streams"][0]
