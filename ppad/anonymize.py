@@ -396,7 +396,7 @@ def sentence(one):
 
 
 def stop(signum, frame):
-    """SIGTERM ends the command as an error does, so that no unfinished file is left."""
+    """A signal that ends the command ends it as an error does: no unfinished file is left."""
     sys.exit(128 + signum)
 
 
@@ -410,7 +410,10 @@ def main(argv=None):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
+        for name in ("SIGTERM", "SIGHUP"):  # the latter: the terminal was closed; not on Windows
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                signal.signal(number, stop)
     try:
         return run(parse(argv))
     except (ValueError, OSError, RuntimeError, MemoryError) as error:  # LoopError is a RuntimeError

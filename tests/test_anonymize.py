@@ -760,8 +760,9 @@ def test_names(command, capsys, tmp_path, monkeypatch):
         mtcnn.MTCNN(mtcnn.MTCNNConfig(min_face=float("nan")))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM on Windows")
-def test_sigterm_leaves_no_file(tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals on Windows")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_no_file(tmp_path, name):
     Image.fromarray(scene()).save(
         tmp_path / "a.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(90)]
     )
@@ -778,9 +779,10 @@ def test_sigterm_leaves_no_file(tmp_path):
     )
     for _ in range(5):
         process.stdout.readline()
-    process.terminate()
+    number = getattr(signal, name)
+    process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode == 143 and os.listdir(tmp_path) == ["a.gif"]
+    assert process.returncode == 128 + number and os.listdir(tmp_path) == ["a.gif"]
 
 
 def test_bad_input_by_command(command, capsys, monkeypatch):
