@@ -166,6 +166,7 @@ def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
     """
     n = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
     faces = datasets.toy_faces(0, range(n), 1, config.face_size)
+    faces.identities %= max(2, counts["people"])  # who may be fewer than a batch's faces
     side = round(math.sqrt(config.frame_height * config.frame_width))  # drawn frames are square
     actions = datasets.toy_actions(0, config.batch_frames, side, range(1))
     config = dataclasses.replace(config, sample_every=10**9)  # writes no pictures

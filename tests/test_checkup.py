@@ -264,6 +264,14 @@ def test_the_dry_run_takes_every_row_with_its_own_fields(tiny, capsys, monkeypat
     assert not {("Ours", "warmup"), ("Ours(ascent)", "exchange")} & stages
 
 
+@pytest.mark.parametrize("exchange", [False, True])
+def test_fewer_people_than_a_batch_has_faces_can_be_checked(tiny, monkeypatch, exchange):
+    monkeypatch.setattr(loop, "TRIAL_SECONDS", 0)
+    config = tiny(pretrain_recognizer_batch=9, modifier_exchange=exchange)
+    trials = checkup.dry_run(config, {**COUNTS, "people": 3}, "cpu", ["Ours"])
+    assert set(trials) == {"start", "Ours"}
+
+
 def test_a_loss_that_is_not_finite_is_named(tiny, monkeypatch):
     terms = {"L_adv": torch.tensor(1.0), "L_l1": torch.tensor(float("nan"))}
     monkeypatch.setattr(trainer.Game, "update_modifier", lambda *_: terms)
