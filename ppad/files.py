@@ -30,6 +30,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # of Pillow's others, some start programs
 MAX_PIXELS = 50_000_000  # ours: of one picture; a small file can claim any number
+LARGEST = 1e30  # ours: numbers of a table are smaller; of those above 3.4e38 float32 makes infinity
 LONGEST_NAME = 200  # ours: bytes of a name kept in its temporary name; systems allow 255
 
 # `decode_picture` refuses such pictures itself, by name.
@@ -251,8 +252,8 @@ def numbers(row: dict, columns) -> list[float]:
             value = float(row[column])
         except (TypeError, ValueError):  # None where the row is too short
             value = math.nan
-        if not math.isfinite(value):
-            fault = f"{column} is {row[column]!r}, not a finite number"
+        if not abs(value) < LARGEST:  # nor if it is NaN
+            fault = f"{column} is {row[column]!r}, not a finite number of 32 bits"
             raise DataError(f"{row['where']}: {fault}; correct or delete the row")
         values.append(value)
     return values

@@ -249,7 +249,7 @@ def test_table_faults_are_named(tmp_path):
         read_table(tmp_path / "t.csv", ("file",))
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "", "seven", None])
+@pytest.mark.parametrize("text", ["nan", "inf", "", "seven", None, "1e300"])
 def test_a_number_that_is_none_names_row_and_column(text):
     with pytest.raises(DataError, match="t.csv, line 4: x_min"):
         numbers({"where": "t.csv, line 4", "x_min": text}, ("x_min",))
