@@ -175,9 +175,8 @@ def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
     recognizer = players.make_recognizer(config, max(2, counts["people"])).to(device)
     steps = config.pretrain_recognizer_steps
     attackers.train_recognizer(recognizer, faces, config, steps, loop, 0, device=device)
-    classes = max(counts["classes"], len(actions.classes))
-    detector = players.make_detector(config, classes).to(device)
-    trainer.pretrain_detector(detector, actions, config, loop, device)
+    detector = players.make_detector(config, max(counts["classes"], len(actions.classes)))
+    trainer.pretrain_detector(detector.to(device), actions, config, loop, device)
     attackers.train_other(faces, config, loop, device)
     attackers.train_landmark_reader(faces, config, loop, device)
     pictures, _, _ = faces.batch(torch.arange(min(n, config.eval_batch)), device=device)
