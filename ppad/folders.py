@@ -461,17 +461,18 @@ def checked_boxes(boxes, width, height, where, slack=ROUNDING) -> torch.Tensor:
 
     boxes: anything of shape (n, 4) or (4,), px. where: what the DataError for NaN, no area, or
     outside calls them. slack: px that a box may leave the picture by. A face detector's boxes
-    overhang the border by nature: with math.inf, only boxes wholly outside are refused, and none is
-    clipped.
+    overhang the border by nature: with math.inf, only boxes wholly outside, or that leave it by
+    more than its longer side, are refused, and none is clipped.
     """
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)  # (n, 4)
+    most = min(slack, max(width, height))
     for x0, y0, x1, y1 in boxes.tolist():
         overhang = max(-x0, -y0, x1 - width, y1 - height)
         if not math.isfinite(x0 + y0 + x1 + y1):
             fault = "holds NaN or infinity; correct or delete it"
         elif x1 <= x0 or y1 <= y0:
             fault = "has no area; x_min must be below x_max and y_min below y_max"
-        elif overhang > slack or x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        elif overhang > most or x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
             fault = f"lies outside its {width:g} x {height:g} picture; give it in its pixels"
         else:
             continue
