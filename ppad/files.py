@@ -192,14 +192,13 @@ def read_text(path, kind: str = "file") -> str:
         raise DataError(f"{path}: {fault}; save it in UTF-8") from error
 
 
-def read_json(path) -> dict:
-    """The dict that a JSON file of ours holds. Raises DataError."""
+def read_json(path, fix: str = "delete it and run the same command again") -> dict:
+    """The dict that a JSON file of ours holds. Raises DataError; fix: how, if it is damaged."""
     if not Path(path).exists():
         raise DataError(f"{path} does not exist: run the same command again, or name another run")
     try:
         return dict(json.loads(read_text(path)))
     except (ValueError, TypeError) as error:
-        fix = "delete it and run the same command again"
         raise DataError(f"{path} cannot be read ({error}): {fix}") from error
 
 

@@ -39,6 +39,7 @@ CHOICES = 4  # ours: originals to choose from where nobody has a name
 GALLERY = 12  # ours: "a set of modified images"
 PAPER = {"q1_accuracy": 0.533, "q2_named": 0.1975, "q3_protected": 0.8}  # Sec. 5.5
 RESAMPLES = 2000  # ours: bootstrap over subjects
+KEEP = "restore it from a copy, as what it held cannot be made again"
 TEMPLATE = Path(__file__).with_name("user_study.html")
 
 
@@ -177,8 +178,8 @@ def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
 
     Raises DataError naming the first file that is torn, incomplete, double or of another study.
     """
-    key = files.read_json(key_path)
-    if not {"study", "q1", "q2"} <= set(key):
+    key = files.read_json(key_path, KEEP)
+    if not is_key(key):
         raise files.DataError(f"{key_path} is not a study's key: give the key.json that make wrote")
     subjects = {}
     for path in answer_paths:
@@ -195,9 +196,20 @@ def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
     return report
 
 
+def is_key(key: dict) -> bool:
+    """Whether a dict has the form of a key, as `compose` makes it."""
+    try:
+        truth = {"names": str, "choice": int}[key["q2"]["kind"]]
+        places = [type(one) is truth for one in key["q2"]["items"].values()]
+        pairs = [type(one) is bool for one in key["q1"].values()]
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return "study" in key and bool(pairs) and all(pairs + places)
+
+
 def read_answers(path: Path, key: dict) -> dict:
     """One subject's file, complete and of this study, or DataError."""
-    given = files.read_json(path)
+    given = files.read_json(path, KEEP)
     if not isinstance(given.get("answers"), dict) or not isinstance(given.get("subject"), str):
         raise files.DataError(f"{path} is not a subject's answers: give files saved by study.html")
     if given.get("study") != key["study"]:
@@ -266,7 +278,7 @@ def same_name(answer: str | None, truth: str) -> bool:
     """
     words = plain(answer or "").split()
     name = plain(truth).split()
-    return bool(words) and words[-1] == name[-1] and set(words) <= set(name)
+    return bool(words) and words[-1:] == name[-1:] and set(words) <= set(name)
 
 
 def plain(name: str) -> str:

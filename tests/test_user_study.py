@@ -295,6 +295,25 @@ def test_spoilt_files_are_refused_in_one_sentence(answered, capsys, spoil, word)
     assert (answered / "b.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "name, text, says",
+    [
+        ("key.json", '{"study"', "key.json cannot be read .*: restore it"),  # not: delete it
+        ("b.json", "{", "b.json cannot be read .*: restore it"),
+        ("key.json", '{"study": "s", "q1": 5, "q2": {}}', "not a study's key"),
+        ("key.json", '{"study": "s", "q1": {}, "q2": {"kind": [], "items": {}}}', "not a study's"),
+    ],
+)
+def test_a_damaged_file_is_never_to_be_deleted(answered, capsys, name, text, says):
+    (answered / name).write_text(text)
+    assert score(answered, "a.json", "b.json") == 2
+    assert re.search(says, capsys.readouterr().err)
+
+
+def test_a_name_without_letters_is_nobodys():
+    assert not user_study.same_name("Lee", "...")
+
+
 # ---------------------------------------------------------------- in a browser
 
 
