@@ -118,6 +118,16 @@ def found_faces(picture, found) -> None:
     plt.show()
 
 
+def stored(path) -> None:
+    """A stored figure in its own size, compressed like all figures of the lessons."""
+    pixels = plt.imread(path)  # (H, W, 3 or 4)
+    figure = plt.figure(figsize=(pixels.shape[1] / 100, pixels.shape[0] / 100), dpi=100)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.imshow(pixels)
+    axis.axis("off")
+    plt.show()
+
+
 def landmark_clouds(clouds, target) -> None:
     """Landmarks of many faces: {title: (n, 5, 2)}, and their target points (5, 2)."""
     _, axes = plt.subplots(1, len(clouds), figsize=(7, 3.4), sharex=True, sharey=True)
