@@ -119,10 +119,9 @@ def found_faces(picture, found) -> None:
 
 
 def stored(path) -> None:
-    """A stored figure in its own size, compressed like all figures of the lessons."""
+    """A stored figure, compressed like all figures of the lessons."""
     pixels = plt.imread(path)  # (H, W, 3 or 4)
-    figure = plt.figure(figsize=(pixels.shape[1] / 100, pixels.shape[0] / 100), dpi=100)
-    axis = figure.add_axes((0, 0, 1, 1))
+    _, axis = plt.subplots(figsize=(pixels.shape[1] / 100, pixels.shape[0] / 100))
     axis.imshow(pixels)
     axis.axis("off")
     plt.show()
