@@ -774,12 +774,16 @@ def test_a_signal_leaves_no_file(tmp_path, name):
         "sys.exit(anonymize.main(['a.gif', 'b.gif', '--method', 'mask']))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    number = getattr(signal, name)
     process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        env=environment,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup ignores SIGHUP
     )
     for _ in range(5):
         process.stdout.readline()
-    number = getattr(signal, name)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 128 + number and os.listdir(tmp_path) == ["a.gif"]
