@@ -118,7 +118,7 @@ class Recorded:
 def steadiness(clip):
     """Uncovered gaps, flicker and painted area of one clip."""
     movie = movies.probe(clip)
-    frames = list(movies.read_movie(clip, movie))
+    frames = [frame.copy() for frame in movies.read_movie(clip, movie)]  # one may be shown twice
     recall = default_finder()
     finder = recall.faces  # MTCNN or SSH, in every frame
     size = frames[0].shape[:2]
