@@ -481,6 +481,22 @@ def _probabilities(axis, probabilities, title, cap):
     axis.set(ylim=(0, 1.05), xticks=[], xlabel=f"{len(probabilities)} of the people")
 
 
+def small_games(games) -> None:
+    """The paths of games of two numbers: {name: [(m, d), ...]}, a panel each."""
+    figure, axes = plt.subplots(1, len(games), figsize=(3.1 * len(games), 3.1))
+    for axis, (name, path) in zip(axes, games.items()):
+        m, d = zip(*path)
+        axis.plot(m, d, color="C0", linewidth=1)
+        axis.plot(m[0], d[0], "o", color="C2", label="start")
+        axis.plot(m[-1], d[-1], "s", color="C3", label="end")
+        axis.set(title=name, xlabel="m", aspect="equal")
+        axis.axhline(0, color="gray", linewidth=0.5)
+        axis.axvline(0, color="gray", linewidth=0.5)
+    axes[0].set_ylabel("d")
+    axes[0].legend(fontsize=8, loc="upper right")
+    plt.show()
+
+
 def chase(rows, names, turns, measured) -> None:
     """M's pictures at the end of each turn, and D's loss and recognition over all turns.
 

@@ -1,4 +1,4 @@
-"""Checks of lesson 06: D's loss, a frozen player, M's capped reward, random labels."""
+"""Checks of lesson 06: D's loss, a frozen player, M's capped reward, one step, random labels."""
 
 import torch
 from lesson import Wrong, call, exercise, expect, expect_close, expect_not, well_done
@@ -14,6 +14,23 @@ from ppad.optim import frozen as our_frozen
 def our_loss_of_D(L_D, modified, original, identities):
     """D's loss in line 3, -L_adv, without a gradient for M."""
     return L_D(modified.detach(), identities) + L_D(original, identities)
+
+
+def our_one_step(M, D, optimizers, faces, people, cap, l1_weight):
+    """Lines 2, 3 and 9 of Algorithm 1, without A."""
+    modified = M(faces)
+    optimizers["D"].zero_grad()
+    loss = D(modified.detach(), people).mean() + D(faces, people).mean()
+    loss.backward()
+    optimizers["D"].step()
+
+    optimizers["M"].zero_grad()
+    with our_frozen(D):
+        L_adv = our_modifier_adversarial(D(modified, people), cap)
+        L_l1 = l1_weight * (modified - faces).abs().mean()
+        (L_adv + L_l1).backward()
+    optimizers["M"].step()
+    return L_adv.item(), L_l1.item()
 
 
 # ------------------------------------------------------------------ checks
@@ -164,6 +181,91 @@ def check_modifier_adversarial(modifier_adversarial):
     well_done("M is rewarded for each face until D knows nothing about it, and no further.")
 
 
+class _OneWeightM(nn.Module):
+    """M(f) = m f."""
+
+    def __init__(self):
+        super().__init__()
+        self.m = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, faces):
+        return self.m * faces
+
+
+class _OneWeightD(nn.Module):
+    """Losses (B,) = w times each picture's mean. `seen`: was D frozen, at each call?"""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(1.0))
+        self.seen = []
+
+    def forward(self, pictures, people):
+        self.seen.append(not self.training and not self.w.requires_grad)
+        return self.w * pictures.flatten(1).mean(dim=1)
+
+
+def check_one_step(one_step):
+    """Two faces with means 1 and 3, an M and a D of one weight each, plain gradient descent.
+
+    First step: D's gradient is 2 m + 2 = 6, so w = 1 - 0.05 * 6 = 0.7. Then M's: the losses are 1.4
+    and 4.2, above the cap of 2.2; -0.7 / 2 of the first, and 0.05 * 2 of L1: m = 2.025.
+    """
+    M = _OneWeightM()
+    D = _OneWeightD()
+    optimizers = {
+        "D": torch.optim.SGD(D.parameters(), lr=0.05),
+        "M": torch.optim.SGD(M.parameters(), lr=0.1),
+    }
+    faces = torch.tensor([1.0, 3.0])[:, None, None, None].expand(2, 3, 4, 4)
+    people = torch.tensor([5, 6])
+
+    def step():
+        terms = call("one_step", one_step, M, D, optimizers, faces, people, 2.2, 0.05)
+        return round(D.w.item(), 5), round(M.m.item(), 5), terms
+
+    w, m, terms = step()
+    mistakes_of_D = {
+        1.0: "D has not moved: line 3 is missing, or its optimizer's step.",
+        0.8: "D learns from M's pictures only: eq. 2 has two terms.",
+        0.9: "D learns from the originals only: eq. 2 has two terms.",
+        1.3: "D moves the wrong way: it must get better at naming people, so minimize its losses.",
+        0.4: "D's gradient is twice too long: take means over the faces, not sums.",
+    }
+    if w in mistakes_of_D:
+        raise Wrong(f"one_step: {mistakes_of_D[w]}")
+    expect_close("D's weight after one_step", w, 0.7, "1 - 0.05 * (mean of f' + mean of f).")
+    mistakes_of_M = {
+        2.0: "M has not moved: line 9 is missing, or its optimizer's step.",
+        2.04: "M learns from D as it was before line 3; line 9 comes after D's step.",
+        2.035: "M's L1 term is missing.",
+        2.13: "the cap is missing: the second face, whose loss is above it, still moves M.",
+        1.955: "M helps D: the sign of L_adv is wrong.",
+        1.825: "D's loss has left its gradient in M: detach M's pictures in line 3.",
+    }
+    if m in mistakes_of_M:
+        raise Wrong(f"one_step: {mistakes_of_M[m]}")
+    expect_close("M's weight after one_step", m, 2.025, "The cap acts on each face, then the mean.")
+    expect(
+        isinstance(terms, tuple) and len(terms) == 2,
+        "one_step must return two numbers, L_adv and L_l1.",
+    )
+    expect_close("L_adv, the first number of one_step", terms[0], -1.8, "-(1.4 + 2.2) / 2.")
+    expect_close("L_l1, the second number of one_step", terms[1], 0.1, "0.05 * (1 + 3) / 2.")
+    expect(
+        D.seen[-1],
+        "one_step leaves D as it is in training in line 9: use frozen(D) there, or its buffers"
+        " move and its weights collect M's gradient.",
+    )
+    w, m, _ = step()
+    expect(
+        abs(w - 0.3975) < 1e-3 and abs(m - 2.03488) < 1e-3,
+        f"a second one_step gives w = {w:g} and m = {m:g}, expected 0.3975 and 2.03488: clear each"
+        " player's gradients, zero_grad(), before its backward.",
+    )
+    well_done("D moved, then M, and each left the other alone.")
+
+
 def check_random_label_targets(random_label_targets):
     """Four people, many draws: never the true one, each other one equally often."""
     torch.manual_seed(0)
@@ -216,4 +318,5 @@ def check_random_label_targets(random_label_targets):
 loss_of_D = exercise(check_loss_of_D, our_loss_of_D)
 frozen = exercise(check_frozen, our_frozen)
 modifier_adversarial = exercise(check_modifier_adversarial, our_modifier_adversarial)
+one_step = exercise(check_one_step, our_one_step)
 random_label_targets = exercise(check_random_label_targets, our_random_label_targets)

@@ -82,6 +82,83 @@ def adversarial_sum(each, cap):  # grows with the batch
     return -each.clamp(max=cap).sum()
 
 
+def written_step(
+    M,
+    D,
+    optimizers,
+    faces,
+    people,
+    cap,
+    l1_weight,
+    detach=True,
+    sign=-1,
+    originals=True,
+    freeze=True,
+    clear=True,
+):
+    """The right step, but for what the arguments change."""
+    modified = M(faces)
+    if clear:
+        optimizers["D"].zero_grad()
+        optimizers["M"].zero_grad()
+    loss = D(modified.detach() if detach else modified, people).mean()
+    if originals:
+        loss = loss + D(faces, people).mean()
+    loss.backward(retain_graph=True)
+    optimizers["D"].step()
+    if freeze:
+        D.eval().requires_grad_(False)
+    L_adv = sign * D(modified, people).clamp(max=cap).mean()
+    L_l1 = l1_weight * (modified - faces).abs().mean()
+    (L_adv + L_l1).backward()
+    D.train().requires_grad_(True)
+    optimizers["M"].step()
+    return L_adv.item(), L_l1.item()
+
+
+def step_without_detach(*batch):  # D's gradient stays in M, and M helps D
+    return written_step(*batch, detach=False)
+
+
+def step_that_helps_D(*batch):  # the sign of L_adv
+    return written_step(*batch, sign=1)
+
+
+def step_without_originals(*batch):  # eq. 2's second term forgotten
+    return written_step(*batch, originals=False)
+
+
+def step_without_frozen(*batch):  # D's buffers move in line 9
+    return written_step(*batch, freeze=False)
+
+
+def step_that_never_clears(*batch):  # gradients of all steps add up
+    return written_step(*batch, clear=False)
+
+
+def step_without_cap(M, D, optimizers, faces, people, cap, l1_weight):
+    return written_step(M, D, optimizers, faces, people, float("inf"), l1_weight)
+
+
+def step_without_l1(M, D, optimizers, faces, people, cap, l1_weight):
+    return written_step(M, D, optimizers, faces, people, cap, 0.0)
+
+
+def step_of_M_first(M, D, optimizers, faces, people, cap, l1_weight):  # line 9 before line 3
+    modified = M(faces)
+    optimizers["M"].zero_grad()
+    D.eval().requires_grad_(False)
+    L_adv = -D(modified, people).clamp(max=cap).mean()
+    L_l1 = l1_weight * (modified - faces).abs().mean()
+    (L_adv + L_l1).backward()
+    D.train().requires_grad_(True)
+    optimizers["M"].step()
+    optimizers["D"].zero_grad()
+    (D(modified.detach(), people).mean() + D(faces, people).mean()).backward()
+    optimizers["D"].step()
+    return L_adv.item(), L_l1.item()
+
+
 def targets_any(labels, identities):  # may hit the true one
     return torch.randint(0, identities, labels.shape)
 
@@ -119,6 +196,16 @@ WRONG = {
         (adversarial_no_cap, "no cap"),
         (adversarial_larger, "larger"),
         (adversarial_sum, "sum"),
+    ],
+    "check_one_step": [
+        (step_without_detach, "detach"),
+        (step_of_M_first, "after D's step"),
+        (step_that_helps_D, "sign"),
+        (step_without_originals, "two terms"),
+        (step_without_frozen, "frozen"),
+        (step_that_never_clears, "zero_grad"),
+        (step_without_cap, "cap is missing"),
+        (step_without_l1, "L1"),
     ],
     "check_random_label_targets": [
         (targets_any, "true label"),
