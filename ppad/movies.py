@@ -57,6 +57,7 @@ MOVIES = {
 }
 READ_MOVIES = (*MOVIES, *".avi .mpg .mpeg .wmv .flv .3gp .ts .mts .m2ts .ogv .mxf".split())
 QUALITY = 95  # ours: of JPEG and WebP
+JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEGs in a row, of which Pillow would show the first only
 # Suffixes that Python has no media type for.
 OTHER_MEDIA = ".heic .heif .jxl .dng .cr2 .nef .arw .mxf .vob .3gp .3g2 .rm .asf".split()
 
@@ -75,14 +76,15 @@ def kind(path):
     try:
         with Image.open(path, formats=DECODED) as image:
             can_move = image.format in [FORMATS[suffix] for suffix in ANIMATED]
-            return "animation" if can_move and image.is_animated else "picture"
+            if path.suffix.lower() not in JPEG_STREAMS:
+                return "animation" if can_move and image.is_animated else "picture"
     except UnidentifiedImageError:
         if path.suffix.lower() in FORMATS and shutil.which("ffprobe") is None:
             raise ValueError(f"{path} cannot be read as a picture: replace the file") from None
-        probe(path)
-        return "movie"
     except Exception as error:  # a crafted or damaged file raises one of many types
         raise _unreadable(path, error) from error
+    probe(path)
+    return "movie"
 
 
 def known_kind(path):

@@ -199,6 +199,19 @@ def test_kind_goes_by_content(tmp_path):
     assert movies.kind(tmp_path / "moving.gif") == "animation"
 
 
+@ffmpeg
+@pytest.mark.parametrize("suffix", movies.JPEG_STREAMS)
+def test_jpegs_in_a_row_are_a_movie(tmp_path, suffix):
+    """What a webcam's program writes; a reader of pictures would show the first one only."""
+    path = tmp_path / f"a{suffix}"
+    with open(path, "wb") as file:
+        for i in range(3):
+            Image.fromarray(sample(seed=i)).save(file, "JPEG")
+    assert movies.kind(path) == "movie"
+    assert len(list(movies.read_movie(path, movies.probe(path)))) == 3
+    assert movies.written_name(path, "movie").name == f"a{suffix}.mp4"
+
+
 @pytest.mark.parametrize("suffix", movies.ANIMATED)
 def test_animation_keeps_frames_times_and_loops(tmp_path, suffix):
     frames = [sample(seed=i) for i in range(4)]
