@@ -2,6 +2,10 @@
 
     python tests/benchmarks/bench_attackers.py --out attackers.json [--row Ours] [--times 10]
 
+One more attacker, `around`, is trained and judged like the retrained one on what M leaves as it
+was: the ellipse that an M of players.Exchanger paints is blackened, so that hair, neck, clothes and
+background are all that tells who it is.
+
 The networks are those of the reference run (lesson_notebooks/results/toy/players.pt, in half
 precision). The retrained and the inverting attacker of one row are trained anew, once with their
 steps of Table 1 and once with TIMES as many, on the same anonymizer, and judged on the same test
@@ -24,14 +28,30 @@ sys.path[:0] = [str(ROOT), str(ROOT / "lesson_notebooks")]
 
 import lesson
 import torch
+from torch import nn
 
 from ppad import attackers, evaluate, files, loop
 
 MODIFIERS = {"Ours": "modifier", "Ours(ascent)": "plain_modifier"}
 
 
+class Surroundings(nn.Module):
+    """Faces (B, 3, S, S) without what an M with a `mask` (S, S) paints."""
+
+    def __init__(self, modifier):
+        super().__init__()
+        self.size = modifier.size
+        self.register_buffer("left", 1 - modifier.mask)
+
+    def forward(self, faces):
+        return self.left * faces + self.left - 1  # -1: black
+
+
 def train(start, anonymizer, faces, config, seed: int, times: int, place: Path):
-    """The retrained attacker, which starts as `start`, and the inverting: `times` their steps."""
+    """Attackers of `times` their steps: the retrained ones, which start as `start`; the inverting.
+
+    Returns that on M's pictures, that on what is around (None where M has no mask), the inverting.
+    """
     longer = dataclasses.replace(
         config,
         attack_steps=times * config.attack_steps,
@@ -45,12 +65,17 @@ def train(start, anonymizer, faces, config, seed: int, times: int, place: Path):
     torch.manual_seed(seed)
     start.requires_grad_(True)  # of which the attacker trains a copy
     retrained = attackers.train_attacker(start, anonymizer, faces, longer, training("retrained"))
+    around = None
+    if hasattr(anonymizer, "mask"):
+        torch.manual_seed(seed)
+        left = Surroundings(anonymizer)
+        around = attackers.train_attacker(start, left, faces, longer, training("around"))
     torch.manual_seed(seed)
     inverter = attackers.train_inverter(anonymizer, faces, longer, training("inverting"))
-    return retrained, inverter
+    return retrained, around, inverter
 
 
-def judge(players, data, seed: int, anonymizer, retrained, inverter) -> dict:
+def judge(players, data, seed: int, anonymizer, retrained, around, inverter) -> dict:
     """Errors of these attackers on anonymized test faces, and the strongest of them."""
     torch.manual_seed(seed)  # as `evaluate.judge_row`
     modified = attackers.RepaintedFaces(data.test_faces, anonymizer, players.config)
@@ -60,6 +85,9 @@ def judge(players, data, seed: int, anonymizer, retrained, inverter) -> dict:
         "inverting_never_saw": (players.recognizer_start, restored),
         "inverting_other_architecture": (players.other, restored),
     }
+    if around is not None:
+        left = attackers.RepaintedFaces(data.test_faces, Surroundings(anonymizer), players.config)
+        shown["around"] = (around, left.floats())
     report = evaluate.privacy(shown, data, players.config, seed=seed)
     errors = {
         f"{name}, {kind}": round(report[name][kind]["error"], 4)
