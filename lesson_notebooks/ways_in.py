@@ -1,6 +1,6 @@
-"""The first cell and the badge of every lesson: how it is opened on a laptop, Colab or Kaggle.
+"""How a lesson is opened and left: the first cell, the badge, and the links at the end.
 
-    python lesson_notebooks/ways_in.py        # writes both into all lessons
+    python lesson_notebooks/ways_in.py        # writes them into all lessons
 
 ADDRESS is the one place that names the repository. While it is empty no lesson has a badge, and the
 first cell of a lesson that was opened alone says what to do.
@@ -14,8 +14,14 @@ import nbformat
 ADDRESS = ""  # for instance "https://github.com/OWNER/NAME"
 HERE = Path(__file__).resolve().parent
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+COURSE = "[The course](README.md)"
 
-MISSING = 'raise FileNotFoundError("open this lesson in its folder, lesson_notebooks")'
+MISSING = """\
+raise FileNotFoundError(
+            "open this lesson in its folder, lesson_notebooks, or, on Colab, upload the repository "
+            "as course.zip, run !unzip -q course.zip so that a folder named course appears, and "
+            "run this cell again"
+        )"""
 FIRST_CELL = """\
 # Finds the course's files, also on Colab and Kaggle, whose packages are enough.
 import os
@@ -41,8 +47,27 @@ def badge(name: str, address: str = ADDRESS) -> str:
     return f"[![Open in Colab]({BADGE})]({link}/blob/main/lesson_notebooks/{name}.ipynb)"
 
 
+def titles(folder: Path = HERE) -> dict[str, str]:
+    """{name: first line} of all lessons, in order, as {"00_welcome": "00 · Welcome"}."""
+    found = {}
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        top = nbformat.read(path, as_version=4).cells[0].source
+        found[path.stem] = top.splitlines()[0].removeprefix("# ")
+    return found
+
+
+def navigation(name: str, titles: dict[str, str]) -> str:
+    """The last line of a lesson: links to the lesson before, the course and the next lesson."""
+    names = list(titles)
+    place = names.index(name)
+    links = [f"[← {titles[other]}]({other}.ipynb)" for other in names[:place][-1:]]
+    links.append(COURSE)
+    links += [f"[{titles[other]} →]({other}.ipynb)" for other in names[place + 1 :][:1]]
+    return " · ".join(links)
+
+
 def write(path: Path, address: str = ADDRESS) -> None:
-    """Put the badge into a lesson's first cell, and `first_cell` into its first code cell."""
+    """Write the badge, `first_cell` and `navigation` into a lesson, in place of what was there."""
     notebook = nbformat.read(path, as_version=4)
     top = notebook.cells[0]
     kept = re.sub(r"^\[!\[Open in Colab\].*\n+", "", top.source, flags=re.M)
@@ -54,6 +79,10 @@ def write(path: Path, address: str = ADDRESS) -> None:
         tagged = [nbformat.v4.new_code_cell(metadata={"tags": ["way_in"]})]
         notebook.cells.insert(1, tagged[0])
     tagged[0].source = first_cell(address)
+    end = [cell for cell in notebook.cells if cell.cell_type == "markdown"][-1]
+    kept = [text for text in end.source.splitlines() if COURSE not in text]
+    end.source = "\n".join(kept).rstrip()
+    end.source += f"\n\n{navigation(path.stem, titles(path.parent))}"
     nbformat.write(notebook, path)
 
 

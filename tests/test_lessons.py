@@ -301,6 +301,54 @@ def test_the_badge_names_the_lesson():
     )
 
 
+def test_the_last_line_links_to_the_lessons_beside():
+    titles = {"00_a": "00 · A", "01_b": "01 · B", "02_c": "02 · C"}
+    course = "[The course](README.md)"
+    assert ways_in.navigation("00_a", titles) == f"{course} · [01 · B →](01_b.ipynb)"
+    assert ways_in.navigation("01_b", titles) == (
+        f"[← 00 · A](00_a.ipynb) · {course} · [02 · C →](02_c.ipynb)"
+    )
+    assert ways_in.navigation("02_c", titles) == f"[← 01 · B](01_b.ipynb) · {course}"
+
+
+@each
+def test_ends_with_links_to_the_lessons_beside(name):
+    last = [cell for cell in read(name).cells if cell.cell_type == "markdown"][-1].source
+    line = ways_in.navigation(name, ways_in.titles())
+    assert last.endswith(f"\n\n{line}"), "run python lesson_notebooks/ways_in.py"
+    assert last.count(ways_in.COURSE) == 1
+    for file in re.findall(r"\]\(([^)]+)\)", line):
+        assert (LESSONS / file).is_file(), f"{name} links to {file}, which does not exist"
+
+
+def test_ways_in_and_out_are_written_once_however_often(tmp_path):
+    new = nbformat.v4
+    for name, title in (("00_a", "# 00 · A"), ("01_b", "# 01 · B")):
+        cells = [new.new_markdown_cell(f"{title}\n\nGoals."), new.new_markdown_cell("The end.")]
+        nbformat.write(new.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    path = tmp_path / "00_a.ipynb"
+    ways_in.write(path)
+    once = path.read_bytes()
+    ways_in.write(path)
+    assert path.read_bytes() == once
+    ways_in.write(path, "https://github.com/me/it")
+    assert ways_in.BADGE in path.read_text("utf-8")
+    ways_in.write(path, "")
+    assert path.read_bytes() == once
+    first, way_in, last = nbformat.read(path, as_version=4).cells
+    assert (first.source, way_in.source) == ("# 00 · A\n\nGoals.", ways_in.first_cell(""))
+    assert last.source == "The end.\n\n[The course](README.md) · [01 · B →](01_b.ipynb)"
+
+
+def test_a_lesson_opened_alone_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"upload .* course\.zip, .* run this cell again"):
+        exec(ways_in.first_cell(""), {})
+    (tmp_path / "course" / "lesson_notebooks").mkdir(parents=True)  # as unzip leaves it
+    exec(ways_in.first_cell(""), {})
+    assert Path.cwd() == tmp_path / "course" / "lesson_notebooks"
+
+
 POSIX_ONLY = (
     r"^\s*[!%](?!system git)",  # a shell's command in a cell
     r"/tmp/|/dev/null|/home/",
