@@ -1,8 +1,9 @@
 """Would longer training help the attackers? Judges the stored M again; writes JSON.
 
     python tests/benchmarks/bench_attackers.py --out attackers.json [--row Ours] [--times 10]
+        [--attackers retrained inverting around]
 
-One more attacker, `around`, is trained and judged like the retrained one on what M leaves as it
+The attacker `around` is trained and judged like the retrained one on what M leaves as it
 was: the ellipse that an M of players.Exchanger paints is blackened, so that hair, neck, clothes and
 background are all that tells who it is.
 
@@ -33,6 +34,7 @@ from torch import nn
 from ppad import attackers, evaluate, files, loop
 
 MODIFIERS = {"Ours": "modifier", "Ours(ascent)": "plain_modifier"}
+ATTACKERS = ("retrained", "inverting", "around")
 
 
 class Surroundings(nn.Module):
@@ -47,54 +49,27 @@ class Surroundings(nn.Module):
         return self.left * faces + self.left - 1  # -1: black
 
 
-def train(start, anonymizer, faces, config, seed: int, times: int, place: Path):
-    """Attackers of `times` their steps: the retrained ones, which start as `start`; the inverting.
+def attack(name: str, players, anonymizer, data, config, training: loop.Loop) -> dict:
+    """Train an attacker and show it the anonymized test faces: {its name: (it, its pictures)}.
 
-    Returns that on M's pictures, that on what is around (None where M has no mask), the inverting.
+    The retrained ones start as D before the game; an inverting one has two recognizers.
     """
-    longer = dataclasses.replace(
-        config,
-        attack_steps=times * config.attack_steps,
-        invert_steps=times * config.invert_steps,
-    )
-
-    def training(name):
-        where = place / f"{name}_{times}"
-        return loop.Loop(where, f"{name} x {times}", seed, {"times": times}, 10, 60)
-
-    torch.manual_seed(seed)
-    start.requires_grad_(True)  # of which the attacker trains a copy
-    retrained = attackers.train_attacker(start, anonymizer, faces, longer, training("retrained"))
-    around = None
-    if hasattr(anonymizer, "mask"):
-        torch.manual_seed(seed)
-        left = Surroundings(anonymizer)
-        around = attackers.train_attacker(start, left, faces, longer, training("around"))
-    torch.manual_seed(seed)
-    inverter = attackers.train_inverter(anonymizer, faces, longer, training("inverting"))
-    return retrained, around, inverter
-
-
-def judge(players, data, seed: int, anonymizer, retrained, around, inverter) -> dict:
-    """Errors of these attackers on anonymized test faces, and the strongest of them."""
-    torch.manual_seed(seed)  # as `evaluate.judge_row`
-    modified = attackers.RepaintedFaces(data.test_faces, anonymizer, players.config)
-    restored = attackers.RepaintedFaces(modified, inverter, players.config).floats()
-    shown = {
-        "retrained": (retrained, modified.floats()),
+    seen = Surroundings(anonymizer) if name == "around" else anonymizer
+    torch.manual_seed(training.seed)
+    if name == "inverting":
+        inverter = attackers.train_inverter(seen, data.faces, config, training)
+    else:
+        start = players.recognizer_start.requires_grad_(True)  # the attacker trains a copy
+        attacker = attackers.train_attacker(start, seen, data.faces, config, training)
+    torch.manual_seed(training.seed)  # as `evaluate.judge_row`
+    modified = attackers.RepaintedFaces(data.test_faces, seen, config)
+    if name != "inverting":
+        return {name: (attacker, modified.floats())}
+    restored = attackers.RepaintedFaces(modified, inverter, config).floats()
+    return {
         "inverting_never_saw": (players.recognizer_start, restored),
         "inverting_other_architecture": (players.other, restored),
     }
-    if around is not None:
-        left = attackers.RepaintedFaces(data.test_faces, Surroundings(anonymizer), players.config)
-        shown["around"] = (around, left.floats())
-    report = evaluate.privacy(shown, data, players.config, seed=seed)
-    errors = {
-        f"{name}, {kind}": round(report[name][kind]["error"], 4)
-        for name in shown
-        for kind in ("both", "probe")
-    }
-    return errors | {"strongest": report["strongest"]}
 
 
 def main(argv=None):
@@ -102,12 +77,15 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--row", default="Ours", choices=MODIFIERS)
     parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--attackers", nargs="+", default=ATTACKERS, choices=ATTACKERS)
     parser.add_argument("--keep", type=Path, help="folder of the training, to resume it")
     args = parser.parse_args(argv)
 
     seed = lesson.results()["seeds"][0]
     players = lesson.players()
     anonymizer = getattr(players, MODIFIERS[args.row])
+    if "around" in args.attackers and not hasattr(anonymizer, "mask"):
+        parser.error(f"--attackers around: the M of {args.row} paints all; leave it out")
     data = evaluate.draw_data(players.config, seed)
     report = {
         "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
@@ -123,10 +101,23 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         for times in (1, args.times):
             began = time.monotonic()
-            place = args.keep or Path(folder)
-            settings = (data.faces, players.config, seed, times, place)
-            trained = train(players.recognizer_start, anonymizer, *settings)
-            found = judge(players, data, seed, anonymizer, *trained)
+            config = dataclasses.replace(
+                players.config,
+                attack_steps=times * players.config.attack_steps,
+                invert_steps=times * players.config.invert_steps,
+            )
+            shown = {}
+            for name in args.attackers:
+                place = (args.keep or Path(folder)) / f"{name}_{times}"
+                training = loop.Loop(place, f"{name} x {times}", seed, {"times": times}, 10, 60)
+                shown |= attack(name, players, anonymizer, data, config, training)
+            privacy = evaluate.privacy(shown, data, config, seed=seed)
+            found = {
+                f"{name}, {kind}": round(privacy[name][kind]["error"], 4)
+                for name in shown
+                for kind in ("both", "probe")
+            }
+            found["strongest"] = privacy["strongest"]
             minutes = (time.monotonic() - began) / 60
             report["times"][str(times)] = found | {"minutes": round(minutes, 1)}
             print(json.dumps({times: found}))
