@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_attackers.py --out attackers.json [--row Ours] [--times 10]
         [--attackers retrained inverting around]
 
-The attacker `around` is trained and judged like the retrained one on what M leaves as it
-was: the ellipse that an M of players.Exchanger paints is made gray, so that hair, neck, clothes and
-background are all that tells who it is.
+The attacker `around` is trained and judged like the retrained one on what M leaves as it was: the
+ellipse that an M of players.Exchanger paints is made gray, and its soft edge with it, so that hair,
+neck, clothes and background are all that tells who it is.
 
 The networks are those of the reference run (lesson_notebooks/results/toy/players.pt, in half
 precision). The retrained and the inverting attacker of one row are trained anew, once with their
@@ -38,15 +38,15 @@ ATTACKERS = ("retrained", "inverting", "around")
 
 
 class Surroundings(nn.Module):
-    """Faces (B, 3, S, S) without what an M with a `mask` (S, S) paints."""
+    """Faces (B, 3, S, S) where an M with a `mask` (S, S) leaves them as they were, else gray."""
 
     def __init__(self, modifier):
         super().__init__()
         self.size = modifier.size
-        self.register_buffer("left", 1 - modifier.mask)
+        self.register_buffer("left", (modifier.mask < 0.01).float())
 
     def forward(self, faces):
-        return self.left * faces  # gray, on which an attacker learns faster than on black
+        return self.left * faces
 
 
 def attack(name: str, players, anonymizer, data, config, training: loop.Loop) -> dict:
