@@ -483,7 +483,8 @@ def _probabilities(axis, probabilities, title, cap):
 
 def small_games(games) -> None:
     """The paths of games of two numbers: {name: [(m, d), ...]}, a panel each."""
-    figure, axes = plt.subplots(1, len(games), figsize=(3.1 * len(games), 3.1))
+    size = (3.1 * len(games), 3.4)
+    figure, axes = plt.subplots(1, len(games), figsize=size, layout="constrained")
     for axis, (name, path) in zip(axes, games.items()):
         m, d = zip(*path)
         axis.plot(m, d, color="C0", linewidth=1)
@@ -492,8 +493,9 @@ def small_games(games) -> None:
         axis.set(title=name, xlabel="m", aspect="equal")
         axis.axhline(0, color="gray", linewidth=0.5)
         axis.axvline(0, color="gray", linewidth=0.5)
-    axes[0].set_ylabel("d")
-    axes[0].legend(fontsize=8, loc="upper right")
+        axis.set_ylabel("d")
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=8, loc="outside lower center", ncols=2)
     plt.show()
 
 
