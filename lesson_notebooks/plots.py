@@ -340,7 +340,8 @@ def suppressed(frame, boxes, scores, cases) -> None:
     """Boxes before and after NMS: {title: indices}; yellow boxes have a high score."""
     _, axes = plt.subplots(1, len(cases), figsize=(6.5, 3.4))
     for axis, (title, chosen) in zip(axes, cases.items()):
-        lesson.draw(axis, frame, f"{title}: {len(chosen)} boxes")
+        count = "1 box" if len(chosen) == 1 else f"{len(chosen)} boxes"
+        lesson.draw(axis, frame, f"{title}: {count}")
         for i in reversed(list(chosen)):
             lesson.outline(axis, boxes[i], plt.cm.viridis(float(scores[i])), width=1.3)
     plt.show()

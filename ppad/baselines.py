@@ -57,7 +57,7 @@ class Noise:
     whose noise takes a variance), of the pixels it is called with, before clipping. In [-1, 1] the
     standard deviation is then 2 sqrt(variance).
 
-    Each call draws new noise, determined by (seed, number of earlier calls), no two pairs alike. To
+    Each call draws new noise, determined by (seed, number of earlier calls), each pair another. To
     continue a stopped run, save `state_dict()`, which holds that number, and load it. The noise
     differs between kinds of device, as torch's generators do.
     """
@@ -136,7 +136,8 @@ class Edge:
         weak = thin > self.low  # (B, S, S) bool
         edge = thin > self.high  # (B, S, S) bool
         while True:  # linking: grow the strong edges along weak ones until nothing is added
-            grown = _dilate(edge) & weak
+            grown = F.max_pool2d(edge[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0
+            grown &= weak
             if torch.equal(grown, edge):
                 break
             edge = grown
@@ -207,7 +208,7 @@ class SuperPixel:
         label = _assign(cells, center, g) % (g * g)  # (N, P), numbered from 0 in each picture
         label = label.view(batch, g, g, step, step).transpose(2, 3)  # (B, g, step, g, step)
         label = label.reshape(batch, 1, g * step, g * step)
-        return F.interpolate(label.double(), size, mode="nearest-exact")[:, 0].long()  # (B, S, S)
+        return F.interpolate(label.float(), size, mode="nearest-exact")[:, 0].long()  # (B, S, S)
 
 
 def _assign(cells, center, g):
@@ -323,15 +324,6 @@ def _repeat_border(x, radius, dim):
     """(B, S, S) with its first and last line along dim repeated radius times."""
     width = (radius, radius, 0, 0) if dim == 2 else (0, 0, radius, radius)
     return F.pad(x[:, None], width, mode="replicate")[:, 0]
-
-
-def _dilate(mask):
-    """The pixels of (B, S, S) bool with a True in their 3 x 3 neighborhood."""
-    for dim in (1, 2):
-        n = mask.shape[dim]
-        padded = F.pad(mask, (1, 1, 0, 0) if dim == 2 else (0, 0, 1, 1))
-        mask = mask | padded.narrow(dim, 0, n) | padded.narrow(dim, 2, n)
-    return mask
 
 
 def _is_ridge(strength, gx, gy):

@@ -181,15 +181,16 @@ def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
     attackers.train_landmark_reader(faces, config, loop, device)
     pictures, _, _ = faces.batch(torch.arange(min(n, config.eval_batch)), device=device)
     frames, _, _ = actions.batch(torch.arange(config.batch_frames), device=device)
-    repainted = 2 * counts["train_faces"] + counts["test_faces"]  # mirror images to train on, too
     for kind in sorted({row if row in VARIANTS else "fixed" for row in rows}):
         loop = trials[kind] = TrialLoop(kind)
         own = dataclasses.replace(config, **VARIANTS.get(kind, {}))
         anonymizer = make_baseline("Masked") if kind == "fixed" else players.make_modifier(own)
         game = trainer.Game(own, recognizer, detector, anonymizer, device)
         trainer.play(game, faces, actions, own, loop)
-        steps = config.attack_steps  # of the retrained attacker, on what is repainted below
-        attackers.train_recognizer(recognizer, faces, config, steps, loop, 0, device=device)
+        attackers.train_attacker(recognizer, game.anonymizer, faces, own, loop, device)
+        repainted = counts["test_faces"]
+        if not getattr(game.anonymizer, "stochastic", False):  # else the attacker repaints anew
+            repainted += 2 * counts["train_faces"]  # and their mirror images, once
         attackers.train_inverter(game.anonymizer, faces, config, loop, device)
         with torch.no_grad():
             for _ in loop.steps("repaint", math.ceil(repainted / len(pictures))):

@@ -74,7 +74,7 @@ class Paper:
         0, "updates of such an M before the game, instead of copying and warm-up", "ours"
     )
     code_weight: float = option(
-        3.5e-4, "what a nat in the code of such an M costs it", "ours: less tells more, more blurs"
+        3.5e-4, "what a nat in the code of such an M costs it", "ours: more blurs, less identifies"
     )
     reader_weight: float = option(
         7.5, "weight of the reader of its code, whom it must fool", "ours: with code_weight"
@@ -360,7 +360,9 @@ PLAIN = {  # rows with the M of Sec. 4, which must hide whom it sees
 # All rows with an M, and the fields in which each differs from the preset.
 VARIANTS = {"Ours": {}}
 VARIANTS |= {name: {"modifier_exchange": False, **fields} for name, fields in PLAIN.items()}
-MACHINE = (  # fields that change no result, or by rounding only
+# Fields that decide nothing: they change results by rounding at most, or (`accumulate`, and
+# `eval_batch` for an anonymizer that draws) by which random numbers are drawn.
+MACHINE = (
     "device log_every sample_every checkpoint_seconds eval_batch channels_last compile fused "
     "accumulate checkpointing memory_gb workers "
     "faces actions"  # folders: data are known by their fingerprint
@@ -438,6 +440,8 @@ def _problems(config: Paper):
     if config.face_size % 8:
         halved = "M halves it twice and the landmark reader three times"
         yield "face_size", f"{halved}, so it must be a multiple of 8"
+    if config.modifier_exchange and config.face_size < 16:
+        yield "face_size", "an M that is given the person halves it four times: give 16 or more"
     if config.drawn and config.test_pairs < 2 * config.folds:
         yield "test_pairs", f"each of the {config.folds} folds needs a pair of each kind"
     if config.drawn and config.face_scale != Paper.face_scale:
@@ -461,9 +465,10 @@ def check_counts(config: Paper, faces: int, frames: int) -> None:
 def with_steps(config: Paper, frames: int) -> Paper:
     """The preset with its T1: where it is 0, what `epochs` passes through `frames` take (Sec. 4).
 
-    The learning rates then drop after 7 of 12 epochs, which is `lr_drop_at` of T1.
+    A pass leaves out its incomplete last batch, as `datasets.BatchSampler` does. The learning rates
+    drop after 7 of 12 epochs, which is `lr_drop_at` of T1.
     """
-    steps = config.T1 or config.epochs * math.ceil(frames / config.batch_frames)
+    steps = config.T1 or config.epochs * (frames // config.batch_frames)
     return dataclasses.replace(config, T1=steps)
 
 

@@ -319,16 +319,16 @@ def _ignore_interrupt(worker):
 class KeptOutputs(nn.Module):
     """The last outputs of M and their originals, in 8 bits; a module so that checkpoints hold them.
 
-    Args: room: how many faces. size: their side, px.
+    Args: capacity: how many faces. size: their side, px.
     """
 
-    def __init__(self, room: int, size: int):
+    def __init__(self, capacity: int, size: int):
         super().__init__()
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # faces ever added
-        self.register_buffer("pictures", torch.zeros(room, 3, size, size, dtype=torch.uint8))
-        self.register_buffer("modified", torch.zeros(room, 3, size, size, dtype=torch.uint8))
-        self.register_buffer("landmarks", torch.zeros(room, 5, 2))
-        self.register_buffer("identities", torch.zeros(room, dtype=torch.int64))
+        self.register_buffer("pictures", torch.zeros(capacity, 3, size, size, dtype=torch.uint8))
+        self.register_buffer("modified", torch.zeros(capacity, 3, size, size, dtype=torch.uint8))
+        self.register_buffer("landmarks", torch.zeros(capacity, 5, 2))
+        self.register_buffer("identities", torch.zeros(capacity, dtype=torch.int64))
 
     def add(self, pictures, modified, landmarks, identities) -> None:
         """Keep a batch in place of the oldest."""

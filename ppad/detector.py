@@ -116,6 +116,7 @@ class ActionDetector(nn.Module):
         super().__init__()
         self.config = config
         self.model = _build_toy(config) if config.body == "toy" else _build_full_size(config)
+        self.model.rpn.head.register_forward_hook(_in_full_precision)
 
     def losses(self, frames: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The four losses whose sum is the paper's L_det, with gradients to weights and frames.
@@ -148,6 +149,14 @@ class ActionDetector(nn.Module):
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def _in_full_precision(head, inputs, outputs):
+    """A hook on the RPN's head, as torchvision gives all boxes, true ones too, its outputs' type.
+
+    In half precision a box of 300 px would be off by one.
+    """
+    return tuple([scores_or_shifts.float() for scores_or_shifts in maps] for maps in outputs)
 
 
 # ------------------------------------------------------------------ checks

@@ -368,7 +368,7 @@ def read_own_row(text: str, size: int) -> OwnRow:
 
 @torch.no_grad()
 def fault(anonymizer, size: int) -> str:
-    """What an anonymizer does against the contract, and how to mend it; "" if nothing.
+    """What an anonymizer does against the contract, and how to fix it; "" if nothing.
 
     It must map (B, 3, S, S) in [-1, 1] to the same, each face by itself. One without a `.size` gets
     faces of any S on frames. One that draws anew at each call must say so: `stochastic = True`.
@@ -395,10 +395,10 @@ def fault(anonymizer, size: int) -> str:
 
 
 @functools.cache
-def face_finder() -> MTCNN | None:
+def face_finder(device="cpu") -> MTCNN | None:
     """MTCNN, or None if its weights are not there; that is said once."""
     try:
-        return MTCNN.load()
+        return MTCNN.load().to(device)
     except ValueError as error:
         print(f"mtcnn_found and mtcnn_landmarks are left out: {error}", file=sys.stderr)
         return None
@@ -434,7 +434,7 @@ def judge_row(
     left["faces_too_small"] = int((sides < smallest).sum())
     if config.drawn:
         left["spread"] = spread(game.anonymizer, seed, drawn_test_people(config), config, device)
-    elif (finder := face_finder()) is not None:
+    elif (finder := face_finder(device)) is not None:
         left |= found_again(faces, data.test_faces, finder, config)
     report = privacy(attackers, data, config, device, seed)
     error = {attack: report[attack]["both"]["error"] for attack in ATTACKERS}

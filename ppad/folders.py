@@ -462,7 +462,7 @@ def checked_boxes(boxes, width, height, where, slack=ROUNDING) -> torch.Tensor:
     boxes: anything of shape (n, 4) or (4,), px. where: what the DataError for NaN, no area, or
     outside calls them. slack: px that a box may leave the picture by. A face detector's boxes
     overhang the border by nature: with math.inf, only boxes wholly outside, or that leave it by
-    more than its longer side, are refused, and none is clipped.
+    more than the picture's longer side, are refused, and none is clipped.
     """
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)  # (n, 4)
     most = min(slack, max(width, height))

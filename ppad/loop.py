@@ -1,6 +1,6 @@
 """A training loop that can be stopped and resumed: progress, a log, checkpoints (ours).
 
-Nothing here knows faces or networks. A `Loop` owns a folder and named parts (anything with
+A `Loop` knows neither faces nor networks. It owns a folder and named parts (anything with
 `state_dict` and `load_state_dict`: networks, optimizers), and counts the steps of named stages:
 
     loop.start(network=network, optimizer=optimizer)

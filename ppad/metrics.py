@@ -181,7 +181,7 @@ class FoldAccuracy:
     """Verification accuracy in [0, 1] over folds."""
 
     mean: float
-    std: float  # over the folds, divided by their number
+    std: float  # population standard deviation over the folds
     accuracies: np.ndarray  # (folds,)
     thresholds: np.ndarray  # (folds,), the threshold that each fold was tested with
     correct: np.ndarray  # (P,) bool: pairs that their fold's threshold classifies correctly

@@ -5,12 +5,13 @@ Six fields of a preset (see `config`) are all off by default, because a CPU gain
 
     precision      of the networks' activations, by torch's autocast. Weights, losses, the angles of
                    D's head, alignment and pasting stay in fp32.
-    accumulate     the same gradients from a batch in parts. Random draws differ, and batch norm
-                   sees one part at a time.
+    accumulate     a batch in parts, for less memory: the same gradients, but random draws differ
+                   and batch norm sees one part at a time.
     checkpointing  blocks of a network are computed again in the backward pass (Chen et al. 2016),
                    which is about a third more work. Not together with `compile`.
 
-All but `precision` change results by rounding only, so a run may go on with other ones.
+Other ones than `precision` change no more than rounding (`accumulate`: and what is said there),
+so a run may go on with them, for instance when its memory was too small.
 
 Several processes may train together: `torchrun --nproc-per-node N -m ppad.reproduce ...`. Each has
 the same players and an equal part of every batch. Gradients are averaged, so the players stay the
@@ -43,7 +44,7 @@ from ppad.files import DataError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-MAX_NORM = 10.0  # ours: early in training one batch can give a Faster R-CNN a huge gradient
+MAX_NORM = 10.0  # ours, of each player: early on one batch can give A a huge gradient
 BODIES = ("network", "backbone")  # where most of the work of D and of A is done
 MOST_JOBS = 4  # ours: each takes 1 GB on a CPU; on a GPU more would only wait for each other
 CAN_FORK = sys.platform == "linux"  # macOS's libraries do not survive a fork; Windows has none
@@ -67,7 +68,7 @@ def prepare(player: nn.Module, config, device) -> None:
     body = next((part for name, part in modules if name.split(".")[-1] in BODIES), player)
     if config.precision != "fp32" and device == "cpu":
         for layer in body.modules():
-            if isinstance(layer, nn.PReLU):  # on a GPU autocast does this
+            if isinstance(layer, nn.PReLU):  # a CPU's autocast does not cast its slopes
                 layer.register_forward_pre_hook(_to_float)
     if config.channels_last:
         body.to(memory_format=torch.channels_last)
@@ -105,8 +106,9 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
 
     Gradients add up until then, so a part's loss must be divided by the number of parts. They are
     averaged over the processes, cut to a length of MAX_NORM for each optimizer, and cleared. An
-    optimizer whose gradient is not finite takes no step, which is said on standard error: on a CPU,
-    as a GPU's work would have to be waited for (with fp16 the scaler does it there).
+    optimizer whose gradient is not finite takes no step, which is said on standard error. On a GPU
+    it takes one with a gradient of zero instead, in silence: to ask would be to wait for the GPU's
+    work (with fp16 the scaler does ask, and skips the step).
     """
     scaler.scale(loss).backward()
     if not last_part:
@@ -115,8 +117,13 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
         average_gradients([p for one in optimizers for p in one.param_groups[0]["params"]])
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
-        length = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], MAX_NORM)
+        weights = optimizer.param_groups[0]["params"]
+        length = nn.utils.clip_grad_norm_(weights, MAX_NORM)
         on_gpu = length.device.type != "cpu"
+        if on_gpu and not scaler.is_enabled():
+            for weight in weights:  # if one value was not finite, all are nan now, or 0
+                if weight.grad is not None:
+                    weight.grad.nan_to_num_(nan=0.0)
         if scaler.is_enabled() or on_gpu or length.isfinite():
             scaler.step(optimizer)  # fp16: skipped if a gradient overflowed
         else:

@@ -196,10 +196,9 @@ class Exchanger(nn.Module):
     @torch.no_grad()
     def place(self, faces: torch.Tensor) -> torch.Tensor:
         """Landmarks (B, 5, 2), px: the mean shape, which names nobody, where the faces are."""
-        points = self.locate(faces).float()  # (B, 5, 2)
+        points = self.locate(faces)  # (B, 5, 2)
         shape = self.shape.expand_as(points)  # (B, 5, 2)
-        placed = fit(shape, points)  # (B, 2, 3)
-        return shape @ placed[..., :2].transpose(1, 2) + placed[:, None, :, 2]
+        return moved(shape, fit(shape, points))
 
     def nats(self, code: torch.Tensor) -> torch.Tensor:
         """The most that a noisy code can tell, a mean over the batch (KL divergence to noise)."""
@@ -254,8 +253,8 @@ class Exchanger(nn.Module):
         """
         axis = (torch.arange(side, device=points.device) + 0.5) * self.size / side  # (side,) px
         pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=2)  # (side, side, 2)
-        frame = fit(points, self.template[None])  # (B, 2, 3)
-        at = torch.einsum("bij,hwj->bhwi", frame[..., :2], pixels) + frame[:, None, None, :, 2]
+        at = moved(pixels.view(1, -1, 2), fit(points, self.template[None]))  # (B, side * side, 2)
+        at = at.view(-1, side, side, 2)
         placed = F.grid_sample(layout.float(), at, align_corners=False)  # (B, 12, side, side)
         width = 1.5 * self.size / side  # px: ours, a spot covers a few cells
         spots = (axis - points[..., None]).div(width).square().mul(-0.5).exp()  # (B, 5, 2, side)
@@ -303,8 +302,16 @@ def fit(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     a = (x * u + y * v).sum(dim=1) / spread  # (B,)
     b = (x * v - y * u).sum(dim=1) / spread  # (B,)
     linear = torch.stack([torch.stack([a, -b], dim=1), torch.stack([b, a], dim=1)], dim=1)
-    shift = target_mean[:, :, None] - linear @ source_mean.transpose(1, 2)  # (B, 2, 1)
-    return torch.cat([linear, shift], dim=2)
+    shift = target_mean - (linear * source_mean).sum(dim=2)  # (B, 2)
+    return torch.cat([linear, shift[:, :, None]], dim=2)
+
+
+def moved(points: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """Points (B or 1, n, 2) moved by transforms (B, 2, 3): (B, n, 2).
+
+    Not as a matrix product, which autocast would round to half precision.
+    """
+    return (by[:, None, :, :2] * points[:, :, None]).sum(dim=3) + by[:, None, :, 2]
 
 
 class ConditionalBlock(nn.Module):
@@ -358,7 +365,7 @@ class LandmarkReader(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, S, S) in [-1, 1] to landmarks (B, 5, 2), px."""
-        maps = self.body(pictures)  # (B, 5, S/8, S/8)
+        maps = self.body(pictures).float()  # (B, 5, S/8, S/8); half precision is too coarse for px
         share = maps.flatten(2).softmax(dim=2).view_as(maps)  # (B, 5, S/8, S/8), each sums to 1
         cells = torch.arange(maps.shape[2], device=maps.device)  # (S/8,)
         centers = (cells + 0.5) * self.size / maps.shape[2]  # (S/8,) px

@@ -213,10 +213,11 @@ class SeedRun:
         config = dataclasses.replace(self.config, **changes)
         faces = self.data.faces
         judges = self.judges()
-        torch.manual_seed(self.seed)
+        detector = self.detector()
+        torch.manual_seed(self.seed)  # last: in several processes all start with the same weights
         anonymizer = self.make_anonymizer(name)
         start = copy.deepcopy(judges.never_saw)
-        game = trainer.Game(config, start, self.detector(), anonymizer, self.device)
+        game = trainer.Game(config, start, detector, anonymizer, self.device)
         played = self.loop(place, name, **changes, **file)
         trainer.play(game, faces, self.data.actions, config, played)
         if name in VARIANTS:

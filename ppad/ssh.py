@@ -399,7 +399,7 @@ class RecallFinder:
                 corner = torch.tensor([part[1].start, part[0].start] * 2)
                 places = joined([places, by_mtcnn[0]["boxes"].cpu() + corner])
             boxes = places
-            if self.faces.ssh and (i == middle or first and i):
+            if i == middle or first and i:
                 by_ssh = self.faces.ssh.find(frame[None], self.faces.ssh_score)
                 boxes = joined([places, by_ssh[0]["boxes"].cpu()])
                 confirmed, _ = self._again(frame, boxes[len(places) :])
@@ -484,17 +484,14 @@ def lift_shadows(frame):
 
 
 def default_finder(min_face=SMALLEST_FACE, device="cpu", threshold=THRESHOLD):
-    """A finder of few misses: MTCNN or SSH; MTCNN alone where SSH has no weights.
+    """A finder of few misses: MTCNN or SSH.
 
     min_face: px; threshold: least face probability, 0.1 less for MTCNN's P-net and for SSH.
-    Raises ValueError for a threshold not in (0.1, 1), or without MTCNN's weights.
+    Raises ValueError for a threshold not in (0.1, 1), or where weights are missing.
     """
     if not 0.1 < threshold < 1:
         raise ValueError(f"threshold is {threshold}: give a number between 0.1 and 1")
     thresholds = (threshold - 0.1, threshold, threshold)
     mtcnn = MTCNN.load(config=MTCNNConfig(min_face=min_face, thresholds=thresholds)).to(device)
-    try:
-        ssh = SSH.load().fold_batch_norm().to(device)
-    except ValueError:
-        return RecallFinder(FaceFinder(mtcnn=mtcnn, rule="mtcnn"))
+    ssh = SSH.load().fold_batch_norm().to(device)
     return RecallFinder(FaceFinder(mtcnn, ssh, rule="either", ssh_score=threshold - 0.1))

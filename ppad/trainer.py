@@ -35,12 +35,11 @@ from ppad.players import (
     aligned_crops,
     jitter_colors,
     jitter_landmarks,
-    make_recognizer,
 )
 
 LR_READER = 1e-3  # ours: as the other networks that learn from nothing
 READER_UPDATES = 2  # ours: a batch; the reader is small, and must keep up with M
-KEPT = 1024  # ours: outputs of M that D's copies may learn from again: of the last 128 steps
+KEPT = 1024  # ours: outputs of M that D's copies may learn from again: 128 steps of 8 faces
 
 
 class Game:
@@ -52,13 +51,13 @@ class Game:
 
     Args:
         config: a preset. device: where the players and the pictures are.
-        recognizer: D, trained on originals before the game.
+        recognizer: D, trained on originals before the game; None when only A learns.
         detector: A, likewise; None when only M and D play.
         anonymizer: M or any callable (B, 3, S, S) in [-1, 1] -> same; its `.size` says how frames
             are repainted, see `crop_sampler.repaint`.
     """
 
-    def __init__(self, config, recognizer: Recognizer, detector, anonymizer, device="cpu"):
+    def __init__(self, config, recognizer: Recognizer | None, detector, anonymizer, device="cpu"):
         self.config = config
         self.device = device
         self.recognizer = recognizer
@@ -77,8 +76,8 @@ class Game:
                 self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)
         self.modifier_learns = "modifier" in self.optimizers
         self.exchange = None  # see `Exchange`; set where M is an `Exchanger` that learns
-        # In nats, see losses.modifier_adversarial.
-        self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])
+        if recognizer is not None:  # nats, see losses.modifier_adversarial
+            self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])
 
     def parts(self) -> dict:
         """Everything a checkpoint must hold, by name: players, optimizers, scaler."""
@@ -283,6 +282,7 @@ class Exchange:
     def __init__(self, config, recognizer, faces, device="cpu"):
         self.config = config
         self.device = device
+        self.autocast = optim.autocast(config, device)  # of the networks' forward passes
         people = mean_embeddings(recognizer, faces, config, device)  # (N, E)
         self.reader = CodeReader(config.face_size // 4, people).to(device)
         self.optimizer = optim.adam(self.reader.parameters(), LR_READER, config)
@@ -298,28 +298,33 @@ class Exchange:
         people = self.reader.people[identities.to(self.device, non_blocking=True)]  # (B, E)
         _, noise, shift = modifier.draw(len(pictures))
         landmarks = landmarks.to(self.device, non_blocking=True)
-        code = modifier.encode(pictures)  # (B, 24, S/4, S/4)
-        noisy = code + noise
-        copied = modifier.decode(pictures, noisy, landmarks + shift, people)  # (B, 3, S, S)
+        with self.autocast:
+            code = modifier.encode(pictures).float()  # (B, 24, S/4, S/4)
+            noisy = code + noise
+            copied = modifier.decode(pictures, noisy, landmarks + shift, people)  # (B, 3, S, S)
+            found = modifier.locate(pictures)  # (B, 5, 2)
         L_l1 = losses.loss_l1(copied, pictures, config.l1_weight)
         L_slopes = sum(
             losses.loss_l1(copied.diff(dim=axis), pictures.diff(dim=axis), config.l1_weight / 2)
             for axis in (2, 3)
         )
-        with optim.frozen(self.reader):
-            L_reader = losses.modifier_non_saturating(self.reader(noisy), identities)
+        with optim.frozen(self.reader), self.autocast:
+            logits = self.reader(noisy)  # (B, N)
+        L_reader = losses.modifier_non_saturating(logits.float(), identities)
         price = config.code_weight * modifier.nats(code)
-        L_landmarks = F.smooth_l1_loss(modifier.locate(pictures), landmarks)  # px
+        L_landmarks = F.smooth_l1_loss(found, landmarks)  # px
         return L_l1 + L_slopes + price + config.reader_weight * L_reader + L_landmarks
 
     def update_reader(self, modifier, pictures, identities, scaler) -> None:
         """The reader learns from a batch after M: before, it would know these faces by heart."""
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast:
             _, noise, _ = modifier.draw(len(pictures))
-            noisy = modifier.encode(pictures) + noise  # (B, 24, S/4, S/4)
+            noisy = modifier.encode(pictures).float() + noise  # (B, 24, S/4, S/4)
         people = identities.to(self.device, non_blocking=True)  # (B,)
         for _ in range(READER_UPDATES):
-            loss = F.cross_entropy(self.reader(noisy), people)
+            with self.autocast:
+                logits = self.reader(noisy)  # (B, N)
+            loss = F.cross_entropy(logits.float(), people)
             optim.backward_and_step(loss, [self.optimizer], scaler)
 
 
@@ -341,7 +346,7 @@ def mean_embeddings(recognizer, faces, config, device="cpu") -> torch.Tensor:
 
 def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
     """A on original frames, before the game: the update of line 11 with nothing repainted."""
-    game = Game(config, make_recognizer(config, 2), detector, identity, device)
+    game = Game(config, None, detector, identity, device)
     loop.start(detector=detector, optimizer=game.optimizers["detector"], scaler=game.scaler)
     done = loop.done["detector"]
     frames = datasets.batches(actions, config.batch_frames, loop.seed, done, device)
@@ -406,7 +411,9 @@ class WarmUp(Game):
 
     def __init__(self, game: Game):
         config = dataclasses.replace(game.config, lr_modifier=game.config.lr_warmup)
-        super().__init__(config, copy.deepcopy(game.recognizer), None, game.anonymizer, game.device)
+        plays = config.warmup_steps and game.exchange is None  # else D is only there, not copied
+        recognizer = copy.deepcopy(game.recognizer) if plays else game.recognizer
+        super().__init__(config, recognizer, None, game.anonymizer, game.device)
         self.start = game.recognizer
         self.copies = [(self.recognizer, self.optimizers["recognizer"])]
         for _ in range(1, config.warmup_recognizers):
