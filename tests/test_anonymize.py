@@ -344,11 +344,13 @@ def test_a_new_face_is_searched_where_the_picture_has_changed():
     assert frames[3][rows, columns].size
 
 
-def test_without_ssh_mtcnn_searches_alone():
-    faces = RedFaces()
-    faces.ssh = None
-    found = ssh.RecallFinder(faces).follow(numbered([scene(10 + 3 * t, 20) for t in range(6)]))
-    assert [len(one) for one in found] == [1] * 6 and faces.mtcnn.searched == [0, "part"]
+def test_without_one_of_the_detectors_nothing_is_searched(monkeypatch, tmp_path):
+    """SSH's weights come with the package; MTCNN alone would miss faces in silence."""
+    monkeypatch.setattr(ssh.MTCNN, "load", lambda *folder, config: mtcnn.MTCNN(config))
+    ssh.default_finder()
+    monkeypatch.setattr(ssh, "__file__", str(tmp_path / "ssh.py"))
+    with pytest.raises(ValueError, match="no SSH weights at"):
+        ssh.default_finder()
 
 
 def test_a_large_lost_face_is_looked_for_at_a_reduced_size():

@@ -255,6 +255,20 @@ def test_dry_run_trains_everything_for_a_few_steps(tiny, monkeypatch, capsys):
     assert [calls.count(name) for name in UPDATES] == [4, 1, 1, 2]  # too slow: one step of each
 
 
+def test_the_dry_run_repaints_what_an_attacker_would(tiny, capsys, monkeypatch):
+    """For an M that draws, the attacker calls it at each step, and only test faces are kept."""
+    calls = []
+    forward = players.Exchanger.forward
+    monkeypatch.setattr(
+        players.Exchanger, "forward", lambda *given: calls.append(1) or forward(*given)
+    )
+    config = tiny(modifier_exchange=True, T1=0, attack_steps=50, invert_steps=0)
+    checkup.dry_run(config, COUNTS, "cpu", ["Ours"])
+    printed = capsys.readouterr().out
+    assert "Ours   repaint        1 steps" in printed  # 4 faces, 4 at a time
+    assert len(calls) == loop.TRIAL_STEPS + 1 + config.T2  # attacker, repaint, frames of A alone
+
+
 def test_the_dry_run_takes_every_row_with_its_own_fields(tiny, capsys, monkeypatch):
     monkeypatch.setattr(loop, "TRIAL_SECONDS", 0)
     config = tiny(modifier_exchange=True)

@@ -183,6 +183,7 @@ def test_build_overrides_and_leaves_none_alone():
             {"adversarial_target": "descent"},
             "adversarial_target is 'descent': it must be 'ascent' or 'random'",
         ),
+        ("toy", {"face_size": 8}, "face_size is 8: .*give 16 or more"),
         ("toy", {"folds": 1}, "folds is 1: "),
         ("toy", {"face_scale": 2.0}, "face_scale is 2.0: .*must be 1.6"),
         ("toy", {"face_size": 68}, "face_size is 68"),  # a multiple of 4 alone will not do

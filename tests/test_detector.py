@@ -61,6 +61,27 @@ def test_four_losses_and_gradient_to_frames(toy):
         assert gradient[0].abs().sum() > 0, name
 
 
+def test_boxes_are_whole_in_half_precision(toy, monkeypatch):
+    """bf16 has steps of 1 px from 128 on, and torchvision would round the true boxes to them."""
+    toy.train()
+    frames, targets = scene()
+    targets[0]["boxes"] = torch.tensor([[20.3, 20.4, 130.7, 150.6]])
+    taught = []
+    roi = toy.model.roi_heads
+    encode = roi.box_coder.encode
+
+    def watched(truths, proposals):
+        taught.extend([*truths, *proposals])
+        return encode(truths, proposals)
+
+    monkeypatch.setattr(roi.box_coder, "encode", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = toy.losses(frames, targets)
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(boxes.dtype == torch.float32 for boxes in taught)
+    assert any(torch.equal(box, targets[0]["boxes"][0]) for box in taught[0])
+
+
 @pytest.mark.rubric(
     "background is class 0, actions count from 1",
     points=3,

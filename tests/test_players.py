@@ -270,6 +270,28 @@ def some_points(count, seed=0):
     return template((32, 32)) + jitter
 
 
+def test_the_exchanger_places_in_full_precision(exchanger, monkeypatch):
+    """Under autocast a matrix product would move things by half a pixel."""
+    read = players.LandmarkReader
+    monkeypatch.setattr(read, "forward", lambda reader, faces: some_points(len(faces)))
+    faces = some_faces(3)
+    layout = torch.zeros(3, 12, 32, 32)
+    place = exchanger.place(faces)
+    known = exchanger._known(layout, place, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(exchanger.place(faces), place)
+        assert torch.equal(exchanger._known(layout, place, 16), known)
+
+
+def test_moved_is_a_matrix_product():
+    points, by = torch.randn(3, 5, 2), torch.randn(3, 2, 3)
+    wanted = points @ by[:, :, :2].mT + by[:, None, :, 2]
+    torch.testing.assert_close(players.moved(points, by), wanted)
+    torch.testing.assert_close(
+        players.moved(points[:1], by), points[:1] @ by[:, :, :2].mT + by[:, None, :, 2]
+    )
+
+
 def test_exchanger_paints_an_ellipse_and_leaves_the_rest(exchanger):
     faces = some_faces(3)
     after = exchanger(faces)

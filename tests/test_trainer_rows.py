@@ -199,6 +199,32 @@ def test_D_learns_again_from_kept_outputs(tiny, tiny_faces, tiny_actions, tmp_pa
     assert int(parts["warmup_kept"]["count"]) == 3 * config.warmup_faces
 
 
+@pytest.mark.parametrize("fields", [{"modifier_exchange": True}, {"warmup_steps": 0}])
+def test_where_no_warm_up_plays_no_copy_of_D_is_kept(
+    fields, tiny, tiny_faces, tiny_actions, tmp_path
+):
+    config = tiny(**fields)
+    assert play(config, tmp_path, tiny_faces, tiny_actions)
+    parts = read_checkpoint(tmp_path / "checkpoint.pt")["parts"]
+    assert "recognizer" in parts and "warmup_recognizer" not in parts
+
+
+def test_the_exchanger_learns_in_half_precision_where_that_is_asked(tiny, tiny_faces):
+    config = tiny(modifier_exchange=True, precision="bf16")
+    game = make_game(config)
+    game.exchange = trainer.Exchange(config, game.recognizer, tiny_faces)
+    modifier, reader = game.anonymizer, game.exchange.reader
+    made = {"encode": set(), "join": set(), "paint": set(), "locate": set(), "reader": set()}
+    layers = [modifier.encode[0], modifier.join, modifier.paint[1], modifier.locate.body[0]]
+    for name, layer in zip(made, [*layers, reader.net[0]]):
+        layer.register_forward_hook(lambda *call, name=name: made[name].add(call[2].dtype))
+    terms = game.copy_people(*tiny_faces.batch(torch.arange(0, 8)))
+    assert set(map(tuple, made.values())) == {(torch.bfloat16,)}
+    assert terms["L_copy"].dtype == torch.float32 and terms["L_copy"].isfinite()
+    weights = [*modifier.parameters(), *reader.parameters()]
+    assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in weights)
+
+
 def test_the_exchangers_terms_by_hand_and_who_moves(tiny, tiny_faces):
     config = tiny(modifier_exchange=True, code_weight=0.01, reader_weight=0.7, l1_weight=3.0)
     game = make_game(config)
