@@ -9,8 +9,10 @@ gradient by its own size, so where a gradient is nothing but rounding (M's biase
 norm) it would compare rounding with rounding.
 """
 
+import io
 import signal
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -125,6 +127,25 @@ def main_job(folder):
         (folder / f"{kind.__name__}{optim.rank()}.txt").write_text(str(status))
 
 
+def given_the_person(folder):
+    """The row of an M that is given the person; each process notes its players' weights."""
+    words = []
+    for name, value in {**TINY, "modifier_exchange": True, "device": "cpu"}.items():
+        words += [f"--{name}", str(value)]
+    play = trainer.play
+
+    def noted(game, *given):
+        play(game, *given)
+        networks = {"M": game.anonymizer, "D": game.recognizer, "reader": game.exchange.reader}
+        weights = {name: list(network.parameters()) for name, network in networks.items()}
+        torch.save(weights, folder / f"weights{optim.rank()}.pt")
+
+    trainer.play = noted
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # lines are counted
+        reproduce.main([*words, "--rows", "Ours", "--out", str(folder / "given")])
+    trainer.play = play
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     optim.init_distributed("cpu", config.build("toy", **TINY))
@@ -133,4 +154,5 @@ if __name__ == "__main__":
     # Processes that torchrun started connect once.
     optim.init_distributed = optim.shut_down = lambda *_: None
     main_job(Path(sys.argv[1]))
+    given_the_person(Path(sys.argv[1]))
     optim.run_on_main(lambda: sys.exit(3))  # torchrun must end the other, which waits for it

@@ -368,7 +368,7 @@ def trained(tmp_path_factory):
         output = process.communicate(timeout=300)[0]
     finally:
         process.kill()
-    assert (two / "Loop1.txt").exists(), output
+    assert (two / "weights1.pt").exists(), output
     (two / "output.txt").write_text(f"{output}\nstatus {process.returncode}")
     return one, two
 
@@ -454,6 +454,15 @@ def test_main_is_stopped_by_ctrl_c_goes_on_and_ends_with_results(trained, tiny_a
     assert (
         run(*tiny_args, "--rows", "Ours", "--out", folder) == 0
     )  # and one process takes it as its own
+
+
+@needs_gloo
+def test_an_M_that_is_given_the_person_and_its_reader_are_the_same_in_both(trained):
+    one, other = (torch.load(trained[1] / f"weights{number}.pt") for number in (0, 1))
+    assert set(one) == {"M", "D", "reader"}
+    for name, weights in one.items():
+        for weight, same in zip(weights, other[name], strict=True):
+            assert torch.equal(weight, same), name
 
 
 @needs_gloo
