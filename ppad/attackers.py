@@ -39,7 +39,7 @@ from ppad.players import (
 
 # Ours: Adam's rates before they fall along a cosine.
 LR_RECOGNIZER = 1e-3
-LR_READER = 5e-3
+LR_LANDMARK_READER = 5e-3
 LR_INVERTER = 2e-3
 POSES = 8  # ours: each with all test people
 ENLARGED = 2  # ours: faces of 40 px, whose landmarks MTCNN then reads at 80
@@ -374,7 +374,7 @@ def train_landmark_reader(faces, config, loop, device="cpu") -> LandmarkReader:
         return F.l1_loss(reader(pictures), landmarks.to(device, non_blocking=True))
 
     steps = config.landmark_steps
-    return train(reader, loss_of, faces, config, steps, LR_READER, loop, loop.seed, device)
+    return train(reader, loss_of, faces, config, steps, LR_LANDMARK_READER, loop, loop.seed, device)
 
 
 # ---------------------------------------------------------------- measuring

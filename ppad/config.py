@@ -367,8 +367,8 @@ MACHINE = (
     "accumulate checkpointing memory_gb workers "
     "faces actions"  # folders: data are known by their fingerprint
 ).split()
-SHARED = ("batch_faces", "batch_frames", "warmup_faces")  # batches that `accumulate` divides
-BATCHES = (*SHARED, "pretrain_recognizer_batch")
+ACCUMULATED = ("batch_faces", "batch_frames", "warmup_faces")  # batches that `accumulate` divides
+BATCHES = (*ACCUMULATED, "pretrain_recognizer_batch")
 AT_LEAST_ONE = (
     "face_size frame_height frame_width modifier_width recognizer_width recognizer_height "
     "recognizer_breadth other_width embedding recognizer_updates accumulate folds eval_batch "
@@ -434,7 +434,7 @@ def _problems(config: Paper):
     for name, choices in CHOICES.items():
         if values[name] not in choices:
             yield name, f"it must be {' or '.join(map(repr, choices))}"
-    for name in SHARED:
+    for name in ACCUMULATED:
         if values[name] % config.accumulate:
             yield "accumulate", f"it must divide {name}, which is {values[name]}"
     if config.face_size % 8:

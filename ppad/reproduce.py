@@ -97,7 +97,11 @@ def parse(argv):
 
 
 class SeedRun:
-    """One seed: D's and A's start, the judges, all rows; own: those of `read_own_row`, by name."""
+    """One seed of a run: what is trained before all rows, and each row.
+
+    Every method trains what it returns, or reads it from its checkpoint where that is done. own:
+    rows of `evaluate.read_own_row`, by name.
+    """
 
     def __init__(
         self, config, folder: Path, seed: int, device, data: evaluate.Data | None = None, own=None
@@ -113,9 +117,9 @@ class SeedRun:
             print(f"T1: {self.config.T1} steps, {config.epochs} epochs of {frames} action frames")
         self.settings = {"seed": seed, **presets.deciding(presets.as_fields(self.config))}
         presets.check_counts(config, len(self.data.faces), len(self.data.actions))
-        optim.run_on_main(self.check_counts)
+        optim.run_on_main(self.check_unchanged)
 
-    def check_counts(self) -> None:
+    def check_unchanged(self) -> None:
         """Refuse (LoopError) to go on with other data than this folder began with, in any place."""
         path = self.folder / "data.json"
         known = self.data.counts() | self.data.fingerprints()

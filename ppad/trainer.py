@@ -37,7 +37,7 @@ from ppad.players import (
     jitter_landmarks,
 )
 
-LR_READER = 1e-3  # ours: as the other networks that learn from nothing
+LR_CODE_READER = 1e-3  # ours: as the other networks that learn from nothing
 READER_UPDATES = 2  # ours: a batch; the reader is small, and must keep up with M
 KEPT = 1024  # ours: outputs of M that D's copies may learn from again: 128 steps of 8 faces
 
@@ -285,7 +285,7 @@ class Exchange:
         self.autocast = optim.autocast(config, device)  # of the networks' forward passes
         people = mean_embeddings(recognizer, faces, config, device)  # (N, E)
         self.reader = CodeReader(config.face_size // 4, people).to(device)
-        self.optimizer = optim.adam(self.reader.parameters(), LR_READER, config)
+        self.optimizer = optim.adam(self.reader.parameters(), LR_CODE_READER, config)
 
     def objective(self, modifier, pictures, landmarks, identities) -> torch.Tensor:
         """M shall give faces back where it is given the true person, by a code that names nobody.
