@@ -32,11 +32,13 @@ import torch
 from ppad import movies
 from ppad.ffmpeg import sound_tracks
 from ppad.files import check_writable, clock, print_progress, write_file
+from ppad.optim import check_device
 from ppad.repainter import METHODS, Anonymizer, Sheet
 from ppad.ssh import SMALLEST_FACE, THRESHOLD, default_finder
 
 WORKERS = 4  # ours: most batches searched at once, as each holds frames in memory
 SECONDS_BETWEEN_LINES = 1.0  # ours: progress that a person can follow
+MANY = 0.1  # ours: frames left out, a share: a movie of changing rate has fewer
 
 # ---------------------------------------------------------------- files
 
@@ -84,7 +86,11 @@ def plan(inputs, output, overwrite=False, others=()):
     refuse_collisions(pairs, others, overwrite)
     todo = []
     for source, target in pairs:
-        if overwrite or not os.path.lexists(target):
+        above = target.parent.resolve() in source.resolve().parents  # the output holds the input
+        if any(map(Path.is_dir, inputs)) and above and os.path.lexists(target):
+            reason = f"{target} is there and may be an original: name another output"
+            leave_out(left_out, source, reason, True)
+        elif overwrite or not os.path.lexists(target):
             todo.append((source, target))
         elif not several and not inputs[0].is_dir():
             raise ValueError(
@@ -174,6 +180,7 @@ def anonymize_file(
     began = time.monotonic()
     unreadable = []
     left_out = []
+    lost = []
     kind = movies.kind(source)
     threads = torch.get_num_threads()
     if kind != "picture":
@@ -195,7 +202,7 @@ def anonymize_file(
         else:
             movie = movies.probe(source)
             stop = anonymizer.on_error == "stop"
-            frames = movies.read_movie(source, movie, unreadable, stop)
+            frames = movies.read_movie(source, movie, unreadable, stop, lost)
             tracks = []
             if sound == "keep":
                 tracks, left_out = sound_tracks(source)
@@ -207,12 +214,15 @@ def anonymize_file(
         torch.set_num_threads(threads)
     summary = dict(anonymizer.summary)
     summary["frames_covered_whole"] += len(unreadable)
+    if len(lost) > MANY * summary["frames"]:
+        left_out.append(f"{len(lost)} frames, whose times are too close to each other")
     return {
         "input": str(source),
         "output": str(target),
         "kind": kind,
         **summary,
         "frames_unreadable": len(unreadable),
+        "frames_left_out": len(lost),
         "left_out": left_out,
         "seconds": round(time.monotonic() - began, 2),
     }
@@ -336,6 +346,7 @@ def check(args):
     if args.run and args.method != "ours":
         other = f"--method is {args.method}"
         raise ValueError(f"--run is for --method ours, but {other}: leave one of the two out")
+    check_device(args.device)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{args.device}', but torch sees no GPU here: use --device cpu")
     for path in others:
@@ -387,6 +398,8 @@ def sentence(one):
         text += f"; {one['frames_covered_whole']} covered whole"
     if one["frames_unreadable"]:
         text += f" ({one['frames_unreadable']} cannot be decoded)"
+    if one["frames_left_out"]:
+        text += f"; {one['frames_left_out']} left out, too close to another in time"
     for what in one["left_out"]:
         text += f"; left out: {what}"
     without = one["frames_without_face"]

@@ -21,12 +21,13 @@ import numpy as np
 
 MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
+SPOILT_SOUND = 0.1  # ours: share of a track's packets; a recording cut anywhere has fewer
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
 # Formats that name other files: a crafted one would have any file of this disk published.
 LISTS = {"hls", "concat", "dash", "imf"}
 # Of VP8 and VP9 only these decoders read the transparent part.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-ALPHA_FORMATS = ("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16", "ayuv", "vuya")
+ALPHA_FORMATS = tuple("yuva rgba bgra argb abgr gbrap ya8 ya16 ayuv vuya pal8".split())
 TURNS = {90: ["transpose=clock"], 180: ["hflip", "vflip"], 270: ["transpose=cclock"]}
 # Ours: PQ or HLG of BT.2020 to BT.709 by a Möbius curve, white at 203 nits (ITU-R BT.2408).
 HDR_TO_SDR = (
@@ -35,6 +36,7 @@ HDR_TO_SDR = (
 ).split(",")
 SHOWINFO = re.compile(r"showinfo.*\bn: *(\d+) pts:.*pts_time: *(\S+)")
 COMPLAINT = re.compile(r"\[(error|fatal|panic)\]|corrupt (decoded frame|input packet)")
+SOUND = re.compile(r"Stream #.*: Audio: (\w+)")  # a codec; its decoder's name begins so
 
 
 @dataclass(frozen=True)
@@ -149,20 +151,27 @@ def _measured_rate(path):
 
 
 def sound_tracks(path):
-    """Sound tracks that can be decoded, [(number, language or "")], and sentences on the others.
+    """Sound tracks that can be decoded, [(number, language or "")], and sentences on what cannot.
 
     Raises ValueError where the file cannot be read.
     """
-    entries = "stream=codec_name,nb_read_frames,sample_rate:stream_tags=language"
-    found, complaint = ffprobe(path, f"-select_streams a -count_frames -show_entries {entries}")
+    entries = "stream=codec_name,nb_read_frames,nb_read_packets,sample_rate:stream_tags=language"
+    counted = "-select_streams a -count_frames -count_packets"
+    found, complaint = ffprobe(path, f"{counted} -show_entries {entries}")
     if "streams" not in found:
         raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
     tracks = []
     left_out = []
     for number, stream in enumerate(found["streams"]):
         language = stream.get("tags", {}).get("language", "")
-        if int(stream.get("nb_read_frames", 0)) and int(stream.get("sample_rate", 0)):
+        decoded = int(stream.get("nb_read_frames", 0))
+        packets = int(stream.get("nb_read_packets", 0))
+        if decoded and int(stream.get("sample_rate", 0)):
             tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
+            if packets - decoded > SPOILT_SOUND * packets:
+                left_out.append(
+                    f"{1 - decoded / packets:.0%} of sound track {number + 1} (damaged)"
+                )
         else:
             codec = stream.get("codec_name", "unknown")
             left_out.append(f"sound track {number + 1} (codec {codec} cannot be decoded)")
@@ -195,9 +204,11 @@ def readable_parts(path, movie, stop):
     first = 0  # packet to start from
     last = -math.inf  # seconds of the last good frame
     for _ in range(MAX_RESTARTS):
+        good = 0  # frames since `first`
         try:
             for seconds, frame in decode(path, movie, first):
                 last = last if seconds is None else seconds
+                good += 1
                 yield seconds, frame
             return
         except DamageError as damage:
@@ -209,11 +220,19 @@ def readable_parts(path, movie, stop):
                 fix = "repair it, or cover what cannot be read by --on_error cover"
                 raise ValueError(f"{fault}: {fix}") from damage
         yield None, None
-        keyframes = [i for i, (seconds, key) in enumerate(packets) if key and seconds > last]
+        # after those frames by its time, or where time goes back by its place
+        keyframes = [
+            i
+            for i, (seconds, key) in enumerate(packets)
+            if key and (seconds > last or i > first + good)
+        ]
+        restarted = first
         first = next((i for i in keyframes if i > first), None)
         if first is None:
             break
     end = max((seconds for seconds, _ in packets if math.isfinite(seconds)), default=0)
+    if end < last:  # time went back
+        end = last + float((len(packets) - restarted - good) / movie.rate)
     yield end + float(1 / movie.rate), None
 
 
@@ -250,6 +269,9 @@ def decode(path, movie, first):
             frame = _next_pam(reader.stdout)
             failed = frame is None and reader.wait() != 0
             messages.read()  # those about a frame are written before the frame
+            if frame is not None and number >= messages.count:
+                fix = "free some space there, or name another folder in TMPDIR"
+                raise ValueError(f"ffmpeg cannot write its log in {folder}: {fix}")
             if failed or messages.complaint is not None:
                 raise DamageError(messages.complaint or "ffmpeg failed")
             if frame is None:
@@ -286,7 +308,17 @@ class _Messages:
         self.rest = ""  # a line that is not complete yet
         self.times = {}  # number of a frame -> seconds, None if unknown
         self.count = 0  # of frames
-        self.complaint = None
+        self.complaints = []  # lines
+        self.sounds = []  # codecs
+
+    @property
+    def complaint(self):
+        """The first complaint, or None. At first ffmpeg looks into sound tracks too: not those."""
+        for line in self.complaints:
+            decoder = line.strip("[").replace("dca", "dts")
+            if not decoder.startswith(tuple(self.sounds)):
+                return line.split("] ")[-1].strip()[:200]
+        return None
 
     def read(self):
         """Take in what is new."""
@@ -297,10 +329,12 @@ class _Messages:
                     seconds = found[2]
                     self.times[self.count] = None if seconds == "NOPTS" else float(seconds)
                     if int(found[1]) != self.count:  # filters made anew count anew, and lose frames
-                        self.complaint = "its frames change in size or kind"
+                        self.complaints.append("its frames change in size or kind")
                     self.count += 1
-                elif self.complaint is None and COMPLAINT.search(line):
-                    self.complaint = line.split("] ")[-1].strip()[:200]
+                elif found := SOUND.search(line):
+                    self.sounds.append(found[1])
+                elif COMPLAINT.search(line):
+                    self.complaints.append(line)
 
 
 def _next_pam(pipe):

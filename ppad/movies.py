@@ -56,6 +56,17 @@ MOVIES = {
     ".webm": ("webm", VP9, OPUS),
 }
 READ_MOVIES = (*MOVIES, *".avi .mpg .mpeg .wmv .flv .3gp .ts .mts .m2ts .ogv .mxf".split())
+MAGIC = {  # first bytes of files, by their formats' definitions
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+    b"\x1aE\xdf\xa3": "movie",  # Matroska, WebM
+    b"\x30\x26\xb2\x75": "movie",  # ASF, WMV
+    b"FLV": "movie",
+}
 QUALITY = 95  # ours: of JPEG and WebP
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEGs in a row, of which Pillow would show the first only
 # Suffixes that Python has no media type for.
@@ -70,7 +81,8 @@ def kind(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} is not there: check the name")
+        fault = "is no regular file" if path.exists() else "is not there"
+        raise ValueError(f"{path} {fault}: check the name")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: restore it from where it came from")
     try:
@@ -88,21 +100,37 @@ def kind(path):
 
 
 def known_kind(path):
-    """What is in a file of a folder, `kind`; by the suffix alone where that is known.
+    """What is in a file of a folder, `kind`; without opening it where name and content agree.
 
     Raises ValueError for other files.
     """
-    suffix = path.suffix.lower()
     if not path.is_file():
         raise ValueError("is no regular file")
-    if suffix in FORMATS:
+    suffix = path.suffix.lower()
+    content = known_content(path)
+    if suffix in FORMATS and content in (None, FORMATS[suffix]):
         return "picture"
-    if suffix in READ_MOVIES:
+    if suffix in READ_MOVIES and content in (None, "movie"):
         return "movie"
     guess = mimetypes.guess_type(path.name)[0] or ""
-    if guess.startswith(("text/", "application/", "font/")):  # .ogg and .3gpp, "audio", hold movies
+    # .ogg and .3gpp, "audio", hold movies
+    if content is None and guess.startswith(("text/", "application/", "font/")):
         raise ValueError("is neither picture nor movie")
     return kind(path)
+
+
+def known_content(path):
+    """What a file is by its first bytes: one of FORMATS, "movie", or None for all others."""
+    with open(path, "rb") as file:
+        start = file.read(12)
+    brand = start[8:12] if start[4:8] == b"ftyp" else b""  # of MP4's family
+    if brand in (b"avif", b"avis"):
+        return "AVIF"
+    if start[:4] == b"RIFF":
+        return "WEBP" if start[8:12] == b"WEBP" else "movie"
+    if brand and not brand.startswith((b"hei", b"hev", b"mif")):  # HEIC: nothing reads it here
+        return "movie"
+    return next((content for magic, content in MAGIC.items() if start.startswith(magic)), None)
 
 
 def looks_like_media(path):
@@ -114,16 +142,19 @@ def looks_like_media(path):
         return False
     try:
         with open(path, "rb") as file:
-            return file.read(8)[4:] in (b"ftyp", b"jP  ")  # MP4's family with HEIC, JPEG 2000
+            others = file.read(8)[4:] in (b"ftyp", b"jP  ")  # HEIC, JPEG 2000
+        return others or known_content(path) is not None
     except OSError:
         return True
 
 
 def written_name(path, kind):
-    """The output's name: the same, with .mp4 or .png added where no such file can be written."""
-    if path.suffix.lower() in (*FORMATS, *MOVIES):
+    """The output's name: the same, with a suffix added where none of that kind ends so."""
+    suffixes = {"movie": MOVIES, "animation": ANIMATED, "picture": FORMATS}[kind]
+    if path.suffix.lower() in suffixes:
         return path
-    return path.with_name(f"{path.name}{'.mp4' if kind == 'movie' else '.png'}")
+    added = {"movie": ".mp4", "animation": ".gif", "picture": ".png"}[kind]
+    return path.with_name(f"{path.name}{added}")
 
 
 # ---------------------------------------------------------------- pictures
@@ -228,27 +259,41 @@ def _unreadable(path, error):
 # ---------------------------------------------------------------- movies
 
 
-def read_movie(path, movie, covered=None, stop=True):
+def read_movie(path, movie, covered=None, stop=True, lost=None):
     """Yield the frames of a movie, (H, W, 3) uint8, all of one size, `movie.rate` a second.
 
-    What cannot be decoded raises ValueError, or comes as black frames (stop=False) up to the next
-    keyframe from which decoding works. The part before a movie's first keyframe, which was cut off
-    from what it builds on, always comes as black frames.
+    Where frames come faster than `movie.rate`, some are left out; one whose time does not follow
+    the frame before comes right after it. What cannot be decoded raises ValueError, or comes as
+    black frames (stop=False) up to the next keyframe from which decoding works. The part before a
+    movie's first keyframe, which was cut off from what it builds on, always comes as black frames.
 
     Args:
         covered: a list that the numbers of black frames are added to.
         stop: whether damage raises.
+        lost: a list that the numbers where frames were left out are added to.
 
     Raises:
         ValueError: for damage, or where there is no frame at all.
     """
+    lost = [] if lost is None else lost
+    last = -math.inf  # seconds of the frame before
+    shift = 0.0  # seconds between the times in the file and those here
     slot = 0  # number of the next frame
     shown = None  # the frame to show from there on; None: black
     black = None  # a black frame, once the size is known
     unreadable = False
     covered = [] if covered is None else covered
     for seconds, frame in readable_parts(path, movie, stop):
-        place = slot if seconds is None else max(slot, round(seconds * movie.rate))
+        if seconds is None or seconds + shift <= last:
+            place = slot + (shown is not None)
+            if seconds is not None and seconds + shift < last:  # time goes back: on from here
+                shift = float(place / movie.rate) - seconds
+        else:
+            place = max(slot, round((seconds + shift) * movie.rate))
+        if seconds is not None:
+            last = seconds + shift
+        if shown is not None and frame is not None and place <= slot:
+            lost.append(slot)
         if frame is None:
             if shown is not None:
                 yield shown

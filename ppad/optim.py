@@ -35,7 +35,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -344,6 +343,8 @@ def check_device(name: str) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what decides a run's numbers."""
+    import torchvision  # slow to load, and ppad.anonymize does without
+
     packages = {one.__name__: one.__version__ for one in (torch, torchvision, np)}
     return {"python": platform.python_version(), **packages}
 

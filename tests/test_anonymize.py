@@ -682,6 +682,7 @@ def test_what_is_left_out_is_listed(command, capsys, monkeypatch):
     Image.fromarray(scene()).save("elsewhere/e.png")
     picture = Image.fromarray(scene())
     kinds = {"a.jfif": "JPEG", "b.jpe": "JPEG", "noname": "PNG", "odd.xyz": "WEBP", "p.ppm": "PPM"}
+    kinds |= {"q.txt": "JPEG", "r.jpg.bak": "TIFF"}
     if ".avif" in movies.FORMATS:
         kinds["c.avif"] = "AVIF"
     for name, form in kinds.items():
@@ -690,7 +691,7 @@ def test_what_is_left_out_is_listed(command, capsys, monkeypatch):
     Path("in/diary.txt").write_text("words")
     assert command("in", "out", *MASK) == 0
     made = sorted(path.name for path in Path("out").iterdir())
-    names = {"noname": "noname.png", "odd.xyz": "odd.xyz.png", "p.ppm": "p.ppm.png"}
+    names = {name: f"{name}.png" for name in ("noname", "odd.xyz", "p.ppm", "q.txt", "r.jpg.bak")}
     assert made == sorted(names.get(name, name) for name in kinds)
     assert not any(red(movies.read_picture(Path("out", name))).any() for name in made)
     capsys.readouterr()
@@ -744,6 +745,12 @@ def test_names(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir("sub")
     assert command(".", "..", *MASK) == 0  # the parent, which holds other pictures
     assert "1 done" in capsys.readouterr().out and Path("../s.png").exists()
+    Path("s.png").rename("ü€.png")  # there is another photo of that name above
+    original = Path("../ü€.png").read_bytes()
+    for more in ((), ("--overwrite",)):
+        assert command(".", "..", *MASK, *more) == 1
+        assert "../ü€.png is there and may be an original" in capsys.readouterr().err
+        assert Path("../ü€.png").read_bytes() == original
     long = f"{'y' * 251}.png"
     Image.fromarray(scene()).save(long)
     assert command(long, *MASK) == 2  # its name with _anonymized is too long

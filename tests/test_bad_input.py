@@ -109,7 +109,10 @@ def test_a_name_that_says_something_else(command, capsys):
     Image.fromarray(scene()).save(
         "moving.jpg", "GIF", save_all=True, append_images=[Image.fromarray(f) for f in walk(3)]
     )
-    refused(command, capsys, ("moving.jpg",), "an animation needs a name that ends in")
+    refused(command, capsys, ("moving.jpg", "b.jpg"), "an animation needs a name that ends in")
+    assert command("moving.jpg") == 0  # where the name is ours, it fits
+    with Image.open("moving_anonymized.jpg.gif") as image:
+        assert image.format == "GIF" and image.n_frames == 4
     Path("words.jpg").write_text("These are words.\n" * 9)
     refused(command, capsys, ("words.jpg",), "words.jpg")
     Path("empty.gif").write_bytes(b"")
@@ -223,7 +226,8 @@ def test_movies_of_odd_kinds(command, capsys, monkeypatch):
         Path("cut_out.mkv").unlink()
     capsys.readouterr()
     Path("a.mkv").rename("film.jpg")
-    refused(command, capsys, ("film.jpg",), "a movie needs a name that ends in")
+    refused(command, capsys, ("film.jpg", "new.jpg"), "a movie needs a name that ends in")
+    assert command("film.jpg") == 0 and movies.kind("film_anonymized.jpg.mp4") == "movie"
     Path("film.jpg").rename("a.mkv")
     monkeypatch.setattr("ppad.ffmpeg.MAX_PIXELS", 1000)
     refused(command, capsys, ("a.mkv",), "has frames of 96 x 72 px")

@@ -5,16 +5,19 @@ ffmpeg's own report.
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
 import zlib
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from ppad import ffmpeg as ffmpeg_module
 from ppad import movies
 from ppad.ffmpeg import Movie, decode, list_packets, sound_tracks
 from ppad.files import WriteError, to_rgb
@@ -535,13 +538,17 @@ def test_a_full_disk(tmp_path):
         ("a.mov", ("-c:v", "qtrle", "-pix_fmt", "argb")),
         ("a.mov", ("-c:v", "prores_ks", "-pix_fmt", "yuva444p10le")),
         ("a.mkv", ("-c:v", "ffv1", "-pix_fmt", "bgra")),
+        ("a.mov", ("-c:v", "png", "-pix_fmt", "pal8")),
     ],
 )
 def test_transparent_parts_of_a_movie_are_white(tmp_path, name, codec):
     """Red all over, but only the left half is opaque."""
+    palette = (
+        ",split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=none" if "pal8" in codec else ""
+    )
     make(
         *lavfi("color=red:s=64x48:r=10:d=1,format=rgba"),
-        *("-vf", "geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='255*lt(X,W/2)'", *codec),
+        *("-vf", f"geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='255*lt(X,W/2)'{palette}", *codec),
         tmp_path / name,
     )
     frames = read(tmp_path / name)
@@ -549,6 +556,64 @@ def test_transparent_parts_of_a_movie_are_white(tmp_path, name, codec):
     for frame in frames:
         assert np.abs(frame[:, 34:].astype(int) - 255).max() <= 6
         assert np.abs(frame[:, :30].astype(int) - [255, 0, 0]).max() <= 12
+
+
+@ffmpeg
+@pytest.mark.parametrize("suffix, codec", [(".mov", "png"), (".avi", "rawvideo")])
+def test_an_opaque_palette_stays_as_it_is(tmp_path, suffix, codec):
+    path = tmp_path / f"a{suffix}"
+    palette = "split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse"
+    options = ("-vf", palette, "-c:v", codec, "-pix_fmt", "pal8")
+    make(*lavfi("color=red:s=64x48:r=10:d=1"), *options, path)
+    assert movies.probe(path).alpha
+    for frame in read(path):
+        assert np.abs(frame.astype(int) - [255, 0, 0]).max() <= 12
+
+
+@pytest.mark.parametrize(
+    "times, kept",
+    [
+        ([0.0] * 6, [0, 1, 2, 3, 4, 5]),  # all the same
+        ([0.0, 0.1, 0.2, 0.0, 0.1, 0.2], [0, 1, 2, 3, 4, 5]),  # two files in a row
+        ([None] * 4, [0, 1, 2, 3]),
+        ([0.0, 0.02, 0.04, 0.1, 0.2], [2, 3, 4]),  # too fast for ten a second
+        ([0.0, 0.3, 0.4], [0, 0, 0, 1, 2]),  # one stays for three
+        ([0.1, 0.2], [0, 0, 1]),  # the first is shown until the second comes
+    ],
+)
+def test_frames_whose_times_repeat_or_go_back(tmp_path, monkeypatch, times, kept):
+    frames = [np.full((2, 2, 3), number, np.uint8) for number in range(len(times))]
+    monkeypatch.setattr(movies, "readable_parts", lambda *_: zip(times, frames))
+    movie = SimpleNamespace(rate=Fraction(10))
+    lost = []
+    shown = [frame[0, 0, 0] for frame in movies.read_movie(tmp_path, movie, lost=lost)]
+    assert shown == kept
+    assert len(lost) == len(set(range(len(times))) - set(kept))
+
+
+@ffmpeg
+def test_after_damage_it_goes_on_where_times_start_anew(tmp_path):
+    """Two recordings in one file, and something broken in the second."""
+    part = tmp_path / "part.ts"
+    make(*lavfi("testsrc2=s=64x48:r=30"), "-frames:v", 60, *H264, "-g", 10, part)
+    data = 2 * part.read_bytes()
+    whole = tmp_path / "whole.ts"
+    for place in (5, 11, 15):  # sixteenths
+        spoilt = bytearray(data)
+        packet = len(data) // 188 * place // 16
+        spoilt[188 * packet + 4 : 188 * packet + 184] = bytes(180)
+        whole.write_bytes(spoilt)
+        covered = []
+        frames = read(whole, stop=False, covered=covered)
+        assert 118 <= len(frames) <= 122 and 0 < len(covered) < 30, place
+
+
+@ffmpeg
+def test_a_full_temporary_folder_is_no_end_of_the_movie(tmp_path, monkeypatch):
+    make(*lavfi("testsrc2=s=64x48:r=30"), "-frames:v", 120, *H264, tmp_path / "a.mp4")
+    monkeypatch.setattr(ffmpeg_module._Messages, "read", lambda messages: None)  # it stays empty
+    with pytest.raises(ValueError, match="cannot write its log in .*: free some space"):
+        read(tmp_path / "a.mp4")
 
 
 @ffmpeg
@@ -652,6 +717,35 @@ def test_spoilt_sound_does_not_condemn_the_picture(tmp_path):
     path.write_bytes(data)
     kinds = [stream["codec_type"] for stream in rewrite(path, tmp_path / "b.mp4")]
     assert kinds.count("audio") == 1
+
+
+@ffmpeg
+def test_sound_that_is_spoilt_from_its_start(tmp_path):
+    """ffmpeg looks into the sound before the picture, and complains."""
+    path = tmp_path / "a.avi"
+    noise = np.random.default_rng(0)
+    make(*MOVING, *TONE, *H264, "-c:a", "mp3", path)
+    data = bytearray(path.read_bytes())
+    words = "ffprobe -v error -select_streams a -show_entries packet=pos,size -of csv=p=0".split()
+    for line in subprocess.check_output([*words, path], text=True).split():
+        size, place = map(int, line.strip(",").split(","))
+        data[place + 8 : place + size] = noise.bytes(max(0, size - 8))
+    path.write_bytes(data)
+    assert len(read(path)) == len(read(path, stop=False)) > 20
+
+
+@ffmpeg
+def test_sound_that_breaks_off_is_told(tmp_path):
+    path = tmp_path / "a.mp4"
+    make(*MOVING, *TONE, *H264, "-c:a", "aac", path)
+    data = bytearray(path.read_bytes())
+    words = "ffprobe -v error -select_streams a -show_entries packet=pos,size -of csv=p=0".split()
+    for line in subprocess.check_output([*words, path], text=True).split()[9:]:
+        size, place = map(int, line.strip(",").split(","))
+        data[place : place + size] = b"\xff" * size
+    path.write_bytes(data)
+    tracks, (left_out,) = sound_tracks(path)
+    assert len(tracks) == 1 and re.fullmatch("[89].% of sound track 1 .damaged.", left_out)
 
 
 @ffmpeg
