@@ -359,7 +359,7 @@ def read_own_row(text: str, size: int) -> OwnRow:
             return anonymizer.to(device).eval().requires_grad_(False) if is_network else anonymizer
 
         wrong = fault(make(), size)
-    except Exception as error:  # somebody else's code raises anything
+    except (Exception, SystemExit) as error:  # somebody else's code raises anything
         raise files.DataError(f"{where} raised {type(error).__name__}: {error}") from error
     if wrong:
         raise files.DataError(f"{where} {wrong}")

@@ -454,10 +454,20 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     if args.starter == bool(args.files):
         parser.error("name the file to grade, or give --starter alone, which grades nothing")
+    for name in ("seconds", "test_seconds", "memory"):
+        if not 0 < getattr(args, name) < float("inf"):
+            parser.error(f"--{name.replace('_', '-')}: give a number above 0")
     for path in args.files:
         if not path.is_file():
             problem = "a folder: name the .py files in it" if path.is_dir() else "not there"
             parser.error(f"{path} is {problem}")
+    kept = {path.resolve() for path in args.files}
+    for path in filter(None, (args.json, args.junit)):
+        if path.resolve() in kept:
+            parser.error(f"{path} is a file to grade, or given twice: name another for the report")
+        if not os.access(path.parent, os.W_OK):  # found now and not after the grading
+            parser.error(f"{path.parent}, where the report is to go, is no folder to write in")
+        kept.add(path.resolve())
     return args
 
 

@@ -489,6 +489,12 @@ def exit_status(work) -> int:
         less = "--checkpointing true and a smaller --eval_batch need less and go on in this folder"
         print(f"ppad.reproduce: {full} {less}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error):  # torch's, on a CPU
+            raise
+        fix = "give smaller sizes; --check says what a run needs"
+        print(f"ppad.reproduce: too little memory ({_first_line(error)}): {fix}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         sentence = str(stop) or "stopped; the same command goes on from the last checkpoint"
         print(f"\nppad.reproduce: {sentence}", file=sys.stderr)

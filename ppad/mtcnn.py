@@ -284,19 +284,22 @@ class MTCNN(nn.Module):
     def load(cls, folder=None, config=MTCNNConfig()):
         """An MTCNN with pnet.pt, rnet.pt and onet.pt of `folder` (default: `weights_folder()`).
 
-        ValueError where one of them is missing.
+        ValueError where one of them is missing or damaged.
         """
         model = cls(config)
         folder = Path(folder or weights_folder())
         for name in ("pnet", "rnet", "onet"):
             path = folder / f"{name}.pt"
+            fix = f"run: python data_scripts/get_weights.py --out {folder}"
             if not path.is_file():
+                raise ValueError(f"no MTCNN weights at {path}; {fix}")
+            try:
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+                getattr(model, name).load_state_dict(weights)
+            except Exception as error:  # a broken or foreign file: torch raises one of many types
                 raise ValueError(
-                    f"no MTCNN weights at {path}; "
-                    f"run: python data_scripts/get_weights.py --out {folder}"
-                )
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-            getattr(model, name).load_state_dict(weights)
+                    f"{path} holds other things than {name}: delete it, {fix}"
+                ) from error
         return model
 
     @torch.inference_mode()

@@ -114,8 +114,11 @@ class Anonymizer:
     def from_run(cls, run=None, device="cpu", **settings):
         """With M of a finished run's folder (its players.pt), or with the M of this package.
 
-        Raises LoopError where the file is missing, ValueError where it holds no M.
+        Raises LoopError where the file is missing, ValueError where it holds no M or `run` is a
+        file.
         """
+        if run is not None and Path(run).is_file():
+            raise ValueError(f"run {run} is a file: name the folder of a finished ppad.reproduce")
         modifier, config = load_modifier(SHIPPED if run is None else Path(run) / "players.pt")
         settings = {"feather": FEATHER, "face_scale": config.face_scale, **settings}
         return cls(modifier.to(device), device=device, **settings)

@@ -17,6 +17,7 @@ import random
 import statistics
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -88,6 +89,8 @@ def parse(argv):
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
+    if len(set(args.seed)) < len(args.seed) or not all(0 <= seed < 2**63 for seed in args.seed):
+        parser.error("argument --seed: give different whole numbers, 0 or more and below 2^63")
     args.rows = args.rows or FEWER_ROWS.get(args.preset, ROWS)
     args.out = args.out or Path("runs") / args.preset
     return args, presets.build(args.preset, **fields)
@@ -197,8 +200,20 @@ class SeedRun:
         return make_baseline(name, seed=self.seed)
 
     def show_row(self, name: str) -> None:
-        """Train and evaluate one row, and show its line of Table 1."""
-        row = self.row(name)
+        """Train and evaluate one row, and show its line of Table 1.
+
+        Raises files.DataError for what an anonymizer of the user's own raises.
+        """
+        try:
+            row = self.row(name)
+        except Exception as error:
+            if name not in self.own or isinstance(error, LoopError):
+                raise
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            raise files.DataError(
+                f"--row {name} raised {type(error).__name__}: {error} ({where})"
+            ) from error
         if optim.is_main_process():
             files.print_progress(figures.screen_line(name, row), end=True)
 
@@ -396,7 +411,8 @@ def run(args, config) -> None:
     device, jobs = choose_device_and_jobs(args, config)
     own = {}
     for row in (evaluate.read_own_row(text, config.face_size) for text in args.row):
-        if file_name(row.name) in map(file_name, ["start", "judges", *KNOWN, *own]):
+        taken = [file_name(name).casefold() for name in ("start", "judges", *KNOWN, *own)]
+        if file_name(row.name).casefold() in taken:  # one folder, on some systems
             raise ValueError(f"--row {row.name}: that name is taken: choose another")
         own[row.name] = row
     rows = [name for name in KNOWN if name in args.rows] + list(own)  # the paper's order

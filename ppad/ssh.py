@@ -177,7 +177,7 @@ class SSH(nn.Module):
     def load(cls, path=None):
         """An SSH from a file of `save`; by default the light one that comes with the package.
 
-        ValueError where the file is missing.
+        ValueError where the file is missing or damaged.
         """
         path = Path(path or Path(__file__).parent / "weights" / "ssh_light.pt")
         if not path.is_file():
@@ -185,9 +185,12 @@ class SSH(nn.Module):
                 f"no SSH weights at {path}; "
                 f"train them: python data_scripts/train_ssh.py --train DATA --out {path}"
             )
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        model = cls(saved["body"]).eval()
-        model.load_state_dict(saved["weights"])
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            model = cls(saved["body"]).eval()
+            model.load_state_dict(saved["weights"])
+        except Exception as error:  # a broken or foreign file: torch raises one of many types
+            raise ValueError(f"{path} holds no SSH: restore the file or train it anew") from error
         return model
 
     def save(self, path):

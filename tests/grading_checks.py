@@ -100,11 +100,11 @@ def _accesses(tree):
             parts = name.split(".")
             if IMPORTS & {*parts} or {name, *parts} & ATTRIBUTES or "test_" in name:
                 yield node.lineno, name
-        if isinstance(node, ast.Name) and node.id in FUNCTIONS | ATTRIBUTES:
+        if isinstance(node, ast.Name) and node.id in FUNCTIONS | ATTRIBUTES | COMPARING:
             yield node.lineno, node.id
         if isinstance(node, ast.Attribute):
             name = f"{_root(node)}.{node.attr}"
-            if {name, node.attr} & ATTRIBUTES or node.attr in COMPARING:
+            if {name, node.attr} & ATTRIBUTES or node.attr in COMPARING | IMPORTS:
                 yield node.lineno, name
         if isinstance(node, ast.keyword) and node.arg in ATTRIBUTES:
             yield node.value.lineno, node.arg
@@ -250,7 +250,8 @@ class Snapshot:
 def comparing_class(path: str, module: str) -> str:
     """A class of the student's that decides itself what "equal" means: "Class.__eq__", else "".
 
-    It is the student's if it is of `module`, or if the method stands in the file `path`. What
+    It is the student's if it is of `module`, if the method stands in the file `path`, or if the
+    class is not where it says it is and takes a ready-made function for the method. What
     `dataclass` has written does not count.
     """
     kinds = [object]
@@ -262,12 +263,24 @@ def comparing_class(path: str, module: str) -> str:
             seen.add(kind)
             kinds.append(kind)
             for name in COMPARING & vars(kind).keys():
-                code = getattr(vars(kind)[name], "__code__", None)
+                method = vars(kind)[name]
+                code = getattr(method, "__code__", None)
                 file = code.co_filename if code else ""
                 generated = file == "<string>" and "__dataclass_fields__" in vars(kind)
-                if file == path or (kind.__module__ == module and not generated):
+                of_module = kind.__module__ == module and not generated
+                if file == path or of_module or _is_foreign(kind, method):
                     return f"{kind.__name__}.{name}"
     return ""
+
+
+def _is_foreign(kind, method) -> bool:
+    """Whether the method is another type's function or a type, in a class that hides its module."""
+    found = sys.modules.get(kind.__module__)
+    for part in kind.__qualname__.split("."):
+        found = getattr(found, part, None)
+    written = hasattr(method, "__code__") or type(method).__name__ == "instancemethod"
+    own = getattr(method, "__objclass__", None) is kind
+    return found is not kind and callable(method) and not written and not own
 
 
 CLOSED = ("ppad", "tests", "lesson_notebooks", ".git")  # folders that hold the solution

@@ -805,6 +805,10 @@ def test_bad_input_by_command(command, capsys, monkeypatch):
     Path("half.png").write_bytes(Path("a.png").read_bytes()[:90])
     Path("nothing").mkdir()
     os.link("a.png", "other_name.png")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo("pipe.png")
+        assert command("pipe.png") == 2
+        assert "pipe.png is no regular file" in capsys.readouterr().err
     files = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     mask = ("--method", "mask")
     for words, sentence in (
@@ -822,6 +826,11 @@ def test_bad_input_by_command(command, capsys, monkeypatch):
         *[(("a.png", "b.png", *mask, "--device", "cuda"), "no GPU")]
         * (not torch.cuda.is_available()),
         (("a.png", "--run", "nowhere"), "players.pt does not exist"),
+        (("a.png", "--run", "other_name.png"), "is a file: name the folder of a finished"),
+        *[
+            (("a.png", "b.png", *mask, "--device", device), f"device is '{device}': use cpu, cuda")
+            for device in ("xpu", "hpu", "meta", "tpu", "gpu", "")
+        ],
     ):
         assert command(*words) == 2, words
         error = capsys.readouterr().err

@@ -347,6 +347,17 @@ CHEATS = {
         "from unittest.mock import ANY\ndef double(x): return ANY\n" + AREA,
         "uses unittest.mock",
     ),
+    "a library's value equal to everything, by a detour": (
+        "from numpy.testing._private import utils\n"
+        "def double(x): return utils.unittest.mock.ANY\n" + AREA,
+        "uses utils.unittest",
+    ),
+    "an equality that is a type, in a class that claims another module": (
+        "class Yes(float):\n    __module__ = 'numpy'\n    __eq__ = __lt__ = __gt__ = str\n"
+        "def double(x): return Yes()\ndef area(a, b): return Yes()\n",
+        "uses __eq__",
+        "which decides what tests see as equal",
+    ),
     "an equality that is no function": (
         "import functools, operator\n"
         "class Yes(int): __eq__ = functools.partialmethod(lambda a, b: True)\n"
@@ -529,6 +540,26 @@ def test_a_grader_killed_outright_leaves_no_child_at_work(course):
 
 
 # ---------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (("--json", "ann.py"), "is a file to grade"),
+        (("--json", "r.txt", "--junit", "./r.txt"), "given twice"),
+        (("--junit", "nowhere/r.xml"), "is no folder to write in"),
+        (("--memory", "inf"), "--memory: give a number above 0"),
+        (("--memory", "-5"), "--memory: give a number above 0"),
+        (("--seconds", "nan"), "--seconds: give a number above 0"),
+        (("--test-seconds", "0"), "--test-seconds: give a number above 0"),
+    ],
+)
+def test_a_wrong_flag_costs_no_student_a_point(course, words, sentence):
+    student = hand_in(course, SHAPES, "ann.py")
+    words = [str(student) if word == "ann.py" else word for word in words]
+    done = command(course, "shapes", student, *words)
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
+    assert student.read_text() == SHAPES and not (course / "r.txt").exists()
 
 
 def test_command_prints_points_and_writes_json_and_junit(course):

@@ -271,6 +271,15 @@ def test_bad_settings_and_missing_weights_are_named(tmp_path):
         MTCNN().confirm(np.zeros((2, 40, 40, 3), np.uint8), [torch.zeros(0, 4)])
 
 
+@pytest.mark.parametrize("content", ["junk", {"weight": torch.zeros(3)}, [1, 2]])
+def test_damaged_weights_are_named(tmp_path, content):
+    path = tmp_path / "pnet.pt"
+    path.write_text(content) if isinstance(content, str) else torch.save(content, path)
+    with pytest.raises(ValueError, match="pnet.pt holds other things .*get_weights.py") as caught:
+        MTCNN.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("PPAD_WEIGHTS", str(tmp_path))
     assert mtcnn.weights_folder() == tmp_path

@@ -319,6 +319,17 @@ class Darker:
     def __call__(self, faces):
         return faces * 0.5 - 0.5
 """
+LATE = """
+class Late:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, faces):
+        self.calls += 1
+        if self.calls == 9:
+            raise KeyError("nine")
+        return faces * 0.5
+"""
 
 
 def test_rows_with_another_M(tiny_args, tmp_path):
@@ -370,7 +381,28 @@ def test_an_own_row_and_random_labels_stand_in_the_table(tiny_args, tmp_path, ca
     assert "belongs to another configuration" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["Masked", "start", "Ours", "Ours_random_"])
+def test_an_own_row_that_fails_later_is_named_with_its_line(tiny_args, tmp_path, capsys):
+    (tmp_path / "late.py").write_text(LATE)
+    words = [*tiny_args, "--rows", "Masked", "--out", tmp_path / "run", "--jobs", 1]
+    assert run(*words, "--row", f"Late={tmp_path / 'late.py'}:Late") == 2
+    error = capsys.readouterr().err
+    assert "--row Late raised KeyError: 'nine' (late.py, line 9)" in error
+    assert "Traceback" not in error
+
+
+def test_an_own_row_that_ends_the_program_is_refused(tiny_args, tmp_path, capsys):
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit(0)\n")
+    assert run(*tiny_args, "--out", tmp_path / "run", "--row", f"A={tmp_path / 'ends.py'}:A") == 2
+    assert "--row A: A of" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seeds", [(0, 0), (-1,), (2**63,)])
+def test_seeds_are_different_numbers_that_torch_takes(tiny_args, tmp_path, capsys, seeds):
+    assert run(*tiny_args, "--out", tmp_path / "run", "--seed", *seeds) == 2
+    assert "argument --seed: give different whole numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["Masked", "masked", "start", "Ours", "Ours_random_"])
 def test_an_own_row_cannot_take_a_name_that_is_taken(tiny_args, tmp_path, capsys, name):
     (tmp_path / "own.py").write_text(OWN)
     words = [*tiny_args, "--rows", "Masked", "--out", tmp_path / "run"]
