@@ -423,7 +423,8 @@ def main(argv=None):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):  # the latter: the terminal was closed; not on Windows
+        # a closed terminal, a batch system's warning and limit; Windows has the first alone
+        for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU"):
             number = getattr(signal, name, None)
             if number and signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
                 signal.signal(number, stop)

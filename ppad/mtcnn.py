@@ -248,14 +248,17 @@ def nms(boxes, scores, threshold, group=None, smaller=False):
         smaller: divide by the area of the smaller box, not of the union.
     """
     order = scores.argsort(descending=True, stable=True)
-    boxes = boxes[order].double()
-    if group is not None and len(boxes):  # apart, so that groups do not overlap
-        boxes = boxes + group[order, None] * (boxes.max() - boxes.min() + 1)
+    boxes = boxes[order]
+    group = torch.zeros_like(order) if group is None else group[order]
+
+    def removes_by(first, second):  # (n, k), places in the order
+        one_group = group[first, None] == group[second]
+        return one_group & (overlap(boxes[first], boxes[second], smaller) > threshold)
+
     kept = order[:0]  # places in the order
     for part in torch.arange(len(order), device=order.device).split(BOXES_AT_ONCE):
-        hidden = overlap(boxes[part], boxes[kept], smaller) > threshold  # (n, k)
-        part = part[~hidden.any(1)]
-        removes = (overlap(boxes[part], boxes[part], smaller) > threshold).triu(1)  # row: better
+        part = part[~removes_by(part, kept).any(1)]
+        removes = removes_by(part, part).triu(1)  # row: better
         alive = torch.ones_like(part, dtype=torch.bool)
         previous = None
         while previous is None or not torch.equal(alive, previous):

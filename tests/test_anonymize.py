@@ -770,7 +770,7 @@ def test_names(command, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals on Windows")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU"])
 def test_a_signal_leaves_no_file(tmp_path, name):
     Image.fromarray(scene()).save(
         tmp_path / "a.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(90)]
