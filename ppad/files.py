@@ -31,6 +31,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # of Pillow's others, some start programs
 MAX_PIXELS = 50_000_000  # ours: of one picture; a small file can claim any number
 LARGEST = 1e30  # ours: numbers of a table are smaller; of those above 3.4e38 float32 makes infinity
+UNEQUAL = 0.01  # ours: of a fold, pairs of one kind too many; chance is then 49.5 %
 LONGEST_NAME = 200  # ours: bytes of a name kept in its temporary name; systems allow 255
 
 # `decode_picture` refuses such pictures itself, by name.
@@ -192,14 +193,22 @@ def read_text(path, kind: str = "file") -> str:
         raise DataError(f"{path}: {fault}; save it in UTF-8") from error
 
 
-def read_json(path, fix: str = "delete it and run the same command again") -> dict:
-    """The dict that a JSON file of ours holds. Raises DataError; fix: how, if it is damaged."""
+def read_json(path, fix: str = "delete it and run the same command again", needs=()) -> dict:
+    """The dict that a JSON file of ours holds.
+
+    fix: what to do if it is damaged. needs: keys that it must have. Raises DataError.
+    """
     if not Path(path).exists():
         raise DataError(f"{path} does not exist: run the same command again, or name another run")
     try:
-        return dict(json.loads(read_text(path)))
-    except (ValueError, TypeError) as error:
+        content = json.loads(read_text(path))
+    except ValueError as error:
         raise DataError(f"{path} cannot be read ({error}): {fix}") from error
+    lacking = [key for key in needs if not isinstance(content, dict) or key not in content]
+    if lacking or not isinstance(content, dict):
+        fault = f"it lacks {lacking[0]}" if lacking else "it is no JSON object"
+        raise DataError(f"{path} cannot be read ({fault}): {fix}")
+    return content
 
 
 def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
@@ -213,7 +222,7 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
 
     Returns a dict of text for each row, blanks around the cells stripped, and in it "where" ("FILE,
     line N"); None where the row is shorter than the header. Raises DataError for an absent file, an
-    absent column, or no rows.
+    absent column or two of one name, a row longer than the header, or no rows.
     """
     text = unicodedata.normalize("NFC", read_text(path, "table"))
     delimiter = next((mark for mark in "\t,;" if mark in text.partition("\n")[0]), ",")
@@ -221,8 +230,14 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     rows = []
     try:
         names = [name.strip() for name in next(reader, [])]
+        if twice := next((name for name in names if name and names.count(name) > 1), ""):
+            raise DataError(f"{path}: two columns are named {twice}; delete or rename one of them")
         for cells in filter(None, reader):
             cells = [cell.strip() for cell in cells]
+            if any(cells[len(names) :]):
+                fault = f"has {len(cells)} cells, the first line {len(names)}"
+                fix = "put quotes about cells with commas, and write decimals with a point"
+                raise DataError(f"{path}, line {reader.line_num}: {fault}; {fix}")
             if delimiter != ",":  # decimal commas are common in such tables
                 cells = [re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell) for cell in cells]
             row = dict.fromkeys(names)
@@ -248,8 +263,8 @@ def numbers(row: dict, columns) -> list[float]:
     values = []
     for column in columns:
         try:
-            value = float(row[column])
-        except (TypeError, ValueError):  # None where the row is too short
+            value = float(row[column].replace("_", "?"))  # Python takes 3_4 for 34
+        except (AttributeError, ValueError):  # None where the row is too short
             value = math.nan
         if not abs(value) < LARGEST:  # nor if it is NaN
             fault = f"{column} is {row[column]!r}, not a finite number of 32 bits"
@@ -297,9 +312,11 @@ def find_pairs(pairs_txt, names: list[str]):
     """Find the pairs of a file in LFW's format among the `names` "person/picture" of a set.
 
     Returns (first, second, same, fold) of those whose pictures are both there, and the others as
-    text; how many those are is printed. Raises DataError for what `read_pair_lines` refuses,
-    for a name that is there in other letters, and unless two folds or more are left with pairs of
-    one person and of two in each.
+    text; how many those are is printed. Where a fold is left with many more pairs of one kind, its
+    last ones go too: an attacker who sees nothing would else not err on half of them.
+
+    Raises DataError for what `read_pair_lines` refuses, for a name that is there in other letters,
+    and unless two folds or more are left with pairs of one person and of two in each.
     """
     per_fold, lines = read_pair_lines(pairs_txt)
     position = {name: i for i, name in enumerate(names)}
@@ -327,12 +344,23 @@ def find_pairs(pairs_txt, names: list[str]):
         fault = f"none of its {len(lines)} pairs is in the face set, which has {such} and the like"
         raise DataError(f"{pairs_txt}: {fault}; read the folder it belongs to")
     folds = len(lines) // per_fold
+    absent_pairs = len(dropped)
     for fold in range(folds):
         kinds = {same for _, _, same, number in kept if number == fold}
         if len(kinds) < 2 or folds < 2:
             fault = f"fold {fold + 1} of {folds} is left with {len(kinds)} of the two kinds"
             need = "at least two folds are needed, with pairs of one person and of two in each"
             raise DataError(f"{pairs_txt}: {fault} of pairs; {need}: restore the pictures or pairs")
+        fewer, more = sorted(
+            ([pair for pair in kept if pair[2:] == (same, fold)] for same in (True, False)), key=len
+        )
+        if len(more) - len(fewer) > UNEQUAL * per_fold:
+            for extra in more[len(fewer) :]:
+                kept.remove(extra)
+                dropped.append(f"{names[extra[0]]} {names[extra[1]]}")
+    if len(dropped) > absent_pairs:
+        count = f"{len(dropped) - absent_pairs} pairs more are dropped"
+        print(f"{pairs_txt}: {count}, so that each fold has as many of both kinds", file=sys.stderr)
     return kept, dropped
 
 

@@ -14,6 +14,7 @@ Boxes are xyxy pixels and landmarks x,y pixels of the upright picture, continuou
 import itertools
 import math
 import os
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -138,6 +139,9 @@ class Reader:
         """The fields of a `datasets.FaceSet`; the arguments are those of `datasets.read_faces`."""
         rows = landmark_rows(self.folder, landmarks_csv)
         offered = sorted(rows.keys() | pictures_in(self.folder))
+        if unused := pictures_elsewhere(self.folder):
+            fault = f"{len(unused)} pictures are not in person/picture and not used, such as"
+            print(f"{self.folder}: {fault} {unused[0]}", file=sys.stderr)
         each = pictures_each or math.inf
         counts = sorted(Counter(map(_person, offered)).values(), reverse=True)
         count = sum(min(number, each) for number in counts[: people or None])
@@ -159,6 +163,10 @@ class Reader:
         """The fields of a `datasets.ActionSet`; the arguments are those of `read_actions`."""
         frames = annotated_frames(annotations_csv, faces_csv)
         offered = [file for file, frame in frames.items() if frame.split == split]
+        others = [frame for frame in frames.values() if frame.split not in ("train", "test")]
+        if others and split == "test":  # once, where both are read
+            fault = f"{len(others)} frames of other splits are not used, such as"
+            print(f"{annotations_csv}: {fault} {others[0].split!r}", file=sys.stderr)
         if 0 < limit < len(offered):
             offered = [offered[i * len(offered) // limit] for i in range(limit)]
         look = partial(look_at_frame, self.folder, frames, annotations_csv, frame_size)
@@ -246,10 +254,25 @@ def pictures_in(folder) -> list[str]:
     return [name for name, _ in paths.values()]
 
 
+def pictures_elsewhere(folder) -> list[str]:
+    """Pictures that lie loose in a folder of faces, or deeper than `pictures_in` looks."""
+    inside = (path.relative_to(folder) for path in folder.rglob("*") if files.is_picture(path))
+    return sorted(
+        path.as_posix()
+        for path in inside
+        if len(path.parts) != 2 and not any(map(files.is_hidden, path.parts))
+    )
+
+
+def spelling(person: str) -> str:
+    """A person's name without the differences that a machine or another tool makes."""
+    return "_".join(person.replace("_", " ").casefold().split())
+
+
 def check_people(root) -> None:
     """DataError for a person in root/train and root/test: the test would be of known people."""
     train, test = (
-        {_person(name).casefold(): _person(name) for name in pictures_in(Path(root, split))}
+        {spelling(_person(name)): _person(name) for name in pictures_in(Path(root, split))}
         for split in ("train", "test")
     )
     if both := sorted(train.keys() & test.keys()):
@@ -280,13 +303,13 @@ def landmark_rows(folder, table) -> dict[str, dict]:
 def check_convention(table, rows) -> None:
     """Refuse (DataError) rows of boxes or landmarks that follow another convention than ours.
 
-    Shares of the picture for pixels: nothing is above 1. "Left" as the person's own, or y from the
-    bottom: so it is in the median face.
+    Shares of the picture for pixels: most are not above 1. "Left" as the person's own, or y from
+    the bottom: so it is in the median face.
     """
     for columns in (BOX_COLUMNS, POINT_COLUMNS):
         known = [numbers(row, columns) for row in rows if row.get(columns[0])]
-        if known and np.max(known) <= 1:
-            fault = f"{columns[0]} to {columns[-1]} are nowhere above 1"
+        if known and np.median(known) <= 1:
+            fault = f"{columns[0]} to {columns[-1]} are mostly not above 1"
             raise DataError(f"{table}: {fault}; give pixels of the picture, not shares of it")
     if not known:
         return
@@ -387,6 +410,10 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
             raise DataError(f"{row['where']}: {fault}; use two tables of one version")
         frame = frames[row["file"]]
         frame.faces.append(_new_box(row, "face box", frame.size, math.inf, seen))
+    for frame in frames.values():
+        if frame.split not in ("train", "test") and frame.split.casefold() in ("train", "test"):
+            fix = f"write {frame.split.casefold()} everywhere"
+            raise DataError(f"{annotations_csv}: a split is {frame.split!r}; {fix}")
     train = [frame for frame in frames.values() if frame.split == "train"]
     action_names(annotations_csv, frames, train)
     return frames

@@ -296,7 +296,7 @@ def counted_minutes(path: Path):
 
     Raises files.DataError where the file cannot be read.
     """
-    before = read_json(path)["minutes"] if path.exists() else 0.0
+    before = read_json(path, needs=["minutes"])["minutes"] if path.exists() else 0.0
     began = time.monotonic()
     try:
         yield

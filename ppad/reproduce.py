@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import random
+import re
 import statistics
 import sys
 import time
@@ -57,6 +58,8 @@ PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, an
 }
 FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png")
 OUTPUTS = ("results.json", *figures.TABLES, "players.pt", *FIGURES)
+START = ("minutes", "controls", "counts")  # what start.json holds
+ROW = ("mAP", "AP", "verification_error", "structure", "attacks", "minutes", "peak_memory_gb")
 PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")  # results.json: names only
 
 
@@ -128,7 +131,9 @@ class SeedRun:
         known = self.data.counts() | self.data.fingerprints()
         if not path.exists():
             files.write_file(path, json.dumps(known, indent=1))
-        for name, before in files.read_json(path).items():
+        before_all = files.read_json(path, needs=known)
+        for name in known:
+            before = before_all[name]
             if known[name] != before:
                 what = name if isinstance(before, str) else f"{name} count"
                 raise LoopError(
@@ -224,7 +229,7 @@ class SeedRun:
         changes = VARIANTS.get(name, {})
         file = {"file": self.own[name].checksum} if name in self.own else {}
         if optim.run_on_main(path.exists):
-            row = files.read_json(path)
+            row = files.read_json(path, needs=ROW)
             if file.items() <= row.items():
                 return row
             raise LoopError(f"{path} was made with another file of --row {name}: choose a new name")
@@ -306,9 +311,11 @@ def file_name(row: str) -> str:
 def collect(out: Path, preset: str, config, seeds: list, rows: list, device, jobs: int) -> dict:
     """What results.json holds: `rows` of `seeds`, from the files in the run folder."""
     folders = [out / f"seed{seed}" for seed in seeds]
-    starts = [files.read_json(folder / "start.json") for folder in folders]
+    starts = [files.read_json(folder / "start.json", needs=START) for folder in folders]
     found = {
-        name: [files.read_json(folder / file_name(name) / "row.json") for folder in folders]
+        name: [
+            files.read_json(folder / file_name(name) / "row.json", needs=ROW) for folder in folders
+        ]
         for name in rows
     }
     every_row = [row for per_seed in found.values() for row in per_seed]
@@ -490,20 +497,26 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
 def open_folder(out: Path, preset: str, config) -> None:
     """Put the settings into the run's folder; LoopError if it holds a run with others."""
     settings = out / "config.json"
-    for unfinished in out.rglob(".*.part"):  # of a run that was killed
-        unfinished.unlink(missing_ok=True)
     if not settings.exists():
+        if there := next((name for name in OUTPUTS if (out / name).exists()), ""):
+            raise LoopError(f"{out} holds {there} but no config.json: choose another --out")
         files.write_file(settings, presets.as_json(config, preset))
     if different := presets.differences(config, preset, settings):
         raise LoopError(
             f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out"
         )
+    unfinished = [*out.glob(".*.part"), *(p for one in out.glob("seed*") for p in one.rglob(".*"))]
+    for path in unfinished:  # of this run, when it was killed
+        if re.fullmatch(r"\..+\.\d+\.part", path.name):
+            path.unlink(missing_ok=True)
 
 
 def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
+    say_what_goes(out / "results.json", results)
     draw(first, out, results, rows)
-    results["minutes"] = round(files.read_json(out / "minutes.json")["minutes"], 2)  # of all calls
+    took = files.read_json(out / "minutes.json", needs=["minutes"])
+    results["minutes"] = round(took["minutes"], 2)  # of all calls
     texts = {name: make(results) for name, make in figures.TABLES.items()}
     for name, text in texts.items():
         files.write_file(out / name, text)
@@ -515,6 +528,19 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in OUTPUTS if (out / name).exists()]
     print("", *texts.values(), f"{', '.join(written)} are in {out}.", sep="\n")
+
+
+def say_what_goes(path: Path, results: dict) -> None:
+    """Name the rows and seeds that results.json holds and `results` does not."""
+    if not path.exists():
+        return
+    before = files.read_json(path, needs=["rows", "seeds"])
+    names = [row["name"] for row in results["rows"]]
+    gone = [row["name"] for row in before["rows"] if row["name"] not in names]
+    gone += [f"seed {seed}" for seed in before["seeds"] if seed not in results["seeds"]]
+    if gone:
+        fix = "ask for them too, which takes no training, to have them in the tables again"
+        print(f"{path} loses {', '.join(gone)}: {fix}", file=sys.stderr)
 
 
 if __name__ == "__main__":

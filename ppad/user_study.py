@@ -68,10 +68,11 @@ def test_faces(config, run: Path) -> datasets.FaceSet:
     """The run's test faces, drawn (with the run's first seed) or read."""
     size = config.face_size
     if config.drawn:
-        seed = files.read_json(run / "results.json")["seeds"][0]
+        seed = files.read_json(run / "results.json", needs=["seeds"])["seeds"][0]
         people = drawn_test_people(config)
         return datasets.toy_faces(seed, people, config.test_pictures_each, size)
-    root = Path(config.faces)
+    settings = files.read_json(run / "config.json", needs=["faces"])
+    root = Path(settings["faces"])  # players.pt, which is shared, has the folder's name only
     table = root / "landmarks.csv"
     return datasets.read_faces(root / "test", table, size, face_scale=config.face_scale)
 
@@ -178,6 +179,9 @@ def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
 
     Raises DataError naming the first file that is torn, incomplete, double or of another study.
     """
+    for path in (out / "study_results.json", out / "study_results.png"):
+        if path.resolve() in [given.resolve() for given in (key_path, *answer_paths)]:
+            raise files.DataError(f"{path} is the key or an answer: rename it, or give another OUT")
     key = files.read_json(key_path, KEEP)
     if not is_key(key):
         raise files.DataError(f"{key_path} is not a study's key: give the key.json that make wrote")
@@ -370,6 +374,9 @@ def main(argv=None) -> int:
     except (ValueError, OSError, RuntimeError) as error:  # LoopError is a RuntimeError
         print(f"ppad.user_study: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("ppad.user_study: stopped", file=sys.stderr)
+        return 130
     return 0
 
 

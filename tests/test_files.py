@@ -215,7 +215,7 @@ def test_table_with_any_separator_and_byte_order_mark(tmp_path, comma, mark):
 
 def test_cells_are_stripped_and_short_rows_end_in_none(tmp_path):
     path = write(
-        tmp_path / "t.csv", "file , a,b\r\n x.png, \twalk ,1\r\ny.png\r\n\r\nz.png,,2,3\r\n"
+        tmp_path / "t.csv", "file , a,b\r\n x.png, \twalk ,1\r\ny.png\r\n\r\nz.png,,2, ,\r\n"
     )
     rows = [{k: v for k, v in row.items() if k != "where"} for row in read_table(path, ("a",))]
     assert rows == [
@@ -225,7 +225,28 @@ def test_cells_are_stripped_and_short_rows_end_in_none(tmp_path):
     ]
 
 
+def test_numbers_with_underscores_are_none(tmp_path):
+    (row,) = read_table(write(tmp_path / "t.csv", "a,b\n3_4,5\n"), ("a",))
+    assert numbers(row, ["b"]) == [5.0]
+    with pytest.raises(DataError, match="line 2: a is '3_4', not a finite number"):
+        numbers(row, ["a"])
+
+
+def test_read_json_asks_for_what_is_needed(tmp_path):
+    path = tmp_path / "a.json"
+    for content, fault in (("{}", "it lacks b"), ("[]", "it lacks b"), ('{"a": 1}', "it lacks b")):
+        path.write_text(content)
+        with pytest.raises(DataError, match=f"a.json cannot be read .{fault}.: delete it"):
+            read_json(path, needs=["a", "b"] if "a" in content else ["b"])
+    path.write_text('{"b": 2}')
+    assert read_json(path, needs=["b"]) == {"b": 2}
+
+
 def test_table_faults_are_named(tmp_path):
+    with pytest.raises(DataError, match="t.csv: two columns are named a; delete or rename"):
+        read_table(write(tmp_path / "t.csv", "file,a,a\nx,1,2\n"), ("file",))
+    with pytest.raises(DataError, match="line 2: has 5 cells, the first line 3; put quotes"):
+        read_table(write(tmp_path / "t.csv", "file,a,b\nx,1,5,2,5\n"), ("file",))
     with pytest.raises(DataError, match="no such table"):
         read_table(tmp_path / "none.csv", ("file",))
     with pytest.raises(DataError, match="lacks the column.*b, c"):

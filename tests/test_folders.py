@@ -386,23 +386,33 @@ def test_read_pairs_finds_pictures_and_names_what_is_missing(tmp_path, capsys):
     path = save(tmp_path / "pairs.txt", lines)
     pairs = read_pairs(path, faces)
     ends = [(faces.names[a], faces.names[b]) for a, b in zip(pairs.first, pairs.second)]
-    assert ends[:3] == [
+    assert ends == [
         ("Ann/Ann_0001", "Ann/Ann_0003"),
-        ("Bob/Bob_0001", "Bob/Bob_0002"),
         ("Ann/Ann_0001", "Cy/Cy_0001"),
-    ]
-    assert ends[3:] == [
         ("Ann/Ann_0002", "Ann/Ann_0001"),
         ("Bob/Bob_0003", "Cy/Cy_0002"),
-        ("Bob/Bob_0001", "Cy/Cy_0001"),
     ]
-    assert pairs.same.tolist() == [True, True, False, True, False, False]
-    assert pairs.folds.tolist() == [0, 0, 0, 1, 1, 1] and len(pairs) == 6
-    assert pairs.dropped == ["Bob_0009 Cy_0001", "Cy_0002 Cy_0009"]
+    # as many of both kinds in a fold: else who sees nothing would not err on half of them
+    assert pairs.same.tolist() == [True, False, True, False]
+    assert pairs.folds.tolist() == [0, 0, 1, 1] and len(pairs) == 4
+    missing = ["Bob_0009 Cy_0001", "Cy_0002 Cy_0009"]
+    assert pairs.dropped == [*missing, "Bob/Bob_0001 Bob/Bob_0002", "Bob/Bob_0001 Cy/Cy_0001"]
     said = capsys.readouterr().err
     assert "pairs.txt: 2 of 8 pairs are dropped" in said and "Bob_0009 Cy_0001" in said
+    assert "pairs.txt: 2 pairs more are dropped, so that each fold has as many of both" in said
     with pytest.raises(DataError, match="none of its 2 pairs.*Ann/Ann_0001"):
         read_pairs(save(path, ["1 1", "Zoe 1 2", "Zoe 1 Yan 1"]), faces)
+
+
+def test_one_pair_too_many_of_hundreds_stays(tmp_path):
+    table = face_folder(tmp_path / "f", each=25)
+    table[1:] = [line.rpartition(",")[0] + ",30" for line in table[1:]]
+    faces = read_faces(tmp_path / "f", save(tmp_path / "t.csv", table), 8)
+    same = [f"Ann {i} {j}" for i in range(1, 26) for j in range(1, i)][:200]
+    other = [f"Ann {i} Bob {j}" for i in range(1, 25) for j in range(1, 25)][:200]
+    lines = ["2 100", *same[:99], "Ann 25 99", *other[:100], *same[100:], *other[100:]]
+    pairs = read_pairs(save(tmp_path / "pairs.txt", lines), faces)
+    assert len(pairs) == 399 and pairs.dropped == ["Ann_0025 Ann_0099"]
 
 
 @pytest.mark.parametrize(
@@ -433,6 +443,10 @@ def test_nobody_is_in_train_and_in_test(tmp_path):
     face_folder(tmp_path / "test", ("Dee", "Eve"))
     (tmp_path / "test/Cy").mkdir()  # empty: of nobody
     check_people(tmp_path)
+    face_folder(tmp_path / "more" / "train", ("Ann Lee",))
+    face_folder(tmp_path / "more" / "test", ("ann_lee",))
+    with pytest.raises(DataError, match="train/Ann Lee and test/ann_lee"):
+        check_people(tmp_path / "more")
     face_folder(tmp_path / "test", ("bob",))
     with pytest.raises(
         DataError, match="1 of the people are in train and in test.*train/Bob and test/bob"
@@ -477,7 +491,7 @@ def shares(first, *sizes):
         (exchanged((1, 3), (2, 4)), "left_eye lies right of right_eye"),
         (exchanged((7, 9), (8, 10)), "left_mouth lies right of right_mouth"),
         (exchanged((2, 8), (4, 10)), "eyes lie below the mouth .*from the top"),
-        (shares(1, 40), "left_eye_x to right_mouth_y are nowhere above 1; give pixels"),
+        (shares(1, 40), "left_eye_x to right_mouth_y are mostly not above 1; give pixels"),
     ],
 )
 def test_landmarks_of_another_convention_are_refused(tmp_path, change, says):
@@ -490,11 +504,44 @@ def test_landmarks_of_another_convention_are_refused(tmp_path, change, says):
 
 def test_boxes_in_shares_of_the_picture_are_refused(tmp_path):
     where = action_folder(tmp_path, edited(ANNOTATIONS, shares(5, 40, 40)))
-    with pytest.raises(DataError, match="annotations.csv: x_min to y_max are nowhere above 1"):
+    with pytest.raises(DataError, match="annotations.csv: x_min to y_max are mostly not above 1"):
         read_actions(*where, "train", (60, 80))
     where = action_folder(tmp_path, ANNOTATIONS, edited(FACES, shares(2, 40, 30)))
-    with pytest.raises(DataError, match="faces.csv: x_min to y_max are nowhere above 1"):
+    with pytest.raises(DataError, match="faces.csv: x_min to y_max are mostly not above 1"):
         read_actions(*where, "train", (60, 80))
+
+
+def test_one_box_that_overhangs_makes_no_pixels_of_shares(tmp_path):
+    lines = edited(FACES, shares(2, 40, 30))
+    lines[1] = lines[1].rpartition(",")[0] + ",1.01"
+    where = action_folder(tmp_path, ANNOTATIONS, lines)
+    with pytest.raises(DataError, match="faces.csv: x_min to y_max are mostly not above 1"):
+        read_actions(*where, "train", (60, 80))
+
+
+def test_splits_in_other_letters_are_refused_and_others_named(tmp_path, capsys):
+    def split(name):
+        return edited(ANNOTATIONS, lambda cells: [cells[0], name(cells[1]), *cells[2:]])
+
+    where = action_folder(tmp_path, split(lambda word: word.title() if word == "test" else word))
+    with pytest.raises(
+        DataError, match="annotations.csv: a split is 'Test'; write test everywhere"
+    ):
+        read_actions(*where, "train", (60, 80))
+    lines = [*ANNOTATIONS, ANNOTATIONS[1].replace("train", "val").replace("p/", "v/")]
+    where = action_folder(tmp_path, lines)
+    read_actions(*where, "test", (60, 80))
+    assert "1 frames of other splits are not used, such as 'val'" in capsys.readouterr().err
+
+
+def test_pictures_that_no_person_has_are_named(tmp_path, capsys):
+    table = save(tmp_path / "t.csv", face_folder(tmp_path / "f"))
+    (tmp_path / "f" / "Ann" / "more").mkdir()
+    for name in ("loose.png", "Ann/more/a.png", ".hidden.png"):
+        Image.new("RGB", (9, 9)).save(tmp_path / "f" / name)
+    assert len(read_faces(tmp_path / "f", table, 8)) == 9
+    said = capsys.readouterr().err
+    assert "2 pictures are not in person/picture and not used, such as Ann/more/a.png" in said
 
 
 def test_a_table_of_face_boxes_may_hold_its_header_alone(tmp_path):

@@ -582,6 +582,46 @@ def test_a_json_file_that_a_crash_left_empty_is_named(copied, tiny_args, capsys,
     assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 0 and read(path)
 
 
+@pytest.mark.parametrize(
+    "name", ["start.json", "data.json", "Masked/row.json", "../minutes.json", "../results.json"]
+)
+@pytest.mark.parametrize("content", ["{}", "[]"])
+def test_a_json_file_without_what_it_must_hold_is_named(copied, tiny_args, capsys, name, content):
+    path = copied / "seed0" / name
+    path.write_text(content)
+    assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 2
+    assert f"{path.name} cannot be read (it lacks" in capsys.readouterr().err
+
+
+def test_what_a_results_file_loses_is_said(copied, tiny_args, capsys):
+    assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 0
+    said = capsys.readouterr().err
+    assert "results.json loses Un-anonymized, Ours, seed 1: ask for them too" in said
+
+
+def test_results_of_no_run_are_not_overwritten(copied, tiny_args, tmp_path, capsys):
+    """Such as the reference results, which are kept without their run's folder."""
+    out = tmp_path / "kept"
+    out.mkdir()
+    (out / "table1.md").write_text("| a table of another run |")
+    assert run(*tiny_args, "--out", out, "--rows", "Masked") == 2
+    assert f"{out} holds table1.md but no config.json" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == ["table1.md"]
+
+
+def test_unfinished_files_of_others_stay(tiny_args, tmp_path):
+    """Only what this program left in a folder of its own is cleared away."""
+    words = [*tiny_args, "--out", tmp_path, "--rows", "Masked"]
+    stays = [".movie.mp4.part", "other/.movie.mp4.1234.part", "seed0/notes.part"]
+    goes = [".results.json.1234.part", "seed0/Masked/.checkpoint.pt.1234.part"]
+    for name in (*stays, *goes):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert run(*words) == 0
+    assert all((tmp_path / name).exists() for name in stays)
+    assert not any((tmp_path / name).exists() for name in goes)
+
+
 def test_full_disk(tmp_path, tiny_args, capsys, monkeypatch):
     def full(state, path):
         raise OSError(28, "No space left on device")

@@ -7,14 +7,17 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ppad import config as presets
-from ppad import loop, players, user_study
+from ppad import datasets, loop, players, user_study
 from ppad.baselines import identity
+from ppad.folders import POINT_COLUMNS
 from ppad.repainter import load_modifier
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -111,6 +114,30 @@ def test_a_study_that_is_there_is_not_overwritten(run_folder, study_folder, caps
     assert user_study.main(["make", "--run", str(run_folder), "--out", str(study_folder)]) == 2
     assert "give another --out" in capsys.readouterr().err
     assert (study_folder / "key.json").read_bytes() == before
+
+
+def test_a_study_of_photographs_reads_the_runs_own_folder(tmp_path, tiny, monkeypatch):
+    """players.pt, which is shared, has the folder's name alone: another one may lie here."""
+    faces = datasets.toy_faces(3, range(30, 70), 2, 32)
+    for name, picture in zip(faces.names, faces.images.permute(0, 2, 3, 1).numpy()):
+        path = tmp_path / "data" / "faces" / "test" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    lines = [",".join(["file", *POINT_COLUMNS])]
+    for name, points in zip(faces.names, faces.landmarks.flatten(1).tolist()):
+        lines.append(",".join([f"test/{name}.png", *map(str, points)]))
+    (tmp_path / "data/faces/landmarks.csv").write_text("\n".join(lines))
+    config = tiny(drawn=False, faces="faces")
+    (tmp_path / "run").mkdir()
+    modifier = players.make_modifier(config).state_dict()
+    loop.save_players(
+        tmp_path / "run" / "players.pt", presets.as_fields(config), {"modifier": modifier}
+    )
+    settings = presets.as_fields(config) | {"faces": str(tmp_path / "data" / "faces")}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    assert user_study.main(["make", "--run", "run", "--out", "out"]) == 0
+    assert len(page_content(Path("out"))["q1"]) == 2 * user_study.PAIRS
 
 
 def test_too_few_people_are_said(tmp_path, run_folder, tiny, capsys):
@@ -233,6 +260,15 @@ def test_score_by_hand(answered, capsys):
     said = capsys.readouterr().out
     assert "75.0% right" in said and "25.0% of 4" in said and "1 of 2" in said
     assert (answered / "study_results.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["study_results.json", "study_results.png"])
+def test_an_answer_is_never_overwritten_by_the_result(answered, capsys, name):
+    (answered / "b.json").rename(answered / name)
+    before = (answered / name).read_bytes()
+    assert score(answered, "a.json", name) == 2
+    assert f"{name} is the key or an answer: rename it" in capsys.readouterr().err
+    assert (answered / name).read_bytes() == before
 
 
 def test_interval_is_the_bootstraps():
