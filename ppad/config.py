@@ -375,6 +375,12 @@ AT_LEAST_ONE = (
     "warmup_recognizers log_every sample_every"
 ).split()
 CHOICES = {
+    "modifier_upsample": ("transposed", "resize"),
+    "recognizer_depth": (4, 10, 20),
+    "margin": (1, 2, 3, 4),
+    "detector_body": tuple(
+        "resnet101_c4 resnet18 resnet34 resnet50 resnet101 mobilenet_v2 toy".split()
+    ),
     "precision": ("fp32", "bf16", "fp16"),
     "adversarial_target": ("ascent", "random", "entropy", "non_saturating"),
 }
@@ -431,6 +437,13 @@ def _problems(config: Paper):
     for name, value in values.items():
         if isinstance(value, (int, float)) and not value >= 0:
             yield name, "it must not be negative"
+        if value == math.inf and name not in ("adversarial_cap", "memory_gb"):
+            yield name, "it must be finite"
+    for name in ("adam_beta1", "adam_beta2", "lr_drop_at"):
+        if values[name] > (1 if name == "lr_drop_at" else 0.9999):
+            yield name, "it is a share and must be below 1"
+    if config.face_scale == 0:
+        yield "face_scale", "it must be above 0"
     for name, choices in CHOICES.items():
         if values[name] not in choices:
             yield name, f"it must be {' or '.join(map(repr, choices))}"

@@ -10,6 +10,7 @@ import re
 import pytest
 
 from ppad import config as presets
+from ppad import detector
 
 NAMES = [field.name for field in dataclasses.fields(presets.Paper)]
 
@@ -184,6 +185,19 @@ def test_build_overrides_and_leaves_none_alone():
             "adversarial_target is 'descent': it must be 'ascent' or 'random'",
         ),
         ("toy", {"face_size": 8}, "face_size is 8: .*give 16 or more"),
+        ("paper", {"face_scale": 0.0}, "face_scale is 0.0: it must be above 0"),
+        ("paper", {"face_scale": math.inf}, "face_scale is inf: it must be finite"),
+        ("toy", {"lr_modifier": math.inf}, "lr_modifier is inf: it must be finite"),
+        ("toy", {"adam_beta1": 1.5}, "adam_beta1 is 1.5: it is a share and must be below 1"),
+        ("toy", {"adam_beta2": 1.0}, "adam_beta2 is 1.0: it is a share"),
+        ("toy", {"lr_drop_at": 2.0}, "lr_drop_at is 2.0: it is a share"),
+        ("toy", {"margin": 7}, "margin is 7: it must be 1 or 2 or 3 or 4"),
+        ("toy", {"recognizer_depth": 5}, "recognizer_depth is 5: it must be 4 or 10 or 20"),
+        (
+            "toy",
+            {"modifier_upsample": "foo"},
+            "modifier_upsample is 'foo': it must be 'transposed'",
+        ),
         ("toy", {"folds": 1}, "folds is 1: "),
         ("toy", {"face_scale": 2.0}, "face_scale is 2.0: .*must be 1.6"),
         ("toy", {"face_size": 68}, "face_size is 68"),  # a multiple of 4 alone will not do
@@ -202,6 +216,14 @@ def test_build_overrides_and_leaves_none_alone():
 def test_wrong_settings_are_named(preset, fields, sentence):
     with pytest.raises(presets.ConfigError, match=sentence):
         presets.build(preset, **fields)
+
+
+def test_bodies_are_the_detectors():
+    assert presets.CHOICES["detector_body"] == detector.BODIES
+    with pytest.raises(
+        presets.ConfigError, match="detector_body is 'foo': it must be 'resnet101_c4'"
+    ):
+        presets.build("toy", detector_body="foo")
 
 
 # ------------------------------------------------------------------ epochs
