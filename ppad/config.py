@@ -485,6 +485,21 @@ def with_steps(config: Paper, frames: int) -> Paper:
     return dataclasses.replace(config, T1=steps)
 
 
+def budget(config: Paper) -> dict:
+    """Updates that every row's players get, the same for all, from the same pretrained start."""
+    return {
+        "A": config.T1 + config.T2,
+        "D": config.T1 * config.recognizer_updates,
+        "retrained_attacker": config.attack_steps,
+        "inverting_attacker": config.invert_steps,
+        "before_all_rows": {
+            "D": config.pretrain_recognizer_steps,
+            "A": config.pretrain_detector_steps,
+            "other_architecture": config.attack_steps,
+        },
+    }
+
+
 def as_fields(config: Paper) -> dict:
     """Every field as JSON can hold it: it has no number for an infinite cap."""
     return {

@@ -11,8 +11,10 @@ import importlib.util
 import math
 import re
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from ppad import datasets, files, folders, metrics, optim, players
 from ppad.attackers import RepaintedFaces, embed, found_again, spread, structure, verify
 from ppad.crop_sampler import repaint
 from ppad.figures import over_seeds
+from ppad.loop import LoopError
 from ppad.mtcnn import MTCNN
 from ppad.optim import GIB
 from ppad.players import LandmarkReader
@@ -364,6 +367,20 @@ def read_own_row(text: str, size: int) -> OwnRow:
     if wrong:
         raise files.DataError(f"{where} {wrong}")
     return OwnRow(name, make, datasets.checksum(content))
+
+
+@contextmanager
+def named_faults(row: str):
+    """What an anonymizer of the user's own raises inside comes as a DataError with row and line."""
+    try:
+        yield
+    except (files.DataError, LoopError):
+        raise
+    except Exception as error:  # somebody else's code raises anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        fault = f"--row {row} raised {type(error).__name__}: {error}"
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        raise files.DataError(f"{fault} ({where})") from error
 
 
 @torch.no_grad()

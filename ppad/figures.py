@@ -448,6 +448,19 @@ def _png(picture):
     return buffer.getvalue()
 
 
+def say_what_goes(path: Path, results: dict) -> None:
+    """Name the rows and seeds that results.json holds and `results` does not."""
+    if not path.exists():
+        return
+    before = read_json(path, needs=["rows", "seeds"])
+    names = [row["name"] for row in results["rows"]]
+    gone = [row["name"] for row in before["rows"] if row["name"] not in names]
+    gone += [f"seed {seed}" for seed in before["seeds"] if seed not in results["seeds"]]
+    if gone:
+        fix = "ask for them too, which takes no training, to have them in the tables again"
+        print(f"{path} loses {', '.join(gone)}: {fix}", file=sys.stderr)
+
+
 def main(argv=None) -> int:
     """Fig. 4 of one or more finished runs. Returns the exit status: 2 after a user's error."""
     parser = argparse.ArgumentParser(

@@ -98,6 +98,12 @@ def write_error(path, error: OSError) -> WriteError:
     return WriteError(f"cannot write {path} ({error.strerror or error}): {fix}")
 
 
+def unlink_unfinished(path) -> None:
+    """Remove a file that `atomic_path` of a killed process left, if it is one by its name."""
+    if re.fullmatch(r"\..+\.\d+\.part", path.name):
+        path.unlink(missing_ok=True)
+
+
 def check_writable(folder) -> None:
     """WriteError unless a file can be made in `folder`, or where it would be made. None is left."""
     try:
@@ -146,6 +152,17 @@ def lock(folder):
 
 
 # ---------------------------------------------------------------- text and tables
+
+
+def file_name(row: str) -> str:
+    """A row's printed name as a folder name that every system accepts."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in row).strip("_")
+
+
+def say_unused(where, what: str, unused: list) -> None:
+    """Name how many things, and the first of them, that were found in a place and are not used."""
+    if unused:
+        print(f"{where}: {len(unused)} {what} are not used, such as {unused[0]}", file=sys.stderr)
 
 
 def is_hidden(path) -> bool:

@@ -14,7 +14,6 @@ Boxes are xyxy pixels and landmarks x,y pixels of the upright picture, continuou
 import itertools
 import math
 import os
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from ppad.files import BadPicture, DataError, numbers
 
 POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # left in the picture
 POINT_COLUMNS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
+SPLITS = ("train", "test")
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 ROUNDING = 1.0  # px; ours: tables are rounded, so a true box may leave its picture by this much
 GRAY = 128  # ours: padding of a letterboxed frame, about 0 on the networks' [-1, 1] scale
@@ -139,9 +139,8 @@ class Reader:
         """The fields of a `datasets.FaceSet`; the arguments are those of `datasets.read_faces`."""
         rows = landmark_rows(self.folder, landmarks_csv)
         offered = sorted(rows.keys() | pictures_in(self.folder))
-        if unused := pictures_elsewhere(self.folder):
-            fault = f"{len(unused)} pictures are not in person/picture and not used, such as"
-            print(f"{self.folder}: {fault} {unused[0]}", file=sys.stderr)
+        elsewhere = pictures_elsewhere(self.folder)
+        files.say_unused(self.folder, "pictures not in person/picture", elsewhere)
         each = pictures_each or math.inf
         counts = sorted(Counter(map(_person, offered)).values(), reverse=True)
         count = sum(min(number, each) for number in counts[: people or None])
@@ -163,10 +162,9 @@ class Reader:
         """The fields of a `datasets.ActionSet`; the arguments are those of `read_actions`."""
         frames = annotated_frames(annotations_csv, faces_csv)
         offered = [file for file, frame in frames.items() if frame.split == split]
-        others = [frame for frame in frames.values() if frame.split not in ("train", "test")]
-        if others and split == "test":  # once, where both are read
-            fault = f"{len(others)} frames of other splits are not used, such as"
-            print(f"{annotations_csv}: {fault} {others[0].split!r}", file=sys.stderr)
+        if split == "test":  # once, where both are read
+            others = [f"{frame.split}" for frame in frames.values() if frame.split not in SPLITS]
+            files.say_unused(annotations_csv, "frames of other splits", others)
         if 0 < limit < len(offered):
             offered = [offered[i * len(offered) // limit] for i in range(limit)]
         look = partial(look_at_frame, self.folder, frames, annotations_csv, frame_size)
@@ -256,12 +254,9 @@ def pictures_in(folder) -> list[str]:
 
 def pictures_elsewhere(folder) -> list[str]:
     """Pictures that lie loose in a folder of faces, or deeper than `pictures_in` looks."""
-    inside = (path.relative_to(folder) for path in folder.rglob("*") if files.is_picture(path))
-    return sorted(
-        path.as_posix()
-        for path in inside
-        if len(path.parts) != 2 and not any(map(files.is_hidden, path.parts))
-    )
+    pictures = filter(files.is_picture, folder.rglob("*"))
+    names = sorted(path.relative_to(folder).as_posix() for path in pictures)
+    return [name for name in names if name.count("/") != 1 and "/." not in f"/{name}"]
 
 
 def spelling(person: str) -> str:
@@ -396,6 +391,8 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
         file = row["file"]
         size = tuple(numbers(row, ("width", "height")))
         frame = frames.setdefault(file, _Frame(row["split"], size))
+        if row["split"] not in SPLITS and row["split"].casefold() in SPLITS:
+            raise DataError(f"{row['where']}: split is {row['split']!r}; write it in small letters")
         if not row["action"]:
             fix = "name it, or delete the row (background needs none)"
             raise DataError(f"{row['where']}: action is empty; {fix}")
@@ -410,10 +407,6 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
             raise DataError(f"{row['where']}: {fault}; use two tables of one version")
         frame = frames[row["file"]]
         frame.faces.append(_new_box(row, "face box", frame.size, math.inf, seen))
-    for frame in frames.values():
-        if frame.split not in ("train", "test") and frame.split.casefold() in ("train", "test"):
-            fix = f"write {frame.split.casefold()} everywhere"
-            raise DataError(f"{annotations_csv}: a split is {frame.split!r}; {fix}")
     train = [frame for frame in frames.values() if frame.split == "train"]
     action_names(annotations_csv, frames, train)
     return frames

@@ -47,14 +47,9 @@ ROOT = Path(__file__).resolve().parents[1]
 GAME = "grading_game.py"
 COPIED = ("grading_child.py", "grading_checks.py", "grading_canaries.py", "conftest.py")
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-NEW_ENVIRONMENT = {
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    "PYTHONIOENCODING": "utf-8:replace",
-    "CUDA_VISIBLE_DEVICES": "",
-    "MPLBACKEND": "agg",
-    "OMP_NUM_THREADS": "1",
-}
+SWITCHED_ON = "PYTHONDONTWRITEBYTECODE PYTEST_DISABLE_PLUGIN_AUTOLOAD OMP_NUM_THREADS".split()
+NEW_ENVIRONMENT = {"PYTHONIOENCODING": "utf-8:replace", "MPLBACKEND": "agg"}
+NEW_ENVIRONMENT |= {"CUDA_VISIBLE_DEVICES": "", **dict.fromkeys(SWITCHED_ON, "1")}
 HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR")
 MB = 2**20
 PATIENCE = 20  # ours, see Limits
@@ -454,20 +449,17 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     if args.starter == bool(args.files):
         parser.error("name the file to grade, or give --starter alone, which grades nothing")
-    for name in ("seconds", "test_seconds", "memory"):
-        if not 0 < getattr(args, name) < float("inf"):
-            parser.error(f"--{name.replace('_', '-')}: give a number above 0")
+    if not all(0 < limit < 1e9 for limit in (args.seconds, args.test_seconds, args.memory)):
+        parser.error("--seconds, --test-seconds, --memory: give a number above 0")
     for path in args.files:
         if not path.is_file():
             problem = "a folder: name the .py files in it" if path.is_dir() else "not there"
             parser.error(f"{path} is {problem}")
-    kept = {path.resolve() for path in args.files}
-    for path in filter(None, (args.json, args.junit)):
-        if path.resolve() in kept:
-            parser.error(f"{path} is a file to grade, or given twice: name another for the report")
-        if not os.access(path.parent, os.W_OK):  # found now and not after the grading
-            parser.error(f"{path.parent}, where the report is to go, is no folder to write in")
-        kept.add(path.resolve())
+    reports = [path.resolve() for path in (args.json, args.junit) if path]
+    if len({*reports, *(path.resolve() for path in args.files)}) < len(reports) + len(args.files):
+        parser.error("a report is one of the files, or a file is given twice: name another")
+    if not all(os.access(path.parent, os.W_OK) for path in reports):  # now, not after the grading
+        parser.error("--json and --junit: name files in folders that are there, to write in")
     return args
 
 
@@ -489,11 +481,10 @@ def main(words: list[str] | None = None) -> int:
             reports.append(grade(args.component, path, limits=limits, game=not args.skip_game))
             print(_table(reports[-1]), flush=True)
         if len(reports) > 1:
-            rows = (f"{one.points:>5g} / {one.out_of:g}  {one.file}" for one in reports)
-            print("", *rows, sep="\n")
+            print("", *(f"{r.points:>5g} / {r.out_of:g}  {r.file}" for r in reports), sep="\n")
         if args.json:
-            rows = [asdict(report) for report in reports]
-            args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps([asdict(report) for report in reports], indent=1)
+            args.json.write_text(text + "\n", encoding="utf-8")
         if args.junit:
             args.junit.write_bytes(_junit(reports))
     except OSError as error:

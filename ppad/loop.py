@@ -492,8 +492,7 @@ def exit_status(work) -> int:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error):  # torch's, on a CPU
             raise
-        fix = "give smaller sizes; --check says what a run needs"
-        print(f"ppad.reproduce: too little memory ({_first_line(error)}): {fix}", file=sys.stderr)
+        print(f"ppad.reproduce: the memory is full ({error}): see --check", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         sentence = str(stop) or "stopped; the same command goes on from the last checkpoint"

@@ -14,11 +14,9 @@ import dataclasses
 import functools
 import json
 import random
-import re
 import statistics
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import torch
@@ -205,26 +203,15 @@ class SeedRun:
         return make_baseline(name, seed=self.seed)
 
     def show_row(self, name: str) -> None:
-        """Train and evaluate one row, and show its line of Table 1.
-
-        Raises files.DataError for what an anonymizer of the user's own raises.
-        """
-        try:
+        """Train and evaluate one row, and show its line of Table 1."""
+        with evaluate.named_faults(name) if name in self.own else contextlib.nullcontext():
             row = self.row(name)
-        except Exception as error:
-            if name not in self.own or isinstance(error, LoopError):
-                raise
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}, line {place.lineno}"
-            raise files.DataError(
-                f"--row {name} raised {type(error).__name__}: {error} ({where})"
-            ) from error
         if optim.is_main_process():
             files.print_progress(figures.screen_line(name, row), end=True)
 
     def row(self, name: str) -> dict:
         """Train and evaluate one row, or read it where it is done."""
-        place = file_name(name)
+        place = files.file_name(name)
         path = self.folder / place / "row.json"
         changes = VARIANTS.get(name, {})
         file = {"file": self.own[name].checksum} if name in self.own else {}
@@ -275,14 +262,14 @@ class SeedRun:
         """A finished row's anonymizer."""
         anonymizer = self.make_anonymizer(name)
         if name in VARIANTS:
-            anonymizer.load_state_dict(self.trained(file_name(name), "anonymizer"))
+            anonymizer.load_state_dict(self.trained(files.file_name(name), "anonymizer"))
             anonymizer.to(self.device).eval().requires_grad_(False)
         return anonymizer
 
     def inverter(self, name: str):
         """The network that a finished row's inverting attackers use."""
         inverter = attackers.make_inverter(self.config)
-        inverter.load_state_dict(self.trained(f"{file_name(name)}/inverting", "network"))
+        inverter.load_state_dict(self.trained(f"{files.file_name(name)}/inverting", "network"))
         return inverter.to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -300,11 +287,6 @@ class SeedRun:
         return repaint(frames, boxes, anonymizer).cpu()
 
 
-def file_name(row: str) -> str:
-    """A row's printed name as a folder name that every system accepts."""
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in row).strip("_")
-
-
 # ---------------------------------------------------------------- results
 
 
@@ -313,10 +295,8 @@ def collect(out: Path, preset: str, config, seeds: list, rows: list, device, job
     folders = [out / f"seed{seed}" for seed in seeds]
     starts = [files.read_json(folder / "start.json", needs=START) for folder in folders]
     found = {
-        name: [
-            files.read_json(folder / file_name(name) / "row.json", needs=ROW) for folder in folders
-        ]
-        for name in rows
+        name: [files.read_json(one / place / "row.json", needs=ROW) for one in folders]
+        for name, place in zip(rows, map(files.file_name, rows))
     }
     every_row = [row for per_seed in found.values() for row in per_seed]
     minutes = {
@@ -339,26 +319,11 @@ def collect(out: Path, preset: str, config, seeds: list, rows: list, device, job
         "core_minutes": round(sum(one["minutes"] for one in starts + every_row), 2),
         "minutes_by_row": minutes,
         "seeds": seeds,
-        "budget": budget(config),
+        "budget": presets.budget(config),
         "counts": starts[0]["counts"],
         "rows": [evaluate.summarize(per_seed) for per_seed in found.values()],
         "controls": [start["controls"] for start in starts],
         "config": {name: Path(v).name if name in PATHS else v for name, v in fields.items()},
-    }
-
-
-def budget(config) -> dict:
-    """Updates that every row's players get, the same for all, from the same pretrained start."""
-    return {
-        "A": config.T1 + config.T2,
-        "D": config.T1 * config.recognizer_updates,
-        "retrained_attacker": config.attack_steps,
-        "inverting_attacker": config.invert_steps,
-        "before_all_rows": {
-            "D": config.pretrain_recognizer_steps,
-            "A": config.pretrain_detector_steps,
-            "other_architecture": config.attack_steps,
-        },
     }
 
 
@@ -395,7 +360,7 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
             out / "fig6.png",
             [run.frames(clip, anonymizer) for clip in eight_of(clips)[:2]],
         )
-    log = read_log(run.folder / file_name(best) / "log.jsonl")
+    log = read_log(run.folder / files.file_name(best) / "log.jsonl")
     figures.training_curves(log, out / "curves.png")
 
 
@@ -418,8 +383,8 @@ def run(args, config) -> None:
     device, jobs = choose_device_and_jobs(args, config)
     own = {}
     for row in (evaluate.read_own_row(text, config.face_size) for text in args.row):
-        taken = [file_name(name).casefold() for name in ("start", "judges", *KNOWN, *own)]
-        if file_name(row.name).casefold() in taken:  # one folder, on some systems
+        taken = [files.file_name(name).casefold() for name in ("start", "judges", *KNOWN, *own)]
+        if files.file_name(row.name).casefold() in taken:  # one folder, on some systems
             raise ValueError(f"--row {row.name}: that name is taken: choose another")
         own[row.name] = row
     rows = [name for name in KNOWN if name in args.rows] + list(own)  # the paper's order
@@ -505,15 +470,13 @@ def open_folder(out: Path, preset: str, config) -> None:
         raise LoopError(
             f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out"
         )
-    unfinished = [*out.glob(".*.part"), *(p for one in out.glob("seed*") for p in one.rglob(".*"))]
-    for path in unfinished:  # of this run, when it was killed
-        if re.fullmatch(r"\..+\.\d+\.part", path.name):
-            path.unlink(missing_ok=True)
+    for unfinished in [*out.glob(".*"), *(p for one in out.glob("seed*") for p in one.rglob(".*"))]:
+        files.unlink_unfinished(unfinished)  # of this run, when it was killed
 
 
 def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
-    say_what_goes(out / "results.json", results)
+    figures.say_what_goes(out / "results.json", results)
     draw(first, out, results, rows)
     took = files.read_json(out / "minutes.json", needs=["minutes"])
     results["minutes"] = round(took["minutes"], 2)  # of all calls
@@ -521,26 +484,13 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     for name, text in texts.items():
         files.write_file(out / name, text)
     if "Ours" in rows:
-        done = list(map(file_name, rows))
+        done = list(map(files.file_name, rows))
         found = {name: at for name, at in PLAYERS.items() if "/" in at[0] or at[0] in done}
         parts = {name: first.trained(*at) for name, at in found.items()}
         save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in OUTPUTS if (out / name).exists()]
     print("", *texts.values(), f"{', '.join(written)} are in {out}.", sep="\n")
-
-
-def say_what_goes(path: Path, results: dict) -> None:
-    """Name the rows and seeds that results.json holds and `results` does not."""
-    if not path.exists():
-        return
-    before = files.read_json(path, needs=["rows", "seeds"])
-    names = [row["name"] for row in results["rows"]]
-    gone = [row["name"] for row in before["rows"] if row["name"] not in names]
-    gone += [f"seed {seed}" for seed in before["seeds"] if seed not in results["seeds"]]
-    if gone:
-        fix = "ask for them too, which takes no training, to have them in the tables again"
-        print(f"{path} loses {', '.join(gone)}: {fix}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -29,13 +29,7 @@ from ppad import datasets, figures, losses, optim
 from ppad.baselines import identity
 from ppad.crop_sampler import repaint
 from ppad.loop import Loop
-from ppad.players import (
-    CodeReader,
-    Recognizer,
-    aligned_crops,
-    jitter_colors,
-    jitter_landmarks,
-)
+from ppad.players import CodeReader, Recognizer, aligned_crops, jitter_colors, jitter_landmarks
 
 LR_CODE_READER = 1e-3  # ours: as the other networks that learn from nothing
 READER_UPDATES = 2  # ours: a batch; the reader is small, and must keep up with M
@@ -228,8 +222,8 @@ class Game:
                 L_det = losses.loss_det(self.detector.losses(v_new, objects))
             loss = L_det / self.config.accumulate
             optim.backward_and_step(loss, [self.optimizers["detector"]], self.scaler, last)
-            terms.append(torch.stack([L_det]).detach())
-        return dict(zip(["L_det"], torch.stack(terms).mean(dim=0)))
+            terms.append(L_det.detach())
+        return {"L_det": torch.stack(terms).mean()}
 
     def copy_faces(self, pictures) -> dict:
         """Before the game (ours): M learns to copy (eq. 3 alone), so that D first meets faces."""
@@ -308,12 +302,16 @@ class Exchange:
             losses.loss_l1(copied.diff(dim=axis), pictures.diff(dim=axis), config.l1_weight / 2)
             for axis in (2, 3)
         )
-        with optim.frozen(self.reader), self.autocast:
-            logits = self.reader(noisy)  # (B, N)
-        L_reader = losses.modifier_non_saturating(logits.float(), identities)
+        with optim.frozen(self.reader):
+            L_reader = losses.modifier_non_saturating(self.read(noisy), identities)
         price = config.code_weight * modifier.nats(code)
         L_landmarks = F.smooth_l1_loss(found, landmarks)  # px
         return L_l1 + L_slopes + price + config.reader_weight * L_reader + L_landmarks
+
+    def read(self, noisy: torch.Tensor) -> torch.Tensor:
+        """Whom the reader sees in codes with noise: logits (B, N)."""
+        with self.autocast:
+            return self.reader(noisy).float()
 
     def update_reader(self, modifier, pictures, identities, scaler) -> None:
         """The reader learns from a batch after M: before, it would know these faces by heart."""
@@ -322,9 +320,7 @@ class Exchange:
             noisy = modifier.encode(pictures).float() + noise  # (B, 24, S/4, S/4)
         people = identities.to(self.device, non_blocking=True)  # (B,)
         for _ in range(READER_UPDATES):
-            with self.autocast:
-                logits = self.reader(noisy)  # (B, N)
-            loss = F.cross_entropy(logits.float(), people)
+            loss = F.cross_entropy(self.read(noisy), people)
             optim.backward_and_step(loss, [self.optimizer], scaler)
 
 

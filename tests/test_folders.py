@@ -524,14 +524,12 @@ def test_splits_in_other_letters_are_refused_and_others_named(tmp_path, capsys):
         return edited(ANNOTATIONS, lambda cells: [cells[0], name(cells[1]), *cells[2:]])
 
     where = action_folder(tmp_path, split(lambda word: word.title() if word == "test" else word))
-    with pytest.raises(
-        DataError, match="annotations.csv: a split is 'Test'; write test everywhere"
-    ):
+    with pytest.raises(DataError, match="line 5: split is 'Test'; write it in small letters"):
         read_actions(*where, "train", (60, 80))
     lines = [*ANNOTATIONS, ANNOTATIONS[1].replace("train", "val").replace("p/", "v/")]
     where = action_folder(tmp_path, lines)
     read_actions(*where, "test", (60, 80))
-    assert "1 frames of other splits are not used, such as 'val'" in capsys.readouterr().err
+    assert "1 frames of other splits are not used, such as val" in capsys.readouterr().err
 
 
 def test_pictures_that_no_person_has_are_named(tmp_path, capsys):
@@ -541,7 +539,7 @@ def test_pictures_that_no_person_has_are_named(tmp_path, capsys):
         Image.new("RGB", (9, 9)).save(tmp_path / "f" / name)
     assert len(read_faces(tmp_path / "f", table, 8)) == 9
     said = capsys.readouterr().err
-    assert "2 pictures are not in person/picture and not used, such as Ann/more/a.png" in said
+    assert "2 pictures not in person/picture are not used, such as Ann/more/a.png" in said
 
 
 def test_a_table_of_face_boxes_may_hold_its_header_alone(tmp_path):

@@ -545,13 +545,13 @@ def test_a_grader_killed_outright_leaves_no_child_at_work(course):
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (("--json", "ann.py"), "is a file to grade"),
-        (("--json", "r.txt", "--junit", "./r.txt"), "given twice"),
-        (("--junit", "nowhere/r.xml"), "is no folder to write in"),
+        (("--json", "ann.py"), "a report is one of the files"),
+        (("--json", "r.txt", "--junit", "./r.txt"), "a file is given twice"),
+        (("--junit", "nowhere/r.xml"), "--json and --junit: name files in folders that are there"),
         (("--memory", "inf"), "--memory: give a number above 0"),
         (("--memory", "-5"), "--memory: give a number above 0"),
-        (("--seconds", "nan"), "--seconds: give a number above 0"),
-        (("--test-seconds", "0"), "--test-seconds: give a number above 0"),
+        (("--seconds", "nan"), "--memory: give a number above 0"),
+        (("--test-seconds", "0"), "--memory: give a number above 0"),
     ],
 )
 def test_a_wrong_flag_costs_no_student_a_point(course, words, sentence):

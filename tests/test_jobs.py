@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_reproduce import numbers, read, run, started
 
-from ppad import loop, optim, reproduce
+from ppad import files, loop, optim
 from ppad.loop import Interrupted, LoopError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -259,7 +259,7 @@ def test_two_jobs_give_the_numbers_of_one(tiny_args, tmp_path):
         )
     for row in ROWS:
         one, two = (
-            numbers(tmp_path / count / "seed0" / reproduce.file_name(row) / "row.json")
+            numbers(tmp_path / count / "seed0" / files.file_name(row) / "row.json")
             for count in "12"
         )
         assert one == two and one["name"] == row
