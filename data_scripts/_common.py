@@ -104,8 +104,8 @@ def run(main, argv=None):
     return 0
 
 
-def check_places(source, out):
-    """DataError unless OUT can be written without touching SOURCE."""
+def check_places(source, out, *tables):
+    """DataError unless OUT can be written without touching SOURCE or a table that was given."""
     source = source.resolve()
     out = out.resolve()
     if not source.exists():
@@ -116,6 +116,9 @@ def check_places(source, out):
         )
     if out.exists() and not out.is_dir():
         raise DataError(f"OUT {out} is a file; give a folder")
+    for table in tables:
+        if table and table.resolve().is_relative_to(out):
+            raise DataError(f"{table}: lies in OUT, which is written to; move it out of there")
 
 
 # ---------------------------------------------------------------- tables and the journal
@@ -221,6 +224,25 @@ def differing(how, other):
     return textwrap.shorten(", ".join(parts) or how, 200)
 
 
+def check_unclaimed(out, journals, files):
+    """DataError if OUT holds one of `files`, and no journal that says a script of ours made it.
+
+    Somebody else's pictures and tables are not written over. journals: names, one of which will do.
+    """
+    if any((out / f".{name}.jsonl").exists() for name in journals):
+        return
+    for file in files:
+        if (out / file).exists():
+            raise not_ours(out / file)
+
+
+def not_ours(path):
+    return DataError(
+        f"{path}: is there already, and no journal in OUT says that a script of ours made it; "
+        "give another OUT, or move it away"
+    )
+
+
 # ---------------------------------------------------------------- pictures into OUT
 
 
@@ -255,7 +277,7 @@ def gather(out, journal, items, faces, record):
                     if isinstance(found, BadPicture):
                         raise found
                     entry = {"file": file, **record(*found, known)}
-                    write_file(out / file, content, durable=False)
+                    write_picture(out / file, content)
                     journal.add(entry)
                 except BadPicture as error:
                     journal.add({"file": file, "problem": str(error)})
@@ -263,6 +285,16 @@ def gather(out, journal, items, faces, record):
                 if count % 1000 == 0:
                     rate = count / (time.monotonic() - start)
                     print(f"{count:,} pictures, {rate:.1f} a second", flush=True)
+
+
+def write_picture(path, content):
+    """Write a picture that is not in the journal; DataError if another one lies there.
+
+    The same one may: a run can stop before it adds a picture to the journal.
+    """
+    if path.exists() and path.read_bytes() != content:
+        raise not_ours(path)
+    write_file(path, content, durable=False)
 
 
 def loaded(load):
@@ -327,19 +359,28 @@ def count_line(what, have, official=None):
 # ---------------------------------------------------------------- the two prepared folders
 
 
-def prepare_faces(out, split, source, pictures, faces, of=""):
+def check_half(out, split, pictures, also):
+    """`check_unclaimed` for all that `prepare_faces` and its caller write of one half."""
+    files = [f"{split}/{file}" for _, file in pictures]
+    check_unclaimed(out, [split], [*files, f"left_out_{split}.txt", *also])
+    check_unclaimed(out, ["train", "test"], ["landmarks.csv"])
+
+
+def prepare_faces(out, split, source, pictures, faces, of="", also=()):
     """Pictures into OUT/split, and landmarks.csv anew from the journals of both splits.
 
     Args:
         source: As `open_source` gives it.
         pictures: A list of (name in it, PERSON/PICTURE below the split).
         of: What else must be the same for an unfinished OUT to be gone on with.
+        also: Other files that the caller writes into OUT.
 
     Returns:
         The pictures in OUT/split as person/picture, and how many were left out.
     """
     check_names(pictures)
     with lock(out):
+        check_half(out, split, pictures, also)
         journal = Journal(out, split, f"faces by {faces.name}{of}")
         journal.check_source((f"{split}/{file}", source.size(name)) for name, file in pictures)
         items = (
@@ -402,7 +443,10 @@ def prepare_actions(out, items, faces, how, offered):
     Returns:
         The entries in OUT, and how many were left out.
     """
+    offered = list(offered)
+    tables = ["annotations.csv", "faces.csv", "left_out_actions.txt"]
     with lock(out):
+        check_unclaimed(out, ["actions"], [*tables, *(file for file, _ in offered)])
         journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
         journal.check_source(offered)
         gather(out, journal, items(journal.done), faces, record_frame)

@@ -38,7 +38,7 @@ def portraits(source, dropped):
 
 def main(argv=None):
     args = arguments(__doc__).parse_args(argv)
-    check_places(args.source, args.out)
+    check_places(args.source, args.out, args.landmarks)
     faces = Faces(args)
     source = open_source(args.source)
     dropped = {}

@@ -197,7 +197,7 @@ def people_in_pixels(rows, width, height):
 
 def main(argv=None):
     args = arguments(__doc__, actions=True).parse_args(argv)
-    check_places(args.source, args.out)
+    check_places(args.source, args.out, args.landmarks)
     if shutil.which("ffmpeg") is None:
         raise DataError(
             "ffmpeg is not installed; install it (apt install ffmpeg, brew install ffmpeg, "

@@ -23,6 +23,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 from _common import (
     arguments,
+    check_half,
     check_names,
     check_places,
     count_line,
@@ -144,12 +145,14 @@ def faces_folder(args):
         raise DataError(f"{min(train & test)!r} is in train and in test; nobody may be in both")
     listing = "\n".join(f"{split} {person} {name}" for split, person, name in rows)
     of = f", of the listing {hashlib.sha256(listing.encode()).hexdigest()[:16]}"
-    for split in ("train", "test"):
-        pictures = [
-            (name, renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}")
-            for _, person, name in sorted(row for row in rows if row[0] == split)
-        ]
-        files, lost = prepare_faces(args.out, split, source, pictures, faces, of)
+    halves = {"train": [], "test": []}
+    for split, person, name in sorted(rows):
+        file = renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}"
+        halves[split].append((name, file))
+    also = {"train": [], "test": ["pairs_test.txt"]}
+    check_half(args.out, "test", halves["test"], also["test"])  # not after hours of train
+    for split, pictures in halves.items():
+        files, lost = prepare_faces(args.out, split, source, pictures, faces, of, also[split])
         if split == "test":
             write_file(args.out / "pairs_test.txt", draw_pairs(files))
         people = len({file.split("/")[0] for file in files})
@@ -211,7 +214,7 @@ def actions_folder(args):
 def main(argv=None):
     parser = arguments(__doc__)
     args = parser.parse_args(argv)
-    check_places(args.source, args.out)
+    check_places(args.source, args.out, args.landmarks)
     if (args.source / "annotations.csv").is_file():
         args.rule = "mtcnn"  # tells `Faces` that a table holds boxes and need not hold landmarks
         actions_folder(args)

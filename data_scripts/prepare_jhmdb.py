@@ -192,7 +192,7 @@ def people_of(action, boxes, size, width, height):
 
 def main(argv=None):
     args = arguments(__doc__, actions=True).parse_args(argv)
-    check_places(args.source, args.out)
+    check_places(args.source, args.out, args.landmarks)
     if (args.source / "puppet_mask").is_dir():
         truth = Masks(args.source)
     elif (args.source / "JHMDB-GT.pkl").is_file():

@@ -780,3 +780,63 @@ def test_readme_tells_what_the_kept_lfw_run_found():
     assert f"{kept['cpu_minutes']:.1f} minutes of processor time" in text
     assert ", ".join(f"{value:.1f}" for value in kept["sharpness"].values()) in text
     assert kept["hardware"]["cores"] == 2
+
+
+# ---------------------------------------------------------------- an OUT that somebody else made
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        "landmarks.csv",
+        "pairs_test.txt",
+        "mean_face.png",
+        "left_out_test.txt",
+        "test/Ann_A/Ann_A_0001.jpg",
+    ],
+)
+def test_an_out_made_by_hand_is_left_as_it_is(tmp_path, capsys, mine):
+    out = lay(tmp_path / "out", {mine: b"mine"})
+    said = one_sentence(capsys, prepare_lfw, lfw(tmp_path), out)
+    assert f"{out / mine}: is there already" in said and "give another OUT" in said
+    assert snapshot(out) == {mine: b"mine", ".lock": b""}
+
+
+def test_a_test_half_made_by_hand_is_found_before_the_train_half_is_made(tmp_path, capsys):
+    files = {f"P{n}/{i}.jpg": picture(60 + n + i) for n in range(6) for i in range(2)}
+    out = lay(tmp_path / "out", {"pairs_test.txt": b"mine"})
+    said = one_sentence(capsys, prepare_folder, lay(tmp_path / "in", files), out)
+    assert "pairs_test.txt: is there already" in said and snapshot(out) == {
+        "pairs_test.txt": b"mine"
+    }
+
+
+def test_a_picture_put_into_an_out_of_ours_is_not_written_over(tmp_path, capsys, monkeypatch):
+    source = lfw(tmp_path)
+    out = tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    _ = capsys.readouterr()
+    lay(source, {"Eve_E/Eve_E_0001.jpg": picture(70)})
+    lay(out, {"test/Eve_E/Eve_E_0001.jpg": b"mine"})
+    said = one_sentence(capsys, prepare_lfw, source, out)
+    assert "Eve_E_0001.jpg: is there already" in said
+    assert (out / "test/Eve_E/Eve_E_0001.jpg").read_bytes() == b"mine"
+    # as a stop leaves it that comes before the line of the journal
+    lay(out, {"test/Eve_E/Eve_E_0001.jpg": picture(70)})
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+
+
+@pytest.mark.parametrize("flag, name", [("--landmarks", "landmarks.csv"), ("--pairs", "p.txt")])
+def test_a_table_in_out_is_refused(tmp_path, capsys, flag, name):
+    source = lfw(tmp_path)
+    out = lay(tmp_path / "out", {name: b"mine"})
+    said = one_sentence(capsys, prepare_lfw, source, out, flag, out / name)
+    assert f"{name}: lies in OUT" in said and "move it out" in said
+    assert snapshot(out) == {name: b"mine"}
+
+
+def test_a_toy_world_is_not_drawn_over_a_folder_made_by_hand(tmp_path, tiny_args, capsys):
+    out = lay(tmp_path / "toy", {"faces/landmarks.csv": b"mine"})
+    said = one_sentence(capsys, make_toyworld, out, *tiny_args[2:])
+    assert "landmarks.csv: is there already" in said
+    assert snapshot(out) == {"faces/landmarks.csv": b"mine"}

@@ -601,3 +601,11 @@ def test_frames_by_the_papers_rule_portraits_by_mtcnn_unless_told_otherwise():
     assert found_by(actions=True) == "paper"
     assert found_by("--rule", "mtcnn", actions=True) == "mtcnn"
     assert found_by(actions=False) == "mtcnn"
+
+
+@pytest.mark.parametrize("mine", ["annotations.csv", "faces.csv", "a/1.png"])
+def test_frames_are_not_written_into_an_out_made_by_hand(tmp_path, capsys, mine):
+    out = lay(tmp_path / "out", {mine: b"mine"})
+    said = one_sentence(capsys, prepare_folder, own(tmp_path / "in"), out)
+    assert f"{out / mine}: is there already" in said
+    assert snapshot(out) == {mine: b"mine", ".lock": b""}
