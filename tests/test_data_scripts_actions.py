@@ -609,3 +609,67 @@ def test_frames_are_not_written_into_an_out_made_by_hand(tmp_path, capsys, mine)
     said = one_sentence(capsys, prepare_folder, own(tmp_path / "in"), out)
     assert f"{out / mine}: is there already" in said
     assert snapshot(out) == {mine: b"mine", ".lock": b""}
+
+
+# ---------------------------------------------------------------- DALY, damaged
+
+
+def packets(path):
+    """(place, size) in bytes of each packet of a movie."""
+    asked = "ffprobe -v error -show_entries packet=pos,size -of csv=p=0".split()
+    said = subprocess.run([*asked, str(path)], capture_output=True, text=True, check=True).stdout
+    return [(int(pos), int(size)) for size, pos in (line.split(",")[:2] for line in said.split())]
+
+
+@needs_ffmpeg
+def test_daly_a_movie_damaged_in_the_middle_is_left_out(tmp_path, capsys):
+    """ffmpeg drops the damaged frames, and every later one would be taken for one further on."""
+    source = daly(tmp_path / "in")
+    first, second = VIDEOS
+    path = source / f"videos/{first}.mp4"
+    encode(
+        path, [np.full((48, 64, 3), 40 + 5 * n, np.uint8) for n in range(1, 21)], "-c:v", "mjpeg"
+    )
+    content = bytearray(path.read_bytes())
+    for place, size in packets(path)[9:12]:
+        content[place : place + size] = bytes(size)
+    path.write_bytes(content)
+    out = tmp_path / "out"
+    assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
+    assert f"{first}.mp4 has no readable frame 17 (" in capsys.readouterr().err
+    assert f"{first}/000017.png" in (out / "left_out_actions.txt").read_text()
+    assert {Path(row["file"]).parts[0] for row in rows(out / "annotations.csv")} == {second}
+
+
+@pytest.mark.parametrize("number", [0, -3])
+def test_daly_a_frame_number_below_1_is_refused(tmp_path, number):
+    wrong = daly_annotation()
+    wrong["annot"]["gone_video1.mp4"]["annot"]["Ironing"] = [instance(keyframe(number, 0, 0, 1, 1))]
+    path = lay(tmp_path, {"daly1.1.0.pkl": py2(wrong)}) / "daly1.1.0.pkl"
+    with pytest.raises(DataError, match=f"gone_video1.mp4 has .* frameNumber {number}, .*official"):
+        prepare_daly.read_annotations(path)
+
+
+@pytest.mark.parametrize("name", ["fps", "nbframes_ffmpeg"])
+@pytest.mark.parametrize("value", [0.0, -25.0, float("nan"), float("inf")])
+def test_daly_a_rate_or_length_that_is_none_is_refused(tmp_path, name, value):
+    wrong = daly_annotation()
+    wrong["metadata"]["gone_video1.mp4"][name] = value
+    path = lay(tmp_path, {"daly1.1.0.pkl": py2(wrong)}) / "daly1.1.0.pkl"
+    with pytest.raises(DataError, match=f"gone_video1.mp4 has the {name} {value:g}, .*official"):
+        prepare_daly.read_annotations(path)
+
+
+def test_daly_an_endless_frame_number_is_refused(tmp_path):
+    wrong = daly_annotation()
+    endless = keyframe(1, 0, 0, 1, 1) | {"frameNumber": float("inf")}
+    wrong["annot"]["gone_video1.mp4"]["annot"]["Ironing"] = [instance(endless)]
+    path = lay(tmp_path, {"daly1.1.0.pkl": py2(wrong)}) / "daly1.1.0.pkl"
+    with pytest.raises(DataError, match="is not DALY's annotation"):
+        prepare_daly.read_annotations(path)
+
+
+def test_daly_two_movies_of_one_id_are_refused(tmp_path):
+    source = lay(tmp_path / "in", {"videos/a.mp4": b"x", "videos/a.webm": b"y", "b.mkv": b"z"})
+    with pytest.raises(DataError, match="a.mp4 and .*a.webm are two movies of one id"):
+        prepare_daly.find_movies(source)
