@@ -41,7 +41,6 @@ from ppad.files import (
     decode_picture,
     lock,
     plain_name,
-    read_text,
     write_error,
     write_file,
 )
@@ -135,6 +134,26 @@ def table_text(columns, rows):
     return text.getvalue()
 
 
+def read_journal(path):
+    """The lines of a journal as dicts, without a last one that a stop tore; none where it is not.
+
+    The first has the text "how", the others have the text "file"; DataError for one without.
+    """
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [journal_entry(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def journal_entry(path, number, line):
+    key = "file" if number > 1 else "how"
+    try:
+        entry = json.loads(line)
+        if isinstance(entry, dict) and isinstance(entry[key], str):
+            return entry
+    except (ValueError, KeyError):
+        pass
+    raise DataError(f"{path}: line {number} is damaged; restore the file, or give another OUT")
+
+
 class Journal:
     """OUT/.NAME.jsonl: a first line saying how OUT is made, then a line for each picture.
 
@@ -149,11 +168,8 @@ class Journal:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(out, error) from error
-        lines = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
-        if lines[-1]:  # a stop in the middle of a line: cut it off
-            with open(self.path, "r+b") as file:
-                file.truncate(sum(len(line) + 1 for line in lines[:-1]))
-        entries = [self._parse(line, number) for number, line in enumerate(lines[:-1], 1)]
+        entries = read_journal(self.path)
+        self._cut_torn_line()
         if not entries:
             self._append({"how": how})
         elif entries[0]["how"] != how:
@@ -164,13 +180,13 @@ class Journal:
             )
         self.entries = {entry["file"]: entry for entry in entries[1:]}
 
-    def _parse(self, line, number):
-        try:
-            return json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"{self.path}: line {number} is damaged; delete the file to begin again"
-            ) from error
+    def _cut_torn_line(self):
+        """Else the next line would be written behind the half of one that a stop left."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(whole)
 
     def _append(self, entry):
         try:
@@ -423,9 +439,8 @@ def record_portrait(picture, found, known):
 def both_journals(out):
     """The entries of train and test in order of name: two scripts may share one OUT."""
     entries = {}
-    for path in out.glob(".t*.jsonl"):  # .train.jsonl and .test.jsonl
-        for line in read_text(path).splitlines()[1:]:
-            entry = json.loads(line)
+    for split in ("train", "test"):
+        for entry in read_journal(out / f".{split}.jsonl")[1:]:
             entries[entry["file"]] = entry
     return [entries[file] for file in sorted(entries)]
 

@@ -840,3 +840,42 @@ def test_a_toy_world_is_not_drawn_over_a_folder_made_by_hand(tmp_path, tiny_args
     said = one_sentence(capsys, make_toyworld, out, *tiny_args[2:])
     assert "landmarks.csv: is there already" in said
     assert snapshot(out) == {"faces/landmarks.csv": b"mine"}
+
+
+# ---------------------------------------------------------------- journals
+
+
+def casia(folder):
+    return lay(folder, {f"00{n}/{i:03d}.jpg": picture(70 + n + i) for n in (1, 2) for i in (1, 2)})
+
+
+def test_a_torn_line_in_the_other_half_is_dropped(tmp_path, capsys):
+    out = tmp_path / "out"
+    source = casia(tmp_path / "casia")
+    assert prepare_casia.run(prepare_casia.main, [str(source), str(out)]) == 0
+    journal = out / ".train.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    assert prepare_lfw.run(prepare_lfw.main, [str(lfw(tmp_path)), str(out)]) == 0
+    assert (out / "landmarks.csv").read_text().count("\ntrain/") == 3
+    assert prepare_casia.run(prepare_casia.main, [str(source), str(out)]) == 0
+    assert (out / "landmarks.csv").read_text().count("\ntrain/") == 4
+
+
+@pytest.mark.parametrize(
+    "journal, number",
+    [
+        ("5\n", 1),
+        ("{}\n", 1),
+        ('["how"]\n', 1),
+        ('{"how": 5}\n', 1),
+        ('{"how": "faces by mtcnn"}\n{}\n', 2),
+        ('{"how": "faces by mtcnn"}\n"file"\n', 2),
+        ('{"how": "faces by mtcnn"}\n{"file": "tr\n', 2),
+        ('{"how": "faces by mtcnn"}\n\xff\n', 2),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_damaged_journal_is_named(tmp_path, capsys, journal, number, split):
+    out = lay(tmp_path / "out", {f".{split}.jsonl": journal.encode("latin1")})
+    said = one_sentence(capsys, prepare_casia, casia(tmp_path / "casia"), out)
+    assert f".{split}.jsonl: line {number} is damaged; restore the file" in said
