@@ -17,6 +17,8 @@ import csv
 import io
 import itertools
 import json
+import re
+import signal
 import sys
 import tarfile
 import textwrap
@@ -25,6 +27,7 @@ import zipfile
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -90,17 +93,40 @@ def arguments(doc, actions=False):
     return parser
 
 
-def run(main, argv=None):
-    """Call main(argv); what the user can fix ends in one sentence and status 2, Ctrl-C in 130."""
+def run(main, argv=None, stopped="the same command goes on from here"):
+    """Call main(argv); what the user can fix ends in one sentence and status 2, Ctrl-C in 130.
+
+    So do the signals of a closed terminal and a batch system. stopped: what to do after a stop.
+    """
     try:
-        main(argv)
+        with signals_stop():
+            main(argv)
     except (DataError, OSError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print(f"stopped; {stopped}", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def signals_stop():
+    """Have SIGTERM and SIGHUP stop the block as Ctrl-C does, so that no unfinished file stays."""
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has the first alone
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop(number, frame):
+    raise KeyboardInterrupt
 
 
 def check_places(source, out, *tables):
@@ -303,6 +329,13 @@ def gather(out, journal, items, faces, record):
                     print(f"{count:,} pictures, {rate:.1f} a second", flush=True)
 
 
+def clear_unfinished(out):
+    """Delete what `ppad.files` was about to write when a run in OUT was killed; OUT is locked."""
+    for path in out.rglob(".*.part"):
+        if re.fullmatch(r"\..+\.[0-9]+\.part", path.name):
+            path.unlink(missing_ok=True)
+
+
 def write_picture(path, content):
     """Write a picture that is not in the journal; DataError if another one lies there.
 
@@ -399,6 +432,7 @@ def prepare_faces(out, split, source, pictures, faces, of="", also=()):
         check_half(out, split, pictures, also)
         journal = Journal(out, split, f"faces by {faces.name}{of}")
         journal.check_source((f"{split}/{file}", source.size(name)) for name, file in pictures)
+        clear_unfinished(out)
         items = (
             (f"{split}/{file}", [name, f"{split}/{file}", file], partial(source.read, name), None)
             for name, file in pictures
@@ -464,6 +498,7 @@ def prepare_actions(out, items, faces, how, offered):
         check_unclaimed(out, ["actions"], [*tables, *(file for file, _ in offered)])
         journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
         journal.check_source(offered)
+        clear_unfinished(out)
         gather(out, journal, items(journal.done), faces, record_frame)
         entries = journal.usable()
         if not entries:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import struct
 import sys
 import tarfile
@@ -879,3 +880,48 @@ def test_a_damaged_journal_is_named(tmp_path, capsys, journal, number, split):
     out = lay(tmp_path / "out", {f".{split}.jsonl": journal.encode("latin1")})
     said = one_sentence(capsys, prepare_casia, casia(tmp_path / "casia"), out)
     assert f".{split}.jsonl: line {number} is damaged; restore the file" in said
+
+
+# ---------------------------------------------------------------- stopped from outside
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_stops_as_ctrl_c_does(tmp_path, capsys, monkeypatch, name):
+    if not hasattr(signal, name):
+        pytest.skip(f"{name} is not a signal here")
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    real = Path.write_bytes
+
+    def stopped(path, content):
+        if path.name.startswith(".Ben_B") and content:
+            os.kill(os.getpid(), number)
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", stopped)
+    out = tmp_path / "out"
+    try:
+        assert prepare_lfw.run(prepare_lfw.main, [str(lfw(tmp_path)), str(out)]) == 130
+    except KeyboardInterrupt:
+        pytest.fail("the signal was not caught")
+    assert "stopped; the same command goes on" in capsys.readouterr().err
+    assert not list(out.rglob("*.part")) and (out / ".test.jsonl").exists()
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="SIGHUP is not a signal here")
+def test_nohup_keeps_its_meaning():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert _common.run(lambda argv: os.kill(os.getpid(), signal.SIGHUP)) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_unfinished_files_of_a_killed_run_are_cleared(tmp_path):
+    source = lfw(tmp_path)
+    out = tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    lay(out, {"test/Ann_A/.Ann_A_0001.jpg.123.part": b"half", "test/.mine.part": b"mine"})
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    assert [path.name for path in out.rglob("*.part")] == [".mine.part"]
