@@ -377,13 +377,17 @@ def decoded(content):
         return error
 
 
-def left_out(out, name, journal):
-    """Name the pictures that were left out, here and in OUT/left_out_NAME.txt; returns how many."""
+def left_out(out, name, journal, skipped=()):
+    """Name the pictures that were left out, here and in OUT/left_out_NAME.txt; returns how many.
+
+    skipped: {name in SOURCE: why} of those that never came to the journal.
+    """
     lines = [
         f"{file}: {entry['problem']}"
         for file, entry in sorted(journal.entries.items())
         if "problem" in entry
     ]
+    lines += [f"{file}: {why}" for file, why in sorted(dict(skipped).items())]
     listing = out / f"left_out_{name}.txt"
     write_file(listing, "".join(f"{line}\n" for line in lines))
     for line in lines[:NAMED]:
@@ -415,7 +419,7 @@ def check_half(out, split, pictures, also):
     check_unclaimed(out, ["train", "test"], ["landmarks.csv"])
 
 
-def prepare_faces(out, split, source, pictures, faces, of="", also=()):
+def prepare_faces(out, split, source, pictures, faces, of="", also=(), skipped=()):
     """Pictures into OUT/split, and landmarks.csv anew from the journals of both splits.
 
     Args:
@@ -423,6 +427,7 @@ def prepare_faces(out, split, source, pictures, faces, of="", also=()):
         pictures: A list of (name in it, PERSON/PICTURE below the split).
         of: What else must be the same for an unfinished OUT to be gone on with.
         also: Other files that the caller writes into OUT.
+        skipped: {name in SOURCE: why} of pictures that the caller leaves out.
 
     Returns:
         The pictures in OUT/split as person/picture, and how many were left out.
@@ -446,11 +451,12 @@ def prepare_faces(out, split, source, pictures, faces, of="", also=()):
         mine = [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")]
         if not mine:
             raise DataError(
-                f"no usable person/picture was found ({len(journal.entries)} left out); "
+                "no usable person/picture was found "
+                f"({len(journal.entries) + len(skipped)} left out); "
                 "check SOURCE"
             )
         write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
-        return mine, left_out(out, split, journal)
+        return mine, left_out(out, split, journal, skipped)
 
 
 def check_names(pictures):

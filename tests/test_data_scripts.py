@@ -925,3 +925,70 @@ def test_unfinished_files_of_a_killed_run_are_cleared(tmp_path):
     lay(out, {"test/Ann_A/.Ann_A_0001.jpg.123.part": b"half", "test/.mine.part": b"mine"})
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
     assert [path.name for path in out.rglob("*.part")] == [".mine.part"]
+
+
+# ---------------------------------------------------------------- folders of one's own
+
+
+def own_halves(train="train", test="test", people=5):
+    return {
+        f"{split}/{split}{n}/{i}.jpg": picture(60 + n + i)
+        for split in (train, test)
+        for n in range(people)
+        for i in range(2)
+    }
+
+
+def test_own_halves_may_be_written_in_capitals(tmp_path):
+    source = lay(tmp_path / "in", own_halves("Train", "TEST"))
+    out = tmp_path / "out"
+    assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
+    assert {path.name for path in (out / "train").iterdir()} == {f"Train{n}" for n in range(5)}
+    assert {path.name for path in (out / "test").iterdir()} == {f"TEST{n}" for n in range(5)}
+
+
+def test_pictures_that_are_not_taken_are_named_and_counted(tmp_path, capsys):
+    others = {
+        "val/V/1.jpg": "it lies neither in train/PERSON nor in test/PERSON",
+        "train/loose.png": "it lies neither in train/PERSON nor in test/PERSON",
+        "one.jpg": "it lies in no folder of a person",
+        "train/G/1.GIF": "its format is not read; save it as JPEG or PNG",
+        "test/H/1.tif": "its format is not read; save it as JPEG or PNG",
+    }
+    files = own_halves() | {name: picture(90) for name in others}
+    source = lay(tmp_path / "in", files | {"train/._1.gif": b"x", "notes.txt": b"x"})
+    out = tmp_path / "out"
+    assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
+    said = capsys.readouterr()
+    assert "left out (named above): 4\n" in said.out and "left out (named above): 1\n" in said.out
+    listed = (out / "left_out_train.txt").read_text() + (out / "left_out_test.txt").read_text()
+    assert sorted(listed.splitlines()) == sorted(f"{name}: {why}" for name, why in others.items())
+    assert all(f"left out: {line}" in said.err for line in listed.splitlines())
+
+
+def test_one_person_in_two_spellings_is_refused(tmp_path, capsys):
+    files = own_halves() | {"train/ann lee/1.jpg": picture(90), "test/Ann_Lee/1.jpg": picture(91)}
+    said = one_sentence(capsys, prepare_folder, lay(tmp_path / "in", files), tmp_path / "out")
+    assert "'ann lee' is in train and as 'Ann_Lee' in test; nobody may be in both" in said
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        ("train/{n}/{i}.jpg", "has nobody for the test half, all 3 people are train"),
+        ("test/{n}/{i}.jpg", "has nobody for the train half, all 3 people are test"),
+        ("{n}/{i}.jpg", "has nobody for the train half, all 3 people are test"),
+    ],
+)
+def test_a_half_without_people_is_told_at_the_start(tmp_path, capsys, monkeypatch, names, said):
+    monkeypatch.setattr(_common, "gather", lambda *args: pytest.fail("it began"))
+    files = {names.format(n=n, i=i): picture(60 + n + i) for n in range(3) for i in range(2)}
+    source = lay(tmp_path / "in", files)
+    assert said in one_sentence(capsys, prepare_folder, source, tmp_path / "out")
+
+
+def test_too_few_test_people_are_told_at_the_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_common, "gather", lambda *args: pytest.fail("it began"))
+    source = lay(tmp_path / "in", own_halves(people=3))
+    said = one_sentence(capsys, prepare_folder, source, tmp_path / "out")
+    assert "the test half has 3 people, 3 of them with two pictures" in said
