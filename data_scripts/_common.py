@@ -236,20 +236,17 @@ class Journal:
         return "problem" not in entry and (self.path.parent / file).is_file()
 
     def check_source(self, offered):
-        """DataError when OUT holds a picture that SOURCE has not, or has with another size.
+        """DataError when OUT holds a picture that SOURCE has not, or has with other content.
 
         Pictures that were left out do not count: they may have been deleted from SOURCE since.
 
         Args:
-            offered: (file in OUT, bytes in SOURCE, or None where it is not copied) of all that
-                SOURCE has.
+            offered: (file in OUT, bytes in SOURCE, or None where it is not copied, path in SOURCE
+                or load() -> bytes) of all that SOURCE has.
         """
         strange = {entry["file"] for entry in self.usable()}
-        for file, size in offered:
-            path = self.path.parent / file
-            if file in strange and (
-                size is None or not path.is_file() or path.stat().st_size == size
-            ):
+        for file, size, load in offered:
+            if file in strange and (size is None or self._same(self.entries[file], size, load)):
                 strange.remove(file)
         if strange:
             count = f"{len(strange):,} picture{'s' if len(strange) > 1 else ''}"
@@ -258,6 +255,19 @@ class Journal:
                 f"content, such as {min(strange)}: it was begun from another SOURCE; "
                 "give another OUT"
             )
+
+    def _same(self, entry, size, load):
+        """Whether SOURCE has a picture as it was copied; all that can be compared is."""
+        path = self.path.parent / entry["file"]
+        if not path.is_file():
+            return True
+        if path.stat().st_size != size:
+            return False
+        if "crc" not in entry:  # of an earlier version
+            return True
+        content = loaded(load)
+        # one that cannot be read any more is in OUT as it was
+        return isinstance(content, BadPicture) or zlib.crc32(content) == entry["crc"]
 
 
 def differing(how, other):
@@ -318,7 +328,8 @@ def gather(out, journal, items, faces, record):
                 try:
                     if isinstance(found, BadPicture):
                         raise found
-                    entry = {"file": file, **record(*found, known)}
+                    crc = zlib.crc32(content)
+                    entry = {"file": file, "crc": crc, **record(*found, known)}
                     write_picture(out / file, content)
                     journal.add(entry)
                 except BadPicture as error:
@@ -436,10 +447,13 @@ def prepare_faces(out, split, source, pictures, faces, of="", also=(), skipped=(
     with lock(out):
         check_half(out, split, pictures, also)
         journal = Journal(out, split, f"faces by {faces.name}{of}")
-        journal.check_source((f"{split}/{file}", source.size(name)) for name, file in pictures)
+        journal.check_source(
+            (f"{split}/{file}", source.size(name), partial(source.read, name))
+            for name, file in pictures
+        )
         clear_unfinished(out)
         items = (
-            (f"{split}/{file}", [name, f"{split}/{file}", file], partial(source.read, name), None)
+            (f"{split}/{file}", table_names(split, name, file), partial(source.read, name), None)
             for name, file in pictures
         )
         gather(out, journal, items, faces, record_portrait)
@@ -457,6 +471,11 @@ def prepare_faces(out, split, source, pictures, faces, of="", also=(), skipped=(
             )
         write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
         return mine, left_out(out, split, journal, skipped)
+
+
+def table_names(split, name, file):
+    """The names that a table of faces may use for a picture: in SOURCE, in OUT, and in its half."""
+    return [name, f"{split}/{file}", file]
 
 
 def check_names(pictures):
@@ -499,9 +518,10 @@ def prepare_actions(out, items, faces, how, offered):
         The entries in OUT, and how many were left out.
     """
     offered = list(offered)
+    faces.check_table(file for file, *_ in offered)
     tables = ["annotations.csv", "faces.csv", "left_out_actions.txt"]
     with lock(out):
-        check_unclaimed(out, ["actions"], [*tables, *(file for file, _ in offered)])
+        check_unclaimed(out, ["actions"], [*tables, *(file for file, *_ in offered)])
         journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
         journal.check_source(offered)
         clear_unfinished(out)

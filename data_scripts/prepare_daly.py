@@ -239,7 +239,7 @@ def main(argv=None):
     videos, boxless = read_annotations(args.source / "daly1.1.0.pkl")
     movies = find_movies(args.source)
     offered = [
-        (f"{video}/{number:06d}.png", None)
+        (f"{video}/{number:06d}.png", None, None)
         for video, (_, frames, *_) in videos.items()
         for number in frames
     ]

@@ -30,6 +30,7 @@ from _common import (
     prepare_actions,
     prepare_faces,
     run,
+    table_names,
 )
 from _faces import Faces
 from _untrusted import open_source
@@ -193,6 +194,12 @@ def faces_folder(args):
     for split, person, name in sorted(rows):
         file = renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}"
         halves[split].append((name, file))
+    faces.check_table(
+        known
+        for split, pictures in halves.items()
+        for picture in pictures
+        for known in table_names(split, *picture)
+    )
     also = {"train": [], "test": ["pairs_test.txt"]}
     check_half(args.out, "test", halves["test"], also["test"])  # not after hours of train
     for split, pictures in halves.items():
@@ -248,7 +255,7 @@ def actions_folder(args):
     table = args.source / "annotations.csv"
     how = f"boxes of table {hashlib.sha256(table.read_bytes()).hexdigest()[:16]}"
     items = list(frames(args.source, table))  # the whole table is checked before the first picture
-    offered = [(file, path.stat().st_size) for file, _, path, _ in items if path.is_file()]
+    offered = [(file, path.stat().st_size, path) for file, _, path, _ in items if path.is_file()]
     entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how, offered)
     for split in ("train", "test"):
         here = sum(entry["split"] == split for entry in entries)

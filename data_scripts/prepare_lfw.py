@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from _common import arguments, check_places, count_line, prepare_faces, run
+from _common import arguments, check_places, count_line, prepare_faces, run, table_names
 from _faces import Faces
 from _untrusted import open_source
 from PIL import Image
@@ -139,11 +139,11 @@ def main(argv=None):
     _, pairs = read_pair_lines(pairs_file)
     faces = Faces(args)
     source = open_source(args.source)
+    pictures = list(portraits(source))
+    faces.check_table(known for picture in pictures for known in table_names("test", *picture))
     report = args.out / "prepared.json"
     try:
-        files, lost = prepare_faces(
-            args.out, "test", source, list(portraits(source)), faces, also=WRITTEN
-        )
+        files, lost = prepare_faces(args.out, "test", source, pictures, faces, also=WRITTEN)
     except KeyboardInterrupt:  # the rest is not known yet
         if (args.out / ".test.jsonl").exists():  # else OUT may be somebody else's
             write_file(report, json.dumps(times(began, report)[1], indent=1) + "\n")

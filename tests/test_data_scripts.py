@@ -992,3 +992,59 @@ def test_too_few_test_people_are_told_at_the_start(tmp_path, capsys, monkeypatch
     source = lay(tmp_path / "in", own_halves(people=3))
     said = one_sentence(capsys, prepare_folder, source, tmp_path / "out")
     assert "the test half has 3 people, 3 of them with two pictures" in said
+
+
+# ---------------------------------------------------------------- tables and changed pictures
+
+
+@pytest.mark.parametrize("script", [prepare_lfw, prepare_casia, prepare_folder])
+def test_a_table_of_other_names_is_refused_by_name(tmp_path, capsys, script):
+    table = csv_of_points(tmp_path / "t.csv", [f"/data/{file}" for file in lfw_files()])
+    source = lfw(tmp_path)
+    lay(source, {f"Eve{n}_E/{i}.jpg": picture(70 + n + i) for n in range(3) for i in range(2)})
+    said = one_sentence(capsys, script, source, tmp_path / "out", "--landmarks", table)
+    assert said.startswith(f"{table}: none of its 10 rows is of a picture of SOURCE")
+    assert "'/data/Ann_A/Ann_A_0001.jpg'" in said and "'Ann_A/Ann_A_0001.jpg'" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_a_table_that_match_no_picture_are_counted(tmp_path, capsys):
+    rows = [
+        [file, 10, 20, 50, 60, *POINTS.flatten().tolist()] for file in [*lfw_files(), "Eve/1.jpg"]
+    ]
+    table = tmp_path / "t.csv"
+    table.write_text(_common.table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
+    words = [str(lfw(tmp_path)), str(tmp_path / "out"), "--landmarks", str(table)]
+    assert prepare_lfw.run(prepare_lfw.main, words) == 0
+    said = capsys.readouterr().out
+    assert f"{table}: 1 rows match no picture, such as Eve/1.jpg\n" in said
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_a_picture_changed_without_another_size_is_noticed(tmp_path, capsys, kind):
+    files = {name: picture(90 + i, form="BMP") for i, name in enumerate(lfw_files())}
+    source = lay(tmp_path / "in" / "lfw", files)
+    (tmp_path / "pairs.txt").write_text(PAIRS)
+    pairs = ["--pairs", str(tmp_path / "pairs.txt")]
+    out = tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out), *pairs]) == 0
+    done = snapshot(out)
+    _ = capsys.readouterr()
+    lay(source, {"Cid_C/Cid_C_0001.jpg": picture(60, form="BMP")})
+    if kind != "folder":
+        source = shutil.make_archive(str(tmp_path / "packed"), kind, source)
+    said = one_sentence(capsys, prepare_lfw, source, out, *pairs)
+    assert "holds 1 picture that SOURCE has not, or has with other content" in said
+    assert "such as test/Cid_C/Cid_C_0001.jpg" in said and snapshot(out) == done
+
+
+def test_a_journal_without_checksums_is_gone_on_with(tmp_path):
+    source = lfw(tmp_path)
+    out = tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    journal = out / ".test.jsonl"
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    for entry in entries:
+        entry.pop("crc", None)
+    journal.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0

@@ -673,3 +673,41 @@ def test_daly_two_movies_of_one_id_are_refused(tmp_path):
     source = lay(tmp_path / "in", {"videos/a.mp4": b"x", "videos/a.webm": b"y", "b.mkv": b"z"})
     with pytest.raises(DataError, match="a.mp4 and .*a.webm are two movies of one id"):
         prepare_daly.find_movies(source)
+
+
+# ---------------------------------------------------------------- JHMDB, incomplete
+
+
+def test_jhmdb_names_frames_that_are_missing_in_a_clip(tmp_path, capsys):
+    source = jhmdb(tmp_path / "in")
+    for number in (2, 3, 4):  # the third has an empty mask, so nothing is missed there
+        (source / f"Rename_Images/wave/Hi_c/{number:05d}.png").unlink()
+    assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(tmp_path / "out")]) == 0
+    assert "missing: wave/Hi_c: no frame 2, 4\n" in capsys.readouterr().out
+
+
+def test_jhmdb_two_pictures_of_one_frame_are_refused(tmp_path, capsys):
+    source = lay(jhmdb(tmp_path / "in"), {"Rename_Images/wave/Hi_c/1.png": frame(9)})
+    said = one_sentence(capsys, prepare_jhmdb, source, tmp_path / "out")
+    assert "Hi_c/00001.png and 1.png are of one frame; delete one of them" in said
+
+
+def test_a_table_that_names_no_frame_is_refused(tmp_path, capsys):
+    table = tmp_path / "f.csv"
+    table.write_text("file,x_min,y_min,x_max,y_max\nframes/a/1.png,3,4,10,12\n")
+    source = own(tmp_path / "in")
+    said = one_sentence(capsys, prepare_folder, source, tmp_path / "out", "--landmarks", table)
+    assert f"{table}: none of its 1 rows is of a picture of SOURCE" in said
+
+
+def test_a_frame_changed_without_another_size_is_noticed(tmp_path, capsys):
+    source = jhmdb(tmp_path / "in")
+    out = tmp_path / "out"
+    path = source / "Rename_Images/wave/Hi_c/00001.png"
+    noise = np.random.default_rng(0).integers(0, 256, (2, *SIZE[::-1], 3), np.uint8)
+    for pixels in noise:
+        Image.fromarray(pixels).save(path.with_suffix(".bmp"))
+        path.unlink(missing_ok=True)
+        status = prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)])
+        said = capsys.readouterr().err
+    assert status == 2 and "such as wave/Hi_c/00001.bmp" in said
