@@ -17,6 +17,8 @@ import csv
 import io
 import itertools
 import json
+import re
+import signal
 import sys
 import tarfile
 import textwrap
@@ -25,6 +27,7 @@ import zipfile
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +44,6 @@ from ppad.files import (
     decode_picture,
     lock,
     plain_name,
-    read_text,
     write_error,
     write_file,
 )
@@ -91,21 +93,44 @@ def arguments(doc, actions=False):
     return parser
 
 
-def run(main, argv=None):
-    """Call main(argv); what the user can fix ends in one sentence and status 2, Ctrl-C in 130."""
+def run(main, argv=None, stopped="the same command goes on from here"):
+    """Call main(argv); what the user can fix ends in one sentence and status 2, Ctrl-C in 130.
+
+    So do the signals of a closed terminal and a batch system. stopped: what to do after a stop.
+    """
     try:
-        main(argv)
+        with signals_stop():
+            main(argv)
     except (DataError, OSError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print(f"stopped; {stopped}", file=sys.stderr)
         return 130
     return 0
 
 
-def check_places(source, out):
-    """DataError unless OUT can be written without touching SOURCE."""
+@contextmanager
+def signals_stop():
+    """Have SIGTERM and SIGHUP stop the block as Ctrl-C does, so that no unfinished file stays."""
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has the first alone
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop(number, frame):
+    raise KeyboardInterrupt
+
+
+def check_places(source, out, *tables):
+    """DataError unless OUT can be written without touching SOURCE or a table that was given."""
     source = source.resolve()
     out = out.resolve()
     if not source.exists():
@@ -116,6 +141,9 @@ def check_places(source, out):
         )
     if out.exists() and not out.is_dir():
         raise DataError(f"OUT {out} is a file; give a folder")
+    for table in tables:
+        if table and table.resolve().is_relative_to(out):
+            raise DataError(f"{table}: lies in OUT, which is written to; move it out of there")
 
 
 # ---------------------------------------------------------------- tables and the journal
@@ -132,6 +160,26 @@ def table_text(columns, rows):
     return text.getvalue()
 
 
+def read_journal(path):
+    """The lines of a journal as dicts, without a last one that a stop tore; none where it is not.
+
+    The first has the text "how", the others have the text "file"; DataError for one without.
+    """
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [journal_entry(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def journal_entry(path, number, line):
+    key = "file" if number > 1 else "how"
+    try:
+        entry = json.loads(line)
+        if isinstance(entry, dict) and isinstance(entry[key], str):
+            return entry
+    except (ValueError, KeyError):
+        pass
+    raise DataError(f"{path}: line {number} is damaged; restore the file, or give another OUT")
+
+
 class Journal:
     """OUT/.NAME.jsonl: a first line saying how OUT is made, then a line for each picture.
 
@@ -146,11 +194,8 @@ class Journal:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(out, error) from error
-        lines = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
-        if lines[-1]:  # a stop in the middle of a line: cut it off
-            with open(self.path, "r+b") as file:
-                file.truncate(sum(len(line) + 1 for line in lines[:-1]))
-        entries = [self._parse(line, number) for number, line in enumerate(lines[:-1], 1)]
+        entries = read_journal(self.path)
+        self._cut_torn_line()
         if not entries:
             self._append({"how": how})
         elif entries[0]["how"] != how:
@@ -161,13 +206,13 @@ class Journal:
             )
         self.entries = {entry["file"]: entry for entry in entries[1:]}
 
-    def _parse(self, line, number):
-        try:
-            return json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"{self.path}: line {number} is damaged; delete the file to begin again"
-            ) from error
+    def _cut_torn_line(self):
+        """Else the next line would be written behind the half of one that a stop left."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(whole)
 
     def _append(self, entry):
         try:
@@ -191,20 +236,17 @@ class Journal:
         return "problem" not in entry and (self.path.parent / file).is_file()
 
     def check_source(self, offered):
-        """DataError when OUT holds a picture that SOURCE has not, or has with another size.
+        """DataError when OUT holds a picture that SOURCE has not, or has with other content.
 
         Pictures that were left out do not count: they may have been deleted from SOURCE since.
 
         Args:
-            offered: (file in OUT, bytes in SOURCE, or None where it is not copied) of all that
-                SOURCE has.
+            offered: (file in OUT, bytes in SOURCE, or None where it is not copied, path in SOURCE
+                or load() -> bytes) of all that SOURCE has.
         """
         strange = {entry["file"] for entry in self.usable()}
-        for file, size in offered:
-            path = self.path.parent / file
-            if file in strange and (
-                size is None or not path.is_file() or path.stat().st_size == size
-            ):
+        for file, size, load in offered:
+            if file in strange and (size is None or self._same(self.entries[file], size, load)):
                 strange.remove(file)
         if strange:
             count = f"{len(strange):,} picture{'s' if len(strange) > 1 else ''}"
@@ -214,11 +256,43 @@ class Journal:
                 "give another OUT"
             )
 
+    def _same(self, entry, size, load):
+        """Whether SOURCE has a picture as it was copied; all that can be compared is."""
+        path = self.path.parent / entry["file"]
+        if not path.is_file():
+            return True
+        if path.stat().st_size != size:
+            return False
+        if "crc" not in entry:  # of an earlier version
+            return True
+        content = loaded(load)
+        # one that cannot be read any more is in OUT as it was
+        return isinstance(content, BadPicture) or zlib.crc32(content) == entry["crc"]
+
 
 def differing(how, other):
     """The parts of a `how` that `other` has not, on one line; all of it where there is none."""
     parts = [part for part in how.split(", ") if part not in other.split(", ")]
     return textwrap.shorten(", ".join(parts) or how, 200)
+
+
+def check_unclaimed(out, journals, files):
+    """DataError if OUT holds one of `files`, and no journal that says a script of ours made it.
+
+    Somebody else's pictures and tables are not written over. journals: names, one of which will do.
+    """
+    if any((out / f".{name}.jsonl").exists() for name in journals):
+        return
+    for file in files:
+        if (out / file).exists():
+            raise not_ours(out / file)
+
+
+def not_ours(path):
+    return DataError(
+        f"{path}: is there already, and no journal in OUT says that a script of ours made it; "
+        "give another OUT, or move it away"
+    )
 
 
 # ---------------------------------------------------------------- pictures into OUT
@@ -254,8 +328,9 @@ def gather(out, journal, items, faces, record):
                 try:
                     if isinstance(found, BadPicture):
                         raise found
-                    entry = {"file": file, **record(*found, known)}
-                    write_file(out / file, content, durable=False)
+                    crc = zlib.crc32(content)
+                    entry = {"file": file, "crc": crc, **record(*found, known)}
+                    write_picture(out / file, content)
                     journal.add(entry)
                 except BadPicture as error:
                     journal.add({"file": file, "problem": str(error)})
@@ -263,6 +338,23 @@ def gather(out, journal, items, faces, record):
                 if count % 1000 == 0:
                     rate = count / (time.monotonic() - start)
                     print(f"{count:,} pictures, {rate:.1f} a second", flush=True)
+
+
+def clear_unfinished(out):
+    """Delete what `ppad.files` was about to write when a run in OUT was killed; OUT is locked."""
+    for path in out.rglob(".*.part"):
+        if re.fullmatch(r"\..+\.[0-9]+\.part", path.name):
+            path.unlink(missing_ok=True)
+
+
+def write_picture(path, content):
+    """Write a picture that is not in the journal; DataError if another one lies there.
+
+    The same one may: a run can stop before it adds a picture to the journal.
+    """
+    if path.exists() and path.read_bytes() != content:
+        raise not_ours(path)
+    write_file(path, content, durable=False)
 
 
 def loaded(load):
@@ -296,13 +388,17 @@ def decoded(content):
         return error
 
 
-def left_out(out, name, journal):
-    """Name the pictures that were left out, here and in OUT/left_out_NAME.txt; returns how many."""
+def left_out(out, name, journal, skipped=()):
+    """Name the pictures that were left out, here and in OUT/left_out_NAME.txt; returns how many.
+
+    skipped: {name in SOURCE: why} of those that never came to the journal.
+    """
     lines = [
         f"{file}: {entry['problem']}"
         for file, entry in sorted(journal.entries.items())
         if "problem" in entry
     ]
+    lines += [f"{file}: {why}" for file, why in sorted(dict(skipped).items())]
     listing = out / f"left_out_{name}.txt"
     write_file(listing, "".join(f"{line}\n" for line in lines))
     for line in lines[:NAMED]:
@@ -327,23 +423,37 @@ def count_line(what, have, official=None):
 # ---------------------------------------------------------------- the two prepared folders
 
 
-def prepare_faces(out, split, source, pictures, faces, of=""):
+def check_half(out, split, pictures, also):
+    """`check_unclaimed` for all that `prepare_faces` and its caller write of one half."""
+    files = [f"{split}/{file}" for _, file in pictures]
+    check_unclaimed(out, [split], [*files, f"left_out_{split}.txt", *also])
+    check_unclaimed(out, ["train", "test"], ["landmarks.csv"])
+
+
+def prepare_faces(out, split, source, pictures, faces, of="", also=(), skipped=()):
     """Pictures into OUT/split, and landmarks.csv anew from the journals of both splits.
 
     Args:
         source: As `open_source` gives it.
         pictures: A list of (name in it, PERSON/PICTURE below the split).
         of: What else must be the same for an unfinished OUT to be gone on with.
+        also: Other files that the caller writes into OUT.
+        skipped: {name in SOURCE: why} of pictures that the caller leaves out.
 
     Returns:
         The pictures in OUT/split as person/picture, and how many were left out.
     """
     check_names(pictures)
     with lock(out):
+        check_half(out, split, pictures, also)
         journal = Journal(out, split, f"faces by {faces.name}{of}")
-        journal.check_source((f"{split}/{file}", source.size(name)) for name, file in pictures)
+        journal.check_source(
+            (f"{split}/{file}", source.size(name), partial(source.read, name))
+            for name, file in pictures
+        )
+        clear_unfinished(out)
         items = (
-            (f"{split}/{file}", [name, f"{split}/{file}", file], partial(source.read, name), None)
+            (f"{split}/{file}", table_names(split, name, file), partial(source.read, name), None)
             for name, file in pictures
         )
         gather(out, journal, items, faces, record_portrait)
@@ -355,11 +465,17 @@ def prepare_faces(out, split, source, pictures, faces, of=""):
         mine = [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")]
         if not mine:
             raise DataError(
-                f"no usable person/picture was found ({len(journal.entries)} left out); "
+                "no usable person/picture was found "
+                f"({len(journal.entries) + len(skipped)} left out); "
                 "check SOURCE"
             )
         write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
-        return mine, left_out(out, split, journal)
+        return mine, left_out(out, split, journal, skipped)
+
+
+def table_names(split, name, file):
+    """The names that a table of faces may use for a picture: in SOURCE, in OUT, and in its half."""
+    return [name, f"{split}/{file}", file]
 
 
 def check_names(pictures):
@@ -382,9 +498,8 @@ def record_portrait(picture, found, known):
 def both_journals(out):
     """The entries of train and test in order of name: two scripts may share one OUT."""
     entries = {}
-    for path in out.glob(".t*.jsonl"):  # .train.jsonl and .test.jsonl
-        for line in read_text(path).splitlines()[1:]:
-            entry = json.loads(line)
+    for split in ("train", "test"):
+        for entry in read_journal(out / f".{split}.jsonl")[1:]:
             entries[entry["file"]] = entry
     return [entries[file] for file in sorted(entries)]
 
@@ -402,9 +517,14 @@ def prepare_actions(out, items, faces, how, offered):
     Returns:
         The entries in OUT, and how many were left out.
     """
+    offered = list(offered)
+    faces.check_table(file for file, *_ in offered)
+    tables = ["annotations.csv", "faces.csv", "left_out_actions.txt"]
     with lock(out):
+        check_unclaimed(out, ["actions"], [*tables, *(file for file, *_ in offered)])
         journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
         journal.check_source(offered)
+        clear_unfinished(out)
         gather(out, journal, items(journal.done), faces, record_frame)
         entries = journal.usable()
         if not entries:

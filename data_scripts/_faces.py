@@ -46,6 +46,7 @@ class Faces:
         self.rows = None
         if args.landmarks:
             columns = BOX_COLUMNS if hasattr(args, "rule") else POINT_COLUMNS
+            self.table = args.landmarks
             self.rows = {}
             rows = read_table(args.landmarks, ("file", *columns))
             check_convention(args.landmarks, rows)
@@ -61,6 +62,25 @@ class Faces:
             raise DataError(
                 f"faces cannot be found: {error}. Or give a table of faces with --landmarks"
             ) from error
+
+    def check_table(self, known):
+        """DataError if no row of the table is of a picture; prints how many rows are of none.
+
+        known: the names that a table may use for the pictures of SOURCE.
+        """
+        known = list(known)
+        if self.rows is None or not known:
+            return
+        spelled = set(map(plain_name, known))
+        strange = [name for name in self.rows if name not in spelled]
+        count = sum(len(self.rows[name]) for name in strange)
+        if len(strange) == len(self.rows):
+            raise DataError(
+                f"{self.table}: none of its {count:,} rows is of a picture of SOURCE: its first "
+                f"file is {strange[0]!r}, the first picture {known[0]!r}; write the names alike"
+            )
+        if strange:
+            print(f"{self.table}: {count:,} rows match no picture, such as {strange[0]}")
 
     def __call__(self, names, pictures):
         """For each picture a list of (box, points or None).

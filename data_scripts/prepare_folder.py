@@ -4,8 +4,8 @@
 
 Faces, when SOURCE has no annotations.csv: a folder or archive PERSON/PICTURE, any names; a fifth of
 the people become the test half. Or train/PERSON/PICTURE and test/PERSON/PICTURE, to choose
-yourself. OUT is what the main job's faces folder is: train/, test/ (renamed as in LFW),
-landmarks.csv, and pairs_test.txt drawn here.
+yourself; pictures beside those are named and left out. OUT is what the main job's faces folder is:
+train/, test/ (renamed as in LFW), landmarks.csv, and pairs_test.txt drawn here.
 
 Frames, when SOURCE has an annotations.csv: columns file, split (train or test), action, x_min,
 y_min, x_max, y_max, one row a person; width and height are filled in. OUT gets the pictures,
@@ -23,12 +23,14 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 from _common import (
     arguments,
+    check_half,
     check_names,
     check_places,
     count_line,
     prepare_actions,
     prepare_faces,
     run,
+    table_names,
 )
 from _faces import Faces
 from _untrusted import open_source
@@ -37,6 +39,7 @@ from ppad.files import (
     BadPicture,
     DataError,
     find_picture,
+    is_hidden,
     is_picture,
     numbers,
     read_table,
@@ -44,37 +47,76 @@ from ppad.files import (
 )
 from ppad.folders import BOX_COLUMNS, check_convention, checked_boxes
 
+UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm")
 TEST_SHARE = 0.2  # ours: of the people
 FOLDS = 10  # LFW: ten folds of 300 pairs of one person and 300 of two
 EACH = 300
 PICTURES_A_FOLD = 500  # ours: pairs of more need not be listed to draw 300 of them
 
 
+def find_portraits(names):
+    """(parts of its path, name) of every PERSON/PICTURE, and {name: why} of pictures left out."""
+    found = []
+    skipped = {}
+    for name in names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() in UNREAD and not is_hidden(path):
+            skipped[name] = "its format is not read; save it as JPEG or PNG"
+        elif is_picture(path) and len(path.parts) < 2:
+            skipped[name] = "it lies in no folder of a person"
+        elif is_picture(path):
+            found.append((path.parts, name))
+    return found, skipped
+
+
+def own_half(parts):
+    """ "train" or "test" where a path says so, in any letters; None elsewhere."""
+    half = parts[-3].casefold() if len(parts) > 2 else None
+    return half if half in ("train", "test") else None
+
+
 def split_people(names):
-    """(split, person, name) of every PERSON/PICTURE.
+    """(split, person, name) of every PERSON/PICTURE, and {name: why} of pictures left out.
 
     The split is SOURCE's own train/ and test/, or a fixed fifth is for the test: people are put in
     the order of a hash of their name, which is as good as chance and the same every time.
     """
-    found = [
-        (PurePosixPath(name).parts, name)
-        for name in names
-        if is_picture(name) and len(PurePosixPath(name).parts) > 1
-    ]
-    own = [
-        (parts[-3], parts[-2], name)
-        for parts, name in found
-        if len(parts) > 2 and parts[-3] in ("train", "test")
-    ]
+    found, skipped = find_portraits(names)
+    own = [(half, parts[-2], name) for parts, name in found if (half := own_half(parts))]
     if own:
-        return own
+        for parts, name in found:
+            if not own_half(parts):
+                skipped[name] = "it lies neither in train/PERSON nor in test/PERSON"
+        return own, skipped
     people = sorted(
         {parts[-2] for parts, _ in found},
         key=lambda person: hashlib.sha256(person.encode()).digest(),
     )
     # four at least: two folds of two people
     test = set(people[: max(4, round(TEST_SHARE * len(people)))])
-    return [("test" if parts[-2] in test else "train", parts[-2], name) for parts, name in found]
+    rows = [("test" if parts[-2] in test else "train", parts[-2], name) for parts, name in found]
+    return rows, skipped
+
+
+def check_halves(source, rows):
+    """DataError unless there are people in both halves, and nobody in both."""
+    halves = {"train": {}, "test": {}}
+    for split, person, _ in rows:
+        halves[split]["_".join(person.casefold().split())] = person
+    for split, other in (("train", "test"), ("test", "train")):
+        if rows and not halves[split]:
+            raise DataError(
+                f"{source}: has nobody for the {split} half, all {len(halves[other])} people are "
+                f"{other}; add people (five at least), or give the folder of the people as SOURCE"
+            )
+    train, test = halves.values()
+    if both := sorted(set(train) & set(test)):
+        key = both[0]
+        also = "" if train[key] == test[key] else f"as {test[key]!r} "
+        raise DataError(
+            f"{train[key]!r} is in train and {also}in test; nobody may be in both: "
+            "rename or move one of the folders"
+        )
 
 
 def test_names(rows):
@@ -132,24 +174,39 @@ def draw_pairs(files, seed=0):
     return "\n".join(lines) + "\n"
 
 
+def half_named(name):
+    """The half in whose list a picture that was left out is named."""
+    return "test" if "test" in name.casefold().split("/")[:-1] else "train"
+
+
 def faces_folder(args):
     source = open_source(args.source)
     faces = Faces(args)
-    rows = split_people(source.members)
+    rows, skipped = split_people(source.members)
+    check_halves(args.source, rows)
     check_names((name, f"{person}/{PurePosixPath(name).name}") for _, person, name in rows)
     renamed = test_names([row for row in rows if row[0] == "test"])
-    train = {person for split, person, _ in rows if split == "train"}
-    test = {person for split, person, _ in rows if split == "test"}
-    if train & test:
-        raise DataError(f"{min(train & test)!r} is in train and in test; nobody may be in both")
+    if rows:
+        draw_pairs(renamed.values())  # too few people are found out now, not after hours
     listing = "\n".join(f"{split} {person} {name}" for split, person, name in rows)
     of = f", of the listing {hashlib.sha256(listing.encode()).hexdigest()[:16]}"
-    for split in ("train", "test"):
-        pictures = [
-            (name, renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}")
-            for _, person, name in sorted(row for row in rows if row[0] == split)
-        ]
-        files, lost = prepare_faces(args.out, split, source, pictures, faces, of)
+    halves = {"train": [], "test": []}
+    for split, person, name in sorted(rows):
+        file = renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}"
+        halves[split].append((name, file))
+    faces.check_table(
+        known
+        for split, pictures in halves.items()
+        for picture in pictures
+        for known in table_names(split, *picture)
+    )
+    also = {"train": [], "test": ["pairs_test.txt"]}
+    check_half(args.out, "test", halves["test"], also["test"])  # not after hours of train
+    for split, pictures in halves.items():
+        named = {name: why for name, why in skipped.items() if half_named(name) == split}
+        files, lost = prepare_faces(
+            args.out, split, source, pictures, faces, of, also[split], named
+        )
         if split == "test":
             write_file(args.out / "pairs_test.txt", draw_pairs(files))
         people = len({file.split("/")[0] for file in files})
@@ -198,7 +255,7 @@ def actions_folder(args):
     table = args.source / "annotations.csv"
     how = f"boxes of table {hashlib.sha256(table.read_bytes()).hexdigest()[:16]}"
     items = list(frames(args.source, table))  # the whole table is checked before the first picture
-    offered = [(file, path.stat().st_size) for file, _, path, _ in items if path.is_file()]
+    offered = [(file, path.stat().st_size, path) for file, _, path, _ in items if path.is_file()]
     entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how, offered)
     for split in ("train", "test"):
         here = sum(entry["split"] == split for entry in entries)
@@ -211,7 +268,7 @@ def actions_folder(args):
 def main(argv=None):
     parser = arguments(__doc__)
     args = parser.parse_args(argv)
-    check_places(args.source, args.out)
+    check_places(args.source, args.out, args.landmarks)
     if (args.source / "annotations.csv").is_file():
         args.rule = "mtcnn"  # tells `Faces` that a table holds boxes and need not hold landmarks
         actions_folder(args)

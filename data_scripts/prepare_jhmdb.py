@@ -171,8 +171,11 @@ def frames_of(source, truth, counts):
                 f"{folder}: its frames are numbered from 0, the official ones from 00001; "
                 "rename them, or every frame would get the box of the one before"
             )
-        for path in sorted(paths):
-            number = int(path.stem)
+        pictures = by_number(sorted(paths))
+        masked = [number for number, here in enumerate(boxes, 1) if here]
+        if lacking := [number for number in masked if number not in pictures]:
+            truth.missing.append(f"{name}: no frame {', '.join(map(str, lacking))}")
+        for number, path in pictures.items():
             if not 1 <= number <= len(boxes):
                 # a clip without any mask is counted as missing
                 counts["beyond"] += size is not None
@@ -184,6 +187,16 @@ def frames_of(source, truth, counts):
                 yield file, [file], path, (split, people)
 
 
+def by_number(paths):
+    """{frame number: path}; DataError for two pictures of one frame."""
+    pictures = {}
+    for path in paths:
+        other = pictures.setdefault(int(path.stem), path)
+        if other != path:
+            raise DataError(f"{other} and {path.name} are of one frame; delete one of them")
+    return pictures
+
+
 def people_of(action, boxes, size, width, height):
     if (height, width) != tuple(size):
         raise BadPicture(f"is {width} x {height}, its ground truth is for {size[1]} x {size[0]}")
@@ -192,7 +205,7 @@ def people_of(action, boxes, size, width, height):
 
 def main(argv=None):
     args = arguments(__doc__, actions=True).parse_args(argv)
-    check_places(args.source, args.out)
+    check_places(args.source, args.out, args.landmarks)
     if (args.source / "puppet_mask").is_dir():
         truth = Masks(args.source)
     elif (args.source / "JHMDB-GT.pkl").is_file():
@@ -205,7 +218,7 @@ def main(argv=None):
     counts = {"beyond": 0, "empty": 0}
     faces = Faces(args)
     items = list(frames_of(args.source, truth, counts))
-    offered = [(file, path.stat().st_size) for file, _, path, _ in items]
+    offered = [(file, path.stat().st_size, path) for file, _, path, _ in items]
     entries, lost = prepare_actions(args.out, lambda done: items, faces, truth.name, offered)
 
     clips = {(entry["split"], *Path(entry["file"]).parts[:2]) for entry in entries}

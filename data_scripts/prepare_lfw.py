@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from _common import arguments, check_places, count_line, prepare_faces, run
+from _common import arguments, check_places, count_line, prepare_faces, run, table_names
 from _faces import Faces
 from _untrusted import open_source
 from PIL import Image
@@ -45,6 +45,7 @@ PEOPLE = 5_749
 PAIRS = 6_000
 CROP = 112, 96  # SphereFace: height and width of D's aligned crops
 TIMES = "minutes", "cpu_minutes"  # of prepared.json
+WRITTEN = "pairs_test.txt", "mean_face.png", "prepared.json"  # into OUT, beside the half itself
 # ours: rows and columns of such a crop that hold eyes, nose and mouth
 FEATURES = (slice(40, 104), slice(20, 76))
 
@@ -133,16 +134,19 @@ def main(argv=None):
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="LFW's pairs.txt")
     args = parser.parse_args(argv)
-    check_places(args.source, args.out)
+    check_places(args.source, args.out, args.landmarks, args.pairs)
     pairs_file = find_pairs(args.source, args.pairs)
     _, pairs = read_pair_lines(pairs_file)
     faces = Faces(args)
     source = open_source(args.source)
+    pictures = list(portraits(source))
+    faces.check_table(known for picture in pictures for known in table_names("test", *picture))
     report = args.out / "prepared.json"
     try:
-        files, lost = prepare_faces(args.out, "test", source, list(portraits(source)), faces)
+        files, lost = prepare_faces(args.out, "test", source, pictures, faces, also=WRITTEN)
     except KeyboardInterrupt:  # the rest is not known yet
-        write_file(report, json.dumps(times(began, report)[1], indent=1) + "\n")
+        if (args.out / ".test.jsonl").exists():  # else OUT may be somebody else's
+            write_file(report, json.dumps(times(began, report)[1], indent=1) + "\n")
         raise
     write_file(args.out / "pairs_test.txt", pairs_file.read_bytes())
 

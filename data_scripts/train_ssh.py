@@ -24,13 +24,20 @@ from PIL import Image
 from torch import nn
 from torchvision.ops import box_iou
 
+# `python data_scripts/x.py` leaves the project out
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _common import run
+from _faces import check_device
+
+from ppad.files import DataError, check_writable
 from ppad.ssh import SSH, STRIDES, anchors_for
 
 POSITIVE = 0.5  # SSH: least IoU of a positive anchor
 NEGATIVE = 0.3  # SSH: a negative anchor has less
 MINED = 256  # SSH: anchors a module and picture
 MINED_POSITIVE = 64  # SSH: 25 % of them are positive at most
+STOPPED = "weights of a 250th step, if it got so far, are in --out; begin anew with another --out"
 SMOOTH_L1_BETA = 1 / 9  # Faster R-CNN source, whose RPN loss SSH keeps (sigma = 3)
 
 
@@ -118,7 +125,7 @@ class Scenes:
 
     data: a folder with photo_pack/ and lfw/. Left out, for testing: stills of the official test
     split, and every LFW person in photo_pack/faces/test. Stills without faces are negatives.
-    Raises ValueError where a table is missing.
+    Raises DataError where a table is missing.
     """
 
     def __init__(self, data):
@@ -129,8 +136,8 @@ class Scenes:
         lfw_faces = lfw / "landmarks.tsv"
         for path in (annotations, still_faces, lfw_faces):
             if not path.is_file():
-                raise ValueError(
-                    f"data: {path} is missing; give the folder that holds photo_pack/ and lfw/"
+                raise DataError(
+                    f"data: {path} is missing; give --train the folder of photo_pack/ and lfw/"
                 )
         boxes = read_boxes(still_faces)
         none = np.zeros((0, 4), np.float32)
@@ -250,7 +257,7 @@ def train_light(
         The SSH, in evaluation mode.
 
     Raises:
-        ValueError: the loss is no longer finite.
+        DataError: the loss is no longer finite.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -269,7 +276,7 @@ def train_light(
             logits, shifts = model(frames)
         loss = ssh_loss(logits.float(), shifts.float(), anchors, modules, boxes)
         if not torch.isfinite(loss):
-            raise ValueError(
+            raise DataError(
                 f"lr is {lr}: the loss is {loss.item()} at step {step}; give a smaller rate"
             )
         optimizer.zero_grad()
@@ -304,8 +311,24 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
+def check(args):
+    """DataError or WriteError for what would end the training later, or spoil a file."""
+    for name, least in (("steps", 1), ("batch", 1), ("size", 32), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise DataError(f"--{name} is {getattr(args, name)}; give {least} or more")
+    for name in ("lr", "minutes"):
+        if not getattr(args, name) > 0:  # nor if it is NaN
+            raise DataError(f"--{name} is {getattr(args, name)}; give a number above 0")
+    check_device(args.device)
+    if args.out.exists():
+        raise DataError(f"--out {args.out} is there already; give another name, or move it away")
+    check_writable(args.out.absolute().parent)
+
+
 def main(argv=None):
-    args = vars(parse(argv))
+    args = parse(argv)
+    check(args)
+    args = vars(args)
     data = args.pop("train")
     out = args.pop("out")
     train_light(
@@ -314,4 +337,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, stopped=STOPPED))

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import struct
 import sys
 import tarfile
@@ -780,3 +781,272 @@ def test_readme_tells_what_the_kept_lfw_run_found():
     assert f"{kept['cpu_minutes']:.1f} minutes of processor time" in text
     assert ", ".join(f"{value:.1f}" for value in kept["sharpness"].values()) in text
     assert kept["hardware"]["cores"] == 2
+
+
+# ---------------------------------------------------------------- an OUT that somebody else made
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        "landmarks.csv",
+        "pairs_test.txt",
+        "mean_face.png",
+        "left_out_test.txt",
+        "test/Ann_A/Ann_A_0001.jpg",
+    ],
+)
+def test_an_out_made_by_hand_is_left_as_it_is(tmp_path, capsys, mine):
+    out = lay(tmp_path / "out", {mine: b"mine"})
+    said = one_sentence(capsys, prepare_lfw, lfw(tmp_path), out)
+    assert f"{out / mine}: is there already" in said and "give another OUT" in said
+    assert snapshot(out) == {mine: b"mine", ".lock": b""}
+
+
+def test_a_test_half_made_by_hand_is_found_before_the_train_half_is_made(tmp_path, capsys):
+    files = {f"P{n}/{i}.jpg": picture(60 + n + i) for n in range(6) for i in range(2)}
+    out = lay(tmp_path / "out", {"pairs_test.txt": b"mine"})
+    said = one_sentence(capsys, prepare_folder, lay(tmp_path / "in", files), out)
+    assert "pairs_test.txt: is there already" in said and snapshot(out) == {
+        "pairs_test.txt": b"mine"
+    }
+
+
+def test_a_picture_put_into_an_out_of_ours_is_not_written_over(tmp_path, capsys, monkeypatch):
+    source = lfw(tmp_path)
+    out = tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    _ = capsys.readouterr()
+    lay(source, {"Eve_E/Eve_E_0001.jpg": picture(70)})
+    lay(out, {"test/Eve_E/Eve_E_0001.jpg": b"mine"})
+    said = one_sentence(capsys, prepare_lfw, source, out)
+    assert "Eve_E_0001.jpg: is there already" in said
+    assert (out / "test/Eve_E/Eve_E_0001.jpg").read_bytes() == b"mine"
+    # as a stop leaves it that comes before the line of the journal
+    lay(out, {"test/Eve_E/Eve_E_0001.jpg": picture(70)})
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+
+
+@pytest.mark.parametrize("flag, name", [("--landmarks", "landmarks.csv"), ("--pairs", "p.txt")])
+def test_a_table_in_out_is_refused(tmp_path, capsys, flag, name):
+    source = lfw(tmp_path)
+    out = lay(tmp_path / "out", {name: b"mine"})
+    said = one_sentence(capsys, prepare_lfw, source, out, flag, out / name)
+    assert f"{name}: lies in OUT" in said and "move it out" in said
+    assert snapshot(out) == {name: b"mine"}
+
+
+def test_a_toy_world_is_not_drawn_over_a_folder_made_by_hand(tmp_path, tiny_args, capsys):
+    out = lay(tmp_path / "toy", {"faces/landmarks.csv": b"mine"})
+    said = one_sentence(capsys, make_toyworld, out, *tiny_args[2:])
+    assert "landmarks.csv: is there already" in said
+    assert snapshot(out) == {"faces/landmarks.csv": b"mine"}
+
+
+# ---------------------------------------------------------------- journals
+
+
+def casia(folder):
+    return lay(folder, {f"00{n}/{i:03d}.jpg": picture(70 + n + i) for n in (1, 2) for i in (1, 2)})
+
+
+def test_a_torn_line_in_the_other_half_is_dropped(tmp_path, capsys):
+    out = tmp_path / "out"
+    source = casia(tmp_path / "casia")
+    assert prepare_casia.run(prepare_casia.main, [str(source), str(out)]) == 0
+    journal = out / ".train.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    assert prepare_lfw.run(prepare_lfw.main, [str(lfw(tmp_path)), str(out)]) == 0
+    assert (out / "landmarks.csv").read_text().count("\ntrain/") == 3
+    assert prepare_casia.run(prepare_casia.main, [str(source), str(out)]) == 0
+    assert (out / "landmarks.csv").read_text().count("\ntrain/") == 4
+
+
+@pytest.mark.parametrize(
+    "journal, number",
+    [
+        ("5\n", 1),
+        ("{}\n", 1),
+        ('["how"]\n', 1),
+        ('{"how": 5}\n', 1),
+        ('{"how": "faces by mtcnn"}\n{}\n', 2),
+        ('{"how": "faces by mtcnn"}\n"file"\n', 2),
+        ('{"how": "faces by mtcnn"}\n{"file": "tr\n', 2),
+        ('{"how": "faces by mtcnn"}\n\xff\n', 2),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_damaged_journal_is_named(tmp_path, capsys, journal, number, split):
+    out = lay(tmp_path / "out", {f".{split}.jsonl": journal.encode("latin1")})
+    said = one_sentence(capsys, prepare_casia, casia(tmp_path / "casia"), out)
+    assert f".{split}.jsonl: line {number} is damaged; restore the file" in said
+
+
+# ---------------------------------------------------------------- stopped from outside
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_stops_as_ctrl_c_does(tmp_path, capsys, monkeypatch, name):
+    if not hasattr(signal, name):
+        pytest.skip(f"{name} is not a signal here")
+    number = getattr(signal, name)
+    real = Path.write_bytes
+
+    def stopped(path, content):
+        if path.name.startswith(".Ben_B") and content:
+            os.kill(os.getpid(), number)
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", stopped)
+    out = tmp_path / "out"
+    caught = []  # what is not turned into a stop must not end the tests
+    before = signal.signal(number, lambda *args: caught.append(args))
+    try:
+        assert prepare_lfw.run(prepare_lfw.main, [str(lfw(tmp_path)), str(out)]) == 130
+        os.kill(os.getpid(), number)  # the old handler is back
+    finally:
+        signal.signal(number, before)
+    assert "stopped; the same command goes on" in capsys.readouterr().err
+    assert not list(out.rglob("*.part")) and (out / ".test.jsonl").exists()
+    assert len(caught) == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="SIGHUP is not a signal here")
+def test_nohup_keeps_its_meaning():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert _common.run(lambda argv: os.kill(os.getpid(), signal.SIGHUP)) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_unfinished_files_of_a_killed_run_are_cleared(tmp_path):
+    source = lfw(tmp_path)
+    out = tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    lay(out, {"test/Ann_A/.Ann_A_0001.jpg.123.part": b"half", "test/.mine.part": b"mine"})
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    assert [path.name for path in out.rglob("*.part")] == [".mine.part"]
+
+
+# ---------------------------------------------------------------- folders of one's own
+
+
+def own_halves(train="train", test="test", people=5):
+    return {
+        f"{split}/{split}{n}/{i}.jpg": picture(60 + n + i)
+        for split in (train, test)
+        for n in range(people)
+        for i in range(2)
+    }
+
+
+def test_own_halves_may_be_written_in_capitals(tmp_path):
+    source = lay(tmp_path / "in", own_halves("Train", "TEST"))
+    out = tmp_path / "out"
+    assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
+    assert {path.name for path in (out / "train").iterdir()} == {f"Train{n}" for n in range(5)}
+    assert {path.name for path in (out / "test").iterdir()} == {f"TEST{n}" for n in range(5)}
+
+
+def test_pictures_that_are_not_taken_are_named_and_counted(tmp_path, capsys):
+    others = {
+        "val/V/1.jpg": "it lies neither in train/PERSON nor in test/PERSON",
+        "train/loose.png": "it lies neither in train/PERSON nor in test/PERSON",
+        "one.jpg": "it lies in no folder of a person",
+        "train/G/1.GIF": "its format is not read; save it as JPEG or PNG",
+        "test/H/1.tif": "its format is not read; save it as JPEG or PNG",
+    }
+    files = own_halves() | {name: picture(90) for name in others}
+    source = lay(tmp_path / "in", files | {"train/._1.gif": b"x", "notes.txt": b"x"})
+    out = tmp_path / "out"
+    assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
+    said = capsys.readouterr()
+    assert "left out (named above): 4\n" in said.out and "left out (named above): 1\n" in said.out
+    listed = (out / "left_out_train.txt").read_text() + (out / "left_out_test.txt").read_text()
+    assert sorted(listed.splitlines()) == sorted(f"{name}: {why}" for name, why in others.items())
+    assert all(f"left out: {line}" in said.err for line in listed.splitlines())
+
+
+def test_one_person_in_two_spellings_is_refused(tmp_path, capsys):
+    files = own_halves() | {"train/ann lee/1.jpg": picture(90), "test/Ann_Lee/1.jpg": picture(91)}
+    said = one_sentence(capsys, prepare_folder, lay(tmp_path / "in", files), tmp_path / "out")
+    assert "'ann lee' is in train and as 'Ann_Lee' in test; nobody may be in both" in said
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        ("train/{n}/{i}.jpg", "has nobody for the test half, all 3 people are train"),
+        ("test/{n}/{i}.jpg", "has nobody for the train half, all 3 people are test"),
+        ("{n}/{i}.jpg", "has nobody for the train half, all 3 people are test"),
+    ],
+)
+def test_a_half_without_people_is_told_at_the_start(tmp_path, capsys, monkeypatch, names, said):
+    monkeypatch.setattr(_common, "gather", lambda *args: pytest.fail("it began"))
+    files = {names.format(n=n, i=i): picture(60 + n + i) for n in range(3) for i in range(2)}
+    source = lay(tmp_path / "in", files)
+    assert said in one_sentence(capsys, prepare_folder, source, tmp_path / "out")
+
+
+def test_too_few_test_people_are_told_at_the_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_common, "gather", lambda *args: pytest.fail("it began"))
+    source = lay(tmp_path / "in", own_halves(people=3))
+    said = one_sentence(capsys, prepare_folder, source, tmp_path / "out")
+    assert "the test half has 3 people, 3 of them with two pictures" in said
+
+
+# ---------------------------------------------------------------- tables and changed pictures
+
+
+@pytest.mark.parametrize("script", [prepare_lfw, prepare_casia, prepare_folder])
+def test_a_table_of_other_names_is_refused_by_name(tmp_path, capsys, script):
+    table = csv_of_points(tmp_path / "t.csv", [f"/data/{file}" for file in lfw_files()])
+    source = lfw(tmp_path)
+    lay(source, {f"Eve{n}_E/{i}.jpg": picture(70 + n + i) for n in range(3) for i in range(2)})
+    said = one_sentence(capsys, script, source, tmp_path / "out", "--landmarks", table)
+    assert said.startswith(f"{table}: none of its 10 rows is of a picture of SOURCE")
+    assert "'/data/Ann_A/Ann_A_0001.jpg'" in said and "'Ann_A/Ann_A_0001.jpg'" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_a_table_that_match_no_picture_are_counted(tmp_path, capsys):
+    rows = [
+        [file, 10, 20, 50, 60, *POINTS.flatten().tolist()] for file in [*lfw_files(), "Eve/1.jpg"]
+    ]
+    table = tmp_path / "t.csv"
+    table.write_text(_common.table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
+    words = [str(lfw(tmp_path)), str(tmp_path / "out"), "--landmarks", str(table)]
+    assert prepare_lfw.run(prepare_lfw.main, words) == 0
+    said = capsys.readouterr().out
+    assert f"{table}: 1 rows match no picture, such as Eve/1.jpg\n" in said
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_a_picture_changed_without_another_size_is_noticed(tmp_path, capsys, kind):
+    files = {name: picture(90 + i, form="BMP") for i, name in enumerate(lfw_files())}
+    source = lay(tmp_path / "in" / "lfw", files)
+    (tmp_path / "pairs.txt").write_text(PAIRS)
+    pairs = ["--pairs", str(tmp_path / "pairs.txt")]
+    out = tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out), *pairs]) == 0
+    done = snapshot(out)
+    _ = capsys.readouterr()
+    lay(source, {"Cid_C/Cid_C_0001.jpg": picture(60, form="BMP")})
+    if kind != "folder":
+        source = shutil.make_archive(str(tmp_path / "packed"), kind, source)
+    said = one_sentence(capsys, prepare_lfw, source, out, *pairs)
+    assert "holds 1 picture that SOURCE has not, or has with other content" in said
+    assert "such as test/Cid_C/Cid_C_0001.jpg" in said and snapshot(out) == done
+
+
+def test_a_journal_without_checksums_is_gone_on_with(tmp_path):
+    source = lfw(tmp_path)
+    out = tmp_path / "out"
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
+    journal = out / ".test.jsonl"
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    for entry in entries:
+        entry.pop("crc", None)
+    journal.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0

