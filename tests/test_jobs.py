@@ -276,13 +276,13 @@ def test_two_jobs_give_the_numbers_of_one(tiny_args, tmp_path):
 
 
 def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp_path, capfd):
-    assert run(*tiny_args, "--jobs", 2, "--recognizer_depth", 7, "--out", tmp_path) == 2
+    words = ["--jobs", 2, "--recognizer_weights", "nowhere.pt", "--out", tmp_path]
+    assert run(*tiny_args, *words) == 2
     error = capfd.readouterr().err
     assert (
-        "ppad.reproduce: depth must be one of [4, 10, 20], but is 7" in error
+        "ppad.reproduce: recognizer_weights nowhere.pt cannot be read" in error
         and "Traceback" not in error
     )
-    # A's start makes a D, too
     assert "start ended with status 2" in error and "see above; the same command goes on" in error
 
 

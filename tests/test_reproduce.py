@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ppad import datasets, evaluate, reproduce
+from ppad import datasets, evaluate, files, reproduce
 from ppad.baselines import identity
 from ppad.loop import read_log
 
@@ -524,7 +524,7 @@ def test_stills_without_clips_are_shown_before_and_after(tiny, tmp_path, drawn):
         (["--batch_faces", "0"], "batch_faces is 0: it must be at least 1"),
         (["--face_size", "30"], "face_size is 30"),
         (["--adversarial_target", "descent"], "adversarial_target is 'descent'"),
-        (["--recognizer_depth", "7"], "depth must be one of [4, 10, 20], but is 7"),
+        (["--recognizer_depth", "7"], "recognizer_depth is 7: it must be 4 or 10 or 20"),
         (["--batch_faces", "1000"], "batch_faces is 1000, but there are 24 faces to train on"),
         (["--test_pairs", "100000"], "draw more people or pictures, or ask for fewer"),
     ],
@@ -660,7 +660,7 @@ def test_a_gpu_that_is_not_there(tiny_args, tmp_path, capsys, monkeypatch):
 
 
 def test_file_names_are_fit_for_every_system():
-    names = [reproduce.file_name(row) for row in reproduce.ROWS]
+    names = [files.file_name(row) for row in reproduce.ROWS]
     assert len(set(names)) == len(names) == 11 and all(
         set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
         for name in names
