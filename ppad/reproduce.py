@@ -463,8 +463,9 @@ def open_folder(out: Path, preset: str, config) -> None:
     """Put the settings into the run's folder; LoopError if it holds a run with others."""
     settings = out / "config.json"
     if not settings.exists():
-        if there := next((name for name in OUTPUTS if (out / name).exists()), ""):
-            raise LoopError(f"{out} holds {there} but no config.json: choose another --out")
+        there = [name for name in OUTPUTS if (out / name).exists()]
+        if there and not any(out.glob("seed*")):  # such as the reference results
+            raise LoopError(f"{out} holds {there[0]} but no config.json: choose another --out")
         files.write_file(settings, presets.as_json(config, preset))
     if different := presets.differences(config, preset, settings):
         raise LoopError(

@@ -315,7 +315,7 @@ class Exchange:
 
     def update_reader(self, modifier, pictures, identities, scaler) -> None:
         """The reader learns from a batch after M: before, it would know these faces by heart."""
-        with torch.no_grad(), self.autocast:
+        with self.autocast, torch.no_grad():
             _, noise, _ = modifier.draw(len(pictures))
             noisy = modifier.encode(pictures).float() + noise  # (B, 24, S/4, S/4)
         people = identities.to(self.device, non_blocking=True)  # (B,)

@@ -113,7 +113,7 @@ def test_other_tables_are_refused(photo_config, photos, tmp_path, table, old, ne
         ("faces/pairs_test.txt", "P6\t1\t3\nP7\t1\t2", "P6\t8\t3\nP7\t1\t9", "fold 2 of 2 is left"),
         ("actions/annotations.csv", "9.png,test,b", "9.png,test,c", "no train frame shows .*'c'"),
         ("actions/annotations.csv", "9.png,test,b", "9.png,test,B", "the actions 'B' and 'b'"),
-        ("faces/landmarks.csv", "left_eye_x", "right_eye_x", "lacks the column"),
+        ("faces/landmarks.csv", "left_eye_x", "left_eye", "lacks the column"),
     ],
 )
 def test_the_check_sees_what_the_run_refuses(photo_config, photos, capsys, table, old, new, says):
