@@ -17,7 +17,6 @@ import csv
 import io
 import itertools
 import json
-import re
 import signal
 import sys
 import tarfile
@@ -43,7 +42,9 @@ from ppad.files import (
     DataError,
     decode_picture,
     lock,
+    on_signals,
     plain_name,
+    unlink_unfinished,
     write_error,
     write_file,
 )
@@ -113,11 +114,7 @@ def run(main, argv=None, stopped="the same command goes on from here"):
 @contextmanager
 def signals_stop():
     """Have SIGTERM and SIGHUP stop the block as Ctrl-C does, so that no unfinished file stays."""
-    before = {}
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has the first alone
-        if number and signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
-            before[number] = signal.signal(number, stop)
+    before = on_signals(("SIGTERM", "SIGHUP"), stop)
     try:
         yield
     finally:
@@ -343,8 +340,7 @@ def gather(out, journal, items, faces, record):
 def clear_unfinished(out):
     """Delete what `ppad.files` was about to write when a run in OUT was killed; OUT is locked."""
     for path in out.rglob(".*.part"):
-        if re.fullmatch(r"\..+\.[0-9]+\.part", path.name):
-            path.unlink(missing_ok=True)
+        unlink_unfinished(path)
 
 
 def write_picture(path, content):

@@ -45,7 +45,7 @@ from ppad.files import (
     read_table,
     write_file,
 )
-from ppad.folders import BOX_COLUMNS, check_convention, checked_boxes
+from ppad.folders import BOX_COLUMNS, check_convention, checked_boxes, spelling
 
 UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm")
 TEST_SHARE = 0.2  # ours: of the people
@@ -102,7 +102,7 @@ def check_halves(source, rows):
     """DataError unless there are people in both halves, and nobody in both."""
     halves = {"train": {}, "test": {}}
     for split, person, _ in rows:
-        halves[split]["_".join(person.casefold().split())] = person
+        halves[split][spelling(person)] = person
     for split, other in (("train", "test"), ("test", "train")):
         if rows and not halves[split]:
             raise DataError(

@@ -20,7 +20,6 @@ import argparse
 import filecmp
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ import torch
 
 from ppad import movies
 from ppad.ffmpeg import sound_tracks
-from ppad.files import check_writable, clock, print_progress, write_file
+from ppad.files import check_writable, clock, on_signals, print_progress, write_file
 from ppad.optim import check_device
 from ppad.repainter import METHODS, Anonymizer, Sheet
 from ppad.ssh import SMALLEST_FACE, THRESHOLD, default_finder
@@ -85,12 +84,14 @@ def plan(inputs, output, overwrite=False, others=()):
         raise ValueError(f"{inputs[0]} holds no picture and no movie: check the name")
     refuse_collisions(pairs, others, overwrite)
     todo = []
+    from_folder = any(map(Path.is_dir, inputs))
     for source, target in pairs:
-        above = target.parent.resolve() in source.resolve().parents  # the output holds the input
-        if any(map(Path.is_dir, inputs)) and above and os.path.lexists(target):
+        there = os.path.lexists(target)
+        # the output holds the input
+        if there and from_folder and target.parent.resolve() in source.resolve().parents:
             reason = f"{target} is there and may be an original: name another output"
             leave_out(left_out, source, reason, True)
-        elif overwrite or not os.path.lexists(target):
+        elif overwrite or not there:
             todo.append((source, target))
         elif not several and not inputs[0].is_dir():
             raise ValueError(
@@ -424,10 +425,7 @@ def main(argv=None):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     if threading.current_thread() is threading.main_thread():
         # a closed terminal, a batch system's warning and limit; Windows has the first alone
-        for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU"):
-            number = getattr(signal, name, None)
-            if number and signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
-                signal.signal(number, stop)
+        on_signals(("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU"), stop)
     try:
         return run(parse(argv))
     except (ValueError, OSError, RuntimeError, MemoryError) as error:  # LoopError is a RuntimeError

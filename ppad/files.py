@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import sqlite3
 import sys
@@ -102,6 +103,19 @@ def unlink_unfinished(path) -> None:
     """Remove a file that `atomic_path` of a killed process left, if it is one by its name."""
     if re.fullmatch(r"\..+\.\d+\.part", path.name):
         path.unlink(missing_ok=True)
+
+
+def on_signals(names, handler) -> dict:
+    """Have `handler` called at these signals: those that this system has and nobody ignores.
+
+    nohup ignores SIGHUP. Returns {number: handler before}; for the main thread.
+    """
+    before = {}
+    for name in names:
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    return before
 
 
 def check_writable(folder) -> None:

@@ -163,7 +163,7 @@ class Reader:
         frames = annotated_frames(annotations_csv, faces_csv)
         offered = [file for file, frame in frames.items() if frame.split == split]
         if split == "test":  # once, where both are read
-            others = [f"{frame.split}" for frame in frames.values() if frame.split not in SPLITS]
+            others = [frame.split for frame in frames.values() if frame.split not in SPLITS]
             files.say_unused(annotations_csv, "frames of other splits", others)
         if 0 < limit < len(offered):
             offered = [offered[i * len(offered) // limit] for i in range(limit)]

@@ -116,11 +116,15 @@ class Pressed(Loop):
         super().log(terms)
 
 
+def flags(**changes):
+    """The tiny preset as words of the command line."""
+    fields = {**TINY, "device": "cpu", **changes}
+    return [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+
+
 def main_job(folder):
     """The real main job: stopped by Ctrl-C like `with_a_break`, then run to its end."""
-    words = []
-    for name, value in {**TINY, "device": "cpu"}.items():
-        words += [f"--{name}", str(value)]
+    words = flags()
     for kind in (Pressed, Loop):
         reproduce.Loop = kind
         status = reproduce.main([*words, "--rows", "Ours", "--out", str(folder / "main")])
@@ -129,9 +133,7 @@ def main_job(folder):
 
 def given_the_person(folder):
     """The row of an M that is given the person; each process notes its players' weights."""
-    words = []
-    for name, value in {**TINY, "modifier_exchange": True, "device": "cpu"}.items():
-        words += [f"--{name}", str(value)]
+    words = flags(modifier_exchange=True)
     play = trainer.play
 
     def noted(game, *given):
