@@ -52,6 +52,7 @@ TEST_SHARE = 0.2  # ours: of the people
 FOLDS = 10  # LFW: ten folds of 300 pairs of one person and 300 of two
 EACH = 300
 PICTURES_A_FOLD = 500  # ours: pairs of more need not be listed to draw 300 of them
+PICTURES_A_PERSON = 250  # ours: of these, so that one person does not fill a fold alone
 
 
 def find_portraits(names):
@@ -156,7 +157,11 @@ def draw_pairs(files, seed=0):
     count = min(FOLDS, rich, len(people) // 2)
     folds = []
     for fold in range(count):
-        pictures = [(person, number) for person in order[fold::count] for number in people[person]]
+        pictures = [
+            (person, number)
+            for person in order[fold::count]
+            for number in people[person][:PICTURES_A_PERSON]
+        ]
         pairs = list(itertools.combinations(pictures[:PICTURES_A_FOLD], 2))
         same = [pair for pair in pairs if pair[0][0] == pair[1][0]]
         different = [pair for pair in pairs if pair[0][0] != pair[1][0]]

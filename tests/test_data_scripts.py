@@ -447,6 +447,13 @@ def test_drawn_pairs_obey_lfws_format_at_its_full_size():
     )
 
 
+def test_one_person_of_very_many_pictures_does_not_fill_a_fold():
+    files = [f"p{n}/p{n}_{i:04d}.jpg" for n in range(4) for i in range(1, 700 if n == 0 else 4)]
+    lines = [line.split("\t") for line in prepare_folder.draw_pairs(files).splitlines()]
+    assert lines[0] == ["2", "6"]  # the other fold: two people with three pairs each
+    assert [len(words) for words in lines[1:]] == 2 * (6 * [3] + 6 * [4])
+
+
 def test_toy_world_on_disk_equals_the_one_in_memory(tmp_path, tiny, tiny_args, capsys):
     """Also through the main job's own loader."""
     words = tiny_args[2:]  # without --jobs 1
