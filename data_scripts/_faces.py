@@ -20,7 +20,7 @@ from ppad.crop_sampler import FACE_SCALE
 from ppad.files import BadPicture, DataError, numbers, plain_name, read_table
 from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, check_convention, checked_boxes
 from ppad.mtcnn import MTCNN
-from ppad.ssh import FaceFinder
+from ppad.ssh import SSH, FaceFinder
 
 FACE_SCORE = 0.8  # paper Sec. 4: detections above 0.8 are kept
 
@@ -57,7 +57,8 @@ class Faces:
         self.name = getattr(args, "rule", "mtcnn")
         try:
             mtcnn = None if self.name == "ssh" else MTCNN.load().to(args.device)
-            self.finder = FaceFinder(mtcnn, rule=self.name)
+            ssh = None if self.name == "mtcnn" else SSH.load().to(args.device)
+            self.finder = FaceFinder(mtcnn, ssh, rule=self.name)
         except (ValueError, RuntimeError) as error:  # no weights, or no such device
             raise DataError(
                 f"faces cannot be found: {error}. Or give a table of faces with --landmarks"

@@ -146,21 +146,28 @@ class _Folder:
         return (self.path / name).stat().st_size
 
 
+def _hidden(name):
+    """Whether a file or a folder on its path is hidden, or one of Synology's for thumbnails."""
+    return any(part.startswith((".", "@eaDir")) for part in PurePosixPath(name).parts)
+
+
 def open_source(path):
     """Open a folder, .zip, .tar or .tgz.
 
-    Returns an object with `members` (paths of its files), `read(name)` -> bytes, `size(name)`.
-    Members of an archive come in its own order, in which reading is quick. DataError for a path
-    that is neither, and for an archive with any member that leads out of it, is a link, or is too
-    large: then nothing of it is read.
+    Returns an object with `members`, the paths of its files but for hidden ones and those in hidden
+    folders (often thumbnails), `read(name)` -> bytes, `size(name)`. Members of an archive come in
+    its own order, in which reading is quick. DataError for a path that is neither, and for an
+    archive with any member that leads out of it, is a link, or is too large: then nothing of it is
+    read.
     """
     path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such folder or archive; check SOURCE")
+    kind = _Folder if path.is_dir() else _Zip if zipfile.is_zipfile(path) else _Tar
     try:
-        if path.is_dir():
-            return _Folder(path)
-        if not path.is_file():
-            raise DataError(f"{path}: there is no such folder or archive; check SOURCE")
-        return _Zip(path) if zipfile.is_zipfile(path) else _Tar(path)
+        source = kind(path)
+        source.members = {name: one for name, one in source.members.items() if not _hidden(name)}
+        return source
     except DataError:
         raise
     except (

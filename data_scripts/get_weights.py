@@ -138,6 +138,11 @@ def from_torchvision(name, out):
             f"try vgg16, resnet18, resnet50, resnet101 or mobilenet_v2"
         ) from error
     out.mkdir(parents=True, exist_ok=True)
+    path = out / url.rsplit("/", 1)[1]
+    if path.exists():  # torch's loader takes it as it is
+        start = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        if start != path.stem.rpartition("-")[2]:
+            raise CannotFetch(f"{path} is damaged (its SHA-256 begins with {start}): delete it")
     try:
         torch.hub.load_state_dict_from_url(
             url,
@@ -152,7 +157,7 @@ def from_torchvision(name, out):
             f"{url} could not be had ({error}). Without a network: download that address "
             f"elsewhere and copy the file, under its own name, to {out}"
         ) from error
-    return out / url.rsplit("/", 1)[1]
+    return path
 
 
 def check_complete(out):

@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import random
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -49,6 +50,7 @@ from ppad.folders import BOX_COLUMNS, check_convention, checked_boxes, spelling
 
 UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm")
 TEST_SHARE = 0.2  # ours: of the people
+LEAST = {"train": 2, "test": 1}  # people: D tells several apart; `draw_pairs` needs more of these
 FOLDS = 10  # LFW: ten folds of 300 pairs of one person and 300 of two
 EACH = 300
 PICTURES_A_FOLD = 500  # ours: pairs of more need not be listed to draw 300 of them
@@ -93,7 +95,7 @@ def split_people(names):
         {parts[-2] for parts, _ in found},
         key=lambda person: hashlib.sha256(person.encode()).digest(),
     )
-    # four at least: two folds of two people
+    # four at least: two folds of two people; nor fewer than two to train on
     test = set(people[: max(4, round(TEST_SHARE * len(people)))])
     rows = [("test" if parts[-2] in test else "train", parts[-2], name) for parts, name in found]
     return rows, skipped
@@ -105,10 +107,11 @@ def check_halves(source, rows):
     for split, person, _ in rows:
         halves[split][spelling(person)] = person
     for split, other in (("train", "test"), ("test", "train")):
-        if rows and not halves[split]:
+        if rows and len(halves[split]) < LEAST[split]:
             raise DataError(
-                f"{source}: has nobody for the {split} half, all {len(halves[other])} people are "
-                f"{other}; add people (five at least), or give the folder of the people as SOURCE"
+                f"{source}: has {len(halves[split])} people for the {split} half, which needs "
+                f"{LEAST[split]}, and {len(halves[other])} for {other}; add people (six at least), "
+                "or give the folder of the people as SOURCE"
             )
     train, test = halves.values()
     if both := sorted(set(train) & set(test)):
@@ -143,8 +146,8 @@ def test_names(rows):
 def draw_pairs(files, seed=0):
     """LFW's kind of pairs file for PERSON/PERSON_0001.jpg.
 
-    As many folds and pairs as the people allow, up to LFW's. No person is in two folds, no pair
-    comes twice. DataError when there are too few people or pictures for two folds.
+    As many pairs as the people allow, then as many folds, up to LFW's. No person is in two folds,
+    no pair comes twice. DataError when there are too few people or pictures for two folds.
     """
     people = {}
     chance = random.Random(seed)
@@ -154,29 +157,39 @@ def draw_pairs(files, seed=0):
     # those with many pictures first, each fold getting one in turn
     order = sorted(people, key=lambda person: (-len(people[person]), person))
     rich = sum(len(numbers) > 1 for numbers in people.values())
-    count = min(FOLDS, rich, len(people) // 2)
-    folds = []
-    for fold in range(count):
-        pictures = [
-            (person, number)
-            for person in order[fold::count]
-            for number in people[person][:PICTURES_A_PERSON]
+    best = []
+    for count in range(2, min(FOLDS, rich, len(people) // 2) + 1):
+        folds = [
+            [
+                (person, number)
+                for person in order[fold::count]
+                for number in people[person][:PICTURES_A_PERSON]
+            ][:PICTURES_A_FOLD]
+            for fold in range(count)
         ]
-        pairs = list(itertools.combinations(pictures[:PICTURES_A_FOLD], 2))
-        same = [pair for pair in pairs if pair[0][0] == pair[1][0]]
-        different = [pair for pair in pairs if pair[0][0] != pair[1][0]]
-        folds.append((same, different))
-    each = min([EACH, *(len(kind) for fold in folds for kind in fold)])
-    if count < 2 or each < 1:
+        each = min(EACH, *map(pairs_of, folds))
+        best = max(best, [count * each, count, each, folds])
+    if not best or best[0] < 1:
         raise DataError(
             f"the test half has {len(people)} people, {rich} of them with two pictures; two folds "
             "of pairs need at least four people, two of them with two pictures: add people"
         )
+    _, count, each, folds = best
     lines = [f"{count}\t{each}"]
-    for same, different in folds:
+    for pictures in folds:
+        pairs = list(itertools.combinations(pictures, 2))
+        same = [pair for pair in pairs if pair[0][0] == pair[1][0]]
+        different = [pair for pair in pairs if pair[0][0] != pair[1][0]]
         lines += [f"{a}\t{i}\t{j}" for (a, i), (_, j) in chance.sample(same, each)]
         lines += [f"{a}\t{i}\t{b}\t{j}" for (a, i), (b, j) in chance.sample(different, each)]
     return "\n".join(lines) + "\n"
+
+
+def pairs_of(pictures):
+    """Of how many pairs of one person, and of two, `pictures` (person, number) has both."""
+    counts = Counter(person for person, _ in pictures)
+    same = sum(count * (count - 1) // 2 for count in counts.values())
+    return min(same, len(pictures) * (len(pictures) - 1) // 2 - same)
 
 
 def half_named(name):
@@ -213,7 +226,9 @@ def faces_folder(args):
             args.out, split, source, pictures, faces, of, also[split], named
         )
         if split == "test":
-            write_file(args.out / "pairs_test.txt", draw_pairs(files))
+            text = draw_pairs(files)
+            write_file(args.out / "pairs_test.txt", text)
+            print(count_line("test pairs", text.count("\n") - 1))
         people = len({file.split("/")[0] for file in files})
         print(count_line(f"{split} pictures", len(files), len(pictures)) + f", of {people} people")
         print(count_line("left out (named above)", lost))

