@@ -78,7 +78,7 @@ class Noise:
         _side(crops)
         generator = torch.Generator(crops.device)
         # The prime (ours) makes the calls of all seeds differ.
-        generator.manual_seed(self.seed * 1_000_003 + self.calls)
+        generator.manual_seed((self.seed * 1_000_003 + self.calls) % 2**64)
         self.calls += 1
         draw = crops.new_empty(crops.shape).normal_(generator=generator)  # (B, 3, S, S)
         return (crops + 2 * math.sqrt(self.variance) * draw).clamp(-1, 1)

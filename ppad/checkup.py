@@ -44,8 +44,8 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     try:
         counts = evaluate.count_data(config)
         print(
-            "  {train_faces} faces of {people} people to train on, {test_faces} and {pairs} pairs "
-            "to test; {train_frames} and {test_frames} frames of {classes} actions, {absent} "
+            "  {train_faces} faces of {train_people} people to train on, {test_faces} and {pairs} "
+            "pairs to test; {train_frames} and {test_frames} frames of {classes} actions, {absent} "
             "listed but not there".format(**counts)
         )
         annotations = Path(config.actions, "annotations.csv")
@@ -54,16 +54,14 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
         for kind, table in (("frames", annotations), ("faces", landmarks)):
             if lost := counts[f"absent_test_{kind}"]:
                 problems.append(f"{lost} test {kind} of {table} are not there: {fix}")
-        presets.check_counts(config, counts["train_faces"], counts["train_frames"])
+        presets.check_counts(config, counts)
         optim.check_batches(config)
     except (ValueError, OSError) as error:
         problems.append(str(error))
     config = presets.with_steps(config, counts["train_frames"])
-    for name in ("detector_weights", "recognizer_weights"):
-        weights = getattr(config, name)
-        if weights and not Path(weights).is_file():
-            problems.append(f"{name} {weights} is not there: see data_scripts/README.md")
-            config = dataclasses.replace(config, **{name: ""})
+    missing = presets.missing_weights(config)
+    problems += missing.values()
+    config = dataclasses.replace(config, **dict.fromkeys(missing, ""))
     if not config.detector_weights and config.detector_body != "toy":
         print(f"  A's {config.detector_body} starts from nothing: give --detector_weights")
     if (processes := optim.launched_processes()) > 1:
@@ -106,7 +104,9 @@ def count(things: list, noun: str) -> str:
 
 def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int) -> list[str]:
     """Print what a run needs of memory and disk (GiB). Returns what is too little."""
-    training, kept = evaluate.needs(config, counts["people"], counts["classes"], rows).values()
+    training, kept = evaluate.needs(
+        config, counts["train_people"], counts["classes"], rows
+    ).values()
     # judging: features of all test faces, original and anonymized, for each attacker
     judging = len(evaluate.ATTACKERS) * 2 * counts["test_faces"] * 8 * config.embedding / GIB
     # disk, a job: test faces repainted and inverted, training faces and mirror images repainted
@@ -166,13 +166,13 @@ def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
     """
     n = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
     faces = datasets.toy_faces(0, range(n), 1, config.face_size)
-    faces.identities %= max(2, counts["people"])  # who may be fewer than a batch's faces
+    faces.identities %= max(2, counts["train_people"])  # who may be fewer than a batch's faces
     side = round(math.sqrt(config.frame_height * config.frame_width))  # drawn frames are square
     actions = datasets.toy_actions(0, config.batch_frames, side, range(1))
     config = dataclasses.replace(config, sample_every=10**9)  # writes no pictures
     loop = TrialLoop("start")
     trials = {"start": loop}
-    recognizer = players.make_recognizer(config, max(2, counts["people"])).to(device)
+    recognizer = players.make_recognizer(config, max(2, counts["train_people"])).to(device)
     steps = config.pretrain_recognizer_steps
     attackers.train_recognizer(recognizer, faces, config, steps, loop, 0, device=device)
     detector = players.make_detector(config, max(counts["classes"], len(actions.classes)))

@@ -32,7 +32,8 @@ class Paper:
     """Full size: CASIA-WebFace for F, DALY or JHMDB for V, LFW for the test pairs (Sec. 5.1)."""
 
     def __post_init__(self):
-        self.adversarial_cap = float(self.adversarial_cap)  # "inf" in files, see as_fields
+        for name in UNBOUNDED:
+            setattr(self, name, float(getattr(self, name)))  # "inf" in files, see as_fields
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -372,8 +373,13 @@ BATCHES = (*ACCUMULATED, "pretrain_recognizer_batch")
 AT_LEAST_ONE = (
     "face_size frame_height frame_width modifier_width recognizer_width recognizer_height "
     "recognizer_breadth other_width embedding recognizer_updates accumulate folds eval_batch "
-    "warmup_recognizers log_every sample_every"
+    "warmup_recognizers log_every sample_every attack_steps invert_steps landmark_steps "
+    "pretrain_detector_steps pretrain_recognizer_steps"
 ).split()
+DRAWN = (
+    "train_identities pictures_each test_identities test_pictures_each train_frames test_frames"
+).split()
+UNBOUNDED = ("adversarial_cap", "memory_gb")  # may be infinite
 CHOICES = {
     "modifier_upsample": ("transposed", "resize"),
     "recognizer_depth": (4, 10, 20),
@@ -431,19 +437,20 @@ def build(preset: str, **overrides) -> Paper:
 def _problems(config: Paper):
     """Yield (field, what is wrong) for every value that cannot work."""
     values = dataclasses.asdict(config)
-    for name in (*BATCHES, *AT_LEAST_ONE):
+    for name in (*BATCHES, *AT_LEAST_ONE, *(DRAWN if config.drawn else ())):
         if values[name] < 1:
             yield name, "it must be at least 1"
     for name, value in values.items():
         if isinstance(value, (int, float)) and not value >= 0:
             yield name, "it must not be negative"
-        if value == math.inf and name not in ("adversarial_cap", "memory_gb"):
+        if value == math.inf and name not in UNBOUNDED:
             yield name, "it must be finite"
     for name in ("adam_beta1", "adam_beta2", "lr_drop_at"):
         if values[name] > (1 if name == "lr_drop_at" else 0.9999):
             yield name, "it is a share and must be below 1"
-    if config.face_scale == 0:
-        yield "face_scale", "it must be above 0"
+    for name in ("face_scale", "adversarial_cap"):
+        if values[name] == 0:
+            yield name, "it must be above 0"
     for name, choices in CHOICES.items():
         if values[name] not in choices:
             yield name, f"it must be {' or '.join(map(repr, choices))}"
@@ -460,14 +467,35 @@ def _problems(config: Paper):
     if config.drawn and config.face_scale != Paper.face_scale:
         drawn = "the toy world draws faces that fill 1/1.6 of their picture"
         yield "face_scale", f"{drawn}, so it must be 1.6"
+    if config.drawn and config.frame_width != config.frame_height:
+        yield (
+            "frame_width",
+            f"drawn frames are square: give it {config.frame_height}, as its height",
+        )
     if config.folds < 2:
         yield "folds", "the threshold is fitted on the other folds, so there must be at least 2"
 
 
-def check_counts(config: Paper, faces: int, frames: int) -> None:
-    """Raise ConfigError naming the first batch that asks for more than there is to train on."""
+def missing_weights(config: Paper) -> dict[str, str]:
+    """A sentence for each field that names a file of weights which is not there."""
+    given = {name: getattr(config, name) for name in ("detector_weights", "recognizer_weights")}
+    return {
+        name: f"{name} {path} is not there: see data_scripts/README.md"
+        for name, path in given.items()
+        if path and not Path(path).is_file()
+    }
+
+
+def check_counts(config: Paper, counts: dict) -> None:
+    """Raise ConfigError naming the first batch that asks for more than there is to train on.
+
+    counts: of `evaluate.count_data`, or of `evaluate.Data.counts`.
+    """
+    if counts["train_people"] < 2:
+        raise ConfigError("there is one person to train on, and D tells people apart: give more")
     for name in BATCHES:
-        what, count = ("frames", frames) if name == "batch_frames" else ("faces", faces)
+        what = "frames" if name == "batch_frames" else "faces"
+        count = counts[f"train_{what}"]
         if getattr(config, name) > count:
             raise ConfigError(
                 f"{name} is {getattr(config, name)}, but there are {count} {what} to train on: "

@@ -34,7 +34,7 @@ from ppad.players import LandmarkReader
 INVERTING = ("inverting_never_saw", "inverting_other_architecture")
 ATTACKERS = ("own", "never_saw", "other_architecture", "retrained", *INVERTING)
 # Sec. 5.1: CASIA-WebFace without its three people of LFW; DALY's classes
-ASSUMED = {"people": 10572, "classes": 10}
+ASSUMED = {"train_people": 10572, "classes": 10}
 SETS = ("train_faces", "test_faces", "train_frames", "test_frames")  # in order of reading
 
 
@@ -155,7 +155,7 @@ def count_data(config) -> dict[str, int]:
     if config.drawn:
         return {
             "train_faces": config.train_identities * config.pictures_each,
-            "people": config.train_identities,
+            "train_people": config.train_identities,
             "test_faces": config.test_identities * config.test_pictures_each,
             "pairs": config.test_pairs,
             "train_frames": config.train_frames,
@@ -177,7 +177,7 @@ def count_data(config) -> dict[str, int]:
     shown = [name.rpartition(".")[0] for name in folders.pictures_in(test)]
     return {
         "train_faces": sum(each),
-        "people": len(each),
+        "train_people": len(each),
         "test_faces": len(shown),
         "pairs": len(files.find_pairs(pairs, shown)[0]),
         "train_frames": min(splits["train"], config.train_frames or math.inf),
@@ -189,11 +189,11 @@ def count_data(config) -> dict[str, int]:
     }
 
 
-def needs(config, people: int, classes: int, rows: int = 11) -> dict[str, float]:
+def needs(config, train_people: int, classes: int, rows: int = 11) -> dict[str, float]:
     """GiB for `training` and of `disk`, see `optim.needs`; nothing is allocated."""
     config = replace(config, detector_weights="", recognizer_weights="")
     with torch.device("meta"):
-        recognizer = players.make_recognizer(config, people)
+        recognizer = players.make_recognizer(config, train_people)
         detector = players.make_detector(config, classes)
         modifier = players.make_modifier(config)
         return optim.needs(config, modifier, recognizer, detector, rows)

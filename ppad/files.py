@@ -282,10 +282,16 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
         raise DataError(f"{path}: its first line lacks the column(s) {missing}; {fix}")
     if not rows and not may_be_empty:
         raise DataError(f"{path}: there is no row below the header; make or download it again")
+    suffixes = {}  # of each plain name, as the table has it
     for row in rows if "file" in columns else ():
         if not row["file"]:
             raise DataError(f"{row['where']}: file is empty; name the picture, or delete the row")
-        row["file"] = plain_name(row["file"])
+        name = plain_name(row["file"])
+        suffix = Path(row["file"]).suffix
+        if suffixes.setdefault(name, suffix) != suffix:
+            fault = f"{row['file']} ends in {suffixes[name]} further up"
+            raise DataError(f"{row['where']}: {fault}; rename one picture, or write both alike")
+        row["file"] = name
     return rows
 
 

@@ -28,6 +28,7 @@ from torch.utils.data import get_worker_info
 from torchvision.ops import clip_boxes_to_image
 
 from ppad import files
+from ppad.crop_sampler import FACE_SCALE
 from ppad.files import BadPicture, DataError, numbers
 
 POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # left in the picture
@@ -221,8 +222,7 @@ class Reader:
         return pictures, found
 
     def _fields(self, **fields):
-        checksums = [checksum for _, _, checksum in self.sources]
-        return fields | {"skipped": self.skipped, "checksums": checksums}
+        return fields | {"skipped": self.skipped, "checksums": [sum_ for *_, sum_ in self.sources]}
 
     def _why_none(self):
         if not self.skipped:
@@ -340,9 +340,10 @@ def look_at_face(folder, rows, size, face_scale, file):
         checked_boxes((x0, y0, x1, y1), width, height, f"{row['where']}: box", math.inf)
         side = face_scale * max(x1 - x0, y1 - y0)
         corner = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2)
-    elif width != height:
+    elif width != height or face_scale != FACE_SCALE:
+        fault = f"is {width} x {height} at face_scale {face_scale:g}, not square at {FACE_SCALE}"
         fix = "crop the faces, or give face boxes in the table"
-        raise BadPicture(f"{path}: is {width} x {height}, not square; {fix}")
+        raise BadPicture(f"{path}: {fault}; {fix}")
     landmarks = (points - np.float32(corner)) * np.float32(size / side)  # (5, 2)
     square = (*corner, side)
     return cut_square(picture, *square, size), (str(path), square, checksum), landmarks
@@ -397,8 +398,7 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
             fix = "name it, or delete the row (background needs none)"
             raise DataError(f"{row['where']}: action is empty; {fix}")
         if (row["split"], size) != (frame.split, frame.size):
-            fault = f"{file} has another split or size further up"
-            raise DataError(f"{row['where']}: {fault}; make the rows agree")
+            raise DataError(f"{row['where']}: {file} has another split or size further up; fix one")
         frame.actions.append(row["action"])
         frame.boxes.append(_new_box(row, "box", size, ROUNDING, seen))
     for row in faces:

@@ -33,6 +33,7 @@ import time
 import zipfile
 from collections import Counter
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -57,6 +58,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C was pressed and the state is saved."""
 
 
+@dataclass(eq=False)
 class Loop:
     """Stages of training in one folder.
 
@@ -70,21 +72,15 @@ class Loop:
         checkpoint_seconds: time between checkpoints.
     """
 
-    def __init__(
-        self,
-        folder,
-        title: str,
-        seed: int,
-        settings: dict,
-        log_every: int = 20,
-        checkpoint_seconds: float = 120,
-    ):
-        self.folder = Path(folder)
-        self.title = title
-        self.seed = seed
-        self.settings = settings
-        self.log_every = log_every
-        self.checkpoint_seconds = checkpoint_seconds
+    folder: Path
+    title: str
+    seed: int
+    settings: dict
+    log_every: int = 20
+    checkpoint_seconds: float = 120
+
+    def __post_init__(self):
+        self.folder = Path(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "checkpoint.pt"
         self.previous = self.folder / "checkpoint.prev.pt"
@@ -92,6 +88,7 @@ class Loop:
         self.done: Counter[str] = Counter()
         self.seconds = 0.0
         self.unchecked: list[dict] = []  # terms of the steps since the last check
+        self.unlogged: list[dict] = []  # checked terms of the steps since the last log line
 
     def start(self, **parts) -> None:
         """Register the parts; load the checkpoint if there is one, else seed torch.
@@ -126,8 +123,11 @@ class Loop:
                 stop, due = optim.any_process(pressed.is_set(), due)
                 save = stop or due or last
                 show = last or step % self.log_every == 0
-                if save or show:
-                    terms = self._check(stage)
+                if self.unchecked and (save or show):
+                    self._check(stage)
+                if show:
+                    terms = means(self.unlogged)
+                    self.unlogged = []
                 if show and optim.is_main_process():
                     self._write_log({"stage": stage, "step": step, **terms})
                     left = (now - began) / (step - first) * (steps - step)
@@ -156,10 +156,10 @@ class Loop:
             "done": dict(self.done),
             "settings": self.settings,
             "seconds": self.seconds,
+            "unlogged": self.unlogged,
+            "others": others,
             **main,
         }
-        if others:
-            state["others"] = others
         optim.run_on_main(lambda: self._write(state))
 
     def _write(self, state: dict) -> None:
@@ -173,9 +173,7 @@ class Loop:
         state = read_checkpoint(path)
         dicts = [state.get(key) if isinstance(state, dict) else None for key in CHECKPOINT]
         if not all(isinstance(one, dict) for one in dicts):
-            raise LoopError(
-                f"{path} is not a checkpoint of this program: move it away to start afresh"
-            )
+            raise LoopError(f"{path} is no checkpoint of this program: move it away to start anew")
         settings, done, states = dicts
         if different := unlike(settings, self.settings):
             raise LoopError(
@@ -192,6 +190,7 @@ class Loop:
             ) from error
         self.done = Counter(done)
         self.seconds = state["seconds"]
+        self.unlogged = state.get("unlogged", [])
         random = [state, *state.get("others", [])]
         if optim.rank() < len(random):  # else this run has more processes than the one before
             mine = random[optim.rank()]
@@ -223,25 +222,27 @@ class Loop:
             values = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
             print_progress(f"{self.title} {step}  {values}  {clock(left)} left", end=last)
 
-    def _check(self, stage: str) -> dict[str, float]:
-        """Mean of each term over the unchecked steps and the processes."""
-        if not self.unchecked:
-            return {}
+    def _check(self, stage: str) -> None:
+        """Read the terms of the unchecked steps from the device, as means of the processes."""
         names = list(self.unchecked[0])
         rows = [torch.stack([terms[name].float() for name in names]) for terms in self.unchecked]
         self.unchecked = []
         table = optim.all_reduce_mean(torch.stack(rows)).tolist()  # one read-back for all
         for step, row in enumerate(table, self.done[stage] - len(table) + 1):
-            for name, value in zip(names, row):
+            self.unlogged.append(dict(zip(names, row)))
+            for name, value in self.unlogged[-1].items():
                 if not math.isfinite(value):
                     raise LoopError(
                         f"{self.title}: the term '{name}' became {value} at step {step} of stage "
                         f"'{stage}'; the last checkpoint stands: lower a learning rate or a weight "
                         "and run again"
                     )
-        return {
-            name: round(sum(values) / len(table), 5) for name, values in zip(names, zip(*table))
-        }
+
+
+def means(steps: list[dict]) -> dict[str, float]:
+    """The mean of each term over some steps, as the log shows it."""
+    names = steps[0] if steps else ()
+    return {name: round(statistics.fmean(step[name] for step in steps), 5) for name in names}
 
 
 class TrialLoop:
@@ -453,8 +454,7 @@ def side_by_side(tasks: dict, jobs: int) -> None:
             stopped = True
     if stopped or any(process.exitcode == 130 for process in processes):
         raise Interrupted("stopped; the same command goes on from the last checkpoints")
-    failures = [f"{p.name} ended with status {p.exitcode}" for p in processes if p.exitcode]
-    if failures:
+    if failures := [f"{p.name} ended with status {p.exitcode}" for p in processes if p.exitcode]:
         raise LoopError(
             f"{', '.join(failures)}: see above; the same command goes on from the last checkpoints"
         )
@@ -482,19 +482,18 @@ def exit_status(work) -> int:
         work()
         return 0
     except (ValueError, OSError, LoopError) as error:
-        print(f"ppad.reproduce: {error}", file=sys.stderr)
-        return 2
+        sentence = str(error)
     except torch.OutOfMemoryError:
         full = "the GPU's memory is full: --check says what would fit; --jobs 1, --accumulate 2"
         less = "--checkpointing true and a smaller --eval_batch need less and go on in this folder"
-        print(f"ppad.reproduce: {full} {less}", file=sys.stderr)
-        return 2
+        sentence = f"{full} {less}"
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error):  # torch's, on a CPU
             raise
-        print(f"ppad.reproduce: the memory is full ({error}): see --check", file=sys.stderr)
-        return 2
+        sentence = f"the memory is full ({error}): see --check"
     except KeyboardInterrupt as stop:
         sentence = str(stop) or "stopped; the same command goes on from the last checkpoint"
         print(f"\nppad.reproduce: {sentence}", file=sys.stderr)
         return 130
+    print(f"ppad.reproduce: {sentence}", file=sys.stderr)
+    return 2

@@ -191,7 +191,7 @@ def _fixed_averages(block):
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0  # 1 x the average so far + 0 x this batch
-        norm.num_batches_tracked = None
+        norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:

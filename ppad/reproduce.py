@@ -120,7 +120,7 @@ class SeedRun:
         if not config.T1 and optim.is_main_process():
             print(f"T1: {self.config.T1} steps, {config.epochs} epochs of {frames} action frames")
         self.settings = {"seed": seed, **presets.deciding(presets.as_fields(self.config))}
-        presets.check_counts(config, len(self.data.faces), len(self.data.actions))
+        presets.check_counts(config, self.data.counts())
         optim.run_on_main(self.check_unchanged)
 
     def check_unchanged(self) -> None:
@@ -273,12 +273,10 @@ class SeedRun:
         return inverter.to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def faces(self, indices: list[int], *networks) -> torch.Tensor:
-        """Some test faces, through networks one after another, (n, 3, S, S) on the CPU."""
+    def faces(self, indices: list[int], anonymizer=identity) -> torch.Tensor:
+        """Some test faces, anonymized, (n, 3, S, S) on the CPU."""
         pictures, _, _ = self.data.test_faces.batch(indices, device=self.device)  # (n, 3, S, S)
-        for network in networks:
-            pictures = network(pictures)
-        return pictures.cpu()
+        return anonymizer(pictures).cpu()
 
     @torch.no_grad()
     def frames(self, indices: list[int], anonymizer=identity) -> torch.Tensor:
@@ -329,6 +327,7 @@ def collect(out: Path, preset: str, config, seeds: list, rows: list, device, job
 
 def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """The figures of a finished run, from test pictures of its first seed."""
+    torch.manual_seed(run.seed)  # an M that draws paints the same at each call
     best = "Ours" if "Ours" in rows else rows[-1]
     people = grouped(run.data.test_faces.identities.tolist()).values()
     shown = [pictures[0] for pictures in eight_of(people)]
@@ -346,8 +345,9 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     for name in rows:
         anonymizer = run.finished(name)
         columns[name] = run.faces(shown[:4], anonymizer)  # (4, 3, S, S)
-        restored = run.faces(shown[:2], anonymizer, run.inverter(name))  # (2, 3, S, S)
-        undone[name] = torch.stack([columns[name][:2], restored], dim=1).flatten(0, 1)
+        modified = columns[name][:2]  # (2, 3, S, S)
+        restored = run.inverter(name)(modified.to(run.device)).cpu()
+        undone[name] = torch.stack([modified, restored], dim=1).flatten(0, 1)
     anonymizer = run.finished(best)
     figures.fig3(columns, out / "fig3.png")
     figures.fig3(undone, out / "inverted.png", sides=["modified", "inverted"] * 2)
@@ -380,7 +380,6 @@ def main(argv=None) -> int:
 
 def run(args, config) -> None:
     """All seeds and rows, then table and figures."""
-    device, jobs = choose_device_and_jobs(args, config)
     own = {}
     for row in (evaluate.read_own_row(text, config.face_size) for text in args.row):
         taken = [files.file_name(name).casefold() for name in ("start", "judges", *KNOWN, *own)]
@@ -388,16 +387,18 @@ def run(args, config) -> None:
             raise ValueError(f"--row {row.name}: that name is taken: choose another")
         own[row.name] = row
     rows = [name for name in KNOWN if name in args.rows] + list(own)  # the paper's order
+    device, jobs = choose_device_and_jobs(args, config)  # now: files of rows may use the GPU
     if args.check:
         if optim.is_main_process():
             checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
         return
+    if missing := presets.missing_weights(config):
+        raise ValueError("; ".join(missing.values()))
     optim.init_distributed(device, config)
     is_main = optim.is_main_process()
     with files.lock(args.out) if is_main else contextlib.nullcontext():
         optim.run_on_main(functools.partial(open_folder, args.out, args.preset, config))
-        minutes = args.out / "minutes.json"
-        with counted_minutes(minutes) if is_main else contextlib.nullcontext():
+        with counted_minutes(args.out / "minutes.json") if is_main else contextlib.nullcontext():
             first = train_rows(args, config, rows, own, device, jobs)
         if is_main:
             results = collect(args.out, args.preset, first.config, args.seed, rows, device, jobs)
@@ -462,10 +463,11 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
 def open_folder(out: Path, preset: str, config) -> None:
     """Put the settings into the run's folder; LoopError if it holds a run with others."""
     settings = out / "config.json"
-    if not settings.exists():
-        there = [name for name in OUTPUTS if (out / name).exists()]
-        if there and not any(out.glob("seed*")):  # such as the reference results
-            raise LoopError(f"{out} holds {there[0]} but no config.json: choose another --out")
+    there = [name for name in OUTPUTS if (out / name).exists()]
+    begun = any(out.glob("seed*"))  # else its data could not be read, and it is a run's no longer
+    if there and not begun and not settings.exists():  # such as the reference results
+        raise LoopError(f"{out} holds {there[0]} but no config.json: choose another --out")
+    if not settings.exists() or not (begun or there):
         files.write_file(settings, presets.as_json(config, preset))
     if different := presets.differences(config, preset, settings):
         raise LoopError(

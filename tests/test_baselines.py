@@ -87,6 +87,16 @@ def test_an_unknown_name_lists_the_known_ones():
         make_baseline("blur")
 
 
+@pytest.mark.parametrize("seed", [20261127131500, 2**63 - 1])
+def test_noise_of_a_large_seed(seed):
+    """Such as a time; `ppad.reproduce --seed` takes all below 2^63."""
+    crops = torch.zeros(1, 3, 16, 16)
+    noise = make_baseline("Noise(0.1)", seed=seed)
+    first, second = noise(crops), noise(crops)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, make_baseline("Noise(0.1)", seed=seed)(crops))
+
+
 @pytest.mark.parametrize("name", PAPER_ORDER)
 @pytest.mark.rubric("each baseline is an anonymizer")
 def test_no_crops_at_all_are_fine(name):

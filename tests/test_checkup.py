@@ -33,7 +33,7 @@ def test_counts_of_prepared_folders(photo_config, photos):
     counts = evaluate.count_data(photo_config)
     assert counts == {
         "train_faces": 12,
-        "people": 4,
+        "train_people": 4,
         "test_faces": 12,
         "pairs": 8,
         "train_frames": 6,
@@ -46,7 +46,7 @@ def test_counts_of_prepared_folders(photo_config, photos):
     fewer = evaluate.count_data(
         dataclasses.replace(photo_config, train_identities=3, pictures_each=2, train_frames=5)
     )
-    assert (fewer["train_faces"], fewer["people"], fewer["train_frames"]) == (6, 3, 5)
+    assert (fewer["train_faces"], fewer["train_people"], fewer["train_frames"]) == (6, 3, 5)
     assert evaluate.picture_memory(photo_config, counts) == pytest.approx(
         (24 * 3 * 32 * 32 + 10 * 3 * 96 * 96) / 2**30
     )
@@ -60,12 +60,8 @@ def test_counts_of_prepared_folders(photo_config, photos):
 
 def test_counts_of_the_drawn_world(tiny):
     counts = evaluate.count_data(tiny())
-    assert (counts["train_faces"], counts["people"], counts["test_faces"], counts["pairs"]) == (
-        24,
-        6,
-        24,
-        16,
-    )
+    names = ("train_faces", "train_people", "test_faces", "pairs")
+    assert [counts[name] for name in names] == [24, 6, 24, 16]
 
 
 def test_missing_and_broken_tables_are_named(photo_config, photos):
@@ -211,7 +207,7 @@ def test_a_device_is_measured(tiny):
 
 
 # what a tiny data set holds
-COUNTS = {"people": 6, "classes": 10, "train_faces": 8, "test_faces": 4, "test_frames": 3}
+COUNTS = {"train_people": 6, "classes": 10, "train_faces": 8, "test_faces": 4, "test_frames": 3}
 UPDATES = (
     "update_recognizer",
     "update_modifier",
@@ -262,11 +258,12 @@ def test_the_dry_run_repaints_what_an_attacker_would(tiny, capsys, monkeypatch):
     monkeypatch.setattr(
         players.Exchanger, "forward", lambda *given: calls.append(1) or forward(*given)
     )
-    config = tiny(modifier_exchange=True, T1=0, attack_steps=50, invert_steps=0)
+    config = tiny(modifier_exchange=True, T1=0, attack_steps=50, invert_steps=1)
     checkup.dry_run(config, COUNTS, "cpu", ["Ours"])
     printed = capsys.readouterr().out
     assert "Ours   repaint        1 steps" in printed  # 4 faces, 4 at a time
-    assert len(calls) == loop.TRIAL_STEPS + 1 + config.T2  # attacker, repaint, frames of A alone
+    # attacker, inverter, repaint, frames of A alone
+    assert len(calls) == loop.TRIAL_STEPS + 1 + 1 + config.T2
 
 
 def test_the_dry_run_takes_every_row_with_its_own_fields(tiny, capsys, monkeypatch):
@@ -282,7 +279,7 @@ def test_the_dry_run_takes_every_row_with_its_own_fields(tiny, capsys, monkeypat
 def test_fewer_people_than_a_batch_has_faces_can_be_checked(tiny, monkeypatch, exchange):
     monkeypatch.setattr(loop, "TRIAL_SECONDS", 0)
     config = tiny(pretrain_recognizer_batch=9, modifier_exchange=exchange)
-    trials = checkup.dry_run(config, {**COUNTS, "people": 3}, "cpu", ["Ours"])
+    trials = checkup.dry_run(config, {**COUNTS, "train_people": 3}, "cpu", ["Ours"])
     assert set(trials) == {"start", "Ours"}
 
 
@@ -426,7 +423,7 @@ def test_short_memory_is_said_without_a_dry_run(check, monkeypatch):
 def test_judging_and_repainted_pictures_are_counted_by_hand(tiny, small, monkeypatch, capsys):
     """Six attackers keep 2 x 16 numbers of each test face before and after; a crop has 3 x 28 x 24
     values, with jitter of the landmarks the face has 3 x 32 x 32. Test faces are kept twice."""
-    many = {"people": 6, "classes": 10, "train_faces": 10**6, "test_faces": 10**6}
+    many = {"train_people": 6, "classes": 10, "train_faces": 10**6, "test_faces": 10**6}
     many |= {"train_frames": 10, "test_frames": 10}
     assert len(evaluate.ATTACKERS) == 6
     judging = 6 * 2 * 10**6 * 2 * 16 * 4 / 2**30

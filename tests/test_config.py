@@ -211,11 +211,30 @@ def test_build_overrides_and_leaves_none_alone():
         ("toy", {"adversarial_weight": float("nan")}, "adversarial_weight is nan"),
         ("toy", {"recognizer_height": 0}, "recognizer_height is 0: it must be at least 1"),
         ("toy", {"other_width": 0}, "other_width is 0"),
+        ("toy", {"invert_steps": 0}, "invert_steps is 0: it must be at least 1"),
+        ("paper", {"pretrain_detector_steps": 0}, "pretrain_detector_steps is 0"),
+        ("toy", {"adversarial_cap": 0.0}, "adversarial_cap is 0.0: it must be above 0"),
+        ("toy", {"train_frames": 0}, "train_frames is 0: it must be at least 1"),
+        ("toy", {"test_identities": 0}, "test_identities is 0"),
+        ("toy", {"frame_height": 320}, "frame_width is 160: drawn frames are square: give it 320"),
     ],
 )
 def test_wrong_settings_are_named(preset, fields, sentence):
     with pytest.raises(presets.ConfigError, match=sentence):
         presets.build(preset, **fields)
+
+
+def test_what_is_unlimited_comes_back_from_a_file_as_a_number():
+    fields = presets.as_fields(presets.build("paper", memory_gb=math.inf))
+    assert fields["memory_gb"] == fields["adversarial_cap"] == "inf"
+    again = presets.Paper(**fields)
+    assert again.memory_gb == again.adversarial_cap == math.inf
+
+
+def test_nobody_to_tell_apart_is_refused():
+    counts = {"train_people": 1, "train_faces": 100, "train_frames": 100}
+    with pytest.raises(presets.ConfigError, match="one person to train on"):
+        presets.check_counts(presets.build("toy"), counts)
 
 
 def test_bodies_are_the_detectors():

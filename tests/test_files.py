@@ -270,6 +270,14 @@ def test_table_faults_are_named(tmp_path):
         read_table(tmp_path / "t.csv", ("file",))
 
 
+def test_two_pictures_that_differ_in_the_case_of_the_suffix_are_not_merged(tmp_path):
+    """One of the two would have been lost, and its boxes drawn on the other."""
+    with pytest.raises(DataError, match="line 3: b/x.JPG ends in .jpg further up; rename one"):
+        read_table(write(tmp_path / "t.csv", "file\nb/x.jpg\nb/x.JPG\n"), ("file",))
+    rows = read_table(write(tmp_path / "t.csv", "file\nx.JPG\nx.JPG\nb\\x.jpg\n"), ("file",))
+    assert [row["file"] for row in rows] == ["x.jpg", "x.jpg", "b/x.jpg"]
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "", "seven", None, "1e300"])
 def test_a_number_that_is_none_names_row_and_column(text):
     with pytest.raises(DataError, match="t.csv, line 4: x_min"):

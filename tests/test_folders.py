@@ -112,6 +112,14 @@ def test_square_crop_is_only_resized(tmp_path):
     assert face.shape == (80, 80, 3) and np.allclose(points, np.array(POINTS) / 2)
 
 
+def test_a_crop_without_a_box_has_the_paper_scale_alone(tmp_path):
+    """Else frames would be cut at face_scale, and faces as they are: M would see two framings."""
+    ramp(160, 160).save(tmp_path / "a.png")
+    rows = {"a.png": row_of(POINTS)}
+    with pytest.raises(BadPicture, match="at face_scale 3, not square at 1.6; .* face boxes"):
+        look_at_face(tmp_path, rows, 64, 3.0, "a.png")
+
+
 def test_unusable_faces(tmp_path):
     ramp(160, 150).save(tmp_path / "a.png")
     with pytest.raises(BadPicture, match="not square"):

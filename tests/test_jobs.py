@@ -276,11 +276,13 @@ def test_two_jobs_give_the_numbers_of_one(tiny_args, tmp_path):
 
 
 def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp_path, capfd):
-    words = ["--jobs", 2, "--recognizer_weights", "nowhere.pt", "--out", tmp_path]
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_text("no tensors")
+    words = ["--jobs", 2, "--recognizer_weights", damaged, "--out", tmp_path / "run"]
     assert run(*tiny_args, *words) == 2
     error = capfd.readouterr().err
     assert (
-        "ppad.reproduce: recognizer_weights nowhere.pt cannot be read" in error
+        f"ppad.reproduce: recognizer_weights {damaged} cannot be read" in error
         and "Traceback" not in error
     )
     assert "start ended with status 2" in error and "see above; the same command goes on" in error

@@ -1,5 +1,6 @@
 """The loop: what is on disk after every kind of stop, and that resuming changes no bit."""
 
+import contextlib
 import errno
 import json
 import os
@@ -163,6 +164,20 @@ def test_log_holds_the_mean_since_the_last_line(tmp_path):
     assert [line["other"] for line in read_log(tmp_path / "log.jsonl")] == [3.0, 10.0]
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_log_does_not_depend_on_when_checkpoints_are_written(tmp_path, seconds):
+    """Nor on a stop: what was read before it counts in the next line."""
+    values = {step: float(step) for step in range(1, 11)}
+    for stop in (3, 7, None):
+        run = Run(tmp_path, every=5, seconds=seconds)
+        run.extra = values
+        run.before = {stop: lambda: signal.raise_signal(signal.SIGINT)}
+        with pytest.raises(Interrupted) if stop else contextlib.nullcontext():
+            run.go(10)
+    shown = [(line["step"], line["other"]) for line in read_log(tmp_path / "log.jsonl")]
+    assert shown == [(5, 3.0), (10, 8.0)]
+
+
 def test_checkpoints_follow_the_clock(tmp_path):
     run = Run(tmp_path, seconds=0)
     there = []
@@ -254,7 +269,7 @@ def test_corrupt_checkpoint_without_a_previous(tmp_path):
 )
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path, other):
     torch.save(other, tmp_path / "checkpoint.pt")
-    with pytest.raises(LoopError, match="is not a checkpoint of this program"):
+    with pytest.raises(LoopError, match="is no checkpoint of this program"):
         Run(tmp_path).start()
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from ppad import config as presets
 from ppad import optim, trainer
+from ppad.detector import ToyBody
 from ppad.loop import Loop, read_checkpoint, read_log
 from ppad.optim import kept_bytes
 from ppad.players import make_detector, make_modifier, make_recognizer
@@ -157,6 +158,21 @@ def test_checkpointing_changes_no_bit_of_a_step(tiny, faces, frames, how):
         assert torch.equal(one, other)
     norm = next(layer for layer in saving.detector.modules() if isinstance(layer, nn.BatchNorm2d))
     assert int(norm.num_batches_tracked) == how.get("accumulate", 1) and norm.momentum == 0.1
+
+
+def test_checkpointed_batch_norm_of_several_gpus_learns():
+    """Shared batch norm, as several GPUs have it, asks for its count at every pass."""
+    body = nn.SyncBatchNorm.convert_sync_batchnorm(ToyBody())
+    plain = copy.deepcopy(body)
+    optim.recompute(body)
+    frames = torch.rand(2, 3, 64, 64, requires_grad=True)
+    gradients = []
+    for one in (plain, body):
+        (gradient,) = torch.autograd.grad(sum(x.sum() for x in one(frames).values()), frames)
+        gradients.append(gradient)
+    assert torch.equal(*gradients)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, body.state_dict()[name])
 
 
 def test_what_is_checkpointed_in_the_papers_networks():

@@ -449,6 +449,7 @@ class FinishedRun(reproduce.SeedRun):
         self.config = config
         self.folder = folder
         self.device = "cpu"
+        self.seed = 0
         self.own = {}
         (folder / "Masked").mkdir(parents=True)
         (folder / "Masked/log.jsonl").write_text("")
@@ -539,6 +540,23 @@ def test_other_settings_in_the_same_folder(copied, tiny_args, capsys):
     before = tree(copied)
     assert run(*tiny_args, "--out", copied, "--l1_weight", "9") == 2
     assert "l1_weight: 5.0 there, 9.0 here" in capsys.readouterr().err and tree(copied) == before
+
+
+@pytest.mark.parametrize("field", ["recognizer_weights", "detector_weights"])
+def test_a_mistyped_file_of_weights_costs_nothing(tiny_args, tmp_path, capsys, field):
+    out = tmp_path / "run"
+    assert run(*tiny_args, "--rows", "Masked", "--out", out, f"--{field}", "typo.pt") == 2
+    assert f"{field} typo.pt is not there" in capsys.readouterr().err and not out.exists()
+
+
+def test_a_folder_whose_data_could_not_be_read_is_free(tiny_args, tmp_path, capsys):
+    """It was taken by the settings of a run that never began."""
+    words = [*tiny_args, "--rows", "Masked", "--out", tmp_path / "run"]
+    assert run(*words, "--test_pairs", "100000") == 2
+    assert (tmp_path / "run" / "config.json").exists()
+    assert run(*words, "--drawn", "false", "--faces", "nowhere") == 2
+    error = capsys.readouterr().err
+    assert "nowhere" in error and "another --out" not in error
 
 
 def test_other_settings_of_the_machine_are_welcome(copied, tiny_args):

@@ -116,7 +116,7 @@ def zeros(operation, given, named):
 
 def players(config):
     return (
-        make_recognizer(config, ASSUMED["people"]),
+        make_recognizer(config, ASSUMED["train_people"]),
         make_detector(config, ASSUMED["classes"]),
         make_modifier(config),
     )
@@ -132,7 +132,7 @@ def a_step(config) -> dict:
         wide = config.frame_width
         pictures = 2 * torch.rand(config.batch_faces, 3, size, size) - 1
         landmarks = template((size, size)).repeat(len(pictures), 1, 1)
-        identities = torch.randint(ASSUMED["people"], (len(pictures),))
+        identities = torch.randint(ASSUMED["train_people"], (len(pictures),))
         frames = 2 * torch.rand(config.batch_frames, 3, high, wide) - 1
         person = torch.tensor([[0.25, 0.25, 0.75, 0.75]]) * torch.tensor([wide, high] * 2)
         targets = [{"boxes": person, "labels": torch.ones(1, dtype=torch.long)} for _ in frames]

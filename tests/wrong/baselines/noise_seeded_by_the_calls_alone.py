@@ -1,5 +1,5 @@
 WRONG = "every seed draws the same noise"
 HINT = "seeded by the calls alone"
 REPLACE = [
-    ("manual_seed(self.seed * 1_000_003 + self.calls)", "manual_seed(self.calls)"),
+    ("(self.seed * 1_000_003 + self.calls) % 2**64", "self.calls"),
 ]
