@@ -504,6 +504,18 @@ def test_stills_without_clips_are_shown_before_and_after(tiny, tmp_path, drawn):
     assert len(set(shown)) == 4 and min(shown) > 1
 
 
+def test_pictures_of_an_anonymizer_that_draws(tiny, tmp_path, drawn):
+    """What is inverted is the picture beside it, and the seed alone decides what is drawn."""
+    run = FinishedRun(tmp_path, tiny(), range(8), [])
+    run.finished = lambda name: lambda faces: faces + torch.rand_like(faces)
+    shown = []
+    for _ in range(2):
+        reproduce.draw(run, tmp_path, {}, ["Masked"])
+        shown.append(drawn["fig3"][0][0]["Masked"])  # by the last call: inverted.png
+    modified, inverted = shown[0][::2], shown[0][1::2]
+    assert torch.equal(modified, inverted) and torch.equal(*shown)
+
+
 # ------------------------------------------------------------------ refused in one sentence
 
 
