@@ -84,16 +84,16 @@ def plan(inputs, output, overwrite=False, others=()):
         raise ValueError(f"{inputs[0]} holds no picture and no movie: check the name")
     refuse_collisions(pairs, others, overwrite)
     todo = []
-    from_folder = any(map(Path.is_dir, inputs))
+    single = not several and not inputs[0].is_dir()
+    root = output and output.resolve()
     for source, target in pairs:
         there = os.path.lexists(target)
-        # the output holds the input
-        if there and from_folder and target.parent.resolve() in source.resolve().parents:
+        if there and not single and root in source.resolve().parents:  # the output holds the input
             reason = f"{target} is there and may be an original: name another output"
             leave_out(left_out, source, reason, True)
         elif overwrite or not there:
             todo.append((source, target))
-        elif not several and not inputs[0].is_dir():
+        elif single:
             raise ValueError(
                 f"{target} is there already: name another output, or replace it by --overwrite "
                 "(several inputs need --out FOLDER)"

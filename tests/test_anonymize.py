@@ -710,6 +710,28 @@ def test_nothing_is_overwritten_or_written_twice(command, capsys):
     assert contents() == before
 
 
+@pytest.mark.parametrize(
+    "words, original",
+    [
+        (("ph/2020", "ph"), "ph/sub/a.png"),
+        (("ph/2020", "--out", "ph"), "ph/sub/a.png"),
+        (("ph/2020/sub", "other", "--out", "ph"), "ph/sub/a.png"),
+        (("ph/2020/sub/a.png", "other", "--out", "ph"), "ph/a.png"),
+        (("ph/2020/sub/a.png", "other/c.png", "--out", "ph"), "ph/a.png"),
+    ],
+)
+def test_an_original_above_an_input_is_not_replaced(command, capsys, words, original):
+    """Its place is that of an output, as the output folder holds the input."""
+    for number, name in enumerate(["ph/2020/sub/a.png", "other/c.png", original]):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene(number)).save(name)
+    before = contents()
+    for more in ((), ("--overwrite",)):
+        assert command(*words, *MASK, *more) == 1
+        assert f"{original} is there and may be an original" in capsys.readouterr().err
+        assert {path: contents()[path] for path in before} == before
+
+
 def test_several_inputs(command, capsys):
     for name in ("a.png", "b.webp", "in/c.png", "other/c.png"):
         Path(name).parent.mkdir(exist_ok=True)
