@@ -189,9 +189,8 @@ def anonymize_file(
         torch.set_num_threads(max(1, threads // anonymizer.workers))
     try:
         if kind == "picture":
-            pages = movies.count_pages(source)
-            if pages > 1:
-                left_out.append(f"pages 2 to {pages}")
+            if pages := movies.pages_left_out(source):
+                left_out.append(pages)
             frame = anonymizer.picture(movies.read_picture(source))
             movies.save_picture(target, frame, quality)
             if show:

@@ -168,10 +168,15 @@ def read_picture(path):
         raise ValueError(f"{path} {error}: replace the file") from error
 
 
-def count_pages(path):
-    """Pages of a TIFF, of which `read_picture` reads the first; 1 for other pictures."""
-    with Image.open(path, formats=DECODED) as image:
-        return image.n_frames if image.format == "TIFF" else 1
+def pages_left_out(path):
+    """A phrase on the pages that `read_picture` leaves out, of a TIFF or an MPO; "" for none."""
+    try:
+        with Image.open(path, formats=DECODED) as image:
+            # cameras put previews into a .jpg as an MPO's further pages
+            paged = image.format == "TIFF" or path.suffix.lower() == ".mpo"
+            return f"pages 2 to {image.n_frames}" if paged and image.n_frames > 1 else ""
+    except Exception:  # a damaged page raises one of many types
+        return "all pages but the first, which are damaged"
 
 
 def save_picture(path, frame, quality=QUALITY):

@@ -193,6 +193,41 @@ def test_what_cannot_be_a_picture_is_refused(tmp_path):
             work(tmp_path / name)
 
 
+def two_pages():
+    """A TIFF of two pages as a bytearray, where the second page's place is, and that place."""
+    file = io.BytesIO()
+    picture = Image.fromarray(sample())
+    picture.save(file, "TIFF", save_all=True, append_images=[picture])
+    data = bytearray(file.getvalue())
+    first = struct.unpack("<I", data[4:8])[0]
+    link = first + 2 + 12 * struct.unpack("<H", data[first : first + 2])[0]
+    return data, link, struct.unpack("<I", data[link : link + 4])[0]
+
+
+@pytest.mark.parametrize("how", ["whole", "cut", "beyond", "nonsense", "unknown pixels"])
+def test_a_damaged_further_page_does_not_condemn_the_first(tmp_path, how):
+    data, link, second = two_pages()
+    places = {"cut": len(data) - 3, "beyond": len(data) + 5000, "nonsense": 10}
+    data[link : link + 4] = struct.pack("<I", places.get(how, second))
+    if how == "unknown pixels":  # tag 262, its color, becomes that of a camera's sensor
+        tags = [data[i : i + 2] for i in range(second + 2, len(data) - 12, 12)]
+        place = second + 2 + 12 * tags.index(struct.pack("<H", 262))
+        data[place + 8 : place + 10] = struct.pack("<H", 32803)
+    path = tmp_path / "a.tif"
+    path.write_bytes(data)
+    np.testing.assert_array_equal(movies.read_picture(path), sample())
+    left_out = movies.pages_left_out(path)
+    assert left_out == "pages 2 to 2" if how == "whole" else "page" in left_out
+
+
+def test_the_second_picture_of_an_mpo_is_told(tmp_path):
+    picture = Image.fromarray(sample())
+    for name, left_out in (("a.mpo", "pages 2 to 2"), ("a.jpg", "")):  # there: a preview
+        picture.save(tmp_path / name, "MPO", save_all=True, append_images=[picture])
+        assert movies.pages_left_out(tmp_path / name) == left_out
+    assert movies.known_kind(tmp_path / "a.mpo") == "picture"
+
+
 def test_kind_goes_by_content(tmp_path):
     Image.fromarray(sample()).save(tmp_path / "really_a_png.jpg", "PNG")
     Image.fromarray(sample()).save(
