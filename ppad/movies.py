@@ -70,7 +70,9 @@ MAGIC = {  # first bytes of files, by their formats' definitions
 QUALITY = 95  # ours: of JPEG and WebP
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEGs in a row, of which Pillow would show the first only
 # Suffixes that Python has no media type for.
-OTHER_MEDIA = ".heic .heif .jxl .dng .cr2 .nef .arw .mxf .vob .3gp .3g2 .rm .asf".split()
+OTHER_MEDIA = (
+    ".heic .heif .jxl .dng .cr2 .nef .arw .orf .pef .rw2 .mxf .vob .3gp .3g2 .rm .asf".split()
+)
 
 
 def kind(path):
@@ -88,15 +90,29 @@ def kind(path):
     try:
         with Image.open(path, formats=DECODED) as image:
             can_move = image.format in [FORMATS[suffix] for suffix in ANIMATED]
+            if image.format == "TIFF" and is_raw(image, path):
+                fault = "is a raw photo, of which nothing but a small copy can be read"
+                raise BadPicture(f"{path} {fault}: develop it, for instance to a JPEG")
             if path.suffix.lower() not in JPEG_STREAMS:
                 return "animation" if can_move and image.is_animated else "picture"
     except UnidentifiedImageError:
         if path.suffix.lower() in FORMATS and shutil.which("ffprobe") is None:
             raise ValueError(f"{path} cannot be read as a picture: replace the file") from None
+    except BadPicture:
+        raise
     except Exception as error:  # a crafted or damaged file raises one of many types
         raise _unreadable(path, error) from error
     probe(path)
     return "movie"
+
+
+def is_raw(tiff, path):
+    """Whether a TIFF, opened by Pillow, holds a camera's raw pixels, by its tags or its suffix."""
+    dng_version = 50706
+    if dng_version in tiff.tag_v2 or tiff.tag_v2.get(254, 0) & 1:  # the first page is a small copy
+        return True
+    further = 330 in tiff.tag_v2 and path.suffix.lower() not in FORMATS  # where raw pixels lie
+    return further or path.suffix.lower() in OTHER_MEDIA
 
 
 def known_kind(path):
@@ -108,8 +124,8 @@ def known_kind(path):
         raise ValueError("is no regular file")
     suffix = path.suffix.lower()
     content = known_content(path)
-    if suffix in FORMATS and content in (None, FORMATS[suffix]):
-        return "picture"
+    if suffix in FORMATS and content in (None, FORMATS[suffix]) and content != "TIFF":
+        return "picture"  # a TIFF may be a raw photo
     if suffix in READ_MOVIES and content in (None, "movie"):
         return "movie"
     guess = mimetypes.guess_type(path.name)[0] or ""

@@ -436,8 +436,9 @@ class Sheet:
             half = max(x1 - x0, y1 - y0)  # twice the face's side
             x = (x0 + x1) / 2
             y = (y0 + y1) / 2
-            window = [round(edge) for edge in (x - half, y - half, x + half, y + half)]
-            crop = Image.fromarray(frame).crop(window).resize((SHEET_WIDTH // 2,) * 2)
+            less = max(1, int(half) // SHEET_WIDTH)  # Pillow crops no part as large as a bomb
+            window = [round(edge / less) for edge in (x - half, y - half, x + half, y + half)]
+            crop = Image.fromarray(frame).reduce(less).crop(window).resize((SHEET_WIDTH // 2,) * 2)
             self.crops[key] = (area, crop)
 
     def save(self, path):

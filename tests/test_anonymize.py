@@ -1009,6 +1009,19 @@ def test_the_preview_shows_every_track_and_empty_frames(command, tmp_path):
     assert len(sheet.crops) == 2
 
 
+def test_the_preview_shows_a_face_larger_than_pillow_crops(monkeypatch):
+    frame = np.zeros((900, 1000, 3), np.uint8)
+    frame[50:850, 100:900] = 255
+    box = np.array([100.0, 50, 900, 850])
+    sheet = repainter.Sheet()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)  # twice as many may be cropped
+    sheet.show(frame, [(0, box)])
+    shown = np.asarray(sheet.crops[0, 0][1])[..., 0] > 127
+    expected = np.zeros((120, 120), bool)
+    expected[30:90, 30:90] = True  # half of each side
+    assert (shown == expected).all()
+
+
 def test_quality_and_threshold(command, capsys):
     noise = np.random.default_rng(0).integers(0, 140, (99, 99, 3), np.uint8)  # no face
     Image.fromarray(noise).save("a.png")

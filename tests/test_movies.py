@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from ppad import ffmpeg as ffmpeg_module
 from ppad import movies
@@ -226,6 +226,35 @@ def test_the_second_picture_of_an_mpo_is_told(tmp_path):
         picture.save(tmp_path / name, "MPO", save_all=True, append_images=[picture])
         assert movies.pages_left_out(tmp_path / name) == left_out
     assert movies.known_kind(tmp_path / "a.mpo") == "picture"
+
+
+@pytest.mark.parametrize(
+    "name, tags, raw",
+    [
+        ("a.dng", {50706: b"\1\4\0\0"}, True),
+        ("a.tif", {50706: b"\1\4\0\0"}, True),
+        ("a.tif", {254: 1}, True),  # the first page is a reduced copy
+        ("a.xyz", {330: 8}, True),  # there are further pictures within
+        ("a.nef", {}, True),
+        ("a.tif", {330: 8}, False),  # also Photoshop's
+        ("a.tiff", {254: 2}, False),
+        ("a.tif", {}, False),
+    ],
+)
+def test_a_raw_photo_is_not_taken_for_its_small_copy(tmp_path, name, tags, raw):
+    entries = TiffImagePlugin.ImageFileDirectory_v2()
+    for number, value in tags.items():
+        entries.tagtype[number] = 1 if isinstance(value, bytes) else 4
+        entries[number] = value
+    path = tmp_path / name
+    Image.fromarray(sample()).save(path, "TIFF", tiffinfo=entries)
+    for kind in (movies.kind, movies.known_kind):
+        if raw:
+            with pytest.raises(ValueError, match=f"{name} is a raw photo"):
+                kind(path)
+            assert movies.looks_like_media(path)
+        else:
+            assert kind(path) == "picture"
 
 
 def test_kind_goes_by_content(tmp_path):
