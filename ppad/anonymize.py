@@ -214,6 +214,8 @@ def anonymize_file(
                 left_out.append(f"all but the first of {movie.streams} video streams")
             repainted = reported(anonymizer, frames, movie.rate, movie.count, show, progress)
             movies.save_movie(target, repainted, movie, source, tracks, quality)
+    except MemoryError as error:
+        raise movies.unreadable(source, error) from error
     finally:
         torch.set_num_threads(threads)
     summary = dict(anonymizer.summary)
@@ -310,8 +312,9 @@ def run(args):
         except (ValueError, OSError) as error:
             if single:
                 raise
-            failed.append({"input": str(source), "reason": str(error)})
-            print(f"not done: {error}", file=sys.stderr)
+            reason = str(error) if str(source) in str(error) else f"{source}: {error}"
+            failed.append({"input": str(source), "reason": reason})
+            print(f"not done: {reason}", file=sys.stderr)
             continue
         done.append(one)
         print(sentence(one))

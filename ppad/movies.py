@@ -101,7 +101,7 @@ def kind(path):
     except BadPicture:
         raise
     except Exception as error:  # a crafted or damaged file raises one of many types
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     probe(path)
     return "movie"
 
@@ -220,7 +220,7 @@ def read_animation(path):
                 times.append(frame.info.get("duration", 100))  # ours, as browsers: 100 ms
             loop = image.info.get("loop")
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return _animation_frames(path), times, loop
 
 
@@ -269,7 +269,10 @@ def _suffix(path, what, known):
     return suffix
 
 
-def _unreadable(path, error):
+def unreadable(path, error):
+    """The ValueError that says why a file cannot be read as a picture, and the fix."""
+    if isinstance(error, MemoryError):
+        return ValueError(f"{path}: not enough memory: make it smaller, or end other programs")
     if isinstance(error, Image.DecompressionBombError):
         limit = f"over {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
         return ValueError(f"{path} is too large to open safely ({limit}): make it smaller first")

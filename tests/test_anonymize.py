@@ -961,6 +961,46 @@ def test_a_failing_finder_leaves_no_file(command, monkeypatch, capsys):
     assert not any(frame.any() for frame in movies.read_animation("b.gif")[0])
 
 
+@pytest.mark.parametrize("where", ["read_picture", "save_picture", "read_animation"])
+def test_a_file_that_memory_does_not_suffice_for(command, monkeypatch, capsys, where):
+    """It is named, and the others are done; also in a frame of it."""
+    Path("in").mkdir()
+    for name in ("in/a.png", "in/b.png"):
+        Image.fromarray(scene()).save(name)
+    frames = [Image.fromarray(frame) for frame in walk(5)]
+    frames[0].save("in/c.gif", save_all=True, append_images=frames[1:])
+    of = "c.gif" if where == "read_animation" else "a.png"
+    work = getattr(movies, where)
+
+    def fail(path, *arguments):
+        if path.name == of:
+            raise MemoryError
+        return work(path, *arguments)
+
+    monkeypatch.setattr(movies, where, fail)
+    assert command("in", "out", *MASK) == 2
+    printed = capsys.readouterr()
+    assert f"not done: in/{of}: not enough memory: " in printed.err and "2 done" in printed.out
+    assert command(f"in/{of}", "--out", f"single/{of}", *MASK) == 2
+    error = capsys.readouterr().err
+    assert f"in/{of}: not enough memory: " in error and error.count("\n") == 1
+    monkeypatch.setattr(movies, where, work)
+    monkeypatch.setattr(anonymize, "default_finder", lambda *a: out_of_memory)
+    assert command("in", "new", *MASK) == 2
+    error = capsys.readouterr().err
+    assert all(f"not done: in/{name}: frame 0" in error for name in ("a.png", "b.png", "c.gif"))
+
+
+def test_memory_that_does_not_suffice_to_look_into_a_file(monkeypatch, tmp_path):
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ValueError, match="a.png: not enough memory: "):
+        movies.kind(tmp_path / "a.png")
+
+
 def test_m_of_a_run(command, tiny, tmp_path, capsys):
     """`from_run` repaints with that run's M: its own weights, sizes and device; a run without M is
     refused.
