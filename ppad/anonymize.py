@@ -102,10 +102,8 @@ def plan(inputs, output, overwrite=False, others=(), flagged=True):
                 f"{target} is there already{may_be}: name another output, or replace it by "
                 f"{by}--overwrite (several inputs need --out FOLDER)"
             )
-        elif not target.is_file():
-            leave_out(left_out, source, f"{target} is there and is no file: rename it", True)
-        elif filecmp.cmp(source, target, shallow=False):
-            leave_out(left_out, source, f"{target} is a copy of it, not repainted: delete it", True)
+        elif fault := fault_of_output(source, target):
+            leave_out(left_out, source, fault, True)
     return Plan(todo, len(pairs) - len(todo), left_out)
 
 
@@ -124,7 +122,7 @@ def plan_folder(source, output, several, left_out):
     for folder, folders, names in os.walk(source, onerror=errors.append):
         folder = Path(folder)
         for path in [folder / name for name in sorted(folders)]:
-            if path.is_symlink():
+            if os.path.islink(path):
                 reason = "is a linked folder: name it as an input of its own"
                 leave_out(left_out, path, reason, True)
             if os.path.realpath(path) == os.path.realpath(output):
@@ -133,6 +131,8 @@ def plan_folder(source, output, several, left_out):
         for path in [folder / name for name in sorted(names) if not name.startswith("._")]:
             try:
                 kind = movies.known_kind(path)
+            except OSError as error:
+                errors.append(error)
             except ValueError as error:
                 leave_out(left_out, path, str(error), movies.looks_like_media(path))
             else:
@@ -140,6 +140,19 @@ def plan_folder(source, output, several, left_out):
     for error in errors:
         leave_out(left_out, error.filename, f"cannot be read ({error.strerror})", True)
     return pairs
+
+
+def fault_of_output(source, target):
+    """Why a target that is there may not be what is made of the source; "" where it may."""
+    try:
+        if not target.is_file():
+            return f"{target} is there and is no file: rename it"
+        if filecmp.cmp(source, target, shallow=False):
+            # a picture that we wrote, read and written again without any face, is the same too
+            return f"{target} is a copy of it, or no face was found: delete it to have it made anew"
+    except OSError as error:
+        return f"it cannot be compared with {target} ({error.strerror}): see that it can be read"
+    return ""
 
 
 def leave_out(left_out, path, reason, media):

@@ -154,9 +154,9 @@ def looks_like_media(path):
     guess = mimetypes.guess_type(path.name)[0] or ""
     if guess.startswith(("image/", "video/")) or path.suffix.lower() in OTHER_MEDIA:
         return True
-    if not path.is_file():
-        return False
     try:
+        if not path.is_file():
+            return False
         with open(path, "rb") as file:
             others = file.read(8)[4:] in (b"ftyp", b"jP  ")  # HEIC, JPEG 2000
         return others or known_content(path) is not None
@@ -273,6 +273,8 @@ def unreadable(path, error):
     """The ValueError that says why a file cannot be read as a picture, and the fix."""
     if isinstance(error, MemoryError):
         return ValueError(f"{path}: not enough memory: make it smaller, or end other programs")
+    if isinstance(error, OSError) and error.strerror:
+        return ValueError(f"{path} cannot be read ({error.strerror}): see that it can be")
     if isinstance(error, Image.DecompressionBombError):
         limit = f"over {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
         return ValueError(f"{path} is too large to open safely ({limit}): make it smaller first")

@@ -822,6 +822,51 @@ def test_what_is_left_out_is_listed(command, capsys, monkeypatch):
         assert f"in/{name}: out/{name} is there and is no file" in printed.err
 
 
+@pytest.mark.parametrize("where", ["open", "stat", "compare"])
+def test_a_file_that_may_not_be_read_is_left_out_by_name(command, capsys, monkeypatch, where):
+    """And the others are done. Root may read everything, so a refusal is pretended."""
+    Path("in/deep").mkdir(parents=True)
+    for name in ("in/a.png", "in/deep/b.png", "in/c.png"):
+        Image.fromarray(scene()).save(name)
+    if where == "compare":
+        assert command("in", "out", *MASK) == 0
+        Path("out/c.png").unlink()
+
+    def guarded(work):
+        def refuse(path, *arguments, **options):
+            if Path(path).name == "b.png":
+                raise PermissionError(13, "Permission denied", str(path))
+            return work(path, *arguments, **options)
+
+        return refuse
+
+    if where == "open":
+        monkeypatch.setattr(movies, "open", guarded(open), raising=False)
+    elif where == "stat":  # of a file in a folder that may be listed, but not entered
+        monkeypatch.setattr(Path, "stat", guarded(Path.stat))
+        monkeypatch.setattr(Path, "lstat", guarded(Path.lstat))
+        monkeypatch.setattr(Path, "is_file", guarded(Path.is_file))
+    else:
+        monkeypatch.setattr(anonymize.filecmp, "cmp", guarded(anonymize.filecmp.cmp))
+    capsys.readouterr()
+    assert command("in", "out", *MASK) == 1
+    printed = capsys.readouterr()
+    assert "left out: in/deep/b.png: " in printed.err and "(Permission denied)" in printed.err
+    assert printed.err.count("left out") == 1
+    assert not red(movies.read_picture("out/c.png")).any()
+
+
+def test_an_input_that_may_not_be_read(command, capsys, monkeypatch):
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    Image.fromarray(scene()).save("a.png")
+    monkeypatch.setattr(Image, "open", refuse)
+    assert command("a.png", *MASK) == 2
+    sentence = "a.png cannot be read (Permission denied): see that it can be"
+    assert capsys.readouterr().err == f"ppad.anonymize: {sentence}\n"
+
+
 def test_names(command, capsys, tmp_path, monkeypatch):
     """The folder itself, its parent as output, long and odd names, a report in a new folder."""
     Path("in").mkdir()
