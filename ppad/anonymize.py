@@ -79,10 +79,10 @@ def plan(inputs, output, overwrite=False, others=(), flagged=True):
         kind = movies.kind(source)  # the sentence for a file that cannot be read comes first
         default = source.with_name(f"{source.stem}_anonymized{source.suffix}")
         target = output or movies.written_name(default, kind)
-        if several or target.is_dir():
+        if several or os.path.isdir(target) or not target.suffix:
             target = target / movies.written_name(Path(source.name), kind)
         pairs.append((source, target))
-    if not pairs:
+    if not pairs and not any(one["media"] for one in left_out):
         raise ValueError(f"{inputs[0]} holds no picture and no movie: check the name")
     refuse_collisions(pairs, others, overwrite)
     todo = []
@@ -110,13 +110,16 @@ def plan(inputs, output, overwrite=False, others=(), flagged=True):
 def plan_folder(source, output, several, left_out):
     """[(input, output)] of a folder with all its sub-folders, but the output."""
     folder = source.resolve()
-    if output is None:
+    root = output
+    if root is None:
         beside = folder if source.name in ("", "..") else source
-        output = beside.with_name(f"{folder.name}_anonymized")
+        root = beside.with_name(f"{folder.name}_anonymized")
+        output = root
     elif several:
-        output = output / folder.name
-    if output.exists() and (not output.is_dir() or output.samefile(source)):
-        raise ValueError(f"{output} is the input or a file: name another folder for the output")
+        output = root / folder.name
+    for place in (root, output):
+        if os.path.exists(place) and (not place.is_dir() or place.samefile(source)):
+            raise ValueError(f"{place} is the input or a file: name another folder for the output")
     pairs = []
     errors = []
     for folder, folders, names in os.walk(source, onerror=errors.append):
@@ -125,7 +128,7 @@ def plan_folder(source, output, several, left_out):
             if os.path.islink(path):
                 reason = "is a linked folder: name it as an input of its own"
                 leave_out(left_out, path, reason, True)
-            if os.path.realpath(path) == os.path.realpath(output):
+            if os.path.realpath(path) in map(os.path.realpath, (root, output)):
                 folders.remove(path.name)
         folders.sort()
         for path in [folder / name for name in sorted(names) if not name.startswith("._")]:
@@ -181,9 +184,9 @@ def refuse_collisions(pairs, others, overwrite):
                 f"{path} would be written twice, for {both}: rename one, or choose another output"
             )
         written[place] = source
-        if source is None and exists and not overwrite:
-            fix = "choose another name, or replace it by --overwrite"
-            raise ValueError(f"{path} is there already: {fix}")
+        if source is None and exists and not (overwrite and os.path.isfile(path)):
+            or_replace = ", or replace it by --overwrite" if os.path.isfile(path) else ""
+            raise ValueError(f"{path} is there already: choose another name{or_replace}")
 
 
 def anonymize_file(
@@ -340,6 +343,8 @@ def run(args):
         )
     if args.preview and sheet.frames.kept:
         sheet.save(args.preview)
+    elif args.preview:
+        print(f"{args.preview} was not written: no file was done now", file=sys.stderr)
     if args.report:
         report = {
             "method": args.method,

@@ -71,6 +71,8 @@ def atomic_path(path, durable: bool = True):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(b"")
+        with suppress(FileNotFoundError):
+            path.lstat()  # fails where the name is too long
         yield temporary
         if durable:
             with open(temporary, "rb+") as file:
@@ -96,6 +98,8 @@ def write_error(path, error: OSError) -> WriteError:
     fix = "choose another place, or see that this one can be written"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "free some disk space and run the same command again"
+    if error.errno == errno.ENAMETOOLONG:
+        fix = "choose a shorter name"
     return WriteError(f"cannot write {path} ({error.strerror or error}): {fix}")
 
 

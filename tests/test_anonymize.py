@@ -867,6 +867,63 @@ def test_an_input_that_may_not_be_read(command, capsys, monkeypatch):
     assert capsys.readouterr().err == f"ppad.anonymize: {sentence}\n"
 
 
+def test_what_was_made_before_is_no_input(command, capsys):
+    """Where the outputs of several inputs lie in one of them."""
+    for name in ("a/1.png", "b/2.png"):
+        Path(name).parent.mkdir()
+        Image.fromarray(scene()).save(name)
+    for done in (2, 0):
+        assert command("a", "b", "--out", "a/out", *MASK) == 0
+        assert f"{done} done, {2 - done} there already" in capsys.readouterr().out
+    before = contents()
+    assert command("a", "b", "--out", "a", *MASK) == 2  # would mix them
+    assert "a is the input or a file: name another folder" in capsys.readouterr().err
+    assert contents() == before
+
+
+def test_an_output_that_is_as_its_input_may_be_right(command, capsys):
+    """A picture without a face that Pillow wrote comes out the same to the byte."""
+    Path("in").mkdir()
+    Image.fromarray(scene(face=False)).save("in/a.png")
+    assert command("in", "out", *MASK) == 0
+    assert Path("in/a.png").read_bytes() == Path("out/a.png").read_bytes()
+    assert command("in", "out", *MASK) == 1
+    sentence = "out/a.png is a copy of it, or no face was found: delete it to have it made anew"
+    assert sentence in capsys.readouterr().err
+
+
+def test_out_without_a_suffix_is_a_folder(command):
+    """A shell's *.png may stand for a single one."""
+    Image.fromarray(scene()).save("a.png")
+    assert command("a.png", "--out", "new/folder", *MASK) == 0
+    assert not red(movies.read_picture("new/folder/a.png")).any()
+
+
+def test_a_folder_of_what_nothing_reads_here(command, capsys):
+    """Each file is named, with the reason."""
+    Path("in").mkdir()
+    for name in ("in/a.heic", "in/b.heic"):
+        Path(name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    assert command("in", *MASK, "--report", "r.json") == 1
+    error = capsys.readouterr().err
+    assert "left out: in/a.heic: " in error and "left out: in/b.heic: " in error
+    assert len(json.loads(Path("r.json").read_text())["left_out"]) == 2
+
+
+def test_a_preview_of_nothing_and_a_report_onto_a_folder(command, capsys):
+    Path("in").mkdir()
+    Image.fromarray(scene()).save("in/a.png")
+    assert command("in", "out", *MASK) == 0
+    capsys.readouterr()
+    assert command("in", "out", *MASK, "--preview", "p.png") == 0
+    assert "p.png was not written" in capsys.readouterr().err and not Path("p.png").exists()
+    Path("r.json").mkdir()
+    assert command("in", "new", *MASK, "--report", "r.json", "--overwrite") == 2
+    error = capsys.readouterr().err
+    assert error == "ppad.anonymize: r.json is there already: choose another name\n"
+    assert not Path("new").exists()
+
+
 def test_names(command, capsys, tmp_path, monkeypatch):
     """The folder itself, its parent as output, long and odd names, a report in a new folder."""
     Path("in").mkdir()
@@ -891,7 +948,8 @@ def test_names(command, capsys, tmp_path, monkeypatch):
     Image.fromarray(scene()).save(long)
     assert command(long, *MASK) == 2  # its name with _anonymized is too long
     error = capsys.readouterr().err
-    assert "too long" in error and error.count("\n") == 1
+    assert "too long): choose a shorter name" in error and error.count("\n") == 1
+    assert error.startswith("ppad.anonymize: cannot write yyy")
     stderr = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")  # a terminal of few characters
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.chdir(tmp_path)

@@ -87,6 +87,14 @@ def test_the_longest_name_can_be_written(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_name_that_is_too_long_is_noticed_before_the_work(tmp_path):
+    entered = []
+    with pytest.raises(WriteError, match=r"cannot write .*xx \(.*\): choose a shorter name"):
+        with atomic_path(tmp_path / ("x" * 256)) as temporary:
+            entered.append(temporary)
+    assert entered == [] and list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("durable", [True, False])
 def test_what_is_renamed_is_on_the_disk_first(tmp_path, monkeypatch, durable):
     """Else a machine that goes down may keep the new name and lose the content."""
