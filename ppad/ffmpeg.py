@@ -22,6 +22,7 @@ import numpy as np
 MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
 SPOILT_SOUND = 0.1  # ours: share of a track's packets; a recording cut anywhere has fewer
+GUESSED_CHANNELS = 8  # of a sound track; what more stand for, ffmpeg has to be told
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
 # Formats that name other files: a crafted one would have any file of this disk published.
 LISTS = {"hls", "concat", "dash", "imf"}
@@ -155,9 +156,9 @@ def sound_tracks(path):
 
     Raises ValueError where the file cannot be read.
     """
-    entries = "stream=codec_name,nb_read_frames,nb_read_packets,sample_rate:stream_tags=language"
+    entries = "stream=codec_name,nb_read_frames,nb_read_packets,sample_rate,channels,channel_layout"
     counted = "-select_streams a -count_frames -count_packets"
-    found, complaint = ffprobe(path, f"{counted} -show_entries {entries}")
+    found, complaint = ffprobe(path, f"{counted} -show_entries {entries}:stream_tags=language")
     if "streams" not in found:
         raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
     tracks = []
@@ -166,7 +167,13 @@ def sound_tracks(path):
         language = stream.get("tags", {}).get("language", "")
         decoded = int(stream.get("nb_read_frames", 0))
         packets = int(stream.get("nb_read_packets", 0))
-        if decoded and int(stream.get("sample_rate", 0)):
+        channels = int(stream.get("channels", 0))
+        layout = stream.get("channel_layout", "unknown")
+        if layout.startswith("ambisonic") or layout == "unknown" and channels > GUESSED_CHANNELS:
+            left_out.append(
+                f"sound track {number + 1} ({channels} channels, which cannot be mixed down)"
+            )
+        elif decoded and int(stream.get("sample_rate", 0)):
             tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
             if packets - decoded > SPOILT_SOUND * packets:
                 left_out.append(

@@ -838,6 +838,29 @@ def test_odd_sound_tracks(tmp_path):
 
 
 @ffmpeg
+@pytest.mark.parametrize(
+    "name, options, kept",
+    [
+        ("a.mov", "-ac 9 -c:a pcm_s16le", False),
+        ("a.mov", "-ac 12 -c:a pcm_s16le", False),
+        ("a.mkv", "-ac 4 -c:a libopus -mapping_family 2", False),  # ambisonic
+        ("a.mov", "-ac 8 -c:a pcm_s16le", True),
+        ("a.mkv", "-ac 4 -c:a pcm_s16le", True),
+    ],
+)
+def test_sound_of_too_many_channels_does_not_cost_the_picture(tmp_path, name, options, kept):
+    source = tmp_path / name
+    channels = options.split()[1]
+    sound = f"aevalsrc={'|'.join(['sin(t)'] * int(channels))}:d=1"
+    make(*MOVING, *lavfi(sound), *H264, "-t", 1, *options.split(), source)
+    tracks, left_out = sound_tracks(source)
+    said = f"sound track 1 ({channels} channels, which cannot be mixed down)"
+    assert (tracks, left_out) == (([(0, "")], []) if kept else ([], [said]))
+    kinds = [stream["codec_type"] for stream in rewrite(source, tmp_path / "b.mp4")]
+    assert kinds == ["video"] + ["audio"] * kept
+
+
+@ffmpeg
 @pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
 def test_hdr_is_tone_mapped(tmp_path, transfer):
     """White, gray and red of a normal movie, lifted to HDR, come back much as they were."""
