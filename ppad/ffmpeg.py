@@ -37,7 +37,7 @@ HDR_TO_SDR = (
 ).split(",")
 SHOWINFO = re.compile(r"showinfo.*\bn: *(\d+) pts:.*pts_time: *(\S+)")
 COMPLAINT = re.compile(r"\[(error|fatal|panic)\]|corrupt (decoded frame|input packet)")
-SOUND = re.compile(r"Stream #.*: Audio: (\w+)")  # a codec; its decoder's name begins so
+STREAM = re.compile(r"Stream #.*: (Audio|Video): (\w+)")  # a codec; its decoder's name begins so
 
 
 @dataclass(frozen=True)
@@ -316,14 +316,18 @@ class _Messages:
         self.times = {}  # number of a frame -> seconds, None if unknown
         self.count = 0  # of frames
         self.complaints = []  # lines
-        self.sounds = []  # codecs
+        self.pictures = set()  # codecs, each as a log has it
+        self.others = set()  # those of sound tracks and covers
 
     @property
     def complaint(self):
-        """The first complaint, or None. At first ffmpeg looks into sound tracks too: not those."""
+        """The first complaint, or None. At first ffmpeg looks into sound and covers too: not those.
+
+        Where the movie itself is of a cover's codec, nobody can tell: then those count.
+        """
         for line in self.complaints:
             decoder = line.strip("[").replace("dca", "dts")
-            if not decoder.startswith(tuple(self.sounds)):
+            if not decoder.startswith(tuple(self.others - self.pictures)):
                 return line.split("] ")[-1].strip()[:200]
         return None
 
@@ -338,8 +342,12 @@ class _Messages:
                     if int(found[1]) != self.count:  # filters made anew count anew, and lose frames
                         self.complaints.append("its frames change in size or kind")
                     self.count += 1
-                elif found := SOUND.search(line):
-                    self.sounds.append(found[1])
+                elif found := STREAM.search(line):
+                    if found[1] == "Audio":
+                        self.others.add(found[2])
+                    else:
+                        cover = "(attached pic)" in line
+                        (self.others if cover else self.pictures).add(f"{found[2]} @")
                 elif COMPLAINT.search(line):
                     self.complaints.append(line)
 

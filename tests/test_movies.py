@@ -861,6 +861,28 @@ def test_sound_of_too_many_channels_does_not_cost_the_picture(tmp_path, name, op
 
 
 @ffmpeg
+@pytest.mark.parametrize("codec", ["h264", "mjpeg"])
+def test_a_broken_cover_does_not_condemn_the_picture(tmp_path, codec):
+    """But for a movie of the cover's own kind, where a complaint may be of either."""
+    cover = tmp_path / "cover.jpg"
+    Image.fromarray(sample()).save(cover)
+    path = tmp_path / "a.mp4"
+    options = ("-map", 0, "-map", 1, "-c:v:0", {"h264": "libx264"}.get(codec, codec), "-c:v:1")
+    attached = (*options, "copy", "-disposition:v:1", "attached_pic")
+    make(*lavfi("testsrc2=s=64x48:d=1"), "-i", cover, *attached, path)
+    before = read(path)
+    data = path.read_bytes()
+    content = cover.read_bytes()
+    assert data.count(content) == 1 and len(before) == 25
+    path.write_bytes(data.replace(content, content[:2] + bytes(len(content) - 2)))
+    if codec == "mjpeg":
+        with pytest.raises(ValueError, match="is damaged"):
+            read(path)
+    else:
+        np.testing.assert_array_equal(read(path), before)
+
+
+@ffmpeg
 @pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
 def test_hdr_is_tone_mapped(tmp_path, transfer):
     """White, gray and red of a normal movie, lifted to HDR, come back much as they were."""
