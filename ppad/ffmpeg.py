@@ -29,7 +29,7 @@ LISTS = {"hls", "concat", "dash", "imf"}
 # Of VP8 and VP9 only these decoders read the transparent part.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ALPHA_FORMATS = tuple("yuva rgba bgra argb abgr gbrap ya8 ya16 ayuv vuya pal8".split())
-TURNS = {90: ["transpose=clock"], 180: ["hflip", "vflip"], 270: ["transpose=cclock"]}
+TURNS = {0: [], 90: ["transpose=clock"], 180: ["hflip", "vflip"], 270: ["transpose=cclock"]}
 # Ours: PQ or HLG of BT.2020 to BT.709 by a Möbius curve, white at 203 nits (ITU-R BT.2408).
 HDR_TO_SDR = (
     "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
@@ -47,8 +47,8 @@ class Movie:
     rate: frames a second; count: frames, None if the file does not say; matrix: ffmpeg's name of
     how colors are to be read where the file does not say, bt709 for HD as players do; alpha: has a
     transparent part, over white here; decoder: ffmpeg's, None for its default; hdr: to be
-    tone-mapped; rotation: degrees clockwise to upright; streams: of video, of which the first is
-    read.
+    tone-mapped; rotation: degrees clockwise to upright, after the picture is turned upside down if
+    mirrored; streams: of video, of which the first is read.
     """
 
     rate: Fraction
@@ -58,6 +58,7 @@ class Movie:
     decoder: str | None = None
     hdr: bool = False
     rotation: int = 0
+    mirrored: bool = False
     streams: int = 1
 
 
@@ -75,7 +76,7 @@ def probe(path):
         path,
         "-select_streams V -show_entries stream=codec_name,width,height,pix_fmt,avg_frame_rate,"
         "r_frame_rate,duration,color_space,color_transfer:stream_tags=alpha_mode:"
-        "stream_side_data=rotation:format=duration,start_time,format_name",
+        "stream_side_data=rotation,displaymatrix:format=duration,start_time,format_name",
     )
     container = found.get("format", {}).get("format_name", "")
     text_or_picture = container in ("tty", "image2") or container.endswith("_pipe")
@@ -103,7 +104,8 @@ def probe(path):
     tags = {name.lower(): value for name, value in stream.get("tags", {}).items()}
     codec = stream.get("codec_name")
     alpha_mode = tags.get("alpha_mode") == "1" and codec in ALPHA_DECODERS
-    turns = [data["rotation"] for data in stream.get("side_data_list", ()) if "rotation" in data]
+    turns = [data for data in stream.get("side_data_list", ()) if "rotation" in data]
+    turn = turns[0] if turns else {}
     return Movie(
         rate,
         round(float(seconds) * rate) if seconds else None,
@@ -111,7 +113,8 @@ def probe(path):
         alpha=alpha_mode or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
         decoder=ALPHA_DECODERS[codec] if alpha_mode else None,
         hdr=stream.get("color_transfer") in ("smpte2084", "arib-std-b67"),  # PQ, HLG
-        rotation=round(-float(turns[0])) % 360 if turns else 0,
+        rotation=round(-float(turn.get("rotation", 0))) % 360,
+        mirrored=_mirrors(turn.get("displaymatrix", "")),
         streams=len(found["streams"]),
     )
 
@@ -127,6 +130,13 @@ def ffprobe(path, options):
 def _fraction(text):
     numerator, _, denominator = (text or "0/0").partition("/")
     return Fraction(int(numerator), int(denominator)) if int(denominator) else Fraction(0)
+
+
+def _mirrors(matrix):
+    """Whether a display matrix, as ffprobe prints it (rows with a number before each), mirrors."""
+    numbers = re.findall(r"-?\d+(?![\d:])", matrix)
+    a, b, _, c, d = map(int, numbers[:5] or [1, 0, 0, 0, 1])
+    return a * d < b * c
 
 
 def list_packets(path):
@@ -252,8 +262,8 @@ def decode(path, movie, first):
     command += ["-protocol_whitelist", "file,pipe"]
     if movie.decoder:
         command += ["-c:v", movie.decoder]
-    if not movie.rotation:  # ffmpeg's own filters that turn cannot take another size
-        command += ["-reinit_filter", "0"]
+    # By our filters only: ffmpeg's own that turn cannot take another size, nor the other ffmpeg's.
+    command += ["-noautorotate", "-reinit_filter", "0"]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         log = opened.enter_context(open(Path(folder, "log"), "wb"))
         messages = _Messages(opened.enter_context(open(log.name, "rb")))
@@ -265,10 +275,10 @@ def decode(path, movie, first):
             copy += [f"noise=drop=lt(n\\,{first})", *"-avoid_negative_ts disabled".split()]
             copy += "-f matroska pipe:1".split()
             source = _start(opened, copy, stderr=subprocess.DEVNULL).stdout
-            command += ["-copyts", "-noautorotate", "-f", "matroska", "-i", "pipe:0"]
+            command += ["-copyts", "-f", "matroska", "-i", "pipe:0"]
         else:
             command += ["-i", url(path)]
-        command += ["-map", "0:V:0", "-vf", _filters(movie, turn=first > 0), "-r", "25"]
+        command += ["-map", "0:V:0", "-vf", _filters(movie), "-r", "25"]
         command += ["-f", "image2pipe", "-c:v", "pam"]
         command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
         reader = _start(opened, command, stdin=source, stderr=log)
@@ -293,14 +303,14 @@ def _start(opened, command, **pipes):
     return process
 
 
-def _filters(movie, turn):
+def _filters(movie):
     """ffmpeg's filters: each frame's time to the log, upright, SDR, square pixels, none doubled.
 
     The first "scale" makes all frames as large as the first one, where a movie changes its size.
     """
     filters = ["showinfo=checksum=0", "scale", "settb=1/25", "setpts=N"]
-    if turn:
-        filters += TURNS.get(movie.rotation, [])
+    filters += ["vflip"] * movie.mirrored
+    filters += TURNS.get(movie.rotation, [f"rotate={movie.rotation}*PI/180"])
     if movie.hdr:
         filters += HDR_TO_SDR
     size = "w='round(iw*max(sar,1))':h='round(ih/min(sar,1))'"
