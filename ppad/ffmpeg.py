@@ -36,6 +36,7 @@ HDR_TO_SDR = (
     "zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
 ).split(",")
 SHOWINFO = re.compile(r"showinfo.*\bn: *(\d+) pts:.*pts_time: *(\S+)")
+LACKING = re.compile(r"(?:Unknown|No such) (encoder|decoder|filter):? '([^']+)'")
 COMPLAINT = re.compile(r"\[(error|fatal|panic)\]|corrupt (decoded frame|input packet)")
 STREAM = re.compile(r"Stream #.*: (Audio|Video): (\w+)")  # a codec; its decoder's name begins so
 
@@ -48,7 +49,8 @@ class Movie:
     how colors are to be read where the file does not say, bt709 for HD as players do; alpha: has a
     transparent part, over white here; decoder: ffmpeg's, None for its default; hdr: to be
     tone-mapped; rotation: degrees clockwise to upright, after the picture is turned upside down if
-    mirrored; streams: of video, of which the first is read.
+    mirrored; interlaced: some frames are made of two half pictures; streams: of video, of which the
+    first is read.
     """
 
     rate: Fraction
@@ -59,6 +61,7 @@ class Movie:
     hdr: bool = False
     rotation: int = 0
     mirrored: bool = False
+    interlaced: bool = False
     streams: int = 1
 
 
@@ -75,7 +78,7 @@ def probe(path):
     found, complaint = ffprobe(
         path,
         "-select_streams V -show_entries stream=codec_name,width,height,pix_fmt,avg_frame_rate,"
-        "r_frame_rate,duration,color_space,color_transfer:stream_tags=alpha_mode:"
+        "r_frame_rate,field_order,duration,color_space,color_transfer:stream_tags=alpha_mode:"
         "stream_side_data=rotation,displaymatrix:format=duration,start_time,format_name",
     )
     container = found.get("format", {}).get("format_name", "")
@@ -94,7 +97,7 @@ def probe(path):
     mean = _fraction(stream.get("avg_frame_rate"))
     base = _fraction(stream.get("r_frame_rate"))  # far too high in movies of phones
     if not 0 < mean <= MAX_RATE:
-        mean = _measured_rate(path)
+        mean = _measured_rate(path) or base  # a single frame has no rate of its own
     rate = base if 0 < base <= mean * Fraction(3, 2) else mean
     if not 0 < rate <= MAX_RATE:
         fault = f"does not say how many frames a second it has, up to {MAX_RATE}"
@@ -114,6 +117,7 @@ def probe(path):
         decoder=ALPHA_DECODERS[codec] if alpha_mode else None,
         hdr=stream.get("color_transfer") in ("smpte2084", "arib-std-b67"),  # PQ, HLG
         rotation=round(-float(turn.get("rotation", 0))) % 360,
+        interlaced=stream.get("field_order") in ("tt", "bb", "tb", "bt"),
         mirrored=_mirrors(turn.get("displaymatrix", "")),
         streams=len(found["streams"]),
     )
@@ -289,6 +293,8 @@ def decode(path, movie, first):
             if frame is not None and number >= messages.count:
                 fix = "free some space there, or name another folder in TMPDIR"
                 raise ValueError(f"ffmpeg cannot write its log in {folder}: {fix}")
+            if fix := lacking(messages.complaint or ""):
+                raise ValueError(f"this ffmpeg cannot decode {path}: {fix}")
             if failed or messages.complaint is not None:
                 raise DamageError(messages.complaint or "ffmpeg failed")
             if frame is None:
@@ -309,6 +315,8 @@ def _filters(movie):
     The first "scale" makes all frames as large as the first one, where a movie changes its size.
     """
     filters = ["showinfo=checksum=0", "scale", "settb=1/25", "setpts=N"]
+    if movie.interlaced:  # else comb lines would stay; of a frame that is not, nothing changes
+        filters += ["bwdif=mode=send_frame:deint=interlaced"]
     filters += ["vflip"] * movie.mirrored
     filters += TURNS.get(movie.rotation, [f"rotate={movie.rotation}*PI/180"])
     if movie.hdr:
@@ -383,6 +391,12 @@ def _next_pam(pipe):
 def url(path):
     """A path that ffmpeg takes for a file, whatever it looks like."""
     return f"file:{Path(path).absolute()}"
+
+
+def lacking(complaint):
+    """The fix where ffmpeg complains of a part that it was built without, else ""."""
+    found = LACKING.search(complaint)
+    return f"install an ffmpeg with the {found[1]} {found[2]}" if found else ""
 
 
 def first_line(output, path):

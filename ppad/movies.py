@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError, features
 
-from ppad.ffmpeg import first_line, movie_fault, probe, readable_parts, url
+from ppad.ffmpeg import first_line, lacking, movie_fault, probe, readable_parts, url
 from ppad.files import BadPicture, WriteError, atomic_path, decode_picture, to_rgb
 
 FORMATS = dict.fromkeys([".jpg", ".jpeg", ".jfif", ".jpe"], "JPEG")
@@ -383,7 +383,7 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
             if failed or fault:
                 complaints.seek(0)
                 reason = f"{first_line(complaints.read(4000), temporary)} {fault}".strip()
-                fix = "see that there is disk space"
+                fix = lacking(reason) or "see that there is disk space"
                 raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
         finally:
             process.kill()

@@ -2,6 +2,7 @@
 ffmpeg's own report.
 """
 
+import dataclasses
 import io
 import json
 import os
@@ -908,6 +909,63 @@ def test_a_broken_cover_does_not_condemn_the_picture(tmp_path, codec):
             read(path)
     else:
         np.testing.assert_array_equal(read(path), before)
+
+
+@ffmpeg
+@pytest.mark.parametrize("interlaced", [True, False])
+def test_an_interlaced_movie_comes_without_comb_lines(tmp_path, interlaced):
+    """A bar that moves by 8 px each 1/50 second, in 25 frames of two half pictures, or whole."""
+    path = tmp_path / "a.mpg"
+    bar = "color=gray:s=128x96:r=50:d=1,geq=lum='if(between(X-8*mod(N,12),0,24),220,40)':cb=128"
+    weave = ":cr=128,tinterlace=interleave_top" if interlaced else ":cr=128,fps=25"
+    flags = ("-flags", "+ilme+ildct", "-top", 1) if interlaced else ()
+    make(*lavfi(bar + weave), "-c:v", "mpeg2video", "-q:v", 1, *flags, path)
+    movie = movies.probe(path)
+    assert movie.interlaced == interlaced
+    as_stored = dataclasses.replace(movie, interlaced=False)
+    stored = np.stack([frame for _, frame in decode(path, as_stored, 0)])[..., 0]
+    frames = np.stack([frame for _, frame in decode(path, movie, 0)])[..., 0]
+    assert len(frames) == len(stored) == 25
+
+    def combed(pictures):  # pixels unlike both neighbors above and below, which are alike
+        rows = pictures.astype(int)
+        apart = np.minimum(abs(rows[:, 1:-1] - rows[:, :-2]), abs(rows[:, 1:-1] - rows[:, 2:]))
+        return (apart > 60).mean()
+
+    if interlaced:
+        assert combed(stored) > 0.05 and combed(frames) < 0.1 * combed(stored)
+    else:
+        assert combed(frames) == combed(stored) == 0
+
+
+@ffmpeg
+@pytest.mark.parametrize("suffix", [".ts", ".mpg", ".h264"])
+def test_a_movie_of_one_frame(tmp_path, suffix):
+    codec = ["-c:v", "mpeg2video"] if suffix == ".mpg" else H264
+    make(*lavfi("testsrc2=s=64x48:r=25"), "-frames:v", 1, *codec, tmp_path / f"a{suffix}")
+    assert movies.probe(tmp_path / f"a{suffix}").rate == 25
+    first, *others = read(tmp_path / f"a{suffix}")  # an .mpg may begin late
+    assert all((frame == first).all() for frame in others)
+
+
+@ffmpeg
+def test_what_an_ffmpeg_lacks_is_said(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    make(*lavfi("testsrc2=s=64x48:r=25:d=1"), *H264, path)
+    movie = movies.probe(path)
+    frames = list(movies.read_movie(path, movie))
+    with monkeypatch.context() as patch:
+        patch.setitem(movies.MOVIES, ".mp4", ("mp4", "-c:v libx999 -crf".split(), movies.AAC))
+        patch.setitem(movies.CRF, "libx999", 20)
+        with pytest.raises(WriteError, match="install an ffmpeg with the encoder libx999"):
+            movies.save_movie(tmp_path / "b.mp4", frames, movie)
+    for stop in (True, False):
+        monkeypatch.setitem(ffmpeg_module.TURNS, 0, ["zzscale=t=linear"])
+        with pytest.raises(ValueError, match="install an ffmpeg with the filter zzscale"):
+            list(movies.read_movie(path, movie, stop=stop))
+    monkeypatch.setitem(ffmpeg_module.TURNS, 0, [])
+    with pytest.raises(ValueError, match="install an ffmpeg with the decoder libvp999"):
+        list(movies.read_movie(path, dataclasses.replace(movie, decoder="libvp999")))
 
 
 @ffmpeg
