@@ -18,6 +18,7 @@ import itertools
 import math
 import mimetypes
 import shutil
+import struct
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -30,9 +31,9 @@ from ppad.ffmpeg import first_line, lacking, movie_fault, probe, readable_parts,
 from ppad.files import BadPicture, WriteError, atomic_path, decode_picture, to_rgb
 
 FORMATS = dict.fromkeys([".jpg", ".jpeg", ".jfif", ".jpe"], "JPEG")
-FORMATS |= {".png": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
+FORMATS |= {".png": "PNG", ".apng": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 FORMATS |= dict.fromkeys([".tif", ".tiff"], "TIFF")
-ANIMATED = [".gif", ".webp", ".png"]  # of these, the ones that can hold an animation
+ANIMATED = [".gif", ".webp", ".png", ".apng"]  # of these, the ones that can hold an animation
 # Ours: what people's folders hold. Fewer decoders leave fewer ways in for a crafted file.
 DECODED = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]
 if "avif" in features.modules and features.check("avif"):  # Pillow below 11.3 warns of the name
@@ -239,7 +240,8 @@ def _moving(image):
 def save_animation(path, frames, times, loop, quality=QUALITY):
     """Write an animation from an iterable of (H, W, 3) uint8; times and loop as it was read.
 
-    Raises ValueError for a suffix not in ANIMATED or frames too long for its format, WriteError.
+    Raises ValueError for a suffix not in ANIMATED, frames too long or shown too long for its
+    format, WriteError.
     """
     form = FORMATS[_suffix(path, "an animation", ANIMATED)]
     looping = {} if loop is None else {"loop": loop}
@@ -249,7 +251,11 @@ def save_animation(path, frames, times, loop, quality=QUALITY):
         # Pillow goes through a PNG's frames twice.
         rest = list(pictures) if form == "PNG" else pictures
         options = {"append_images": rest, "duration": times, "quality": quality, **looping}
-        first.save(temporary, form, save_all=True, **options)
+        try:
+            first.save(temporary, form, save_all=True, **options)
+        except (OverflowError, struct.error) as error:  # Pillow makes equal neighbors one
+            fault = f"{path}: a picture is shown longer than a {form} can say"
+            raise ValueError(f"{fault}: give the output another suffix, such as .webp") from error
 
 
 def _fitting(path, form, frame):

@@ -293,6 +293,21 @@ def test_animation_keeps_frames_times_and_loops(tmp_path, suffix):
         assert np.abs(a.astype(int) - b).mean() < 8  # GIF has 256 colors
 
 
+def test_an_animation_that_stands_still_too_long_for_its_format(tmp_path):
+    """A GIF can say 655.35 s, and equal neighbors become one picture in it."""
+    frames = [sample()] * 12 + [sample(seed=1)]
+    with pytest.raises(ValueError, match="a.gif: .* longer than a GIF can say: .*another suffix"):
+        movies.save_animation(tmp_path / "a.gif", iter(frames), [60000] * 13, 0)
+    assert list(tmp_path.iterdir()) == []
+    movies.save_animation(tmp_path / "a.webp", iter(frames), [60000] * 13, 0)
+    assert sum(movies.read_animation(tmp_path / "a.webp")[1]) == 13 * 60000
+
+
+@pytest.mark.parametrize("kind", ["picture", "animation"])
+def test_an_apng_keeps_its_name(tmp_path, kind):
+    assert movies.written_name(tmp_path / "a.apng", kind).name == "a.apng"
+
+
 def test_a_picture_beside_an_animation_is_left_out(tmp_path):
     """A PNG can hold one for programs that show no animation; others never show it."""
     path = tmp_path / "a.png"
