@@ -86,6 +86,7 @@ def plan(inputs, output, overwrite=False, others=(), flagged=True):
         raise ValueError(f"{inputs[0]} holds no picture and no movie: check the name")
     refuse_collisions(pairs, others, overwrite)
     todo = []
+    there_already = 0
     single = not several and not inputs[0].is_dir()
     root = output and output.resolve()
     for source, target in pairs:
@@ -104,7 +105,9 @@ def plan(inputs, output, overwrite=False, others=(), flagged=True):
             )
         elif fault := fault_of_output(source, target):
             leave_out(left_out, source, fault, True)
-    return Plan(todo, len(pairs) - len(todo), left_out)
+        else:
+            there_already += 1
+    return Plan(todo, there_already, left_out)
 
 
 def plan_folder(source, output, several, left_out):
@@ -455,7 +458,10 @@ def main(argv=None):
     try:
         return run(parse(argv))
     except (ValueError, OSError, RuntimeError, MemoryError) as error:  # LoopError is a RuntimeError
-        print(f"ppad.anonymize: {error}", file=sys.stderr)
+        if isinstance(error, OSError) and error.filename:
+            error = movies.unreadable(error.filename, error)
+        reason = str(error) or "not enough memory: end other programs"
+        print(f"ppad.anonymize: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nppad.anonymize: stopped; the file under way was not written", file=sys.stderr)

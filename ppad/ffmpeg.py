@@ -36,7 +36,10 @@ HDR_TO_SDR = (
     "zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
 ).split(",")
 SHOWINFO = re.compile(r"showinfo.*\bn: *(\d+) pts:.*pts_time: *(\S+)")
-LACKING = re.compile(r"(?:Unknown|No such) (encoder|decoder|filter):? '([^']+)'")
+LACKING = re.compile(
+    r"(?:Unknown|No such) (encoder|decoder|filter):? '([^']+)'"
+    r"|(Decoder) \(codec (?!none)(\w+)\) not found|no (decoder) found for: (?!none)(\w+)"
+)
 COMPLAINT = re.compile(r"\[(error|fatal|panic)\]|corrupt (decoded frame|input packet)")
 STREAM = re.compile(r"Stream #.*: (Audio|Video): (\w+)")  # a codec; its decoder's name begins so
 
@@ -396,7 +399,8 @@ def url(path):
 def lacking(complaint):
     """The fix where ffmpeg complains of a part that it was built without, else ""."""
     found = LACKING.search(complaint)
-    return f"install an ffmpeg with the {found[1]} {found[2]}" if found else ""
+    part = " ".join(filter(None, found.groups())).lower() if found else ""
+    return f"install an ffmpeg with the {part}" if found else ""
 
 
 def first_line(output, path):

@@ -205,6 +205,7 @@ def two_pages():
     return data, link, struct.unpack("<I", data[link : link + 4])[0]
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Tag data larger than file")
 @pytest.mark.parametrize("how", ["whole", "cut", "beyond", "nonsense", "unknown pixels"])
 def test_a_damaged_further_page_does_not_condemn_the_first(tmp_path, how):
     data, link, second = two_pages()
@@ -961,6 +962,21 @@ def test_a_movie_of_one_frame(tmp_path, suffix):
     assert movies.probe(tmp_path / f"a{suffix}").rate == 25
     first, *others = read(tmp_path / f"a{suffix}")  # an .mpg may begin late
     assert all((frame == first).all() for frame in others)
+
+
+@pytest.mark.parametrize(
+    "complaint, fix",
+    [
+        ("Unknown encoder 'libx264'", "encoder libx264"),
+        ("[AVFilterGraph @ 0x1] [error] No such filter: 'zscale'", "filter zscale"),
+        ("Decoder (codec av1) not found for input stream #0:0", "decoder av1"),
+        ("Decoding requested, but no decoder found for: av1", "decoder av1"),
+        ("Decoder (codec none) not found for input stream #0:0", ""),
+        ("Invalid data found when processing input", ""),
+    ],
+)
+def test_ffmpegs_words_for_what_it_lacks(complaint, fix):
+    assert ffmpeg_module.lacking(complaint) == (fix and f"install an ffmpeg with the {fix}")
 
 
 @ffmpeg
