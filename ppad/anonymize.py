@@ -55,15 +55,13 @@ class Plan:
     left_out: list
 
 
-def plan(inputs, output, overwrite=False, others=(), flagged=True):
+def plan(inputs, output, overwrite=False, others=()):
     """The `Plan` for the inputs, files or folders.
 
     Args:
         output: a file or folder; None: beside the input, with _anonymized in its name.
         overwrite: whether outputs that exist are made anew.
         others: further paths that will be written.
-        flagged: whether a flag named the output. Without, as "*.jpg" may stand for two files, what
-            is there may be an original, and is not even replaced if `overwrite`.
 
     Raises:
         ValueError: an input cannot be read, or an output would replace an input, another output or,
@@ -94,14 +92,12 @@ def plan(inputs, output, overwrite=False, others=(), flagged=True):
         if there and not single and root in source.resolve().parents:  # the output holds the input
             reason = f"{target} is there and may be an original: name another output"
             leave_out(left_out, source, reason, True)
-        elif not there or overwrite and flagged:
+        elif overwrite or not there:
             todo.append((source, target))
-        elif single or overwrite:
-            may_be = "" if flagged else ", maybe as an original"
-            by = "" if flagged else f"--out {output} and "
+        elif single:
             raise ValueError(
-                f"{target} is there already{may_be}: name another output, or replace it by "
-                f"{by}--overwrite (several inputs need --out FOLDER)"
+                f"{target} is there already: name another output, or replace it by --overwrite "
+                "(several inputs need --out FOLDER)"
             )
         elif fault := fault_of_output(source, target):
             leave_out(left_out, source, fault, True)
@@ -274,7 +270,7 @@ def parse(argv=None):
     )
     add = parser.add_argument
     add("inputs", type=Path, nargs="+", metavar="INPUT [OUTPUT]", help="file or folder")
-    add("--out", type=Path, metavar="FOLDER", help="for the outputs, also of several inputs")
+    add("--out", type=Path, metavar="FOLDER", help="for the outputs of several inputs")
     words = "default: mask, or ours where --run is given"
     add("--method", choices=["ours", *METHODS], help=words)
     add("--run", type=Path, help="a finished run of ppad.reproduce; its M, not the package's")
@@ -282,8 +278,7 @@ def parse(argv=None):
     add("--preview", type=Path, help="write finished frames and faces as .png, to find missed ones")
     words = "at a frame that cannot be read or searched"
     add("--on_error", choices=["stop", "cover"], default="stop", help=words)
-    words = "replace outputs: beside the input, or in --out; never the input"
-    add("--overwrite", action="store_true", help=words)
+    add("--overwrite", action="store_true", help="replace outputs; never the input")
     words = "px, default %(default)g: smaller finds more, slower"
     add("--min_face", type=float, default=SMALLEST_FACE, help=words)
     words = "least probability of a face, default %(default)s: lower finds more, also false ones"
@@ -371,8 +366,7 @@ def check(args):
         if path and path.suffix.lower() != suffix:
             raise ValueError(f"{flag} is {path}: give a name that ends in {suffix}")
     others = [path for path in (args.report, args.preview) if path]
-    flagged = args.output == args.out
-    to_do = plan(args.inputs, args.output, args.overwrite, others, flagged)
+    to_do = plan(args.inputs, args.output, args.overwrite, others)
     if args.run and args.method != "ours":
         other = f"--method is {args.method}"
         raise ValueError(f"--run is for --method ours, but {other}: leave one of the two out")

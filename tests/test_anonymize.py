@@ -734,29 +734,6 @@ def test_an_original_above_an_input_is_not_replaced(command, capsys, words, orig
         assert {path: contents()[path] for path in before} == before
 
 
-def test_a_second_input_is_not_taken_for_an_output_to_be_replaced(command, capsys):
-    """A shell's *.png, or */, that stands for two; by --out an output is replaced."""
-    for number, name in enumerate(["a.png", "b.png", "c/d.png", "e/d.png"]):
-        Path(name).parent.mkdir(exist_ok=True)
-        Image.fromarray(scene(number)).save(name)
-    before = contents()
-    for words, there in (
-        (("a.png", "b.png"), "b.png"),
-        (("a.png", "b.png", "--overwrite"), "b.png"),
-        (("c", "e", "--overwrite"), "e/d.png"),
-        (("c/d.png", "e", "--overwrite"), "e/d.png"),
-    ):
-        assert command(*words, *MASK) == 2
-        error = capsys.readouterr().err
-        sentence = f"{there} is there already, maybe as an original: name another output, or "
-        assert f"{sentence}replace it by --out {words[1]} and --overwrite" in error
-        assert error.count("\n") == 1 and contents() == before
-    for words in (("a.png", "--out", "b.png"), ("c", "--out", "e")):
-        assert command(*words, *MASK, "--overwrite") == 0
-    for name in ("b.png", "e/d.png"):
-        assert not red(movies.read_picture(name)).any()
-
-
 def test_several_inputs(command, capsys):
     for name in ("a.png", "b.webp", "in/c.png", "other/c.png"):
         Path(name).parent.mkdir(exist_ok=True)
