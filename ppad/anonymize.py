@@ -77,58 +77,64 @@ def plan(inputs, output, overwrite=False, others=()):
         kind = movies.kind(source)  # the sentence for a file that cannot be read comes first
         default = source.with_name(f"{source.stem}_anonymized{source.suffix}")
         target = output or movies.written_name(default, kind)
-        if several or target.is_dir():
+        if several or os.path.isdir(target) or not target.suffix:
             target = target / movies.written_name(Path(source.name), kind)
         pairs.append((source, target))
-    if not pairs:
+    if not pairs and not any(one["media"] for one in left_out):
         raise ValueError(f"{inputs[0]} holds no picture and no movie: check the name")
     refuse_collisions(pairs, others, overwrite)
     todo = []
-    from_folder = any(map(Path.is_dir, inputs))
+    there_already = 0
+    single = not several and not inputs[0].is_dir()
+    root = output and output.resolve()
     for source, target in pairs:
         there = os.path.lexists(target)
-        # the output holds the input
-        if there and from_folder and target.parent.resolve() in source.resolve().parents:
+        if there and not single and root in source.resolve().parents:  # the output holds the input
             reason = f"{target} is there and may be an original: name another output"
             leave_out(left_out, source, reason, True)
         elif overwrite or not there:
             todo.append((source, target))
-        elif not several and not inputs[0].is_dir():
+        elif single:
             raise ValueError(
                 f"{target} is there already: name another output, or replace it by --overwrite "
                 "(several inputs need --out FOLDER)"
             )
-        elif not target.is_file():
-            leave_out(left_out, source, f"{target} is there and is no file: rename it", True)
-        elif filecmp.cmp(source, target, shallow=False):
-            leave_out(left_out, source, f"{target} is a copy of it, not repainted: delete it", True)
-    return Plan(todo, len(pairs) - len(todo), left_out)
+        elif fault := fault_of_output(source, target):
+            leave_out(left_out, source, fault, True)
+        else:
+            there_already += 1
+    return Plan(todo, there_already, left_out)
 
 
 def plan_folder(source, output, several, left_out):
     """[(input, output)] of a folder with all its sub-folders, but the output."""
     folder = source.resolve()
-    if output is None:
+    root = output
+    if root is None:
         beside = folder if source.name in ("", "..") else source
-        output = beside.with_name(f"{folder.name}_anonymized")
+        root = beside.with_name(f"{folder.name}_anonymized")
+        output = root
     elif several:
-        output = output / folder.name
-    if output.exists() and (not output.is_dir() or output.samefile(source)):
-        raise ValueError(f"{output} is the input or a file: name another folder for the output")
+        output = root / folder.name
+    for place in (root, output):
+        if os.path.exists(place) and (not place.is_dir() or place.samefile(source)):
+            raise ValueError(f"{place} is the input or a file: name another folder for the output")
     pairs = []
     errors = []
     for folder, folders, names in os.walk(source, onerror=errors.append):
         folder = Path(folder)
         for path in [folder / name for name in sorted(folders)]:
-            if path.is_symlink():
+            if os.path.islink(path):
                 reason = "is a linked folder: name it as an input of its own"
                 leave_out(left_out, path, reason, True)
-            if os.path.realpath(path) == os.path.realpath(output):
+            if os.path.realpath(path) in map(os.path.realpath, (root, output)):
                 folders.remove(path.name)
         folders.sort()
         for path in [folder / name for name in sorted(names) if not name.startswith("._")]:
             try:
                 kind = movies.known_kind(path)
+            except OSError as error:
+                errors.append(error)
             except ValueError as error:
                 leave_out(left_out, path, str(error), movies.looks_like_media(path))
             else:
@@ -136,6 +142,19 @@ def plan_folder(source, output, several, left_out):
     for error in errors:
         leave_out(left_out, error.filename, f"cannot be read ({error.strerror})", True)
     return pairs
+
+
+def fault_of_output(source, target):
+    """Why a target that is there may not be what is made of the source; "" where it may."""
+    try:
+        if not target.is_file():
+            return f"{target} is there and is no file: rename it"
+        if filecmp.cmp(source, target, shallow=False):
+            # a picture that we wrote, read and written again without any face, is the same too
+            return f"{target} is a copy of it, or no face was found: delete it to have it made anew"
+    except OSError as error:
+        return f"it cannot be compared with {target} ({error.strerror}): see that it can be read"
+    return ""
 
 
 def leave_out(left_out, path, reason, media):
@@ -164,9 +183,9 @@ def refuse_collisions(pairs, others, overwrite):
                 f"{path} would be written twice, for {both}: rename one, or choose another output"
             )
         written[place] = source
-        if source is None and exists and not overwrite:
-            fix = "choose another name, or replace it by --overwrite"
-            raise ValueError(f"{path} is there already: {fix}")
+        if source is None and exists and not (overwrite and os.path.isfile(path)):
+            or_replace = ", or replace it by --overwrite" if os.path.isfile(path) else ""
+            raise ValueError(f"{path} is there already: choose another name{or_replace}")
 
 
 def anonymize_file(
@@ -189,9 +208,8 @@ def anonymize_file(
         torch.set_num_threads(max(1, threads // anonymizer.workers))
     try:
         if kind == "picture":
-            pages = movies.count_pages(source)
-            if pages > 1:
-                left_out.append(f"pages 2 to {pages}")
+            if pages := movies.pages_left_out(source):
+                left_out.append(pages)
             frame = anonymizer.picture(movies.read_picture(source))
             movies.save_picture(target, frame, quality)
             if show:
@@ -211,6 +229,8 @@ def anonymize_file(
                 left_out.append(f"all but the first of {movie.streams} video streams")
             repainted = reported(anonymizer, frames, movie.rate, movie.count, show, progress)
             movies.save_movie(target, repainted, movie, source, tracks, quality)
+    except MemoryError as error:
+        raise movies.unreadable(source, error) from error
     finally:
         torch.set_num_threads(threads)
     summary = dict(anonymizer.summary)
@@ -306,8 +326,9 @@ def run(args):
         except (ValueError, OSError) as error:
             if single:
                 raise
-            failed.append({"input": str(source), "reason": str(error)})
-            print(f"not done: {error}", file=sys.stderr)
+            reason = str(error) if str(source) in str(error) else f"{source}: {error}"
+            failed.append({"input": str(source), "reason": reason})
+            print(f"not done: {reason}", file=sys.stderr)
             continue
         done.append(one)
         print(sentence(one))
@@ -320,6 +341,8 @@ def run(args):
         )
     if args.preview and sheet.frames.kept:
         sheet.save(args.preview)
+    elif args.preview:
+        print(f"{args.preview} was not written: no file was done now", file=sys.stderr)
     if args.report:
         report = {
             "method": args.method,
@@ -429,7 +452,10 @@ def main(argv=None):
     try:
         return run(parse(argv))
     except (ValueError, OSError, RuntimeError, MemoryError) as error:  # LoopError is a RuntimeError
-        print(f"ppad.anonymize: {error}", file=sys.stderr)
+        if isinstance(error, OSError) and error.filename:
+            error = movies.unreadable(error.filename, error)
+        reason = str(error) or "not enough memory: end other programs"
+        print(f"ppad.anonymize: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nppad.anonymize: stopped; the file under way was not written", file=sys.stderr)

@@ -22,21 +22,26 @@ import numpy as np
 MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
 SPOILT_SOUND = 0.1  # ours: share of a track's packets; a recording cut anywhere has fewer
+GUESSED_CHANNELS = 8  # of a sound track; what more stand for, ffmpeg has to be told
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
 # Formats that name other files: a crafted one would have any file of this disk published.
 LISTS = {"hls", "concat", "dash", "imf"}
 # Of VP8 and VP9 only these decoders read the transparent part.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ALPHA_FORMATS = tuple("yuva rgba bgra argb abgr gbrap ya8 ya16 ayuv vuya pal8".split())
-TURNS = {90: ["transpose=clock"], 180: ["hflip", "vflip"], 270: ["transpose=cclock"]}
+TURNS = {0: [], 90: ["transpose=clock"], 180: ["hflip", "vflip"], 270: ["transpose=cclock"]}
 # Ours: PQ or HLG of BT.2020 to BT.709 by a Möbius curve, white at 203 nits (ITU-R BT.2408).
 HDR_TO_SDR = (
     "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
     "zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
 ).split(",")
 SHOWINFO = re.compile(r"showinfo.*\bn: *(\d+) pts:.*pts_time: *(\S+)")
+LACKING = re.compile(
+    r"(?:Unknown|No such) (encoder|decoder|filter):? '([^']+)'"
+    r"|(Decoder) \(codec (?!none)(\w+)\) not found|no (decoder) found for: (?!none)(\w+)"
+)
 COMPLAINT = re.compile(r"\[(error|fatal|panic)\]|corrupt (decoded frame|input packet)")
-SOUND = re.compile(r"Stream #.*: Audio: (\w+)")  # a codec; its decoder's name begins so
+STREAM = re.compile(r"Stream #.*: (Audio|Video): (\w+)")  # a codec; its decoder's name begins so
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class Movie:
     rate: frames a second; count: frames, None if the file does not say; matrix: ffmpeg's name of
     how colors are to be read where the file does not say, bt709 for HD as players do; alpha: has a
     transparent part, over white here; decoder: ffmpeg's, None for its default; hdr: to be
-    tone-mapped; rotation: degrees clockwise to upright; streams: of video, of which the first is
-    read.
+    tone-mapped; rotation: degrees clockwise to upright, after the picture is turned upside down if
+    mirrored; interlaced: some frames are made of two half pictures; streams: of video, of which the
+    first is read.
     """
 
     rate: Fraction
@@ -57,6 +63,8 @@ class Movie:
     decoder: str | None = None
     hdr: bool = False
     rotation: int = 0
+    mirrored: bool = False
+    interlaced: bool = False
     streams: int = 1
 
 
@@ -73,8 +81,8 @@ def probe(path):
     found, complaint = ffprobe(
         path,
         "-select_streams V -show_entries stream=codec_name,width,height,pix_fmt,avg_frame_rate,"
-        "r_frame_rate,duration,color_space,color_transfer:stream_tags=alpha_mode:"
-        "stream_side_data=rotation:format=duration,start_time,format_name",
+        "r_frame_rate,field_order,duration,color_space,color_transfer:stream_tags=alpha_mode:"
+        "stream_side_data=rotation,displaymatrix:format=duration,start_time,format_name",
     )
     container = found.get("format", {}).get("format_name", "")
     text_or_picture = container in ("tty", "image2") or container.endswith("_pipe")
@@ -92,7 +100,7 @@ def probe(path):
     mean = _fraction(stream.get("avg_frame_rate"))
     base = _fraction(stream.get("r_frame_rate"))  # far too high in movies of phones
     if not 0 < mean <= MAX_RATE:
-        mean = _measured_rate(path)
+        mean = _measured_rate(path) or base  # a single frame has no rate of its own
     rate = base if 0 < base <= mean * Fraction(3, 2) else mean
     if not 0 < rate <= MAX_RATE:
         fault = f"does not say how many frames a second it has, up to {MAX_RATE}"
@@ -102,7 +110,8 @@ def probe(path):
     tags = {name.lower(): value for name, value in stream.get("tags", {}).items()}
     codec = stream.get("codec_name")
     alpha_mode = tags.get("alpha_mode") == "1" and codec in ALPHA_DECODERS
-    turns = [data["rotation"] for data in stream.get("side_data_list", ()) if "rotation" in data]
+    turns = [data for data in stream.get("side_data_list", ()) if "rotation" in data]
+    turn = turns[0] if turns else {}
     return Movie(
         rate,
         round(float(seconds) * rate) if seconds else None,
@@ -110,7 +119,9 @@ def probe(path):
         alpha=alpha_mode or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
         decoder=ALPHA_DECODERS[codec] if alpha_mode else None,
         hdr=stream.get("color_transfer") in ("smpte2084", "arib-std-b67"),  # PQ, HLG
-        rotation=round(-float(turns[0])) % 360 if turns else 0,
+        rotation=round(-float(turn.get("rotation", 0))) % 360,
+        interlaced=stream.get("field_order") in ("tt", "bb", "tb", "bt"),
+        mirrored=_mirrors(turn.get("displaymatrix", "")),
         streams=len(found["streams"]),
     )
 
@@ -126,6 +137,13 @@ def ffprobe(path, options):
 def _fraction(text):
     numerator, _, denominator = (text or "0/0").partition("/")
     return Fraction(int(numerator), int(denominator)) if int(denominator) else Fraction(0)
+
+
+def _mirrors(matrix):
+    """Whether a display matrix, as ffprobe prints it (rows with a number before each), mirrors."""
+    numbers = re.findall(r"-?\d+(?![\d:])", matrix)
+    a, b, _, c, d = map(int, numbers[:5] or [1, 0, 0, 0, 1])
+    return a * d < b * c
 
 
 def list_packets(path):
@@ -155,9 +173,9 @@ def sound_tracks(path):
 
     Raises ValueError where the file cannot be read.
     """
-    entries = "stream=codec_name,nb_read_frames,nb_read_packets,sample_rate:stream_tags=language"
+    entries = "stream=codec_name,nb_read_frames,nb_read_packets,sample_rate,channels,channel_layout"
     counted = "-select_streams a -count_frames -count_packets"
-    found, complaint = ffprobe(path, f"{counted} -show_entries {entries}")
+    found, complaint = ffprobe(path, f"{counted} -show_entries {entries}:stream_tags=language")
     if "streams" not in found:
         raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
     tracks = []
@@ -166,7 +184,13 @@ def sound_tracks(path):
         language = stream.get("tags", {}).get("language", "")
         decoded = int(stream.get("nb_read_frames", 0))
         packets = int(stream.get("nb_read_packets", 0))
-        if decoded and int(stream.get("sample_rate", 0)):
+        channels = int(stream.get("channels", 0))
+        layout = stream.get("channel_layout", "unknown")
+        if layout.startswith("ambisonic") or layout == "unknown" and channels > GUESSED_CHANNELS:
+            left_out.append(
+                f"sound track {number + 1} ({channels} channels, which cannot be mixed down)"
+            )
+        elif decoded and int(stream.get("sample_rate", 0)):
             tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
             if packets - decoded > SPOILT_SOUND * packets:
                 left_out.append(
@@ -245,8 +269,8 @@ def decode(path, movie, first):
     command += ["-protocol_whitelist", "file,pipe"]
     if movie.decoder:
         command += ["-c:v", movie.decoder]
-    if not movie.rotation:  # ffmpeg's own filters that turn cannot take another size
-        command += ["-reinit_filter", "0"]
+    # By our filters only: ffmpeg's own that turn cannot take another size, nor the other ffmpeg's.
+    command += ["-noautorotate", "-reinit_filter", "0"]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         log = opened.enter_context(open(Path(folder, "log"), "wb"))
         messages = _Messages(opened.enter_context(open(log.name, "rb")))
@@ -258,10 +282,10 @@ def decode(path, movie, first):
             copy += [f"noise=drop=lt(n\\,{first})", *"-avoid_negative_ts disabled".split()]
             copy += "-f matroska pipe:1".split()
             source = _start(opened, copy, stderr=subprocess.DEVNULL).stdout
-            command += ["-copyts", "-noautorotate", "-f", "matroska", "-i", "pipe:0"]
+            command += ["-copyts", "-f", "matroska", "-i", "pipe:0"]
         else:
             command += ["-i", url(path)]
-        command += ["-map", "0:V:0", "-vf", _filters(movie, turn=first > 0), "-r", "25"]
+        command += ["-map", "0:V:0", "-vf", _filters(movie), "-r", "25"]
         command += ["-f", "image2pipe", "-c:v", "pam"]
         command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
         reader = _start(opened, command, stdin=source, stderr=log)
@@ -272,6 +296,8 @@ def decode(path, movie, first):
             if frame is not None and number >= messages.count:
                 fix = "free some space there, or name another folder in TMPDIR"
                 raise ValueError(f"ffmpeg cannot write its log in {folder}: {fix}")
+            if fix := lacking(messages.complaint or ""):
+                raise ValueError(f"this ffmpeg cannot decode {path}: {fix}")
             if failed or messages.complaint is not None:
                 raise DamageError(messages.complaint or "ffmpeg failed")
             if frame is None:
@@ -286,14 +312,16 @@ def _start(opened, command, **pipes):
     return process
 
 
-def _filters(movie, turn):
+def _filters(movie):
     """ffmpeg's filters: each frame's time to the log, upright, SDR, square pixels, none doubled.
 
     The first "scale" makes all frames as large as the first one, where a movie changes its size.
     """
     filters = ["showinfo=checksum=0", "scale", "settb=1/25", "setpts=N"]
-    if turn:
-        filters += TURNS.get(movie.rotation, [])
+    if movie.interlaced:  # else comb lines would stay; of a frame that is not, nothing changes
+        filters += ["bwdif=mode=send_frame:deint=interlaced"]
+    filters += ["vflip"] * movie.mirrored
+    filters += TURNS.get(movie.rotation, [f"rotate={movie.rotation}*PI/180"])
     if movie.hdr:
         filters += HDR_TO_SDR
     size = "w='round(iw*max(sar,1))':h='round(ih/min(sar,1))'"
@@ -309,14 +337,18 @@ class _Messages:
         self.times = {}  # number of a frame -> seconds, None if unknown
         self.count = 0  # of frames
         self.complaints = []  # lines
-        self.sounds = []  # codecs
+        self.pictures = set()  # codecs, each as a log has it
+        self.others = set()  # those of sound tracks and covers
 
     @property
     def complaint(self):
-        """The first complaint, or None. At first ffmpeg looks into sound tracks too: not those."""
+        """The first complaint, or None. At first ffmpeg looks into sound and covers too: not those.
+
+        Where the movie itself is of a cover's codec, nobody can tell: then those count.
+        """
         for line in self.complaints:
             decoder = line.strip("[").replace("dca", "dts")
-            if not decoder.startswith(tuple(self.sounds)):
+            if not decoder.startswith(tuple(self.others - self.pictures)):
                 return line.split("] ")[-1].strip()[:200]
         return None
 
@@ -331,8 +363,12 @@ class _Messages:
                     if int(found[1]) != self.count:  # filters made anew count anew, and lose frames
                         self.complaints.append("its frames change in size or kind")
                     self.count += 1
-                elif found := SOUND.search(line):
-                    self.sounds.append(found[1])
+                elif found := STREAM.search(line):
+                    if found[1] == "Audio":
+                        self.others.add(found[2])
+                    else:
+                        cover = "(attached pic)" in line
+                        (self.others if cover else self.pictures).add(f"{found[2]} @")
                 elif COMPLAINT.search(line):
                     self.complaints.append(line)
 
@@ -358,6 +394,13 @@ def _next_pam(pipe):
 def url(path):
     """A path that ffmpeg takes for a file, whatever it looks like."""
     return f"file:{Path(path).absolute()}"
+
+
+def lacking(complaint):
+    """The fix where ffmpeg complains of a part that it was built without, else ""."""
+    found = LACKING.search(complaint)
+    part = " ".join(filter(None, found.groups())).lower() if found else ""
+    return f"install an ffmpeg with the {part}" if found else ""
 
 
 def first_line(output, path):

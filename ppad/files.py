@@ -71,6 +71,8 @@ def atomic_path(path, durable: bool = True):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(b"")
+        with suppress(FileNotFoundError):
+            path.lstat()  # fails where the name is too long
         yield temporary
         if durable:
             with open(temporary, "rb+") as file:
@@ -96,6 +98,8 @@ def write_error(path, error: OSError) -> WriteError:
     fix = "choose another place, or see that this one can be written"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "free some disk space and run the same command again"
+    if error.errno == errno.ENAMETOOLONG:
+        fix = "choose a shorter name"
     return WriteError(f"cannot write {path} ({error.strerror or error}): {fix}")
 
 
@@ -447,9 +451,9 @@ def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Ima
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any Pillow picture as RGB in 8 bits, ready for the networks.
 
-    It is turned upright as its EXIF data say, 16 bits are scaled to 8, its color profile is applied
-    (giving sRGB), and what is transparent becomes white. Raises ValueError for pixels of floating
-    point or 32-bit numbers, whose range is not known.
+    It is turned upright as its EXIF data say, 12 or 16 bits are scaled to 8, its color profile is
+    applied (giving sRGB), and what is transparent becomes white. Raises ValueError for pixels of
+    floating point or 32-bit numbers, whose range is not known.
     """
     picture.load()
     with suppress(Exception):  # damaged EXIF data: the picture stays as it is stored
@@ -460,7 +464,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             kind = "are floating point numbers" if picture.mode == "F" else "have 32 bits"
             raise ValueError(f"its pixels {kind}; save it with 8 or 16 bits a channel")
-        values = (values.astype(np.int64) + 128) // 257  # 65535 / 255 = 257
+        tags = getattr(picture, "tag_v2", {})  # of a TIFF, which Pillow reads as it is stored
+        white = 4095 if tags.get(258) == (12,) else 65535  # by bits a channel
+        values = (values.astype(np.int64) * 255 + white // 2) // white
+        if tags.get(262) == 0:  # white is stored as 0
+            values = 255 - values
         picture = Image.fromarray(values.astype(np.uint8))
     elif picture.has_transparency_data:
         picture = picture.convert("RGBA")

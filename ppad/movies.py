@@ -18,6 +18,7 @@ import itertools
 import math
 import mimetypes
 import shutil
+import struct
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -26,13 +27,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError, features
 
-from ppad.ffmpeg import first_line, movie_fault, probe, readable_parts, url
+from ppad.ffmpeg import first_line, lacking, movie_fault, probe, readable_parts, url
 from ppad.files import BadPicture, WriteError, atomic_path, decode_picture, to_rgb
 
 FORMATS = dict.fromkeys([".jpg", ".jpeg", ".jfif", ".jpe"], "JPEG")
-FORMATS |= {".png": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
+FORMATS |= {".png": "PNG", ".apng": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 FORMATS |= dict.fromkeys([".tif", ".tiff"], "TIFF")
-ANIMATED = [".gif", ".webp", ".png"]  # of these, the ones that can hold an animation
+ANIMATED = [".gif", ".webp", ".png", ".apng"]  # of these, the ones that can hold an animation
 # Ours: what people's folders hold. Fewer decoders leave fewer ways in for a crafted file.
 DECODED = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]
 if "avif" in features.modules and features.check("avif"):  # Pillow below 11.3 warns of the name
@@ -70,7 +71,9 @@ MAGIC = {  # first bytes of files, by their formats' definitions
 QUALITY = 95  # ours: of JPEG and WebP
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEGs in a row, of which Pillow would show the first only
 # Suffixes that Python has no media type for.
-OTHER_MEDIA = ".heic .heif .jxl .dng .cr2 .nef .arw .mxf .vob .3gp .3g2 .rm .asf".split()
+OTHER_MEDIA = (
+    ".heic .heif .jxl .dng .cr2 .nef .arw .orf .pef .rw2 .mxf .vob .3gp .3g2 .rm .asf".split()
+)
 
 
 def kind(path):
@@ -88,15 +91,29 @@ def kind(path):
     try:
         with Image.open(path, formats=DECODED) as image:
             can_move = image.format in [FORMATS[suffix] for suffix in ANIMATED]
+            if image.format == "TIFF" and is_raw(image, path):
+                fault = "is a raw photo, of which nothing but a small copy can be read"
+                raise BadPicture(f"{path} {fault}: develop it, for instance to a JPEG")
             if path.suffix.lower() not in JPEG_STREAMS:
                 return "animation" if can_move and image.is_animated else "picture"
     except UnidentifiedImageError:
         if path.suffix.lower() in FORMATS and shutil.which("ffprobe") is None:
             raise ValueError(f"{path} cannot be read as a picture: replace the file") from None
+    except BadPicture:
+        raise
     except Exception as error:  # a crafted or damaged file raises one of many types
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     probe(path)
     return "movie"
+
+
+def is_raw(tiff, path):
+    """Whether a TIFF, opened by Pillow, holds a camera's raw pixels, by its tags or its suffix."""
+    dng_version = 50706
+    if dng_version in tiff.tag_v2 or tiff.tag_v2.get(254, 0) & 1:  # the first page is a small copy
+        return True
+    further = 330 in tiff.tag_v2 and path.suffix.lower() not in FORMATS  # where raw pixels lie
+    return further or path.suffix.lower() in OTHER_MEDIA
 
 
 def known_kind(path):
@@ -108,8 +125,8 @@ def known_kind(path):
         raise ValueError("is no regular file")
     suffix = path.suffix.lower()
     content = known_content(path)
-    if suffix in FORMATS and content in (None, FORMATS[suffix]):
-        return "picture"
+    if suffix in FORMATS and content in (None, FORMATS[suffix]) and content != "TIFF":
+        return "picture"  # a TIFF may be a raw photo
     if suffix in READ_MOVIES and content in (None, "movie"):
         return "movie"
     guess = mimetypes.guess_type(path.name)[0] or ""
@@ -138,9 +155,9 @@ def looks_like_media(path):
     guess = mimetypes.guess_type(path.name)[0] or ""
     if guess.startswith(("image/", "video/")) or path.suffix.lower() in OTHER_MEDIA:
         return True
-    if not path.is_file():
-        return False
     try:
+        if not path.is_file():
+            return False
         with open(path, "rb") as file:
             others = file.read(8)[4:] in (b"ftyp", b"jP  ")  # HEIC, JPEG 2000
         return others or known_content(path) is not None
@@ -168,10 +185,15 @@ def read_picture(path):
         raise ValueError(f"{path} {error}: replace the file") from error
 
 
-def count_pages(path):
-    """Pages of a TIFF, of which `read_picture` reads the first; 1 for other pictures."""
-    with Image.open(path, formats=DECODED) as image:
-        return image.n_frames if image.format == "TIFF" else 1
+def pages_left_out(path):
+    """A phrase on the pages that `read_picture` leaves out, of a TIFF or an MPO; "" for none."""
+    try:
+        with Image.open(path, formats=DECODED) as image:
+            # cameras put previews into a .jpg as an MPO's further pages
+            paged = image.format == "TIFF" or path.suffix.lower() == ".mpo"
+            return f"pages 2 to {image.n_frames}" if paged and image.n_frames > 1 else ""
+    except Exception:  # a damaged page raises one of many types
+        return "all pages but the first, which are damaged"
 
 
 def save_picture(path, frame, quality=QUALITY):
@@ -199,7 +221,7 @@ def read_animation(path):
                 times.append(frame.info.get("duration", 100))  # ours, as browsers: 100 ms
             loop = image.info.get("loop")
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return _animation_frames(path), times, loop
 
 
@@ -218,7 +240,8 @@ def _moving(image):
 def save_animation(path, frames, times, loop, quality=QUALITY):
     """Write an animation from an iterable of (H, W, 3) uint8; times and loop as it was read.
 
-    Raises ValueError for a suffix not in ANIMATED or frames too long for its format, WriteError.
+    Raises ValueError for a suffix not in ANIMATED, frames too long or shown too long for its
+    format, WriteError.
     """
     form = FORMATS[_suffix(path, "an animation", ANIMATED)]
     looping = {} if loop is None else {"loop": loop}
@@ -228,7 +251,11 @@ def save_animation(path, frames, times, loop, quality=QUALITY):
         # Pillow goes through a PNG's frames twice.
         rest = list(pictures) if form == "PNG" else pictures
         options = {"append_images": rest, "duration": times, "quality": quality, **looping}
-        first.save(temporary, form, save_all=True, **options)
+        try:
+            first.save(temporary, form, save_all=True, **options)
+        except (OverflowError, struct.error) as error:  # Pillow makes equal neighbors one
+            fault = f"{path}: a picture is shown longer than a {form} can say"
+            raise ValueError(f"{fault}: give the output another suffix, such as .webp") from error
 
 
 def _fitting(path, form, frame):
@@ -248,7 +275,12 @@ def _suffix(path, what, known):
     return suffix
 
 
-def _unreadable(path, error):
+def unreadable(path, error):
+    """The ValueError that says why a file cannot be read as a picture, and the fix."""
+    if isinstance(error, MemoryError):
+        return ValueError(f"{path}: not enough memory: make it smaller, or end other programs")
+    if isinstance(error, OSError) and error.strerror:
+        return ValueError(f"{path} cannot be read ({error.strerror}): see that it can be")
     if isinstance(error, Image.DecompressionBombError):
         limit = f"over {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
         return ValueError(f"{path} is too large to open safely ({limit}): make it smaller first")
@@ -357,7 +389,7 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
             if failed or fault:
                 complaints.seek(0)
                 reason = f"{first_line(complaints.read(4000), temporary)} {fault}".strip()
-                fix = "see that there is disk space"
+                fix = lacking(reason) or "see that there is disk space"
                 raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
         finally:
             process.kill()

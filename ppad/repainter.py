@@ -48,7 +48,6 @@ SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md b
 FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
 SAME_FACE = 0.3  # ours: boxes that overlap more are of one face, as in SSH's suppression
 LOOKS_A_SECOND = 5  # ours: how often both detectors search a movie, at least
-CROPS_AT_ONCE = 16  # ours: repainted together
 FEATHER = 0.1  # ours: of a square 1.6 times the face, so that the face itself is replaced whole
 # Ours: the preview's columns and rows of frames, px of a frame and of a title, most tracks.
 SHEET_COLUMNS = 4
@@ -273,50 +272,44 @@ class Anonymizer:
         # Largest last, so on top: a small box must not show again, finer, what a large one hid.
         order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort()
         boxes = boxes[order]
-        tracks = tracks[order]
+        tracks = tracks[order].tolist()
         # Only a window about each box becomes floating point, 1 px wider, as crops look that far.
         limit = torch.tensor([width, height])
         low = (boxes[:, :2].floor().long() - 1).clamp(min=0).minimum(limit - 1)  # (k, 2)
         high = (boxes[:, 2:].ceil().long() + 1).clamp(min=1).minimum(limit)  # (k, 2)
-        windows = []
-        for (x0, y0), (x1, y1) in zip(low.tolist(), high.tolist()):
-            windows.append((slice(y0, y1), slice(x0, x1)))
-        inside = (boxes - low.repeat(1, 2))[:, None]  # (k, 1, 4): each box in its window
-        before = ((self._to_tensor(frame[window]), [box]) for window, box in zip(windows, inside))
         size = getattr(self.anonymizer, "size", None)
-        if size is None:
-            faces = [self._on_pixels(*cut_pixels(*face)) for face in before]  # k times (1, 3, s, s)
-        else:
-            crops = torch.cat([crop_faces(*face, size) for face in before])  # (k, 3, S, S)
-            faces = map(self._on_crops, crops.split(CROPS_AT_ONCE), tracks.split(CROPS_AT_ONCE))
-            faces = torch.cat(list(faces)).split(1)  # k times (1, 3, S, S)
         painted = frame.copy()
-        for i, (window, face) in enumerate(zip(windows, faces)):
+        for square, track, (x0, y0), (x1, y1) in zip(boxes, tracks, low.tolist(), high.tolist()):
+            window = (slice(y0, y1), slice(x0, x1))
+            # As painted so far: what an anonymizer leaves about a face may be its neighbor.
+            before = self._to_tensor(painted[window])  # (1, 3, h, w)
+            inside = [square[None] - torch.tensor([x0, y0, x0, y0])]  # (1, 4), in the window
+            if size is None:
+                (face,) = cut_pixels(before, inside)  # (1, 3, s, s)
+                face = self._on_pixels(face)
+            else:
+                face = self._on_crop(crop_faces(before, inside, size), track)  # (1, 3, S, S)
             if not face.isfinite().all():
                 raise ValueError("the anonymizer gave pixels that are not finite")
-            before = self._to_tensor(painted[window])  # (1, 3, h, w)
             face = face.clamp(-1, 1)
             if size is None:
-                pasted = write_pixels(before, [face], [inside[i]])
+                pasted = write_pixels(before, [face], inside)
             else:
-                pasted = paste_faces(before, face, [inside[i]])
+                pasted = paste_faces(before, face, inside)
             if self.feather:
-                weight = fade(boxes[i], window, (height, width), self.feather).to(before)
+                weight = fade(square, window, (height, width), self.feather).to(before)
                 pasted = before * (1 - weight) + pasted * weight
             pixels = ((pasted[0] + 1) * 127.5).round().clamp(0, 255).byte()  # (3, h, w)
             painted[window] = pixels.permute(1, 2, 0).cpu().numpy()
         return painted
 
-    def _on_crops(self, crops, tracks):
-        """Faces (n, 3, S, S) anonymized; those of a track all as one person, if M can."""
+    def _on_crop(self, crop, track):
+        """A face (1, 3, S, S) anonymized; those of a track all as one person, if M can."""
         if not hasattr(self.anonymizer, "next_frame"):
-            return self.anonymizer(crops)
-        faces = []
-        for crop, track in zip(crops.split(1), tracks.tolist()):
-            last = self.known.get(track)
-            face, self.known[track] = self.anonymizer.next_frame(crop, last, self.seconds)
-            faces.append(face)
-        return torch.cat(faces)
+            return self.anonymizer(crop)
+        last = self.known.get(track)
+        face, self.known[track] = self.anonymizer.next_frame(crop, last, self.seconds)
+        return face
 
     def _on_pixels(self, square):
         """A face (1, 3, s, s) anonymized; one that is too small for the method is blackened."""
@@ -443,8 +436,9 @@ class Sheet:
             half = max(x1 - x0, y1 - y0)  # twice the face's side
             x = (x0 + x1) / 2
             y = (y0 + y1) / 2
-            window = [round(edge) for edge in (x - half, y - half, x + half, y + half)]
-            crop = Image.fromarray(frame).crop(window).resize((SHEET_WIDTH // 2,) * 2)
+            less = max(1, int(half) // SHEET_WIDTH)  # Pillow crops no part as large as a bomb
+            window = [round(edge / less) for edge in (x - half, y - half, x + half, y + half)]
+            crop = Image.fromarray(frame).reduce(less).crop(window).resize((SHEET_WIDTH // 2,) * 2)
             self.crops[key] = (area, crop)
 
     def save(self, path):

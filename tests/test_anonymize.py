@@ -69,11 +69,11 @@ def test_picture_paints_the_enlarged_box_and_nothing_else():
 
 
 def test_crops_are_those_of_the_whole_frame():
-    """Windows are an economy: an anonymizer sees what `crop_faces` cuts from the whole frame, at
-    rims and edges too.
+    """Windows are an economy: where no squares overlap an anonymizer sees what `crop_faces` cuts
+    from the whole frame, at rims and edges too.
     """
     frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    boxes = torch.tensor([[-5.0, -5, 20, 20], [31.0, 11, 44, 30], [60, 40, 75, 55]])
+    boxes = torch.tensor([[-5.0, -5, 20, 20], [37.0, 8, 50, 27], [60, 40, 75, 55]])
     squares = repainter.face_squares(boxes)
     squares = squares[squares[:, 2].sub(squares[:, 0]).argsort()]  # the largest last
     whole = torch.tensor(frame).permute(2, 0, 1)[None] / 127.5 - 1
@@ -118,14 +118,60 @@ def test_a_face_smaller_than_blurs_cells_is_blackened():
 
 
 def test_a_small_box_does_not_show_again_what_a_large_one_hid():
+    """The small one first, then the large one about it, whatever the finder's order."""
     frame = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
     boxes = [[20.0, 20, 60, 60], [36.0, 36, 44, 44]]
-    after = [
-        Anonymizer.from_method("blur", finder=lambda frames, b=b: [b]).picture(frame)
-        for b in (boxes, boxes[::-1], boxes[:1])
-    ]
-    np.testing.assert_array_equal(after[0], after[2])
-    np.testing.assert_array_equal(after[1], after[2])
+    after = frame
+    for box in boxes[::-1]:
+        after = Anonymizer.from_method("blur", finder=lambda frames, b=box: [[b]]).picture(after)
+    for both in (boxes, boxes[::-1]):
+        at_once = Anonymizer.from_method("blur", finder=lambda frames, b=both: [b])
+        np.testing.assert_array_equal(at_once.picture(frame), after)
+
+
+def within_ellipse(side, part=1.0):
+    """Which pixels (side, side) of a square lie in an ellipse about a face, or in a part of it."""
+    axis = (np.arange(side) + 0.5) * 2 / side - 1
+    return (axis / 0.58) ** 2 + (axis[:, None] / 0.68) ** 2 < part**2
+
+
+class EllipseOnly:
+    """Paints an ellipse black and leaves what is around it, as the M of `Ours` does."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self, crops):
+        inside = torch.tensor(within_ellipse(crops.shape[-1]))
+        return torch.where(inside, -1.0, crops)
+
+
+class KeepingEllipse(EllipseOnly):
+    def next_frame(self, face, last=None, seconds=math.inf):
+        return self(face), "same"
+
+
+@pytest.mark.parametrize("painter", [EllipseOnly(None), EllipseOnly(64), KeepingEllipse(64)])
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[40, 40, 140, 140], [128, 42, 224, 138]],  # cheek to cheek
+        [[60, 60, 160, 160], [26, 26, 62, 62]],  # a small one in the large one's corner
+        [[60, 60, 160, 160], [26, 26, 62, 62], [158, 60, 190, 92], [150, 150, 200, 200]],
+    ],
+)
+def test_a_painted_face_is_not_shown_again_by_its_neighbor(painter, boxes):
+    frame = scene(size=(240, 280), face=False)
+    for x0, y0, x1, y1 in boxes:
+        side = round(1.6 * (x1 - x0)) // 2 * 2
+        top = (y0 + y1 - side) // 2
+        left = (x0 + x1 - side) // 2
+        frame[top : top + side, left : left + side][within_ellipse(side, 0.85)] = (255, 0, 0)
+    assert red(frame).any()
+    for order in (boxes, boxes[::-1]):
+        person = Anonymizer(painter, finder=lambda frames, b=order: [b] * len(frames))
+        assert not red(person.picture(frame)).any()
+        assert not any(red(after).any() for after in person.frames([frame] * 3, rate=25))
 
 
 def test_every_frame_is_covered_though_a_third_of_the_boxes_is_missing():
@@ -664,6 +710,30 @@ def test_nothing_is_overwritten_or_written_twice(command, capsys):
     assert contents() == before
 
 
+@pytest.mark.parametrize(
+    "words, original",
+    [
+        (("ph/2020", "ph"), "ph/sub/a.png"),
+        (("ph/2020", "--out", "ph"), "ph/sub/a.png"),
+        (("ph/2020/sub", "other", "--out", "ph"), "ph/sub/a.png"),
+        (("ph/2020/sub/a.png", "other", "--out", "ph"), "ph/a.png"),
+        (("ph/2020/sub/a.png", "other/c.png", "--out", "ph"), "ph/a.png"),
+    ],
+)
+def test_an_original_above_an_input_is_not_replaced(command, capsys, words, original):
+    """Its place is that of an output, as the output folder holds the input."""
+    for number, name in enumerate(["ph/2020/sub/a.png", "other/c.png", original]):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene(number)).save(name)
+    before = contents()
+    for more in ((), ("--overwrite",)):
+        assert command(*words, *MASK, *more) == 1
+        printed = capsys.readouterr()
+        assert f"{original} is there and may be an original" in printed.err
+        assert " 0 there already" in printed.out
+        assert {path: contents()[path] for path in before} == before
+
+
 def test_several_inputs(command, capsys):
     for name in ("a.png", "b.webp", "in/c.png", "other/c.png"):
         Path(name).parent.mkdir(exist_ok=True)
@@ -731,6 +801,110 @@ def test_what_is_left_out_is_listed(command, capsys, monkeypatch):
         assert f"in/{name}: out/{name} is there and is no file" in printed.err
 
 
+@pytest.mark.parametrize("where", ["open", "stat", "compare"])
+def test_a_file_that_may_not_be_read_is_left_out_by_name(command, capsys, monkeypatch, where):
+    """And the others are done. Root may read everything, so a refusal is pretended."""
+    Path("in/deep").mkdir(parents=True)
+    for name in ("in/a.png", "in/deep/b.png", "in/c.png"):
+        Image.fromarray(scene()).save(name)
+    if where == "compare":
+        assert command("in", "out", *MASK) == 0
+        Path("out/c.png").unlink()
+
+    def guarded(work):
+        def refuse(path, *arguments, **options):
+            if Path(path).name == "b.png":
+                raise PermissionError(13, "Permission denied", str(path))
+            return work(path, *arguments, **options)
+
+        return refuse
+
+    if where == "open":
+        monkeypatch.setattr(movies, "open", guarded(open), raising=False)
+    elif where == "stat":  # of a file in a folder that may be listed, but not entered
+        monkeypatch.setattr(Path, "stat", guarded(Path.stat))
+        monkeypatch.setattr(Path, "lstat", guarded(Path.lstat))
+        monkeypatch.setattr(Path, "is_file", guarded(Path.is_file))
+    else:
+        monkeypatch.setattr(anonymize.filecmp, "cmp", guarded(anonymize.filecmp.cmp))
+    capsys.readouterr()
+    assert command("in", "out", *MASK) == 1
+    printed = capsys.readouterr()
+    assert "left out: in/deep/b.png: " in printed.err and "(Permission denied)" in printed.err
+    assert printed.err.count("left out") == 1
+    assert not red(movies.read_picture("out/c.png")).any()
+
+
+def test_an_input_that_may_not_be_read(command, capsys, monkeypatch):
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    Image.fromarray(scene()).save("a.png")
+    sentence = "ppad.anonymize: a.png cannot be read (Permission denied): see that it can be\n"
+    for owner, name in ((Image, "open"), (Path, "is_dir")):  # also in a folder not to be entered
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuse)
+            assert command("a.png", *MASK) == 2
+        assert capsys.readouterr().err == sentence
+
+
+def test_what_was_made_before_is_no_input(command, capsys):
+    """Where the outputs of several inputs lie in one of them."""
+    for name in ("a/1.png", "b/2.png"):
+        Path(name).parent.mkdir()
+        Image.fromarray(scene()).save(name)
+    for done in (2, 0):
+        assert command("a", "b", "--out", "a/out", *MASK) == 0
+        assert f"{done} done, {2 - done} there already" in capsys.readouterr().out
+    before = contents()
+    assert command("a", "b", "--out", "a", *MASK) == 2  # would mix them
+    assert "a is the input or a file: name another folder" in capsys.readouterr().err
+    assert contents() == before
+
+
+def test_an_output_that_is_as_its_input_may_be_right(command, capsys):
+    """A picture without a face that Pillow wrote comes out the same to the byte."""
+    Path("in").mkdir()
+    Image.fromarray(scene(face=False)).save("in/a.png")
+    assert command("in", "out", *MASK) == 0
+    assert Path("in/a.png").read_bytes() == Path("out/a.png").read_bytes()
+    assert command("in", "out", *MASK) == 1
+    sentence = "out/a.png is a copy of it, or no face was found: delete it to have it made anew"
+    assert sentence in capsys.readouterr().err
+
+
+def test_out_without_a_suffix_is_a_folder(command):
+    """A shell's *.png may stand for a single one."""
+    Image.fromarray(scene()).save("a.png")
+    assert command("a.png", "--out", "new/folder", *MASK) == 0
+    assert not red(movies.read_picture("new/folder/a.png")).any()
+
+
+def test_a_folder_of_what_nothing_reads_here(command, capsys):
+    """Each file is named, with the reason."""
+    Path("in").mkdir()
+    for name in ("in/a.heic", "in/b.heic"):
+        Path(name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    assert command("in", *MASK, "--report", "r.json") == 1
+    error = capsys.readouterr().err
+    assert "left out: in/a.heic: " in error and "left out: in/b.heic: " in error
+    assert len(json.loads(Path("r.json").read_text())["left_out"]) == 2
+
+
+def test_a_preview_of_nothing_and_a_report_onto_a_folder(command, capsys):
+    Path("in").mkdir()
+    Image.fromarray(scene()).save("in/a.png")
+    assert command("in", "out", *MASK) == 0
+    capsys.readouterr()
+    assert command("in", "out", *MASK, "--preview", "p.png") == 0
+    assert "p.png was not written" in capsys.readouterr().err and not Path("p.png").exists()
+    Path("r.json").mkdir()
+    assert command("in", "new", *MASK, "--report", "r.json", "--overwrite") == 2
+    error = capsys.readouterr().err
+    assert error == "ppad.anonymize: r.json is there already: choose another name\n"
+    assert not Path("new").exists()
+
+
 def test_names(command, capsys, tmp_path, monkeypatch):
     """The folder itself, its parent as output, long and odd names, a report in a new folder."""
     Path("in").mkdir()
@@ -755,7 +929,8 @@ def test_names(command, capsys, tmp_path, monkeypatch):
     Image.fromarray(scene()).save(long)
     assert command(long, *MASK) == 2  # its name with _anonymized is too long
     error = capsys.readouterr().err
-    assert "too long" in error and error.count("\n") == 1
+    assert "too long): choose a shorter name" in error and error.count("\n") == 1
+    assert error.startswith("ppad.anonymize: cannot write yyy")
     stderr = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")  # a terminal of few characters
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.chdir(tmp_path)
@@ -870,6 +1045,46 @@ def test_a_failing_finder_leaves_no_file(command, monkeypatch, capsys):
     assert not any(frame.any() for frame in movies.read_animation("b.gif")[0])
 
 
+@pytest.mark.parametrize("where", ["read_picture", "save_picture", "read_animation"])
+def test_a_file_that_memory_does_not_suffice_for(command, monkeypatch, capsys, where):
+    """It is named, and the others are done; also in a frame of it."""
+    Path("in").mkdir()
+    for name in ("in/a.png", "in/b.png"):
+        Image.fromarray(scene()).save(name)
+    frames = [Image.fromarray(frame) for frame in walk(5)]
+    frames[0].save("in/c.gif", save_all=True, append_images=frames[1:])
+    of = "c.gif" if where == "read_animation" else "a.png"
+    work = getattr(movies, where)
+
+    def fail(path, *arguments):
+        if path.name == of:
+            raise MemoryError
+        return work(path, *arguments)
+
+    monkeypatch.setattr(movies, where, fail)
+    assert command("in", "out", *MASK) == 2
+    printed = capsys.readouterr()
+    assert f"not done: in/{of}: not enough memory: " in printed.err and "2 done" in printed.out
+    assert command(f"in/{of}", "--out", f"single/{of}", *MASK) == 2
+    error = capsys.readouterr().err
+    assert f"in/{of}: not enough memory: " in error and error.count("\n") == 1
+    monkeypatch.setattr(movies, where, work)
+    monkeypatch.setattr(anonymize, "default_finder", lambda *a: out_of_memory)
+    assert command("in", "new", *MASK) == 2
+    error = capsys.readouterr().err
+    assert all(f"not done: in/{name}: frame 0" in error for name in ("a.png", "b.png", "c.gif"))
+
+
+def test_memory_that_does_not_suffice_to_look_into_a_file(monkeypatch, tmp_path):
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ValueError, match="a.png: not enough memory: "):
+        movies.kind(tmp_path / "a.png")
+
+
 def test_m_of_a_run(command, tiny, tmp_path, capsys):
     """`from_run` repaints with that run's M: its own weights, sizes and device; a run without M is
     refused.
@@ -939,6 +1154,19 @@ def test_the_preview_shows_every_track_and_empty_frames(command, tmp_path):
         sheet.file = file
         sheet.show(scene(), [(0, np.array([1.0, 1, 5, 5]))])
     assert len(sheet.crops) == 2
+
+
+def test_the_preview_shows_a_face_larger_than_pillow_crops(monkeypatch):
+    frame = np.zeros((900, 1000, 3), np.uint8)
+    frame[50:850, 100:900] = 255
+    box = np.array([100.0, 50, 900, 850])
+    sheet = repainter.Sheet()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300_000)  # twice as many may be cropped
+    sheet.show(frame, [(0, box)])
+    shown = np.asarray(sheet.crops[0, 0][1])[..., 0] > 127
+    expected = np.zeros((120, 120), bool)
+    expected[30:90, 30:90] = True  # half of each side
+    assert (shown == expected).all()
 
 
 def test_quality_and_threshold(command, capsys):

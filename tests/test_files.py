@@ -87,6 +87,14 @@ def test_the_longest_name_can_be_written(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_name_that_is_too_long_is_noticed_before_the_work(tmp_path):
+    entered = []
+    with pytest.raises(WriteError, match=r"cannot write .*xx \(.*\): choose a shorter name"):
+        with atomic_path(tmp_path / ("x" * 256)) as temporary:
+            entered.append(temporary)
+    assert entered == [] and list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("durable", [True, False])
 def test_what_is_renamed_is_on_the_disk_first(tmp_path, monkeypatch, durable):
     """Else a machine that goes down may keep the new name and lose the content."""
@@ -442,6 +450,29 @@ def test_16_bits_are_scaled_to_8(tmp_path):
     picture = np.asarray(open_picture(tmp_path / "a.png"))  # (1, 6, 3)
     assert picture[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
     assert (picture == picture[:, :, :1]).all()
+
+
+def gray_tiff(path, bits, white_is_zero, values):
+    """Write (8, 64) values as a TIFF, by hand: Pillow writes neither 12 bits nor white as 0."""
+    data = values.astype("<u2").tobytes()
+    if bits == 12:  # two pixels in three bytes, the high bits first
+        text = "".join(f"{value:012b}" for value in values.flat)
+        data = int(text, 2).to_bytes(len(text) // 8, "big")
+    entries = [(256, 64), (257, 8), (258, bits), (259, 1), (262, int(not white_is_zero))]
+    entries += [(273, 8 + 2 + 9 * 12 + 4), (277, 1), (278, 8), (279, len(data))]
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    tags = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in entries)
+    path.write_bytes(head + tags + bytes(4) + data)
+
+
+@pytest.mark.parametrize("bits, white_is_zero", [(16, False), (16, True), (12, False)])
+def test_deep_gray_tiffs_come_as_bright_as_they_are(tmp_path, bits, white_is_zero):
+    gray = np.tile(np.linspace(0, 255, 64).round(), (8, 1))
+    stored = np.round((255 - gray if white_is_zero else gray) / 255 * (2**bits - 1)).astype(int)
+    gray_tiff(tmp_path / "a.tif", bits, white_is_zero, stored)
+    with Image.open(tmp_path / "a.tif") as picture:
+        got = np.asarray(to_rgb(picture)).astype(int)
+    assert np.abs(got - gray[..., None]).max() <= 1
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])

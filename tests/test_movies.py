@@ -2,6 +2,7 @@
 ffmpeg's own report.
 """
 
+import dataclasses
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from ppad import ffmpeg as ffmpeg_module
 from ppad import movies
@@ -193,6 +194,71 @@ def test_what_cannot_be_a_picture_is_refused(tmp_path):
             work(tmp_path / name)
 
 
+def two_pages():
+    """A TIFF of two pages as a bytearray, where the second page's place is, and that place."""
+    file = io.BytesIO()
+    picture = Image.fromarray(sample())
+    picture.save(file, "TIFF", save_all=True, append_images=[picture])
+    data = bytearray(file.getvalue())
+    first = struct.unpack("<I", data[4:8])[0]
+    link = first + 2 + 12 * struct.unpack("<H", data[first : first + 2])[0]
+    return data, link, struct.unpack("<I", data[link : link + 4])[0]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Tag data larger than file")
+@pytest.mark.parametrize("how", ["whole", "cut", "beyond", "nonsense", "unknown pixels"])
+def test_a_damaged_further_page_does_not_condemn_the_first(tmp_path, how):
+    data, link, second = two_pages()
+    places = {"cut": len(data) - 3, "beyond": len(data) + 5000, "nonsense": 10}
+    data[link : link + 4] = struct.pack("<I", places.get(how, second))
+    if how == "unknown pixels":  # tag 262, its color, becomes that of a camera's sensor
+        tags = [data[i : i + 2] for i in range(second + 2, len(data) - 12, 12)]
+        place = second + 2 + 12 * tags.index(struct.pack("<H", 262))
+        data[place + 8 : place + 10] = struct.pack("<H", 32803)
+    path = tmp_path / "a.tif"
+    path.write_bytes(data)
+    np.testing.assert_array_equal(movies.read_picture(path), sample())
+    left_out = movies.pages_left_out(path)
+    assert left_out == "pages 2 to 2" if how == "whole" else "page" in left_out
+
+
+def test_the_second_picture_of_an_mpo_is_told(tmp_path):
+    picture = Image.fromarray(sample())
+    for name, left_out in (("a.mpo", "pages 2 to 2"), ("a.jpg", "")):  # there: a preview
+        picture.save(tmp_path / name, "MPO", save_all=True, append_images=[picture])
+        assert movies.pages_left_out(tmp_path / name) == left_out
+    assert movies.known_kind(tmp_path / "a.mpo") == "picture"
+
+
+@pytest.mark.parametrize(
+    "name, tags, raw",
+    [
+        ("a.dng", {50706: b"\1\4\0\0"}, True),
+        ("a.tif", {50706: b"\1\4\0\0"}, True),
+        ("a.tif", {254: 1}, True),  # the first page is a reduced copy
+        ("a.xyz", {330: 8}, True),  # there are further pictures within
+        ("a.nef", {}, True),
+        ("a.tif", {330: 8}, False),  # also Photoshop's
+        ("a.tiff", {254: 2}, False),
+        ("a.tif", {}, False),
+    ],
+)
+def test_a_raw_photo_is_not_taken_for_its_small_copy(tmp_path, name, tags, raw):
+    entries = TiffImagePlugin.ImageFileDirectory_v2()
+    for number, value in tags.items():
+        entries.tagtype[number] = 1 if isinstance(value, bytes) else 4
+        entries[number] = value
+    path = tmp_path / name
+    Image.fromarray(sample()).save(path, "TIFF", tiffinfo=entries)
+    for kind in (movies.kind, movies.known_kind):
+        if raw:
+            with pytest.raises(ValueError, match=f"{name} is a raw photo"):
+                kind(path)
+            assert movies.looks_like_media(path)
+        else:
+            assert kind(path) == "picture"
+
+
 def test_kind_goes_by_content(tmp_path):
     Image.fromarray(sample()).save(tmp_path / "really_a_png.jpg", "PNG")
     Image.fromarray(sample()).save(
@@ -226,6 +292,21 @@ def test_animation_keeps_frames_times_and_loops(tmp_path, suffix):
     assert loop == (None if suffix == ".avif" else 3)  # AVIF has none
     for a, b in zip(got, frames):
         assert np.abs(a.astype(int) - b).mean() < 8  # GIF has 256 colors
+
+
+def test_an_animation_that_stands_still_too_long_for_its_format(tmp_path):
+    """A GIF can say 655.35 s, and equal neighbors become one picture in it."""
+    frames = [sample()] * 12 + [sample(seed=1)]
+    with pytest.raises(ValueError, match="a.gif: .* longer than a GIF can say: .*another suffix"):
+        movies.save_animation(tmp_path / "a.gif", iter(frames), [60000] * 13, 0)
+    assert list(tmp_path.iterdir()) == []
+    movies.save_animation(tmp_path / "a.webp", iter(frames), [60000] * 13, 0)
+    assert sum(movies.read_animation(tmp_path / "a.webp")[1]) == 13 * 60000
+
+
+@pytest.mark.parametrize("kind", ["picture", "animation"])
+def test_an_apng_keeps_its_name(tmp_path, kind):
+    assert movies.written_name(tmp_path / "a.apng", kind).name == "a.apng"
 
 
 def test_a_picture_beside_an_animation_is_left_out(tmp_path):
@@ -386,7 +467,7 @@ def test_late_picture_rotation_and_oblong_pixels(tmp_path):
 
 @ffmpeg
 def test_a_movie_that_changes_its_size_keeps_all_frames(tmp_path):
-    """As recorded calls and broadcasts do; they come in the first one's size, or are refused."""
+    """As recorded calls and broadcasts do; they come in the first one's size, also turned."""
     for size, start in (("64x48", 0), ("96x80", 1)):
         part = tmp_path / f"{size}.ts"
         gray = f"nullsrc=s={size}:r=10:d=1,geq=lum=40+16*N:cb=128:cr=128"
@@ -402,8 +483,9 @@ def test_a_movie_that_changes_its_size_keeps_all_frames(tmp_path):
     turned = tmp_path / "turned.mp4"
     make("-i", path, "-c", "copy", "-metadata:s:v:0", "rotate=90", turned)
     if movies.probe(turned).rotation:  # newer ffmpeg: no such tag
-        with pytest.raises(ValueError, match="change in size"):
-            read(turned)
+        for frame, known in zip(read(turned), frames, strict=True):
+            assert frame.shape == (64, 48, 3)
+            assert np.abs(frame.astype(int) - np.rot90(known, -1)).max() < 8
 
 
 @ffmpeg
@@ -680,6 +762,33 @@ def test_the_middle_of_a_turned_movie_is_as_in_the_whole(tmp_path, recording, ho
 
 
 @ffmpeg
+@pytest.mark.parametrize("a, b, c, d", [(s, 0, 0, t) for s in (1, -1) for t in (1, -1)])
+@pytest.mark.parametrize("across", [False, True])
+def test_a_movie_is_turned_and_mirrored_as_its_matrix_says(tmp_path, a, b, c, d, across):
+    """x' = a x + c y, y' = b x + d y, here by numpy; also in the middle, from copied packets."""
+    if across:
+        a, b, c, d = 0, a, d, 0
+    path = tmp_path / "a.mp4"
+    make(*lavfi("testsrc2=s=64x48:r=25:d=1"), *H264, "-g", 10, path)
+    stored = np.stack([frame for _, frame in decode(path, movies.probe(path), 0)])
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44  # of version 0
+    data[place : place + 36] = struct.pack(
+        ">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 99 << 16, 99 << 16, 1 << 30
+    )
+    path.write_bytes(data)
+    y, x = np.mgrid[:48, :64]
+    columns = a * x + c * y
+    rows = b * x + d * y
+    upright = np.zeros((25, np.ptp(rows) + 1, np.ptp(columns) + 1, 3), np.uint8)
+    upright[:, rows - rows.min(), columns - columns.min()] = stored
+    movie = movies.probe(path)
+    for first in (0, 10):
+        got = np.stack([frame for _, frame in decode(path, movie, first)])
+        np.testing.assert_array_equal(got, upright[first:])
+
+
+@ffmpeg
 def test_several_damaged_places(tmp_path):
     """In .ts: each costs the frames up to the next keyframe, and the last one those to the end."""
     path = tmp_path / "a.ts"
@@ -771,6 +880,123 @@ def test_odd_sound_tracks(tmp_path):
             s.get("tags", {}).get("language", s.get("tags", {}).get("LANGUAGE")) for s in sound
         ]
         assert languages == ["eng", "fra"]
+
+
+@ffmpeg
+@pytest.mark.parametrize(
+    "name, options, kept",
+    [
+        ("a.mov", "-ac 9 -c:a pcm_s16le", False),
+        ("a.mov", "-ac 12 -c:a pcm_s16le", False),
+        ("a.mkv", "-ac 4 -c:a libopus -mapping_family 2", False),  # ambisonic
+        ("a.mov", "-ac 8 -c:a pcm_s16le", True),
+        ("a.mkv", "-ac 4 -c:a pcm_s16le", True),
+    ],
+)
+def test_sound_of_too_many_channels_does_not_cost_the_picture(tmp_path, name, options, kept):
+    source = tmp_path / name
+    channels = options.split()[1]
+    sound = f"aevalsrc={'|'.join(['sin(t)'] * int(channels))}:d=1"
+    make(*MOVING, *lavfi(sound), *H264, "-t", 1, *options.split(), source)
+    tracks, left_out = sound_tracks(source)
+    said = f"sound track 1 ({channels} channels, which cannot be mixed down)"
+    assert (tracks, left_out) == (([(0, "")], []) if kept else ([], [said]))
+    kinds = [stream["codec_type"] for stream in rewrite(source, tmp_path / "b.mp4")]
+    assert kinds == ["video"] + ["audio"] * kept
+
+
+@ffmpeg
+@pytest.mark.parametrize("codec", ["h264", "mjpeg"])
+def test_a_broken_cover_does_not_condemn_the_picture(tmp_path, codec):
+    """But for a movie of the cover's own kind, where a complaint may be of either."""
+    cover = tmp_path / "cover.jpg"
+    Image.fromarray(sample()).save(cover)
+    path = tmp_path / "a.mp4"
+    options = ("-map", 0, "-map", 1, "-c:v:0", {"h264": "libx264"}.get(codec, codec), "-c:v:1")
+    attached = (*options, "copy", "-disposition:v:1", "attached_pic")
+    make(*lavfi("testsrc2=s=64x48:d=1"), "-i", cover, *attached, path)
+    before = read(path)
+    data = path.read_bytes()
+    content = cover.read_bytes()
+    assert data.count(content) == 1 and len(before) == 25
+    path.write_bytes(data.replace(content, content[:2] + bytes(len(content) - 2)))
+    if codec == "mjpeg":
+        with pytest.raises(ValueError, match="is damaged"):
+            read(path)
+    else:
+        np.testing.assert_array_equal(read(path), before)
+
+
+@ffmpeg
+@pytest.mark.parametrize("interlaced", [True, False])
+def test_an_interlaced_movie_comes_without_comb_lines(tmp_path, interlaced):
+    """A bar that moves by 8 px each 1/50 second, in 25 frames of two half pictures, or whole."""
+    path = tmp_path / "a.mpg"
+    bar = "color=gray:s=128x96:r=50:d=1,geq=lum='if(between(X-8*mod(N,12),0,24),220,40)':cb=128"
+    weave = ":cr=128,tinterlace=interleave_top" if interlaced else ":cr=128,fps=25"
+    flags = ("-flags", "+ilme+ildct", "-top", 1) if interlaced else ()
+    make(*lavfi(bar + weave), "-c:v", "mpeg2video", "-q:v", 1, *flags, path)
+    movie = movies.probe(path)
+    assert movie.interlaced == interlaced
+    as_stored = dataclasses.replace(movie, interlaced=False)
+    stored = np.stack([frame for _, frame in decode(path, as_stored, 0)])[..., 0]
+    frames = np.stack([frame for _, frame in decode(path, movie, 0)])[..., 0]
+    assert len(frames) == len(stored) == 25
+
+    def combed(pictures):  # pixels unlike both neighbors above and below, which are alike
+        rows = pictures.astype(int)
+        apart = np.minimum(abs(rows[:, 1:-1] - rows[:, :-2]), abs(rows[:, 1:-1] - rows[:, 2:]))
+        return (apart > 60).mean()
+
+    if interlaced:
+        assert combed(stored) > 0.05 and combed(frames) < 0.1 * combed(stored)
+    else:
+        assert combed(frames) == combed(stored) == 0
+
+
+@ffmpeg
+@pytest.mark.parametrize("suffix", [".ts", ".mpg", ".h264"])
+def test_a_movie_of_one_frame(tmp_path, suffix):
+    codec = ["-c:v", "mpeg2video"] if suffix == ".mpg" else H264
+    make(*lavfi("testsrc2=s=64x48:r=25"), "-frames:v", 1, *codec, tmp_path / f"a{suffix}")
+    assert movies.probe(tmp_path / f"a{suffix}").rate == 25
+    first, *others = read(tmp_path / f"a{suffix}")  # an .mpg may begin late
+    assert all((frame == first).all() for frame in others)
+
+
+@pytest.mark.parametrize(
+    "complaint, fix",
+    [
+        ("Unknown encoder 'libx264'", "encoder libx264"),
+        ("[AVFilterGraph @ 0x1] [error] No such filter: 'zscale'", "filter zscale"),
+        ("Decoder (codec av1) not found for input stream #0:0", "decoder av1"),
+        ("Decoding requested, but no decoder found for: av1", "decoder av1"),
+        ("Decoder (codec none) not found for input stream #0:0", ""),
+        ("Invalid data found when processing input", ""),
+    ],
+)
+def test_ffmpegs_words_for_what_it_lacks(complaint, fix):
+    assert ffmpeg_module.lacking(complaint) == (fix and f"install an ffmpeg with the {fix}")
+
+
+@ffmpeg
+def test_what_an_ffmpeg_lacks_is_said(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    make(*lavfi("testsrc2=s=64x48:r=25:d=1"), *H264, path)
+    movie = movies.probe(path)
+    frames = list(movies.read_movie(path, movie))
+    with monkeypatch.context() as patch:
+        patch.setitem(movies.MOVIES, ".mp4", ("mp4", "-c:v libx999 -crf".split(), movies.AAC))
+        patch.setitem(movies.CRF, "libx999", 20)
+        with pytest.raises(WriteError, match="install an ffmpeg with the encoder libx999"):
+            movies.save_movie(tmp_path / "b.mp4", frames, movie)
+    for stop in (True, False):
+        monkeypatch.setitem(ffmpeg_module.TURNS, 0, ["zzscale=t=linear"])
+        with pytest.raises(ValueError, match="install an ffmpeg with the filter zzscale"):
+            list(movies.read_movie(path, movie, stop=stop))
+    monkeypatch.setitem(ffmpeg_module.TURNS, 0, [])
+    with pytest.raises(ValueError, match="install an ffmpeg with the decoder libvp999"):
+        list(movies.read_movie(path, dataclasses.replace(movie, decoder="libvp999")))
 
 
 @ffmpeg

@@ -23,7 +23,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script, there is no conftest to do it
 
-from ppad import config, figures, loop, modifier, players, reproduce, ssh
+from ppad import config, crop_sampler, figures, loop, modifier, players, reproduce, ssh
 
 README = ROOT / "README.md"
 PACKAGE = ROOT / "ppad" / "README.md"
@@ -576,8 +576,17 @@ def test_own_picture_lines_run(tiny, tmp_path, monkeypatch):
             assert rule in ssh.RULES
 
         def find(self, frames):
-            return [{"boxes": torch.tensor([[30.0, 20.0, 50.0, 40.0]])} for _ in frames]
+            return [{"boxes": torch.tensor([[30.0, 20.0, 50.0, 40.0]] * 2)} for _ in frames]
 
+    results = []
+
+    def repaint_one(frame, boxes, modifier, repaint=crop_sampler.repaint):
+        assert len(boxes) == len(boxes[0]) == 1  # each from what was made of the faces before
+        assert not results or frame is results[-1]
+        results.append(repaint(frame, boxes, modifier))
+        return results[-1]
+
+    monkeypatch.setattr(crop_sampler, "repaint", repaint_one)
     monkeypatch.setattr(ssh, "FaceFinder", Finder)
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
@@ -586,7 +595,7 @@ def test_own_picture_lines_run(tiny, tmp_path, monkeypatch):
         changed = (np.asarray(saved).astype(int) != original).any(2)
     inside = np.zeros_like(changed)
     inside[14:46, 24:56] = True  # 1.6 times the box about its center
-    assert changed[inside].mean() > 0.9 and not changed[~inside].any()
+    assert changed[inside].mean() > 0.9 and not changed[~inside].any() and len(results) == 2
 
 
 def test_parameter_counts_in_the_text():
