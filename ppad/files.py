@@ -291,8 +291,7 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
         if not row["file"]:
             raise DataError(f"{row['where']}: file is empty; name the picture, or delete the row")
         name = plain_name(row["file"])
-        suffix = Path(row["file"]).suffix
-        if suffixes.setdefault(name, suffix) != suffix:
+        if suffixes.setdefault(name, Path(row["file"]).suffix) != Path(row["file"]).suffix:
             fault = f"{row['file']} ends in {suffixes[name]} further up"
             raise DataError(f"{row['where']}: {fault}; rename one picture, or write both alike")
         row["file"] = name
