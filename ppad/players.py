@@ -113,6 +113,9 @@ class Exchanger(nn.Module):
     stochastic = True  # each call draws anew: nobody may keep and reuse its outputs
     NOISE = 0.5  # ours: standard deviation; the code itself lies in [-1, 1]
     SHIFT = 0.005  # ours: of S, standard deviation of noise on the landmarks
+    # Ours: standard deviation of noise on the new face's size, 7 % of it. Its size beside that of
+    # the true landmarks, by which attackers align, would tell who it is.
+    SIZE = 0.02  # of S; the landmarks' distances to their mean are 0.29 S in all
     OTHERS = 64  # ours: identities to draw from; few, as they are kept with M's weights
     # Ours: what stays of a face's last frame after 1/25 second; without it the new face trembles.
     PLACE_STAYS = 0.8
@@ -188,11 +191,18 @@ class Exchanger(nn.Module):
         A list of tensors (number, ...). A movie keeps a person's: nobody can average them away.
         """
         device = self.others.device
-        side = self.size // 4
         chosen = torch.randint(len(self.others), (number,), device=device)  # (n,)
+        noise, shift = self.draw_noise(number)
+        size = self.SIZE * self.size * torch.randn(number, 1, 1, device=device)  # px
+        return [self.others[chosen], noise, shift + size * self.shape]
+
+    def draw_noise(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise of codes (n, 24, S/4, S/4) and of landmarks (n, 5, 2), px, while M learns."""
+        device = self.others.device
+        side = self.size // 4
         noise = self.NOISE * torch.randn(number, 24, side, side, device=device)
         shift = self.SHIFT * self.size * torch.randn(number, 5, 2, device=device)  # px
-        return [self.others[chosen], noise, shift]
+        return noise, shift
 
     @torch.no_grad()
     def place(self, faces: torch.Tensor) -> torch.Tensor:

@@ -290,7 +290,7 @@ class Exchange:
         """
         config = self.config
         people = self.reader.people[identities.to(self.device, non_blocking=True)]  # (B, E)
-        _, noise, shift = modifier.draw(len(pictures))
+        noise, shift = modifier.draw_noise(len(pictures))
         landmarks = landmarks.to(self.device, non_blocking=True)
         with self.autocast:
             code = modifier.encode(pictures).float()  # (B, 24, S/4, S/4)
@@ -316,7 +316,7 @@ class Exchange:
     def update_reader(self, modifier, pictures, identities, scaler) -> None:
         """The reader learns from a batch after M: before, it would know these faces by heart."""
         with self.autocast, torch.no_grad():
-            _, noise, _ = modifier.draw(len(pictures))
+            noise, _ = modifier.draw_noise(len(pictures))
             noisy = modifier.encode(pictures).float() + noise  # (B, 24, S/4, S/4)
         people = identities.to(self.device, non_blocking=True)  # (B,)
         for _ in range(READER_UPDATES):
