@@ -172,8 +172,8 @@ class Exchanger(nn.Module):
         template = torch.tensor(TEMPLATE_96x112) / 80  # ours: a head with its hair fills [-1, 1]
         self.register_buffer("template", template - template.mean(dim=0), persistent=False)
         axis = (torch.arange(size) + 0.5) * 2 / size - 1  # (S,) in [-1, 1]
-        # Ours: a smaller ellipse leaves too much of the hair. The face itself is all paint: where an
-        # edge let a hundredth of it through, attackers who trained for long enough found it.
+        # Ours: a smaller ellipse leaves too much of the hair. The face itself is all paint: where
+        # an edge let a hundredth of it through, attackers who trained for long enough found it.
         radius = ((axis / 0.58) ** 2 + ((axis[:, None] + 0.04) / 0.68) ** 2).sqrt()  # (S, S)
         self.register_buffer("mask", ((1.08 - radius) / 0.13).clamp(0, 1), persistent=False)
         # Ours: G is not shown the hair about the ellipse, or it would go on with it.

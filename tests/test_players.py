@@ -314,6 +314,7 @@ def test_exchanger_draws_one_of_the_others_for_each_face(exchanger, monkeypatch)
     torch.testing.assert_close(exchanger.others[:7], exchanger.others[7:14])  # of seven people
     monkeypatch.setattr(exchanger, "NOISE", 0.0)
     monkeypatch.setattr(exchanger, "SHIFT", 0.0)
+    monkeypatch.setattr(exchanger, "SIZE", 0.0)
     faces = some_faces(2)
     told = (exchanger.encode(faces), exchanger.place(faces))
     drawn = [exchanger(faces) for _ in range(20)]
@@ -330,7 +331,11 @@ def test_what_was_drawn_once_can_be_used_again(exchanger):
     people, noise, shift = exchanger.draw(400)
     assert noise.shape == (400, 24, 8, 8) and shift.shape == (400, 5, 2)
     assert noise.std().item() == pytest.approx(0.5, rel=0.01)
-    assert shift.std().item() == pytest.approx(0.005 * 32, rel=0.05)
+    size = (shift * exchanger.shape).sum(dim=(1, 2))  # px, as the shape is of length 1
+    rest = shift - size[:, None, None] * exchanger.shape
+    assert size.std().item() == pytest.approx(math.hypot(0.005, 0.02) * 32, rel=0.1)
+    assert rest.std().item() == pytest.approx(0.9**0.5 * 0.005 * 32, rel=0.05)
+    assert exchanger.draw_noise(400)[1].std().item() == pytest.approx(0.005 * 32, rel=0.05)
     assert len(people.unique(dim=0)) == 7
     one = exchanger.draw(1)
     alone = [exchanger(face[None], one) for face in faces]
