@@ -50,7 +50,7 @@ def test_players_have_the_sizes_of_the_preset(tiny):
     recognizer = players.make_recognizer(config, 7)
     assert recognizer.head.weight.shape == (7, config.embedding)
     assert recognizer.network.config.input_size == (28, 24) and recognizer.margin.scale == 16
-    detector = players.make_detector(tiny(frame_height=96, frame_width=128), 3)
+    detector = players.make_detector(tiny(drawn=False, frame_height=96, frame_width=128), 3)
     assert (detector.config.classes, detector.config.min_size, detector.config.max_size) == (
         3,
         96,
