@@ -40,7 +40,6 @@ from ppad.files import (
     BadPicture,
     DataError,
     find_picture,
-    is_hidden,
     is_picture,
     numbers,
     read_table,
@@ -63,7 +62,7 @@ def find_portraits(names):
     skipped = {}
     for name in names:
         path = PurePosixPath(name)
-        if path.suffix.lower() in UNREAD and not is_hidden(path):
+        if path.suffix.lower() in UNREAD:
             skipped[name] = "its format is not read; save it as JPEG or PNG"
         elif is_picture(path) and len(path.parts) < 2:
             skipped[name] = "it lies in no folder of a person"

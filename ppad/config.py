@@ -468,10 +468,8 @@ def _problems(config: Paper):
         drawn = "the toy world draws faces that fill 1/1.6 of their picture"
         yield "face_scale", f"{drawn}, so it must be 1.6"
     if config.drawn and config.frame_width != config.frame_height:
-        yield (
-            "frame_width",
-            f"drawn frames are square: give it {config.frame_height}, as its height",
-        )
+        fix = f"give it {config.frame_height}, as its height"
+        yield "frame_width", f"drawn frames are square: {fix}"
     if config.folds < 2:
         yield "folds", "the threshold is fitted on the other folds, so there must be at least 2"
 

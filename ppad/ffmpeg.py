@@ -110,8 +110,7 @@ def probe(path):
     tags = {name.lower(): value for name, value in stream.get("tags", {}).items()}
     codec = stream.get("codec_name")
     alpha_mode = tags.get("alpha_mode") == "1" and codec in ALPHA_DECODERS
-    turns = [data for data in stream.get("side_data_list", ()) if "rotation" in data]
-    turn = turns[0] if turns else {}
+    turn = next((one for one in stream.get("side_data_list", ()) if "rotation" in one), {})
     return Movie(
         rate,
         round(float(seconds) * rate) if seconds else None,

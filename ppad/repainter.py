@@ -33,8 +33,7 @@ from ppad.crop_sampler import (
     write_pixels,
 )
 from ppad.files import atomic_path, to_rgb
-from ppad.mtcnn import overlap
-from ppad.ssh import default_finder
+from ppad.ssh import default_finder, joined
 from ppad.tracks import Steady, Tracker
 
 METHODS = {
@@ -46,7 +45,6 @@ METHODS = {
 }
 SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md beside it
 FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
-SAME_FACE = 0.3  # ours: boxes that overlap more are of one face, as in SSH's suppression
 LOOKS_A_SECOND = 5  # ours: how often both detectors search a movie, at least
 FEATHER = 0.1  # ours: of a square 1.6 times the face, so that the face itself is replaced whole
 # Ours: the preview's columns and rows of frames, px of a frame and of a title, most tracks.
@@ -229,8 +227,7 @@ class Anonymizer:
             more = self._find([frame], tracker.pushed, lambda one: closely(one, lost))[0]
             if more is None:
                 return None
-            shared = overlap(torch.from_numpy(more), torch.from_numpy(boxes))  # (m, k)
-            boxes = np.concatenate([boxes, more[~(shared > SAME_FACE).any(1).numpy()]])
+            boxes = joined([torch.from_numpy(boxes), torch.from_numpy(more)]).numpy()
         faces = sum(len(one) for one in [*found, boxes] if one is not None)
         return boxes if faces else self._find([frame], tracker.pushed, closely)[0]
 
