@@ -379,6 +379,13 @@ AT_LEAST_ONE = (
 DRAWN = (
     "train_identities pictures_each test_identities test_pictures_each train_frames test_frames"
 ).split()
+FOLDERS = ("faces", "actions")  # read unless the data are drawn
+DRAWN_TEST = ("test_identities", "test_pictures_each", "test_pairs", "folds")
+PLAIN_ONLY = (  # read by the M of Sec. 4 alone
+    "modifier_width modifier_blocks modifier_upsample modifier_match_color pretrain_modifier_steps "
+    "warmup_steps warmup_recognizers warmup_restart warmup_updates"
+).split()
+EXCHANGE_ONLY = ("exchange_steps", "code_weight", "reader_weight")
 UNBOUNDED = ("adversarial_cap", "memory_gb")  # may be infinite
 CHOICES = {
     "modifier_upsample": ("transposed", "resize"),
@@ -431,6 +438,37 @@ def build(preset: str, **overrides) -> Paper:
             "checkpointing is true, and so is compile, which decides itself what to keep: switch "
             "one of them off"
         )
+    return config
+
+
+def from_flags(preset: str, flags: dict, rows: list) -> Paper:
+    """The preset with the fields that the command line gives; None: not given.
+
+    A field that nothing in a run of `rows` reads is named: somebody expects it to work.
+    Raises ConfigError as `build` does, and for folders of pictures where the data are drawn.
+    """
+    config = build(preset, **flags)
+    given = {name for name, value in flags.items() if value is not None}
+    if config.drawn and (unread := sorted(given.intersection(FOLDERS))):
+        fix = "give --preset photo_cpu, or another preset that reads folders, or --drawn false"
+        raise ConfigError(f"{unread[0]} is given, but preset '{preset}' draws its data: {fix}")
+    plain = any(
+        VARIANTS[row].get("modifier_exchange", config.modifier_exchange) is False
+        for row in rows
+        if row in VARIANTS
+    )
+    exchanges = config.modifier_exchange and "Ours" in rows
+    unused = (
+        (DRAWN_TEST, config.drawn, "the prepared folder says what is tested"),
+        (("epochs",), config.T1 == 0, f"T1 is {config.T1}; --T1 0 has the epochs count"),
+        (("detector_trainable",), config.detector_weights, "A starts from no weights"),
+        (PLAIN_ONLY, plain, "no row has the M that reads it; --modifier_exchange false gives it"),
+        (EXCHANGE_ONLY, exchanges, "no row has the M that reads it; --modifier_exchange true"),
+    )
+    for names, used, why in unused:
+        for name in names:
+            if name in given and not used:
+                print(f"--{name} has no effect: {why}")
     return config
 
 

@@ -464,6 +464,7 @@ def judge_row(
         "verification_error": error,
         "structure": left,
         "attacks": report,
+        "made_with": optim.made_with(),
     }
 
 
@@ -489,4 +490,5 @@ def summarize(rows: list[dict]) -> dict:
         "verification_error": errors,
         "structure": {kind: mean_or_none([one[kind] for one in structures]) for kind in kinds},
         "attacks": [row["attacks"] for row in rows],
+        "made_with": [row.get("made_with") for row in rows],  # older rows do not say it
     }

@@ -349,6 +349,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
+def made_with() -> dict[str, str]:
+    """The versions, and the machine, which rounds in its own way."""
+    return versions() | {"machine": platform.platform()}
+
+
 def processor() -> str:
     """The processor's name as Linux has it; elsewhere what Python knows."""
     known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""

@@ -426,6 +426,7 @@ def test_summary_by_hand():
     assert row["AP"] == {"Lip": pytest.approx(0.5), "Photo": 1.0}
     assert row["structure"] == {"l1": pytest.approx(0.1), "landmark_error": 0.25}
     assert row["attacks"] == [{"of": 0.2}, {"of": 0.3}, {"of": 0.1}]
+    assert row["made_with"] == [None, None, None]  # rows of before this was kept
 
 
 def test_structure_is_averaged_over_the_seeds_that_have_it():
