@@ -232,7 +232,7 @@ class Small(Paper):
 
 @dataclass
 class Toy(Small):
-    """The drawn world on two CPU cores: all rows in about an hour (see ppad.toyworld)."""
+    """The drawn world on two CPU cores: all rows in about 35 minutes (see ppad.toyworld)."""
 
     faces: str = ""  # ours: nothing to read
     actions: str = ""  # ours
