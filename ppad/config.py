@@ -441,10 +441,10 @@ def build(preset: str, **overrides) -> Paper:
     return config
 
 
-def from_flags(preset: str, flags: dict, rows: list) -> Paper:
+def from_flags(preset: str, flags: dict, rows: list, say: bool = True) -> Paper:
     """The preset with the fields that the command line gives; None: not given.
 
-    A field that nothing in a run of `rows` reads is named: somebody expects it to work.
+    A field that nothing in a run of `rows` reads is named, if `say`: somebody expects it to work.
     Raises ConfigError as `build` does, and for folders of pictures where the data are drawn.
     """
     config = build(preset, **flags)
@@ -467,7 +467,7 @@ def from_flags(preset: str, flags: dict, rows: list) -> Paper:
     )
     for names, used, why in unused:
         for name in names:
-            if name in given and not used:
+            if say and name in given and not used:
                 print(f"--{name} has no effect: {why}")
     return config
 
