@@ -452,22 +452,19 @@ def from_flags(preset: str, flags: dict, rows: list, say: bool = True) -> Paper:
     if config.drawn and (unread := sorted(given.intersection(FOLDERS))):
         fix = "give --preset photo_cpu, or another preset that reads folders, or --drawn false"
         raise ConfigError(f"{unread[0]} is given, but preset '{preset}' draws its data: {fix}")
-    plain = any(
-        VARIANTS[row].get("modifier_exchange", config.modifier_exchange) is False
-        for row in rows
-        if row in VARIANTS
-    )
-    exchanges = config.modifier_exchange and "Ours" in rows
-    unused = (
+    changes = [VARIANTS[row] for row in rows if row in VARIANTS]
+    exchange = {one.get("modifier_exchange", config.modifier_exchange) for one in changes}
+    other_m = "no row has the M that reads it; --modifier_exchange"
+    readers = (  # fields, whether the run reads them, and why it may not
         (DRAWN_TEST, config.drawn, "the prepared folder says what is tested"),
         (("epochs",), config.T1 == 0, f"T1 is {config.T1}; --T1 0 has the epochs count"),
         (("detector_trainable",), config.detector_weights, "A starts from no weights"),
-        (PLAIN_ONLY, plain, "no row has the M that reads it; --modifier_exchange false gives it"),
-        (EXCHANGE_ONLY, exchanges, "no row has the M that reads it; --modifier_exchange true"),
+        (PLAIN_ONLY, False in exchange, f"{other_m} false gives it"),
+        (EXCHANGE_ONLY, True in exchange, f"{other_m} true"),
     )
-    for names, used, why in unused:
+    for names, read, why in readers if say else ():
         for name in names:
-            if say and name in given and not used:
+            if name in given and not read:
                 print(f"--{name} has no effect: {why}")
     return config
 

@@ -454,7 +454,8 @@ def say_what_goes(path: Path, results: dict) -> None:
 
     Also say where machines or versions are mixed: a run may go on after an update.
     """
-    made = {json.dumps(one) for row in results["rows"] for one in row["made_with"]}
+    known = [one for row in results["rows"] for one in row["made_with"] if one]
+    made = set(map(json.dumps, known))
     if len(made) > 1:
         fault = "the rows were made with different versions or on different machines"
         print(f"{fault}, see made_with in {path}: they may differ by rounding", file=sys.stderr)
