@@ -17,7 +17,6 @@ import csv
 import io
 import itertools
 import json
-import signal
 import sys
 import tarfile
 import textwrap
@@ -26,7 +25,6 @@ import zipfile
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -100,7 +98,7 @@ def run(main, argv=None, stopped="the same command goes on from here"):
     So do the signals of a closed terminal and a batch system. stopped: what to do after a stop.
     """
     try:
-        with signals_stop():
+        with on_signals(stop):
             main(argv)
     except (DataError, OSError) as error:
         print(f"{error}", file=sys.stderr)
@@ -111,18 +109,8 @@ def run(main, argv=None, stopped="the same command goes on from here"):
     return 0
 
 
-@contextmanager
-def signals_stop():
-    """Have SIGTERM and SIGHUP stop the block as Ctrl-C does, so that no unfinished file stays."""
-    before = on_signals(("SIGTERM", "SIGHUP"), stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def stop(number, frame):
+    """The handler by which a signal stops a script as Ctrl-C does: no unfinished file stays."""
     raise KeyboardInterrupt
 
 

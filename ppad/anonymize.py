@@ -21,7 +21,6 @@ import filecmp
 import json
 import os
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -446,11 +445,9 @@ def main(argv=None):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
-    if threading.current_thread() is threading.main_thread():
-        # a closed terminal, a batch system's warning and limit; Windows has the first alone
-        on_signals(("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU"), stop)
     try:
-        return run(parse(argv))
+        with on_signals(stop):
+            return run(parse(argv))
     except (ValueError, OSError, RuntimeError, MemoryError) as error:  # LoopError is a RuntimeError
         if isinstance(error, OSError) and error.filename:
             error = movies.unreadable(error.filename, error)

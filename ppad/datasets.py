@@ -298,7 +298,7 @@ def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu"):
         num_workers=min(data.pictures.threads, folders.cores(), MAX_LOADERS) if data.lazy else 0,
         collate_fn=tuple,  # a batch stays as it is
         pin_memory=torch.device(device).type == "cuda",
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_heed_signals,
         generator=torch.Generator(),  # else it would draw from the global random state
     )
     return _deliver(loader, device)
@@ -311,9 +311,10 @@ def _deliver(loader, device):
         yield to_floats(pictures, device), *rest
 
 
-def _ignore_interrupt(worker):
+def _heed_signals(worker):
     """Ctrl-C reaches all processes; the main one finishes its step, for which it needs these."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which a DataLoader ends them
 
 
 class KeptOutputs(nn.Module):

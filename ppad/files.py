@@ -17,6 +17,7 @@ import socket
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 import unicodedata
 import warnings
@@ -33,10 +34,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # of Pillow's others, some star
 MAX_PIXELS = 50_000_000  # ours: of one picture; a small file can claim any number
 LARGEST = 1e30  # ours: numbers of a table are smaller; of those above 3.4e38 float32 makes infinity
 UNEQUAL = 0.01  # ours: of a fold, pairs of one kind too many; chance is then 49.5 %
+STOPS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")  # of kill, a terminal, batch systems
 LONGEST_NAME = 200  # ours: bytes of a name kept in its temporary name; systems allow 255
 
-# `decode_picture` refuses such pictures itself, by name.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused by name anyway
 
 
 class DataError(ValueError):
@@ -109,17 +110,18 @@ def unlink_unfinished(path) -> None:
         path.unlink(missing_ok=True)
 
 
-def on_signals(names, handler) -> dict:
-    """Have `handler` called at these signals: those that this system has and nobody ignores.
-
-    nohup ignores SIGHUP. Returns {number: handler before}; for the main thread.
-    """
-    before = {}
-    for name in names:
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, handler)
-    return before
+@contextmanager
+def on_signals(handler):
+    """Have `handler` called in the block at STOPS, but those ignored, as nohup ignores SIGHUP."""
+    main = threading.current_thread() is threading.main_thread()  # no other one gets signals
+    numbers = [getattr(signal, name) for name in STOPS if main and hasattr(signal, name)]
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)
 
 
 def check_writable(folder) -> None:
@@ -377,8 +379,8 @@ def find_pairs(pairs_txt, names: list[str]):
             kept.append((*(position[name] for name in ends), same, number // per_fold))
     if dropped:
         count = f"{len(dropped)} of {len(lines)} pairs are dropped"
-        why = "the set lacks a picture of each, the first is"
-        print(f"{pairs_txt}: {count}: {why} {dropped[0]}", file=sys.stderr)
+        why = f"the set lacks a picture of each, the first is {dropped[0]}"
+        print(f"{pairs_txt}: {count}: {why}", file=sys.stderr)
     if not kept:
         such = next(iter(names), "nothing")
         fault = f"none of its {len(lines)} pairs is in the face set, which has {such} and the like"
@@ -386,14 +388,12 @@ def find_pairs(pairs_txt, names: list[str]):
     folds = len(lines) // per_fold
     absent_pairs = len(dropped)
     for fold in range(folds):
-        kinds = {same for _, _, same, number in kept if number == fold}
-        if len(kinds) < 2 or folds < 2:
-            fault = f"fold {fold + 1} of {folds} is left with {len(kinds)} of the two kinds"
+        both = [[pair for pair in kept if pair[2:] == (same, fold)] for same in (True, False)]
+        fewer, more = sorted(both, key=len)
+        if not fewer or folds < 2:
+            why = f"fold {fold + 1} of {folds} is left with {sum(map(bool, both))} of the two kinds"
             need = "at least two folds are needed, with pairs of one person and of two in each"
-            raise DataError(f"{pairs_txt}: {fault} of pairs; {need}: restore the pictures or pairs")
-        fewer, more = sorted(
-            ([pair for pair in kept if pair[2:] == (same, fold)] for same in (True, False)), key=len
-        )
+            raise DataError(f"{pairs_txt}: {why} of pairs; {need}: restore the pictures or pairs")
         if len(more) - len(fewer) > UNEQUAL * per_fold:
             for extra in more[len(fewer) :]:
                 kept.remove(extra)

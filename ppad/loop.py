@@ -13,7 +13,8 @@ After any stop, planned or not, the same lines go on where the last checkpoint w
 * `checkpoint.pt` holds every part, the steps done in each stage and the random states. It is
   written whole or not at all, and the one before is kept as `checkpoint.prev.pt`;
 * `log.jsonl` has a line every `log_every` steps; lines past the checkpoint are dropped on resuming;
-* Ctrl-C finishes the step, saves and stops; a term that is not finite stops the run and is named.
+* Ctrl-C, and whatever else asks a program to end (`files.STOPS`), finishes the step, saves and
+  stops; a term that is not finite stops the run and is named.
 
 Where several processes train together (`ppad.optim`), each runs the loop and the main process
 writes. They save and stop after the same step, so each step ends with a question to all of them.
@@ -39,9 +40,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ppad import optim
+from ppad import files, optim
 from ppad.config import unlike
-from ppad.files import atomic_path, clock, print_progress, read_json, write_error, write_file
 
 SECONDS_BETWEEN_LINES = 5  # ours: progress a person can follow, also when two rows report
 CHECKPOINT = ("settings", "done", "parts")  # the dicts that every checkpoint holds
@@ -55,7 +55,7 @@ class LoopError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed and the state is saved."""
+    """The run was asked to stop, by Ctrl-C for instance, and the state is saved."""
 
 
 @dataclass(eq=False)
@@ -137,10 +137,8 @@ class Loop:
                     saved = now
                     self.save()
                 if stop:
-                    raise Interrupted(
-                        f"stopped at {self.title} {stage} step {step}; the same command goes on "
-                        "from here"
-                    )
+                    place = f"{self.title} {stage} step {step}"
+                    raise Interrupted(f"stopped at {place}; the same command goes on from here")
 
     def log(self, terms: dict) -> None:
         """Note the terms of this step, name -> scalar tensor; the log shows their means."""
@@ -176,18 +174,14 @@ class Loop:
             raise LoopError(f"{path} is no checkpoint of this program: move it away to start anew")
         settings, done, states = dicts
         if different := unlike(settings, self.settings):
-            raise LoopError(
-                f"{path} belongs to another configuration ({'; '.join(different)}): "
-                "choose another --out or the same settings"
-            )
+            fault = f"belongs to another configuration ({'; '.join(different)})"
+            raise LoopError(f"{path} {fault}: choose another --out or the same settings")
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(states[name])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise LoopError(
-                f"{path} does not fit this program ({_first_line(error)}): move it away to start "
-                "afresh"
-            ) from error
+            fault = f"does not fit this program ({_first_line(error)})"
+            raise LoopError(f"{path} {fault}: move it away to start afresh") from error
         self.done = Counter(done)
         self.seconds = state["seconds"]
         self.unlogged = state.get("unlogged", [])
@@ -206,7 +200,7 @@ class Loop:
             lines = [line for line in read_log(path) if line["step"] <= self.done[line["stage"]]]
             text = "".join(json.dumps(line) + "\n" for line in lines)
             if text != path.read_text():
-                write_file(path, text)
+                files.write_file(path, text)
 
     def _write_log(self, line: dict) -> None:
         path = self.folder / "log.jsonl"
@@ -214,13 +208,15 @@ class Loop:
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise write_error(path, error) from error
+            raise files.write_error(path, error) from error
 
     def _print(self, step: str, terms: dict, left: float, last: bool) -> None:
         if last or time.monotonic() - self.last_print > SECONDS_BETWEEN_LINES:
             self.last_print = time.monotonic()
             values = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
-            print_progress(f"{self.title} {step}  {values}  {clock(left)} left", end=last)
+            files.print_progress(
+                f"{self.title} {step}  {values}  {files.clock(left)} left", end=last
+            )
 
     def _check(self, stage: str) -> None:
         """Read the terms of the unchecked steps from the device, as means of the processes."""
@@ -278,11 +274,8 @@ class TrialLoop:
             flop = counter.get_total_flops()
             self.minutes += steps * median / 60
             self.flop += steps * flop
-            print(
-                f"  {self.title:6} {stage:9} {steps:6} steps, {median:8.3f} seconds and "
-                f"{flop / 1e9:8.2f} GFLOP each",
-                flush=True,
-            )
+            speed = f"{median:8.3f} seconds and {flop / 1e9:8.2f} GFLOP each"
+            print(f"  {self.title:6} {stage:9} {steps:6} steps, {speed}", flush=True)
 
     def log(self, terms: dict) -> None:
         """Raise ValueError for a loss that is not finite."""
@@ -297,12 +290,12 @@ def counted_minutes(path: Path):
 
     Raises files.DataError where the file cannot be read.
     """
-    before = read_json(path, needs=["minutes"])["minutes"] if path.exists() else 0.0
+    before = files.read_json(path, needs=["minutes"])["minutes"] if path.exists() else 0.0
     began = time.monotonic()
     try:
         yield
     finally:
-        write_file(path, json.dumps({"minutes": before + (time.monotonic() - began) / 60}))
+        files.write_file(path, json.dumps({"minutes": before + (time.monotonic() - began) / 60}))
 
 
 def save_tensors(path: Path, state: dict, previous: Path | None = None) -> None:
@@ -310,7 +303,7 @@ def save_tensors(path: Path, state: dict, previous: Path | None = None) -> None:
 
     Raises files.WriteError.
     """
-    with atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch's own report of a full disk
@@ -328,9 +321,8 @@ def read_checkpoint(path) -> dict:
                 raise OSError(f"{broken} in it is not what was written")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise LoopError(
-            f"{path} does not exist: run ppad.reproduce first or name another run"
-        ) from None
+        fix = "run ppad.reproduce first or name another run"
+        raise LoopError(f"{path} does not exist: {fix}") from None
     except Exception as error:  # a torn file raises one of many types
         previous = path.with_name("checkpoint.prev.pt")
         older = path != previous and previous.exists()
@@ -344,10 +336,7 @@ def save_players(path, config: dict, parts: dict) -> None:
     Args: config: the preset's fields. parts: name -> state dict.
     """
     halves = {
-        name: {
-            key: value.half() if value.is_floating_point() else value
-            for key, value in state.items()
-        }
+        name: {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
         for name, state in parts.items()
     }
     save_tensors(path, {"config": config, "parts": halves})
@@ -369,10 +358,8 @@ def load_public_weights(network, path) -> None:
         shapes = [value.shape for value in values]
     except Exception as error:  # a broken or foreign file: torch raises one of many types
         why = error.strerror if isinstance(error, OSError) else "it is no file of weights"
-        raise ValueError(
-            f"recognizer_weights {path} cannot be read ({why}): give a public PyTorch file of "
-            "SphereFace-20"
-        ) from error
+        fix = "give a public PyTorch file of SphereFace-20"
+        raise ValueError(f"recognizer_weights {path} cannot be read ({why}): {fix}") from error
     if shapes[: len(own)] != [value.shape for value in own.values()] or len(values) > len(own) + 1:
         raise ValueError(
             f"recognizer_weights {path} does not fit D: it must hold D's {len(own)} tensors in "
@@ -398,20 +385,21 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _delayed_interrupt():
-    """An Event that Ctrl-C sets, so that the step ends; a second Ctrl-C stops at once."""
+    """An Event that signals to stop set, so that the step ends; a second Ctrl-C stops at once."""
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # others get no signals
         yield pressed
         return
 
     def note(signum, frame):
-        if pressed.is_set():
+        if pressed.is_set() and signum == signal.SIGINT:
             raise KeyboardInterrupt
         pressed.set()
 
     before = signal.signal(signal.SIGINT, note)
     try:
-        yield pressed
+        with files.on_signals(note):
+            yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -440,18 +428,24 @@ def side_by_side(tasks: dict, jobs: int) -> None:
     waiting = list(processes)
     running = []
     stopped = False
-    while True:
-        running = [process for process in running if process.is_alive()]
-        failed = stopped or any(process.exitcode for process in processes)
-        while waiting and len(running) < jobs and not failed:
-            running.append(waiting.pop(0))
-            running[-1].start()
-        if not running:
-            break
-        try:
-            multiprocessing.connection.wait([process.sentinel for process in running])
-        except KeyboardInterrupt:  # the forks received it, too: let them save
-            stopped = True
+
+    def forward(signum, frame):  # `kill` reaches this process alone; let the forks save
+        for process in running:
+            process.terminate()
+
+    with files.on_signals(forward):
+        while True:
+            running = [process for process in running if process.is_alive()]
+            failed = stopped or any(process.exitcode for process in processes)
+            while waiting and len(running) < jobs and not failed:
+                running.append(waiting.pop(0))
+                running[-1].start()
+            if not running:
+                break
+            try:
+                multiprocessing.connection.wait([process.sentinel for process in running])
+            except KeyboardInterrupt:  # the forks received Ctrl-C, too
+                stopped = True
     if stopped or any(process.exitcode == 130 for process in processes):
         raise Interrupted("stopped; the same command goes on from the last checkpoints")
     if failures := [f"{p.name} ended with status {p.exitcode}" for p in processes if p.exitcode]:
@@ -473,13 +467,20 @@ def exit_with_parent() -> None:
     os._exit(1)
 
 
+def stop_once(signum, frame):
+    """Stop as Ctrl-C does; a batch system may send more, to several processes."""
+    signal.signal(signum, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def exit_status(work) -> int:
     """Call `work()`: 0, or for an error that the user can correct one sentence and a status.
 
-    2 is for such an error, 130 for Ctrl-C.
+    2 is for such an error, 130 for Ctrl-C and other signals to stop.
     """
     try:
-        work()
+        with files.on_signals(stop_once):
+            work()
         return 0
     except (ValueError, OSError, LoopError) as error:
         sentence = str(error)

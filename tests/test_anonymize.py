@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from red_square import encode, ffmpeg, find_red, red
 
-from ppad import anonymize, movies, mtcnn, players, repainter, ssh
+from ppad import anonymize, files, movies, mtcnn, players, repainter, ssh
 from ppad.ffmpeg import sound_tracks
 from ppad.repainter import Anonymizer
 from ppad.tracks import Steady
@@ -945,7 +945,7 @@ def test_names(command, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals on Windows")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU"])
+@pytest.mark.parametrize("name", files.STOPS)
 def test_a_signal_leaves_no_file(tmp_path, name):
     Image.fromarray(scene()).save(
         tmp_path / "a.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(90)]

@@ -31,7 +31,7 @@ import prepare_casia
 import prepare_folder
 import prepare_lfw
 
-from ppad import config, crop_sampler, datasets, evaluate
+from ppad import config, crop_sampler, datasets, evaluate, files
 from ppad.files import WriteError, lock, write_file
 from ppad.folders import BOX_COLUMNS, POINT_COLUMNS
 
@@ -893,7 +893,7 @@ def test_a_damaged_journal_is_named(tmp_path, capsys, journal, number, split):
 # ---------------------------------------------------------------- stopped from outside
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", files.STOPS)
 def test_a_signal_stops_as_ctrl_c_does(tmp_path, capsys, monkeypatch, name):
     if not hasattr(signal, name):
         pytest.skip(f"{name} is not a signal here")

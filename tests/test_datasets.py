@@ -1,5 +1,6 @@
 """datasets: sets, the toy builders, the batch sampler and the batches, against pictures by hand."""
 
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from test_reproduce import read, run, truncate
 
-from ppad import crop_sampler, datasets, folders, optim
+from ppad import crop_sampler, datasets, files, folders, optim
 from ppad.datasets import (
     ActionSet,
     BatchSampler,
@@ -637,6 +638,19 @@ def test_ctrl_c_does_not_end_the_processes_that_the_step_under_way_needs(folder)
         assert len(next(stream)[0]) == 2
     stream.close()  # as when a stage is over: no process is left behind
     assert {child.pid for child in multiprocessing.active_children()} == before
+
+
+def test_a_stuck_worker_is_ended_by_sigterm_whatever_the_run_does_at_it(folder):
+    before = {child.pid for child in multiprocessing.active_children()}
+    with files.on_signals(lambda number, frame: None):
+        stream = batches(faces_of(folder, memory=0, workers=1), 2, seed=0)
+        next(stream)
+        (worker,) = [c for c in multiprocessing.active_children() if c.pid not in before]
+        worker.terminate()
+        worker.join(20)
+    assert worker.exitcode == -signal.SIGTERM
+    with contextlib.suppress(RuntimeError):  # that a worker is gone
+        stream.close()
 
 
 def in_a_fork(folder, results):

@@ -310,6 +310,22 @@ def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(tiny_args, tmp_path):
         )
 
 
+@pytest.mark.parametrize("to_all", [False, True])
+def test_sigterm_saves_every_row_and_ends_with_130(tiny_args, tmp_path, to_all):
+    """`kill` sends it to the parent alone, a batch system to all: both as Ctrl-C."""
+    words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "Masked", "--T1", "100000"]
+    process = started(words, tmp_path, "seed0/Ours/sample_game_000002.png")
+    if to_all:
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.terminate()
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in error
+    assert error.count("stopped at Ours game step") == 1
+    assert "\nppad.reproduce: stopped; the same command goes on from the last checkpoint" in error
+    assert not list(tmp_path.rglob(".*.part")) and read(tmp_path / "minutes.json")["minutes"] > 0
+
+
 def test_forks_of_a_killed_parent_do_not_go_on_writing(tiny_args, tmp_path):
     """Else the run that is started again would have a rival in its folder."""
     words = [

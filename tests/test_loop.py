@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
+from ppad import files
 from ppad.files import WriteError
 from ppad.loop import (
     Interrupted,
     Loop,
     LoopError,
     counted_minutes,
+    exit_status,
     read_checkpoint,
     read_log,
 )
@@ -329,14 +331,20 @@ def test_a_non_finite_term_is_never_checkpointed(tmp_path):
 
 
 @pytest.mark.parametrize("at", [5, 12])
-def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, unbroken, at):
-    handler = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("name", ["SIGINT", *files.STOPS])
+def test_ctrl_c_and_the_like_save_and_the_run_goes_on(tmp_path, unbroken, name, at):
+    if not hasattr(signal, name):
+        pytest.skip(f"{name} is not a signal here")
+    number = getattr(signal, name)
+    handler = signal.getsignal(number)
+    if handler == signal.SIG_IGN:
+        pytest.skip(f"{name} is ignored here")
     run = Run(tmp_path / "a")
-    run.before = {at: lambda: signal.raise_signal(signal.SIGINT)}
+    run.before = {at: lambda: signal.raise_signal(number)}
     with pytest.raises(Interrupted, match=f"step {at}; the same command goes on"):
         run.go()
     assert run.seen[-1] == at  # the step under way ended whole
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(number) is handler
     assert read_checkpoint(tmp_path / "a/checkpoint.pt")["done"] == {"train": at}
     resumed = Run(tmp_path / "a", init=99).go()
     assert same(resumed.state(), unbroken.state()) and resumed.seen == list(range(at + 1, 13))
@@ -354,6 +362,50 @@ def test_the_signal_handler_is_restored_when_an_error_ends_the_loop(tmp_path):
         assert signal.getsignal(signal.SIGINT) is not handler
         break
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_sigterm_lets_the_step_end(tmp_path):
+    """A batch system may send it to every process of a run, which get the parent's as well."""
+    run = Run(tmp_path)
+
+    def twice():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    run.before = {2: twice}
+    with pytest.raises(Interrupted, match="step 2"):
+        run.go()
+    assert read_checkpoint(tmp_path / "checkpoint.pt")["done"] == {"train": 2}
+
+
+def test_what_ignores_a_signal_goes_on_ignoring_it(tmp_path):
+    """As `nohup` has it: a closed terminal does not end the run."""
+    if not hasattr(signal, "SIGHUP"):
+        pytest.skip("SIGHUP is not a signal here")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = Run(tmp_path)
+        run.before = {2: lambda: signal.raise_signal(signal.SIGHUP)}
+        run.go()
+        assert run.seen[-1] == 12 and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_sigterm_between_the_stages_ends_with_130_and_once(capsys):
+    cleared = []
+
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleared.append("all")  # the second did not break into it
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert exit_status(work) == 130 and cleared == ["all"]
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "stopped; the same command goes on" in capsys.readouterr().err
 
 
 def test_second_ctrl_c_stops_at_once(tmp_path):
