@@ -14,7 +14,6 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from ppad import datasets, files, folders, metrics, optim, players
 from ppad.attackers import RepaintedFaces, embed, found_again, spread, structure, verify
 from ppad.crop_sampler import repaint
 from ppad.figures import over_seeds
-from ppad.loop import LoopError
 from ppad.mtcnn import MTCNN
 from ppad.optim import GIB
 from ppad.players import LandmarkReader
@@ -333,15 +331,45 @@ class OwnRow:
     """An anonymizer that is no part of this package, as a row: `--row NAME=FILE.py:CLASS`."""
 
     name: str
-    make: Callable  # make(device) gives the anonymizer
-    checksum: str  # of the file
+    make: Callable  # make(device) gives the anonymizer, as `Guarded`
+    checksum: str  # of the file and the class's name
+
+
+class Guarded:
+    """An anonymizer of the user's own, which gets copies, and whose every answer is checked."""
+
+    def __init__(self, anonymizer, file: str, where: str):
+        self.anonymizer = anonymizer
+        self.file = file
+        self.where = where  # how sentences about it begin
+        for name in ("size", "smallest", "stochastic", "state_dict", "load_state_dict"):
+            if hasattr(anonymizer, name):
+                setattr(self, name, getattr(anonymizer, name))
+
+    def __call__(self, faces):
+        """(B, 3, S, S) in [-1, 1] -> the same. Raises DataError."""
+        try:
+            made = self.anonymizer(faces.clone())
+        except (Exception, SystemExit) as error:  # somebody else's code raises anything
+            stack = traceback.extract_tb(error.__traceback__)
+            lines = [f"(line {one.lineno})" for one in stack if one.filename == self.file]
+            reason = f"raised {type(error).__name__}: {error} {lines[-1] if lines else ''}".strip()
+            raise files.DataError(f"{self.where} {reason}") from error
+        shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
+        if shape != tuple(faces.shape):
+            fault = f"makes {shape} of {tuple(faces.shape)}: return a tensor of the same shape"
+            raise files.DataError(f"{self.where} {fault}")
+        if not made.abs().max() <= 1.001:  # nan as well
+            fault = f"returns {made.min():.3g} to {made.max():.3g}: keep values in [-1, 1]"
+            raise files.DataError(f"{self.where} {fault}")
+        return made.to(faces)
 
 
 def read_own_row(text: str, size: int) -> OwnRow:
     """The row that NAME=FILE.py:CLASS names; its anonymizer is tried on faces of `size` px.
 
     Raises DataError for a text, file or class that cannot be used, and for an anonymizer that
-    breaks the contract (see `fault`).
+    breaks the contract (see `check_contract`).
     """
     form = re.fullmatch(r"([^=]*\w[^=]*)=(.+\.py):(\w+)", text)
     if not form:
@@ -358,57 +386,35 @@ def read_own_row(text: str, size: int) -> OwnRow:
 
         def make(device="cpu"):
             anonymizer = made()
-            is_network = isinstance(anonymizer, nn.Module)  # which learns no more
-            return anonymizer.to(device).eval().requires_grad_(False) if is_network else anonymizer
+            if isinstance(anonymizer, nn.Module):  # which learns no more
+                anonymizer.to(device).eval().requires_grad_(False)
+            return Guarded(anonymizer, spec.origin, where)
 
-        wrong = fault(make(), size)
-    except (Exception, SystemExit) as error:  # somebody else's code raises anything
-        raise files.DataError(f"{where} raised {type(error).__name__}: {error}") from error
-    if wrong:
-        raise files.DataError(f"{where} {wrong}")
-    return OwnRow(name, make, datasets.checksum(content))
-
-
-@contextmanager
-def named_faults(row: str):
-    """What an anonymizer of the user's own raises inside comes as a DataError with row and line."""
-    try:
-        yield
-    except (files.DataError, LoopError):
+        check_contract(make(), size)
+    except files.DataError:
         raise
-    except Exception as error:  # somebody else's code raises anything
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        fault = f"--row {row} raised {type(error).__name__}: {error}"
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        raise files.DataError(f"{fault} ({where})") from error
+    except (Exception, SystemExit) as error:  # somebody else's code raises anything
+        fix = f"{class_name}() must give the anonymizer"
+        raise files.DataError(f"{where} raised {type(error).__name__}: {error}; {fix}") from error
+    return OwnRow(name, make, datasets.checksum(content, class_name))
 
 
 @torch.no_grad()
-def fault(anonymizer, size: int) -> str:
-    """What an anonymizer does against the contract, and how to fix it; "" if nothing.
+def check_contract(anonymizer: Guarded, size: int) -> None:
+    """Raise DataError unless each face of (B, 3, S, S) is anonymized by itself, in every batch.
 
-    It must map (B, 3, S, S) in [-1, 1] to the same, each face by itself. One without a `.size` gets
-    faces of any S on frames. One that draws anew at each call must say so: `stochastic = True`.
+    One without a `.size` gets any S on frames; one that draws at each call is `stochastic = True`.
     """
     if getattr(anonymizer, "size", size) != size:
-        return f"has .size {anonymizer.size}, but faces are {size} px: see --face_size"
+        fault = f"has .size {anonymizer.size}, but faces are {size} px: see --face_size"
+        raise files.DataError(f"{anonymizer.where} {fault}")
     for side in (size,) if hasattr(anonymizer, "size") else (size, size // 2 + 1):
         faces = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        made = anonymizer(faces.clone())
-        shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
-        if shape != tuple(faces.shape):
-            return f"makes {shape} of {tuple(faces.shape)}: return a tensor of the same shape"
-        if not made.abs().max() <= 1.001:  # nan as well
-            return f"returns {made.min():.3g} to {made.max():.3g}: keep values in [-1, 1]"
-        if getattr(anonymizer, "stochastic", False):
-            continue
-        alone = anonymizer(faces[:1].clone())
-        if (alone - made[:1]).abs().max() > 1 / 127.5:  # a gray level
-            return (
-                "gives a face another result when it comes again or alone: treat each face by "
-                "itself, and if it draws anew at each call, set stochastic = True on the class"
-            )
-    return ""
+        difference = (anonymizer(faces)[:1] - anonymizer(faces[:1])).abs().max()
+        if difference > 1 / 127.5 and not getattr(anonymizer, "stochastic", False):  # a gray level
+            fault = "gives a face another result when it comes again or alone"
+            fix = "treat each face by itself, or set stochastic = True if it draws at each call"
+            raise files.DataError(f"{anonymizer.where} {fault}: {fix}")
 
 
 @functools.cache

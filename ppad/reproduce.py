@@ -204,8 +204,7 @@ class SeedRun:
 
     def show_row(self, name: str) -> None:
         """Train and evaluate one row, and show its line of Table 1."""
-        with evaluate.named_faults(name) if name in self.own else contextlib.nullcontext():
-            row = self.row(name)
+        row = self.row(name)
         if optim.is_main_process():
             files.print_progress(figures.screen_line(name, row), end=True)
 
@@ -219,7 +218,8 @@ class SeedRun:
             row = files.read_json(path, needs=ROW)
             if file.items() <= row.items():
                 return row
-            raise LoopError(f"{path} was made with another file of --row {name}: choose a new name")
+            fault = f"was made with another file or class of --row {name}"
+            raise LoopError(f"{path} {fault}: restore it, or choose a new name")
         began = time.monotonic()
         config = dataclasses.replace(self.config, **changes)
         faces = self.data.faces

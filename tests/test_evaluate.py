@@ -288,6 +288,7 @@ def test_faces_too_small_for_an_anonymizer_are_counted(tiny, data, tiny_actions)
 # ------------------------------------------------------------------ a row of one's own
 
 OWN = """
+import sys
 import torch
 from torch import nn
 
@@ -302,6 +303,26 @@ class Network(nn.Module):
         self.layer = nn.Conv2d(3, 3, 1)
     def forward(self, faces):
         return torch.tanh(self.layer(faces))
+
+class InPlace:
+    def __call__(self, faces):
+        faces[:, :, 4:8] = 0
+        return faces
+
+class Double:
+    def __call__(self, faces):
+        return faces.double() / 2
+
+class Late:
+    def __init__(self):
+        self.calls = 0
+    def __call__(self, faces):
+        self.calls += 1
+        return faces * (float("nan") if self.calls > 6 else 0.5)
+
+class Leaves(Late):
+    def __call__(self, faces):
+        return super().__call__(faces) if self.calls < 6 else sys.exit(0)
 
 class Random:
     stochastic = True
@@ -356,10 +377,45 @@ def test_an_own_anonymizer_is_read(tiny, tmp_path, name):
     faces = torch.zeros(2, 3, 32, 32)
     assert anonymizer(faces).shape == faces.shape
     if name == "Network":  # it learns nothing in the row
-        assert not anonymizer.training
-        assert not any(p.requires_grad for p in anonymizer.parameters())
+        assert not anonymizer.anonymizer.training
+        assert not any(p.requires_grad for p in anonymizer.anonymizer.parameters())
     recognizer = make_recognizer(tiny(), 2)
     assert not trainer.Game(tiny(), recognizer, None, anonymizer).modifier_learns
+
+
+def test_an_own_anonymizer_may_write_into_its_faces_and_use_another_type(tmp_path):
+    """The originals that D learns from, and the inverter's targets, stay what they are."""
+    (tmp_path / "own.py").write_text(OWN)
+    faces = torch.rand(2, 3, 32, 32)
+    before = faces.clone()
+    made = evaluate.read_own_row(f"A={tmp_path}/own.py:InPlace", 32).make()(faces)
+    assert torch.equal(faces, before) and (made[:, :, 4:8] == 0).all()
+    made = evaluate.read_own_row(f"A={tmp_path}/own.py:Double", 32).make()(faces)
+    assert made.dtype == torch.float32 and torch.equal(made, faces / 2)
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("Late", "Late of .*own.py returns nan to nan"),
+        ("Leaves", r"raised SystemExit: 0 .line 36\)"),
+    ],
+)
+def test_each_answer_of_an_own_anonymizer_is_checked(tmp_path, name, sentence):
+    """Not only the first ones: else a row would blame the package's learning rate."""
+    (tmp_path / "own.py").write_text(OWN)
+    anonymizer = evaluate.read_own_row(f"A={tmp_path}/own.py:{name}", 32).make()
+    faces = torch.rand(2, 3, 32, 32)
+    for _ in range(6):
+        assert torch.equal(anonymizer(faces), faces / 2)
+    with pytest.raises(DataError, match=sentence):
+        anonymizer(faces)
+
+
+def test_another_class_of_the_same_file_is_another_row(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    rows = [evaluate.read_own_row(f"A={tmp_path}/own.py:{name}", 32) for name in ("Darker", "Late")]
+    assert rows[0].checksum != rows[1].checksum
 
 
 @pytest.mark.parametrize(

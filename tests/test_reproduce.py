@@ -376,7 +376,7 @@ def test_an_own_row_and_random_labels_stand_in_the_table(tiny_args, tmp_path, ca
         file.write("# another file\n")
     assert run(*words, *own) == 2
     error = capsys.readouterr().err
-    assert "row.json was made with another file of --row My Darker" in error
+    assert "row.json was made with another file or class of --row My Darker: restore it" in error
     (tmp_path / "run/seed0/My_Darker/row.json").unlink()  # as if it was stopped before the end
     assert run(*words, *own) == 2
     assert "belongs to another configuration" in capsys.readouterr().err
@@ -387,7 +387,8 @@ def test_an_own_row_that_fails_later_is_named_with_its_line(tiny_args, tmp_path,
     words = [*tiny_args, "--rows", "Masked", "--out", tmp_path / "run", "--jobs", 1]
     assert run(*words, "--row", f"Late={tmp_path / 'late.py'}:Late") == 2
     error = capsys.readouterr().err
-    assert "--row Late raised KeyError: 'nine' (late.py, line 9)" in error
+    where = f"--row Late: Late of {tmp_path / 'late.py'}"
+    assert f"{where} raised KeyError: 'nine' (line 9)" in error
     assert "Traceback" not in error
 
 
