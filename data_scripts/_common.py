@@ -230,6 +230,8 @@ class Journal:
                 or load() -> bytes) of all that SOURCE has.
         """
         strange = {entry["file"] for entry in self.usable()}
+        if strange:
+            print(count_line("pictures in OUT, compared with SOURCE now", len(strange)), flush=True)
         for file, size, load in offered:
             if file in strange and (size is None or self._same(self.entries[file], size, load)):
                 strange.remove(file)
@@ -488,7 +490,7 @@ def both_journals(out):
     return [entries[file] for file in sorted(entries)]
 
 
-def prepare_actions(out, items, faces, how, offered):
+def prepare_actions(out, items, faces, how, offered, truth):
     """Frames into OUT, with annotations.csv and faces.csv.
 
     Args:
@@ -497,6 +499,7 @@ def prepare_actions(out, items, faces, how, offered):
             people(width, height) -> list of (action, box px), or raises BadPicture.
         how: What boxes come from, for the journal.
         offered: As `Journal.check_source` takes it.
+        truth: {file: (split, people)} of all that SOURCE has.
 
     Returns:
         The entries in OUT, and how many were left out.
@@ -508,6 +511,7 @@ def prepare_actions(out, items, faces, how, offered):
         check_unclaimed(out, ["actions"], [*tables, *(file for file, *_ in offered)])
         journal = Journal(out, "actions", f"{how}, faces by {faces.name}")
         journal.check_source(offered)
+        check_annotations(out, journal, truth)
         clear_unfinished(out)
         gather(out, journal, items(journal.done), faces, record_frame)
         entries = journal.usable()
@@ -525,6 +529,21 @@ def prepare_actions(out, items, faces, how, offered):
         boxes = [[e["file"], *map(float, box)] for e in entries for box in e["faces"]]
         write_file(out / "faces.csv", table_text(["file", *BOX_COLUMNS], unique(boxes)))
         return entries, left_out(out, "actions", journal)
+
+
+def check_annotations(out, journal, truth):
+    """DataError when SOURCE now says otherwise what a frame in OUT shows: it would keep the old."""
+    for entry in journal.usable():
+        split, people = truth[entry["file"]]
+        try:
+            now = [[action, list(box)] for action, box in people(*entry["size"])]
+        except BadPicture:  # it would be left out
+            now = None
+        if (split, now) != (entry["split"], entry["people"]):
+            raise DataError(
+                f"{out}: {entry['file']} has another split or other boxes than SOURCE now says: "
+                "the annotation was changed; give another OUT"
+            )
 
 
 def record_frame(picture, found, known):

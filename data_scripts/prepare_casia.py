@@ -23,15 +23,21 @@ PEOPLE = 10_575
 ALSO_IN_LFW = ("0166921", "1056413", "1193098")  # SphereFace's own list of what CASIA and LFW share
 
 
-def portraits(source, dropped):
-    """(name in SOURCE, NUMBER/PICTURE) of every picture; of the dropped people, only a count."""
-    for name in source.members:
-        parts = PurePosixPath(name).parts
-        if len(parts) < 2 or not is_picture(name):
-            continue
-        file = "/".join(parts[-2:])
-        if parts[-2] in ALSO_IN_LFW:
-            dropped.setdefault(parts[-2], []).append(file)
+def portraits(source, dropped, skipped):
+    """(name in SOURCE, NUMBER/PICTURE) of every picture of a person.
+
+    Of the dropped people, their pictures are added to `dropped`. One beside the people's folders is
+    nobody's: it is added to `skipped`, with the reason.
+    """
+    paths = {name: PurePosixPath(name) for name in source.members if is_picture(name)}
+    above = {path.parent.parent for path in paths.values()}  # what holds people's folders
+    for name, path in paths.items():
+        person = path.parent.name
+        file = f"{person}/{path.name}"
+        if path.parent in above:
+            skipped[name] = "it lies in no folder of a person"
+        elif person in ALSO_IN_LFW:
+            dropped.setdefault(person, []).append(file)
         else:
             yield name, file
 
@@ -42,9 +48,10 @@ def main(argv=None):
     faces = Faces(args)
     source = open_source(args.source)
     dropped = {}
-    pictures = list(portraits(source, dropped))
+    skipped = {}
+    pictures = list(portraits(source, dropped, skipped))
     faces.check_table(known for picture in pictures for known in table_names("train", *picture))
-    files, lost = prepare_faces(args.out, "train", source, pictures, faces)
+    files, lost = prepare_faces(args.out, "train", source, pictures, faces, skipped=skipped)
 
     people = len({file.split("/")[0] for file in files})
     every = len(files) + sum(map(len, dropped.values())) + lost

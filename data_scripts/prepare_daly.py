@@ -238,17 +238,18 @@ def main(argv=None):
         )
     videos, boxless = read_annotations(args.source / "daly1.1.0.pkl")
     movies = find_movies(args.source)
-    offered = [
-        (f"{video}/{number:06d}.png", None, None)
-        for video, (_, frames, *_) in videos.items()
-        for number in frames
-    ]
+    truth = {
+        f"{video}/{number:06d}.png": (split, partial(people_in_pixels, people))
+        for video, (split, frames, *_) in videos.items()
+        for number, people in frames.items()
+    }
     entries, lost = prepare_actions(
         args.out,
         lambda done: keyframes(videos, movies, args.out, done),
         Faces(args),
         "keyframes",
-        offered,
+        [(file, None, None) for file in truth],
+        truth,
     )
 
     got = {Path(entry["file"]).parts[0] for entry in entries}

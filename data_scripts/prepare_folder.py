@@ -4,8 +4,9 @@
 
 Faces, when SOURCE has no annotations.csv: a folder or archive PERSON/PICTURE, any names; a fifth of
 the people become the test half. Or train/PERSON/PICTURE and test/PERSON/PICTURE, to choose
-yourself; pictures beside those are named and left out. OUT is what the main job's faces folder is:
-train/, test/ (renamed as in LFW), landmarks.csv, and pairs_test.txt drawn here.
+yourself; pictures beside those are named and left out. The people's folders must lie side by side,
+without further folders in them. OUT is what the main job's faces folder is: train/, test/ (renamed
+as in LFW), landmarks.csv, and pairs_test.txt drawn here.
 
 Frames, when SOURCE has an annotations.csv: columns file, split (train or test), action, x_min,
 y_min, x_max, y_max, one row a person; width and height are filled in. OUT gets the pictures,
@@ -72,9 +73,38 @@ def find_portraits(names):
 
 
 def own_half(parts):
-    """ "train" or "test" where a path says so, in any letters; None elsewhere."""
-    half = parts[-3].casefold() if len(parts) > 2 else None
-    return half if half in ("train", "test") else None
+    """ "train" or "test" where a path says so, in any letters; None elsewhere.
+
+    DataError where a folder lies between: half of such a SOURCE would be taken for something else.
+    """
+    *above, half = [part.casefold() for part in parts[:-2]] or [""]
+    if half in ("train", "test"):
+        return half
+    for between in above:
+        if between in ("train", "test"):
+            raise DataError(
+                f"{'/'.join(parts)}: lies deeper than {between}/PERSON/PICTURE; move the people's "
+                f"folders into {between}/ itself, and their pictures into these"
+            )
+    return None
+
+
+def check_side_by_side(found):
+    """DataError unless all people's folders lie in one folder, or in one's train/ and test/.
+
+    Of PERSON/2019/PICTURE the person would be 2019, one and the same of everybody's pictures.
+    """
+    places = {}
+    for parts, name in found:
+        place = parts[:-3] if own_half(parts) else parts[:-2]
+        places.setdefault(place, name)
+    if len(places) > 1:
+        first, other = list(places.values())[:2]
+        raise DataError(
+            f"{first} and {other}: the people's folders must lie side by side, with pictures but "
+            "no folders in them; arrange SOURCE as PERSON/PICTURE, or as train/PERSON/PICTURE and "
+            "test/PERSON/PICTURE"
+        )
 
 
 def split_people(names):
@@ -84,12 +114,13 @@ def split_people(names):
     the order of a hash of their name, which is as good as chance and the same every time.
     """
     found, skipped = find_portraits(names)
-    own = [(half, parts[-2], name) for parts, name in found if (half := own_half(parts))]
+    own = [(parts, name) for parts, name in found if own_half(parts)]
+    check_side_by_side(own or found)
     if own:
         for parts, name in found:
             if not own_half(parts):
                 skipped[name] = "it lies neither in train/PERSON nor in test/PERSON"
-        return own, skipped
+        return [(own_half(parts), parts[-2], name) for parts, name in own], skipped
     people = sorted(
         {parts[-2] for parts, _ in found},
         key=lambda person: hashlib.sha256(person.encode()).digest(),
@@ -275,7 +306,8 @@ def actions_folder(args):
     how = f"boxes of table {hashlib.sha256(table.read_bytes()).hexdigest()[:16]}"
     items = list(frames(args.source, table))  # the whole table is checked before the first picture
     offered = [(file, path.stat().st_size, path) for file, _, path, _ in items if path.is_file()]
-    entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how, offered)
+    truth = {file: known for file, _, _, known in items}
+    entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how, offered, truth)
     for split in ("train", "test"):
         here = sum(entry["split"] == split for entry in entries)
         print(count_line(f"{split} frames", here, sum(item[3][0] == split for item in items)))

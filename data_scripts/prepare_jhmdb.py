@@ -219,7 +219,8 @@ def main(argv=None):
     faces = Faces(args)
     items = list(frames_of(args.source, truth, counts))
     offered = [(file, path.stat().st_size, path) for file, _, path, _ in items]
-    entries, lost = prepare_actions(args.out, lambda done: items, faces, truth.name, offered)
+    known = {file: known for file, _, _, known in items}
+    entries, lost = prepare_actions(args.out, lambda done: items, faces, truth.name, offered, known)
 
     clips = {(entry["split"], *Path(entry["file"]).parts[:2]) for entry in entries}
     print(count_line("clips", len(clips), CLIPS))

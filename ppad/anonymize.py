@@ -45,20 +45,21 @@ MANY = 0.1  # ours: frames left out, a share: a movie of changing rate has fewer
 class Plan:
     """What is to be done, made before anything is written.
 
-    todo: (input, output); there_already: outputs that exist; left_out: dicts of an input, the
-    reason, and whether it looks like media.
+    todo: (input, output); there_already: outputs that exist, as text; left_out: dicts of an input,
+    the reason, and whether it looks like media.
     """
 
     todo: list
-    there_already: int
+    there_already: list
     left_out: list
 
 
-def plan(inputs, output, overwrite=False, others=()):
+def plan(inputs, output, is_folder=False, overwrite=False, others=()):
     """The `Plan` for the inputs, files or folders.
 
     Args:
         output: a file or folder; None: beside the input, with _anonymized in its name.
+        is_folder: whether the output is a folder though its name has a suffix, such as photos.2024.
         overwrite: whether outputs that exist are made anew.
         others: further paths that will be written.
 
@@ -76,14 +77,14 @@ def plan(inputs, output, overwrite=False, others=()):
         kind = movies.kind(source)  # the sentence for a file that cannot be read comes first
         default = source.with_name(f"{source.stem}_anonymized{source.suffix}")
         target = output or movies.written_name(default, kind)
-        if several or os.path.isdir(target) or not target.suffix:
+        if several or is_folder or os.path.isdir(target) or not target.suffix:
             target = target / movies.written_name(Path(source.name), kind)
         pairs.append((source, target))
     if not pairs and not any(one["media"] for one in left_out):
         raise ValueError(f"{inputs[0]} holds no picture and no movie: check the name")
     refuse_collisions(pairs, others, overwrite)
     todo = []
-    there_already = 0
+    there_already = []
     single = not several and not inputs[0].is_dir()
     root = output and output.resolve()
     for source, target in pairs:
@@ -101,7 +102,7 @@ def plan(inputs, output, overwrite=False, others=()):
         elif fault := fault_of_output(source, target):
             leave_out(left_out, source, fault, True)
         else:
-            there_already += 1
+            there_already.append(str(target))
     return Plan(todo, there_already, left_out)
 
 
@@ -269,7 +270,7 @@ def parse(argv=None):
     )
     add = parser.add_argument
     add("inputs", type=Path, nargs="+", metavar="INPUT [OUTPUT]", help="file or folder")
-    add("--out", type=Path, metavar="FOLDER", help="for the outputs of several inputs")
+    add("--out", type=Path, metavar="FOLDER", help="for the outputs, also of several inputs")
     words = "default: mask, or ours where --run is given"
     add("--method", choices=["ours", *METHODS], help=words)
     add("--run", type=Path, help="a finished run of ppad.reproduce; its M, not the package's")
@@ -282,14 +283,8 @@ def parse(argv=None):
     add("--min_face", type=float, default=SMALLEST_FACE, help=words)
     words = "least probability of a face, default %(default)s: lower finds more, also false ones"
     add("--threshold", type=float, default=THRESHOLD, help=words)
-    parser.add_argument(
-        "--quality",
-        type=int,
-        choices=range(1, 101),
-        default=movies.QUALITY,
-        metavar="1-100",
-        help="of JPEG, WebP, AVIF and movies, default %(default)s",
-    )
+    words = "of JPEG, WebP, AVIF and movies, default %(default)s"
+    add("--quality", type=quality, default=movies.QUALITY, metavar="1-100", help=words)
     words = "of a movie; default: keep, though voices identify people"
     add("--sound", choices=["keep", "drop"], default="keep", help=words)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -301,6 +296,13 @@ def parse(argv=None):
     if args.out is None and len(args.inputs) == 2:
         args.output = args.inputs.pop()
     return args
+
+
+def quality(text):
+    """The value of --quality."""
+    if text.isdecimal() and 1 <= int(text) <= 100:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"is {text!r}: give 1 to 100")
 
 
 def run(args):
@@ -335,9 +337,12 @@ def run(args):
         print(f"left out: {one['input']}: {one['reason']}", file=sys.stderr)
     if not single:
         print(
-            f"{len(done)} done, {to_do.there_already} there already, {len(failed)} not done, "
+            f"{len(done)} done, {len(to_do.there_already)} there already, {len(failed)} not done, "
             f"{len(to_do.left_out)} left out as neither picture nor movie or not readable"
         )
+    if to_do.there_already:
+        made = "what was there already was made earlier, perhaps with other settings"
+        print(f"{made}: --overwrite makes it anew")
     if args.preview and sheet.frames.kept:
         sheet.save(args.preview)
     elif args.preview:
@@ -348,7 +353,8 @@ def run(args):
             "run": args.run and str(args.run),
             "files": done,
             "not_done": failed,
-            "there_already": to_do.there_already,
+            "there_already": len(to_do.there_already),
+            "made_earlier": to_do.there_already,
             "left_out": to_do.left_out,
         }
         write_file(args.report, json.dumps(report, indent=1))
@@ -365,7 +371,9 @@ def check(args):
         if path and path.suffix.lower() != suffix:
             raise ValueError(f"{flag} is {path}: give a name that ends in {suffix}")
     others = [path for path in (args.report, args.preview) if path]
-    to_do = plan(args.inputs, args.output, args.overwrite, others)
+    known = {*movies.FORMATS, *movies.MOVIES}
+    is_folder = args.out is not None and args.out.suffix.lower() not in known
+    to_do = plan(args.inputs, args.output, is_folder, args.overwrite, others)
     if args.run and args.method != "ours":
         other = f"--method is {args.method}"
         raise ValueError(f"--run is for --method ours, but {other}: leave one of the two out")

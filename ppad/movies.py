@@ -103,8 +103,21 @@ def kind(path):
         raise
     except Exception as error:  # a crafted or damaged file raises one of many types
         raise unreadable(path, error) from error
-    probe(path)
+    try:
+        probe(path)
+    except ValueError as error:
+        if is_other_picture(path):
+            fault = f"is a picture in a format that is not read ({path.suffix})"
+            raise BadPicture(f"{path} {fault}: save it as PNG or JPEG") from error
+        raise
     return "movie"
+
+
+def is_other_picture(path):
+    """Whether Pillow would know a file, by its suffix, as a picture of a format not in DECODED."""
+    suffix = path.suffix.lower()
+    form = Image.registered_extensions().get(suffix)
+    return suffix not in READ_MOVIES and form is not None and form not in [*DECODED, "MPO"]
 
 
 def is_raw(tiff, path):

@@ -734,6 +734,29 @@ def test_an_original_above_an_input_is_not_replaced(command, capsys, words, orig
         assert {path: contents()[path] for path in before} == before
 
 
+def test_what_is_there_already_is_not_said_to_be_made_now(command, capsys):
+    """It may have been made by another method."""
+    Path("in").mkdir()
+    for name in ("in/a.png", "in/b.png"):
+        Image.fromarray(scene()).save(name)
+    made = "was made earlier, perhaps with other settings: "
+    assert command("in/a.png", "--out", "out", *MASK) == 0
+    assert made not in capsys.readouterr().out
+    for words in (("in", "out"), ("in", "--out", "out")):
+        assert command(*words, "--method", "blur", "--report", "r.json") == 0
+        printed = capsys.readouterr().out
+        assert (
+            "1 done, 1 there already" in printed and f"{made}--overwrite makes it anew\n" in printed
+        )
+        report = json.loads(Path("r.json").read_text())
+        assert report["there_already"] == 1 and report["made_earlier"] == [
+            os.path.join("out", "a.png")
+        ]
+        assert [one["input"] for one in report["files"]] == [os.path.join("in", "b.png")]
+        Path("out/b.png").unlink()
+        Path("r.json").unlink()
+
+
 def test_several_inputs(command, capsys):
     for name in ("a.png", "b.webp", "in/c.png", "other/c.png"):
         Path(name).parent.mkdir(exist_ok=True)
@@ -873,11 +896,21 @@ def test_an_output_that_is_as_its_input_may_be_right(command, capsys):
     assert sentence in capsys.readouterr().err
 
 
-def test_out_without_a_suffix_is_a_folder(command):
+@pytest.mark.parametrize("folder", ["new/folder", "new/folder.2024"])
+def test_out_is_a_folder(command, folder):
     """A shell's *.png may stand for a single one."""
     Image.fromarray(scene()).save("a.png")
-    assert command("a.png", "--out", "new/folder", *MASK) == 0
-    assert not red(movies.read_picture("new/folder/a.png")).any()
+    assert command("a.png", "--out", folder, *MASK) == 0
+    assert not red(movies.read_picture(f"{folder}/a.png")).any()
+
+
+@pytest.mark.parametrize("suffix", [".tga", ".ico", ".pcx"])
+def test_a_picture_of_a_format_that_is_not_read_is_not_called_broken(command, capsys, suffix):
+    name = f"a{suffix}"
+    Image.fromarray(scene()).save(name)
+    fault = f"{name} is a picture in a format that is not read ({suffix}): save it as PNG or JPEG"
+    assert command(name, *MASK) == 2
+    assert capsys.readouterr().err == f"ppad.anonymize: {fault}\n"
 
 
 def test_a_folder_of_what_nothing_reads_here(command, capsys):
@@ -1179,6 +1212,12 @@ def test_quality_and_threshold(command, capsys):
     for words in (("--quality", "0"), ("--quality", "101"), ("--threshold", "high")):
         with pytest.raises(SystemExit):
             command("a.png", "b.png", *words)
+    for quality in ("0", "101", "x", "-3", "9.5"):
+        with pytest.raises(SystemExit) as stop:
+            command("a.png", "b.png", *MASK, f"--quality={quality}")
+        error = capsys.readouterr().err
+        assert f"--quality: is '{quality}': give 1 to 100\n" in error and stop.value.code == 2
+        assert "98, 99" not in error
     with pytest.raises(ValueError, match="threshold is nan"):
         ssh.default_finder(threshold=float("nan"))
     if (mtcnn.weights_folder() / "onet.pt").is_file():

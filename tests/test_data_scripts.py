@@ -243,7 +243,10 @@ def test_two_pictures_that_would_overwrite_each_other_are_refused(tmp_path, caps
     source = lay(tmp_path / "in", people | {name: picture(70) for name in names})
     (tmp_path / "pairs.txt").write_text(PAIRS)
     said = one_sentence(capsys, script, source, tmp_path / "out")
-    assert all(name in said for name in names) and "rename one" in said
+    if script is prepare_folder and names[0].count("/") == 2:
+        assert "must lie side by side" in said
+    else:
+        assert all(name in said for name in names) and "rename one" in said
     assert not list((tmp_path / "out").rglob("*.jpg"))
 
 
@@ -386,6 +389,17 @@ def test_casia_drops_the_three_and_shares_an_out_with_lfw(tmp_path, capsys):
     )
     assert (len(train), len(test)) == (4, 8)
     assert {name.split("/")[0] for name in train.names} == {"0000045", "0000099"}
+
+
+@pytest.mark.parametrize("top", ["", "CASIA-WebFace/"])
+def test_casia_a_picture_beside_the_people_is_nobodys(tmp_path, capsys, top):
+    files = {f"{top}000{n}/1.jpg": picture(70 + n) for n in (1, 2)} | {f"{top}x.jpg": picture(80)}
+    out = tmp_path / "out"
+    source = lay(tmp_path / "in", files)
+    assert prepare_casia.run(prepare_casia.main, [str(source), str(out)]) == 0
+    assert sorted(path.name for path in (out / "train").iterdir()) == ["0001", "0002"]
+    said = f"left out: {top}x.jpg: it lies in no folder of a person"
+    assert said in capsys.readouterr().err
 
 
 def test_folder_of_faces_is_ready_for_the_main_job(tmp_path, capsys):
@@ -976,6 +990,46 @@ def test_pictures_that_are_not_taken_are_named_and_counted(tmp_path, capsys):
     assert all(f"left out: {line}" in said.err for line in listed.splitlines())
 
 
+SIDE = "the people's folders must lie side by side"
+
+
+@pytest.mark.parametrize(
+    "layout, stray, said",
+    [
+        ("{n}/2019/{i}.jpg", "", f"P0/2019/0.jpg and P1/2019/0.jpg: {SIDE}"),
+        ("{n}/{i}/1.jpg", "", f"P0/0/1.jpg and P1/0/1.jpg: {SIDE}"),
+        ("a/train/{n}/{i}.jpg", "train/A/x.jpg", f"a/train/P0/0.jpg and train/A/x.jpg: {SIDE}"),
+        ("a/{n}/{i}.jpg", "a/x.jpg", f"a/P0/0.jpg and a/x.jpg: {SIDE}"),
+        ("train/city/{n}/{i}.jpg", "", "lies deeper than train/PERSON/PICTURE; move the people's"),
+        ("Test/{n}/2019/{i}.jpg", "", "lies deeper than test/PERSON/PICTURE; move the people's"),
+    ],
+)
+def test_pictures_whose_person_is_not_known_are_refused(tmp_path, capsys, layout, stray, said):
+    """Their folder may be a year, and the years of several people would be one person."""
+    files = {layout.format(n=f"P{n}", i=i): picture(60 + n + i) for n in range(8) for i in (0, 1)}
+    if stray:
+        files[stray] = picture(90)
+    source = lay(tmp_path / "in", files)
+    assert said in one_sentence(capsys, prepare_folder, source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_folder_between_is_the_same_for_all(tmp_path):
+    """As an archive has it."""
+    for number, layout in enumerate(("pack/{n}/{i}.jpg", "pack/{h}/{n}/{i}.jpg")):
+        files = {
+            layout.format(h="test" if n > 3 else "train", n=f"P{n}", i=i): picture(60 + n + i)
+            for n in range(8)
+            for i in (0, 1)
+        }
+        source = shutil.make_archive(
+            str(tmp_path / f"in{number}"), "zip", lay(tmp_path / f"in{number}", files)
+        )
+        out = tmp_path / f"out{number}"
+        assert prepare_folder.run(prepare_folder.main, [source, str(out)]) == 0
+        assert len(list(out.glob("t*/P*/*.jpg"))) == 16
+
+
 def test_one_person_in_two_spellings_is_refused(tmp_path, capsys):
     files = own_halves() | {"train/ann lee/1.jpg": picture(90), "test/Ann_Lee/1.jpg": picture(91)}
     said = one_sentence(capsys, prepare_folder, lay(tmp_path / "in", files), tmp_path / "out")
@@ -1079,6 +1133,15 @@ def test_a_picture_changed_without_another_size_is_noticed(tmp_path, capsys, kin
     said = one_sentence(capsys, prepare_lfw, source, out, *pairs)
     assert "holds 1 picture that SOURCE has not, or has with other content" in said
     assert "such as test/Cid_C/Cid_C_0001.jpg" in said and snapshot(out) == done
+
+
+def test_a_rerun_says_that_it_compares(tmp_path, capsys):
+    """Of half a million pictures that takes minutes."""
+    source = casia(tmp_path / "casia")
+    said = "pictures in OUT, compared with SOURCE now: 4\n"
+    for count in (0, 1):
+        assert prepare_casia.run(prepare_casia.main, [str(source), str(tmp_path / "out")]) == 0
+        assert capsys.readouterr().out.count(said) == count
 
 
 def test_a_journal_without_checksums_is_gone_on_with(tmp_path):

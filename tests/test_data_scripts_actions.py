@@ -560,6 +560,53 @@ def test_jhmdb_of_another_source_is_refused(tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize("change", ["splits", "mask", "size"])
+def test_jhmdb_of_a_corrected_ground_truth_is_refused(tmp_path, capsys, change):
+    """It would keep the old one, and report the new one's counts."""
+    source = jhmdb(tmp_path / "in")
+    out = tmp_path / "out"
+    assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0
+    before = snapshot(out)
+    assert prepare_jhmdb.run(prepare_jhmdb.main, [str(source), str(out)]) == 0
+    capsys.readouterr()
+    clip = "wave/Hi_c"
+    if change == "splits":
+        path = source / "splits/wave_test_split1.txt"
+        path.write_text(path.read_text().replace("Hi_c.avi 1", "Hi_c.avi 2"))
+    else:
+        mask = mask_of(None)
+        mask[7, 10] = 1
+        mask = np.pad(mask, ((0, 2), (0, 0), (0, 0))) if change == "size" else mask
+        path = source / "puppet_mask" / clip / "puppet_mask.mat"
+        path.write_bytes(mat({"part_mask": mask}))
+    said = one_sentence(capsys, prepare_jhmdb, source, out)
+    assert f"{out}: {clip}/00001.png has another split or other boxes than SOURCE now says" in said
+    assert "give another OUT" in said and snapshot(out) == before
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("change", ["split", "box"])
+def test_daly_of_a_corrected_annotation_is_refused(tmp_path, capsys, change):
+    source = daly(tmp_path / "in")
+    out = tmp_path / "out"
+    assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
+    assert prepare_daly.run(prepare_daly.main, [str(source), str(out)]) == 0
+    before = snapshot(out)
+    other = daly_annotation()
+    if change == "split":
+        other["splits"] = [[f"{video}.mp4" for video in VIDEOS]]
+    else:
+        for video in other["annot"].values():
+            for instances in video["annot"].values():
+                for keyframe in instances[0]["keyframes"]:
+                    keyframe["boundingBox"] = keyframe["boundingBox"] * 0.9
+    (source / "daly1.1.0.pkl").write_bytes(py2(other))
+    capsys.readouterr()
+    said = one_sentence(capsys, prepare_daly, source, out)
+    assert "has another split or other boxes than SOURCE now says" in said
+    assert snapshot(out) == before
+
+
 @needs_ffmpeg
 def test_daly_of_another_annotation_is_refused_but_movies_may_go(tmp_path, capsys):
     source = daly(tmp_path / "in")
