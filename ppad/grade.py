@@ -45,7 +45,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 GAME = "grading_game.py"
-COPIED = ("grading_child.py", "grading_checks.py", "grading_canaries.py", "conftest.py")
+COPIED = "grading_child grading_source grading_checks grading_canaries conftest".split()
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 SWITCHED_ON = "PYTHONDONTWRITEBYTECODE PYTEST_DISABLE_PLUGIN_AUTOLOAD OMP_NUM_THREADS".split()
 NEW_ENVIRONMENT = {"PYTHONIOENCODING": "utf-8:replace", "MPLBACKEND": "agg"}
@@ -53,6 +53,7 @@ NEW_ENVIRONMENT |= {"CUDA_VISIBLE_DEVICES": "", **dict.fromkeys(SWITCHED_ON, "1"
 HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR")
 MB = 2**20
 PATIENCE = 20  # ours, see Limits
+SKIPPED = "not run: another test of this line had taken its process down"
 HEADER = """\
 # Write every body that says "not written yet". Leave arguments unchanged. A ValueError's message
 # names the argument that is wrong and, for a shape or choice, what is expected: tests look for both
@@ -191,7 +192,8 @@ def grade(
     Raises OSError if it cannot be read; whatever it does gives a Report.
     """
     began = time.monotonic()
-    source, notes = _read(Path(student))
+    source = Path(student).read_bytes()
+    notes = []
     files = [root / "tests" / name for name in [f"test_{component}.py"] + [GAME] * game]
     lines, own_seconds = _rubric(files)
     orders = {
@@ -211,6 +213,7 @@ def grade(
         if run.test is None or run.test in run.results:  # it did not end in the middle of a test
             break
         run.results[run.test] = stop or "the tests were broken off"  # pytest.exit
+        run.skip_line(next(line for line in lines if run.test.partition("[")[0] in line.tests))
         stop = f"not reached: the {limits.seconds:g} s for the whole file were over"
         if run.left <= 0:
             break
@@ -225,6 +228,7 @@ def grade(
             for name in sorted(names) or [test]:
                 if reason := run.results.get(name, stop or "not run"):
                     line.reasons.append(f"{name.partition('::')[2]}: {reason}")
+        line.reasons.sort(key=lambda reason: SKIPPED in reason)  # what took it down comes first
         line.earned = 0 if line.reasons else line.points
     points = sum(line.earned for line in lines)
     out_of = sum(line.points for line in lines)
@@ -232,24 +236,12 @@ def grade(
     return Report(component, str(student), points, out_of, lines, notes, took)
 
 
-def _read(student: Path) -> tuple[bytes, list[str]]:
-    """The student's source, of a notebook its code cells, and a note about that."""
-    source = student.read_bytes()
-    try:
-        cells = [cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"]
-        code = "\n\n".join("".join(cell["source"]) for cell in cells)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return source, []
-    code = re.sub(r"^[%!].*$", "", code, flags=re.MULTILINE)  # commands of Jupyter
-    return code.encode(), ["a notebook was handed in: all its code cells are graded as one file"]
-
-
 def _copy_files(place: Path, root: Path, files: list[Path], component: str, source: bytes) -> None:
     """Fill the folder `place` with all it needs."""
     for name in ("ppad", "tests", "home"):
         (place / name).mkdir()
     (place / "pytest.ini").write_text("[pytest]\n")  # else pytest looks above
-    tests = [*files, *(root / "tests" / name for name in COPIED)]
+    tests = [*files, *(root / "tests" / f"{name}.py" for name in COPIED)]
     for path in [*(root / "ppad").glob("*.py"), *tests]:
         shutil.copyfile(path, place / path.relative_to(root))
     (place / "ppad" / f"{component}.py").write_bytes(source)
@@ -295,6 +287,12 @@ class _Run:
                     self.process.kill()
                 self.process.wait()
                 reader.join(2)
+
+    def skip_line(self, line: Line) -> None:
+        """Leave out what is left of a line: it is lost, and each test might take a process down."""
+        for name in self.collected:
+            if name.partition("[")[0] in line.tests:
+                self.results.setdefault(name, SKIPPED)
 
     def _watch(self) -> str:
         """Wait for the process's end or for a reason to end it. Returns the reason, or ""."""
@@ -388,7 +386,7 @@ def _start(place: Path) -> subprocess.Popen:
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     environment |= dict.fromkeys(HOME_FOLDERS, str(place / "home"))
     environment |= NEW_ENVIRONMENT | {"PYTHONPATH": str(place)}
-    command = [sys.executable, "-s", f"tests/{COPIED[0]}"]
+    command = [sys.executable, "-s", f"tests/{COPIED[0]}.py"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, cwd=place, env=environment, start_new_session=True, **pipes)
 

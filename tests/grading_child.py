@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grading_checks
+import grading_source
 import pytest
 
 # Bytes (ours): this far above the parent's memory limit, a single huge request fails by itself.
@@ -124,7 +125,12 @@ def main() -> None:
     for name in packages:  # before time is measured: from a cold disk, torch can take a minute
         importlib.import_module(name)
     path = os.path.abspath(f"ppad/{orders['component']}.py")
-    for note in grading_checks.notes_on(Path(path).read_bytes(), real):
+    try:
+        source, notes = grading_source.python_of(Path(path).read_bytes())
+    except ValueError as error:
+        journal.end(f"your file cannot be imported: {error}")
+    Path(path).write_bytes(source)
+    for note in notes + grading_checks.notes_on(source, real):
         journal.write("note", reason=note)
     helpers = {
         name: grading_checks.reference_helper(name, real)
@@ -142,9 +148,8 @@ def main() -> None:
     try:
         module = importlib.import_module(module_name)
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
-        where = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         reason = _reason(f"{type(error).__name__}: {error}")
-        journal.end(f"your file cannot be imported: {reason}{where}")
+        journal.end(f"your file cannot be imported: {reason}")
     missing = [name for name in names if not hasattr(module, name)]
     for name in missing:  # so that only the tests that need it fail
         setattr(module, name, _absent(name))
@@ -247,7 +252,8 @@ def _reason(text: str) -> str:
     rows = [row for row in text.strip().splitlines() if row.strip()] or [""]
     best = ([row[1:] for row in rows if row.startswith("E  ")] or rows)[-1]
     best = best.strip().removeprefix("NotImplementedError: ")  # "not written yet: psi"
-    return "".join(c if c.isprintable() else " " for c in best).strip()[:300]
+    best = "".join(c if c.isprintable() else " " for c in best).strip()[:300]
+    return best.removesuffix(":")  # "SystemExit:" of an error without a message
 
 
 def _absent(name: str):

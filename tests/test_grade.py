@@ -13,6 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import grading_checks
+import grading_source
 import pytest
 
 from ppad import grade
@@ -97,7 +98,7 @@ def course(tmp_path):
         (root / name).mkdir(parents=True)
     for name in ("__init__.py", "grade.py"):
         shutil.copyfile(ROOT / "ppad" / name, root / "ppad" / name)
-    for path in (ROOT / "tests").glob("grading_c*.py"):
+    for path in (ROOT / "tests").glob("grading_[cs]*.py"):
         shutil.copyfile(path, root / "tests" / path.name)
     (root / "ppad" / "shapes.py").write_text(SHAPES)
     (root / "tests" / "conftest.py").write_text(CONFTEST)
@@ -470,6 +471,52 @@ def test_a_notebook_is_read_and_the_report_says_so(course):
     assert report.points == 10 and "a notebook was handed in" in report.notes[0]
 
 
+def notebook(*sources):
+    cells = [{"cell_type": "code", "source": source} for source in sources]
+    return json.dumps({"cells": cells, "nbformat": 4})
+
+
+JUPYTER = """
+if True:
+    !ls -l \\
+       elsewhere
+    %matplotlib inline
+files = !ls "don't
+%cd (here
+kept = (7
+        % 4)
+math?
+double??  # its source
+?area
+"""
+
+
+def test_what_only_jupyter_understands_costs_no_point(course):
+    cells = [JUPYTER, "%%bash\nls (", "%%time\nSIDES = 4", "%timeit 1 + 1", "%%html\n<p>", SHAPES]
+    student = hand_in(course, notebook(*cells) + "\n", "student.ipynb")
+    report = grade.grade("shapes", student, course, LIMITS)
+    assert report.points == 10, report.notes
+    code, _ = grading_source.python_of(student.read_bytes())
+    rows = code.decode().splitlines()
+    assert rows[7:9] == ["kept = (7", "        % 4)"] and rows[6] == rows[9] == "pass"
+    wrong, _ = grading_source.python_of(notebook("!ls\ndef double(x:\n!ls").encode())
+    assert b"def double(x:" in wrong  # a mistake stays, for the import to report
+
+
+def test_files_that_python_cannot_read_are_told_what_to_do(course):
+    cut_off = notebook(SHAPES)[:-20]
+    report = grade.grade("shapes", hand_in(course, cut_off, "cut.ipynb"), course, LIMITS)
+    assert report.notes == [
+        "your file cannot be imported: it is no notebook that Jupyter can open (cut off?)"
+    ]
+    report = grade.grade("shapes", hand_in(course, SHAPES.encode("utf-16")), course, LIMITS)
+    assert report.points == 10 and "save it as UTF-8" in report.notes[0]
+    report = grade.grade("shapes", hand_in(course, "\ndef double(x:\n"), course, LIMITS)
+    assert report.notes[0].count("line 2") == 1 and report.notes[0].endswith("(shapes.py, line 2)")
+    report = grade.grade("shapes", hand_in(course, "import sys\nsys.exit()\n"), course, LIMITS)
+    assert report.notes == ["your file cannot be imported: SystemExit"]
+
+
 def test_a_wrong_helper_costs_only_its_own_line(course):
     """Lines about other functions get the reference's in its place."""
     marked = TEST_SHAPES.replace('squared"', 'squared", helper="double"')
@@ -492,12 +539,24 @@ def test_the_grader_gives_up_on_a_file_that_keeps_dying_or_is_slow(course):
     dying = hand_in(course, "import os\ndef double(x): os._exit(1)\ndef area(a, b): os._exit(1)\n")
     report = grade.grade("shapes", dying, course, grade.Limits(restarts=1))
     assert report.points == 0
-    assert "not run: 2 tests had taken their process down" in report.lines[1].reasons[0]
+    assert "not run: 2 tests had taken their process down" in report.lines[2].reasons[0]
     slow = hand_in(course, "def double(x):\n    while True: pass\n" + AREA)
     report = grade.grade("shapes", slow, course, grade.Limits(seconds=3))
     assert points(report) == [0, 0, 0]
     assert "for the whole file were over" in report.lines[0].reasons[0]
     assert "not reached" in report.lines[1].reasons[0]
+
+
+def test_a_line_that_took_its_process_down_once_costs_one_process(course):
+    """However many tests it has: what is left of the file is graded all the same."""
+    many = TEST_SHAPES.replace("[2, 3]", "[*range(9, 1, -1)]")
+    (course / "tests" / "test_shapes.py").write_text(many)
+    student = hand_in(course, "import os\ndef double(x): os._exit(1) if x == 5 else None\n" + AREA)
+    report = grade.grade("shapes", student, course, grade.Limits(restarts=2))
+    assert points(report) == [0, 3, 0]
+    down, *_, left = report.lines[0].reasons
+    assert "[5]: the process ended (status 1" in down and left.endswith(grade.SKIPPED)
+    assert len(report.lines[0].reasons) == 8 and "assert" in report.lines[2].reasons[0]
 
 
 def test_the_students_file_does_not_see_the_graders_environment(course, monkeypatch):
