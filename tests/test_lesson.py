@@ -84,6 +84,23 @@ def test_a_call_reports_exceptions_nothing_and_changed_inputs():
         lesson.call("f", in_place, torch.ones(2))
 
 
+def test_whatever_an_answer_does_a_check_says_not_yet_and_ours_goes_on(capsys):
+    def ours(x):
+        return x + 1
+
+    def check_step(step):
+        lesson.expect(lesson.call("step", step, torch.ones(1)).requires_grad, "no gradient")
+
+    for answer, words in (
+        (lambda x: x.numpy(), "what step returned cannot be checked (AttributeError"),
+        (lambda x: sys.exit(), "step stopped with SystemExit (it was called"),
+        (lambda x: sys.exit("bye"), "step stopped with SystemExit: bye (it was called"),
+    ):
+        assert lesson.exercise(check_step, ours)(answer) is ours
+        printed = capsys.readouterr().out
+        assert "Not yet:" in printed and words in printed and "oing on with ours" in printed
+
+
 def test_expect_and_well_done(capsys):
     lesson.expect(True, "never raised")
     with pytest.raises(lesson.Wrong, match="sign is flipped"):

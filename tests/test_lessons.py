@@ -528,6 +528,13 @@ def test_a_wrong_answer_is_named_and_ours_goes_on(name):
             assert kept is getattr(checks_of(name), f"our_{function}")
 
 
+def test_a_list_does_where_a_tuple_is_asked():
+    for name, function in (("06_the_game", "one_step"), ("07_judging_it", "strongest")):
+        checks = checks_of(name)
+        right = getattr(checks, f"our_{function}")
+        getattr(checks, f"check_{function}")(lambda *inputs, right=right: list(right(*inputs)))
+
+
 @each
 def test_a_solution_is_written_and_not_imported(name):
     for _, check, solution in exercises(read(name)):

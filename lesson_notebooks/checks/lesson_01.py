@@ -24,7 +24,7 @@ def our_invert(matrix):
 
 
 def check_face_squares(face_squares):
-    """A square box, a tall one, one at the border, and none."""
+    """A square box, a tall one, one at the border, odd sides with another scale, and none."""
     boxes = torch.tensor([[40.0, 30.0, 60.0, 50.0], [80.0, 50.0, 90.0, 70.0]])
     got = call("face_squares", face_squares, boxes.clone(), 1.6)
     wanted = torch.tensor([[34.0, 24.0, 66.0, 56.0], [69.0, 44.0, 101.0, 76.0]])
@@ -72,6 +72,14 @@ def check_face_squares(face_squares):
             "so that every face is framed alike. Whoever cuts it repeats the border's pixels.",
         )
     expect_close("face_squares of a face at the border", got, wanted, "Nothing is clipped.")
+    odd = torch.tensor([[10.0, 20.0, 25.0, 31.0]])
+    expect_close(
+        "face_squares([[10, 20, 25, 31]], 1.2)",
+        call("face_squares", face_squares, odd.clone(), 1.2),
+        torch.tensor([[8.5, 16.5, 26.5, 34.5]]),
+        "scale is an argument, here 1.2, and a center may lie between whole pixels: nothing is"
+        " rounded.",
+    )
     got = call("face_squares", face_squares, torch.zeros(0, 4), 1.6)
     expect_close(
         "face_squares of no boxes at all",
@@ -83,7 +91,7 @@ def check_face_squares(face_squares):
 
 
 def check_mirror_landmarks(mirror_landmarks):
-    """One face with five different landmarks."""
+    """One face with five different landmarks, in pictures of two widths."""
     points = torch.tensor([[20.0, 25.0], [44.0, 27.0], [30.0, 36.0], [22.0, 48.0], [41.0, 50.0]])
     wanted = torch.tensor([[20.0, 27.0], [44.0, 25.0], [34.0, 36.0], [23.0, 50.0], [42.0, 48.0]])
     got = call("mirror_landmarks", mirror_landmarks, points, 64)
@@ -109,6 +117,12 @@ def check_mirror_landmarks(mirror_landmarks):
         got,
         wanted,
         "Rows are left eye, right eye, nose, left and right mouth.",
+    )
+    expect_close(
+        "mirror_landmarks(points, 50)",
+        call("mirror_landmarks", mirror_landmarks, points, 50),
+        wanted - torch.tensor([14.0, 0.0]),
+        "The picture's width is an argument: it is not always 64.",
     )
     well_done("Without the swap, mirrored faces would be aligned wrongly.")
 

@@ -136,6 +136,11 @@ def check_frozen(frozen):
             raise KeyError("something went wrong inside")
     except KeyError:
         pass
+    else:
+        raise Wrong(
+            "frozen swallows the errors of its block, so nobody would see a mistake there: put the"
+            " yield into try ... finally, without except."
+        )
     expect(
         player[3].weight.requires_grad,
         "an error inside the block leaves the player frozen: put the yield into try ... finally.",
@@ -192,15 +197,17 @@ class _OneWeightM(nn.Module):
 
 
 class _OneWeightD(nn.Module):
-    """Losses (B,) = w times each picture's mean. `seen`: was D frozen, at each call?"""
+    """Losses (B,) = w times each picture's mean. At each call: was D frozen, and in which mode?"""
 
     def __init__(self):
         super().__init__()
         self.w = nn.Parameter(torch.tensor(1.0))
         self.seen = []
+        self.modes = []
 
     def forward(self, pictures, people):
         self.seen.append(not self.training and not self.w.requires_grad)
+        self.modes.append(self.training)
         return self.w * pictures.flatten(1).mean(dim=1)
 
 
@@ -244,7 +251,7 @@ def check_one_step(one_step):
     expect_not("M's weight after one_step", m, 2.025, mistakes_of_M)
     expect_close("M's weight after one_step", m, 2.025, "The cap acts on each face, then the mean.")
     expect(
-        isinstance(terms, tuple) and len(terms) == 2,
+        isinstance(terms, (tuple, list)) and len(terms) == 2,
         "one_step must return two numbers, L_adv and L_l1.",
     )
     expect_close("L_adv, the first number of one_step", terms[0], -1.8, "-(1.4 + 2.2) / 2.")
@@ -254,11 +261,17 @@ def check_one_step(one_step):
         "one_step leaves D as it is in training in line 9: use frozen(D) there, or its buffers"
         " move and its weights collect M's gradient.",
     )
+    calls = len(D.modes)
     w, m, _ = step()
     expect(
         abs(w - 0.3975) < 1e-3 and abs(m - 2.03488) < 1e-3,
         f"a second one_step gives w = {w:g} and m = {m:g}, expected 0.3975 and 2.03488: clear each"
         " player's gradients, zero_grad(), before its backward.",
+    )
+    expect(
+        D.modes[calls],
+        "one_step leaves D in eval mode, in which it would learn in the next step: put it back into"
+        " training mode after line 9, as frozen does.",
     )
     well_done("D moved, then M, and each left the other alone.")
 

@@ -40,6 +40,16 @@ def enlarge_clipped(boxes, scale=1.6):  # clipped to the frame
     return _grown(boxes, scale * _longer(boxes)).clamp(min=0)
 
 
+def enlarge_always_the_same(boxes, scale=1.6):  # ignores its argument
+    return _grown(boxes, 1.6 * _longer(boxes))
+
+
+def enlarge_about_whole_pixels(boxes, scale=1.6):  # half a pixel away for odd sides
+    center = (boxes[:, :2] + boxes[:, 2:]) // 2
+    side = scale * _longer(boxes)
+    return torch.cat([center - side / 2, center + side / 2], 1)
+
+
 def mirror_without_swap(landmarks, width):  # the left eye is now on the right
     return torch.stack([width - landmarks[:, 0], landmarks[:, 1]], 1)
 
@@ -50,6 +60,10 @@ def mirror_pixel_numbers(landmarks, width):  # width - 1 - x is for pixel number
 
 def mirror_swap_only(landmarks, width):  # swaps the rows only
     return landmarks[[1, 0, 2, 4, 3]]
+
+
+def mirror_of_64(landmarks, width):  # ignores its argument
+    return mirror_pixel_numbers(landmarks, 65)
 
 
 def mirror_in_place(landmarks, width):  # changes the caller's landmarks
@@ -83,12 +97,15 @@ WRONG = {
         (enlarge_no_square, "tall as well"),
         (enlarge_shorter_side, "shorter side"),
         (enlarge_clipped, "clipped at 0"),
+        (enlarge_always_the_same, "here 1.2"),
+        (enlarge_about_whole_pixels, "between whole pixels"),
     ],
     "check_mirror_landmarks": [
         (mirror_without_swap, "swap the eyes"),
         (mirror_pixel_numbers, "width - 1 - x"),
         (mirror_swap_only, "has not moved"),
         (mirror_in_place, "in place"),
+        (mirror_of_64, "not always 64"),
     ],
     "check_invert": [
         (invert_shift_negated, "shift is rotated and scaled too"),

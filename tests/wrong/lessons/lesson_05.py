@@ -88,6 +88,10 @@ def bilinear_border(image, x, y):  # border pixels are repeated
     return F.grid_sample(image[None], grid, padding_mode="border", align_corners=False)[0, :, 0]
 
 
+def bilinear_numpy(image, x, y):  # leaves torch
+    return _sample(image.detach(), x, y).numpy()
+
+
 def paste_in_place(frame, patch, box):  # v itself is overwritten
     x1, y1, x2, y2 = box
     frame[:, y1:y2, x1:x2] = patch
@@ -137,6 +141,7 @@ WRONG = {
         (bilinear_swapped, "swapped"),
         (bilinear_nearest, "nearest"),
         (bilinear_border, "outside counts as 0"),
+        (bilinear_numpy, "cuts the gradient"),
     ],
     "check_paste": [
         (paste_in_place, "clone"),

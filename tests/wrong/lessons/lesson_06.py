@@ -62,6 +62,21 @@ def frozen_without_finally(player):  # an error leaves it frozen
     player.train(training)
 
 
+@contextmanager
+def frozen_that_swallows(player):  # no error inside is seen any more
+    wanted = [p.requires_grad for p in player.parameters()]
+    training = player.training
+    player.eval().requires_grad_(False)
+    try:
+        yield
+    except Exception:
+        pass
+    finally:
+        for parameter, want in zip(player.parameters(), wanted):
+            parameter.requires_grad_(want)
+        player.train(training)
+
+
 def adversarial_cap_on_mean(each, cap):  # one face above the cap hides the others
     return -each.mean().clamp(max=cap)
 
@@ -136,6 +151,12 @@ def step_that_never_clears(*batch):  # gradients of all steps add up
     return written_step(*batch, clear=False)
 
 
+def step_that_leaves_D_in_eval_mode(M, D, *batch):
+    terms = written_step(M, D, *batch)
+    D.eval()
+    return terms
+
+
 def step_without_cap(M, D, optimizers, faces, people, cap, l1_weight):
     return written_step(M, D, optimizers, faces, people, float("inf"), l1_weight)
 
@@ -189,6 +210,7 @@ WRONG = {
         (frozen_all_true, "not True for all"),
         (frozen_forever, "eval mode"),
         (frozen_without_finally, "finally"),
+        (frozen_that_swallows, "swallows"),
     ],
     "check_modifier_adversarial": [
         (adversarial_cap_on_mean, "on the mean"),
@@ -205,6 +227,7 @@ WRONG = {
         (step_without_frozen, "frozen"),
         (step_that_never_clears, "zero_grad"),
         (step_without_cap, "cap is missing"),
+        (step_that_leaves_D_in_eval_mode, "in eval mode"),
         (step_without_l1, "L1"),
     ],
     "check_random_label_targets": [
