@@ -19,9 +19,10 @@ component.
 
 A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
 student's file in the component's place, and writes the start and result of each to a journal. This
-process watches time, memory and output. A test that hangs or ends its process gets 0, and a new
-process continues behind it. What looks like cheating (`tests/grading_checks.py`) is refused or
-noted for the instructor: a seat belt, no sandbox. Grade files of unknown origin in a container.
+process watches time, memory and output. A test that hangs or ends its process costs its line, and
+a new process goes on with the others. What looks like cheating (`tests/grading_checks.py`) is
+refused or noted for the instructor: a seat belt, no sandbox. Grade files of unknown origin in a
+container.
 """
 
 import argparse
@@ -53,6 +54,7 @@ NEW_ENVIRONMENT |= {"CUDA_VISIBLE_DEVICES": "", **dict.fromkeys(SWITCHED_ON, "1"
 HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR")
 MB = 2**20
 PATIENCE = 20  # ours, see Limits
+NOT_TRIED = ("not written yet", "your file has no ", ": not run", ": not reached")  # no hint there
 SKIPPED = "not run: another test of this line had taken its process down"
 HEADER = """\
 # Write every body that says "not written yet". Leave arguments unchanged. A ValueError's message
@@ -193,7 +195,6 @@ def grade(
     """
     began = time.monotonic()
     source = Path(student).read_bytes()
-    notes = []
     files = [root / "tests" / name for name in [f"test_{component}.py"] + [GAME] * game]
     lines, own_seconds = _rubric(files)
     orders = {
@@ -205,7 +206,7 @@ def grade(
         "file": limits.file,
         "memory": limits.memory,
     }
-    run = _Run(limits, own_seconds, notes)
+    run = _Run(limits, own_seconds)
     for _ in range(limits.restarts + 1):
         with tempfile.TemporaryDirectory(prefix="ppad_grade_", ignore_cleanup_errors=True) as place:
             _copy_files(Path(place), root, files, component, source)
@@ -220,7 +221,7 @@ def grade(
     else:
         stop = f"not run: {limits.restarts + 1} tests had taken their process down"
     if stop and not run.results:
-        notes.append(stop)
+        run.notes.append(stop)
     for line in lines:
         for test in line.tests:
             # A test with parameters was collected under several names.
@@ -233,7 +234,7 @@ def grade(
     points = sum(line.earned for line in lines)
     out_of = sum(line.points for line in lines)
     took = round(time.monotonic() - began, 1)
-    return Report(component, str(student), points, out_of, lines, notes, took)
+    return Report(component, str(student), points, out_of, lines, run.notes, took)
 
 
 def _copy_files(place: Path, root: Path, files: list[Path], component: str, source: bytes) -> None:
@@ -250,13 +251,13 @@ def _copy_files(place: Path, root: Path, files: list[Path], component: str, sour
 class _Run:
     """The tests of one submission, in one process after another. own_seconds: of single tests."""
 
-    def __init__(self, limits: Limits, own_seconds: dict[str, float], notes: list[str]):
+    def __init__(self, limits: Limits, own_seconds: dict[str, float]):
         self.limits = limits
         self.own_seconds = own_seconds
         self.left = limits.seconds
         self.results = {}  # test -> "" if passed, else the reason
         self.collected = set()
-        self.notes = notes
+        self.notes = []
 
     def process_tests(self, place: Path, orders: dict) -> str:
         """Run the tests without result in a new process. Returns why it did not end well, or ""."""
@@ -290,9 +291,8 @@ class _Run:
 
     def skip_line(self, line: Line) -> None:
         """Leave out what is left of a line: it is lost, and each test might take a process down."""
-        for name in self.collected:
-            if name.partition("[")[0] in line.tests:
-                self.results.setdefault(name, SKIPPED)
+        tests = [name for name in self.collected if name.partition("[")[0] in line.tests]
+        self.results = dict.fromkeys(tests, SKIPPED) | self.results
 
     def _watch(self) -> str:
         """Wait for the process's end or for a reason to end it. Returns the reason, or ""."""
@@ -404,8 +404,8 @@ def _table(report: Report) -> str:
         if not line.reasons or line.reasons[0].endswith(tuple(report.notes)):
             continue  # nothing missed, or a note above has said why
         more = f" (and {len(line.reasons) - 1} more)" if len(line.reasons) > 1 else ""
-        unwritten = "not written yet" in line.reasons[0]  # then a hint would only puzzle
-        for text in [f"hint: {line.hint}"] * (not unwritten) + [line.reasons[0] + more]:
+        untried = any(words in line.reasons[0] for words in NOT_TRIED)
+        for text in [f"hint: {line.hint}"] * (not untried) + [line.reasons[0] + more]:
             rows += textwrap.wrap(text, 100, initial_indent=" " * 11, subsequent_indent=" " * 13)
     return "\n".join(rows)
 
@@ -415,7 +415,9 @@ def _junit(reports: list[Report]) -> bytes:
     top = ElementTree.Element("testsuites")
     for report in reports:
         suite = ElementTree.SubElement(top, "testsuite", errors="0", time=str(report.seconds))
-        suite.set("name", f"{report.component} {report.file}")
+        # XML has neither control characters nor what stands for a byte of a name that is no UTF-8.
+        name = [c if c.isprintable() else ascii(c)[1:-1] for c in report.file]
+        suite.set("name", f"{report.component} {''.join(name)}")
         suite.set("tests", str(len(report.lines)))
         suite.set("failures", str(sum(bool(line.reasons) for line in report.lines)))
         for line in report.lines:
@@ -445,13 +447,13 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     ):
         add(name, type=float, default=default, help=f"limit: {what} (default %(default)g)")
     args = parser.parse_args(words)
-    if args.starter == bool(args.files):
+    if args.starter == bool(args.files) or args.starter and (args.json or args.junit):
         parser.error("name the file to grade, or give --starter alone, which grades nothing")
     if not all(0 < limit < 1e9 for limit in (args.seconds, args.test_seconds, args.memory)):
         parser.error("--seconds, --test-seconds, --memory: give a number above 0")
     for path in args.files:
         if not path.is_file():
-            problem = "a folder: name the .py files in it" if path.is_dir() else "not there"
+            problem = "a folder: name its .py and .ipynb files" if path.is_dir() else "not there"
             parser.error(f"{path} is {problem}")
     reports = [path.resolve() for path in (args.json, args.junit) if path]
     if len({*reports, *(path.resolve() for path in args.files)}) < len(reports) + len(args.files):

@@ -646,7 +646,8 @@ def test_command_prints_points_and_writes_json_and_junit(course):
     "words, says",
     [
         (["shapes", "nobody.py"], "nobody.py is not there"),
-        (["shapes", "submissions"], "submissions is a folder"),
+        (["shapes", "submissions"], "submissions is a folder: name its .py and .ipynb files"),
+        (["shapes", "--starter", "--json", "all.json"], "give --starter alone"),
         (["circles", "ppad/shapes.py"], "choose from"),
         (["shapes"], "name the file to grade"),
         ([], "usage"),
@@ -700,3 +701,32 @@ def area(width, height):
     assert rows[1].split() == ["0", "/", "2", "doubles", "numbers"]
     assert rows[2].strip() == "test_double[2]: not written yet: double (and 1 more)"  # no hint
     assert "Traceback" not in zero.stdout + zero.stderr
+
+
+def test_no_hint_where_nothing_was_tried(course):
+    empty = grade.grade("shapes", hand_in(course, ""), course, LIMITS)
+    part = grade.grade("shapes", hand_in(course, "def double(x): return 2 * x\n"), course, LIMITS)
+    for report in (empty, part):
+        assert report.points < 10 and "your file has no area" in grade._table(report)
+    assert "hint:" not in grade._table(empty) and "width * height" not in grade._table(part)
+    dying = hand_in(course, "import os\ndef double(x): os._exit(1)\n" + AREA)
+    report = grade.grade("shapes", dying, course, grade.Limits(restarts=0))
+    table = grade._table(report)
+    assert table.count("not run:") == 2 and table.count("hint:") == 1
+
+
+def test_a_file_name_of_any_bytes_can_be_reported():
+    """As a zip of Windows may give: Latin-1, and control characters."""
+    line = grade.Line("line", 1, "hint", reasons=["test_a: failed"])
+    report = grade.Report("shapes", "r\udce9mi\x1b\uffff.py", 0, 1, [line], [], 1.0)
+    (suite,) = ElementTree.fromstring(grade._junit([report]))
+    assert suite.get("name") == r"shapes r\udce9mi\x1b\uffff.py"
+
+
+def test_an_untouched_starter_is_not_suspected():
+    real = "class A:\n    def __init__(self):\n        self.a = 1\n"
+    untouched = grade.starter(real)
+    assert "not written yet: __init__" in untouched
+    assert grading_checks.notes_on(untouched.encode(), real) == []
+    (note,) = grading_checks.notes_on(b"a = 'not written yet: __globals__'", real)
+    assert 'the text "__"' in note
