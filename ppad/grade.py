@@ -214,7 +214,10 @@ def grade(
         if run.test is None or run.test in run.results:  # it did not end in the middle of a test
             break
         run.results[run.test] = stop or "the tests were broken off"  # pytest.exit
-        run.skip_line(next(line for line in lines if run.test.partition("[")[0] in line.tests))
+        # Its line is lost, and each of the line's other tests might take a process down, too.
+        lost = sum((one.tests for one in lines if run.test.partition("[")[0] in one.tests), [])
+        rest = (test for test in run.collected if test.partition("[")[0] in lost)
+        run.results = dict.fromkeys(rest, SKIPPED) | run.results
         stop = f"not reached: the {limits.seconds:g} s for the whole file were over"
         if run.left <= 0:
             break
@@ -288,11 +291,6 @@ class _Run:
                     self.process.kill()
                 self.process.wait()
                 reader.join(2)
-
-    def skip_line(self, line: Line) -> None:
-        """Leave out what is left of a line: it is lost, and each test might take a process down."""
-        tests = [name for name in self.collected if name.partition("[")[0] in line.tests]
-        self.results = dict.fromkeys(tests, SKIPPED) | self.results
 
     def _watch(self) -> str:
         """Wait for the process's end or for a reason to end it. Returns the reason, or ""."""
