@@ -180,7 +180,7 @@ def _trapezoids(x, y) -> float:
 class FoldAccuracy:
     """Verification accuracy in [0, 1] over folds."""
 
-    mean: float
+    mean: float  # of `accuracies`: every fold counts once, whatever its size
     std: float  # population standard deviation over the folds
     accuracies: np.ndarray  # (folds,)
     thresholds: np.ndarray  # (folds,), the threshold that each fold was tested with

@@ -142,7 +142,8 @@ def test_all_frames_share_one_ranking():
     "the mean is over the classes that occur",
     points=2,
     hint="Class 0 is the background: classes run from 1 to `classes`, ap[c - 1] belongs to class "
-    "c. A class without truth is nan and left out of the mean; as 0 it would lower it.",
+    "c. A class without truth is nan and left out of the mean; as 0 it would lower it. Are "
+    "`iou_threshold` and `convention` passed on, or is one of them ignored?",
 )
 def test_class_without_truth_is_left_out_of_the_mean():
     truths = [truth(BOX, FAR, labels=[1, 2])]
@@ -151,6 +152,22 @@ def test_class_without_truth_is_left_out_of_the_mean():
     np.testing.assert_array_equal(ap, [1.0, 0.0, np.nan])
     assert mean == 0.5
     assert np.isnan(frame_map([found()], [truth()], classes=2)[0])
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ((), (1 + 2 / 3) / 2),  # hit, a second one on the same truth, hit
+        ((0.7,), 2 / 3),  # miss, hit, hit
+        ((0.7, "act"), (0 + 1 / 2) / 4 + (1 / 2 + 2 / 3) / 4),
+    ],
+)
+@pytest.mark.rubric("the mean is over the classes that occur")
+def test_the_mean_is_at_the_threshold_and_by_the_convention_asked_for(words, expected):
+    short = [0.0, 0.0, 6.0, 10.0]  # IoU 0.6 with BOX
+    detections = [found((short, 0.9), (BOX, 0.8)), found((BOX, 0.7))]
+    mean, ap = frame_map(detections, [truth(BOX), truth(BOX)], 1, *words)
+    assert mean == ap[0] == pytest.approx(expected)
 
 
 @pytest.mark.rubric("average precision by hand, in both conventions")
@@ -167,9 +184,10 @@ def test_frame_ap_rejects_bad_input():
 @pytest.mark.rubric(
     "cosine scores and the best threshold",
     points=2,
-    hint="Subtract the mean before the lengths are taken; a zero feature scores 0, not nan. "
-    "Candidates for the threshold lie between neighboring distinct scores and outside both ends; "
-    "where the mean of the best is worse than they are, return one of them.",
+    hint="Subtract the mean before the lengths are taken; a zero feature scores 0, not nan, but a "
+    "short one has a direction. Candidates for the threshold lie between neighboring distinct "
+    "scores and outside both ends. Return the mean of the best, not the first of them; where the "
+    "mean of the best is worse than they are, one of them.",
     helper="cosine_scores best_threshold",
 )
 def test_cosine_scores():
@@ -177,6 +195,14 @@ def test_cosine_scores():
     b = np.array([[0.5, 0.0], [-3.0, 3.0], [1.0, 0.0]])
     np.testing.assert_allclose(cosine_scores(a, b), [1, 0, 0], atol=1e-12)
     np.testing.assert_allclose(cosine_scores(a[:1], b[:1], mean=np.array([1.0, 0.0])), [-1])
+
+
+@pytest.mark.parametrize("length", [1e-3, 1e-6, 1e6])
+@pytest.mark.rubric("cosine scores and the best threshold")
+def test_the_cosine_does_not_depend_on_the_lengths(length):
+    a = np.array([[3.0, 4.0]]) * length
+    b = np.array([[4.0, 3.0]]) * length
+    np.testing.assert_allclose(cosine_scores(a, b), [24 / 25])
 
 
 @pytest.mark.rubric("cosine scores and the best threshold")
@@ -188,6 +214,9 @@ def test_best_threshold_by_hand():
         pytest.approx(0.2),
         pytest.approx(0.6),
     )
+    # Splits at 0.2 and at 0.65 are both right three times out of four, and so is their mean.
+    tied = best_threshold([0.1, 0.3, 0.4, 0.9], [False, True, False, True])
+    assert tied == pytest.approx((0.2 + 0.65) / 2)
     # All pairs alike: accept everything, or nothing.
     assert best_threshold([0.1, 0.2], [True, True]) < 0.1
     assert best_threshold([0.1, 0.2], [False, False]) > 0.2
@@ -216,8 +245,9 @@ def angles(degrees):
     hint="Was the threshold fitted on the test fold, or on all folds? Threshold and mean feature "
     "are both fitted on the other folds only, and the mean counts both faces of each pair. A "
     "threshold that is given is used in every fold; the mean is then still that of the other "
-    "folds. Which fold a pair is in, its label says: folds by position in the list are others. std "
-    "divides by the number of folds, not n - 1.",
+    "folds. Which fold a pair is in, its label says: folds by position in the list are others. The "
+    "mean is over the folds, not over the pairs; std divides by the number of folds, not n - 1. "
+    "A pair is the same above the threshold (>, not >=).",
 )
 def test_threshold_is_not_fitted_on_the_test_fold():
     # Fold 0 separates at about 20 degrees, fold 1 at about 70; each is tested with the other's
@@ -288,6 +318,33 @@ def test_fixed_threshold_shows_what_refitting_hides():
 
 
 @pytest.mark.rubric("a fold is tested with what the other folds fitted")
+def test_every_fold_counts_once_whatever_its_size():
+    # With their mirror images, as above: fold 0 has 2 pairs, both right at 45 degrees, fold 1 has
+    # 4, of which 1 is right.
+    first = np.tile([[1.0, 0.0]], (6, 1))
+    second = angles([10, 80, 10, 80, 80, 80])
+    same = np.array([True, False, True, True, True, True])
+    result = fold_accuracy(
+        np.concatenate([first, -first]),
+        np.concatenate([second, -second]),
+        np.tile(same, 2),
+        np.tile([0, 0, 1, 1, 1, 1], 2),
+        threshold=np.cos(np.pi / 4),
+    )
+    np.testing.assert_allclose(result.accuracies, [1, 1 / 4])
+    assert (result.mean, result.std) == (pytest.approx(5 / 8), pytest.approx(3 / 8))
+
+
+@pytest.mark.parametrize("same, expected", [(False, 1.0), (True, 0.0)])
+@pytest.mark.rubric("a fold is tested with what the other folds fitted")
+def test_a_score_equal_to_the_threshold_is_a_different_pair(same, expected):
+    a = np.array([[1.0, 0.0], [-1.0, 0.0]] * 2)
+    b = np.array([[0.0, 1.0], [0.0, -1.0]] * 2)  # at right angles: the cosine is 0 exactly
+    folds = np.array([0, 0, 1, 1])
+    assert fold_accuracy(a, b, np.full(4, same), folds, threshold=0.0).mean == expected
+
+
+@pytest.mark.rubric("a fold is tested with what the other folds fitted")
 def test_fold_accuracy_rejects_bad_input():
     a = np.ones((4, 2))
     with pytest.raises(ValueError, match="folds"):
@@ -304,7 +361,8 @@ def test_fold_accuracy_rejects_bad_input():
     points=1,
     hint="Pairs of equal score are accepted together: a tie counts half, so sum over distinct "
     "scores, with trapezoids. The equal error rate lies where false accepts meet 1 - true "
-    "accepts, on the straight line between two points of the curve.",
+    "accepts, on the straight line between two points of the curve: neither of the two points, "
+    "nor the mean of the nearest one's rates.",
 )
 def test_auc_equals_counting_pairs_with_ties():
     rng = np.random.default_rng(2)
@@ -329,6 +387,16 @@ def test_eer_of_known_distributions():
     assert eer(np.r_[grid, grid - 1], np.repeat([False, True], 1000)) == pytest.approx(1, abs=2e-3)
     # One tie of everything: the ROC curve is the diagonal.
     assert eer(np.zeros(10), np.arange(10) < 3) == pytest.approx(0.5)
+
+
+@pytest.mark.rubric("area under the curve and equal error rate")
+def test_eer_by_hand_between_two_points_of_the_curve():
+    # False rejects stay at 1/3 while false accepts rise from 0 to 1/2.
+    same = [True, True, True, False, False]
+    assert eer([0.9, 0.8, 0.2, 0.5, 0.1], same) == pytest.approx(1 / 3)
+    # One tie takes false accepts from 0 to 1/2 and false rejects from 2/3 to 0: they meet after 4/7
+    # of the way.
+    assert eer([0.9, 0.5, 0.5, 0.5, 0.1], same) == pytest.approx(2 / 7)
 
 
 @pytest.mark.rubric(
@@ -383,10 +451,10 @@ def test_rank1_by_hand():
 @pytest.mark.rubric(
     "the interval resamples people",
     points=2,
-    hint="Draw people with replacement, not rows: a pair counts w_a * w_b times, w where both "
-    "faces are one person's. Leave out draws whose statistic is nan or raises ValueError; take "
-    "quantiles (1 - level) / 2 and (1 + level) / 2: a one-sided interval has another coverage; the "
-    "same seed gives the same interval.",
+    hint="Draw people with replacement, not rows: a pair counts w_a * w_b times, not the smaller "
+    "of the two, and w where both faces are one person's. Draw n times. Leave out draws whose "
+    "statistic is nan or raises ValueError; take quantiles (1 - level) / 2 and (1 + level) / 2: a "
+    "one-sided interval has another coverage; the same seed gives the same interval.",
 )
 def test_bootstrap_weights_are_products_of_draws():
     # With people 0 and 1, a draw is (2, 0), (1, 1) or (0, 2) times. The pair (0, 1) counts only in
@@ -399,6 +467,29 @@ def test_bootstrap_weights_are_products_of_draws():
 
     bootstrap_identities(record, np.array([[0, 0], [1, 1], [0, 1]]), n=100)
     assert seen == {(2, 0, 0), (1, 1, 1), (0, 2, 0)}
+
+
+@pytest.mark.rubric("the interval resamples people")
+def test_bootstrap_counts_a_pair_as_often_as_its_people_form_it():
+    # How often 0 and 1 were drawn shows in their own rows: drawn 3 and 2 times they form 6 pairs.
+    pairs = np.array([[0, 0], [1, 1], [0, 1], [2, 2], [3, 3], [4, 4]])
+    counts = []
+
+    def record(index):
+        counts.append(np.bincount(index, minlength=6))
+        return 0.0
+
+    bootstrap_identities(record, pairs, n=300)
+    first, second, both, *_ = np.array(counts).T
+    np.testing.assert_array_equal(both, first * second)
+    assert (np.minimum(first, second) >= 2).any()
+
+
+@pytest.mark.rubric("the interval resamples people")
+def test_bootstrap_draws_n_times():
+    drawn = []
+    bootstrap_identities(lambda index: drawn.append(index) or 0.0, np.arange(20), n=7)
+    assert [len(index) for index in drawn] == [20] * 7
 
 
 @pytest.mark.rubric("the interval resamples people")
