@@ -357,9 +357,9 @@ def test_edges_do_not_depend_on_the_crops_size():
 @pytest.mark.rubric(
     "Super-Pixel paints SLIC's clusters in their mean color",
     points=3,
-    hint="distance is Lab color plus (compactness / step) place, only the nine clusters around a "
-    "pixel's cell count, then each pixel takes the mean RGB of its own cluster in its own "
-    "picture",
+    hint="distance is Lab color plus (compactness / step) place, step a cell's side and not the "
+    "crop's; compactness is a field, 40 unless told; only the nine clusters around a pixel's cell count, "
+    "then each pixel takes the mean RGB of its own cluster in its own picture",
 )
 def test_each_pixel_is_the_mean_of_its_super_pixel():
     crops = smooth()
@@ -427,6 +427,16 @@ def test_super_pixels_follow_lab_color_and_place():
     cell = np.arange(64) // 8
     # A neighbor of its own cell.
     assert abs(got // 8 - cell[:, None]).max() <= 1 and abs(got % 8 - cell).max() <= 1
+
+
+@pytest.mark.parametrize("words", [{}, {"compactness": 160.0}, {"grid": 4, "compactness": 20.0}])
+@pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean color")
+def test_super_pixels_weigh_place_by_compactness_over_step(words):
+    crop = (smooth(1, 64, seed=5) + 0.1 * rand(1, 3, 64, 64, seed=6)).clamp(-1, 1)
+    got = SuperPixel(**words).segment(crop)[0].numpy()
+    wanted = {"grid": 8, "compactness": 40.0} | words
+    expect = slic_loop(lab_of(crop[0]), **wanted, iterations=5)
+    assert (got == expect).mean() > 0.99  # all but ties within rounding
 
 
 @pytest.mark.parametrize("size", [32, 40])
