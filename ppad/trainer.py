@@ -46,7 +46,7 @@ class Game:
     Args:
         config: a preset. device: where the players and the pictures are.
         recognizer: D, trained on originals before the game; None when only A learns.
-        detector: A, likewise; None when only M and D play.
+        detector: A, likewise, in any mode; None when only M and D play.
         anonymizer: M or any callable (B, 3, S, S) in [-1, 1] -> same; its `.size` says how frames
             are repainted, see `crop_sampler.repaint`.
     """
@@ -74,7 +74,7 @@ class Game:
             self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])
 
     def parts(self) -> dict:
-        """Everything a checkpoint must hold, by name: players, optimizers, scaler."""
+        """All that a checkpoint must hold, by name: players, Noise too, optimizers, scaler."""
         parts = {"recognizer": self.recognizer, "scaler": self.scaler}
         if self.detector is not None:
             parts["detector"] = self.detector
@@ -184,8 +184,8 @@ class Game:
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
         """M's adversarial term: ascent on L_D (eq. 2), the ablation (Sec. 5.6), or one of ours.
 
-        The small presets cap it and leave the margin out of it: only then is the loss of a D at
-        chance log N, the unit of the cap.
+        The small presets cap it and leave the margin out of it (`adversarial_margin`): only then is
+        the loss of a D at chance log N, the unit of the cap.
         """
         crops = aligned_crops(modified, landmarks, self.config.crop_size)  # (B, 3, h, w)
         target = self.config.adversarial_target
@@ -341,7 +341,7 @@ def mean_embeddings(recognizer, faces, config, device="cpu") -> torch.Tensor:
 
 
 def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
-    """A on original frames, before the game: the update of line 11 with nothing repainted."""
+    """A on originals before the game: line 11, nothing repainted. Returns A in evaluation mode."""
     game = Game(config, None, detector, identity, device)
     loop.start(detector=detector, optimizer=game.optimizers["detector"], scaler=game.scaler)
     done = loop.done["detector"]
@@ -355,7 +355,7 @@ def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
 def play(game: Game, faces, actions, config, loop: Loop) -> None:
     """Algorithm 1: T1 adversarial steps, then T2 for A alone; before them M alone (`warm_up`).
 
-    The order of F and V depends on the seed alone, so every row of a table sees the same data.
+    The order of F and V depends on the seed alone: every row sees the same data, resumed or not.
 
     Args: faces: `datasets.FaceSet` F; actions: `datasets.ActionSet` V; loop: where the row is kept.
     """

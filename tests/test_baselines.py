@@ -358,8 +358,8 @@ def test_edges_do_not_depend_on_the_crops_size():
     "Super-Pixel paints SLIC's clusters in their mean color",
     points=3,
     hint="distance is Lab color plus (compactness / step) place, step a cell's side and not the "
-    "crop's; compactness is a field, 40 unless told; only the nine clusters around a pixel's cell count, "
-    "then each pixel takes the mean RGB of its own cluster in its own picture",
+    "crop's; compactness is a field, 40 unless told; only the nine clusters around a pixel's cell "
+    "count, then each pixel takes the mean RGB of its own cluster in its own picture",
 )
 def test_each_pixel_is_the_mean_of_its_super_pixel():
     crops = smooth()

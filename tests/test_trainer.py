@@ -167,7 +167,8 @@ def test_update_recognizer_moves_only_D(config, faces):
     points=3,
     hint=(
         "D's weights and D's buffers (its margin's step) stay; A looks at the repainted "
-        "frames once, a second look moves A's batch-norm twice; freeze D for that step only"
+        "frames once, a second look moves A's batch-norm twice; freeze D for that step only; A "
+        "comes from its pretraining in evaluation mode: train() first"
     ),
 )
 def test_update_modifier_and_detector_moves_only_M_and_A(config, faces, frames):
@@ -189,6 +190,14 @@ def test_update_modifier_and_detector_moves_only_M_and_A(config, faces, frames):
     assert "head.weight" in moved(after, snapshot(game))["D"]  # D was frozen for that step only
 
 
+@pytest.mark.rubric("line 9 moves M and A, D is only read")
+def test_A_learns_in_training_mode_whatever_mode_it_came_in(config, faces, frames):
+    """Pretraining leaves it in evaluation mode, in which torchvision computes no losses."""
+    game = make_game(config)
+    game.detector.eval()
+    assert update_both(game, faces, frames)["L_det"] > 0 and game.detector.training
+
+
 def test_D_is_handed_back_as_it_was(config, faces, frames):
     game = make_game(config)
     for update in (
@@ -207,11 +216,12 @@ def test_D_is_handed_back_as_it_was(config, faces, frames):
     points=2,
     hint=(
         "M moved by finetune? M and D are frozen there; A must see repainted frames, not the "
-        "originals"
+        "originals; A may come in evaluation mode: train() first"
     ),
 )
 def test_finetune_detector_moves_only_A(config, frames):
     game = make_game(config)
+    game.detector.eval()  # as pretraining leaves it
     before = snapshot(game)
     terms = game.finetune_detector(*frames)
     assert set(moved(before, snapshot(game))) == {"A"} == stepped(game) and set(terms) == {"L_det"}
@@ -223,8 +233,9 @@ def test_finetune_detector_moves_only_A(config, frames):
     hint=(
         "first M copies faces, then T1 times recognizer_updates of line 3 and one of line 9, "
         "then T2 times line 11; A is pretrained on the original frames; the order of the data "
-        "depends on the loop's seed, not on global chance; frames flipped here would leave their "
-        "boxes behind"
+        "depends on the loop's seed, not on global chance, and a resumed row goes on where its "
+        "data stopped; frames flipped here would leave their boxes behind; where a batch is taken "
+        "in parts (`accumulate`), each part's loss is divided by their number"
     ),
 )
 def test_copy_faces_moves_only_M(config, faces):
@@ -339,7 +350,8 @@ def test_landmarks_are_jittered_once_for_both_kinds_of_face(tiny, faces):
     points=2,
     hint=(
         "no_grad around the repainting cuts M off from L_det; frames without a face, and "
-        "Un-anonymized frames, are the frames themselves and not a blur of them"
+        "Un-anonymized frames, are the frames themselves and not a blur of them; L_adv weighs "
+        "adversarial_weight, at 0 it says nothing to M"
     ),
 )
 def test_L_det_reaches_M_through_the_pasted_pixels(tiny, faces, frames):
@@ -419,8 +431,8 @@ def D_loss(game, faces, reduction="mean"):
     "M raises L_D and lowers L1",
     points=3,
     hint=(
-        "M descends L_adv, so L_D enters with a minus sign, read without its margin; the L1 "
-        "weight counts once"
+        "M descends L_adv, so L_D enters with a minus sign, read without its margin unless "
+        "adversarial_margin asks for it; the L1 weight counts once"
     ),
 )
 def test_M_ascends_L_D(tiny, faces, frames):
@@ -452,6 +464,7 @@ def test_M_reads_L_D_without_its_margin(tiny, faces, scale):
     )
 
 
+@pytest.mark.rubric("M raises L_D and lowers L1")
 def test_equation_2_as_printed(tiny, faces):
     """With the paper's preset M's term is -E[L_D(M(f), i_f)], margin included, without a cap."""
     paper = presets.build("paper")
@@ -487,7 +500,8 @@ def test_M_descends_L1(tiny, faces, frames):
     points=2,
     hint=(
         "cap each face at adversarial_cap log N, not the mean; the ablation descends L_D "
-        "towards random other people, not the true identity"
+        "towards random other people, not the true identity; L_det weighs detection_weight, at 0 "
+        "it says nothing to M"
     ),
 )
 def test_faces_over_the_cap_give_no_gradient(tiny, faces):
@@ -568,7 +582,8 @@ def test_random_label_ablation_trains_another_M(tiny, faces, frames):
         "Adam's betas are (0.5, 0.999); the rate is a tenth once lr_drop_at of the steps are "
         "done, so step > and not >=; each player has its own rate, in the warm-up M has lr_warmup "
         "and not the game's rate; T1 and T2 are stages of their own, with no drop over both; "
-        "optimizers not saved by parts() start anew in a resumed run"
+        "optimizers not saved by parts() start anew in a resumed run, and so does the count of an "
+        "anonymizer that draws noise"
     ),
 )
 def test_learning_rates_are_the_papers_schedule(tiny):
@@ -597,6 +612,13 @@ def test_learning_rates_are_the_papers_schedule(tiny):
 def test_the_optimizers_are_among_the_parts(config):
     """Adam's means of the gradients belong into a checkpoint, or a resumed run starts them anew."""
     assert {player for player, _, _ in optimized(make_game(config))} == {"A", "D", "M"}
+
+
+@pytest.mark.rubric("learning rates follow the paper's schedule")
+def test_an_anonymizer_with_a_state_is_among_the_parts(config):
+    """Noise counts its calls, or a resumed run draws the same noise again."""
+    game = make_game(config, "Noise(0.1)")
+    assert any(part is game.anonymizer for part in game.parts().values())
 
 
 def watch_rates(monkeypatch, name, seen):
@@ -670,6 +692,78 @@ def test_every_row_sees_the_same_data_with_its_boxes(tiny, tiny_faces, tiny_acti
                     break
             else:
                 pytest.fail("a frame is none of V's, nor a mirrored one")
+
+
+class PowerCut(Exception):
+    pass
+
+
+@pytest.mark.rubric("a row takes its steps in order")
+def test_a_resumed_row_goes_on_where_its_data_stopped(tiny, tiny_faces, tiny_actions, tmp_path):
+    config = tiny(T1=0, T2=4)
+    seen = {"unbroken": [], "resumed": []}
+
+    def run(name, cut=None):
+        game = make_game(config, "Masked")
+
+        def noted(frames, targets, boxes):
+            if len(seen[name]) == cut:
+                raise PowerCut
+            seen[name].append(frames)
+            return {"L_det": torch.zeros(())}
+
+        game.finetune_detector = noted
+        loop = Loop(tmp_path / name, name, 3, {}, 1, 0)  # a checkpoint after each step
+        trainer.play(game, tiny_faces, tiny_actions, config, loop)
+
+    run("unbroken")
+    with pytest.raises(PowerCut):
+        run("resumed", cut=2)
+    run("resumed")
+    assert len(seen["unbroken"]) == len(seen["resumed"]) == 4
+    assert all(map(torch.equal, seen["unbroken"], seen["resumed"]))
+
+
+def gradients(game, update):
+    """What the optimizers step by in an update: all their gradients in one tensor."""
+    seen = []
+
+    def note(adam, arguments, words):
+        weights = [p for group in adam.param_groups for p in group["params"]]
+        seen.extend(p.grad.flatten().clone() for p in weights if p.grad is not None)
+
+    handles = [adam.register_step_pre_hook(note) for adam in {a for *_, a in optimized(game)}]
+    update(game)
+    for handle in handles:
+        handle.remove()
+    return torch.cat(seen)
+
+
+@pytest.mark.rubric("a row takes its steps in order")
+def test_accumulation_gives_the_same_gradients(tiny, faces, frames):
+    """Of a batch in parts, one after another, and of the whole batch at once."""
+
+    def modified(game):
+        return game.anonymize(faces[0])
+
+    updates = {
+        "line 3": lambda game: game.update_recognizer(faces[0], modified(game), *faces[1:]),
+        "line 9": lambda game: update_both(game, faces, frames),
+        "line 9 without A": lambda game: game.update_modifier(faces[0], modified(game), *faces[1:]),
+        "line 11": lambda game: game.finetune_detector(*frames),
+        "copying": lambda game: game.copy_faces(faces[0]),
+    }
+    for name, update in updates.items():
+        both = []
+        for parts in (1, 2):
+            game = make_game(tiny(accumulate=parts, landmark_jitter=0.0, color_jitter=0.0))
+            weight = next(game.detector.parameters())
+            # Batch norm sees the parts, and A draws its samples: a stand-in that does neither.
+            game.detector.losses = lambda v, _, weight=weight: dict.fromkeys(
+                losses.DETECTION_LOSSES, (v.mean() + 1) * weight.mean()
+            )
+            both.append(gradients(game, update))
+        torch.testing.assert_close(*both, atol=1e-5, rtol=1e-3, msg=f"{name}: other gradients")
 
 
 @pytest.mark.parametrize("row", ["Ours", "Masked"])
