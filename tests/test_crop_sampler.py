@@ -89,7 +89,8 @@ def test_template_is_the_published_one_and_scales_with_the_frame():
     "similarity is the least-squares fit of all five points",
     points=2,
     hint="write out the normal equations: a = sum(x u + y v) / spread, b = sum(x v - y u) / "
-    "spread, of points minus their mean; the sign of b turns the face, and all five points count",
+    "spread, of points minus their mean; the sign of b turns the face, and all five points count; "
+    "a detach cuts the gradient to the landmarks or to the target",
     helper="similarity",
 )
 def test_similarity_matches_numpy_least_squares():
@@ -116,9 +117,11 @@ def test_similarity_recovers_a_known_transform():
     assert torch.allclose(matrix[1, 0], torch.tensor(-math.sin(math.radians(35)) / 2.5).double())
 
 
-def test_similarity_is_differentiable():
+@pytest.mark.rubric("similarity is the least-squares fit of all five points")
+def test_similarity_is_differentiable_in_both():
     landmarks = (50 + 20 * rand(2, 5, 2, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p: similarity(p, template()), landmarks)
+    target = template().double().requires_grad_()
+    assert torch.autograd.gradcheck(similarity, (landmarks, target))
 
 
 # ---- align_faces ----
@@ -185,7 +188,8 @@ def test_each_row_is_aligned_by_its_own_landmarks_at_any_size():
     "gradients flow through crop and paste",
     points=2,
     hint="a detach, a no_grad or a round cuts the gradient: L_adv reaches M through align_faces, "
-    "L_det through paste_faces",
+    "L_det through paste_faces. A paste into the frames themselves spoils it, too",
+    helper="crop_faces paste_faces",
 )
 def test_align_gradient_is_exact():
     pictures = rand(2, 3, 9, 8, dtype=torch.float64).requires_grad_()
@@ -211,8 +215,9 @@ def test_recognizer_input_matches_the_byte_arithmetic():
 @pytest.mark.rubric(
     "face boxes become squares of 1.6 times their longer side",
     points=1,
-    hint="a square about the box's center, its side 1.6 times the longer side of the box, and "
-    "never clipped: a face at the border is cut like any other",
+    hint="a square about the box's center, no whole number in general (no // 2), its side 1.6 "
+    "times the longer side of the box, and never clipped: a face at the border is cut like any "
+    "other",
 )
 def test_face_squares_are_about_the_center_and_never_clipped():
     boxes = torch.tensor([[40, 30, 60, 40], [0, 0, 10, 20]])  # whole numbers are fine
@@ -220,6 +225,10 @@ def test_face_squares_are_about_the_center_and_never_clipped():
     assert torch.allclose(out, torch.tensor([[34.0, 19.0, 66.0, 51.0], [-11.0, -6.0, 21.0, 26.0]]))
     assert torch.allclose(face_squares(boxes, 1.0)[1], torch.tensor([-5.0, 0.0, 15.0, 20.0]))
     assert face_squares(NO_FACE).shape == (0, 4)
+    odd = face_squares(torch.tensor([[0, 0, 5, 3]]))  # center (2.5, 1.5)
+    assert torch.allclose(odd, torch.tensor([[-1.5, -2.5, 6.5, 5.5]]))
+    fractional = face_squares(torch.tensor([[1.5, 2.0, 12.25, 8.5]]))  # center (6.875, 5.25)
+    assert torch.allclose(fractional, torch.tensor([[-1.725, -3.35, 15.475, 13.85]]))
 
 
 # ---- crop_faces ----
@@ -265,6 +274,7 @@ BOXES = [
     points=3,
     hint="off by half a pixel, or by rounded boxes? roi_align needs aligned=True; a crop pixel "
     "that covers several frame pixels is the mean of ceil(side / S) samples along each axis",
+    helper="crop_faces",
 )
 def test_crop_matches_a_per_pixel_loop():
     frames = rand(3, 3, 20, 24, dtype=torch.float64)
@@ -340,7 +350,9 @@ def loop_paste(frames, crops, boxes):
     "paste_faces writes in the box and nowhere else",
     points=3,
     hint="paste outside the box? only pixels whose center i + 0.5 lies in it change; where boxes "
-    "overlap the later box is on top; a crop larger than its box needs the wider tent",
+    "overlap the later box is on top; a crop larger than its box needs the wider tent. Frames "
+    "changed in place? v' is a copy",
+    helper="paste_faces",
 )
 def test_paste_matches_a_per_pixel_loop_with_overlaps():
     frames = rand(3, 3, 20, 24, dtype=torch.float64)
@@ -353,6 +365,15 @@ def test_paste_matches_a_per_pixel_loop_with_overlaps():
         torch.tensor([[-9.0, 2.0, -1.0, 9.0], [30.0, 2.0, 40.0, 9.0], [2.0, 21.0, 5.0, 24.0]])
     ]
     assert torch.equal(paste_faces(frames[:1], crops, beyond), frames[:1])
+    assert torch.equal(paste_faces(frames, crops[:0], [NO_FACE] * 3), frames)
+
+
+@pytest.mark.rubric("paste_faces writes in the box and nowhere else")
+def test_paste_leaves_the_frames_that_came_in_as_they_are():
+    frames = rand(3, 3, 20, 24, dtype=torch.float64)
+    before = frames.clone()
+    paste_faces(frames, rand(3, 3, 6, 6, seed=1, dtype=torch.float64), BOXES)
+    assert torch.equal(frames, before)
 
 
 @pytest.mark.parametrize("size", [5, 12, 40])
@@ -474,7 +495,6 @@ def test_half_precision_around_the_sampler_does_not_move_pixels():
 @pytest.mark.rubric("gradients flow through crop and paste")
 def test_repaint_sends_gradient_to_the_anonymizers_weights():
     gain = torch.tensor(0.5, requires_grad=True)
-    frames = torch.ones(1, 3, 12, 12)
 
     def scaled(crops):
         return gain * crops
@@ -483,6 +503,7 @@ def test_repaint_sends_gradient_to_the_anonymizers_weights():
         if size:
             scaled.size = size
         gain.grad = None
+        frames = torch.ones(1, 3, 12, 12)
         repaint(frames, [torch.tensor([[2.0, 2.0, 6.0, 6.0]])], scaled).sum().backward()
         assert torch.allclose(gain.grad, torch.tensor(48.0))  # 16 pixels x 3 channels of value 1
 
@@ -499,7 +520,8 @@ PIXELS = [
     "without a .size an anonymizer works on the frame's own pixels",
     points=2,
     hint="noise averaged away by the paste? without .size an anonymizer is called once a face, "
-    "with the frame's own pixels in a square of whole pixels, and nothing is resampled",
+    "with the frame's own pixels in a square of whole pixels, and nothing is resampled; they are "
+    "written into a copy of the frames, not in place",
 )
 def test_cut_pixels_are_the_frames_own_and_the_border_repeats():
     frames = rand(3, 3, 20, 24)
@@ -516,7 +538,9 @@ def test_cut_pixels_are_the_frames_own_and_the_border_repeats():
 def test_pixels_are_written_where_paste_faces_would_and_nowhere_else():
     frames = rand(3, 3, 20, 24)
     squares = [torch.full_like(square, 5.0) for square in cut_pixels(frames, PIXELS)]
+    before = frames.clone()
     painted = write_pixels(frames, squares, PIXELS)
+    assert torch.equal(frames, before)
     expect = paste_faces(frames, torch.full((4, 3, 6, 6), 5.0), PIXELS)
     assert torch.equal(painted != frames, expect != frames)
     assert (painted[painted != frames] == 5).all()
