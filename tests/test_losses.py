@@ -160,17 +160,19 @@ def test_a_pretrained_d_can_stay_at_the_floor():
 
 
 @pytest.mark.parametrize("steps", [0, 3000])
+@pytest.mark.parametrize("factor", [0.05, 1.0, 10.0])
 @pytest.mark.rubric(
     "A-Softmax puts its margin on the true identity alone",
     points=3,
     hint="The margin belongs on the true class of each row: logit_y = |x| (lambda cos + psi) / (1 "
     "+ lambda) for y = labels, |x| cos for every other. Margin on the wrong class (the best one, "
-    "or all)? lambda and 1 exchanged? |x| detached? A softmax before cross_entropy, which takes "
-    "logits? Identity 0 is a person like any other, no background to ignore. Do not write into the "
-    "cosines that came in.",
+    "or all)? lambda and 1 exchanged? |x| detached, or clamped? A softmax before cross_entropy, "
+    "which takes logits? Identity 0 is a person like any other, no background to ignore. Do not "
+    "write into the cosines that came in.",
 )
-def test_a_softmax_by_scalar_arithmetic(steps):
+def test_a_softmax_by_scalar_arithmetic(steps, factor):
     cosines, norms, labels = batch()
+    norms = norms * factor  # from 0.05 to 110
     loss = ASoftmaxLoss()
     for _ in range(steps):
         loss.advance()
