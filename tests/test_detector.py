@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18, resnet101
+from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import box_iou
 
 from ppad import detector as module
@@ -47,7 +48,7 @@ def toy():
     "L_det is four losses, and each teaches the frames",
     points=4,
     hint="return all four by torchvision's names; a detach or no_grad on the frames leaves M "
-    "without L_det",
+    "without L_det; the caller's targets are not changed in place",
 )
 def test_four_losses_and_gradient_to_frames(toy):
     toy.train()
@@ -59,6 +60,17 @@ def test_four_losses_and_gradient_to_frames(toy):
     for name, loss in losses.items():  # each of the four must be able to teach the modifier
         (gradient,) = torch.autograd.grad(loss, frames, retain_graph=True)
         assert gradient[0].abs().sum() > 0, name
+
+
+@pytest.mark.rubric("L_det is four losses, and each teaches the frames")
+def test_the_callers_targets_stay_as_they_are(toy):
+    toy.train()
+    frames, _ = scene(1)
+    targets = one(boxes=((0.0, 0.4, 120.7, 160.0),))
+    boxes = targets[0]["boxes"]
+    toy.losses(frames, targets)
+    assert targets[0]["boxes"] is boxes
+    assert torch.equal(boxes, torch.tensor([[0.0, 0.4, 120.7, 160.0]]))
 
 
 def test_boxes_are_whole_in_half_precision(toy, monkeypatch):
@@ -143,7 +155,8 @@ def test_toy_learns_two_boxes():
     hint="detect runs in evaluation mode and puts each module back into the mode it was in; "
     "batch-norm's buffers must not move; no gradient; boxes come back in the frame's own "
     "pixels, not the resized frame's; best score first; all detections, not one a frame, and no "
-    "score threshold of your own: torchvision's stays",
+    "score threshold of your own: torchvision's stays, and so does its non-maximum suppression at "
+    "an IoU of 0.5",
 )
 def test_detections_are_well_formed_and_modes_restored(toy):
     toy.train()
@@ -176,6 +189,10 @@ def test_all_detections_of_a_frame_come_back(toy):
     """An untrained detector sees something everywhere, and nothing for sure."""
     found = toy.detect(torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0)) - 0.5)
     assert all(len(one["scores"]) > 1 for one in found)
+    for each in found:
+        same = each["labels"][:, None] == each["labels"]
+        overlap = box_iou(each["boxes"], each["boxes"]).masked_fill(~same, 0).triu(1)
+        assert overlap.max() <= 0.501  # suppressed within each action
     assert min(float(one["scores"].min()) for one in found) < 0.3
 
 
@@ -215,14 +232,15 @@ class Seen(Exception):
         ("resnet18", {}, (240, 320), (340, 453)),  # JHMDB
         ("mobilenet_v2", {"min_size": 600, "max_size": 800}, (360, 640), (450, 800)),  # DALY, 16:9
         ("toy", {}, (160, 160), (160, 160)),
+        ("toy", {"min_size": 96, "max_size": 120}, (160, 200), (96, 120)),
     ],
 )
 @pytest.mark.rubric(
     "the body sees frames as ImageNet's weights expect",
     points=3,
     hint="frames are RGB in [-1, 1]: (v + 1) / 2 before ImageNet's mean and deviation, or both "
-    "constants restated; BGR/RGB swapped? the short side is min_size unless the long side would "
-    "exceed max_size; frames flipped without their boxes? nothing is flipped here",
+    "constants restated; BGR/RGB swapped? the short side is min_size, the toy's too, unless the "
+    "long side would exceed max_size; frames flipped without their boxes? nothing is flipped here",
 )
 def test_what_the_first_layer_is_given(body, sizes, frame, resized, training):
     """The same, seen from outside: what reaches the first convolution of the body, in training and
@@ -278,7 +296,9 @@ def test_frames_are_not_flipped(toy):
     "a weights file fills the body and is frozen as said",
     points=2,
     hint="all but the classifier is loaded; trainable_layers counts from the top; batch norm's "
-    "statistics from ImageNet must not drift; from scratch everything learns",
+    "statistics from ImageNet must not drift; from scratch everything learns. The paper's body, "
+    "resnet101_c4, has one map of stride 16 and layer4 in its head; 3 trainable layers freeze "
+    "conv1 and layer1",
 )
 def test_a_weights_file_fills_the_body_and_its_statistics_stay(tmp_path):
     torch.manual_seed(1)
@@ -399,6 +419,35 @@ def test_c4_has_the_known_size_strides_and_anchors(min_size, anchors, monkeypatc
     assert detector.model.rpn.anchor_generator.sizes == (anchors,)
     assert detector.model.rpn.anchor_generator.aspect_ratios == ((0.5, 1.0, 2.0),)
     assert detector.model.rpn.head.cls_logits.out_channels == 9
+
+
+@pytest.mark.rubric("a weights file fills the body and is frozen as said")
+def test_the_papers_body_has_one_map_of_stride_16_and_a_frozen_start(tmp_path):
+    """Seen from outside: what torchvision's proposals and heads get, and how much learns."""
+    with torch.device("meta"):
+        whole = resnet101()
+    # Zeros that share one number: a file of kilobytes. Frozen batch norm divides by more than 0.
+    file = {name: torch.zeros(()).expand(value.shape) for name, value in whole.state_dict().items()}
+    torch.save(file, tmp_path / "resnet101.pth")
+    settings = DetectorConfig(weights=str(tmp_path / "resnet101.pth"), min_size=64, max_size=96)
+    detector = ActionDetector(settings)
+    convs = {"frozen": [whole.conv1, whole.layer1], "learn": [whole.layer2, whole.layer3]}
+    convs["learn"].append(whole.layer4)
+    count = {
+        word: sum(p.numel() for part in parts for p in part.parameters() if p.ndim == 4)
+        for word, parts in convs.items()
+    }
+    # Proposals: a 3x3 convolution, then 9 anchors' scores and shifts. Head: 11 classes and boxes.
+    heads = (9 * 1024 + 1) * 1024 + 1025 * 9 * 5 + 2049 * 11 * 5
+    weights = [*detector.parameters()]
+    assert sum(p.numel() for p in weights) == count["frozen"] + count["learn"] + heads
+    assert sum(p.numel() for p in weights if p.requires_grad) == count["learn"] + heads
+
+    maps = {}
+    proposals = next(m for m in detector.modules() if isinstance(m, RegionProposalNetwork))
+    proposals.register_forward_pre_hook(lambda _, inputs: maps.update(inputs[1]))
+    detector.detect(torch.zeros(1, 3, 64, 96))
+    assert [tuple(one.shape) for one in maps.values()] == [(1, 1024, 4, 6)]
 
 
 @pytest.fixture(scope="module")

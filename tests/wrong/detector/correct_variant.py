@@ -3,6 +3,7 @@ hand, and the toy is an ordinary one-map Faster R-CNN on plain convolutions.
 """
 
 import torch
+import torchvision
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -107,6 +108,8 @@ def _target_or_error(target, frames, classes):
 def _big(config):
     scratch = config.weights is None
     norm = nn.BatchNorm2d if scratch else FrozenBatchNorm2d
+    if config.body == "resnet101_c4":
+        return _c4(config, torchvision.models.resnet101(norm_layer=norm), scratch)
     if config.body == "mobilenet_v2":
         backbone = mobilenet_backbone(
             backbone_name="mobilenet_v2",
@@ -126,17 +129,7 @@ def _big(config):
         )
         anchors = None
     if not scratch:
-        wanted = backbone.body.state_dict()
-        file = torch.load(config.weights, weights_only=True, map_location="cpu")
-        for name, value in file.items():
-            name = name[len("features.") :] if name.startswith("features.") else name
-            if name.split(".")[0] in ("fc", "classifier") or name.endswith("num_batches_tracked"):
-                continue
-            if name not in wanted or wanted[name].shape != value.shape:
-                raise ValueError("another body's file")
-            wanted.pop(name).copy_(value)
-        if wanted:
-            raise ValueError("the file is not complete")
+        _fill(backbone.body, config.weights)
     return FasterRCNN(
         backbone,
         config.classes + 1,
@@ -145,6 +138,44 @@ def _big(config):
         image_mean=IMAGENET_MEAN,
         image_std=IMAGENET_STD,
         rpn_anchor_generator=anchors,
+    )
+
+
+def _fill(body, path):
+    wanted = body.state_dict()
+    file = torch.load(path, weights_only=True, map_location="cpu")
+    for name, value in file.items():
+        name = name[len("features.") :] if name.startswith("features.") else name
+        if name.split(".")[0] in ("fc", "classifier") or name.endswith("num_batches_tracked"):
+            continue
+        if name not in wanted or wanted[name].shape != value.shape:
+            raise ValueError("another body's file")
+        wanted.pop(name).copy_(value)
+    if wanted:
+        raise ValueError("the file is not complete")
+
+
+def _c4(config, resnet, scratch):
+    del resnet.fc
+    if not scratch:
+        _fill(resnet, config.weights)
+    parts = [part for name, part in resnet.named_children() if name not in ("avgpool", "layer4")]
+    stages = [parts[:4], *([part] for part in parts[4:]), [resnet.layer4]]
+    for stage in [] if scratch else stages[: 5 - config.trainable_layers]:
+        for part in stage:
+            part.requires_grad_(False)
+    backbone = nn.Sequential(*parts)
+    backbone.out_channels = 1024
+    return FasterRCNN(
+        backbone,
+        min_size=config.min_size,
+        max_size=config.max_size,
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_STD,
+        rpn_anchor_generator=AnchorGenerator(((73, 145, 290),), (SHAPES,)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 14, 2),
+        box_head=nn.Sequential(resnet.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        box_predictor=FastRCNNPredictor(2048, config.classes + 1),
     )
 
 
