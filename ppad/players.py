@@ -43,13 +43,7 @@ class Recognizer(nn.Module):
         """Aligned BGR crops (B, 3, h, w) to embeddings (B, E)."""
         return self.network(crops)
 
-    def loss(
-        self,
-        crops: torch.Tensor,
-        identities: torch.Tensor,
-        reduction: str = "mean",
-        margin: bool = True,
-    ) -> torch.Tensor:
+    def loss(self, crops, identities, reduction="mean", margin=True) -> torch.Tensor:
         """The paper's L_D (Sec. 3.1), in nats.
 
         Args:
@@ -116,6 +110,7 @@ class Exchanger(nn.Module):
     # Ours: standard deviation of noise on the new face's size, 7 % of it. Its size beside that of
     # the true landmarks, by which attackers align, would tell who it is.
     SIZE = 0.02  # of S; the landmarks' distances to their mean are 0.29 S in all
+    ELLIPSE = (0.07, 0.04, 0.04)  # ours, likewise: of its size; right and down, of S / 2; evenly
     OTHERS = 64  # ours: identities to draw from; few, as they are kept with M's weights
     # Ours: what stays of a face's last frame after 1/25 second; without it the new face trembles.
     PLACE_STAYS = 0.8
@@ -172,12 +167,7 @@ class Exchanger(nn.Module):
         template = torch.tensor(TEMPLATE_96x112) / 80  # ours: a head with its hair fills [-1, 1]
         self.register_buffer("template", template - template.mean(dim=0), persistent=False)
         axis = (torch.arange(size) + 0.5) * 2 / size - 1  # (S,) in [-1, 1]
-        # Ours: a smaller ellipse leaves too much of the hair. The face itself is all paint: where
-        # an edge let a hundredth of it through, attackers who trained for long enough found it.
-        radius = ((axis / 0.58) ** 2 + ((axis[:, None] + 0.04) / 0.68) ** 2).sqrt()  # (S, S)
-        self.register_buffer("mask", ((1.08 - radius) / 0.13).clamp(0, 1), persistent=False)
-        # Ours: G is not shown the hair about the ellipse, or it would go on with it.
-        self.register_buffer("covered", (radius < 1.35).float(), persistent=False)
+        self.register_buffer("axis", axis, persistent=False)
 
     def meet(self, people: torch.Tensor, landmarks: torch.Tensor) -> None:
         """Take the first OTHERS people (N, E) to draw from, and the mean shape of (n, 5, 2) px."""
@@ -186,48 +176,64 @@ class Exchanger(nn.Module):
         self.shape.copy_((shapes / shapes.flatten(1).norm(dim=1)[:, None, None]).mean(dim=0))
 
     def draw(self, number: int) -> list[torch.Tensor]:
-        """What `forward` draws: whose face to give, noise of the code and of the landmarks.
+        """What `forward` draws: whose face to give, noise of code and landmarks, the ellipse.
 
         A list of tensors (number, ...). A movie keeps a person's: nobody can average them away.
         """
         device = self.others.device
         chosen = torch.randint(len(self.others), (number,), device=device)  # (n,)
-        noise, shift = self.draw_noise(number)
+        noise, shift, ellipses = self.draw_noise(number)
         size = self.SIZE * self.size * torch.randn(number, 1, 1, device=device)  # px
-        return [self.others[chosen], noise, shift + size * self.shape]
+        return [self.others[chosen], noise, shift + size * self.shape, ellipses]
 
-    def draw_noise(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Noise of codes (n, 24, S/4, S/4) and of landmarks (n, 5, 2), px, while M learns."""
+    def draw_noise(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What varies while M learns: codes, by (n, 24, S/4, S/4), landmarks, by (n, 5, 2) px, and
+        ellipses (n, 3): how much larger, to the right and down."""
         device = self.others.device
         side = self.size // 4
         noise = self.NOISE * torch.randn(number, 24, side, side, device=device)
         shift = self.SHIFT * self.size * torch.randn(number, 5, 2, device=device)  # px
-        return noise, shift
+        even = 2 * torch.rand(number, 3, device=device) - 1  # (n, 3) in [-1, 1]
+        return noise, shift, even * torch.tensor(self.ELLIPSE, device=device)
+
+    def radius(self, ellipses: torch.Tensor) -> torch.Tensor:
+        """Each pixel's distance from the middle of ellipses (B, 3): 1 on them; (B, 1, S, S)."""
+        # Ours: a smaller one leaves too much of the hair.
+        larger, right, down = ellipses[:, :, None].unbind(dim=1)  # (B, 1) each
+        across = (self.axis - right) / (0.62 * (1 + larger))  # (B, S)
+        along = (self.axis + 0.04 - down) / (0.73 * (1 + larger))  # (B, S)
+        return (across[:, None, None, :].square() + along[:, None, :, None].square()).sqrt()
+
+    def paste(self, painted, faces, ellipses) -> torch.Tensor:
+        """What G painted within ellipses (B, 3), the faces (B, 3, S, S) about them."""
+        # Ours: a pixel's width. What a wide edge let through was found by attackers in the end.
+        mask = ((1.02 - self.radius(ellipses)) / 0.04).clamp(0, 1)  # (B, 1, S, S)
+        return mask * painted + (1 - mask) * faces
 
     @torch.no_grad()
     def place(self, faces: torch.Tensor) -> torch.Tensor:
         """Landmarks (B, 5, 2), px: the mean shape, which names nobody, where the faces are."""
-        points = self.locate(faces)  # (B, 5, 2)
-        shape = self.shape.expand_as(points)  # (B, 5, 2)
-        return moved(shape, fit(shape, points))
+        shape = self.shape.expand(len(faces), 5, 2)
+        return moved(shape, fit(shape, self.locate(faces)))
 
     def nats(self, code: torch.Tensor) -> torch.Tensor:
         """The most that a noisy code can tell, a mean over the batch (KL divergence to noise)."""
         return code.square().flatten(1).sum(dim=1).mean() / (2 * self.NOISE**2)
 
-    def decode(self, faces, noisy, points, people) -> torch.Tensor:
+    def decode(self, faces, noisy, points, people, ellipses) -> torch.Tensor:
         """The faces (B, 3, S, S) with what G paints pasted in; arguments as `generate`."""
-        painted = self.generate(faces, noisy, points, people)  # (B, 3, S, S)
-        return self.mask * painted + (1 - self.mask) * faces
+        return self.paste(self.generate(faces, noisy, points, people, ellipses), faces, ellipses)
 
-    def generate(self, faces, noisy, points, people) -> torch.Tensor:
+    def generate(self, faces, noisy, points, people, ellipses) -> torch.Tensor:
         """What G paints, (B, 3, S, S), for the places of the faces (B, 3, S, S).
 
         Args: noisy: (B, 24, S/4, S/4), codes with noise. points: (B, 5, 2) px. people: (B, E).
+            ellipses: (B, 3).
         """
         style = self.style(people)  # (B, 128)
         layout = self.layout(style)  # (B, 12, 32, 32)
-        covered = self.covered.to(faces).expand(len(faces), 1, -1, -1)  # (B, 1, S, S)
+        # Ours: G is not shown the hair about the ellipse, or it would go on with it.
+        covered = (self.radius(ellipses) < 1.25).to(faces)  # (B, 1, S, S)
         seen = torch.cat([faces * (1 - covered), covered], dim=1)  # (B, 4, S, S)
         around = self._look_around(seen)  # (B, 24, S/2, S/2), (B, 24, S/4, S/4)
 
@@ -279,8 +285,9 @@ class Exchanger(nn.Module):
         """
         if len(faces) == 0:
             return faces
-        people, noise, shift = self.draw(len(faces)) if drawn is None else drawn
-        return self.decode(faces, self.encode(faces) + noise, self.place(faces) + shift, people)
+        people, noise, shift, ellipses = self.draw(len(faces)) if drawn is None else drawn
+        points = self.place(faces) + shift  # (B, 5, 2)
+        return self.decode(faces, self.encode(faces) + noise, points, people, ellipses)
 
     def next_frame(self, face: torch.Tensor, last=None, seconds: float = math.inf) -> tuple:
         """One person's face in one more frame of a movie: one person, one new face, and steady.
@@ -292,12 +299,13 @@ class Exchanger(nn.Module):
         """
         place = self.place(face)  # (1, 5, 2)
         drawn, last_place, last_painted = last or (self.draw(1), place, None)
-        people, noise, shift = drawn
+        people, noise, shift, ellipse = drawn
         place = place.lerp(last_place, self.PLACE_STAYS ** (25 * seconds))
-        painted = self.generate(face, self.encode(face) + noise, place + shift, people)
+        noisy = self.encode(face) + noise  # (1, 24, S/4, S/4)
+        painted = self.generate(face, noisy, place + shift, people, ellipse)  # (1, 3, S, S)
         if last_painted is not None:
             painted = painted.lerp(last_painted, self.PAINT_STAYS ** (25 * seconds))
-        return self.mask * painted + (1 - self.mask) * face, (drawn, place, painted)
+        return self.paste(painted, face, ellipse), (drawn, place, painted)
 
 
 def fit(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -427,8 +435,7 @@ def make_recognizer(config, identities: int) -> Recognizer:
             input_size=config.crop_size,
         )
     )
-    trained = bool(config.recognizer_weights)
-    if trained:
+    if trained := bool(config.recognizer_weights):
         loop.load_public_weights(network, config.recognizer_weights)
     margin = ASoftmaxLoss(
         m=config.margin,
@@ -457,9 +464,7 @@ def make_detector(config, classes: int) -> ActionDetector:
 # ---------------------------------------------------------------- what D is shown
 
 
-def aligned_crops(
-    pictures: torch.Tensor, landmarks: torch.Tensor, size: tuple[int, int]
-) -> torch.Tensor:
+def aligned_crops(pictures, landmarks, size: tuple[int, int]) -> torch.Tensor:
     """What a recognizer sees of face pictures, aligned by the five landmarks (Sec. 4).
 
     The landmarks are those of the *original* picture also when `pictures` are modified: a fair
@@ -490,6 +495,6 @@ def jitter_colors(crops: torch.Tensor, strength: float) -> torch.Tensor:
     """
     if strength == 0:
         return crops
-    draw = 2 * torch.rand(2, len(crops), 1, 1, 1, device=crops.device) - 1  # (2, B, 1, 1, 1)
-    contrast, brightness = draw * strength  # (B, 1, 1, 1) each
+    even = torch.rand(2, len(crops), 1, 1, 1, device=crops.device)
+    contrast, brightness = (2 * even - 1) * strength  # (B, 1, 1, 1) each
     return (crops * (1 + contrast) + brightness).clamp(-1, 1)

@@ -290,12 +290,12 @@ class Exchange:
         """
         config = self.config
         people = self.reader.people[identities.to(self.device, non_blocking=True)]  # (B, E)
-        noise, shift = modifier.draw_noise(len(pictures))
+        noise, shift, ellipses = modifier.draw_noise(len(pictures))
         landmarks = landmarks.to(self.device, non_blocking=True)
         with self.autocast:
             code = modifier.encode(pictures).float()  # (B, 24, S/4, S/4)
             noisy = code + noise
-            copied = modifier.decode(pictures, noisy, landmarks + shift, people)  # (B, 3, S, S)
+            copied = modifier.decode(pictures, noisy, landmarks + shift, people, ellipses)
             found = modifier.locate(pictures)  # (B, 5, 2)
         L_l1 = losses.loss_l1(copied, pictures, config.l1_weight)
         L_slopes = sum(
@@ -316,7 +316,7 @@ class Exchange:
     def update_reader(self, modifier, pictures, identities, scaler) -> None:
         """The reader learns from a batch after M: before, it would know these faces by heart."""
         with self.autocast, torch.no_grad():
-            noise, _ = modifier.draw_noise(len(pictures))
+            noise, _, _ = modifier.draw_noise(len(pictures))
             noisy = modifier.encode(pictures).float() + noise  # (B, 24, S/4, S/4)
         people = identities.to(self.device, non_blocking=True)  # (B,)
         for _ in range(READER_UPDATES):
