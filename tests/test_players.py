@@ -297,17 +297,50 @@ def test_exchanger_paints_an_ellipse_and_leaves_the_rest(exchanger):
     after = exchanger(faces)
     assert after.shape == faces.shape and after.abs().max() <= 1
     torch.testing.assert_close(after[..., 0, 0], faces[..., 0, 0], atol=1e-2, rtol=0)
-    told = (torch.zeros(3, 24, 8, 8), some_points(3), exchanger.others[:3])
-    inside = exchanger.mask > 0.1
+    ellipses = torch.tensor([[0.0, 0.0, 0.0], [0.07, -0.04, 0.04], [-0.07, 0.04, -0.04]])
+    told = (torch.zeros(3, 24, 8, 8), some_points(3), exchanger.others[:3], ellipses)
+    mask = exchanger.paste(torch.ones(3, 3, 32, 32), torch.zeros(3, 3, 32, 32), ellipses)
+    inside = mask > 0.1
     masked = torch.where(inside, some_faces(3, 1), faces)
-    paint_only = exchanger.mask == 1
-    assert paint_only.float().mean() > 0.25
-    painted = [exchanger.decode(f, *told)[..., paint_only] for f in (faces, masked)]
+    paint_only = mask == 1
+    assert (paint_only.float().mean(dim=(1, 2, 3)) > 0.25).all()
+    painted = [exchanger.decode(f, *told)[paint_only] for f in (faces, masked)]
     torch.testing.assert_close(*painted, atol=0, rtol=0)  # nothing but the code tells of a face
     around = torch.where(inside, faces, some_faces(3, 1))
-    gap = exchanger.decode(around, *told)[..., paint_only] - painted[0]
+    gap = exchanger.decode(around, *told)[paint_only] - painted[0]
     assert gap.abs().max() > 5e-5  # but G sees what is around it
     assert exchanger(faces[:0]).shape == (0, 3, 32, 32)
+
+
+def test_ellipses_by_hand(exchanger):
+    """Half-axes 0.62 and 0.73 of S / 2 about (0, -0.04), then larger, right and down as told."""
+    big = players.Exchanger(256, 128)  # px of 1/128
+    for larger, right, down in ((0.0, 0.0, 0.0), (0.07, -0.04, 0.03)):
+        ellipses = torch.tensor([[larger, right, down]])
+        mask = big.paste(torch.ones(1, 3, 256, 256), torch.zeros(1, 3, 256, 256), ellipses)[0, 0]
+        rows, columns = (mask >= 0.5).nonzero().unbind(dim=1)
+        for cells, middle, half in ((columns, right, 0.62), (rows, down - 0.04, 0.73)):
+            first, last = cells.min() / 128 - 1, (cells.max() + 1) / 128 - 1
+            assert (first + last) / 2 == pytest.approx(middle, abs=1 / 128)
+            assert (last - first) / 2 == pytest.approx(half * (1 + larger), abs=1 / 128)
+        area = math.pi * 0.62 * 0.73 * (1 + larger) ** 2 / 4  # of the picture
+        assert mask.mean().item() == pytest.approx(area, rel=2e-3)
+        edge = ((mask > 0) & (mask < 1)).float().mean().item()
+        assert edge == pytest.approx(2 * 0.04 * area, rel=0.05)  # d(pi r^2) = 2 pi r dr
+
+
+def test_no_two_ellipses_are_alike(exchanger):
+    """Evenly, 7 % of the size and 4 % of S / 2: else their place tells who it is."""
+    ellipses = exchanger.draw(2000)[3]  # (2000, 3)
+    for values, most in zip(ellipses.unbind(dim=1), (0.07, 0.04, 0.04)):
+        assert values.abs().max() <= most and values.mean().abs() < most / 20
+        assert values.std().item() == pytest.approx(most / 3**0.5, rel=0.05)
+    torch.testing.assert_close(torch.corrcoef(ellipses.T), torch.eye(3), atol=0.1, rtol=0)
+    assert exchanger.draw_noise(5)[2].unique(dim=0).shape == (5, 3)  # while M learns, as well
+    faces = some_faces(2)
+    told = (torch.zeros(2, 24, 8, 8), some_points(2), exchanger.others[:2])
+    pair = [exchanger.generate(faces, *told, one.expand(2, 3)) for one in ellipses[:2]]
+    assert (pair[0] - pair[1]).abs().max() > 0  # G is told where it paints
 
 
 def test_exchanger_draws_one_of_the_others_for_each_face(exchanger, monkeypatch):
@@ -315,10 +348,12 @@ def test_exchanger_draws_one_of_the_others_for_each_face(exchanger, monkeypatch)
     monkeypatch.setattr(exchanger, "NOISE", 0.0)
     monkeypatch.setattr(exchanger, "SHIFT", 0.0)
     monkeypatch.setattr(exchanger, "SIZE", 0.0)
+    monkeypatch.setattr(exchanger, "ELLIPSE", (0.0, 0.0, 0.0))
     faces = some_faces(2)
     told = (exchanger.encode(faces), exchanger.place(faces))
     drawn = [exchanger(faces) for _ in range(20)]
-    wanted = [exchanger.decode(faces, *told, e.expand(2, -1)) for e in exchanger.others[:7]]
+    middle = torch.zeros(2, 3)
+    wanted = [exchanger.decode(faces, *told, e.expand(2, -1), middle) for e in exchanger.others[:7]]
     for after in drawn:
         for i in range(2):
             assert min((after[i] - one[i]).abs().max() for one in wanted) < 1e-6
@@ -328,8 +363,9 @@ def test_exchanger_draws_one_of_the_others_for_each_face(exchanger, monkeypatch)
 
 def test_what_was_drawn_once_can_be_used_again(exchanger):
     faces = some_faces(4)
-    people, noise, shift = exchanger.draw(400)
+    people, noise, shift, ellipses = exchanger.draw(400)
     assert noise.shape == (400, 24, 8, 8) and shift.shape == (400, 5, 2)
+    assert ellipses.shape == (400, 3)
     assert noise.std().item() == pytest.approx(0.5, rel=0.01)
     size = (shift * exchanger.shape).sum(dim=(1, 2))  # px, as the shape is of length 1
     rest = shift - size[:, None, None] * exchanger.shape
@@ -351,8 +387,8 @@ def test_a_face_in_a_movie_stays_one_person_and_follows_slowly(exchanger, monkey
     colors = itertools.chain([-1.0], itertools.repeat(1.0))
     shown = []
 
-    def generate(faces, noisy, points, people):
-        shown.append((noisy, points, people))
+    def generate(faces, noisy, points, people, ellipses):
+        shown.append((noisy, points, people, ellipses))
         return torch.full_like(faces, next(colors))
 
     monkeypatch.setattr(exchanger, "place", lambda faces: torch.full((1, 5, 2), next(places)))
@@ -363,15 +399,15 @@ def test_a_face_in_a_movie_stays_one_person_and_follows_slowly(exchanger, monkey
     for _ in range(4):
         after, last = exchanger.next_frame(face, last, seconds)
         painted.append(after)
-    for name, index in (("noise", 0), ("person", 2)):
+    for name, index in (("noise", 0), ("person", 2), ("ellipse", 3)):
         assert all(torch.equal(one[index], shown[0][index]) for one in shown), name
-    for n, (after, (_, points, _)) in enumerate(zip(painted, shown)):
+    for n, (after, (_, points, _, ellipse)) in enumerate(zip(painted, shown)):
         moved = points - shown[0][1]
         stays = 0.8 ** (25 * seconds * n) if n else 1.0
         torch.testing.assert_close(moved, torch.full((1, 5, 2), 10 * (1 - stays)))
         color = 1 - 2 * 0.5 ** (25 * seconds * n) if n else -1.0
-        expected = exchanger.mask * color + (1 - exchanger.mask) * face  # around it, no trace
-        torch.testing.assert_close(after, expected.expand_as(after))
+        expected = exchanger.paste(color, face, ellipse)  # around it, no trace
+        torch.testing.assert_close(after, expected)
 
 
 def test_a_first_frame_is_what_a_picture_gets(exchanger):
@@ -441,6 +477,6 @@ def test_the_identity_reaches_every_part_of_the_painting(exchanger):
     people = exchanger.others[:1].clone().requires_grad_()
     code = torch.zeros(1, 24, 8, 8)
     for row, column in ((10, 10), (10, 22), (22, 10), (22, 22)):
-        after = exchanger.decode(some_faces(1), code, some_points(1), people)
+        after = exchanger.decode(some_faces(1), code, some_points(1), people, torch.zeros(1, 3))
         (slope,) = torch.autograd.grad(after[0, :, row, column].sum(), people)
         assert slope.abs().max() > 0

@@ -233,11 +233,13 @@ def test_the_exchangers_terms_by_hand_and_who_moves(tiny, tiny_faces):
     modifier = game.anonymizer
     modifier.NOISE = 0.0  # for this object alone
     modifier.SHIFT = 0.0
+    modifier.ELLIPSE = (0.0, 0.0, 0.0)
     modifier.nats = lambda code: code.square().sum() / len(code)
     exchange.reader.eval()  # no dropout
     with torch.no_grad():
         code = modifier.encode(pictures)
-        copied = modifier.decode(pictures, code, landmarks, exchange.reader.people[people])
+        told = (code, landmarks, exchange.reader.people[people], torch.zeros(6, 3))
+        copied = modifier.decode(pictures, *told)
         p = exchange.reader(code).softmax(1).gather(1, people[:, None])[:, 0]
         gap = copied - pictures
         miss = (modifier.locate(pictures) - landmarks).abs()  # px

@@ -37,15 +37,19 @@ ATTACKERS = ("retrained", "inverting", "around")
 
 
 class Surroundings(nn.Module):
-    """Faces (B, 3, S, S) where an M with a `mask` (S, S) leaves them as they were, else gray."""
+    """Faces (B, 3, S, S) where an M that pastes ellipses leaves them as they were, else gray."""
+
+    stochastic = True  # the ellipses are drawn anew
 
     def __init__(self, modifier):
         super().__init__()
         self.size = modifier.size
-        self.register_buffer("left", (modifier.mask < 0.01).float())
+        self.modifier = modifier
 
     def forward(self, faces):
-        return self.left * faces
+        *_, ellipses = self.modifier.draw(len(faces))
+        painted = self.modifier.paste(torch.ones_like(faces), torch.zeros_like(faces), ellipses)
+        return torch.where(painted > 0, torch.zeros_like(faces), faces)
 
 
 def attack(name: str, players, anonymizer, data, config, training: loop.Loop) -> dict:
@@ -83,7 +87,7 @@ def main(argv=None):
     seed = lesson.results()["seeds"][0]
     players = lesson.players()
     anonymizer = getattr(players, MODIFIERS[args.row])
-    if "around" in args.attackers and not hasattr(anonymizer, "mask"):
+    if "around" in args.attackers and not hasattr(anonymizer, "paste"):
         parser.error(f"--attackers around: the M of {args.row} paints all; leave it out")
     data = evaluate.draw_data(players.config, seed)
     report = {

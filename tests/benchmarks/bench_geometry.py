@@ -7,7 +7,7 @@ remain, in the aligned crop,
 
     face       where M painted the new one: its scale, turn and place (of M's `place`, with the
                noise that M draws)
-    ellipse    where the ellipse lies that M paints, which is fixed in the picture
+    ellipse    where the ellipse lies that M paints, with the size and the place that M draws
 
 `landmarks` are the true ones, aligned: who a repainted face hides. The attacker is the best one for
 numbers with normal distributions: the likelihood that both pictures show one person against that
@@ -41,12 +41,14 @@ def places(modifier, faces, config) -> dict[str, np.ndarray]:
     aligned = similarity(faces.landmarks, template(config.crop_size))  # (N, 2, 3)
     batches = torch.arange(len(faces)).split(config.eval_batch)
     painted = torch.cat([modifier.place(faces.batch(indices)[0]) for indices in batches])
-    _, _, shift = modifier.draw(len(faces))
+    _, _, shift, ellipses = modifier.draw(len(faces))
     shape = modifier.shape.expand(len(faces), 5, 2)
-    corners = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]]) * config.face_size
+    larger, moves = ellipses[:, None, :1], ellipses[:, None, 1:]  # (N, 1, 1), (N, 1, 2)
+    marks = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])  # the middle, right and below
+    marks = (marks * (1 + larger) + moves + 1) * config.face_size / 2  # (N, 3, 2) px
     found = {
         "face": numbers(fit(shape, moved(painted + shift, aligned))),
-        "ellipse": moved(corners, aligned).flatten(1)[:, :4],
+        "ellipse": moved(marks, aligned).flatten(1)[:, :4],
         "landmarks": moved(faces.landmarks, aligned).flatten(1),
     }
     found["face and ellipse"] = torch.cat([found["face"], found["ellipse"]], dim=1)
