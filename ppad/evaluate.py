@@ -371,9 +371,9 @@ def read_own_row(text: str, size: int) -> OwnRow:
     Raises DataError for a text, file or class that cannot be used, and for an anonymizer that
     breaks the contract (see `check_contract`).
     """
-    form = re.fullmatch(r"([^=]*\w[^=]*)=(.+\.py):(\w+)", text)
+    form = re.fullmatch(r"([^=|\n]*\w[^=|\n]*)=(.+\.py):(\w+)", text)  # | would split tables
     if not form:
-        raise files.DataError(f"--row {text}: give NAME=FILE.py:CLASS")
+        raise files.DataError(f"--row {text}: give NAME=FILE.py:CLASS, and no | in NAME")
     name, file, class_name = form.groups()
     where = f"--row {name}: {class_name} of {file}"
     content = files.read_text(Path(file), "module")

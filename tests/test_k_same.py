@@ -51,7 +51,7 @@ def test_a_face_of_the_gallery_is_one_of_its_own_k():
 
 def test_its_gallery_is_of_training_people_and_the_contract_holds():
     row = evaluate.read_own_row(f"k-same={FILE}:KSame", 64)
-    gallery = row.make().gallery
+    gallery = row.make().anonymizer.gallery
     for preset in ("quick", "toy"):
         config = reproduce.parse(["--preset", preset])[1]
         assert len(gallery) <= config.train_identities and config.face_size == KSame.size
