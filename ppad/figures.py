@@ -244,7 +244,7 @@ def _privacy_panel(axes, rows, key, title):
         )
     axes.axvline(50, color=GRAY, linestyle=":", linewidth=1, zorder=1)
     top = axes.get_xaxis_transform()
-    axes.text(49.5, 0.98, "chance", transform=top, rotation=90, ha="right", va="top", color=GRAY)
+    axes.text(49.5, 0.5, "chance", transform=top, rotation=90, ha="right", va="center", color=GRAY)
     if not drawn:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=GRAY)
     axes.set_title(title, fontsize=10)
