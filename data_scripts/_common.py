@@ -17,6 +17,7 @@ import csv
 import io
 import itertools
 import json
+import signal
 import sys
 import tarfile
 import textwrap
@@ -98,7 +99,7 @@ def run(main, argv=None, stopped="the same command goes on from here"):
     So do the signals of a closed terminal and a batch system. stopped: what to do after a stop.
     """
     try:
-        with on_signals(stop):
+        with on_signals(signal.default_int_handler):  # which raises KeyboardInterrupt
             main(argv)
     except (DataError, OSError) as error:
         print(f"{error}", file=sys.stderr)
@@ -107,11 +108,6 @@ def run(main, argv=None, stopped="the same command goes on from here"):
         print(f"stopped; {stopped}", file=sys.stderr)
         return 130
     return 0
-
-
-def stop(number, frame):
-    """The handler by which a signal stops a script as Ctrl-C does: no unfinished file stays."""
-    raise KeyboardInterrupt
 
 
 def check_places(source, out, *tables):

@@ -93,11 +93,11 @@ def check_side_by_side(found):
     """DataError unless all people's folders lie in one folder, or in one's train/ and test/.
 
     Of PERSON/2019/PICTURE the person would be 2019, one and the same of everybody's pictures.
+    found: (that folder, as parts of a path; picture) of each.
     """
     places = {}
-    for parts, name in found:
-        place = parts[:-3] if own_half(parts) else parts[:-2]
-        places.setdefault(place, name)
+    for folder, name in found:
+        places.setdefault(folder, name)
     if len(places) > 1:
         first, other = list(places.values())[:2]
         raise DataError(
@@ -114,13 +114,15 @@ def split_people(names):
     the order of a hash of their name, which is as good as chance and the same every time.
     """
     found, skipped = find_portraits(names)
-    own = [(parts, name) for parts, name in found if own_half(parts)]
-    check_side_by_side(own or found)
+    halves = {name: own_half(parts) for parts, name in found}
+    own = [(parts, name) for parts, name in found if halves[name]]
     if own:
-        for parts, name in found:
-            if not own_half(parts):
+        check_side_by_side((parts[:-3], name) for parts, name in own)
+        for name, half in halves.items():
+            if not half:
                 skipped[name] = "it lies neither in train/PERSON nor in test/PERSON"
-        return [(own_half(parts), parts[-2], name) for parts, name in own], skipped
+        return [(halves[name], parts[-2], name) for parts, name in own], skipped
+    check_side_by_side((parts[:-2], name) for parts, name in found)
     people = sorted(
         {parts[-2] for parts, _ in found},
         key=lambda person: hashlib.sha256(person.encode()).digest(),

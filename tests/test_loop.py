@@ -364,15 +364,15 @@ def test_the_signal_handler_is_restored_when_an_error_ends_the_loop(tmp_path):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def twice(number):
+    signal.raise_signal(number)
+    signal.raise_signal(number)
+
+
 def test_a_second_sigterm_lets_the_step_end(tmp_path):
     """A batch system may send it to every process of a run, which get the parent's as well."""
     run = Run(tmp_path)
-
-    def twice():
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-
-    run.before = {2: twice}
+    run.before = {2: lambda: twice(signal.SIGTERM)}
     with pytest.raises(Interrupted, match="step 2"):
         run.go()
     assert read_checkpoint(tmp_path / "checkpoint.pt")["done"] == {"train": 2}
@@ -410,12 +410,7 @@ def test_sigterm_between_the_stages_ends_with_130_and_once(capsys):
 
 def test_second_ctrl_c_stops_at_once(tmp_path):
     run = Run(tmp_path)
-
-    def twice():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    run.before = {2: twice}
+    run.before = {2: lambda: twice(signal.SIGINT)}
     with pytest.raises(KeyboardInterrupt) as stop:
         run.go()
     assert not isinstance(stop.value, Interrupted) and run.seen == [1]

@@ -4,7 +4,7 @@
         [--attackers retrained inverting around]
 
 The attacker `around` is trained and judged like the retrained one on what M leaves as it was: the
-ellipse that an M of players.Exchanger paints is made gray, and its soft edge with it, so that hair,
+ellipse that an M of players.Exchanger paints is made gray, and its edge with it, so that hair,
 neck, clothes and background are all that tells who it is.
 
 The networks are those of the reference run (lesson_notebooks/results/toy/players.pt, in half
