@@ -62,14 +62,23 @@ TINY = {
 
 
 def pytest_configure(config):
-    if not os.environ.get(
-        "PPAD_TEST_GPU"
-    ):  # tests fork, and a process that has counted its GPUs cannot (torch's rule)
+    if not os.environ.get("PPAD_TEST_GPU"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)  # sums in one order: "bit for bit" must not depend on the machine
     config.addinivalue_line(
         "markers", "rubric(line, points=0, hint='', seconds=None): graded by ppad.grade, see there"
     )
+    config.addinivalue_line("markers", "gpu: runs on a GPU, and only with PPAD_TEST_GPU=1")
+
+
+def pytest_collection_modifyitems(items):
+    """Either the tests that use a GPU run, or all others: they fork, and with a GPU in use that
+    fails (torch's rule)."""
+    wanted = bool(os.environ.get("PPAD_TEST_GPU"))
+    reason = "not one for a GPU" if wanted else "needs a GPU and PPAD_TEST_GPU=1"
+    for item in items:
+        if (item.get_closest_marker("gpu") is not None) != wanted:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

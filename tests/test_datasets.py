@@ -710,7 +710,7 @@ def test_the_next_batch_is_made_while_this_one_is_learned_from():
     assert asked.value >= 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and PPAD_TEST_GPU=1")
+@pytest.mark.gpu
 @each
 def test_a_gpu_gets_the_same_batches(folder, reader):
     sampler = BatchSampler(12, 5, seed=1)

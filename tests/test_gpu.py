@@ -132,7 +132,7 @@ def test_faces_are_found_and_repainted_there_as_on_the_cpu():
     assert (repainted == repainted_there).all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and PPAD_TEST_GPU=1")
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "changed",
     [

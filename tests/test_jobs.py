@@ -144,7 +144,6 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 # ------------------------------------------------------------------ on a GPU
 
 
-@pytest.mark.skipif("PPAD_TEST_GPU" in os.environ, reason="its forks are to find none")
 def test_only_forks_ask_for_the_gpu(tmp_path, tiny_args, monkeypatch):
     """A process that has asked cannot fork others that use it. Here forks find none."""
     asked = tmp_path / "asked"
@@ -223,7 +222,7 @@ def test_after_the_gpu_was_used_here_forks_are_refused(tmp_path, tiny_args, caps
     assert "--jobs is 2: this process has used the GPU already" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and PPAD_TEST_GPU=1")
+@pytest.mark.gpu
 def test_two_rows_side_by_side_on_a_gpu(tmp_path, tiny_args):
     """In a process of its own: this one may have used the GPU."""
     words = [
