@@ -354,6 +354,7 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     figures.fig4(results, out / "fig4.png")
     frames = (run.frames(scenes), run.frames(scenes, anonymizer)) if scenes else None
     figures.fig5(run.faces(shown), run.faces(shown, anonymizer), out / "fig5.png", frames=frames)
+    (out / "fig6.png").unlink(missing_ok=True)
     if groups:
         figures.fig6(
             [run.faces(group, anonymizer) for group in groups[:4]],
@@ -486,6 +487,7 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     texts = {name: make(results) for name, make in figures.TABLES.items()}
     for name, text in texts.items():
         files.write_file(out / name, text)
+    (out / "players.pt").unlink(missing_ok=True)  # an earlier command's, of other seeds maybe
     if "Ours" in rows:
         done = list(map(files.file_name, rows))
         found = {name: at for name, at in PLAYERS.items() if "/" in at[0] or at[0] in done}

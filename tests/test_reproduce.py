@@ -627,8 +627,12 @@ def test_a_json_file_without_what_it_must_hold_is_named(copied, tiny_args, capsy
 
 def test_what_a_results_file_loses_is_said(copied, tiny_args, capsys):
     assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 0
-    said = capsys.readouterr().err
-    assert "results.json loses Un-anonymized, Ours, seed 1: ask for them too" in said
+    said = capsys.readouterr()
+    assert "results.json loses Un-anonymized, Ours, seed 1: ask for them too" in said.err
+    # Its networks would be another seed's than the table's, maybe.
+    assert not (copied / "players.pt").exists() and "players.pt" not in said.out
+    assert run(*tiny_args, "--out", copied, "--rows", "Masked", "Ours", "--seed", 1) == 0
+    assert (copied / "players.pt").exists()
 
 
 def test_rows_of_mixed_versions_are_named(copied, tiny_args, capsys):
