@@ -53,7 +53,7 @@ class Movie:
     transparent part, over white here; decoder: ffmpeg's, None for its default; hdr: to be
     tone-mapped; rotation: degrees clockwise to upright, after the picture is turned upside down if
     mirrored; interlaced: some frames are made of two half pictures; streams: of video, of which the
-    first is read.
+    first is read; sounds: the numbers of the sound tracks that can be copied.
     """
 
     rate: Fraction
@@ -66,6 +66,7 @@ class Movie:
     mirrored: bool = False
     interlaced: bool = False
     streams: int = 1
+    sounds: tuple = ()
 
 
 def probe(path):
@@ -122,6 +123,7 @@ def probe(path):
         interlaced=stream.get("field_order") in ("tt", "bb", "tb", "bt"),
         mirrored=_mirrors(turn.get("displaymatrix", "")),
         streams=len(found["streams"]),
+        sounds=_copyable_sounds(path),
     )
 
 
@@ -143,6 +145,23 @@ def _mirrors(matrix):
     numbers = re.findall(r"-?\d+(?![\d:])", matrix)
     a, b, _, c, d = map(int, numbers[:5] or [1, 0, 0, 0, 1])
     return a * d < b * c
+
+
+def _copyable_sounds(path):
+    """The numbers of the sound tracks of which the file tells the rate."""
+    found, _ = ffprobe(path, "-select_streams a -show_entries stream=sample_rate")
+    rates = [int(stream.get("sample_rate", 0)) for stream in found.get("streams", ())]
+    return tuple(number for number, rate in enumerate(rates) if rate)
+
+
+def copied_aside(streams):
+    """ffmpeg's words that copy streams of an input, such as "0:a:1", to nowhere.
+
+    Of some containers (.ts, .mpg) ffmpeg counts time from the first packet of all streams that a
+    command uses. So each command uses the same ones, or sound and picture would be out of step.
+    """
+    words = [word for stream in streams for word in ("-map", stream)]
+    return [*words, *"-c copy -f null -".split()] if streams else []
 
 
 def list_packets(path):
@@ -280,6 +299,7 @@ def decode(path, movie, first):
             copy += [url(path), *"-map 0:V:0 -c copy -copyinkf -bsf:v".split()]
             copy += [f"noise=drop=lt(n\\,{first})", *"-avoid_negative_ts disabled".split()]
             copy += "-f matroska pipe:1".split()
+            copy += copied_aside([f"0:a:{number}" for number in movie.sounds])
             source = _start(opened, copy, stderr=subprocess.DEVNULL).stdout
             command += ["-copyts", "-f", "matroska", "-i", "pipe:0"]
         else:
@@ -287,6 +307,8 @@ def decode(path, movie, first):
         command += ["-map", "0:V:0", "-vf", _filters(movie), "-r", "25"]
         command += ["-f", "image2pipe", "-c:v", "pam"]
         command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
+        if not first:
+            command += copied_aside([f"0:a:{number}" for number in movie.sounds])
         reader = _start(opened, command, stdin=source, stderr=log)
         for number in itertools.count():
             frame = _next_pam(reader.stdout)
@@ -337,7 +359,8 @@ class _Messages:
         self.count = 0  # of frames
         self.complaints = []  # lines
         self.pictures = set()  # codecs, each as a log has it
-        self.others = set()  # those of sound tracks and covers
+        # Those of sound tracks and covers, and what is copied aside, as two versions name it.
+        self.others = {"null @", "out#1"}
 
     @property
     def complaint(self):

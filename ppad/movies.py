@@ -27,7 +27,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError, features
 
-from ppad.ffmpeg import first_line, lacking, movie_fault, probe, readable_parts, url
+from ppad.ffmpeg import (
+    copied_aside,
+    first_line,
+    lacking,
+    movie_fault,
+    probe,
+    readable_parts,
+    url,
+)
 from ppad.files import BadPicture, WriteError, atomic_path, decode_picture, to_rgb
 
 FORMATS = dict.fromkeys([".jpg", ".jpeg", ".jfif", ".jpe"], "JPEG")
@@ -367,7 +375,7 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
     ffmpeg 5 reports success on a full disk.
 
     Args:
-        movie: the `ffmpeg.Movie` whose frame rate to take.
+        movie: the `ffmpeg.Movie` whose frame rate to take; that of `source`, if it has sound.
         source: the file whose sound to take, or None.
         tracks: those of its `sound_tracks` to take.
         quality: 1 to 100, as of pictures.
@@ -382,7 +390,7 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
         first = next(frames, None)
         if first is None:
             raise ValueError(f"cannot write {path}: there was no frame")
-        command = _command(temporary, suffix, first.shape, movie.rate, source, tracks, quality)
+        command = _command(temporary, suffix, first.shape, movie, source, tracks, quality)
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints)
         try:
             count = 0
@@ -411,11 +419,11 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
             process.wait()
 
 
-def _command(path, suffix, shape, rate, source, tracks, quality):
+def _command(path, suffix, shape, movie, source, tracks, quality):
     """ffmpeg's command: frames of this shape from a pipe and sound of `source`, into `path`."""
     container, picture, sound = MOVIES[suffix]
     command = "ffmpeg -v error -y -f rawvideo -pix_fmt rgb24".split()
-    command += ["-s", f"{shape[1]}x{shape[0]}", "-r", str(rate), "-i", "pipe:0"]
+    command += ["-s", f"{shape[1]}x{shape[0]}", "-r", str(movie.rate), "-i", "pipe:0"]
     if tracks:
         command += ["-protocol_whitelist", "file,pipe", "-i", url(source)]
     # 4:2:0 color needs even sizes. Players need not guess colors that are named.
@@ -429,4 +437,7 @@ def _command(path, suffix, shape, rate, source, tracks, quality):
     command += "-fflags +bitexact -flags:v +bitexact -flags:a +bitexact".split()
     if container in ("mp4", "mov"):
         command += ["-movflags", "+faststart"]
-    return [*command, "-f", container, url(path)]
+    command += ["-f", container, url(path)]
+    if tracks:
+        command += copied_aside(["1:V:0?", *(f"1:a:{number}" for number in movie.sounds)])
+    return command
