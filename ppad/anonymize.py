@@ -198,6 +198,7 @@ def anonymize_file(
     Returns a summary, a dict. Raises ValueError, WriteError.
     """
     began = time.monotonic()
+    was_there = os.path.lexists(target)
     unreadable = []
     left_out = []
     lost = []
@@ -211,12 +212,14 @@ def anonymize_file(
             if pages := movies.pages_left_out(source):
                 left_out.append(pages)
             frame = anonymizer.picture(movies.read_picture(source))
+            refuse_newcomer(target, was_there)
             movies.save_picture(target, frame, quality)
             if show:
                 show(frame, anonymizer.shown)
         elif kind == "animation":
             frames, times, loop = movies.read_animation(source)
             repainted = reported(anonymizer, frames, None, len(times), show, progress)
+            repainted = checked_at_end(repainted, target, was_there)
             movies.save_animation(target, repainted, times, loop, quality)
         else:
             movie = movies.probe(source)
@@ -228,6 +231,7 @@ def anonymize_file(
             if movie.streams > 1:
                 left_out.append(f"all but the first of {movie.streams} video streams")
             repainted = reported(anonymizer, frames, movie.rate, movie.count, show, progress)
+            repainted = checked_at_end(repainted, target, was_there)
             movies.save_movie(target, repainted, movie, source, tracks, quality)
     except MemoryError as error:
         raise movies.unreadable(source, error) from error
@@ -259,6 +263,19 @@ def reported(anonymizer, frames, rate, total, show, progress):
         yield frame
 
 
+def checked_at_end(frames, target, was_there):
+    """The frames; behind the last one, when the file is about to be written, `refuse_newcomer`."""
+    yield from frames
+    refuse_newcomer(target, was_there)
+
+
+def refuse_newcomer(target, was_there):
+    """ValueError where an output is there that was not when the work on it began."""
+    if os.path.lexists(target) and not was_there:
+        fault = f"{target} was written by something else in the meantime, and is left as it is"
+        raise ValueError(f"{fault}: name another output, or replace it by --overwrite")
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -269,13 +286,17 @@ def parse(argv=None):
         description="Repaint the faces in pictures, folders and movies.",
     )
     add = parser.add_argument
-    add("inputs", type=Path, nargs="+", metavar="INPUT [OUTPUT]", help="file or folder")
-    add("--out", type=Path, metavar="FOLDER", help="for the outputs, also of several inputs")
+    add("inputs", type=given_path, nargs="+", metavar="INPUT [OUTPUT]", help="file or folder")
+    add("--out", type=given_path, metavar="FOLDER", help="for the outputs, also of several inputs")
     words = "default: mask, or ours where --run is given"
     add("--method", choices=["ours", *METHODS], help=words)
-    add("--run", type=Path, help="a finished run of ppad.reproduce; its M, not the package's")
-    add("--report", type=Path, help="write what was done as .json")
-    add("--preview", type=Path, help="write finished frames and faces as .png, to find missed ones")
+    add("--run", type=given_path, help="a finished run of ppad.reproduce; its M, not the package's")
+    add("--report", type=given_path, help="write what was done as .json")
+    add(
+        "--preview",
+        type=given_path,
+        help="write finished frames and faces as .png, to find missed ones",
+    )
     words = "at a frame that cannot be read or searched"
     add("--on_error", choices=["stop", "cover"], default="stop", help=words)
     add("--overwrite", action="store_true", help="replace outputs; never the input")
@@ -296,6 +317,13 @@ def parse(argv=None):
     if args.out is None and len(args.inputs) == 2:
         args.output = args.inputs.pop()
     return args
+
+
+def given_path(text):
+    """The value of a flag that names a file or folder: "" would be the current folder."""
+    if text:
+        return Path(text)
+    raise argparse.ArgumentTypeError("is empty: give a name")
 
 
 def quality(text):
@@ -343,10 +371,6 @@ def run(args):
     if to_do.there_already:
         made = "what was there already was made earlier, perhaps with other settings"
         print(f"{made}: --overwrite makes it anew")
-    if args.preview and sheet.frames.kept:
-        sheet.save(args.preview)
-    elif args.preview:
-        print(f"{args.preview} was not written: no file was done now", file=sys.stderr)
     if args.report:
         report = {
             "method": args.method,
@@ -358,6 +382,10 @@ def run(args):
             "left_out": to_do.left_out,
         }
         write_file(args.report, json.dumps(report, indent=1))
+    if args.preview and sheet.frames.kept:
+        sheet.save(args.preview)
+    elif args.preview:
+        print(f"{args.preview} was not written: no file was done now", file=sys.stderr)
     media_left_out = any(one["media"] for one in to_do.left_out)
     return 2 if failed else int(media_left_out or any(one["left_out"] for one in done))
 

@@ -450,9 +450,8 @@ def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Ima
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any Pillow picture as RGB in 8 bits, ready for the networks.
 
-    It is turned upright as its EXIF data say, 12 or 16 bits are scaled to 8, its color profile is
-    applied (giving sRGB), and what is transparent becomes white. Raises ValueError for pixels of
-    floating point or 32-bit numbers, whose range is not known.
+    Upright as its EXIF data say, 12 or 16 bits scaled to 8, sRGB by its color profile, and white
+    where it is transparent. Raises ValueError for pixels of floating point or of 32 bits.
     """
     picture.load()
     with suppress(Exception):  # damaged EXIF data: the picture stays as it is stored
@@ -460,10 +459,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     profile = picture.info.get("icc_profile")
     if picture.mode[0] in "IF":  # gray in 16 or 32 bits
         values = np.asarray(picture)  # (H, W)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+        tags = getattr(picture, "tag_v2", {})  # of a TIFF, which Pillow reads as it is stored
+        beyond = values.min() < 0 or values.max() > 65535
+        if picture.mode == "F" or tags.get(258) == (32,) or beyond:
             kind = "are floating point numbers" if picture.mode == "F" else "have 32 bits"
             raise ValueError(f"its pixels {kind}; save it with 8 or 16 bits a channel")
-        tags = getattr(picture, "tag_v2", {})  # of a TIFF, which Pillow reads as it is stored
         white = 4095 if tags.get(258) == (12,) else 65535  # by bits a channel
         values = (values.astype(np.int64) * 255 + white // 2) // white
         if tags.get(262) == 0:  # white is stored as 0

@@ -105,6 +105,9 @@ def kind(path):
             if path.suffix.lower() not in JPEG_STREAMS:
                 return "animation" if can_move and image.is_animated else "picture"
     except UnidentifiedImageError:
+        if known_content(path) == "AVIF":  # ffmpeg would take it for a movie
+            fault = "cannot be read as an AVIF picture: replace it, or save it as PNG or JPEG"
+            raise BadPicture(f"{path} {fault}") from None
         if path.suffix.lower() in FORMATS and shutil.which("ffprobe") is None:
             raise ValueError(f"{path} cannot be read as a picture: replace the file") from None
     except BadPicture:
@@ -410,7 +413,9 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
             if failed or fault:
                 complaints.seek(0)
                 reason = f"{first_line(complaints.read(4000), temporary)} {fault}".strip()
-                fix = lacking(reason) or "see that there is disk space"
+                wide = "width" in reason.lower()  # for the encoder
+                fix = "make it smaller first" if wide else "see that there is disk space"
+                fix = lacking(reason) or fix
                 raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
         finally:
             process.kill()

@@ -192,6 +192,10 @@ def test_what_cannot_be_a_picture_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             work(tmp_path / name)
+    low = Image.fromarray(np.full((8, 8), 200, np.int32))  # of 32 bits, black were they 16
+    low.save(tmp_path / "low.tif")
+    with pytest.raises(ValueError, match="low.tif .*32 bits"):
+        movies.read_picture(tmp_path / "low.tif")
 
 
 def two_pages():
@@ -332,6 +336,18 @@ def test_a_picture_too_long_for_its_format_is_refused(tmp_path, suffix):
         with pytest.raises(ValueError, match="px long"):
             movies.save_animation(path, [frame] * 2, [70] * 2, 0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(".avif" not in movies.FORMATS, reason="this Pillow reads no AVIF")
+def test_a_truncated_avif_is_not_taken_for_a_movie(tmp_path):
+    path = tmp_path / "a.avif"
+    frames = [Image.fromarray(sample(seed=seed)) for seed in range(4)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert movies.kind(path) == "animation"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(movies.BadPicture, match="cannot be read as an AVIF picture"):
+        movies.kind(path)
 
 
 def test_a_truncated_animation_is_refused(tmp_path):
@@ -641,6 +657,14 @@ def test_a_writer_that_reports_success_is_not_believed(tmp_path, monkeypatch, su
     with pytest.raises(WriteError, match="cannot write"):
         movies.save_movie(tmp_path / f"a{suffix}", [sample(120, 160, i) for i in range(60)], movie)
     assert list(tmp_path.iterdir()) == [stand_in.parent]
+
+
+@ffmpeg
+def test_frames_too_wide_for_the_encoder_are_no_full_disk(tmp_path):
+    frames = [np.zeros((32, 16400, 3), np.uint8)]
+    with pytest.raises(movies.WriteError, match="make it smaller first"):
+        movies.save_movie(tmp_path / "a.mp4", frames, Movie(Fraction(25), None, "auto"))
+    assert not list(tmp_path.iterdir())
 
 
 @ffmpeg
