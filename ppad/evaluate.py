@@ -168,7 +168,6 @@ def count_data(config) -> dict[str, int]:
     frames = folders.annotated_frames(*tables)
     splits = Counter(frame.split for frame in frames.values())
     absent = [file for file in frames if not files.find_picture(stills, file).is_file()]
-    lost = [file for file in marked if not files.find_picture(test, file).is_file()]
     people = Counter(name.split("/")[0] for name in folders.pictures_in(train))
     most = config.pictures_each or math.inf
     each = [min(people[name], most) for name in sorted(people)][: config.train_identities or None]
@@ -183,7 +182,7 @@ def count_data(config) -> dict[str, int]:
         "classes": len({action for frame in frames.values() for action in frame.actions}),
         "absent": len(absent),
         "absent_test_frames": sum(frames[file].split == "test" for file in absent),
-        "absent_test_faces": len(lost),
+        "absent_test_faces": sum(not files.find_picture(test, file).is_file() for file in marked),
     }
 
 
@@ -330,7 +329,7 @@ def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
 class OwnRow:
     """An anonymizer that is no part of this package, as a row: `--row NAME=FILE.py:CLASS`."""
 
-    name: str
+    name: str  # also a folder's, so it is not long; | would split tables
     make: Callable  # make(device) gives the anonymizer, as `Guarded`
     checksum: str  # of the file and the class's name
 
@@ -371,9 +370,10 @@ def read_own_row(text: str, size: int) -> OwnRow:
     Raises DataError for a text, file or class that cannot be used, and for an anonymizer that
     breaks the contract (see `check_contract`).
     """
-    form = re.fullmatch(r"([^=|\n]*\w[^=|\n]*)=(.+\.py):(\w+)", text)  # | would split tables
+    form = re.fullmatch(r"(?=[^=]{1,60}=)([^=|\n]*[^\W_][^=|\n]*)=(.+\.py):(\w+)", text)
     if not form:
-        raise files.DataError(f"--row {text}: give NAME=FILE.py:CLASS, and no | in NAME")
+        fix = "a letter or digit and no | in NAME, and at most 60 characters"
+        raise files.DataError(f"--row {text}: give NAME=FILE.py:CLASS, {fix}")
     name, file, class_name = form.groups()
     where = f"--row {name}: {class_name} of {file}"
     content = files.read_text(Path(file), "module")

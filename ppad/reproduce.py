@@ -383,7 +383,8 @@ def run(args, config) -> None:
     """All seeds and rows, then table and figures."""
     own = {}
     for row in (evaluate.read_own_row(text, config.face_size) for text in args.row):
-        taken = [files.file_name(name).casefold() for name in ("start", "judges", *KNOWN, *own)]
+        others = ("start", "judges", "data.json", "start.json", *KNOWN, *own)
+        taken = [files.file_name(name).casefold() for name in others]
         if files.file_name(row.name).casefold() in taken:  # one folder, on some systems
             raise ValueError(f"--row {row.name}: that name is taken: choose another")
         own[row.name] = row

@@ -424,6 +424,9 @@ def test_another_class_of_the_same_file_is_another_row(tmp_path):
         ("OWN", "--row OWN: give NAME=FILE.py:CLASS"),
         ("=own.py:Darker", "give NAME=FILE.py:CLASS"),
         ("a|b=own.py:Darker", r"and no \| in NAME"),
+        ("_=own.py:Darker", "a letter or digit and no"),  # its folder would be the seed's
+        ("./_=own.py:Darker", "a letter or digit and no"),
+        (f"{'A' * 61}=own.py:Darker", "and at most 60 characters"),
         ("A=own.py", "give NAME=FILE.py:CLASS"),
         ("A=none.py:Darker", "none.py: there is no such module"),
         ("A=own.py:None_", "--row A: None_ of own.py raised AttributeError"),

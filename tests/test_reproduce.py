@@ -404,7 +404,9 @@ def test_seeds_are_different_numbers_that_torch_takes(tiny_args, tmp_path, capsy
     assert "argument --seed: give different whole numbers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["Masked", "masked", "start", "Ours", "Ours_random_"])
+@pytest.mark.parametrize(
+    "name", ["Masked", "masked", "start", "Ours", "Ours_random_", "data.json", "Start.json"]
+)
 def test_an_own_row_cannot_take_a_name_that_is_taken(tiny_args, tmp_path, capsys, name):
     (tmp_path / "own.py").write_text(OWN)
     words = [*tiny_args, "--rows", "Masked", "--out", tmp_path / "run"]
