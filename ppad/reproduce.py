@@ -127,17 +127,15 @@ class SeedRun:
         """Refuse (LoopError) to go on with other data than this folder began with, in any place."""
         path = self.folder / "data.json"
         known = self.data.counts() | self.data.fingerprints()
+        classes = {"classes": self.data.actions.classes}  # which older folders do not name
         if not path.exists():
-            files.write_file(path, json.dumps(known, indent=1))
-        before_all = files.read_json(path, needs=known)
-        for name in known:
-            before = before_all[name]
-            if known[name] != before:
-                what = name if isinstance(before, str) else f"{name} count"
-                raise LoopError(
-                    f"{what} was {before} when this run began and is {known[name]} now: "
-                    "restore the pictures that were there, or choose another --out"
-                )
+            files.write_file(path, json.dumps(known | classes, indent=1))
+        before_all = classes | files.read_json(path, needs=known)
+        for name, now in (known | classes).items():
+            if now != (before := before_all[name]):
+                what = f"{name} count" if isinstance(before, int) else name
+                fix = "restore the pictures and tables that were there, or choose another --out"
+                raise LoopError(f"{what} was {before} when this run began and is {now} now: {fix}")
 
     def loop(self, place: str, title: str = "", **changes) -> Loop:
         """The training loop in the folder `place` of this seed; changes: of its settings."""

@@ -2,6 +2,7 @@
 is wrong with a test set is said before any training, also by `--check`.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -95,6 +96,21 @@ def test_other_tables_are_refused(photo_config, photos, tmp_path, table, old, ne
     edit(photos / table, old, new)
     with pytest.raises(LoopError, match=f"{which}_checksum was .*restore .* choose another --out"):
         begun(photo_config, tmp_path / "seed0")
+
+
+def test_renamed_actions_are_refused(photo_config, photos, tmp_path):
+    """Their order is kept, so no other checksum changes; older folders do not name them."""
+    begun(photo_config, tmp_path / "seed0")
+    table = photos / "actions/annotations.csv"
+    table.write_text(table.read_text().replace(",b,", ",c,"))
+    says = r"classes was \['a', 'b'\] when this run began and is \['a', 'c'\] now: restore"
+    with pytest.raises(LoopError, match=says):
+        begun(photo_config, tmp_path / "seed0")
+    path = tmp_path / "seed0/data.json"
+    older = json.loads(path.read_text())
+    del older["classes"]
+    path.write_text(json.dumps(older))
+    begun(photo_config, tmp_path / "seed0")
 
 
 # ------------------------------------------------------------------ before any training

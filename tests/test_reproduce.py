@@ -811,8 +811,8 @@ def test_a_picture_that_is_gone_when_the_run_goes_on(photos, photo_args, capsys)
     error = capsys.readouterr().err
     assert "P1_0002.png: cannot be read" in error and "move it away" not in error
     assert (
-        "train_faces count was 12 when this run began and is 11 now: restore the pictures that "
-        "were there, or choose another --out" in error
+        "train_faces count was 12 when this run began and is 11 now: restore the pictures and "
+        "tables that were there, or choose another --out" in error
     )
     picture.write_bytes(whole)
     assert run(*photo_args, "--rows", "Edge") == 0
