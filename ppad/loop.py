@@ -228,11 +228,9 @@ class Loop:
             self.unlogged.append(dict(zip(names, row)))
             for name, value in self.unlogged[-1].items():
                 if not math.isfinite(value):
-                    raise LoopError(
-                        f"{self.title}: the term '{name}' became {value} at step {step} of stage "
-                        f"'{stage}'; the last checkpoint stands: lower a learning rate or a weight "
-                        "and run again"
-                    )
+                    fault = f"the term '{name}' became {value} at step {step} of stage '{stage}'"
+                    fix = "lower a learning rate or a weight and run again"
+                    raise LoopError(f"{self.title}: {fault}; the last checkpoint stands: {fix}")
 
 
 def means(steps: list[dict]) -> dict[str, float]:
@@ -312,8 +310,8 @@ def save_tensors(path: Path, state: dict, previous: Path | None = None) -> None:
             os.replace(path, previous)
 
 
-def read_checkpoint(path) -> dict:
-    """The file of tensors and plain values at `path`. Raises LoopError when it cannot be read."""
+def read_checkpoint(path, fix: str = "") -> dict:
+    """The file of tensors and plain values at `path`. Raises LoopError, which ends with `fix`."""
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not read them
@@ -321,13 +319,13 @@ def read_checkpoint(path) -> dict:
                 raise OSError(f"{broken} in it is not what was written")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        fix = "run ppad.reproduce first or name another run"
+        fix = fix or "run ppad.reproduce first or name another run"
         raise LoopError(f"{path} does not exist: {fix}") from None
     except Exception as error:  # a torn file raises one of many types
         previous = path.with_name("checkpoint.prev.pt")
         older = path != previous and previous.exists()
-        fix = f"delete it to go on from {previous.name}" if older else "delete it to start afresh"
-        raise LoopError(f"{path} cannot be read ({_first_line(error)}): {fix}") from error
+        usual = f"delete it to {f'go on from {previous.name}' if older else 'start afresh'}"
+        raise LoopError(f"{path} cannot be read ({_first_line(error)}): {fix or usual}") from error
 
 
 def save_players(path, config: dict, parts: dict) -> None:
@@ -361,20 +359,22 @@ def load_public_weights(network, path) -> None:
         fix = "give a public PyTorch file of SphereFace-20"
         raise ValueError(f"recognizer_weights {path} cannot be read ({why}): {fix}") from error
     if shapes[: len(own)] != [value.shape for value in own.values()] or len(values) > len(own) + 1:
-        raise ValueError(
-            f"recognizer_weights {path} does not fit D: it must hold D's {len(own)} tensors in "
-            "their order, and behind them no more than class weights"
-        )
+        need = f"D's {len(own)} tensors in their order, and behind them no more than class weights"
+        raise ValueError(f"recognizer_weights {path} does not fit D: it must hold {need}")
     network.load_state_dict(dict(zip(own, values)))
 
 
 def read_log(path) -> list[dict]:
-    """Lines of a log.jsonl; a last line torn by a sudden stop is left out."""
+    """Lines of a log.jsonl up to a damaged one: a sudden stop may tear the last. Or LoopError."""
+    if not Path(path).exists():
+        fix = f"delete the folder {Path(path).parent} and give the same command again"
+        raise LoopError(f"{path} does not exist: {fix}")
     lines = []
     for text in Path(path).read_text().splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+            lines.append({**line, "stage": line["stage"], "step": line["step"]})
+        except (ValueError, KeyError, TypeError):
             break
     return lines
 

@@ -254,7 +254,9 @@ class SeedRun:
 
     def trained(self, place: str, part: str) -> dict:
         """State dict of a part of the checkpoint in the folder `place` of this seed."""
-        return read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][part]
+        row = self.folder / place.split("/")[0] / "row.json"
+        fix = f"delete {row} and give the same command again"
+        return read_checkpoint(self.folder / place / "checkpoint.pt", fix)["parts"][part]
 
     def finished(self, name: str):
         """A finished row's anonymizer."""

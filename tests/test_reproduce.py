@@ -606,6 +606,42 @@ def test_corrupt_checkpoint_is_named(copied, tiny_args, capsys):
     assert f"{path} cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["Ours/checkpoint.pt", "Masked/inverting/checkpoint.pt"])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"torn")])
+def test_a_finished_row_without_its_checkpoint_is_trained_again(
+    copied, tiny_args, capsys, name, spoil
+):
+    """Each sentence is followed until the row is done again, with the same numbers."""
+    path = copied / "seed0" / name
+    row = copied / "seed0" / name.split("/")[0] / "row.json"
+    wanted = numbers(row)
+    spoil(path)
+    words = [*tiny_args, "--out", copied, "--rows", "Masked", "Ours"]
+    assert run(*words) == 2
+    said = capsys.readouterr().err
+    assert f"{path} " in said and f": delete {row} and give the same command again" in said
+    row.unlink()
+    if path.exists():
+        assert run(*words) == 2
+        said = capsys.readouterr().err
+        assert f"{path} cannot be read" in said and "delete it to" in said
+        path.unlink()
+    assert run(*words) == 0 and numbers(row) == wanted
+
+
+def test_a_finished_row_without_its_log_is_named(copied, tiny_args, capsys):
+    path = copied / "seed0/Ours/log.jsonl"
+    first = path.read_text().splitlines()[0]
+    path.write_text(f'{first}\n{{"stage": "game"}}\n{first}\n')
+    assert read_log(path) == [json.loads(first)]  # up to the damaged line
+    words = [*tiny_args, "--out", copied, "--rows", "Ours"]
+    assert run(*words) == 0
+    path.unlink()
+    assert run(*words) == 2
+    said = capsys.readouterr().err
+    assert f"{path} does not exist: delete the folder {path.parent} and give the same" in said
+
+
 @pytest.mark.parametrize("name", ["start.json", "Masked/row.json", "../minutes.json"])
 def test_a_json_file_that_a_crash_left_empty_is_named(copied, tiny_args, capsys, name):
     path = copied / "seed0" / name
