@@ -193,7 +193,8 @@ class SeedRun:
         files.write_file(path, json.dumps(start, indent=1))
 
     def make_anonymizer(self, name: str):
-        """A row's anonymizer as it is before the game: a new M, or one of the baselines."""
+        """A row's anonymizer as it is before the game, the same at each call."""
+        torch.manual_seed(self.seed)  # in several processes all start with the same weights
         if name in VARIANTS:
             return players.make_modifier(dataclasses.replace(self.config, **VARIANTS[name]))
         if name in self.own:
@@ -223,7 +224,6 @@ class SeedRun:
         faces = self.data.faces
         judges = self.judges()
         detector = self.detector()
-        torch.manual_seed(self.seed)  # last: in several processes all start with the same weights
         anonymizer = self.make_anonymizer(name)
         start = copy.deepcopy(judges.never_saw)
         game = trainer.Game(config, start, detector, anonymizer, self.device)

@@ -382,6 +382,14 @@ def test_an_own_row_and_random_labels_stand_in_the_table(tiny_args, tmp_path, ca
     assert "belongs to another configuration" in capsys.readouterr().err
 
 
+def test_an_own_network_is_shown_with_the_weights_that_were_judged(tiny, tmp_path):
+    """Its constructor draws them."""
+    own = evaluate.OwnRow("Net", lambda device: torch.nn.Linear(8, 8), "")
+    one = reproduce.SeedRun(tiny(), tmp_path, 0, "cpu", own={"Net": own})
+    judged = one.make_anonymizer("Net").weight
+    assert torch.equal(one.finished("Net").weight, judged)
+
+
 def test_an_own_row_that_fails_later_is_named_with_its_line(tiny_args, tmp_path, capsys):
     (tmp_path / "late.py").write_text(LATE)
     words = [*tiny_args, "--rows", "Masked", "--out", tmp_path / "run", "--jobs", 1]
