@@ -445,9 +445,12 @@ def from_flags(preset: str, flags: dict, rows: list, say: bool = True) -> Paper:
     """The preset with the fields that the command line gives; None: not given.
 
     A field that nothing in a run of `rows` reads is named, if `say`: somebody expects it to work.
-    Raises ConfigError as `build` does, and for folders of pictures where the data are drawn.
+    Raises ConfigError as `build` does, for a game without steps, and for folders of pictures where
+    the data are drawn.
     """
     config = build(preset, **flags)
+    if not (config.T1 or config.epochs or config.T2):
+        raise ConfigError("T1, epochs and T2 are 0, so the game trains nothing: give one of them")
     given = {name for name, value in flags.items() if value is not None}
     if config.drawn and (unread := sorted(given.intersection(FOLDERS))):
         fix = "give --preset photo_cpu, or another preset that reads folders, or --drawn false"

@@ -544,6 +544,7 @@ def test_pictures_of_an_anonymizer_that_draws(tiny, tmp_path, drawn):
         (["--test_pairs", "3"], "test_pairs is 3: each of the 2 folds needs a pair of each kind"),
         (["--rows", "Blur(7x7)"], "invalid choice: 'Blur(7x7)'"),
         (["--preset", "tiny"], "invalid choice: 'tiny'"),
+        (["--T1", "0", "--T2", "0"], "T1, epochs and T2 are 0, so the game trains nothing"),
         (["--T1", "many"], "--T1: invalid int value: 'many'"),
         (["--seed", "one"], "--seed: invalid int value: 'one'"),
         (["--batch_faces", "0"], "batch_faces is 0: it must be at least 1"),
