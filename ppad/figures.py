@@ -480,11 +480,13 @@ def main(argv=None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
     args = parser.parse_args(argv)
+    if args.out.suffix.lower() != ".png":
+        parser.error(f"argument --out: {args.out} is written as a PNG: give a name in .png")
     try:
         fig4([read_json(run / "results.json") for run in args.runs], args.out)
-    except (KeyError, ValueError, OSError) as error:
-        lacks = f"a results.json lacks {error}: name finished runs"
-        words = lacks if isinstance(error, KeyError) else error
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        known = isinstance(error, (ValueError, OSError))
+        words = error if known else f"a results.json is no run's ({error!r}): name finished runs"
         print(f"ppad.figures: {words}", file=sys.stderr)
         return 2
     return 0

@@ -271,9 +271,15 @@ def test_fig4_of_run_folders_by_one_command(tmp_path, capsys):
     assert figures.main([*runs, str(tmp_path / "c"), "--out", str(tmp_path / "g.png")]) == 2
     error = capsys.readouterr().err
     assert "ppad.figures: " in error and "c/results.json does not exist" in error
-    (tmp_path / "b/results.json").write_text("{}")
-    assert figures.main([*runs, "--out", str(tmp_path / "g.png")]) == 2
-    assert "results.json" in capsys.readouterr().err and not (tmp_path / "g.png").exists()
+    for content in ({}, {**RESULTS, "seeds": 3}, {**RESULTS, "rows": "a"}):
+        (tmp_path / "b/results.json").write_text(json.dumps(content))
+        assert figures.main([*runs, "--out", str(tmp_path / "g.png")]) == 2
+        assert "a results.json is no run's" in capsys.readouterr().err
+    assert not (tmp_path / "g.png").exists()
+    with pytest.raises(SystemExit) as stop:
+        figures.main([runs[0], "--out", str(tmp_path / "f.pdf")])
+    said = f"argument --out: {tmp_path / 'f.pdf'} is written as a PNG: give a name in .png"
+    assert stop.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_fig4_names_every_row_by_a_style_of_its_own(tmp_path, drawn):
