@@ -360,7 +360,10 @@ def parse(argv) -> argparse.Namespace:
     add("key", type=Path, help="the study's key.json")
     add("answers", type=Path, nargs="+", help="files saved by the page")
     add("--out", type=Path, help="folder for the results (default: the key's)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.command == "make" and args.seed < 0:
+        parser.error(f"argument --seed: {args.seed} is negative: give 0 or more")
+    return args
 
 
 def main(argv=None) -> int:

@@ -156,6 +156,13 @@ def test_no_run_is_one_sentence(tmp_path, capsys):
     assert "players.pt" in said and said.count("\n") == 1
 
 
+def test_a_seed_that_draws_nothing_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        user_study.main(["make", "--run", "run", "--out", "out", "--seed", "-1"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "argument --seed: -1 is negative: give 0 or more" in said
+
+
 @pytest.mark.parametrize(
     "folder, named",
     [
