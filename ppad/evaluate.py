@@ -406,7 +406,7 @@ def check_contract(anonymizer: Guarded, size: int) -> None:
     One without a `.size` gets any S on frames; one that draws at each call is `stochastic = True`.
     """
     if getattr(anonymizer, "size", size) != size:
-        fault = f"has .size {anonymizer.size}, but faces are {size} px: see --face_size"
+        fault = f"has .size {anonymizer.size!r}, but faces are {size} px: see --face_size"
         raise files.DataError(f"{anonymizer.where} {fault}")
     for side in (size,) if hasattr(anonymizer, "size") else (size, size // 2 + 1):
         faces = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1

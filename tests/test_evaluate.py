@@ -361,6 +361,9 @@ class Other:
     def __call__(self, faces):
         return faces
 
+class Text(Other):
+    size = "32"
+
 class Needs:
     def __init__(self, path):
         pass
@@ -440,6 +443,7 @@ def test_another_class_of_the_same_file_is_another_row(tmp_path):
         ("A=own.py:Average", "treat each face by itself"),
         ("A=own.py:Fixed", "raised IndexError"),  # on frames it meets faces of other sizes
         ("A=own.py:Other", "has .size 64, but faces are 32 px: see --face_size"),
+        ("A=own.py:Text", "has .size '32', but faces are 32 px"),
     ],
 )
 def test_an_own_anonymizer_that_cannot_be_a_row(tmp_path, monkeypatch, text, sentence):
