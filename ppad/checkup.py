@@ -16,13 +16,15 @@ from pathlib import Path
 
 import torch
 
-from ppad import attackers, datasets, evaluate, files, optim, players, trainer
+from ppad import attackers, datasets, evaluate, figures, files, optim, players, trainer
 from ppad import config as presets
 from ppad.baselines import make_baseline
 from ppad.config import VARIANTS
 from ppad.loop import TrialLoop
 from ppad.optim import GIB
 
+FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png")
+OUTPUTS = ("results.json", *figures.TABLES, "players.pt", *FIGURES)  # of a run
 RESULTS = Path(__file__).resolve().parents[1] / "lesson_notebooks" / "results"
 FEWER = "lower --memory_gb, or read fewer (--train_identities, --pictures_each, --train_frames)"
 LESS = "give --checkpointing true, or --accumulate 2 or more, or smaller batches"
@@ -41,6 +43,10 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     print("memory: {:.1f} GiB free of {:.1f}".format(*optim.memory("cpu")))
     print(f"disk: {disk:.1f} GiB free for {out}\n\npreset {preset}, pictures:")
     counts = {**evaluate.ASSUMED, **dict.fromkeys(evaluate.SETS, 0)}  # if they cannot be counted
+    try:
+        is_free(out, preset, config)
+    except ValueError as error:
+        problems.append(str(error))
     try:
         counts = evaluate.count_data(config)
         print(
@@ -83,6 +89,21 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     if problems + short:
         raise ValueError(f"{preset} cannot run here as it is: {'; '.join(problems + short)}")
     print("\nNothing is missing.")
+
+
+def is_free(out: Path, preset: str, config) -> bool:
+    """Whether no run began in `out`, rather than this one; ValueError if it was another."""
+    settings = out / "config.json"
+    there = [name for name in OUTPUTS if (out / name).exists()]
+    begun = any(out.glob("seed*"))  # else its data could not be read, and it is a run's no longer
+    if there and not begun and not settings.exists():  # such as the reference results
+        raise ValueError(f"{out} holds {there[0]} but no config.json: choose another --out")
+    if not settings.exists() or not (begun or there):
+        return True
+    if different := "; ".join(presets.differences(config, preset, settings)):
+        fault = f"{out} holds a run with other settings ({different})"
+        raise ValueError(f"{fault}: choose another --out")
+    return False
 
 
 def reference_time(preset: str) -> str:

@@ -54,8 +54,6 @@ PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, an
     "plain_recognizer": ("Ours_ascent", "recognizer"),  # paper's kind of M, for the lessons
     "plain_detector": ("Ours_ascent", "detector"),
 }
-FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png")
-OUTPUTS = ("results.json", *figures.TABLES, "players.pt", *FIGURES)
 START = ("minutes", "controls", "counts")  # what start.json holds
 ROW = ("mAP", "AP", "verification_error", "structure", "attacks", "minutes", "peak_memory_gb")
 PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")  # results.json: names only
@@ -463,18 +461,9 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
 
 
 def open_folder(out: Path, preset: str, config) -> None:
-    """Put the settings into the run's folder; LoopError if it holds a run with others."""
-    settings = out / "config.json"
-    there = [name for name in OUTPUTS if (out / name).exists()]
-    begun = any(out.glob("seed*"))  # else its data could not be read, and it is a run's no longer
-    if there and not begun and not settings.exists():  # such as the reference results
-        raise LoopError(f"{out} holds {there[0]} but no config.json: choose another --out")
-    if not settings.exists() or not (begun or there):
-        files.write_file(settings, presets.as_json(config, preset))
-    if different := presets.differences(config, preset, settings):
-        raise LoopError(
-            f"{out} holds a run with other settings ({'; '.join(different)}): choose another --out"
-        )
+    """Put the settings into the run's folder; ValueError if it holds a run with others."""
+    if checkup.is_free(out, preset, config):
+        files.write_file(out / "config.json", presets.as_json(config, preset))
     for unfinished in [*out.glob(".*"), *(p for one in out.glob("seed*") for p in one.rglob(".*"))]:
         files.unlink_unfinished(unfinished)  # of this run, when it was killed
 
@@ -495,7 +484,7 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
         parts = {name: first.trained(*at) for name, at in found.items()}
         save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
-    written = [name for name in OUTPUTS if (out / name).exists()]
+    written = [name for name in checkup.OUTPUTS if (out / name).exists()]
     print("", *texts.values(), f"{', '.join(written)} are in {out}.", sep="\n")
 
 

@@ -565,6 +565,10 @@ def test_other_settings_in_the_same_folder(copied, tiny_args, capsys):
     before = tree(copied)
     assert run(*tiny_args, "--out", copied, "--l1_weight", "9") == 2
     assert "l1_weight: 5.0 there, 9.0 here" in capsys.readouterr().err and tree(copied) == before
+    assert run(*tiny_args, "--out", copied, "--l1_weight", "9", "--check") == 2
+    said = capsys.readouterr()
+    assert "l1_weight: 5.0 there, 9.0 here" in said.err and "Nothing is missing" not in said.out
+    assert run(*tiny_args, "--out", copied, "--rows", "Masked", "--check") == 0
 
 
 @pytest.mark.parametrize("field", ["recognizer_weights", "detector_weights"])
