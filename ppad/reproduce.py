@@ -253,7 +253,7 @@ class SeedRun:
     def trained(self, place: str, part: str) -> dict:
         """State dict of a part of the checkpoint in the folder `place` of this seed."""
         row = self.folder / place.split("/")[0] / "row.json"
-        fix = f"delete {row} and give the same command again"
+        fix = f"delete {row} and give the same command again" if row.exists() else ""
         return read_checkpoint(self.folder / place / "checkpoint.pt", fix)["parts"][part]
 
     def finished(self, name: str):
