@@ -99,6 +99,7 @@ VARIANTS = {
         [
             ("factor = 1 if epoch <= 7 else 0.1", "factor = 1 if epoch <= 7 else 0.2"),
             ("(1, 1, 0.1, 0.1)", "(1, 1, 0.2, 0.2)"),
+            ("(1, 0.1)", "(1, 0.2)"),
             ("the rate is a tenth", "the rate is a fifth"),
         ],
     ),

@@ -234,8 +234,9 @@ def test_finetune_detector_moves_only_A(config, frames):
         "first M copies faces, then T1 times recognizer_updates of line 3 and one of line 9, "
         "then T2 times line 11; A is pretrained on the original frames; the order of the data "
         "depends on the loop's seed, not on global chance, and a resumed row goes on where its "
-        "data stopped; frames flipped here would leave their boxes behind; where a batch is taken "
-        "in parts (`accumulate`), each part's loss is divided by their number"
+        "data stopped: recognizer_updates batches of faces a step; frames flipped here would "
+        "leave their boxes behind; where a batch is taken in parts (`accumulate`), each part's "
+        "loss is divided by their number"
     ),
 )
 def test_copy_faces_moves_only_M(config, faces):
@@ -293,7 +294,8 @@ def test_a_fixed_anonymizer_leaves_only_A_and_D_to_learn(config, faces, frames, 
     hint=(
         "D lowers both of its losses: its loss is -L_adv, watch the sign; both kinds of face "
         "count, aligned once, not aligned twice; clear old gradients with zero_grad. D's landmark "
-        "jitter is drawn once an update, the same for f' and f"
+        "jitter is drawn once an update, the same for f' and f; `play` hands D f' = M(f) beside f, "
+        "and not f twice"
     ),
 )
 def test_D_steps_against_the_gradient_of_both_losses(tiny, faces):
@@ -345,6 +347,27 @@ def test_landmarks_are_jittered_once_for_both_kinds_of_face(tiny, faces):
     assert (jittered - unmoved).abs().mean() > 0.01, "the landmark jitter is forgotten"
 
 
+@pytest.mark.parametrize("row", ["Ours", "Masked"])
+@pytest.mark.rubric("D learns from modified and original faces alike")
+def test_a_row_hands_D_what_M_makes_of_its_faces(tiny, tiny_faces, tiny_actions, tmp_path, row):
+    config = tiny(T1=2, T2=0, recognizer_updates=2)
+    game = make_game(config, row)
+    learn = game.update_recognizer
+    steps = []
+
+    def noted(pictures, modified, *rest):
+        with torch.no_grad():
+            expected = game.anonymizer(pictures)  # M moves only later, in line 9
+        torch.testing.assert_close(modified.detach(), expected, atol=1e-4, rtol=1e-4)
+        assert not torch.equal(modified, pictures), "line 3 gets f in place of f'"
+        steps.append(pictures)
+        return learn(pictures, modified, *rest)
+
+    game.update_recognizer = noted
+    trainer.play(game, tiny_faces, tiny_actions, config, Loop(tmp_path, row, 3, {}, 1, 0))
+    assert len(steps) == 4
+
+
 @pytest.mark.rubric(
     "L_det reaches M through the pasted faces",
     points=2,
@@ -359,6 +382,14 @@ def test_L_det_reaches_M_through_the_pasted_pixels(tiny, faces, frames):
     before = snapshot(game)
     update_both(game, faces, frames)
     assert "M" in moved(before, snapshot(game))
+
+
+@pytest.mark.rubric("L_det reaches M through the pasted faces")
+def test_at_weight_0_L_adv_says_nothing_to_M_in_the_warm_up_either(tiny, faces):
+    game = make_game(tiny(adversarial_weight=0.0, l1_weight=0.0))
+    before = snapshot(game)
+    game.update_modifier(faces[0], game.anonymize(faces[0]), *faces[1:])
+    assert not moved(before, snapshot(game))
 
 
 @pytest.mark.rubric("L_det reaches M through the pasted faces")
@@ -581,7 +612,8 @@ def test_random_label_ablation_trains_another_M(tiny, faces, frames):
     hint=(
         "Adam's betas are (0.5, 0.999); the rate is a tenth once lr_drop_at of the steps are "
         "done, so step > and not >=; each player has its own rate, in the warm-up M has lr_warmup "
-        "and not the game's rate; T1 and T2 are stages of their own, with no drop over both; "
+        "and not the game's rate; T1 and T2 are stages of their own, each with its own number of "
+        "steps and no drop over both; "
         "optimizers not saved by parts() start anew in a resumed run, and so does the count of an "
         "anonymizer that draws noise"
     ),
@@ -636,16 +668,17 @@ def watch_rates(monkeypatch, name, seen):
 def test_each_stage_of_a_row_has_its_own_rates(
     tiny, tiny_faces, tiny_actions, tmp_path, monkeypatch
 ):
-    config = tiny(T1=4, T2=4, lr_drop_at=0.5, warmup_steps=2, lr_warmup=7e-3)
+    config = tiny(T1=4, T2=2, lr_drop_at=0.5, warmup_steps=2, lr_warmup=7e-3)
     rates = {"update_modifier": [], "update_modifier_and_detector": [], "finetune_detector": []}
     for name, seen in rates.items():
         watch_rates(monkeypatch, name, seen)
     game = make_game(config)
     trainer.play(game, tiny_faces, tiny_actions, config, Loop(tmp_path, "Ours", 3, {}, 1, 0))
     assert rates["update_modifier"][0]["M"] == pytest.approx(7e-3), "the warm-up has lr_warmup"
-    for name in ("update_modifier_and_detector", "finetune_detector"):
+    factors = {"update_modifier_and_detector": (1, 1, 0.1, 0.1), "finetune_detector": (1, 0.1)}
+    for name, wanted in factors.items():
         of_A = [rate["A"] for rate in rates[name]]
-        assert of_A == pytest.approx([config.lr_detector * x for x in (1, 1, 0.1, 0.1)]), name
+        assert of_A == pytest.approx([config.lr_detector * x for x in wanted]), name
 
 
 @pytest.mark.rubric("a row takes its steps in order")
@@ -700,27 +733,33 @@ class PowerCut(Exception):
 
 @pytest.mark.rubric("a row takes its steps in order")
 def test_a_resumed_row_goes_on_where_its_data_stopped(tiny, tiny_faces, tiny_actions, tmp_path):
-    config = tiny(T1=0, T2=4)
+    config = tiny(T1=3, T2=2, recognizer_updates=2)
     seen = {"unbroken": [], "resumed": []}
 
     def run(name, cut=None):
         game = make_game(config, "Masked")
 
-        def noted(frames, targets, boxes):
-            if len(seen[name]) == cut:
-                raise PowerCut
-            seen[name].append(frames)
-            return {"L_det": torch.zeros(())}
+        def watch(update, which, term):
+            def noted(*batch):
+                if len(seen[name]) == cut:
+                    raise PowerCut
+                seen[name].append(batch[which])
+                return {term: torch.zeros(())}
 
-        game.finetune_detector = noted
+            setattr(game, update, noted)
+
+        watch("update_recognizer", 0, "D_modified")  # its faces
+        watch("update_modifier_and_detector", -3, "L_det")  # its frames
+        watch("finetune_detector", 0, "L_det")
         loop = Loop(tmp_path / name, name, 3, {}, 1, 0)  # a checkpoint after each step
         trainer.play(game, tiny_faces, tiny_actions, config, loop)
 
     run("unbroken")
-    with pytest.raises(PowerCut):
-        run("resumed", cut=2)
+    for cut in (6, 10):  # as the third step of T1 begins, and the second of T2
+        with pytest.raises(PowerCut):
+            run("resumed", cut)
     run("resumed")
-    assert len(seen["unbroken"]) == len(seen["resumed"]) == 4
+    assert len(seen["unbroken"]) == len(seen["resumed"]) == 3 * 3 + 2
     assert all(map(torch.equal, seen["unbroken"], seen["resumed"]))
 
 

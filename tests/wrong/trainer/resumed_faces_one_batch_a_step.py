@@ -1,0 +1,8 @@
+WRONG = "a resumed row takes one batch of faces a step for used, not recognizer_updates"
+HINT = "recognizer_updates batches of faces a step"
+REPLACE = [
+    (
+        'used = loop.done["game"] * config.recognizer_updates',
+        'used = loop.done["game"]',
+    ),
+]
