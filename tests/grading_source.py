@@ -1,6 +1,7 @@
 """Makes Python of what a student hands in: a notebook, or a text in another encoding than UTF-8.
 
-Used by `grading_child.py` before it imports the file.
+Used by `grading_child.py` before it imports the file. There a `StandIn` is in the place of each
+function that only a notebook has.
 """
 
 import ast
@@ -11,6 +12,17 @@ import re
 # What Jupyter understands and Python does not: %magic, !command, ?name; x = !command; name?.
 COMMAND = re.compile(r"\s*([%!?]|[\w.,\[\] ]+=\s*[%!]|[\w.*]+\?\??\s*(#.*)?$)")
 RUN_AS_PYTHON = {"%%time", "%%timeit", "%%capture"}  # all other %% cells are no code of the file
+ONLY_IN_JUPYTER = ("display", "get_ipython")  # functions that a cell has without an import
+
+
+class StandIn:
+    """Does nothing, whatever it is asked: `display(x)`, `get_ipython().run_line_magic("...")`."""
+
+    def __call__(self, *args, **kwargs):
+        return self
+
+    def __getattr__(self, name):
+        return self
 
 
 def python_of(data: bytes) -> tuple[bytes, list[str]]:

@@ -503,6 +503,20 @@ def test_what_only_jupyter_understands_costs_no_point(course):
     assert b"def double(x:" in wrong  # a mistake stays, for the import to report
 
 
+def test_what_only_a_notebook_can_call_costs_no_point(course):
+    calls = [
+        'get_ipython().run_line_magic("matplotlib", "inline")',
+        "from __future__ import annotations\nshell = get_ipython()\nshell.cache_size = 0",
+        "for side in range(3):\n    display(side, metadata={})",
+    ]
+    student = hand_in(course, notebook(*calls[1:], SHAPES), "student.ipynb")
+    assert grade.grade("shapes", student, course, LIMITS).points == 10
+    exported = hand_in(course, f"{calls[0]}\n{SHAPES}")
+    assert grade.grade("shapes", exported, course, LIMITS).points == 10
+    wrong = hand_in(course, notebook(*calls[2:], SHAPES, "1 / 0"), "wrong.ipynb")
+    assert "division by zero" in grade.grade("shapes", wrong, course, LIMITS).notes[-1]
+
+
 def test_files_that_python_cannot_read_are_told_what_to_do(course):
     cut_off = notebook(SHAPES)[:-20]
     report = grade.grade("shapes", hand_in(course, cut_off, "cut.ipynb"), course, LIMITS)
