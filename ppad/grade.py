@@ -447,6 +447,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     if args.starter == bool(args.files) or args.starter and (args.json or args.junit):
         parser.error("name the file to grade, or give --starter alone, which grades nothing")
+    if args.out and not args.starter:
+        parser.error("--out goes with --starter; a report goes where --json or --junit says")
     if not all(0 < limit < 1e9 for limit in (args.seconds, args.test_seconds, args.memory)):
         parser.error("--seconds, --test-seconds, --memory: give a number above 0")
     for path in args.files:
@@ -456,7 +458,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     reports = [path.resolve() for path in (args.json, args.junit) if path]
     if len({*reports, *(path.resolve() for path in args.files)}) < len(reports) + len(args.files):
         parser.error("a report is one of the files, or a file is given twice: name another")
-    if not all(os.access(path.parent, os.W_OK) for path in reports):  # now, not after the grading
+    if any(p.is_dir() or not os.access(p.parent, os.W_OK) for p in reports):  # before the grading
         parser.error("--json and --junit: name files in folders that are there, to write in")
     return args
 
