@@ -13,6 +13,7 @@ from torchvision.ops import box_iou
 from ppad import detector as module
 from ppad.detector import (
     BODIES,
+    C4_ANCHORS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     LOSS_NAMES,
@@ -298,7 +299,7 @@ def test_frames_are_not_flipped(toy):
     hint="all but the classifier is loaded; trainable_layers counts from the top; batch norm's "
     "statistics from ImageNet must not drift; from scratch everything learns. The paper's body, "
     "resnet101_c4, has one map of stride 16 and layer4 in its head; 3 trainable layers freeze "
-    "conv1 and layer1",
+    "conv1 and layer1; its anchors scale with min_size",
 )
 def test_a_weights_file_fills_the_body_and_its_statistics_stay(tmp_path):
     torch.manual_seed(1)
@@ -444,10 +445,15 @@ def test_the_papers_body_has_one_map_of_stride_16_and_a_frozen_start(tmp_path):
     assert sum(p.numel() for p in weights if p.requires_grad) == count["learn"] + heads
 
     maps = {}
+    anchors = []
     proposals = next(m for m in detector.modules() if isinstance(m, RegionProposalNetwork))
     proposals.register_forward_pre_hook(lambda _, inputs: maps.update(inputs[1]))
+    proposals.anchor_generator.register_forward_hook(lambda *call: anchors.extend(call[2]))
     detector.detect(torch.zeros(1, 3, 64, 96))
     assert [tuple(one.shape) for one in maps.values()] == [(1, 1024, 4, 6)]
+    sides = (anchors[0][:, 2:] - anchors[0][:, :2]).prod(1).sqrt()  # px
+    smallest, _, largest = (size * 64 / 600 for size in C4_ANCHORS)
+    assert abs(sides.min() - smallest) < 2 and abs(sides.max() - largest) < 2
 
 
 @pytest.fixture(scope="module")
@@ -608,7 +614,8 @@ def test_refusals_say_what_is_wrong(toy, frames, targets, word):
     "bad input is refused",
     points=1,
     hint="torchvision takes boxes without area or outside the frame without a word: check frames, "
-    "boxes and labels first and raise ValueError; losses in evaluation mode is a RuntimeError",
+    "boxes and labels first and raise ValueError, for frames with nan too, which no comparison "
+    "finds too large; losses in evaluation mode is a RuntimeError",
 )
 def test_bad_input_is_a_ValueError(toy):
     toy.train()
@@ -616,7 +623,9 @@ def test_bad_input_is_a_ValueError(toy):
         with pytest.raises(ValueError):
             toy.losses(frames, targets)
             pytest.fail(f"losses took frames of {tuple(frames.shape)} and {targets}")
-    for frames in (torch.full((1, 3, 160, 160), 255.0), torch.zeros(3, 160, 160)):
+    shape = (1, 3, 160, 160)
+    nans = torch.full(shape, float("nan"))
+    for frames in (torch.full(shape, 255.0), torch.zeros(3, 160, 160), nans):
         with pytest.raises(ValueError):
             toy.detect(frames)
 

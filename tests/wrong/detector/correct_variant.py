@@ -17,6 +17,7 @@ LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_bo
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SHAPES = (0.5, 1.0, 2.0)
+C4_ANCHORS = (128, 256, 512)
 
 
 class DetectorConfig:
@@ -166,13 +167,14 @@ def _c4(config, resnet, scratch):
             part.requires_grad_(False)
     backbone = nn.Sequential(*parts)
     backbone.out_channels = 1024
+    anchors = tuple(config.min_size * size / 600 for size in C4_ANCHORS)
     return FasterRCNN(
         backbone,
         min_size=config.min_size,
         max_size=config.max_size,
         image_mean=IMAGENET_MEAN,
         image_std=IMAGENET_STD,
-        rpn_anchor_generator=AnchorGenerator(((73, 145, 290),), (SHAPES,)),
+        rpn_anchor_generator=AnchorGenerator((anchors,), (SHAPES,)),
         box_roi_pool=MultiScaleRoIAlign(["0"], 14, 2),
         box_head=nn.Sequential(resnet.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         box_predictor=FastRCNNPredictor(2048, config.classes + 1),
