@@ -90,7 +90,8 @@ def test_template_is_the_published_one_and_scales_with_the_frame():
     points=2,
     hint="write out the normal equations: a = sum(x u + y v) / spread, b = sum(x v - y u) / "
     "spread, of points minus their mean; the sign of b turns the face, and all five points count; "
-    "a detach cuts the gradient to the landmarks or to the target",
+    "a detach cuts the gradient to the landmarks or to the target; points that coincide, or fit "
+    "only a scale of 0, raise ValueError",
     helper="similarity",
 )
 def test_similarity_matches_numpy_least_squares():
@@ -122,6 +123,17 @@ def test_similarity_is_differentiable_in_both():
     landmarks = (50 + 20 * rand(2, 5, 2, dtype=torch.float64)).requires_grad_()
     target = template().double().requires_grad_()
     assert torch.autograd.gradcheck(similarity, (landmarks, target))
+
+
+@pytest.mark.rubric("similarity is the least-squares fit of all five points")
+def test_similarity_refuses_points_without_a_fit():
+    angles = torch.arange(5) * 2 * math.pi / 5
+    pentagon = 20 * torch.stack([angles.cos(), angles.sin()], 1)
+    star = pentagon[[0, 2, 4, 1, 3]]  # no turn brings the pentagon's points nearer to the star's
+    for points in (torch.full((5, 2), 7.0), pentagon * float("nan"), pentagon):
+        with pytest.raises(ValueError):
+            similarity(torch.stack([star, points]), star)
+            pytest.fail(f"similarity took {points}")
 
 
 # ---- align_faces ----
@@ -568,6 +580,9 @@ def test_repaint_calls_a_hand_made_anonymizer_once_a_face():
     assert (bright[0, :, 3:7, 2:7] == 1).all() and torch.equal(bright[1], frames[1])
     # Overlapping or not, each face is cut from the frame as it was.
     twice = [torch.tensor([[4.0, 4.0, 12.0, 12.0]] * 2), NO_FACE, NO_FACE]
+    seen.clear()
+    repaint(frames, twice, noted)
+    assert [len(crops) for crops in seen] == [1, 1], "faces of one size are not called together"
     assert torch.equal(
         repaint(frames, twice, torch.neg)[0, :, 4:12, 4:12], -frames[0, :, 4:12, 4:12]
     )
