@@ -236,7 +236,8 @@ def test_finetune_detector_moves_only_A(config, frames):
         "depends on the loop's seed, not on global chance, and a resumed row goes on where its "
         "data stopped: recognizer_updates batches of faces a step; frames flipped here would "
         "leave their boxes behind; where a batch is taken in parts (`accumulate`), each part's "
-        "loss is divided by their number"
+        "loss is divided by their number; update_on_kept draws from all that is kept, and not from "
+        "the present batch"
     ),
 )
 def test_copy_faces_moves_only_M(config, faces):
@@ -826,6 +827,23 @@ def test_a_row_takes_its_steps_in_order(tiny, tiny_faces, tiny_actions, tmp_path
         "finetune_detector"
     ]
     assert int(game.recognizer.margin.step) == 6  # M's warm-up is against a copy
+
+
+@pytest.mark.rubric("a row takes its steps in order")
+def test_D_learns_again_from_batches_of_what_is_kept(tiny, tiny_faces):
+    warmup = trainer.WarmUp(make_game(tiny(warmup_updates=16)))
+    shown = []
+    warmup.update_recognizer = lambda *batch: shown.append(batch)
+    batches = [tiny_faces.batch(torch.arange(4 * n, 4 * n + 4)) for n in range(2)]
+    for pictures, landmarks, identities in batches:
+        shown.clear()
+        warmup.update_on_kept(pictures, -pictures, landmarks, identities)
+        assert len(shown) == 16
+    seen = {int(person) for *_, identities in shown for person in identities}
+    assert seen == {0, 1}, "the batch before is kept, too"  # a person's four pictures a batch
+    for pictures, modified, *_ in shown:
+        assert pictures.shape == modified.shape == batches[0][0].shape
+        torch.testing.assert_close(modified, -pictures, atol=0.01, rtol=0)
 
 
 @pytest.mark.rubric("a row takes its steps in order")

@@ -144,6 +144,21 @@ class Game:
         return {"L_l1": loss}
 
 
+class WarmUp(Game):
+    def __init__(self, game):
+        config = dataclasses.replace(game.config, lr_modifier=game.config.lr_warmup)
+        rival = copy.deepcopy(game.recognizer)
+        super().__init__(config, rival, None, game.anonymizer, game.device)
+        self.past = datasets.KeptOutputs(512, config.face_size)
+
+    def update_on_kept(self, *batch):
+        if self.config.warmup_updates:
+            self.past.add(*batch)
+        for _ in range(self.config.warmup_updates):
+            drawn = self.past.draw(len(batch[0]))
+            self.update_recognizer(*(part.to(self.device) for part in drawn))
+
+
 def pretrain_detector(detector, actions, config, loop, device="cpu"):
     game = Game(config, make_recognizer(config, 2), detector, baselines.identity, device)
     parts = {name: part for name, part in game.parts().items() if name != "recognizer"}
@@ -160,10 +175,9 @@ def pretrain_detector(detector, actions, config, loop, device="cpu"):
 
 
 def play(game, faces, actions, config, loop):
-    warm = dataclasses.replace(config, lr_modifier=config.lr_warmup)
-    rival = Game(warm, copy.deepcopy(game.recognizer), None, game.anonymizer, game.device)
+    rival = WarmUp(game)
     hidden = {f"rival_{name}": part for name, part in rival.parts().items() if name != "anonymizer"}
-    loop.start(**game.parts(), **hidden)
+    loop.start(**game.parts(), **hidden, past=rival.past)
     shown = faces.batch(torch.arange(min(8, len(faces))))[0]
     done = loop.done
 
@@ -208,6 +222,7 @@ def warm_up(game, faces, loop, shown):
             modified = game.anonymize(pictures)
             terms = game.update_recognizer(pictures, modified, landmarks, identities)
         loop.log(terms | game.update_modifier(pictures, modified, landmarks, identities))
+        game.update_on_kept(pictures, modified, landmarks, identities)
         sample(game, shown, loop, "warmup", step)
 
 
