@@ -129,12 +129,13 @@ def test_bad_input_is_a_ValueError():
     "Masked and Blur leave nothing of the border",
     points=2,
     hint="the baseline leaks the border: all of the crop is changed, rim included; Masked is one "
-    "value everywhere, black: -1, where 0 is a gray mask",
+    "value everywhere, black: -1, where 0 is a gray mask, unless its field says another",
 )
 def test_identity_and_mask():
     crops = rand(2, 3, 8, 8)
     assert torch.equal(identity(crops), crops)
     assert torch.equal(Masked()(crops), torch.full_like(crops, -1.0))
+    assert (Masked(0.25)(crops) == 0.25).all()
 
 
 @pytest.mark.parametrize("cells, size", [(8, 64), (16, 64), (24, 72)])
@@ -358,8 +359,9 @@ def test_edges_do_not_depend_on_the_crops_size():
     "Super-Pixel paints SLIC's clusters in their mean color",
     points=3,
     hint="distance is Lab color plus (compactness / step) place, step a cell's side and not the "
-    "crop's; compactness is a field, 40 unless told; only the nine clusters around a pixel's cell "
-    "count, then each pixel takes the mean RGB of its own cluster in its own picture",
+    "crop's; compactness is a field, 40 unless told, and so is iterations; only the nine clusters "
+    "around a pixel's cell count, then each pixel takes the mean RGB of its own cluster in its own "
+    "picture",
 )
 def test_each_pixel_is_the_mean_of_its_super_pixel():
     crops = smooth()
@@ -429,13 +431,15 @@ def test_super_pixels_follow_lab_color_and_place():
     assert abs(got // 8 - cell[:, None]).max() <= 1 and abs(got % 8 - cell).max() <= 1
 
 
-@pytest.mark.parametrize("words", [{}, {"compactness": 160.0}, {"grid": 4, "compactness": 20.0}])
+@pytest.mark.parametrize(
+    "words", [{}, {"compactness": 160.0}, {"grid": 4, "compactness": 20.0}, {"iterations": 1}]
+)
 @pytest.mark.rubric("Super-Pixel paints SLIC's clusters in their mean color")
 def test_super_pixels_weigh_place_by_compactness_over_step(words):
     crop = (smooth(1, 64, seed=5) + 0.1 * rand(1, 3, 64, 64, seed=6)).clamp(-1, 1)
     got = SuperPixel(**words).segment(crop)[0].numpy()
-    wanted = {"grid": 8, "compactness": 40.0} | words
-    expect = slic_loop(lab_of(crop[0]), **wanted, iterations=5)
+    wanted = {"grid": 8, "compactness": 40.0, "iterations": 5} | words
+    expect = slic_loop(lab_of(crop[0]), **wanted)
     assert (got == expect).mean() > 0.99  # all but ties within rounding
 
 
