@@ -131,7 +131,7 @@ class Game:
     ) -> dict:
         """Line 9: M and A together minimize L_det + L_adv + lambda L1 (eq. 4); D is frozen.
 
-        A fixed anonymizer leaves only L_det, for A.
+        L_det and L_adv have the config's weights. A fixed anonymizer leaves only L_det, for A.
 
         Args: as `update_recognizer`, `modified` with M's graph; frames (B', 3, H, W), targets and
             squares r_v a frame.
@@ -163,7 +163,7 @@ class Game:
         return dict(zip(["L_det", "L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
 
     def update_modifier(self, pictures, modified, landmarks, identities) -> dict:
-        """Line 9 without A, for the warm-up: M minimizes L_adv + lambda L1; D is frozen."""
+        """Line 9 in the warm-up: M lowers adversarial_weight L_adv + lambda L1; D is frozen."""
         config = self.config
         terms = []
         with optim.frozen(self.recognizer):
