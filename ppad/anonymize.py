@@ -292,11 +292,8 @@ def parse(argv=None):
     add("--method", choices=["ours", *METHODS], help=words)
     add("--run", type=given_path, help="a finished run of ppad.reproduce; its M, not the package's")
     add("--report", type=given_path, help="write what was done as .json")
-    add(
-        "--preview",
-        type=given_path,
-        help="write finished frames and faces as .png, to find missed ones",
-    )
+    words = "write finished frames and faces as .png, to find missed ones"
+    add("--preview", type=given_path, help=words)
     words = "at a frame that cannot be read or searched"
     add("--on_error", choices=["stop", "cover"], default="stop", help=words)
     add("--overwrite", action="store_true", help="replace outputs; never the input")

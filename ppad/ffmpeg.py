@@ -81,19 +81,27 @@ def probe(path):
             raise ValueError(f"{fault}: install ffmpeg for movies")
     found, complaint = ffprobe(
         path,
-        "-select_streams V -show_entries stream=codec_name,width,height,pix_fmt,avg_frame_rate,"
-        "r_frame_rate,field_order,duration,color_space,color_transfer:stream_tags=alpha_mode:"
+        "-show_entries stream=codec_type,codec_name,sample_rate,width,height,pix_fmt,"
+        "avg_frame_rate,r_frame_rate,field_order,duration,color_space,color_transfer:"
+        "stream_disposition=attached_pic:stream_tags=alpha_mode:"
         "stream_side_data=rotation,displaymatrix:format=duration,start_time,format_name",
     )
+    videos = []
+    sounds = []  # their rates, 0 where the file does not tell
+    for stream in found.get("streams", ()):
+        if stream.get("codec_type") == "video" and not stream["disposition"]["attached_pic"]:
+            videos.append(stream)
+        elif stream.get("codec_type") == "audio":
+            sounds.append(int(stream.get("sample_rate", 0)))
     container = found.get("format", {}).get("format_name", "")
     text_or_picture = container in ("tty", "image2") or container.endswith("_pipe")
-    if not found.get("streams") or text_or_picture:  # ffmpeg takes any text for a "tty"
+    if not videos or text_or_picture:  # ffmpeg takes any text for a "tty"
         fault = f"holds no picture and no movie that can be read ({complaint or 'no video'})"
         raise ValueError(f"{path} {fault}: replace the file")
     if LISTS & set(container.split(",")):  # older ffmpeg: "hls,applehttp"
         fault = f"holds no movie, only the names of others ({container})"
         raise ValueError(f"{path} {fault}: give those, or convert it first")
-    stream = found["streams"][0]
+    stream = videos[0]
     size = (stream.get("width", 0), stream.get("height", 0))
     if not 0 < math.prod(size) <= MAX_PIXELS:
         fault = f"has frames of {size[0]} x {size[1]} px, not between 1 and {MAX_PIXELS:,} pixels"
@@ -122,8 +130,8 @@ def probe(path):
         rotation=round(-float(turn.get("rotation", 0))) % 360,
         interlaced=stream.get("field_order") in ("tt", "bb", "tb", "bt"),
         mirrored=_mirrors(turn.get("displaymatrix", "")),
-        streams=len(found["streams"]),
-        sounds=_copyable_sounds(path),
+        streams=len(videos),
+        sounds=tuple(number for number, rate in enumerate(sounds) if rate),
     )
 
 
@@ -145,13 +153,6 @@ def _mirrors(matrix):
     numbers = re.findall(r"-?\d+(?![\d:])", matrix)
     a, b, _, c, d = map(int, numbers[:5] or [1, 0, 0, 0, 1])
     return a * d < b * c
-
-
-def _copyable_sounds(path):
-    """The numbers of the sound tracks of which the file tells the rate."""
-    found, _ = ffprobe(path, "-select_streams a -show_entries stream=sample_rate")
-    rates = [int(stream.get("sample_rate", 0)) for stream in found.get("streams", ())]
-    return tuple(number for number, rate in enumerate(rates) if rate)
 
 
 def copied_aside(streams):
@@ -283,6 +284,7 @@ def decode(path, movie, first):
 
     Raises DamageError before the first frame that comes after a complaint of ffmpeg.
     """
+    aside = copied_aside([f"0:a:{number}" for number in movie.sounds])
     command = "ffmpeg -v level+info -hide_banner -nostats -nostdin".split()
     command += ["-protocol_whitelist", "file,pipe"]
     if movie.decoder:
@@ -299,7 +301,7 @@ def decode(path, movie, first):
             copy += [url(path), *"-map 0:V:0 -c copy -copyinkf -bsf:v".split()]
             copy += [f"noise=drop=lt(n\\,{first})", *"-avoid_negative_ts disabled".split()]
             copy += "-f matroska pipe:1".split()
-            copy += copied_aside([f"0:a:{number}" for number in movie.sounds])
+            copy += aside
             source = _start(opened, copy, stderr=subprocess.DEVNULL).stdout
             command += ["-copyts", "-f", "matroska", "-i", "pipe:0"]
         else:
@@ -308,7 +310,7 @@ def decode(path, movie, first):
         command += ["-f", "image2pipe", "-c:v", "pam"]
         command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
         if not first:
-            command += copied_aside([f"0:a:{number}" for number in movie.sounds])
+            command += aside
         reader = _start(opened, command, stdin=source, stderr=log)
         for number in itertools.count():
             frame = _next_pam(reader.stdout)

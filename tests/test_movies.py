@@ -473,16 +473,16 @@ def flash_and_beep(path):
 @pytest.mark.parametrize("late", ["picture", "sound"])
 def test_picture_and_sound_that_do_not_begin_together_stay_in_step(tmp_path, suffix, late):
     """Of .ts and .mpg ffmpeg counts time from the first of the streams that a command uses."""
+    codecs = ("-c:v", "mpeg2video", "-c:a", "mp2")
     whole = tmp_path / "whole.mkv"
     make(
         *lavfi("color=black:s=64x48:r=25:d=3,drawbox=c=white:t=fill:enable='gte(t,2)'"),
         *lavfi("sine=f=1000:r=48000:d=3,volume='gte(t,2)':eval=frame"),
-        *("-c:v", "mpeg2video", "-c:a", "mp2", whole),
+        *(*codecs, whole),
     )
     source = tmp_path / f"late{suffix}"
     trim = {"picture": "[0:v]trim=start=1.2[v]", "sound": "[0:a]atrim=start=1.2[a]"}[late]
     kept = {"picture": ["[v]", "0:a"], "sound": ["0:v", "[a]"]}[late]
-    codecs = ("-c:v", "mpeg2video", "-c:a", "mp2")
     make(
         *("-i", whole, "-filter_complex", trim, "-map", kept[0], "-map", kept[1]),
         *("-fps_mode", "passthrough", *codecs, source),
