@@ -1,9 +1,7 @@
-"""SSH, the single-stage headless face detector, and the paper's face finder: SSH, then MTCNN.
+"""SSH, the single-stage headless face detector, and Sec. 4's face finder: SSH, then MTCNN.
 
-Paper Sec. 4, "Face Detection": "We use SSH [29]".
-
-SSH [Najibi, Samangouei, Chellappa, Davis, ICCV 2017] passes a picture through one network and finds
-faces of every size by three detection modules, each on a coarser grid and for larger faces:
+SSH [29: Najibi, Samangouei, Chellappa, Davis, ICCV 2017] passes a picture through one network and
+finds faces of every size by three detection modules, each on a coarser grid and for larger faces:
 
     conv4_3 + upsampled conv5_3 -> M1, a cell every  8 px, anchors  16,  32 px
     conv5_3                     -> M2, a cell every 16 px, anchors  64, 128 px
@@ -62,7 +60,9 @@ SAME_FACE = 0.3  # ours: IoU above which two boxes are one face; as TEST_NMS
 THRESHOLD = 0.6  # ours: MTCNN's thresholds lowered by 0.1, since a miss costs more
 SMALLEST_FACE = 20.0  # MTCNN's own default, px
 ABOUT = 1.5  # ours: sides about a lost face that are searched, as far as `tracks` lets it go
-ABOUT_SIDE = 48.0  # ours: px to which it is reduced there; both detectors find half of that
+# Ours, times the smallest face: where SSH searches too, MTCNN looks for such and larger ones, in a
+# third of the time; and a lost face, which may be half as large by now, is reduced to that.
+LARGER = 2
 CUT = 20  # ours: mean change of a pixel from frame to frame, of 255, that tells of a new scene
 EVERY = 16  # ours: px between those that are compared; a face has some
 NOTICED = 8  # ours: change of a pixel, of 255, above the noise of a camera
@@ -181,10 +181,8 @@ class SSH(nn.Module):
         """
         path = Path(path or Path(__file__).parent / "weights" / "ssh_light.pt")
         if not path.is_file():
-            raise ValueError(
-                f"no SSH weights at {path}; "
-                f"train them: python data_scripts/train_ssh.py --train DATA --out {path}"
-            )
+            fix = f"train them: python data_scripts/train_ssh.py --train DATA --out {path}"
+            raise ValueError(f"no SSH weights at {path}; {fix}")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             model = cls(saved["body"]).eval()
@@ -370,10 +368,11 @@ class FaceFinder:
 
 
 class RecallFinder:
-    """Boxes of frames by a `FaceFinder` with an MTCNN: tensors (k, 4) on the CPU."""
+    """Boxes of frames by a `FaceFinder` with an MTCNN, of `min_face` px: (k, 4) on the CPU."""
 
-    def __init__(self, faces):
+    def __init__(self, faces, min_face=SMALLEST_FACE):
         self.faces = faces
+        self.larger_face = LARGER * min_face
 
     def __call__(self, frames):
         return [found["boxes"].cpu() for found in self.faces.find(frames)]
@@ -381,10 +380,10 @@ class RecallFinder:
     def follow(self, frames):
         """Boxes of successive frames.
 
-        MTCNN searches the first, SSH the middle one with MTCNN where the picture has changed since,
-        and both all after a cut. In all frames R-net and O-net look where they saw the faces last,
-        in a twentieth of the time; where they lose one, both detectors search about it. What
-        appears for a moment only may be missed.
+        MTCNN searches the first, SSH the middle one with MTCNN, for LARGER faces, where the picture
+        has changed since, and both all after a cut. In all, R-net and O-net look where they saw the
+        faces last, in a twentieth of the time; where they lose one, both detectors search about it.
+        What appears for a moment only may be missed.
         """
         middle = len(frames) // 2
         searched = None  # by MTCNN, the last time
@@ -398,7 +397,8 @@ class RecallFinder:
             if first or i == middle:
                 part = (slice(0, None),) * 2 if first else changed(searched, frame)
                 searched = frame
-                by_mtcnn = self.faces.mtcnn.find(np.ascontiguousarray(frame[part])[None])
+                least = None if first else self.larger_face
+                by_mtcnn = self.faces.mtcnn.find(np.ascontiguousarray(frame[part])[None], least)
                 corner = torch.tensor([part[1].start, part[0].start] * 2)
                 places = joined([places, by_mtcnn[0]["boxes"].cpu() + corner])
             boxes = places
@@ -427,7 +427,7 @@ class RecallFinder:
             high = (box[2:] + ABOUT * side).long().minimum(torch.tensor(frame.shape[1::-1]))
             if (low < high).all():
                 part = Image.fromarray(frame[low[1] : high[1], low[0] : high[0]])
-                size = ((high - low) * min(1, ABOUT_SIDE / float(side))).ceil().int()  # (2,)
+                size = ((high - low) * min(1, self.larger_face / float(side))).ceil().int()  # (2,)
                 (boxes,) = search([np.array(part.resize(size.tolist(), Image.Resampling.BOX))])
                 found.append(boxes * ((high - low) / size).repeat(2) + low.repeat(2))
         return joined(found)
@@ -497,4 +497,4 @@ def default_finder(min_face=SMALLEST_FACE, device="cpu", threshold=THRESHOLD):
     thresholds = (threshold - 0.1, threshold, threshold)
     mtcnn = MTCNN.load(config=MTCNNConfig(min_face=min_face, thresholds=thresholds)).to(device)
     ssh = SSH.load().fold_batch_norm().to(device)
-    return RecallFinder(FaceFinder(mtcnn, ssh, rule="either", ssh_score=threshold - 0.1))
+    return RecallFinder(FaceFinder(mtcnn, ssh, "either", threshold - 0.1), min_face)

@@ -307,9 +307,11 @@ class RedMTCNN:
 
     def __init__(self):
         self.searched = []
+        self.smallest = []
 
-    def find(self, frames):
+    def find(self, frames, min_face):
         self.searched += map(number_of, frames)
+        self.smallest.append(min_face)
         boxes = [torch.tensor(one).float().reshape(-1, 4) for one in find_red(frames)]
         return [{"boxes": one[one[:, 0] < 60]} for one in boxes]
 
@@ -390,6 +392,12 @@ def test_a_new_face_is_searched_where_the_picture_has_changed():
     assert frames[3][rows, columns].size
 
 
+def test_mtcnn_looks_for_larger_faces_where_ssh_searches_too():
+    faces = RedFaces()
+    ssh.RecallFinder(faces, min_face=30).follow(numbered([scene(10, 20) for _ in range(6)]))
+    assert faces.by_ssh == [3] and faces.mtcnn.smallest == [None, 60]
+
+
 def test_without_one_of_the_detectors_nothing_is_searched(monkeypatch, tmp_path):
     """SSH's weights come with the package; MTCNN alone would miss faces in silence."""
     monkeypatch.setattr(ssh.MTCNN, "load", lambda *folder, config: mtcnn.MTCNN(config))
@@ -413,7 +421,10 @@ def test_a_large_lost_face_is_looked_for_at_a_reduced_size():
     np.testing.assert_allclose(boxes, find_red([frame])[0], atol=3)
     (boxes,) = finder.closely([frame], [[600.0, 0, 700, 100]])  # out of view
     assert boxes.shape == (0, 4)
-    assert sizes and max(map(max, sizes)) <= 4 * ssh.ABOUT_SIDE + 1
+    assert sizes and max(map(max, sizes)) <= 4 * 2 * 20 + 1  # the face at twice the smallest, 20
+    sizes.clear()
+    (boxes,) = ssh.RecallFinder(Noted(), min_face=45).closely([frame], [[140.0, 150, 260, 270]])
+    assert 4 * 80 < max(map(max, sizes)) <= 4 * 2 * 45 + 1
 
 
 def test_a_face_that_only_ssh_sees_is_not_followed_and_costs_no_search():
@@ -434,7 +445,7 @@ class UprightRed:
     def confirm(self, frames, boxes):
         return [{"face": torch.ones(len(boxes[0]), dtype=torch.bool), "boxes": boxes[0]}]
 
-    def find(self, frames, score=None):
+    def find(self, frames, score=None):  # score: as MTCNN, the smallest face
         self.seen += len(frames)
         found = []
         for frame, boxes in zip(frames, find_red(frames)):
