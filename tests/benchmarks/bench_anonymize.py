@@ -26,15 +26,15 @@ beside per-frame detection's (1.6 times its boxes). `sightings` are the boxes th
 `searched_closely` how often it was searched once more, about a lost face or because none was found.
 
 Speed: frames a second of the whole command, start-up included, `--method blur`, on the first clip
-played `--loops` times over with a tone, as H.264 in MP4. `--reference-python` is the interpreter of
-an environment with deface==1.5.0: its command is timed in turn with ours on the same file with as
-many threads, sound kept, H.264 in MP4 out, and the ratio added. deface runs one network
-(CenterFace) on every frame by itself, by OpenCV unless `onnx` and `onnxruntime` are installed
-besides; ours runs MTCNN and SSH at least `looks_a_second`, and follows the faces. Both encode with
-libx264 each at its own settings (`deface` its default crf and preset; ours crf 20, veryfast).
-`cpu_seconds` is user + system time of the whole command with its children, the least of its runs;
-`peak_mib` the most memory that the command or one of its children (ffmpeg) held, the most of its
-runs.
+played `--loops` times over and on the second one enlarged to 1440x1080, with a tone, as H.264 in
+MP4. `--reference-python` is the interpreter of an environment with deface==1.5.0: its command is
+timed in turn with ours on the same file with as many threads, sound kept, H.264 in MP4 out, and the
+ratio added. deface runs one network (CenterFace) on every frame by itself, by OpenCV unless `onnx`
+and `onnxruntime` are installed besides; ours runs MTCNN and SSH at least `looks_a_second`, and
+follows the faces. Both encode with libx264 each at its own settings (`deface` its default crf and
+preset; ours crf 20, veryfast). `cpu_seconds` is user + system time of the whole command with its
+children, the least of its runs; `peak_mib` the most memory that the command or one of its children
+(ffmpeg) held, the most of its runs.
 """
 
 import argparse
@@ -55,6 +55,7 @@ from torchvision.ops import box_iou
 
 from ppad import movies
 from ppad.crop_sampler import face_squares
+from ppad.optim import versions
 from ppad.repainter import FRAMES_AT_ONCE, LOOKS_A_SECOND, Anonymizer
 from ppad.ssh import default_finder
 
@@ -62,6 +63,7 @@ DROPPED = 0.3
 SEEDS = 5
 SURE = 0.95
 KINDS = ("face", "sure", "seen_around", "any")
+LARGE = "1440:1080"
 PASSES = 3  # in turn, the quickest of three each: the machine may be shared
 # Runs a command from a small process, as a child's peak memory begins with its parent's.
 MEASURED = """
@@ -243,6 +245,57 @@ def timed(command, environment):
     return json.loads(done.stdout)
 
 
+def commands_for(movie, folder, reference_python):
+    """{name: command line} of what is compared; outputs go into `folder`."""
+    ours = [sys.executable, "-m", "ppad.anonymize", movie, f"{folder}/ours.mp4"]
+    commands = {"ppad": [*ours, "--method", "blur", "--overwrite"]}
+    if reference_python:
+        code = "import sys; from deface.deface import main; sys.exit(main())"
+        theirs = [reference_python, "-c", code, movie, "--output", f"{folder}/theirs.mp4"]
+        commands["deface_1.5.0"] = [*theirs, "--keep-audio"]
+    return commands
+
+
+def speed(clip, loops, scale, args):
+    """Frames a second, CPU time and memory of whole commands on a clip played `loops` times.
+
+    scale: ffmpeg's width:height of the frames, None for the clip's own.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    with tempfile.TemporaryDirectory() as folder:
+        movie = Path(folder) / "long.mp4"
+        command = ["ffmpeg", "-v", "error", "-stream_loop", str(loops - 1), "-i", clip]
+        command += "-f lavfi -i sine=f=440 -shortest -map 0:V -map 1:a".split()
+        command += ["-vf", f"scale={scale}"] if scale else []
+        subprocess.run(
+            [*command, *"-c:v libx264 -crf 18 -preset veryfast".split(), movie], check=True
+        )
+        frames = movies.probe(movie).count
+        commands = commands_for(movie, folder, args.reference_python)
+        runs = {name: [] for name in commands}
+        cpu = {name: [] for name in commands}
+        memory = {name: [] for name in commands}
+        for _ in range(PASSES):
+            for name, command in commands.items():
+                seconds, busy, peak = timed(command, environment)
+                runs[name].append(round(frames / seconds, 2))
+                cpu[name].append(round(busy, 2))
+                memory[name].append(round(peak))
+    result = {
+        "clip": clip.name,
+        "scale": scale,
+        "frames": frames,
+        "frames_a_second": {name: max(rates) for name, rates in runs.items()},
+        "runs": runs,
+        "cpu_seconds": {name: min(times) for name, times in cpu.items()},
+        "peak_mib": {name: max(peaks) for name, peaks in memory.items()},
+    }
+    if args.reference_python:
+        best = result["frames_a_second"]
+        result["ratio"] = round(best["ppad"] / best["deface_1.5.0"], 2)
+    return result
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("clips", type=Path)
@@ -254,87 +307,15 @@ def main():
     parser.add_argument("--loops", type=int, default=10)
     args = parser.parse_args()
     clips = sorted(path for path in args.clips.iterdir() if path.suffix in (".mkv", ".mp4"))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     result = {
         "threads": args.threads,
         "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
+        "versions": versions(),
+        "looks_a_second": LOOKS_A_SECOND,
+        "most_frames_a_batch": FRAMES_AT_ONCE,
         "clips": {clip.name: steadiness(clip) for clip in clips},
+        "speed": [speed(clips[0], args.loops, None, args), speed(clips[1], 1, LARGE, args)],
     }
-    with tempfile.TemporaryDirectory() as place:
-        long = Path(place) / "long.mp4"
-        subprocess.run(
-            [
-                "ffmpeg",
-                "-v",
-                "error",
-                "-stream_loop",
-                str(args.loops - 1),
-                "-i",
-                clips[0],
-                "-f",
-                "lavfi",
-                "-i",
-                "sine=f=440",
-                "-shortest",
-                "-map",
-                "0:V",
-                "-map",
-                "1:a",
-                "-c:v",
-                "libx264",
-                "-crf",
-                "18",
-                "-preset",
-                "veryfast",
-                long,
-            ],
-            check=True,
-        )
-        frames = movies.probe(long).count
-        commands = {
-            "ppad": [
-                sys.executable,
-                "-m",
-                "ppad.anonymize",
-                long,
-                f"{place}/ours.mp4",
-                "--method",
-                "blur",
-                "--overwrite",
-            ]
-        }
-        if args.reference_python:
-            code = "import sys; from deface.deface import main; sys.exit(main())"
-            theirs = [
-                args.reference_python,
-                "-c",
-                code,
-                long,
-                "--output",
-                f"{place}/theirs.mp4",
-                "--keep-audio",
-            ]
-            commands["deface_1.5.0"] = theirs
-        runs = {name: [] for name in commands}
-        cpu = {name: [] for name in commands}
-        memory = {name: [] for name in commands}
-        for _ in range(PASSES):
-            for name, command in commands.items():
-                seconds, busy, peak = timed(command, environment)
-                runs[name].append(round(frames / seconds, 2))
-                cpu[name].append(round(busy, 2))
-                memory[name].append(round(peak))
-        result["speed"] = {
-            "frames": frames,
-            "frames_a_second": {name: max(rates) for name, rates in runs.items()},
-            "runs": runs,
-            "cpu_seconds": {name: min(times) for name, times in cpu.items()},
-            "peak_mib": {name: max(peaks) for name, peaks in memory.items()},
-            "looks_a_second": LOOKS_A_SECOND,
-            "most_frames_a_batch": FRAMES_AT_ONCE,
-        }
-        if args.reference_python:
-            result["speed"]["ratio"] = round(max(runs["ppad"]) / max(runs["deface_1.5.0"]), 2)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
