@@ -1030,6 +1030,28 @@ def test_one_folder_between_is_the_same_for_all(tmp_path):
         assert len(list(out.glob("t*/P*/*.jpg"))) == 16
 
 
+def test_an_archive_is_read_in_its_own_order(tmp_path, monkeypatch):
+    """Most are in no order of names; to go back in a .tgz is to unpack it again from the start."""
+    names = [
+        f"{half}/P{n}{half}/{i}.jpg"
+        for n in (3, 1, 2, 0)
+        for i in (1, 0)
+        for half in ("test", "train")
+    ]
+    with tarfile.open(tmp_path / "in.tgz", "w:gz") as archive:
+        for number, name in enumerate(names):
+            content = picture(60 + number)
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    read = []
+    plain = _untrusted._Tar.read
+    monkeypatch.setattr(_untrusted._Tar, "read", lambda *args: read.append(args[1]) or plain(*args))
+    words = [str(tmp_path / "in.tgz"), str(tmp_path / "out")]
+    assert prepare_folder.run(prepare_folder.main, words) == 0
+    assert read == sorted(names, key=lambda name: name.startswith("test"))
+
+
 def test_one_person_in_two_spellings_is_refused(tmp_path, capsys):
     files = own_halves() | {"train/ann lee/1.jpg": picture(90), "test/Ann_Lee/1.jpg": picture(91)}
     said = one_sentence(capsys, prepare_folder, lay(tmp_path / "in", files), tmp_path / "out")
