@@ -98,9 +98,10 @@ class _Zip:
         for info in self.archive.infolist():
             # the file type of Unix; 0 where another system made the archive
             kind = info.external_attr >> 28
-            _check(path, info.filename, info.file_size, kind in (0, 4, 8), seen)
-            if not info.is_dir():
-                self.members[info.filename] = info
+            name = info.filename.replace("\\", "/")  # as PowerShell separates folders
+            _check(path, name, info.file_size, kind in (0, 4, 8), seen)
+            if not name.endswith("/"):
+                self.members[name] = info
 
     def read(self, name):
         # stops at the size that was checked, then compares the CRC

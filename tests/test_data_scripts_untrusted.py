@@ -64,6 +64,18 @@ def test_folder_and_archives_read_alike(tmp_path, kind):
     assert {name: source.read(name) for name in reversed(list(source.members))} == dict(GOOD)
 
 
+def test_a_zip_made_on_windows_reads_like_any_other(tmp_path):
+    """Windows PowerShell's Compress-Archive writes backslashes, and an entry for each folder."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, content in [("lfw/A_B/", b""), *GOOD]:
+            info = zipfile.ZipInfo("any")
+            info.filename = name.replace("/", "\\")
+            archive.writestr(info, content)
+    source = open_source(tmp_path / "a.zip")
+    assert {name: source.read(name) for name in source.members} == dict(GOOD)
+    assert [source.size(name) for name in source.members] == [3, 3]
+
+
 HOSTILE = {
     "leads out": ("../evil.jpg", b"x"),
     "absolute": ("/tmp/evil.jpg", b"x"),
