@@ -13,6 +13,7 @@ raises `DataError`, one sentence that names the file and the offending part.
 import gzip
 import io
 import math
+import os
 import pickle
 import re
 import struct
@@ -134,10 +135,17 @@ class _Tar:
 class _Folder:
     def __init__(self, path):
         self.path = path
+        files = []
+        for folder, folders, names in os.walk(path, onerror=_refuse, followlinks=True):
+            folders[:] = [name for name in folders if not _hidden(name)]
+            for file in (Path(folder, name) for name in names if not _hidden(name)):
+                try:
+                    file.stat()
+                except OSError as error:
+                    _refuse(error)
+                files.append(file)
         self.members = {
-            file.relative_to(path).as_posix(): None
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
+            file.relative_to(path).as_posix(): None for file in sorted(files) if file.is_file()
         }
 
     def read(self, name):
@@ -145,6 +153,14 @@ class _Folder:
 
     def size(self, name):
         return (self.path / name).stat().st_size
+
+
+def _refuse(error):
+    """DataError for a folder that cannot be listed, and for a link that leads nowhere or around."""
+    raise DataError(
+        f"{error.filename}: cannot be read ({error.strerror}); see that it can be, "
+        "or take it out of SOURCE"
+    )
 
 
 def _hidden(name):

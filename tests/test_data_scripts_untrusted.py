@@ -2,6 +2,7 @@
 culprit is named.
 """
 
+import errno
 import io
 import os
 import pickle
@@ -62,6 +63,37 @@ def test_folder_and_archives_read_alike(tmp_path, kind):
         tar(path, GOOD, "w:gz" if kind == "tgz" else "w")
     source = open_source(path)
     assert {name: source.read(name) for name in reversed(list(source.members))} == dict(GOOD)
+
+
+def test_folders_that_links_lead_to_are_read(tmp_path):
+    """Large sets lie on another disk; people were lost without a word."""
+    for name, content in GOOD:
+        (tmp_path / "disk" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "disk" / name).write_bytes(content)
+    (tmp_path / "source" / "lfw").mkdir(parents=True)
+    (tmp_path / "source" / "lfw" / "A_B").symlink_to(tmp_path / "disk" / "lfw" / "A_B")
+    source = open_source(tmp_path / "source")
+    assert {name: source.read(name) for name in source.members} == dict(GOOD)
+
+
+@pytest.mark.parametrize(
+    "target, said", [("gone", "No such file"), (".", "Too many levels"), ("/", "Permission denied")]
+)
+def test_what_cannot_be_read_in_a_folder_is_named(tmp_path, monkeypatch, target, said):
+    """Links to a disk that is not there, or that lead around, and folders of other users."""
+
+    def scandir(path, plain=os.scandir):
+        if os.path.realpath(path) == "/":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    (tmp_path / ".trash").symlink_to(target)  # what is hidden does not count
+    open_source(tmp_path)
+    for name in ("A_B", "C_D"):
+        (tmp_path / name).symlink_to(target)
+    with pytest.raises(DataError, match=f"cannot be read .{said}.* out of SOURCE"):
+        open_source(tmp_path)
 
 
 def test_a_zip_made_on_windows_reads_like_any_other(tmp_path):
