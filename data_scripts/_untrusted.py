@@ -184,6 +184,12 @@ def open_source(path):
     try:
         source = kind(path)
         source.members = {name: one for name, one in source.members.items() if not _hidden(name)}
+        for name in source.members:
+            if name.encode(errors="replace").decode() != name:
+                raise DataError(
+                    f"{path}: the name {name!r} in it is not in UTF-8, as tables are; rename it, "
+                    "or pack the archive again with such names"
+                )
         return source
     except DataError:
         raise

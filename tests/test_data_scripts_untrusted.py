@@ -96,6 +96,20 @@ def test_what_cannot_be_read_in_a_folder_is_named(tmp_path, monkeypatch, target,
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path, kind):
+    """As old systems wrote accents: no table in UTF-8 could hold it."""
+    name = os.fsdecode(b"Jos\xe9/1.jpg")
+    path = tmp_path / "source"
+    if kind == "tar":
+        tar(path, [*GOOD, (name, b"x")], "w")
+    else:
+        (path / name).parent.mkdir(parents=True)
+        (path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"source: the name 'Jos.udce9/1.jpg' .* rename it"):
+        open_source(path)
+
+
 def test_a_zip_made_on_windows_reads_like_any_other(tmp_path):
     """Windows PowerShell's Compress-Archive writes backslashes, and an entry for each folder."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
