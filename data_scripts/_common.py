@@ -390,6 +390,12 @@ def left_out(out, name, journal, skipped=()):
     return len(lines)
 
 
+def nothing_usable(what, lost):
+    return DataError(
+        f"no usable {what} was found in SOURCE ({lost:,} left out); -h says how it must look"
+    )
+
+
 def count_line(what, have, official=None):
     """One line of the closing report: what there is and, against the official count, is missing."""
     if official is None:
@@ -445,14 +451,11 @@ def prepare_faces(out, split, source, pictures, faces, of="", also=(), skipped=(
             if "problem" not in entry
         ]
         mine = [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")]
+        lost = left_out(out, split, journal, skipped)
         if not mine:
-            raise DataError(
-                "no usable person/picture was found "
-                f"({len(journal.entries) + len(skipped)} left out); "
-                "check SOURCE"
-            )
+            raise nothing_usable("person/picture", lost)
         write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
-        return mine, left_out(out, split, journal, skipped)
+        return mine, lost
 
 
 def table_names(split, name, file):
@@ -511,10 +514,9 @@ def prepare_actions(out, items, faces, how, offered, truth):
         clear_unfinished(out)
         gather(out, journal, items(journal.done), faces, record_frame)
         entries = journal.usable()
+        lost = left_out(out, "actions", journal)
         if not entries:
-            raise DataError(
-                f"no usable frame was found ({len(journal.entries)} left out); check SOURCE"
-            )
+            raise nothing_usable("frame", lost)
         people = [
             [e["file"], e["split"], action, *e["size"], *map(float, box)]
             for e in entries
@@ -524,7 +526,7 @@ def prepare_actions(out, items, faces, how, offered, truth):
         write_file(out / "annotations.csv", table_text(columns, unique(people)))
         boxes = [[e["file"], *map(float, box)] for e in entries for box in e["faces"]]
         write_file(out / "faces.csv", table_text(["file", *BOX_COLUMNS], unique(boxes)))
-        return entries, left_out(out, "actions", journal)
+        return entries, lost
 
 
 def check_annotations(out, journal, truth):

@@ -1052,6 +1052,21 @@ def test_an_archive_is_read_in_its_own_order(tmp_path, monkeypatch):
     assert read == sorted(names, key=lambda name: name.startswith("test"))
 
 
+@pytest.mark.parametrize("script", [prepare_casia, prepare_folder])
+def test_why_nothing_can_be_used_is_told(tmp_path, capsys, script):
+    """Such as an archive with a password, of which no picture can be read."""
+    files = {f"P{n}/{i}.jpg": b"x" for n in range(6) for i in range(2)}
+    if script is prepare_folder:
+        files["annotations.csv"] = b"file,split,action,x_min,y_min,x_max,y_max\n" + b"".join(
+            b"P%d/0.jpg,train,wave,1,2,3,4\n" % n for n in range(6)
+        )
+    words = [str(lay(tmp_path / "in", files)), str(tmp_path / "out")]
+    assert script.run(script.main, words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert "P0/0.jpg: cannot be read as a picture" in said[0]
+    assert said[-1].startswith("no usable") and said[-1].endswith("-h says how it must look")
+
+
 def test_one_person_in_two_spellings_is_refused(tmp_path, capsys):
     files = own_halves() | {"train/ann lee/1.jpg": picture(90), "test/Ann_Lee/1.jpg": picture(91)}
     said = one_sentence(capsys, prepare_folder, lay(tmp_path / "in", files), tmp_path / "out")
