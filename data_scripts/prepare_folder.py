@@ -8,7 +8,7 @@ yourself; pictures beside those are named and left out. The people's folders mus
 without further folders in them. OUT is what the main job's faces folder is: train/, test/ (renamed
 as in LFW), landmarks.csv, and pairs_test.txt drawn here.
 
-Frames, when SOURCE has an annotations.csv: columns file, split (train or test), action, x_min,
+Frames, when SOURCE is a folder with an annotations.csv: file, split (train or test), action, x_min,
 y_min, x_max, y_max, one row a person; width and height are filled in. OUT gets the pictures,
 annotations.csv and faces.csv.
 
@@ -231,6 +231,12 @@ def half_named(name):
 
 def faces_folder(args):
     source = open_source(args.source)
+    for name in source.members:
+        if PurePosixPath(name).name == "annotations.csv":
+            raise DataError(
+                f"{args.source}: holds {name}, of frames and not of faces; unpack it if it is an "
+                "archive, and give the folder in which that table lies as SOURCE"
+            )
     faces = Faces(args)
     rows, skipped = split_people(source.members)
     check_halves(args.source, rows)

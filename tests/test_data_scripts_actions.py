@@ -532,6 +532,18 @@ def test_own_frames_with_a_wrong_table(tmp_path, capsys, old, new, word):
     assert not (tmp_path / "out/annotations.csv").exists()
 
 
+@pytest.mark.parametrize("kind", ["zip", "folder"])
+def test_frames_whose_table_lies_deeper_are_not_taken_for_people(tmp_path, capsys, kind):
+    """Stills in a folder for each action look like people."""
+    files = {f"pack/{n}/{i}.png": frame(60 + n + i) for n in range(8) for i in range(2)}
+    source = lay(tmp_path / "in", files | {"pack/annotations.csv": TABLE.encode()})
+    if kind == "zip":
+        source = shutil.make_archive(str(tmp_path / "in"), "zip", source)
+    said = one_sentence(capsys, prepare_folder, source, tmp_path / "out")
+    assert "holds pack/annotations.csv, of frames and not of faces; unpack it" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_frames_of_another_source_are_refused(tmp_path, capsys):
     source = own(tmp_path / "in")
     out = tmp_path / "out"
