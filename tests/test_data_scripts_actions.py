@@ -544,6 +544,23 @@ def test_frames_whose_table_lies_deeper_are_not_taken_for_people(tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
+def test_a_corrected_table_of_frames_goes_on(tmp_path, capsys):
+    """A box beyond its picture is found when that is read, which may be after hours."""
+    out = tmp_path / "out"
+    source = own(tmp_path / "in", TABLE.replace("0,0,64,48", "0,0,640,48"))
+    assert "line 4: box (0, 0, 640, 48) lies outside" in one_sentence(
+        capsys, prepare_folder, source, out
+    )
+    own(source)
+    assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
+    assert [box_of(row) for row in rows(out / "annotations.csv")][2] == [0, 0, 64, 48]
+    own(source, TABLE.replace("0,0,64,48", "0,0,60,48"))  # of a frame that is in OUT
+    _ = capsys.readouterr()
+    assert "b/2.png has another split or other boxes" in one_sentence(
+        capsys, prepare_folder, source, out
+    )
+
+
 def test_frames_of_another_source_are_refused(tmp_path, capsys):
     source = own(tmp_path / "in")
     out = tmp_path / "out"
