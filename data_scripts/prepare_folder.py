@@ -22,6 +22,7 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 
 from _common import (
     arguments,
@@ -46,7 +47,7 @@ from ppad.files import (
     read_table,
     write_file,
 )
-from ppad.folders import BOX_COLUMNS, check_convention, checked_boxes, spelling
+from ppad.folders import BOX_COLUMNS, action_names, check_convention, checked_boxes, spelling
 
 UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm")
 TEST_SHARE = 0.2  # ours: of the people
@@ -291,6 +292,11 @@ def frames(source, table):
                 "give train or test, and a name"
             )
         rows.setdefault(row["file"], []).append(row)
+    shown = {
+        file: SimpleNamespace(split=here[0]["split"], actions=[row["action"] for row in here])
+        for file, here in rows.items()
+    }
+    action_names(table, shown, [frame for frame in shown.values() if frame.split == "train"])
     for file, here in rows.items():
         if len({row["split"] for row in here}) > 1:
             raise DataError(f"{here[-1]['where']}: {file} is in train and in test; choose one")

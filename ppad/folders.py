@@ -427,7 +427,7 @@ def action_names(table, frames: dict[str, _Frame], train) -> list[str]:
             raise DataError(f"{table}: {fault}; {fix}")
     learned = {action for frame in train for action in frame.actions}
     if train and (unknown := sorted(set(classes) - learned)):
-        fix = "add some, read more (--train_frames), or delete its rows"
+        fix = "add some, delete its rows, or have the main job read more (--train_frames)"
         raise DataError(f"{table}: no train frame shows the action {unknown[0]!r}; {fix}")
     return classes
 
