@@ -10,7 +10,6 @@ anchor is positive even below IoU 0.5, and the box loss is averaged over positiv
 
 import argparse
 import copy
-import csv
 import functools
 import math
 import sys
@@ -30,7 +29,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import run
 from _faces import check_device
 
-from ppad.files import DataError, check_writable
+from ppad.files import (
+    DataError,
+    check_writable,
+    find_picture,
+    numbers,
+    open_picture,
+    read_table,
+)
+from ppad.folders import BOX_COLUMNS
 from ppad.ssh import SSH, STRIDES, anchors_for
 
 POSITIVE = 0.5  # SSH: least IoU of a positive anchor
@@ -112,11 +119,9 @@ def ssh_loss(logits, shifts, anchors, modules, boxes):
 def read_boxes(path):
     """A face table (file, score, x_min, y_min, x_max, y_max, ...) as {file: boxes (k, 4) px}."""
     found = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","):
-            if row.get("score") != "NONE":  # a table of prepare_folder.py has no scores
-                box = [float(row[name]) for name in ("x_min", "y_min", "x_max", "y_max")]
-                found.setdefault(row["file"], []).append(box)
+    for row in read_table(path, ("file", *BOX_COLUMNS), may_be_empty=True):
+        if row.get("score") != "NONE":  # a table of prepare_folder.py has no scores
+            found.setdefault(row["file"], []).append(numbers(row, BOX_COLUMNS))
     return {name: np.array(boxes, np.float32) for name, boxes in found.items()}
 
 
@@ -125,7 +130,7 @@ class Scenes:
 
     data: a folder with photo_pack/ and lfw/. Left out, for testing: stills of the official test
     split, and every LFW person in photo_pack/faces/test. Stills without faces are negatives.
-    Raises DataError where a table is missing.
+    Raises DataError for a table that is missing, cannot be read, or names nothing to train on.
     """
 
     def __init__(self, data):
@@ -141,18 +146,23 @@ class Scenes:
                 )
         boxes = read_boxes(still_faces)
         none = np.zeros((0, 4), np.float32)
-        with open(annotations, newline="", encoding="utf-8") as file:
-            names = [row["file"] for row in csv.DictReader(file) if row["split"] == "train"]
-        self.stills = [(pack / "actions" / name, boxes.get(name, none)) for name in names]
+        rows = read_table(annotations, ("file", "split"))
+        names = [row["file"] for row in rows if row["split"] == "train"]
+        self.stills = [
+            (find_picture(pack / "actions", name), boxes.get(name, none)) for name in names
+        ]
         test_people = {path.parent.name for path in (pack / "faces" / "test").rglob("*.*")}
         self.faces = [
-            (lfw / "lfw-deepfunneled" / name, boxes[:1])
+            (find_picture(lfw / "lfw-deepfunneled", name), boxes[:1])
             for name, boxes in read_boxes(lfw_faces).items()
             if name.split("/")[0] not in test_people
         ]
         # Crops of 160 px, 1.6 times the face's height, a face as wide as LFW's median box.
         box = 80 + 50 * np.array([[-0.75, -1, 0.75, 1]], np.float32)
         self.faces += [(path, box) for path in sorted((pack / "faces" / "train").rglob("*.webp"))]
+        for path, pictures in ((annotations, self.stills), (lfw_faces, self.faces)):
+            if not pictures:
+                raise DataError(f"{path}: names no picture to train on; give the whole table")
 
     def __call__(self, rng, size):
         """One frame (size, size, 3) uint8 and its face boxes (k, 4) px, of a NumPy generator."""
@@ -187,7 +197,7 @@ def change_colors(frame, rng):
 
 @functools.lru_cache(maxsize=4096)  # 800 MB at most; decoding takes longer than all else here
 def open_cached(path):
-    return Image.open(path).convert("RGB")
+    return open_picture(path)
 
 
 def cut_around(picture, box, margin):

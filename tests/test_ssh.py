@@ -457,6 +457,32 @@ def test_training_mistakes_end_in_one_sentence(tmp_path, capsys, monkeypatch, wo
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "table, old, new, said",
+    [
+        ("photo_pack/actions/annotations.csv", "file,", "name,", "lacks the column(s) file"),
+        ("photo_pack/actions/annotations.csv", "train", "val", "names no picture to train on"),
+        ("photo_pack/actions/faces.csv", "0.99,", "0.99,,", "line 2"),
+        ("photo_pack/actions/s1.png", "PNG", "GNP", "s1.png: cannot be read as a picture"),
+    ],
+)
+def test_training_data_that_cannot_be_used_are_named(tmp_path, capsys, table, old, new, said):
+    write_data(tmp_path)
+    content = (tmp_path / table).read_bytes().replace(old.encode(), new.encode())
+    (tmp_path / table).write_bytes(content)
+    words = ["--train", str(tmp_path), "--out", str(tmp_path / "w.pt"), "--device", "cpu"]
+    assert train_ssh.run(train_ssh.main, [*words, "--steps", "4", "--size", "64"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_training_tables_may_be_as_excel_writes_them(tmp_path):
+    """With a byte order mark, and lines that end as Windows' do."""
+    write_data(tmp_path)
+    table = tmp_path / "photo_pack" / "actions" / "annotations.csv"
+    table.write_text(table.read_text(), encoding="utf-8-sig", newline="\r\n")
+    assert [p.name for p, _ in Scenes(tmp_path).stills] == ["s1.png", "s2.png"]
+
+
 def test_a_stopped_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     def stops(draw, **args):
         raise KeyboardInterrupt
