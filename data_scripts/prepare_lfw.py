@@ -52,6 +52,7 @@ FEATURES = (slice(40, 104), slice(20, 76))
 
 def find_pairs(source, given):
     """pairs.txt: the one given, or in SOURCE, or beside it."""
+    source = source.absolute()  # "." has no parent
     places = [given] if given else [source / "pairs.txt", source.parent / "pairs.txt"]
     for path in places:
         if path.is_file():

@@ -201,6 +201,11 @@ def one_sentence(capsys, script, *args):
     return said
 
 
+def test_pairs_beside_the_folder_one_is_in_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(lfw(tmp_path))
+    assert prepare_lfw.run(prepare_lfw.main, [".", str(tmp_path / "out")]) == 0
+
+
 def test_user_mistakes_end_in_one_sentence(tmp_path, capsys, monkeypatch):
     source = lfw(tmp_path)
     out = tmp_path / "out"
