@@ -203,7 +203,8 @@ def open_source(path):
         RuntimeError,
     ) as error:
         raise DataError(
-            f"{path}: is no whole .zip, .tar or .tgz ({error}); download it again"
+            f"{path}: is no whole .zip, .tar or .tgz ({error}); download it again, or unpack it "
+            "if it is of another kind, and give the folder"
         ) from error
 
 

@@ -204,6 +204,12 @@ def test_a_damaged_archive_is_named(tmp_path, spoil):
         open_source(path)
 
 
+def test_an_archive_of_another_kind_is_to_be_unpacked(tmp_path):
+    tar(tmp_path / "a.tar.xz", GOOD, "w:xz")
+    with pytest.raises(DataError, match="or unpack it if it is of another kind"):
+        open_source(tmp_path / "a.tar.xz")
+
+
 # ---------------------------------------------------------------- pickles
 
 
