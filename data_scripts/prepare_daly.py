@@ -12,6 +12,8 @@ and frames that a movie does not have. Stop it when you like: the same command g
 missing movie and run it again.
 """
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -26,7 +28,7 @@ from _faces import Faces
 from _untrusted import load_pickle
 
 from ppad import ffmpeg
-from ppad.files import BadPicture, DataError, is_hidden
+from ppad.files import BadPicture, DataError, is_hidden, write_error
 
 VIDEOS = 510  # Weinzaepfel et al., 2016: 310 videos train, 200 test
 TEST_VIDEOS = 200
@@ -125,7 +127,7 @@ def extract(movie, numbers, folder, rate=None):
     Returns {number: PNG bytes}, empty if ffmpeg complained, and what it complained of first.
     Damage makes frames vanish, so that all later ones would be counted wrong, and ffmpeg does not
     say after which frame it came. The chosen frames are given times of a steady 25 a second, so
-    that ffmpeg neither repeats nor drops any.
+    that ffmpeg neither repeats nor drops any. Raises WriteError if the disk is full.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -167,6 +169,9 @@ def extract(movie, numbers, folder, rate=None):
         pictures = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    for number in (errno.ENOSPC, errno.EDQUOT):  # no fault of the movie
+        if os.strerror(number) in ended.stderr:
+            raise write_error(folder, OSError(number, os.strerror(number)))
     complaints = ended.stderr.strip().splitlines()
     if ended.returncode and not complaints:
         complaints = [f"ffmpeg ended with status {ended.returncode}"]

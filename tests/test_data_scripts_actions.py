@@ -438,6 +438,18 @@ def test_daly_quotes_why_ffmpeg_failed(tmp_path):
     )
 
 
+def test_daly_a_full_disk_ends_the_run(tmp_path, monkeypatch):
+    """All further movies would else be left out as damaged, with status 0."""
+
+    def full(command, **options):
+        said = "av_interleaved_write_frame(): No space left on device\n"
+        return subprocess.CompletedProcess(command, 1, "", said)
+
+    monkeypatch.setattr(prepare_daly.subprocess, "run", full)
+    with pytest.raises(OSError, match="cannot write .* free some disk space"):
+        prepare_daly.extract(tmp_path / "a.mp4", [1], tmp_path / "frames")
+
+
 def test_daly_user_mistakes(tmp_path, capsys, monkeypatch):
     source = tmp_path / "in"
     (source / "videos").mkdir(parents=True)
