@@ -269,6 +269,9 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
         names = [name.strip() for name in next(reader, [])]
         if twice := next((name for name in names if name and names.count(name) > 1), ""):
             raise DataError(f"{path}: two columns are named {twice}; delete or rename one of them")
+        if missing := ", ".join(column for column in columns if column not in names):
+            fix = "add them or use another table"
+            raise DataError(f"{path}: its first line lacks the column(s) {missing}; {fix}")
         for cells in filter(None, reader):
             cells = [cell.strip() for cell in cells]
             if any(cells[len(names) :]):
@@ -283,9 +286,6 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     except csv.Error as error:
         fix = "save it as CSV in UTF-8"
         raise DataError(f"{path}: cannot be read as a table ({error}); {fix}") from error
-    if missing := ", ".join(column for column in columns if column not in names):
-        fix = "add them or use another table"
-        raise DataError(f"{path}: its first line lacks the column(s) {missing}; {fix}")
     if not rows and not may_be_empty:
         raise DataError(f"{path}: there is no row below the header; make or download it again")
     suffixes = {}  # of each plain name, as the table has it

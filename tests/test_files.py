@@ -278,6 +278,14 @@ def test_table_faults_are_named(tmp_path):
         read_table(tmp_path / "t.csv", ("file",))
 
 
+@pytest.mark.parametrize("above", ["sep=,", "# made by hand", ""])
+def test_a_line_above_the_header_is_named(tmp_path, above):
+    """As Excel and other tools write; not the rows below are at fault."""
+    (tmp_path / "t.csv").write_text(f"{above}\nfile,x\n1.png,2\n")
+    with pytest.raises(DataError, match="its first line lacks the column.s. file, x"):
+        read_table(tmp_path / "t.csv", ("file", "x"))
+
+
 def test_two_pictures_that_differ_in_the_case_of_the_suffix_are_not_merged(tmp_path):
     """One of the two would have been lost, and its boxes drawn on the other."""
     with pytest.raises(DataError, match="line 3: b/x.JPG ends in .jpg further up; rename one"):
