@@ -17,6 +17,7 @@ import os
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -146,8 +147,7 @@ class Reader:
         counts = sorted(Counter(map(_person, offered)).values(), reverse=True)
         count = sum(min(number, each) for number in counts[: people or None])
         look = partial(look_at_face, self.folder, rows, size, face_scale)
-        limits = (people or math.inf, each)
-        images, landmarks = self._read(look, offered, count, (size, size), *limits)
+        images, landmarks = self._read(look, offered, count, (size, size), people or math.inf, each)
         if not landmarks:
             raise DataError(f"{self.folder}: no usable person/picture in it{self._why_none()}")
         shown = [_person(file) for file in self.names]
@@ -202,22 +202,23 @@ class Reader:
             return number < each and (number > 0 or len(taken) < people)
 
         results = in_threads(look, filter(wanted, offered), count, self.folder, self.threads)
-        for file, result in results:
-            if not wanted(file):  # any more: another one of its chunk was the last
-                continue
-            try:
-                picture, source, more = result.result()
-            except BadPicture as error:
-                if self.on_bad == "error":
-                    raise
-                self.skipped.append(str(error))
-                continue
-            if fits:
-                kept[len(found)] = torch.from_numpy(picture).permute(2, 0, 1)
-            found.append(more)
-            self.names.append(file)
-            self.sources.append(source)
-            taken[_person(file)] += 1
+        with closing(results):  # else its threads outlive a DataError
+            for file, result in results:
+                if not wanted(file):  # any more: another one of its chunk was the last
+                    continue
+                try:
+                    picture, source, more = result.result()
+                except BadPicture as error:
+                    if self.on_bad == "error":
+                        raise
+                    self.skipped.append(str(error))
+                    continue
+                if fits:
+                    kept[len(found)] = torch.from_numpy(picture).permute(2, 0, 1)
+                found.append(more)
+                self.names.append(file)
+                self.sources.append(source)
+                taken[_person(file)] += 1
         pictures = kept[: len(found)] if fits else PictureFiles(self.sources, size, self.threads)
         return pictures, found
 
@@ -407,8 +408,7 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
             raise DataError(f"{row['where']}: {fault}; use two tables of one version")
         frame = frames[row["file"]]
         frame.faces.append(_new_box(row, "face box", frame.size, math.inf, seen))
-    train = [frame for frame in frames.values() if frame.split == "train"]
-    action_names(annotations_csv, frames, train)
+    action_names(annotations_csv, frames, [f for f in frames.values() if f.split == "train"])
     return frames
 
 

@@ -1,6 +1,8 @@
 """folders: boxes, crops and frames by hand, folders of pictures, what is said of wrong ones."""
 
+import gc
 import math
+import threading
 import unicodedata
 
 import numpy as np
@@ -221,6 +223,19 @@ def test_read_faces_bad_pictures(tmp_path):
     ] == ["Ann_0002", "Bob_0001", "Cy_0001"] and len(faces.skipped) == 3
     with pytest.raises(ValueError, match="on_bad"):
         read_faces(tmp_path / "f", table, 20, on_bad="ignore")
+
+
+def test_the_threads_that_decode_end_with_an_error(tmp_path):
+    """Else the garbage collector ends them; run by one of them, it prints a traceback."""
+    lines = face_folder(tmp_path / "f")
+    (tmp_path / "f/Ann/Ann_0002.png").write_bytes(b"")
+    before = threading.active_count()
+    gc.disable()
+    with pytest.raises(DataError, match="Ann_0002.png: cannot be read"):
+        read_faces(tmp_path / "f", save(tmp_path / "t.csv", lines), 20)
+    left = threading.active_count()
+    gc.enable()
+    assert left == before
 
 
 @pytest.mark.parametrize(
