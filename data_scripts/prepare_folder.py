@@ -49,7 +49,7 @@ from ppad.files import (
 )
 from ppad.folders import BOX_COLUMNS, action_names, check_convention, checked_boxes, spelling
 
-UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm")
+UNREAD = ".jfif .jpe .gif .tif .tiff .heic .heif .avif .jp2 .jxl .ppm .pgm .dng .cr2 .nef".split()
 TEST_SHARE = 0.2  # ours: of the people
 LEAST = {"train": 2, "test": 1}  # people: D tells several apart; `draw_pairs` needs more of these
 FOLDS = 10  # LFW: ten folds of 300 pairs of one person and 300 of two

@@ -983,13 +983,14 @@ def test_pictures_that_are_not_taken_are_named_and_counted(tmp_path, capsys):
         "one.jpg": "it lies in no folder of a person",
         "train/G/1.GIF": "its format is not read; save it as JPEG or PNG",
         "test/H/1.tif": "its format is not read; save it as JPEG or PNG",
+        "train/K/1.jfif": "its format is not read; save it as JPEG or PNG",
     }
     files = own_halves() | {name: picture(90) for name in others}
     source = lay(tmp_path / "in", files | {"train/._1.gif": b"x", "notes.txt": b"x"})
     out = tmp_path / "out"
     assert prepare_folder.run(prepare_folder.main, [str(source), str(out)]) == 0
     said = capsys.readouterr()
-    assert "left out (named above): 4\n" in said.out and "left out (named above): 1\n" in said.out
+    assert "left out (named above): 5\n" in said.out and "left out (named above): 1\n" in said.out
     listed = (out / "left_out_train.txt").read_text() + (out / "left_out_test.txt").read_text()
     assert sorted(listed.splitlines()) == sorted(f"{name}: {why}" for name, why in others.items())
     assert all(f"left out: {line}" in said.err for line in listed.splitlines())
