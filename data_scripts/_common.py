@@ -186,6 +186,8 @@ class Journal:
                 f"{out}: was begun with {there!r}, this command says {here!r}; give another OUT"
             )
         self.entries = {entry["file"]: entry for entry in entries[1:]}
+        # what was left out is tried again, if SOURCE still has it
+        self.entries = {entry["file"]: entry for entry in self.usable()}
 
     def _cut_torn_line(self):
         """Else the next line would be written behind the half of one that a stop left."""

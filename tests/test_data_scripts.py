@@ -595,7 +595,9 @@ def test_an_out_of_another_source_is_refused_and_left_as_it_is(tmp_path, capsys)
     (first / "Ben_B/Ben_B_0003.jpg").unlink()  # what was left out may go, and new pictures may come
     lay(first, {"Eve_E/Eve_E_0001.jpg": picture(70)})
     assert prepare_lfw.run(prepare_lfw.main, [str(first), str(out)]) == 0
-    assert "pictures: 9 of" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "pictures: 9 of" in said.out and "left out (named above): 1\n" in said.out
+    assert "Ben_B_0003" not in said.err + (out / "left_out_test.txt").read_text()
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
