@@ -204,6 +204,19 @@ def test_a_damaged_archive_is_named(tmp_path, spoil):
         open_source(path)
 
 
+def test_a_tgz_with_a_byte_changed_is_refused(tmp_path):
+    """tarfile does not read as far as gzip's checksum, and a JPEG has none of its own."""
+    with tarfile.open(tmp_path / "a.tgz", "w:gz", compresslevel=0) as archive:
+        info = tarfile.TarInfo("x.jpg")
+        info.size = 5
+        archive.addfile(info, io.BytesIO(b"right"))
+    content = (tmp_path / "a.tgz").read_bytes()
+    assert open_source(tmp_path / "a.tgz").read("x.jpg") == b"right"
+    (tmp_path / "a.tgz").write_bytes(content.replace(b"right", b"wrong"))
+    with pytest.raises(DataError, match="a.tgz: is no whole .*CRC check failed"):
+        open_source(tmp_path / "a.tgz")
+
+
 def test_an_archive_of_another_kind_is_to_be_unpacked(tmp_path):
     tar(tmp_path / "a.tar.xz", GOOD, "w:xz")
     with pytest.raises(DataError, match="or unpack it if it is of another kind"):
