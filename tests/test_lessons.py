@@ -5,6 +5,7 @@ the check's message must contain the words.
 """
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -93,6 +94,19 @@ def python_in(markdown):
     return blocks[0]
 
 
+def after_checks(notebook):
+    """Code cells between a check and the next exercise or section."""
+    found = []
+    near = False
+    for cell in notebook.cells:
+        near = tag(cell) == "check" or near and tag(cell) != "exercise"
+        if cell.cell_type == "markdown" and re.search(r"^## ", cell.source, re.M):
+            near = False
+        if near and cell.cell_type == "code" and not tag(cell):
+            found.append(cell)
+    return found
+
+
 def checks_called(source):
     """The name of the check behind `name = check.name(name)`, which is all a check cell holds."""
     found = re.fullmatch(r"(\w+) = check\.(\w+)\((\w+)\)", source.strip())
@@ -149,7 +163,9 @@ def kernel(tmp_path, monkeypatch):
 
 @each
 def test_runs_alone_from_a_fresh_kernel(name, kernel):
+    """And what follows a check once more, as after an exercise that was done when all had run."""
     notebook = read(name)
+    notebook.cells += copy.deepcopy(after_checks(notebook))
     before = files()
     for cell in code_cells(notebook):
         cell.outputs = []
