@@ -57,6 +57,8 @@ COPIED_LINES = 6
 MOST_BYTES = 700_000
 MOST_FIGURES = 16
 WIDEST = 120
+# in "What you learned": a difference, the paper's face region, two titles of a figure
+NOT_PRINTED = {"0.2", "1.6", "0.13", "0.63"}
 
 each = pytest.mark.parametrize("name", FOUND)
 
@@ -249,6 +251,18 @@ def test_ends_with_what_was_shown(name):
         if re.match(r"#{1,6} ", line)
     ]
     assert "what we have shown" in headings[-1].lower(), f"the last heading is {headings[-1]!r}"
+
+
+@each
+def test_what_was_learned_has_the_numbers_that_were_printed(name):
+    notebook = read(name)
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    printed = "\n".join(output.text for output in outputs if output.output_type == "stream")
+    learned = notebook.cells[-1].source.partition("**What you learned**")[2]
+    learned = re.sub(r"\]\(.*?\)|arXiv:\S+", "", learned.partition("**To read on:**")[0])
+    numbers = set(re.findall(r"\d+\.\d+", learned)) - NOT_PRINTED
+    missing = numbers - set(re.findall(r"\d+\.\d+", printed))
+    assert not missing, f"{name} has learned what no cell printed: {sorted(missing)}"
 
 
 @each
