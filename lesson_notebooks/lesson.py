@@ -238,21 +238,26 @@ def expect(condition: bool, message: str) -> None:
 def expect_close(what: str, got, wanted, hint: str = "", tolerance: float = 1e-4) -> None:
     """Raise Wrong unless `got` equals `wanted` (tensors, arrays, numbers) within `tolerance`.
 
-    The message names type, shapes, or the first value that differs, then the hint.
+    The message names type, shapes, or the first value that differs, then the hint. A list is no
+    tensor and no array: the cells after the check need what the exercise asks for.
     """
     hint = f" {hint}" if hint else ""
     if got is None:
         raise Wrong(f"{what} is None: does your function return its result?{hint}")
+    kind = type(got).__name__
+    right_kind = type(wanted)
+    is_right = right_kind not in (torch.Tensor, np.ndarray) or isinstance(got, right_kind)
     try:
         got = torch.as_tensor(got).detach().double()
     except (TypeError, ValueError, RuntimeError) as error:
-        kind = type(got).__name__
         raise Wrong(
             f"{what} is a {kind}, where a tensor or a number was expected.{hint}"
         ) from error
     wanted = torch.as_tensor(wanted).detach().double()
     if got.shape != wanted.shape:
         raise Wrong(f"{what} has shape {tuple(got.shape)}, expected {tuple(wanted.shape)}.{hint}")
+    if wanted.ndim and not is_right:
+        raise Wrong(f"{what} is a {kind}, expected a {right_kind.__name__}.{hint}")
     differs = ~torch.isclose(got, wanted, rtol=tolerance, atol=tolerance, equal_nan=True)
     if differs.any():
         place = tuple(differs.nonzero()[0].tolist())

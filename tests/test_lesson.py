@@ -26,7 +26,7 @@ def message(*arguments, **words):
 
 def test_equal_values_of_any_kind_pass():
     lesson.expect_close("x", 1, 1.0)
-    lesson.expect_close("x", [1.0, 2.0], torch.tensor([1, 2]))
+    lesson.expect_close("x", torch.tensor([1.0, 2.0]), torch.tensor([1, 2]))
     lesson.expect_close("x", np.float32([1, 2]), [1 + 5e-5, 2])
     lesson.expect_close("x", torch.ones(2, requires_grad=True), torch.ones(2))
     lesson.expect_close("x", float("nan"), float("nan"))
@@ -37,6 +37,13 @@ def test_nothing_and_a_wrong_type_are_named():
     assert message("loss", None, 1.0) == "loss is None: does your function return its result?"
     assert "loss is a str" in message("loss", "1", 1.0)
     assert "loss is a dict" in message("loss", {}, 1.0)
+
+
+@pytest.mark.parametrize("wanted", [torch.tensor([1, 2]), np.array([1, 2])])
+def test_a_list_is_no_tensor_and_no_array(wanted):
+    """The cells that follow would stop at it, after "Right."."""
+    words = f"x is a list, expected a {type(wanted).__name__}. Stack it."
+    assert message("x", [1, 2], wanted, "Stack it.") == words
 
 
 def test_shapes_are_named_and_nothing_is_broadcast():

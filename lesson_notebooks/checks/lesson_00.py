@@ -42,7 +42,10 @@ def check_to_network(to_network):
         "The result has shape (3, 4, 2), expected (3, 2, 4): height and width have changed places. "
         "permute(2, 0, 1) keeps their order; .T reverses it.",
     )
-    expect(got.is_floating_point(), f"The result is {got.dtype}: make it float before you divide.")
+    expect(
+        got.dtype == torch.float32,
+        f"The result is {got.dtype}, expected torch.float32: call float() before you divide.",
+    )
     if shape == (3, 2, 4):
         expect(
             got.max() <= 1.5, f"The largest value is {got.max():g}: divide, so that 255 becomes 1."

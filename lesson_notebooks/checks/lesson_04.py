@@ -82,23 +82,23 @@ def check_nms(nms):
     # first/second and second/third overlap by 60 / 140; first/third by 20 / 180.
     got = call("nms", nms, boxes, scores, 0.4)
     try:
-        got = torch.as_tensor(got)
+        found = torch.as_tensor(got)
     except (TypeError, ValueError, RuntimeError) as error:
         raise Wrong(
             f"nms returned a {type(got).__name__}; return the indices of the kept boxes, shape"
             " (k,)."
         ) from error
-    if got.dtype == torch.bool:
+    if found.dtype == torch.bool:
         raise Wrong(
             "nms returned a mask (bool); return the indices of the kept boxes, best score first:"
             " [2, 3, 0]."
         )
-    if got.ndim != 1:
+    if found.ndim != 1:
         raise Wrong(
-            f"nms has shape {tuple(got.shape)}, expected (3,): return the indices of the kept"
+            f"nms has shape {tuple(found.shape)}, expected (3,): return the indices of the kept"
             " boxes, not the boxes."
         )
-    indices = got.tolist()
+    indices = found.tolist()
     if indices == [2, 0]:
         raise Wrong(
             "nms gives [2, 0], expected [2, 3, 0]: a removed box must remove no other. Box 3"

@@ -200,6 +200,11 @@ def check_bilinear(bilinear):
     y = torch.tensor([1.5, 2.0, 0.75, 3.25])
     wanted = torch.stack([x, y, 10 * y + x])  # (3, 4)
     got = call("bilinear", bilinear, ramp.clone(), x, y)
+    cut = (
+        "bilinear cuts the gradient: stay with tensors, and no .item(), .numpy() or .detach() on"
+        " the way."
+    )
+    expect(torch.is_tensor(got), cut)
     if agrees(got, our_bilinear(ramp, x + 0.5, y + 0.5)):
         raise Wrong(
             "bilinear is off by half a pixel: pixel i has its center at i + 0.5, so the pixel to"
@@ -239,11 +244,7 @@ def check_bilinear(bilinear):
     )
     image = ramp.clone().requires_grad_()
     answer = call("bilinear", bilinear, image, torch.tensor([1.75]), torch.tensor([0.75]))
-    expect(
-        torch.is_tensor(answer) and answer.requires_grad,
-        "bilinear cuts the gradient: stay with tensors, and no .item(), .numpy() or .detach() on"
-        " the way.",
-    )
+    expect(torch.is_tensor(answer) and answer.requires_grad, cut)
     answer[0].sum().backward()
     share = torch.zeros(height, width)
     share[0, 1] = 0.75 * 0.75

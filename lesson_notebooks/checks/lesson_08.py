@@ -98,7 +98,8 @@ def check_fill_gap(function):
             )
         elif first == 40.0:
             hint = "Backwards: the first missed frame is nearest to the last detection."
-    expect_close("fill_gap", got, [[20, 20, 42, 42], [30, 20, 54, 44], [40, 20, 66, 46]], hint)
+    wanted = np.array([[20, 20, 42, 42], [30, 20, 54, 44], [40, 20, 66, 46]])
+    expect_close("fill_gap", got, wanted, hint)
     expect_close(
         "fill_gap of one frame",
         call("fill_gap", function, last, following, 1),

@@ -19,6 +19,10 @@ def not_scaled(image):  # still bytes, though float
     return torch.from_numpy(image).permute(2, 0, 1).float()
 
 
+def in_double_precision(image):  # numpy divides bytes into float64
+    return torch.from_numpy(image / 127.5 - 1).permute(2, 0, 1)
+
+
 def forgot_return(image):  # computes, returns nothing
     torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1
 
@@ -49,6 +53,7 @@ WRONG = {
         (transposed, "changed places"),
         (zero_to_one, "run from 0 to 1"),
         (not_scaled, "255 becomes 1"),
+        (in_double_precision, "float32"),
         (forgot_return, "return its result"),
     ],
     "check_beats": [

@@ -108,6 +108,21 @@ def ap_stops_when_empty(hits, positives):  # no detection: an error instead of 0
     return float((envelope * hits).sum() / positives)
 
 
+def nms_list(boxes, scores, iou_threshold):  # the right boxes, in a list
+    return right_nms(boxes, scores, iou_threshold).tolist()
+
+
+def match_list(iou, threshold):  # the right answers, in a list
+    free = iou.clone()
+    right = []
+    for row in range(len(iou) if iou.shape[1] else 0):
+        overlap, truth = free[row].max(dim=0)
+        right.append(bool(overlap >= threshold))
+        if right[-1]:
+            free[:, truth] = -1
+    return right or [False] * len(iou)
+
+
 WRONG = {
     "check_iou": [
         (iou_not_clamped, "clamp"),
@@ -120,12 +135,14 @@ WRONG = {
         (nms_unsorted, "sort them by descending score"),
         (nms_mask, "mask"),
         (nms_input_order, "highest score"),
+        (nms_list, "expected a Tensor"),
     ],
     "check_match": [
         (match_twice, "matched twice"),
         (match_not_among_free, "still free"),
         (match_miss_takes, "must not take its truth"),
         (match_no_truth, "(3, 0)"),
+        (match_list, "expected a Tensor"),
     ],
     "check_average_precision": [
         (ap_no_envelope, "envelope is missing"),

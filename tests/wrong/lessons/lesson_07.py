@@ -85,6 +85,10 @@ def eyes_as_read(read, true):  # divides by an eye distance that may be wrong it
     return (read - true).norm(dim=2).mean(dim=1) / (read[:, 0] - read[:, 1]).norm(dim=1)
 
 
+def eyes_across(read, true):  # as if no head were tilted
+    return pixels(read, true) / (true[:, 1, 0] - true[:, 0, 0])
+
+
 def one_number(read, true):  # averages over faces, too
     return pixels(read, true).mean() / 10
 
@@ -114,6 +118,7 @@ WRONG = {
         (pixels, "in pixels"),
         (city_block, "square root"),
         (eyes_as_read, "take the true one"),
+        (eyes_across, "both x and y"),
         (one_number, "one number a face"),
     ],
 }

@@ -58,6 +58,11 @@ def both_ends_too(last, following, missed):  # missed + 2 boxes
     return np.linspace(last, following, missed + 2)
 
 
+def not_stacked(last, following, missed):  # the right boxes, in a list
+    steps = range(1, missed + 1)
+    return [last + (following - last) * step / (missed + 1) for step in steps]
+
+
 WRONG = {
     "check_changed_outside": [
         (values_for_pixels, "not pixels"),
@@ -72,5 +77,6 @@ WRONG = {
         (arrives_early, "missed + 1"),
         (backwards, "backwards"),
         (both_ends_too, "none for the two detections"),
+        (not_stacked, "expected a ndarray"),
     ],
 }
