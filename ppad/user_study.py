@@ -179,14 +179,17 @@ def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
 
     Raises DataError naming the first file that is torn, incomplete, double or of another study.
     """
+    paths = []
+    for path in answer_paths:  # Windows leaves a * to the program
+        paths += [path] if path.exists() else sorted(path.parent.glob(path.name)) or [path]
     for path in (out / "study_results.json", out / "study_results.png"):
-        if path.resolve() in [given.resolve() for given in (key_path, *answer_paths)]:
+        if path.resolve() in [given.resolve() for given in (key_path, *paths)]:
             raise files.DataError(f"{path} is the key or an answer: rename it, or give another OUT")
     key = files.read_json(key_path, KEEP)
     if not is_key(key):
         raise files.DataError(f"{key_path} is not a study's key: give the key.json that make wrote")
     subjects = {}
-    for path in answer_paths:
+    for path in paths:
         given = read_answers(path, key)
         if given["subject"] in subjects:
             first = subjects[given["subject"]][0]
@@ -280,16 +283,17 @@ def same_name(answer: str | None, truth: str) -> bool:
 
     The family name alone counts (ours): a subject who writes "Bush" has seen through M.
     """
-    words = plain(answer or "").split()
-    name = plain(truth).split()
+    words = words_of(answer or "")
+    name = words_of(truth)
     return bool(words) and words[-1:] == name[-1:] and set(words) <= set(name)
 
 
-def plain(name: str) -> str:
-    """A name in lower case without accents or punctuation."""
+def words_of(name: str) -> list[str]:
+    """A name's words in lower case without accents or punctuation; Jr, no family name, is none."""
     letters = unicodedata.normalize("NFKD", name.casefold())
     letters = "".join(one for one in letters if not unicodedata.combining(one))
-    return re.sub(r"[\W_]+", " ", letters).strip()
+    letters = re.sub(r"(?<=[aou])e", "", letters)  # LFW writes Schroeder for Schröder
+    return [word for word in re.split(r"[\W_]+", letters) if word not in ("", "jr")]
 
 
 def interval(per_subject: np.ndarray) -> list[float] | None:
@@ -323,7 +327,8 @@ def draw(report: dict, path: Path) -> None:
     names = report["q2_kind"] == "names"
     labels = ["Q1 right", "Q2 named" if names else "Q2 found", "Q3 protected"]
     protected = report["q3_protected"] / report["subjects"]
-    ours = [report["q1_accuracy"], report["q2_named"] or 0.0, protected]
+    named = np.nan if report["q2_named"] is None else report["q2_named"]
+    ours = [report["q1_accuracy"], named, protected]
     paper = list(PAPER.values())
     if not names:
         paper[1] = np.nan  # the paper asks for names only

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from ppad import config as presets
@@ -205,6 +206,11 @@ def test_named_people_are_asked_by_name(run_folder):
         ("george w bush", "George W Bush", True),
         ("BUSH", "George W Bush", True),
         ("Penelope Cruz", "Penélope Cruz", True),
+        ("Schröder", "Gerhard Schroeder", True),  # as LFW writes it
+        ("Schroder", "Gerhard Schroeder", True),
+        ("Robert Downey", "Robert Downey Jr", True),
+        ("Downey, Jr.", "Robert Downey Jr", True),
+        ("jr", "Robert Downey Jr", False),
         ("Cruz, Penélope", "Penelope Cruz", False),  # the family name comes last
         ("Laura Bush", "George W Bush", False),
         ("George", "George W Bush", False),
@@ -267,6 +273,28 @@ def test_score_by_hand(answered, capsys):
     said = capsys.readouterr().out
     assert "75.0% right" in said and "25.0% of 4" in said and "1 of 2" in said
     assert (answered / "study_results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_stars_are_understood_where_the_shell_leaves_them(answered):
+    """As in the command of the README on Windows; a name with brackets is no pattern."""
+    (answered / "b.json").rename(answered / "b[1].json")
+    assert score(answered, "a.jso*", "b[1].json") == 0
+    report = json.loads((answered / "study_results.json").read_text())
+    assert report["subjects"] == 2
+
+
+def test_what_nobody_answered_has_no_bar(answered, monkeypatch):
+    """Nobody knew any of the people: that is no share of zero."""
+    drawn = []
+    bar = Axes.bar
+    monkeypatch.setattr(Axes, "bar", lambda axes, *a, **k: drawn.append(a[1]) or bar(axes, *a, **k))
+    given = json.loads((answered / "a.json").read_text())
+    for answer in given["answers"].values():
+        if "known" in answer:
+            answer["known"] = False
+    (answered / "a.json").write_text(json.dumps(given))
+    assert score(answered, "a.json") == 0
+    assert np.isnan(drawn[0][1]) and drawn[0][0] == 1
 
 
 @pytest.mark.parametrize("name", ["study_results.json", "study_results.png"])
@@ -456,6 +484,8 @@ def test_a_subject_fills_in_the_page(study_folder, tmp_path):
                         == "11 of 41 answered"
                     )
                 )
+                assert browser.value("page.querySelectorAll('img').length") == 0  # whose are they?
+                browser.press("g")
         for _ in range(16):
             assert browser.value("page.querySelectorAll('button img').length") == 4
             browser.press("2")
