@@ -16,6 +16,7 @@ import io
 import json
 import math
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,7 @@ DPI = 110  # ours: sharp in a README, small on disk
 MOST_BYTES = 300_000  # ours: a figure that is committed or mailed stays below this
 RED = "#d62728"
 GRAY = "#8a8a8a"
-# Color and marker of a row of Table 1, by the start of its name. Red: ours, as in the paper's Fig.
-# 4.
+# Color and marker of rows of Table 1, by their names' start. Red: ours, as in the paper's Fig. 4.
 STYLES = {
     "Ours": (RED, "s"),
     "Un-anonymized": ("#222222", "o"),
@@ -204,19 +204,21 @@ def fig4(runs, path):
     else:
         panels = figure.subplots(2, len(runs), squeeze=False, sharey="col").T  # a column each
     drawn = {}
+    styles = {}  # name -> (color, marker), the same in all panels
     for results, both in zip(runs, panels):
         seeds = len(results["seeds"])
         run = f"preset {results['preset']}, {seeds} seed{'s' * (seeds != 1)}"
         for axes, (key, title) in zip(both, titles.items()):
-            drawn |= _privacy_panel(axes, results["rows"], key, f"{title}\n{run}")
+            drawn |= _privacy_panel(axes, results["rows"], key, f"{title}\n{run}", styles)
     if drawn:
         names = list(drawn)
         figure.legend(drawn.values(), names, loc="outside right center", fontsize=8, frameon=False)
     _save(figure, path)
 
 
-def _privacy_panel(axes, rows, key, title):
-    """One panel of Fig. 4, with the error under `key`. Returns name -> what was drawn for it."""
+def _privacy_panel(axes, rows, key, title, styles):
+    """One panel of Fig. 4, with the error under `key`. Returns name -> what was drawn for it, and
+    adds the rows' styles to those of other panels."""
     drawn = {}
     missing = []
     for row in rows:
@@ -227,7 +229,8 @@ def _privacy_panel(axes, rows, key, title):
             missing.append(name)
             continue
         known = (style for start, style in STYLES.items() if name.startswith(start))
-        color, marker = next(known, (GRAY, OTHERS[len(drawn) % len(OTHERS)]))
+        own = (GRAY, OTHERS[len(styles) % len(OTHERS)])
+        color, marker = styles.setdefault(name, next(known, own))
         drawn[name] = axes.errorbar(
             x[0],
             y[0],
@@ -249,8 +252,8 @@ def _privacy_panel(axes, rows, key, title):
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=GRAY)
     axes.set_title(title, fontsize=10)
     axes.set_ylabel("action detection mAP (%)")
-    not_run = f"\nnot run: {', '.join(missing)}" if missing else ""
-    axes.set_xlabel(f"face verification error (%){not_run}")
+    not_run = textwrap.wrap(f"not run: {', '.join(missing)}", 55) if missing else []
+    axes.set_xlabel("\n".join(["face verification error (%)", *not_run]))
     axes.grid(color="#e6e6e6", linewidth=0.6, zorder=0)
     axes.margins(0.1)
     return drawn
@@ -483,7 +486,8 @@ def main(argv=None) -> int:
     if args.out.suffix.lower() != ".png":
         parser.error(f"argument --out: {args.out} is written as a PNG: give a name in .png")
     try:
-        fig4([read_json(run / "results.json") for run in args.runs], args.out)
+        fix = "run ppad.reproduce on it again, or name another run"
+        fig4([read_json(run / "results.json", fix) for run in args.runs], args.out)
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         known = isinstance(error, (ValueError, OSError))
         words = error if known else f"a results.json is no run's ({error!r}): name finished runs"

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -268,6 +269,10 @@ def test_fig4_of_run_folders_by_one_command(tmp_path, capsys):
     runs = [str(tmp_path / "a"), str(tmp_path / "b")]
     assert figures.main([*runs, "--out", str(tmp_path / "f.png")]) == 0
     assert (tmp_path / "f.png").stat().st_size > 1000
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "results.json").write_text("{")
+    assert figures.main([*runs, str(tmp_path / "torn"), "--out", str(tmp_path / "g.png")]) == 2
+    assert re.search("torn/results.json cannot be read .*name another run", capsys.readouterr().err)
     assert figures.main([*runs, str(tmp_path / "c"), "--out", str(tmp_path / "g.png")]) == 2
     error = capsys.readouterr().err
     assert "ppad.figures: " in error and "c/results.json does not exist" in error
@@ -290,6 +295,28 @@ def test_fig4_names_every_row_by_a_style_of_its_own(tmp_path, drawn):
     lines = [container.lines[0] for container in drawn[0].axes[0].containers]
     styles = {(x.get_color(), x.get_marker(), x.get_markerfacecolor()) for x in lines}
     assert len(styles) == len(names)
+
+
+def test_fig4_marks_a_row_alike_in_all_panels(tmp_path, drawn):
+    """Also where it is another run's only row of its own, or a row before it was not run."""
+    mine, yours, missing = (row(name, seeds(0.5), 0.3, seeds(0.2)) for name in "abc")
+    missing["verification_error"] = None
+    runs = [{"preset": "toy", "seeds": [0], "rows": rows} for rows in ([yours], [mine, missing])]
+    runs[1]["rows"].append(yours)
+    mine["verification_error"].pop("strongest")
+    figures.fig4(runs, tmp_path / "f.png")
+    markers = [[one.lines[0].get_marker() for one in axes.containers] for axes in drawn[0].axes]
+    first, others = markers[0][0], markers[1][0]
+    assert first != others
+    assert markers == [[first], [others, first], [first], [first]]
+    assert legend(drawn[0]) == ["b", "a"]  # which shows what was drawn
+
+
+def test_fig4_wraps_the_names_of_what_was_not_run(tmp_path, drawn):
+    rows = [row(name, None, 0.3, None) for name in BASELINES]
+    figures.fig4({"preset": "toy", "seeds": [0], "rows": rows}, tmp_path / "f.png")
+    lines = drawn[0].axes[0].get_xlabel().splitlines()
+    assert all(name in " ".join(lines) for name in BASELINES) and max(map(len, lines)) <= 55
 
 
 def test_every_baseline_has_a_style():
