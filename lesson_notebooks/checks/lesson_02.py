@@ -176,8 +176,9 @@ def check_link(link):
     strong = torch.zeros(5, 7, dtype=torch.bool)
     weak = torch.zeros(5, 7, dtype=torch.bool)
     strong[0, 0] = True
-    # a chain, and two pixels apart
-    for y, x in ((0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (3, 5), (4, 0), (4, 1)):
+    # a chain, which goes up again at its end, and two pixels apart
+    chain = ((0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (3, 5), (2, 6), (1, 6))
+    for y, x in (*chain, (4, 0), (4, 1)):
         weak[y, x] = True
     wanted = weak.clone()
     wanted[4, :2] = False
@@ -205,8 +206,8 @@ def check_link(link):
             "round. A pixel has eight neighbors, and growing goes on until nothing is added.",
         )
         expect(
-            reached == 6,
-            f"Only {reached} of the chain's 6 pixels were reached: repeat until nothing is added.",
+            reached == 8,
+            f"Only {reached} of the chain's 8 pixels were reached: repeat until nothing is added.",
         )
     expect_close(
         "link(weak, strong)",

@@ -87,6 +87,14 @@ def link_strong_only(weak, strong):  # no linking
     return strong & weak
 
 
+def link_one_pass(weak, strong):  # row by row, so a chain is not followed up or to the left
+    edge = strong.clone()
+    for y, x in weak.nonzero().tolist():
+        if edge[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].any():
+            edge[y, x] = True
+    return edge
+
+
 WRONG = {
     "check_shrink": [
         (shrink_every_other, "one pixel of each block"),
@@ -111,5 +119,6 @@ WRONG = {
         (link_all_weak, "no chain"),
         (link_without_weak, "not even weak"),
         (link_strong_only, "Nothing was added"),
+        (link_one_pass, "Only 6 of the chain's 8 pixels"),
     ],
 }
