@@ -236,7 +236,7 @@ def read_json(path, fix: str = "delete it and run the same command again", needs
     fix: what to do if it is damaged. needs: keys that it must have. Raises DataError.
     """
     if not Path(path).exists():
-        raise DataError(f"{path} does not exist: run the same command again, or name another run")
+        raise DataError(f"{path} does not exist: check its name, or run what writes it")
     try:
         content = json.loads(read_text(path))
     except ValueError as error:

@@ -366,6 +366,13 @@ def test_spoilt_files_are_refused_in_one_sentence(answered, capsys, spoil, word)
     assert (answered / "b.json").read_bytes() == before
 
 
+def test_a_name_that_is_wrong_is_to_be_checked(answered, capsys):
+    """The same command again finds no more."""
+    assert score(answered, "a.json", "absent.json") == 2
+    said = capsys.readouterr().err
+    assert "absent.json does not exist: check its name" in said and "again" not in said
+
+
 @pytest.mark.parametrize(
     "name, text, says",
     [
