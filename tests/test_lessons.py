@@ -57,7 +57,7 @@ COPIED_LINES = 6
 MOST_BYTES = 700_000
 MOST_FIGURES = 16
 WIDEST = 120
-# in "What you learned": a difference, the paper's face region, two titles of a figure
+# in "What you learned": a difference, the paper's face region, two that were printed with 3 digits
 NOT_PRINTED = {"0.2", "1.6", "0.13", "0.63"}
 
 each = pytest.mark.parametrize("name", FOUND)
