@@ -142,8 +142,10 @@ def sum_table(frames):
     differences are still right while one rectangle's own sum fits (8 million pixels).
     """
     table = F.pad(frames.cumsum(2, dtype=torch.int32), (0, 0, 1, 0, 1, 0))  # (B, H+1, W+1, 3)
+    if table.device.type != "cpu":
+        return table.cumsum(1, dtype=torch.int32)
     rows = table.unbind(1)
-    for above, row in zip(rows, rows[1:]):  # on a CPU `cumsum` takes four times as long for this
+    for above, row in zip(rows, rows[1:]):  # four times as fast as `cumsum` in HD
         row += above
     return table
 
