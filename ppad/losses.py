@@ -50,7 +50,7 @@ def psi(cosine: torch.Tensor, m: int = 4) -> torch.Tensor:
     infinite at +-1. k counts the borders cos(j pi / m) passed and has no gradient. On a border
     itself (cos = 0, or 2 cos^2 = 1, for m = 4) the k of either side gives the same value *and*
     the same slope, 0; a k made of sign(cos), which is 0 at 0, would not.
-    Source: Liu et al. 2017, section 3.3. Raises ValueError for another m.
+    Source: Liu et al. 2017, section 3.2. Raises ValueError for another m.
     """
     _check_margin(m)
     previous = torch.ones_like(cosine)
@@ -286,7 +286,7 @@ def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.T
 
     For log N to mean chance, M needs the loss without margin, `margin=False`. With it D's loss is
     above log N even where D is right: with N = 20, |x| = 10, a cosine of 0.3 to the true identity
-    and 0 to the rest, the plain loss is 0.67 and the A-Softmax loss at lambda = 5 is 4.36, above
+    and 0 to the rest, the plain loss is 0.67 and the A-Softmax loss at lambda = 5 is 4.37, above
     log 20 = 3.00; M would stop too early.
 
     Raises ValueError if the losses are not (B,) with B >= 1, or the cap is not positive.

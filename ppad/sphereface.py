@@ -160,7 +160,7 @@ class SphereFace(nn.Module):
 
 
 class AngularMarginHead(nn.Module):
-    """fc6: the cosine of an embedding to each training identity (Liu et al. 2017, section 3.2).
+    """fc6: the cosine of an embedding to each training identity (Liu et al. 2017, section 3.1).
 
     Each identity j has one direction W_j, a row of `weight` (N, E), normalized to length 1 at
     *every* forward and without bias. So only the angle counts: the decision between j and k
