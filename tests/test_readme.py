@@ -62,7 +62,7 @@ MAPPED = [
     "Sec. 4, training details",
     "Sec. 5.1",
     "Sec. 5.2",
-    "Sec. 5.3",
+    "Sec. 3.1, only the modification differs",
     "Sec. 5.5",
     "Sec. 5.6",
 ]
