@@ -83,7 +83,7 @@ def arguments(doc, actions=False):
             choices=RULES,
             default="paper",
             help="how faces are found: the paper's rule is SSH above 0.8 that MTCNN confirms "
-            "(Sec. 4); see ppad/ssh.py",
+            "(Sec. 4); see ppad/ssh.py; by any rule, faces below 0.8 are left out",
         )
     parser.add_argument(
         "--device",

@@ -22,7 +22,7 @@ from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, check_convention, checked_b
 from ppad.mtcnn import MTCNN
 from ppad.ssh import SSH, FaceFinder
 
-FACE_SCORE = 0.8  # paper Sec. 4: detections above 0.8 are kept
+FACE_SCORE = 0.8  # paper Sec. 4, of SSH: detections above 0.8 are kept; ours: of any rule
 
 
 def check_device(name):
