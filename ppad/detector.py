@@ -455,7 +455,7 @@ class ToyBoxHead(nn.Module):
 
 
 def _build_toy(config: DetectorConfig) -> FasterRCNN:
-    # Toy people are 50-110 px wide and 90-150 px tall, fewer than three per frame: three sizes and
+    # Toy people are 53-90 px wide and 111-145 px tall, one in a frame: three sizes and
     # two shapes of anchor and a few dozen proposals are enough.
     anchors = CoarseAnchors(sizes=((64, 92, 128),), aspect_ratios=((1.0, 1.7),))
     return FasterRCNN(

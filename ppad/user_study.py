@@ -49,7 +49,8 @@ TEMPLATE = Path(__file__).with_name("user_study.html")
 def make(run: Path, out: Path, seed: int) -> None:
     """Write study.html and key.json to `out` from the finished run `run`.
 
-    Raises DataError when the run or its test faces are not there or too few, or a study is there.
+    Raises LoopError when the run is not there, DataError when its test faces are not there or too
+    few, or a study is there.
     """
     for path in (out / "study.html", out / "key.json"):
         if path.exists():
