@@ -119,7 +119,7 @@ def align_faces(images, landmarks, out_size=(112, 96)):
             f"landmarks has {len(landmarks)} rows for images of shape {tuple(images.shape)}: "
             "give (B, 3, H, W) images and one row of landmarks for each"
         )
-    # Under autocast M returns half precision, whose steps at 100 px are too coarse: half a pixel.
+    # Under autocast M returns half precision, whose steps at 100 px are too coarse: bf16's 0.5 px.
     images = images.to(torch.promote_types(images.dtype, torch.float32))
     with torch.autocast(images.device.type, enabled=False):
         grid = _sampling_grid(images, landmarks.to(images.dtype), out_size)  # (B, h, w, 2)

@@ -156,7 +156,7 @@ class ActionDetector(nn.Module):
 def _in_full_precision(head, inputs, outputs):
     """A hook on the RPN's head, as torchvision gives all boxes, true ones too, its outputs' type.
 
-    In half precision a box of 300 px would be off by one.
+    In bf16 a box of 300 px could be off by one.
     """
     return tuple([scores_or_shifts.float() for scores_or_shifts in maps] for maps in outputs)
 
