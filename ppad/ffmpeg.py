@@ -40,7 +40,10 @@ LACKING = re.compile(
     r"(?:Unknown|No such) (encoder|decoder|filter):? '([^']+)'"
     r"|(Decoder) \(codec (?!none)(\w+)\) not found|no (decoder) found for: (?!none)(\w+)"
 )
-COMPLAINT = re.compile(r"\[(error|fatal|panic)\]|corrupt (decoded frame|input packet)")
+# At the start of a line: a file's name or title may hold such words too.
+COMPLAINT = re.compile(
+    r"(\[[^]]* @ \w+\] )*\[(error|fatal|panic|warning\].*corrupt (decoded frame|input packet))"
+)
 STREAM = re.compile(r"Stream #.*: (Audio|Video): (\w+)")  # a codec; its decoder's name begins so
 
 
@@ -192,17 +195,19 @@ def sound_tracks(path):
 
     Raises ValueError where the file cannot be read.
     """
-    entries = "stream=codec_name,nb_read_frames,nb_read_packets,sample_rate,channels,channel_layout"
-    counted = "-select_streams a -count_frames -count_packets"
-    found, complaint = ffprobe(path, f"{counted} -show_entries {entries}:stream_tags=language")
+    entries = "stream=index,codec_name,nb_read_frames,sample_rate,channels,channel_layout"
+    entries += ":stream_tags=language:packet=stream_index,flags"
+    found, complaint = ffprobe(path, f"-select_streams a -count_frames -show_entries {entries}")
     if "streams" not in found:
         raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
+    # but those (D) that an edit list has discarded, where a movie was trimmed
+    to_decode = [one["stream_index"] for one in found["packets"] if "D" not in one["flags"]]
     tracks = []
     left_out = []
     for number, stream in enumerate(found["streams"]):
         language = stream.get("tags", {}).get("language", "")
         decoded = int(stream.get("nb_read_frames", 0))
-        packets = int(stream.get("nb_read_packets", 0))
+        packets = to_decode.count(stream["index"])
         channels = int(stream.get("channels", 0))
         layout = stream.get("channel_layout", "unknown")
         if layout.startswith("ambisonic") or layout == "unknown" and channels > GUESSED_CHANNELS:
@@ -393,7 +398,7 @@ class _Messages:
                     else:
                         cover = "(attached pic)" in line
                         (self.others if cover else self.pictures).add(f"{found[2]} @")
-                elif COMPLAINT.search(line):
+                elif COMPLAINT.match(line):
                     self.complaints.append(line)
 
 

@@ -932,6 +932,23 @@ def test_sound_that_breaks_off_is_told(tmp_path):
 
 
 @ffmpeg
+def test_sound_before_the_start_of_a_trimmed_movie_is_not_called_damaged(tmp_path):
+    """A movie trimmed without encoding begins at a keyframe; an edit list hides what is before."""
+    make(*MOVING, *TONE, *H264, "-g", 100, "-c:a", "aac", tmp_path / "a.mp4")
+    make("-ss", 0.5, "-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "b.mp4")
+    assert sound_tracks(tmp_path / "b.mp4") == ([(0, "und")], [])
+
+
+@ffmpeg
+@pytest.mark.parametrize("words", ["[error] of mine", "corrupt decoded frame", "a] [fatal] b"])
+def test_a_name_or_title_is_no_complaint_of_ffmpeg(tmp_path, words):
+    path = tmp_path / words / f"{words}.mkv"
+    path.parent.mkdir()
+    make(*lavfi("testsrc2=s=64x48:d=0.2"), *H264, "-metadata", f"title={words}", path)
+    assert len(read(path)) == 5
+
+
+@ffmpeg
 def test_odd_sound_tracks(tmp_path):
     """5.1(side), mono, and one of an unknown codec: what can be decoded is kept, with languages."""
     path = tmp_path / "a.mov"
