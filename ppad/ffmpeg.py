@@ -251,10 +251,12 @@ def readable_parts(path, movie, stop):
     packets = None
     first = 0  # packet to start from
     last = -math.inf  # seconds of the last good frame
+    shape = None  # of the first one, which all have
     for _ in range(MAX_RESTARTS):
         good = 0  # frames since `first`
         try:
-            for seconds, frame in decode(path, movie, first):
+            for seconds, frame in decode(path, movie, first, shape):
+                shape = frame.shape
                 last = last if seconds is None else seconds
                 good += 1
                 yield seconds, frame
@@ -284,9 +286,10 @@ def readable_parts(path, movie, stop):
     yield end + float(1 / movie.rate), None
 
 
-def decode(path, movie, first):
+def decode(path, movie, first, shape=None):
     """(seconds, frame) of the movie from its packet number `first` on, a keyframe if not 0.
 
+    Frames are as large as the first of these, or of the `shape` (H, W, 3).
     Raises DamageError before the first frame that comes after a complaint of ffmpeg.
     """
     aside = copied_aside([f"0:a:{number}" for number in movie.sounds])
@@ -311,7 +314,7 @@ def decode(path, movie, first):
             command += ["-copyts", "-f", "matroska", "-i", "pipe:0"]
         else:
             command += ["-i", url(path)]
-        command += ["-map", "0:V:0", "-vf", _filters(movie), "-r", "25"]
+        command += ["-map", "0:V:0", "-vf", _filters(movie, shape), "-r", "25"]
         command += ["-f", "image2pipe", "-c:v", "pam"]
         command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
         if not first:
@@ -340,7 +343,7 @@ def _start(opened, command, **pipes):
     return process
 
 
-def _filters(movie):
+def _filters(movie, shape):
     """ffmpeg's filters: each frame's time to the log, upright, SDR, square pixels, none doubled.
 
     The first "scale" makes all frames as large as the first one, where a movie changes its size.
@@ -353,6 +356,8 @@ def _filters(movie):
     if movie.hdr:
         filters += HDR_TO_SDR
     size = "w='round(iw*max(sar,1))':h='round(ih/min(sar,1))'"
+    if shape:
+        size = f"w={shape[1]}:h={shape[0]}"
     return ",".join([*filters, f"scale={size}:in_color_matrix={movie.matrix}", "setsar=1"])
 
 

@@ -555,6 +555,21 @@ def test_a_movie_that_changes_its_size_keeps_all_frames(tmp_path):
 
 
 @ffmpeg
+def test_after_damage_a_movie_that_has_changed_its_size_goes_on_in_the_first_one(tmp_path):
+    """Two recordings in one file: the packet where they meet is reported to be damaged."""
+    parts = []
+    for size in ("64x48", "96x80"):
+        make(*lavfi(f"testsrc2=s={size}:r=10:d=1"), *H264, tmp_path / f"{size}.ts")
+        parts.append((tmp_path / f"{size}.ts").read_bytes())
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(parts))
+    covered = []
+    frames = read(path, covered=covered, stop=False)
+    assert 0 < len(covered) <= 10 and {frame.shape for frame in frames} == {(48, 64, 3)}
+    assert all(frame.any() for frame in frames[12:]) and len(frames) > 18
+
+
+@ffmpeg
 def test_a_damaged_movie_stops_or_is_covered(tmp_path):
     path = tmp_path / "a.mp4"
     make(*lavfi("testsrc2=s=128x96:r=25:d=2.4"), *H264, "-g", 10, path)
