@@ -345,7 +345,10 @@ def read_movie(path, movie, covered=None, stop=True, lost=None):
             if seconds is not None and seconds + shift < last:  # time goes back: on from here
                 shift = float(place / movie.rate) - seconds
         else:
-            place = max(slot, round((seconds + shift) * movie.rate))
+            exact = float((seconds + shift) * movie.rate)
+            place = max(slot, round(exact))
+            # Of times half way between two numbers, each second one is rounded to a taken number.
+            place += shown is not None and place == slot and exact - slot > 0.4
         if seconds is not None:
             last = seconds + shift
         if shown is not None and frame is not None and place <= slot:

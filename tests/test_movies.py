@@ -494,6 +494,17 @@ def test_picture_and_sound_that_do_not_begin_together_stay_in_step(tmp_path, suf
 
 
 @ffmpeg
+@pytest.mark.parametrize("rate", [25, 30])
+def test_a_picture_that_is_late_by_half_a_frame_keeps_all_frames(tmp_path, rate):
+    path = tmp_path / "b.mkv"  # of whole milliseconds, so that frames of 1/30 s tremble
+    make(*lavfi(f"testsrc2=s=64x48:r={rate}:d=2"), *H264, tmp_path / "a.mkv")
+    late = ("-itsoffset", 0.5 / rate, "-i", tmp_path / "a.mkv")
+    make(*TONE, *late, "-c:v", "copy", "-c:a", "flac", path)
+    lost = []
+    assert len(read(path, lost=lost)) - 2 * rate in (0, 1) and not lost
+
+
+@ffmpeg
 def test_after_damage_a_late_picture_goes_on_where_it_was(tmp_path):
     late = tmp_path / "late.ts"
     make(
@@ -750,6 +761,9 @@ def test_an_opaque_palette_stays_as_it_is(tmp_path, suffix, codec):
         ([0.0, 0.02, 0.04, 0.1, 0.2], [2, 3, 4]),  # too fast for ten a second
         ([0.0, 0.3, 0.4], [0, 0, 0, 1, 2]),  # one stays for three
         ([0.1, 0.2], [0, 0, 1]),  # the first is shown until the second comes
+        ([0.05, 0.15, 0.25, 0.35], [0, 0, 1, 2, 3]),  # half way between two
+        ([0.049, 0.151, 0.249, 0.351], [0, 0, 1, 2, 3]),  # about that
+        ([0.0, 0.1, 0.25, 0.35, 0.45], [0, 1, 2, 2, 3, 4]),  # from a gap on
     ],
 )
 def test_frames_whose_times_repeat_or_go_back(tmp_path, monkeypatch, times, kept):
