@@ -169,9 +169,10 @@ def copied_aside(streams):
 
 
 def list_packets(path):
-    """(seconds, is a keyframe) of each packet of the video stream, in the order of the file.
+    """(seconds, is a keyframe, is hidden) of each packet of the video stream, in the file's order.
 
-    Seconds count from the file's first time, as ffmpeg counts them.
+    Seconds count from the file's first time, as ffmpeg counts them. Hidden is what an edit list
+    leaves out, as before the start of a movie that was trimmed.
     """
     entries = "packet=pts_time,dts_time,flags:format=start_time"
     found, _ = ffprobe(path, f"-select_streams V:0 -show_entries {entries}")
@@ -179,13 +180,14 @@ def list_packets(path):
     packets = []
     for packet in found.get("packets", ()):
         seconds = packet.get("pts_time", packet.get("dts_time", "nan"))
-        packets.append((float(seconds) - start, packet["flags"].startswith("K")))
+        flags = packet["flags"]
+        packets.append((float(seconds) - start, flags.startswith("K"), "D" in flags))
     return packets
 
 
 def _measured_rate(path):
     """Frames a second by the packets' times; 0 for fewer than two times."""
-    times = [seconds for seconds, _ in list_packets(path) if math.isfinite(seconds)]
+    times = [seconds for seconds, *_ in list_packets(path) if math.isfinite(seconds)]
     span = max(times, default=0) - min(times, default=0)
     return Fraction((len(times) - 1) / span).limit_denominator(1001) if span > 0 else Fraction(0)
 
@@ -253,7 +255,7 @@ def readable_parts(path, movie, stop):
     last = -math.inf  # seconds of the last good frame
     shape = None  # of the first one, which all have
     for _ in range(MAX_RESTARTS):
-        good = 0  # frames since `first`
+        good = 0  # frames since `first`, in the end with hidden ones
         try:
             for seconds, frame in decode(path, movie, first, shape):
                 shape = frame.shape
@@ -270,17 +272,18 @@ def readable_parts(path, movie, stop):
                 fix = "repair it, or cover what cannot be read by --on_error cover"
                 raise ValueError(f"{fault}: {fix}") from damage
         yield None, None
+        good += sum(hidden for *_, hidden in packets[first:])
         # after those frames by its time, or where time goes back by its place
         keyframes = [
             i
-            for i, (seconds, key) in enumerate(packets)
+            for i, (seconds, key, _) in enumerate(packets)
             if key and (seconds > last or i > first + good)
         ]
         restarted = first
         first = next((i for i in keyframes if i > first), None)
         if first is None:
             break
-    end = max((seconds for seconds, _ in packets if math.isfinite(seconds)), default=0)
+    end = max((seconds for seconds, *_ in packets if math.isfinite(seconds)), default=0)
     if end < last:  # time went back
         end = last + float((len(packets) - restarted - good) / movie.rate)
     yield end + float(1 / movie.rate), None

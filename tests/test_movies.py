@@ -828,7 +828,7 @@ def recording(tmp_path_factory):
     """A stream of 50 frames with a keyframe every 20."""
     path = tmp_path_factory.mktemp("recording") / "whole.ts"
     make(*MOVING, *TONE, "-c:v", "libx264", "-g", 20, "-bf", 2, "-c:a", "aac", path)
-    keys = [i for i, (_, key) in enumerate(list_packets(path)) if key]
+    keys = [i for i, (_, key, _) in enumerate(list_packets(path)) if key]
     assert keys[:2] == [0, 20]
     return path
 
@@ -889,6 +889,26 @@ def test_a_movie_is_turned_and_mirrored_as_its_matrix_says(tmp_path, a, b, c, d,
     for first in (0, 10):
         got = np.stack([frame for _, frame in decode(path, movie, first)])
         np.testing.assert_array_equal(got, upright[first:])
+
+
+@ffmpeg
+def test_after_damage_a_trimmed_movie_goes_on_where_it_was(tmp_path):
+    """An edit list hides frames before its start; nothing is shown twice, and sound stays right."""
+    make(*lavfi("testsrc2=s=64x48:r=25:d=6"), *H264, "-g", 25, tmp_path / "a.mp4")
+    path = tmp_path / "b.mp4"
+    make("-ss", 1.8, "-i", tmp_path / "a.mp4", "-c", "copy", path)
+    originals = read(path)
+    data = bytearray(path.read_bytes())
+    words = "ffprobe -v error -select_streams v -show_entries packet=pos,size -of csv=p=0".split()
+    for line in subprocess.check_output([*words, path], text=True).split()[38:42]:
+        size, place = map(int, line.strip(",").split(","))
+        data[place + 8 : place + size] = b"\xff" * (size - 8)
+    path.write_bytes(data)
+    covered = []
+    frames = read(path, covered=covered, stop=False)
+    assert len(frames) == len(originals) and 0 < len(covered) < 40
+    for number in set(range(len(frames))) - set(covered):
+        np.testing.assert_array_equal(frames[number], originals[number])
 
 
 @ffmpeg
