@@ -40,9 +40,9 @@ LACKING = re.compile(
     r"(?:Unknown|No such) (encoder|decoder|filter):? '([^']+)'"
     r"|(Decoder) \(codec (?!none)(\w+)\) not found|no (decoder) found for: (?!none)(\w+)"
 )
-# At the start of a line: a file's name or title may hold such words too.
+# Not where [info] comes first: such lines hold names and titles, with any words.
 COMPLAINT = re.compile(
-    r"(\[[^]]* @ \w+\] )*\[(error|fatal|panic|warning\].*corrupt (decoded frame|input packet))"
+    r"((?!\[info\]).)*(\[(error|fatal|panic)\]|corrupt (decoded frame|input packet))"
 )
 STREAM = re.compile(r"Stream #.*: (Audio|Video): (\w+)")  # a codec; its decoder's name begins so
 

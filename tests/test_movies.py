@@ -995,6 +995,8 @@ def test_a_name_or_title_is_no_complaint_of_ffmpeg(tmp_path, words):
     path.parent.mkdir()
     make(*lavfi("testsrc2=s=64x48:d=0.2"), *H264, "-metadata", f"title={words}", path)
     assert len(read(path)) == 5
+    assert not ffmpeg_module.COMPLAINT.match(f"[info]   title : {words}")
+    assert ffmpeg_module.COMPLAINT.match(f"[a @ 0x1] [b @ 0x2] [error] {words} [info]")
 
 
 @ffmpeg
