@@ -215,7 +215,8 @@ def pages_left_out(path):
         with Image.open(path, formats=DECODED) as image:
             # cameras put previews into a .jpg as an MPO's further pages
             paged = image.format == "TIFF" or path.suffix.lower() == ".mpo"
-            return f"pages 2 to {image.n_frames}" if paged and image.n_frames > 1 else ""
+            pages = getattr(image, "n_frames", 1) if paged else 1  # a plain JPEG may end in .mpo
+            return f"pages 2 to {pages}" if pages > 1 else ""
     except Exception:  # a damaged page raises one of many types
         return "all pages but the first, which are damaged"
 

@@ -232,6 +232,8 @@ def test_the_second_picture_of_an_mpo_is_told(tmp_path):
         picture.save(tmp_path / name, "MPO", save_all=True, append_images=[picture])
         assert movies.pages_left_out(tmp_path / name) == left_out
     assert movies.known_kind(tmp_path / "a.mpo") == "picture"
+    picture.save(tmp_path / "b.mpo", "JPEG")
+    assert movies.pages_left_out(tmp_path / "b.mpo") == ""
 
 
 @pytest.mark.parametrize(
