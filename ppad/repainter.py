@@ -409,8 +409,8 @@ class Samples:
 class Sheet:
     """A sheet to find missed faces on: finished frames only, since an original would leak them.
 
-    Some frames, evenly taken; some of those in which nothing was found; a crop of each track where
-    it is largest, small ones enlarged.
+    Some frames, evenly taken; some of those in which nothing was found; a crop of each of the first
+    CROPS tracks where it is largest, small ones enlarged.
     """
 
     def __init__(self):
@@ -418,6 +418,7 @@ class Sheet:
         self.frames = Samples()
         self.empty = Samples()
         self.crops = {}  # (file, track) -> (area, picture)
+        self.tracks = set()  # (file, track) of all, also of those without a crop
 
     def show(self, frame, faces):
         """Take in a frame (H, W, 3) uint8 and its faces [(track, box (4,))]."""
@@ -426,6 +427,7 @@ class Sheet:
             self.empty.add(frame)
         for track, (x0, y0, x1, y1) in faces:
             key = (self.file, track)
+            self.tracks.add(key)
             area = (x1 - x0) * (y1 - y0)
             known = key in self.crops
             if known and area < 1.5 * self.crops[key][0] or not known and len(self.crops) >= CROPS:
@@ -446,7 +448,8 @@ class Sheet:
             title = f"nothing found ({self.empty.seen} frames)"
             grids.append(grid(title, self.empty.kept, SHEET_COLUMNS))
         if crops:
-            grids.append(grid(f"{len(crops)} tracks", crops, 2 * SHEET_COLUMNS))
+            title = f"{len(crops)} of {len(self.tracks)} tracks"
+            grids.append(grid(title, crops, 2 * SHEET_COLUMNS))
         sheet = np.concatenate(grids)
         with atomic_path(path) as temporary:
             Image.fromarray(sheet).save(temporary, "PNG")

@@ -1240,6 +1240,18 @@ def test_the_preview_shows_every_track_and_empty_frames(command, tmp_path):
     assert len(sheet.crops) == 2
 
 
+def test_the_preview_says_how_many_tracks_it_does_not_show(tmp_path, monkeypatch):
+    titles = []
+    grid = repainter.grid
+    monkeypatch.setattr(repainter, "CROPS", 2)
+    monkeypatch.setattr(repainter, "grid", lambda *a: titles.append(a[0]) or grid(*a))
+    sheet = repainter.Sheet()
+    for _ in range(2):
+        sheet.show(scene(), [(track, np.array([1.0, 1, 5, 5])) for track in range(3)])
+    sheet.save(tmp_path / "p.png")
+    assert titles == ["1 of 1 frames", "2 of 3 tracks"]
+
+
 def test_the_preview_shows_a_face_larger_than_pillow_crops(monkeypatch):
     frame = np.zeros((900, 1000, 3), np.uint8)
     frame[50:850, 100:900] = 255
