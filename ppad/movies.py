@@ -417,8 +417,9 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
             if failed or fault:
                 complaints.seek(0)
                 reason = f"{first_line(complaints.read(4000), temporary)} {fault}".strip()
+                reason = reason or "it was ended from outside"  # as when memory runs out
                 wide = "width" in reason.lower()  # for the encoder
-                fix = "make it smaller first" if wide else "see that there is disk space"
+                fix = "make it smaller first" if wide else "see that there is disk space and memory"
                 fix = lacking(reason) or fix
                 raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
         finally:

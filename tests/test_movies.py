@@ -665,6 +665,19 @@ MOVING = lavfi("testsrc2=s=128x96:r=25:d=2")
 TONE = lavfi("sine=d=2")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a shell script")
+def test_a_writer_that_is_killed_is_said_so(tmp_path, monkeypatch):
+    """As Linux does where memory runs out."""
+    stand_in = tmp_path / "bin" / "ffmpeg"
+    stand_in.parent.mkdir()
+    stand_in.write_text("#!/bin/sh\nkill -9 $$\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
+    with pytest.raises(WriteError, match="ended from outside.: see .* memory"):
+        movies.save_movie(tmp_path / "a.mp4", [sample()] * 9, Movie(Fraction(25), None, "auto"))
+    assert list(tmp_path.iterdir()) == [stand_in.parent]
+
+
 @ffmpeg
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a shell script")
 @pytest.mark.parametrize(
