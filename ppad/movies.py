@@ -77,6 +77,7 @@ MAGIC = {  # first bytes of files, by their formats' definitions
     b"FLV": "movie",
 }
 QUALITY = 95  # ours: of JPEG and WebP
+NEARLY_HALF = 0.4  # ours, of a frame: times in files are rounded, by up to a millisecond
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEGs in a row, of which Pillow would show the first only
 # Suffixes that Python has no media type for.
 OTHER_MEDIA = (
@@ -348,8 +349,9 @@ def read_movie(path, movie, covered=None, stop=True, lost=None):
         else:
             exact = float((seconds + shift) * movie.rate)
             place = max(slot, round(exact))
-            # Of times half way between two numbers, each second one is rounded to a taken number.
-            place += shown is not None and place == slot and exact - slot > 0.4
+            # Half a frame late, every second time would be rounded to a number that is taken.
+            if shown is not None and place == slot and exact - slot > NEARLY_HALF:
+                place += 1
         if seconds is not None:
             last = seconds + shift
         if shown is not None and frame is not None and place <= slot:
