@@ -502,8 +502,19 @@ def _problems(config: Paper):
         yield "face_size", f"{halved}, so it must be a multiple of 8"
     if config.modifier_exchange and config.face_size < 16:
         yield "face_size", "an M that is given the person halves it four times: give 16 or more"
+    for name in ("face_size", "frame_height") if config.drawn else ():
+        if values[name] < 16:
+            yield name, "it is too small for a picture of a person: give 16 or more"
+    for name in ("recognizer_height", "recognizer_breadth"):
+        if values[name] < 8:
+            yield name, "an attacker halves the crops three times: give 8 or more"
     if config.drawn and config.test_pairs < 2 * config.folds:
         yield "test_pairs", f"each of the {config.folds} folds needs a pair of each kind"
+    alike = config.test_identities * math.comb(config.test_pictures_each, 2)  # pairs of one person
+    short = config.test_pairs // (2 * config.folds) * config.folds > alike
+    if config.drawn and (short or config.test_identities < 2):
+        fix = "give more test_identities or test_pictures_each"
+        yield "test_pairs", f"half are of two people and half of one, of which {alike} exist: {fix}"
     if config.drawn and config.face_scale != Paper.face_scale:
         drawn = "the toy world draws faces that fill 1/1.6 of their picture"
         yield "face_scale", f"{drawn}, so it must be 1.6"

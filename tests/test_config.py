@@ -166,6 +166,10 @@ def test_build_overrides_and_leaves_none_alone():
     assert presets.build("toy").T1 == presets.Toy.T1  # the preset itself is untouched
 
 
+def test_as_many_pairs_as_there_are_can_be_asked_for():
+    presets.build("toy", test_pairs=7219)  # 10 folds of 360 each, which leaves out the last 19
+
+
 @pytest.mark.parametrize(
     "preset, fields, sentence",
     [
@@ -206,6 +210,16 @@ def test_build_overrides_and_leaves_none_alone():
             {"folds": 10, "test_pairs": 19},
             "test_pairs is 19: each of the 10 folds needs a pair of each kind",
         ),
+        (
+            "toy",
+            {"test_identities": 1},
+            "test_pairs is 2000: half are .* 45 exist: give more test_identities",
+        ),
+        ("toy", {"test_pictures_each": 1}, "test_pairs is 2000: .* 0 exist"),
+        ("toy", {"test_pairs": 7220}, "test_pairs is 7220: .* 3600 exist"),
+        ("toy", {"frame_height": 8, "frame_width": 8}, "frame_height is 8: .*give 16 or more"),
+        ("toy", {"face_size": 8, "modifier_exchange": False}, "face_size is 8: .*give 16 or more"),
+        ("paper", {"recognizer_breadth": 7}, "recognizer_breadth is 7: .*give 8 or more"),
         ("toy", {"warmup_steps": -1}, "warmup_steps is -1: it must not be negative"),
         ("toy", {"recognizer_scale": -16.0}, "recognizer_scale is -16.0: it must not be negative"),
         ("toy", {"adversarial_weight": float("nan")}, "adversarial_weight is nan"),
