@@ -287,8 +287,9 @@ def step_picture(column, size=64):
     "Edge draws thin, linked lines",
     points=3,
     hint="white on black, not black on white; thin: of two equal neighbors across a step one "
-    "stays; link weak edges to strong ones only; sigma and both thresholds count in 1/64 of the "
-    "side, whatever the size of the crop",
+    "stays; across means along the gradient, whose y points down as the rows do; link weak "
+    "edges to strong ones only; sigma and both thresholds count in 1/64 of the side, whatever the "
+    "size of the crop",
 )
 def test_a_step_gives_one_thin_straight_line(column, turn):
     edges = Edge()(step_picture(column).rot90(turn, (2, 3))).rot90(-turn, (2, 3))[0, 0] > 0
@@ -304,6 +305,18 @@ def test_a_diagonal_step_gives_a_line_along_it():
     # Only the pixels that touch the step, on either side: along 45 degrees they are not each
     # other's neighbors, so both sides stay and make a staircase.
     assert torch.equal(edges[8:-8], ((i + j - 63.5).abs() < 1)[8:-8])
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+@pytest.mark.rubric("Edge draws thin, linked lines")
+def test_a_diagonal_step_gives_a_thin_line_whichever_way_it_leans(turn):
+    i, j = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    step = torch.where(i + j >= 64, 0.5, -0.5).expand(1, 3, 64, 64)
+    edges = Edge()(step.rot90(turn, (2, 3))).rot90(-turn, (2, 3))[0, 0] > 0
+    near = (i + j - 63.5).abs() < 2  # pixels that touch the step, and one more on either side
+    assert not (edges & ~near)[8:-8].any()
+    in_each_row = edges[8:-8].sum(1)
+    assert in_each_row.min() >= 1 and in_each_row.max() <= 2
 
 
 @pytest.mark.rubric("Edge draws thin, linked lines")

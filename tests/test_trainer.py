@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ppad import config as presets
-from ppad import losses, trainer
+from ppad import losses, optim, trainer
 from ppad.baselines import make_baseline
 from ppad.crop_sampler import repaint
 from ppad.loop import Loop
@@ -780,8 +780,9 @@ def gradients(game, update):
 
 
 @pytest.mark.rubric("a row takes its steps in order")
-def test_accumulation_gives_the_same_gradients(tiny, faces, frames):
+def test_accumulation_gives_the_same_gradients(tiny, faces, frames, monkeypatch):
     """Of a batch in parts, one after another, and of the whole batch at once."""
+    monkeypatch.setattr(optim, "MAX_NORM", math.inf)  # cut to one length, they would look alike
 
     def modified(game):
         return game.anonymize(faces[0])
