@@ -136,7 +136,7 @@ def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int)
     values = counts["test_faces"] * face + counts["train_faces"] * crop
     space = kept + jobs * 2 * 3 * values / GIB
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # forked jobs share pictures, torchrun's not
-    pictures = here * evaluate.picture_memory(config, counts)
+    pictures = here * picture_memory(config, counts)
     print(
         f"\nthis run, GiB: {training:.1f} for training in each of {jobs} job{'s' * (jobs > 1)} and "
         f"{judging:.1f} for judging, {pictures:.1f} for the pictures, {space:.1f} on disk"
@@ -154,6 +154,18 @@ def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int)
         for what, needed, there, fix in checks[: 3 if training > free else 4]
         if needed > there
     ]
+
+
+def picture_memory(config, counts: dict) -> float:
+    """GiB of pictures in memory, one byte a value: of folders, the sets that fit `memory_gb`."""
+    face = config.face_size**2
+    frame = config.frame_height * config.frame_width
+    held = 0.0
+    for name in evaluate.SETS:
+        size = 3 * counts[name] * (face if name.endswith("faces") else frame) / GIB
+        if config.drawn or held + size <= config.memory_gb:
+            held += size
+    return held
 
 
 # ---------------------------------------------------------------- the dry run

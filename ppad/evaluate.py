@@ -8,6 +8,7 @@ both pictures of a pair modified or only one: the figure to quote as privacy.
 
 import functools
 import importlib.util
+import io
 import math
 import re
 import sys
@@ -196,18 +197,6 @@ def needs(config, train_people: int, classes: int, rows: int = 11) -> dict[str, 
         return optim.needs(config, modifier, recognizer, detector, rows)
 
 
-def picture_memory(config, counts: dict) -> float:
-    """GiB of pictures in memory, one byte a value: of folders, the sets that fit `memory_gb`."""
-    face = config.face_size**2
-    frame = config.frame_height * config.frame_width
-    held = 0.0
-    for name in SETS:
-        size = 3 * counts[name] * (face if name.endswith("faces") else frame) / GIB
-        if config.drawn or held + size <= config.memory_gb:
-            held += size
-    return held
-
-
 # ---------------------------------------------------------------- one number at a time
 
 
@@ -377,6 +366,7 @@ def read_own_row(text: str, size: int) -> OwnRow:
     name, file, class_name = form.groups()
     where = f"--row {name}: {class_name} of {file}"
     content = files.read_text(Path(file), "module")
+    sys.path.append(str(Path(file).resolve().parent))  # for modules beside it
     spec = importlib.util.spec_from_file_location(f"row_{Path(file).stem}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for it
@@ -415,6 +405,16 @@ def check_contract(anonymizer: Guarded, size: int) -> None:
             fault = "gives a face another result when it comes again or alone"
             fix = "treat each face by itself, or set stochastic = True if it draws at each call"
             raise files.DataError(f"{anonymizer.where} {fault}: {fix}")
+    if hasattr(anonymizer, "state_dict"):  # else the row's checkpoints could not be read
+        kept = io.BytesIO()
+        try:
+            torch.save(anonymizer.state_dict(), kept)
+            kept.seek(0)
+            anonymizer.load_state_dict(torch.load(kept, weights_only=True))
+        except Exception as error:
+            fix = "give tensors and plain values, and a load_state_dict that takes them"
+            fault = f"has a state_dict() that no checkpoint can bring back: {fix}"
+            raise files.DataError(f"{anonymizer.where} {fault}") from error
 
 
 @functools.cache

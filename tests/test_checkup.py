@@ -47,13 +47,13 @@ def test_counts_of_prepared_folders(photo_config, photos):
         dataclasses.replace(photo_config, train_identities=3, pictures_each=2, train_frames=5)
     )
     assert (fewer["train_faces"], fewer["train_people"], fewer["train_frames"]) == (6, 3, 5)
-    assert evaluate.picture_memory(photo_config, counts) == pytest.approx(
+    assert checkup.picture_memory(photo_config, counts) == pytest.approx(
         (24 * 3 * 32 * 32 + 10 * 3 * 96 * 96) / 2**30
     )
     # room for all faces and two frames
     one = dataclasses.replace(photo_config, memory_gb=3 * 96 * 96 * 5 / 2**30)
     # the five stay in their files, the one fits
-    assert evaluate.picture_memory(
+    assert checkup.picture_memory(
         one, {**counts, "train_frames": 5, "test_frames": 1}
     ) == pytest.approx((24 * 3 * 32 * 32 + 1 * 3 * 96 * 96) / 2**30)
 
@@ -333,8 +333,8 @@ def test_under_torchrun_the_first_process_checks_its_share(check, monkeypatch):
         "batch_frames is 3: 2 processes share it, so 2 must divide it"
         in check("--batch_frames", 3)[2]
     )
-    room = evaluate.picture_memory
-    monkeypatch.setattr(evaluate, "picture_memory", lambda *what: room(*what) and 1.0)
+    room = checkup.picture_memory
+    monkeypatch.setattr(checkup, "picture_memory", lambda *what: room(*what) and 1.0)
     status, out, sentence = check()
     assert "2.0 for the pictures" in out  # each process holds its own
     assert status == 0 and "processes: 2 (torchrun); memory and times are those of one" in out, (
@@ -474,7 +474,7 @@ def test_a_gpu_that_runs_out_of_memory_on_the_way(check, monkeypatch):
 
 def test_pictures_and_checkpoints_that_do_not_fit(check, monkeypatch):
     monkeypatch.setattr(evaluate, "needs", lambda *_, **__: {"training": 1e-3, "disk": 1e9})
-    monkeypatch.setattr(evaluate, "picture_memory", lambda *_: 1e9)
+    monkeypatch.setattr(checkup, "picture_memory", lambda *_: 1e9)
     status, _, sentence = check()
     assert status == 2 and "choose another --out" in sentence
     assert optim.memory("cpu")[0] == math.inf or (

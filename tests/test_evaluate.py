@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -289,6 +290,7 @@ def test_faces_too_small_for_an_anonymizer_are_counted(tiny, data, tiny_actions)
 
 OWN = """
 import sys
+import numpy
 import torch
 from torch import nn
 
@@ -364,13 +366,35 @@ class Other:
 class Text(Other):
     size = "32"
 
+class Counted:
+    stochastic = True
+    state = {"calls": 3}
+    def __call__(self, faces):
+        return torch.rand_like(faces)
+    def state_dict(self):
+        return self.state
+    def load_state_dict(self, state):
+        self.state = state
+
+class Arrays(Counted):
+    state = {"table": numpy.zeros(3)}
+
+class Functions(Counted):
+    state = {"draw": lambda: 0}
+
+class Forgetful:
+    def __call__(self, faces):
+        return faces / 2
+    def state_dict(self):
+        return {}
+
 class Needs:
     def __init__(self, path):
         pass
 """
 
 
-@pytest.mark.parametrize("name", ["Darker", "Network", "Random"])
+@pytest.mark.parametrize("name", ["Darker", "Network", "Random", "Counted"])
 def test_an_own_anonymizer_is_read(tiny, tmp_path, name):
     (tmp_path / "own.py").write_text(OWN)
     row = evaluate.read_own_row(f"K2 {name}={tmp_path}/own.py:{name}", 32)
@@ -401,7 +425,7 @@ def test_an_own_anonymizer_may_write_into_its_faces_and_use_another_type(tmp_pat
     "name, sentence",
     [
         ("Late", "Late of .*own.py returns nan to nan"),
-        ("Leaves", r"raised SystemExit: 0 .line 36\)"),
+        ("Leaves", r"raised SystemExit: 0 .line 37\)"),
     ],
 )
 def test_each_answer_of_an_own_anonymizer_is_checked(tmp_path, name, sentence):
@@ -413,6 +437,15 @@ def test_each_answer_of_an_own_anonymizer_is_checked(tmp_path, name, sentence):
         assert torch.equal(anonymizer(faces), faces / 2)
     with pytest.raises(DataError, match=sentence):
         anonymizer(faces)
+
+
+def test_an_own_anonymizer_may_import_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "half_of_it.py").write_text("def half(faces):\n    return faces / 2\n")
+    text = "import half_of_it\nclass Own:\n    def __call__(self, faces):\n"
+    (tmp_path / "own.py").write_text(f"{text}        return half_of_it.half(faces)\n")
+    anonymizer = evaluate.read_own_row(f"A={tmp_path}/own.py:Own", 32).make()
+    assert torch.equal(anonymizer(torch.ones(1, 3, 32, 32)), torch.full((1, 3, 32, 32), 0.5))
 
 
 def test_another_class_of_the_same_file_is_another_row(tmp_path):
@@ -444,6 +477,12 @@ def test_another_class_of_the_same_file_is_another_row(tmp_path):
         ("A=own.py:Fixed", "raised IndexError"),  # on frames it meets faces of other sizes
         ("A=own.py:Other", "has .size 64, but faces are 32 px: see --face_size"),
         ("A=own.py:Text", "has .size '32', but faces are 32 px"),
+        (
+            "A=own.py:Arrays",
+            r"has a state_dict\(\) that no checkpoint can bring back: give tensors",
+        ),
+        ("A=own.py:Functions", "that no checkpoint can bring back"),
+        ("A=own.py:Forgetful", "and a load_state_dict that takes them"),
     ],
 )
 def test_an_own_anonymizer_that_cannot_be_a_row(tmp_path, monkeypatch, text, sentence):
