@@ -184,7 +184,8 @@ class AngularMarginHead(nn.Module):
         """embeddings (B, E) -> cosines (B, N) in [-1, 1] and norms (B, 1) >= 0.
 
         norms * cosines are the logits of a softmax without margin. An embedding of all zeros
-        has no direction: its cosines are 0, not NaN. Raises ValueError for other shapes.
+        has no direction: its cosines are 0 and its gradient is finite, not NaN. Raises ValueError
+        for other shapes.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.weight.shape[1]:
             raise ValueError(
