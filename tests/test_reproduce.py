@@ -552,7 +552,7 @@ def test_pictures_of_an_anonymizer_that_draws(tiny, tmp_path, drawn):
         (["--adversarial_target", "descent"], "adversarial_target is 'descent'"),
         (["--recognizer_depth", "7"], "recognizer_depth is 7: it must be 4 or 10 or 20"),
         (["--batch_faces", "1000"], "batch_faces is 1000, but there are 24 faces to train on"),
-        (["--test_pairs", "100000"], "draw more people or pictures, or ask for fewer"),
+        (["--test_pairs", "100000"], "of which 36 exist: give more test_identities"),
     ],
 )
 def test_wrong_command_lines(words, sentence, tiny_args, tmp_path, capsys):
@@ -581,9 +581,10 @@ def test_a_mistyped_file_of_weights_costs_nothing(tiny_args, tmp_path, capsys, f
 def test_a_folder_whose_data_could_not_be_read_is_free(tiny_args, tmp_path, capsys):
     """It was taken by the settings of a run that never began."""
     words = [*tiny_args, "--rows", "Masked", "--out", tmp_path / "run"]
-    assert run(*words, "--test_pairs", "100000") == 2
+    words += ["--drawn", "false", "--faces", "nowhere"]
+    assert run(*words) == 2
     assert (tmp_path / "run" / "config.json").exists()
-    assert run(*words, "--drawn", "false", "--faces", "nowhere") == 2
+    assert run(*words, "--T1", "7") == 2
     error = capsys.readouterr().err
     assert "nowhere" in error and "another --out" not in error
 
