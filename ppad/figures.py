@@ -172,7 +172,7 @@ def _save_panels(panels, path, inches):
     heights = [inches * sheet.shape[0] / sheet.shape[1] for sheet, *_ in panels]
     margin = 0.3  # inches, for a line of text above a panel
     total = sum(heights) + margin * (len(panels) - 1)
-    figure = Figure(figsize=(inches, total), dpi=DPI)
+    figure = Figure(figsize=(inches, total), dpi=DPI, layout="none")
     top = total
     for (sheet, heads, sides), height in zip(panels, heights):
         axes = figure.add_axes((0, (top - height) / total, 1, height / total))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -115,6 +116,16 @@ def test_drawing_needs_no_global_state_and_no_screen():
     """In a process of its own: other tests may have imported pyplot."""
     code = "import sys, ppad.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_notebooks_own_layout_changes_no_figure(tmp_path, recwarn):
+    """A notebook may lay out all its figures; panels are placed by hand."""
+    noise = torch.rand(2, 3, 16, 16)
+    figures.fig5(noise, noise, tmp_path / "plain.png")
+    with matplotlib.rc_context({"figure.constrained_layout.use": True}):
+        figures.fig5(noise, noise, tmp_path / "laid_out.png")
+    plain, laid_out = (Image.open(tmp_path / name) for name in ("plain.png", "laid_out.png"))
+    assert plain.tobytes() == laid_out.tobytes() and not recwarn.list
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
