@@ -166,6 +166,8 @@ class Reader:
         if split == "test":  # once, where both are read
             others = [frame.split for frame in frames.values() if frame.split not in SPLITS]
             files.say_unused(annotations_csv, "frames of other splits", others)
+            if all(len(frame.faces) == 1 for frame in frames.values()):
+                files.print_progress(f"{faces_csv}: no face, so no frame is anonymized", True)
         if 0 < limit < len(offered):
             offered = [offered[i * len(offered) // limit] for i in range(limit)]
         look = partial(look_at_frame, self.folder, frames, annotations_csv, frame_size)
@@ -343,8 +345,7 @@ def look_at_face(folder, rows, size, face_scale, file):
         corner = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2)
     elif width != height or face_scale != FACE_SCALE:
         fault = f"is {width} x {height} at face_scale {face_scale:g}, not square at {FACE_SCALE}"
-        fix = "crop the faces, or give face boxes in the table"
-        raise BadPicture(f"{path}: {fault}; {fix}")
+        raise BadPicture(f"{path}: {fault}; crop the faces, or give face boxes in the table")
     landmarks = (points - np.float32(corner)) * np.float32(size / side)  # (5, 2)
     square = (*corner, side)
     return cut_square(picture, *square, size), (str(path), square, checksum), landmarks
@@ -452,8 +453,7 @@ def look_at_frame(folder, frames, table, frame_size, file):
     wide, high = frames[file].size
     if picture.size != (wide, high):
         fault = f"is {picture.width} x {picture.height}, its row in {table} says"
-        fix = "use the picture it was made for"
-        raise DataError(f"{path}: {fault} {wide:g} x {high:g}; {fix}")
+        raise DataError(f"{path}: {fault} {wide:g} x {high:g}; use the picture it was made for")
     frame, inner = letterbox(picture, frame_size)
     scale = torch.tensor(np.divide(inner, picture.size), dtype=torch.float32).repeat(2)  # (4,)
     return frame, (str(path), None, checksum), scale

@@ -565,9 +565,15 @@ def test_pictures_that_no_person_has_are_named(tmp_path, capsys):
     assert "2 pictures not in person/picture are not used, such as Ann/more/a.png" in said
 
 
-def test_a_table_of_face_boxes_may_hold_its_header_alone(tmp_path):
-    actions = read_actions(*action_folder(tmp_path, faces=FACES[:1]), "train", (60, 80))
+def test_a_table_of_face_boxes_may_hold_its_header_alone_which_is_said_once(tmp_path, capsys):
+    where = action_folder(tmp_path, faces=FACES[:1])
+    actions = read_actions(*where, "train", (60, 80))
     assert [boxes.shape for boxes in actions.face_boxes] == [(0, 4), (0, 4)]
+    assert capsys.readouterr().err == ""
+    read_actions(*where, "test", (60, 80))
+    assert "faces.csv: no face, so no frame is anonymized" in capsys.readouterr().err
+    read_actions(*action_folder(tmp_path), "test", (60, 80))
+    assert "no face" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("other", ["Phoning", "phon ing", "phoning_", "PHONING"])
