@@ -485,9 +485,9 @@ def _problems(config: Paper):
             yield name, "it must not be negative"
         if value == math.inf and name not in UNBOUNDED:
             yield name, "it must be finite"
-    for name in ("adam_beta1", "adam_beta2", "lr_drop_at"):
-        if values[name] > (1 if name == "lr_drop_at" else 0.9999):
-            yield name, "it is a share and must be below 1"
+    for name, most in (("adam_beta1", 0.9999), ("adam_beta2", 0.9999), ("lr_drop_at", 1)):
+        if values[name] > most:
+            yield name, f"it is a share and must be at most {most}"
     for name in ("face_scale", "adversarial_cap"):
         if values[name] == 0:
             yield name, "it must be above 0"

@@ -192,7 +192,7 @@ def test_as_many_pairs_as_there_are_can_be_asked_for():
         ("paper", {"face_scale": 0.0}, "face_scale is 0.0: it must be above 0"),
         ("paper", {"face_scale": math.inf}, "face_scale is inf: it must be finite"),
         ("toy", {"lr_modifier": math.inf}, "lr_modifier is inf: it must be finite"),
-        ("toy", {"adam_beta1": 1.5}, "adam_beta1 is 1.5: it is a share and must be below 1"),
+        ("toy", {"adam_beta1": 1.5}, "adam_beta1 is 1.5: it is a share and must be at most 0.9999"),
         ("toy", {"adam_beta2": 1.0}, "adam_beta2 is 1.0: it is a share"),
         ("toy", {"lr_drop_at": 2.0}, "lr_drop_at is 2.0: it is a share"),
         ("toy", {"margin": 7}, "margin is 7: it must be 1 or 2 or 3 or 4"),
