@@ -368,11 +368,11 @@ class FaceFinder:
 
 
 class RecallFinder:
-    """Boxes of frames by a `FaceFinder` with an MTCNN, of `min_face` px: (k, 4) on the CPU."""
+    """Boxes of frames by a `FaceFinder` with an MTCNN: tensors (k, 4) on the CPU."""
 
-    def __init__(self, faces, min_face=SMALLEST_FACE):
+    def __init__(self, faces):
         self.faces = faces
-        self.larger_face = LARGER * min_face
+        self.larger_face = LARGER * faces.mtcnn.config.min_face
 
     def __call__(self, frames):
         return [found["boxes"].cpu() for found in self.faces.find(frames)]
@@ -497,4 +497,4 @@ def default_finder(min_face=SMALLEST_FACE, device="cpu", threshold=THRESHOLD):
     thresholds = (threshold - 0.1, threshold, threshold)
     mtcnn = MTCNN.load(config=MTCNNConfig(min_face=min_face, thresholds=thresholds)).to(device)
     ssh = SSH.load().fold_batch_norm().to(device)
-    return RecallFinder(FaceFinder(mtcnn, ssh, "either", threshold - 0.1), min_face)
+    return RecallFinder(FaceFinder(mtcnn, ssh, rule="either", ssh_score=threshold - 0.1))

@@ -305,7 +305,8 @@ class RedMTCNN:
     It confirms a face where the box it is given is near one.
     """
 
-    def __init__(self):
+    def __init__(self, min_face):
+        self.config = mtcnn.MTCNNConfig(min_face)
         self.searched = []
         self.smallest = []
 
@@ -339,9 +340,9 @@ def number_of(frame):
 class RedFaces:
     """A stand-in for FaceFinder, whose SSH knows all red squares."""
 
-    def __init__(self):
+    def __init__(self, min_face=20):
         self.searched = []
-        self.mtcnn = RedMTCNN()
+        self.mtcnn = RedMTCNN(min_face)
         self.ssh = self
         self.ssh_score = 0.5
         self.by_ssh = []
@@ -393,8 +394,8 @@ def test_a_new_face_is_searched_where_the_picture_has_changed():
 
 
 def test_mtcnn_looks_for_larger_faces_where_ssh_searches_too():
-    faces = RedFaces()
-    ssh.RecallFinder(faces, min_face=30).follow(numbered([scene(10, 20) for _ in range(6)]))
+    faces = RedFaces(min_face=30)
+    ssh.RecallFinder(faces).follow(numbered([scene(10, 20) for _ in range(6)]))
     assert faces.by_ssh == [3] and faces.mtcnn.smallest == [None, 60]
 
 
@@ -423,7 +424,7 @@ def test_a_large_lost_face_is_looked_for_at_a_reduced_size():
     assert boxes.shape == (0, 4)
     assert sizes and max(map(max, sizes)) <= 4 * 2 * 20 + 1  # the face at twice the smallest, 20
     sizes.clear()
-    (boxes,) = ssh.RecallFinder(Noted(), min_face=45).closely([frame], [[140.0, 150, 260, 270]])
+    (boxes,) = ssh.RecallFinder(Noted(min_face=45)).closely([frame], [[140.0, 150, 260, 270]])
     assert 4 * 80 < max(map(max, sizes)) <= 4 * 2 * 45 + 1
 
 
@@ -439,6 +440,7 @@ class UprightRed:
     def __init__(self):
         self.seen = 0
         self.mtcnn = self
+        self.config = mtcnn.MTCNNConfig()
         self.ssh = self
         self.ssh_score = 0.5
 
