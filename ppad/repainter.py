@@ -253,69 +253,62 @@ class Anonymizer:
             raise ValueError(f"{fault}; --on_error cover blackens such frames") from error
 
     def _paint(self, frame, boxes, tracks):
-        """frame (H, W, 3) uint8, repainted in squares about the boxes (k, 4), else unchanged.
+        """A copy of frame (H, W, 3) uint8, repainted in squares about the boxes (k, 4).
 
         tracks: k numbers, whose boxes they are.
         """
         height, width = frame.shape[:2]
         boxes = torch.as_tensor(boxes, dtype=torch.float32)
-        tracks = torch.tensor(tracks)  # (k,)
         touches = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2:] > 0).all(1)
-        boxes = boxes[touches]
-        tracks = tracks[touches]
-        if not len(boxes):
-            return frame
-        boxes = face_squares(boxes, self.face_scale)  # (k, 4)
-        # Largest last, so on top: a small box must not show again, finer, what a large one hid.
-        order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort()
-        boxes = boxes[order]
-        tracks = tracks[order].tolist()
-        # Only a window about each box becomes floating point, 1 px wider, as crops look that far.
-        limit = torch.tensor([width, height])
-        low = (boxes[:, :2].floor().long() - 1).clamp(min=0).minimum(limit - 1)  # (k, 2)
-        high = (boxes[:, 2:].ceil().long() + 1).clamp(min=1).minimum(limit)  # (k, 2)
-        size = getattr(self.anonymizer, "size", None)
+        squares = face_squares(boxes[touches], self.face_scale)  # (k, 4)
+        tracks = torch.tensor(tracks)[touches].tolist()
         painted = frame.copy()
-        for square, track, (x0, y0), (x1, y1) in zip(boxes, tracks, low.tolist(), high.tolist()):
-            window = (slice(y0, y1), slice(x0, x1))
-            # As painted so far: what an anonymizer leaves about a face may be its neighbor.
-            before = self._to_tensor(painted[window])  # (1, 3, h, w)
-            inside = [square[None] - torch.tensor([x0, y0, x0, y0])]  # (1, 4), in the window
-            if size is None:
-                (face,) = cut_pixels(before, inside)  # (1, 3, s, s)
-                face = self._on_pixels(face)
-            else:
-                face = self._on_crop(crop_faces(before, inside, size), track)  # (1, 3, S, S)
-            if not face.abs().amax().isfinite():
-                raise ValueError("the anonymizer gave pixels that are not finite")
-            face = face.clamp(-1, 1)
-            if size is None:
-                pasted = write_pixels(before, [face], inside)
-            else:
-                pasted = paste_faces(before, face, inside)
-            if self.feather:
-                weight = fade(square, window, (height, width), self.feather).to(before)
-                pasted = before * (1 - weight) + pasted * weight
-            pixels = ((pasted[0] + 1) * 127.5).round().clamp(0, 255).byte()  # (3, h, w)
-            painted[window] = pixels.permute(1, 2, 0).cpu().numpy()
+        # Largest last, so on top: a small box must not show again, finer, what a large one hid.
+        for i in (squares[:, 2:] - squares[:, :2]).prod(1).argsort().tolist():
+            self._paint_square(painted, squares[i], tracks[i])
         return painted
 
-    def _on_crop(self, crop, track):
-        """A face (1, 3, S, S) anonymized; those of a track all as one person, if M can."""
-        if not hasattr(self.anonymizer, "next_frame"):
-            return self.anonymizer(crop)
-        last = self.known.get(track)
-        face, self.known[track] = self.anonymizer.next_frame(crop, last, self.seconds)
-        return face
+    def _paint_square(self, painted, square, track):
+        """Repaint the face in one square (4,) of a frame (H, W, 3) uint8, in place.
 
-    def _on_pixels(self, square):
-        """A face (1, 3, s, s) anonymized; one that is too small for the method is blackened."""
-        too_small = square.shape[-1] < getattr(self.anonymizer, "smallest", 0)
-        return torch.full_like(square, -1.0) if too_small else self.anonymizer(square)
+        As painted so far: what an anonymizer leaves about a face may be its neighbor.
+        """
+        # Only a window about it becomes floating point, 1 px wider, as crops look that far.
+        limit = torch.tensor([painted.shape[1], painted.shape[0]])
+        x0, y0 = (square[:2].floor().long() - 1).clamp(min=0).minimum(limit - 1).tolist()
+        x1, y1 = (square[2:].ceil().long() + 1).clamp(min=1).minimum(limit).tolist()
+        window = (slice(y0, y1), slice(x0, x1))
+        pixels = torch.tensor(painted[window], device=self.device)  # (h, w, 3) uint8
+        before = pixels.permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, h, w)
+        inside = [square[None] - torch.tensor([x0, y0, x0, y0])]  # (1, 4), in the window
+        size = getattr(self.anonymizer, "size", None)
+        if size is None:
+            (face,) = cut_pixels(before, inside)  # (1, 3, s, s)
+            after = write_pixels(before, [self._new_face(face, track)], inside)
+        else:
+            face = crop_faces(before, inside, size)  # (1, 3, S, S)
+            after = paste_faces(before, self._new_face(face, track), inside)
+        if self.feather:
+            weight = fade(square, window, painted.shape[:2], self.feather).to(before)  # (h, w)
+            after = before * (1 - weight) + after * weight
+        pixels = ((after[0] + 1) * 127.5).round().clamp(0, 255).byte()  # (3, h, w)
+        painted[window] = pixels.permute(1, 2, 0).cpu().numpy()
 
-    def _to_tensor(self, window):
-        pixels = torch.tensor(window, device=self.device)  # (h, w, 3) uint8
-        return pixels.permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, h, w)
+    def _new_face(self, face, track):
+        """A face (1, 3, S, S) anonymized: those of a track all as one person, if M can.
+
+        One that is too small for a hand-made method is blackened. ValueError if not finite.
+        """
+        if face.shape[-1] < getattr(self.anonymizer, "smallest", 0):
+            return torch.full_like(face, -1.0)
+        if hasattr(self.anonymizer, "next_frame"):
+            last = self.known.get(track)
+            new, self.known[track] = self.anonymizer.next_frame(face, last, self.seconds)
+        else:
+            new = self.anonymizer(face)
+        if not new.abs().amax().isfinite():
+            raise ValueError("the anonymizer gave pixels that are not finite")
+        return new.clamp(-1, 1)
 
 
 def load_modifier(path):
