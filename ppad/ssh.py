@@ -8,9 +8,9 @@ finds faces of every size by three detection modules, each on a coarser grid and
     conv5_3, max-pooled         -> M3, a cell every 32 px, anchors 256, 512 px
 
 An anchor is a square about the center of its cell. For each, a module gives the probability of a
-face and the shifts that fit the square to it. Two bodies: "vgg16", as published (conv1 and conv2
-frozen, ImageNet start by `load_imagenet`), and "light" (ours): the same modules, narrower, on a
-small body with batch norm that a CPU can train and run. `data_scripts/train_ssh.py` trains it.
+face and the shifts that fit the square to it. Two bodies: "vgg16", as published, and "light"
+(ours): the same modules, narrower, on a small body with batch norm that a CPU can train and run.
+`data_scripts/train_ssh.py` trains it.
 
 Open in the sources, decided here: frames are padded with the mean color to a multiple of 32;
 anchors sit at cell centers and may reach over the edge; no picture pyramid at test time.
@@ -81,7 +81,7 @@ class VGGBody(nn.Module):
         from torchvision.models.vgg import cfgs, make_layers  # slow to load, as `mtcnn.nms` says
 
         self.features = make_layers(cfgs["D"][:-1])
-        self.features[:10].requires_grad_(False)  # SSH: conv1 and conv2 keep their ImageNet weights
+        self.features[:10].requires_grad_(False)  # SSH: conv1 and conv2 stay as they are
 
     def forward(self, x):
         fine = self.features[:23](x)  # (B, 512, H/8, W/8)
@@ -196,24 +196,6 @@ class SSH(nn.Module):
         weights = {name: value.cpu() for name, value in self.state_dict().items()}
         with atomic_path(path) as temporary:
             torch.save({"body": self.kind, "weights": weights}, temporary)
-
-    def load_imagenet(self, state):
-        """Start the VGG body from torchvision's `vgg16` state dict.
-
-        Those weights expect RGB, (x / 255 - mean) / std; SSH's pictures are BGR minus a mean. Both
-        are linear, so the difference goes into the first convolution (exact but at the edges).
-        ValueError for the light body.
-        """
-        if self.kind != "vgg16":
-            raise ValueError(f"body is {self.kind!r}; ImageNet weights fit body 'vgg16' only")
-        own = {name: value.clone() for name, value in state.items() if name.startswith("features.")}
-        mean = torch.tensor([0.485, 0.456, 0.406])  # torchvision
-        std = torch.tensor([0.229, 0.224, 0.225])
-        weight = own["features.0.weight"]  # (64, 3, 3, 3)
-        offset = (torch.tensor(MEAN_BGR[::-1]) / 255 - mean) / std  # (3,)
-        own["features.0.bias"] += (weight * offset[:, None, None]).sum((1, 2, 3))
-        own["features.0.weight"] = (weight / (255 * std)[:, None, None]).flip(1)
-        self.body.load_state_dict(own)
 
     def fold_batch_norm(self):
         """Put the light body's batch norms into its convolutions, for use only: a sixth faster."""

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import box_iou
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts"))
@@ -159,31 +158,6 @@ def test_loss_of_empty_pictures_has_a_gradient():
     assert (
         logits.grad[..., 1].min() >= 0 and logits.grad[..., 1].max() > 0
     )  # faces are pushed down only
-
-
-def test_imagenet_weights_fold_into_bgr_input(vgg):
-    reference = torch.nn.ModuleDict(
-        {"features": make_layers(cfgs["D"])}
-    )  # torchvision's VGG-16, random weights
-    model = vgg
-    state = reference.state_dict()
-    model.load_imagenet({**state, "classifier.0.weight": torch.zeros(1)})
-    own = model.body.state_dict()
-    assert own.keys() == set(state) and all(
-        torch.equal(own[k], state[k]) for k in own if ".0." not in k
-    )
-    x = torch.rand(1, 3, 32, 32)
-    mean, std = (
-        torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    )
-    bgr = x.flip(1) * 255 - torch.tensor(ssh.MEAN_BGR)[:, None, None]
-    wanted = reference["features"][:2]((x - mean) / std)
-    got = model.body.features[:2](bgr)
-    assert torch.allclose(
-        got[..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1], atol=1e-4
-    )  # edges: padding differs
-    with pytest.raises(ValueError, match="vgg16"):
-        SSH("light").load_imagenet(state)
 
 
 def four(size=64):
