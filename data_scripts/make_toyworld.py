@@ -15,7 +15,8 @@ import io
 import sys
 from pathlib import Path
 
-from _common import Journal, check_unclaimed, count_line, run, table_text
+from _common import count_line, run
+from _journal import Journal, check_unclaimed, table_text
 from PIL import Image
 
 from ppad import config as presets

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "data_scripts"))
 
 import _common
 import _faces
+import _journal
 import _untrusted
 import make_toyworld
 import prepare_casia
@@ -274,7 +275,7 @@ def test_a_table_of_another_convention_is_refused(tmp_path, capsys):
     table = tmp_path / "t.csv"
     points = [40, 30, 20, 30, 30, 40, 38, 50, 22, 50]
     rows = [[file, *points] for file in lfw_files()]
-    table.write_text(_common.table_text(["file", *POINT_COLUMNS], rows))
+    table.write_text(_journal.table_text(["file", *POINT_COLUMNS], rows))
     said = one_sentence(capsys, prepare_lfw, lfw(tmp_path), tmp_path / "out", "--landmarks", table)
     assert "left_eye lies right of right_eye" in said
 
@@ -335,7 +336,7 @@ def test_a_given_table_takes_the_finders_place(tmp_path, capsys, monkeypatch):
 
 def csv_of_points(path, files):
     path.write_text(
-        _common.table_text(
+        _journal.table_text(
             ["file", *POINT_COLUMNS], [[file, *POINTS.flatten().tolist()] for file in files]
         )
     )
@@ -635,7 +636,7 @@ def test_a_full_disk_is_told_in_one_sentence_and_gone_on_from(tmp_path, capsys, 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(
-        _common,
+        _journal,
         "open",
         lambda path, mode: FullFile() if mode == "ab" else open(path, mode),
         raising=False,
@@ -643,7 +644,7 @@ def test_a_full_disk_is_told_in_one_sentence_and_gone_on_from(tmp_path, capsys, 
     assert f"cannot write {out / '.test.jsonl'} (No space left" in one_sentence(
         capsys, prepare_lfw, source, out
     )
-    monkeypatch.delattr(_common, "open")
+    monkeypatch.delattr(_journal, "open")
     assert prepare_lfw.run(prepare_lfw.main, [str(source), str(out)]) == 0
     assert "pictures: 8 of" in capsys.readouterr().out
 
@@ -1155,7 +1156,7 @@ def test_rows_of_a_table_that_match_no_picture_are_counted(tmp_path, capsys):
         [file, 10, 20, 50, 60, *POINTS.flatten().tolist()] for file in [*lfw_files(), "Eve/1.jpg"]
     ]
     table = tmp_path / "t.csv"
-    table.write_text(_common.table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
+    table.write_text(_journal.table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
     words = [str(lfw(tmp_path)), str(tmp_path / "out"), "--landmarks", str(table)]
     assert prepare_lfw.run(prepare_lfw.main, words) == 0
     said = capsys.readouterr().out
