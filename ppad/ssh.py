@@ -281,15 +281,14 @@ class FaceFinder:
     """Finds faces by one of `RULES`.
 
     mtcnn, ssh: the detectors, or any objects with the same `find` and `confirm`; None loads the
-    default weights of those that the rule needs. ssh_score: SSH's least score, under "either".
-    Raises ValueError for an unknown rule, or where weights are missing (it says what to run).
+    default weights of those that the rule needs. Raises ValueError for an unknown rule, or where
+    weights are missing (it says what to run).
     """
 
-    def __init__(self, mtcnn=None, ssh=None, rule="paper", ssh_score=RECALL_SCORE):
+    def __init__(self, mtcnn=None, ssh=None, rule="paper"):
         if rule not in RULES:
             raise ValueError(f"rule is {rule!r}; choose one of {', '.join(RULES)}")
         self.rule = rule
-        self.ssh_score = ssh_score
         self.mtcnn = MTCNN.load() if mtcnn is None and rule != "ssh" else mtcnn
         self.ssh = SSH.load() if ssh is None and rule != "mtcnn" else ssh
 
@@ -335,7 +334,7 @@ class FaceFinder:
     def _either(self, frames):
         """MTCNN's faces, and those that SSH alone finds."""
         found = self.mtcnn.find(frames)
-        by_ssh = self.ssh.find(frames, score=self.ssh_score)
+        by_ssh = self.ssh.find(frames, score=RECALL_SCORE)
         for mtcnn, ssh in zip(found, by_ssh):
             known = overlap(ssh["boxes"], mtcnn["boxes"]) > SAME_FACE  # (k, n)
             ssh.update({name: values[~known.any(1)] for name, values in ssh.items()})
@@ -350,14 +349,27 @@ class FaceFinder:
 
 
 class RecallFinder:
-    """Boxes of frames by a `FaceFinder` with an MTCNN: tensors (k, 4) on the CPU."""
+    """Boxes of frames that MTCNN or SSH takes for faces: tensors (k, 4) on the CPU.
 
-    def __init__(self, faces):
-        self.faces = faces
-        self.larger_face = LARGER * faces.mtcnn.config.min_face
+    ssh_score: SSH's least score.
+    """
+
+    def __init__(self, mtcnn, ssh, ssh_score=RECALL_SCORE):
+        self.mtcnn = mtcnn
+        self.ssh = ssh
+        self.ssh_score = ssh_score
+        self.larger_face = LARGER * mtcnn.config.min_face
 
     def __call__(self, frames):
-        return [found["boxes"].cpu() for found in self.faces.find(frames)]
+        """Boxes of frames (H, W, 3) uint8, each searched by itself."""
+        return [self._both(frame[None])[0] for frame in frames]
+
+    def _both(self, frames):
+        """Boxes by both detectors of frames of one size (B, H, W, 3)."""
+        by_mtcnn = self.mtcnn.find(frames)
+        by_ssh = self.ssh.find(frames, self.ssh_score)
+        pairs = zip(by_mtcnn, by_ssh)
+        return [joined([one["boxes"].cpu(), other["boxes"].cpu()]) for one, other in pairs]
 
     def follow(self, frames):
         """Boxes of successive frames.
@@ -380,12 +392,12 @@ class RecallFinder:
                 part = (slice(0, None),) * 2 if first else changed(searched, frame)
                 searched = frame
                 least = None if first else self.larger_face
-                by_mtcnn = self.faces.mtcnn.find(np.ascontiguousarray(frame[part])[None], least)
+                by_mtcnn = self.mtcnn.find(np.ascontiguousarray(frame[part])[None], least)
                 corner = torch.tensor([part[1].start, part[0].start] * 2)
                 places = joined([places, by_mtcnn[0]["boxes"].cpu() + corner])
             boxes = places
             if i == middle or first and i:
-                by_ssh = self.faces.ssh.find(frame[None], self.faces.ssh_score)
+                by_ssh = self.ssh.find(frame[None], self.ssh_score)
                 boxes = joined([places, by_ssh[0]["boxes"].cpu()])
                 confirmed, _ = self._again(frame, boxes[len(places) :])
                 places = torch.cat([places, confirmed])
@@ -396,7 +408,7 @@ class RecallFinder:
         """The boxes (k, 4) that MTCNN takes for faces, where it sees them now; the others."""
         if len(boxes) == 0:
             return boxes, boxes
-        (seen,) = self.faces.mtcnn.confirm(frame[None], [boxes])
+        (seen,) = self.mtcnn.confirm(frame[None], [boxes])
         face = seen["face"].cpu()
         return seen["boxes"].cpu()[face], boxes[~face]
 
@@ -425,8 +437,8 @@ class RecallFinder:
         found = []
         for frame in frames:
             height, width = frame.shape[:2]
-            views = [frame, lift_shadows(frame), np.rot90(frame), np.rot90(frame, -1)]
-            upright, lifted, left, right = self([np.ascontiguousarray(view) for view in views])
+            upright, lifted = self._both(np.stack([frame, lift_shadows(frame)]))
+            left, right = self._both(np.stack([np.rot90(frame), np.rot90(frame, -1)]))
             sign = torch.tensor([-1, 1, -1, 1])
             left = left[:, [3, 0, 1, 2]] * sign + torch.tensor([width, 0, width, 0])
             right = right[:, [1, 2, 3, 0]] * -sign + torch.tensor([0, height, 0, height])
@@ -479,4 +491,4 @@ def default_finder(min_face=SMALLEST_FACE, device="cpu", threshold=THRESHOLD):
     thresholds = (threshold - 0.1, threshold, threshold)
     mtcnn = MTCNN.load(config=MTCNNConfig(min_face=min_face, thresholds=thresholds)).to(device)
     ssh = SSH.load().fold_batch_norm().to(device)
-    return RecallFinder(FaceFinder(mtcnn, ssh, rule="either", ssh_score=threshold - 0.1))
+    return RecallFinder(mtcnn, ssh, ssh_score=threshold - 0.1)

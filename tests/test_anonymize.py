@@ -310,7 +310,7 @@ class RedMTCNN:
         self.searched = []
         self.smallest = []
 
-    def find(self, frames, min_face):
+    def find(self, frames, min_face=None):
         self.searched += map(number_of, frames)
         self.smallest.append(min_face)
         boxes = [torch.tensor(one).float().reshape(-1, 4) for one in find_red(frames)]
@@ -337,55 +337,51 @@ def number_of(frame):
     return int(frame[-1, -1, 2]) if frame.shape == scene().shape else "part"
 
 
-class RedFaces:
-    """A stand-in for FaceFinder, whose SSH knows all red squares."""
+class RedSSH:
+    """A stand-in for SSH: knows all red squares, and notes which frames it searches."""
 
-    def __init__(self, min_face=20):
+    def __init__(self):
         self.searched = []
-        self.mtcnn = RedMTCNN(min_face)
-        self.ssh = self
-        self.ssh_score = 0.5
-        self.by_ssh = []
 
-    def find(self, frames, score=None):
-        (self.searched if score is None else self.by_ssh).extend(map(number_of, frames))
+    def find(self, frames, score):
+        self.searched += map(number_of, frames)
         return [{"boxes": torch.tensor(one).float().reshape(-1, 4)} for one in find_red(frames)]
 
 
 def follow(frames):
-    """Boxes, and the numbers of the frames that MTCNN, SSH and both together searched."""
-    faces = RedFaces()
-    found = ssh.RecallFinder(faces).follow(numbered([frame.copy() for frame in frames]))
-    return [one.tolist() for one in found], faces.mtcnn.searched, faces.by_ssh, faces.searched
+    """Boxes, and the numbers of the frames that MTCNN and SSH searched."""
+    finder = ssh.RecallFinder(RedMTCNN(min_face=20), RedSSH())
+    found = finder.follow(numbered([frame.copy() for frame in frames]))
+    return [one.tolist() for one in found], finder.mtcnn.searched, finder.ssh.searched
 
 
 def test_faces_are_followed_between_searches():
     frames = [scene(10 + 3 * t, 20) for t in range(6)]
-    found, mtcnn, by_ssh, both = follow(frames)
+    found, mtcnn, by_ssh = follow(frames)
     assert found == [np.array(one).tolist() for one in find_red(frames)]
-    assert mtcnn == [0, "part"] and by_ssh == [3] and both == []
+    assert mtcnn == [0, "part"] and by_ssh == [3]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_both_detectors_search_however_few_the_frames(n):
     for x in (10, 70):  # seen by both and by SSH alone
-        found, mtcnn, by_ssh, both = follow([scene(x, 20)] * n)
-        assert mtcnn[0] == 0 and by_ssh == [n // 2] and both == []
+        found, mtcnn, by_ssh = follow([scene(x, 20)] * n)
+        assert mtcnn[0] == 0 and by_ssh == [n // 2]
         assert len(found) == n and len(found[n // 2]) == 1
 
 
 def test_it_is_searched_about_a_lost_face_and_everywhere_after_a_cut():
     dark = scene(30, 20, face=False) // 3
     frames = [scene(10, 20), scene(30, 20), scene(30, 20), scene(30, 20), dark, scene(70, 20)]
-    found, mtcnn, by_ssh, both = follow(frames)
-    assert mtcnn == [0, "part", 4, 5] and by_ssh == [3, 4, 5] and both == ["part"]
+    found, mtcnn, by_ssh = follow(frames)
+    assert mtcnn == [0, "part", "part", 4, 5] and by_ssh == ["part", 3, 4, 5]
     assert found == [np.array(one).reshape(-1, 4).tolist() for one in find_red(frames)]
 
 
 def test_a_new_face_is_searched_where_the_picture_has_changed():
     frames = [scene(40, 8, face=t >= 2) for t in range(6)]
-    found, mtcnn, _, both = follow(frames)
-    assert mtcnn == [0, "part"] and both == []
+    found, mtcnn, by_ssh = follow(frames)
+    assert mtcnn == [0, "part"] and by_ssh == [3]
     assert found[2] == [] and found[3:] == [np.array(find_red(frames[3:4])[0]).tolist()] * 3
     rows, columns = ssh.changed(frames[0], frames[3])
     assert rows.start <= 8 and rows.stop >= 24 and columns.start <= 40 and columns.stop >= 56
@@ -394,9 +390,9 @@ def test_a_new_face_is_searched_where_the_picture_has_changed():
 
 
 def test_mtcnn_looks_for_larger_faces_where_ssh_searches_too():
-    faces = RedFaces(min_face=30)
-    ssh.RecallFinder(faces).follow(numbered([scene(10, 20) for _ in range(6)]))
-    assert faces.by_ssh == [3] and faces.mtcnn.smallest == [None, 60]
+    finder = ssh.RecallFinder(RedMTCNN(min_face=30), RedSSH())
+    finder.follow(numbered([scene(10, 20) for _ in range(6)]))
+    assert finder.ssh.searched == [3] and finder.mtcnn.smallest == [None, 60]
 
 
 def test_without_one_of_the_detectors_nothing_is_searched(monkeypatch, tmp_path):
@@ -411,43 +407,41 @@ def test_without_one_of_the_detectors_nothing_is_searched(monkeypatch, tmp_path)
 def test_a_large_lost_face_is_looked_for_at_a_reduced_size():
     sizes = []
 
-    class Noted(RedFaces):
-        def find(self, frames, score=None):
+    class Noted(RedSSH):
+        def find(self, frames, score):
             sizes.extend(frame.shape for frame in frames)
-            return super().find(frames)
+            return super().find(frames, score)
 
     frame = scene(100, 110, 120, size=(400, 500))
-    finder = ssh.RecallFinder(Noted())
+    finder = ssh.RecallFinder(RedMTCNN(min_face=20), Noted())
     (boxes,) = finder.closely([frame], [[140.0, 150, 260, 270]])
     np.testing.assert_allclose(boxes, find_red([frame])[0], atol=3)
     (boxes,) = finder.closely([frame], [[600.0, 0, 700, 100]])  # out of view
     assert boxes.shape == (0, 4)
     assert sizes and max(map(max, sizes)) <= 4 * 2 * 20 + 1  # the face at twice the smallest, 20
     sizes.clear()
-    (boxes,) = ssh.RecallFinder(Noted(min_face=45)).closely([frame], [[140.0, 150, 260, 270]])
+    finder = ssh.RecallFinder(RedMTCNN(min_face=45), Noted())
+    (boxes,) = finder.closely([frame], [[140.0, 150, 260, 270]])
     assert 4 * 80 < max(map(max, sizes)) <= 4 * 2 * 45 + 1
 
 
 def test_a_face_that_only_ssh_sees_is_not_followed_and_costs_no_search():
-    found, mtcnn, by_ssh, both = follow([scene(70, 20)] * 6)
-    assert mtcnn == [0, "part"] and by_ssh == [3] and both == []
+    found, mtcnn, by_ssh = follow([scene(70, 20)] * 6)
+    assert mtcnn == [0, "part"] and by_ssh == [3]
     assert [len(one) for one in found] == [0, 0, 0, 1, 0, 0]
 
 
 class UprightRed:
-    """A stand-in for FaceFinder that knows bright red squares with a white mark on top only."""
+    """A stand-in for MTCNN and SSH: knows bright red squares with a white mark on top only."""
 
     def __init__(self):
         self.seen = 0
-        self.mtcnn = self
         self.config = mtcnn.MTCNNConfig()
-        self.ssh = self
-        self.ssh_score = 0.5
 
     def confirm(self, frames, boxes):
         return [{"face": torch.ones(len(boxes[0]), dtype=torch.bool), "boxes": boxes[0]}]
 
-    def find(self, frames, score=None):  # score: as MTCNN, the smallest face
+    def find(self, frames, least=None):  # the smallest face, or the lowest score
         self.seen += len(frames)
         found = []
         for frame, boxes in zip(frames, find_red(frames)):
@@ -472,7 +466,7 @@ def marked_scene(turns, brightness=1.0, **where):
 @pytest.mark.parametrize("turns", [0, 1, 3])
 def test_a_lying_face_in_a_picture_is_found(turns):
     before = marked_scene(turns, x=40, y=24)
-    after = masked(finder=ssh.RecallFinder(UprightRed())).picture(before)
+    after = masked(finder=ssh.RecallFinder(UprightRed(), UprightRed())).picture(before)
     assert not red(after).any() and (after == before).mean() > 0.8
 
 
@@ -501,15 +495,16 @@ def test_a_lying_face_in_a_movie_is_found_when_it_is_lost_or_nothing_is_found():
     """Five times a second, and no more often than that."""
     for start in (0, 30):  # upright before that
         frames = [marked_scene(1 if t >= start else 0, x=40, y=24) for t in range(60)]
-        faces = UprightRed()
-        person = masked(finder=ssh.RecallFinder(faces))
+        finder = ssh.RecallFinder(UprightRed(), UprightRed())
+        person = masked(finder=finder)
         after = list(person.frames(frames, rate=30))
         assert not any(red(frame).any() for frame in after)
-        assert faces.seen <= 60 / 2 + 4 * (60 - start) / 6 + 4
+        assert finder.mtcnn.seen <= 60 / 3 + 4 * (60 - start) / 6 + 4
+        assert finder.ssh.seen <= 60 / 6 + 4 * (60 - start) / 6 + 4
     upright = [marked_scene(0, x=40, y=24)] * 60
-    faces = UprightRed()
-    list(masked(finder=ssh.RecallFinder(faces)).frames(upright, rate=30))
-    assert faces.seen == 30
+    finder = ssh.RecallFinder(UprightRed(), UprightRed())
+    list(masked(finder=finder).frames(upright, rate=30))
+    assert (finder.mtcnn.seen, finder.ssh.seen) == (20, 10)
 
 
 def test_shadows_are_lifted():
@@ -1286,9 +1281,9 @@ def test_quality_and_threshold(command, capsys):
     with pytest.raises(ValueError, match="threshold is nan"):
         ssh.default_finder(threshold=float("nan"))
     if (mtcnn.weights_folder() / "onet.pt").is_file():
-        faces = ssh.default_finder(threshold=0.7).faces
-        assert faces.mtcnn.config.thresholds == pytest.approx((0.6, 0.7, 0.7))
-        assert faces.ssh_score == pytest.approx(0.6)
+        finder = ssh.default_finder(threshold=0.7)
+        assert finder.mtcnn.config.thresholds == pytest.approx((0.6, 0.7, 0.7))
+        assert finder.ssh_score == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("place", [(30, 20), (0, 20), (30, 0), (80, 56)])

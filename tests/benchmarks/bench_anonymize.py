@@ -57,7 +57,7 @@ from ppad import movies
 from ppad.crop_sampler import face_squares
 from ppad.optim import versions
 from ppad.repainter import FRAMES_AT_ONCE, LOOKS_A_SECOND, Anonymizer
-from ppad.ssh import default_finder
+from ppad.ssh import FaceFinder, default_finder
 
 DROPPED = 0.3
 SEEDS = 5
@@ -122,7 +122,7 @@ def steadiness(clip):
     movie = movies.probe(clip)
     frames = [frame.copy() for frame in movies.read_movie(clip, movie)]  # one may be shown twice
     recall = default_finder()
-    finder = recall.faces  # MTCNN or SSH, in every frame
+    finder = FaceFinder(recall.mtcnn, recall.ssh, rule="either")  # in every frame
     size = frames[0].shape[:2]
     found = [finder.find([frame])[0] for frame in frames]
     boxes = [one["boxes"].numpy() for one in found]
