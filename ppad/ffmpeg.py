@@ -36,10 +36,6 @@ HDR_TO_SDR = (
     "zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
 ).split(",")
 SHOWINFO = re.compile(r"showinfo.*\bn: *(\d+) pts:.*pts_time: *(\S+)")
-LACKING = re.compile(
-    r"(?:Unknown|No such) (encoder|decoder|filter):? '([^']+)'"
-    r"|(Decoder) \(codec (?!none)(\w+)\) not found|no (decoder) found for: (?!none)(\w+)"
-)
 # Not where [info] comes first: such lines hold names and titles, with any words.
 COMPLAINT = re.compile(
     r"((?!\[info\]).)*(\[(error|fatal|panic)\]|corrupt (decoded frame|input packet))"
@@ -268,8 +264,8 @@ def readable_parts(path, movie, stop):
             starts_late = first == 0 and last == -math.inf and packets and not packets[0][1]
             if stop and not starts_late:
                 number = max(0, round(max(0, last) * movie.rate)) + 1
-                fault = f"{path} is damaged at about frame {number} ({damage})"
-                fix = "repair it, or cover what cannot be read by --on_error cover"
+                fault = f"{path} cannot be decoded at about frame {number} ({damage})"
+                fix = "repair it, install a full ffmpeg, or cover such frames by --on_error cover"
                 raise ValueError(f"{fault}: {fix}") from damage
         yield None, None
         good += sum(hidden for *_, hidden in packets[first:])
@@ -330,8 +326,6 @@ def decode(path, movie, first, shape=None):
             if frame is not None and number >= messages.count:
                 fix = "free some space there, or name another folder in TMPDIR"
                 raise ValueError(f"ffmpeg cannot write its log in {folder}: {fix}")
-            if fix := lacking(messages.complaint or ""):
-                raise ValueError(f"this ffmpeg cannot decode {path}: {fix}")
             if failed or messages.complaint is not None:
                 raise DamageError(messages.complaint or "ffmpeg failed")
             if frame is None:
@@ -431,13 +425,6 @@ def _next_pam(pipe):
 def url(path):
     """A path that ffmpeg takes for a file, whatever it looks like."""
     return f"file:{Path(path).absolute()}"
-
-
-def lacking(complaint):
-    """The fix where ffmpeg complains of a part that it was built without, else ""."""
-    found = LACKING.search(complaint)
-    part = " ".join(filter(None, found.groups())).lower() if found else ""
-    return f"install an ffmpeg with the {part}" if found else ""
 
 
 def first_line(output, path):

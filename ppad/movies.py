@@ -30,7 +30,6 @@ from PIL import Image, ImageSequence, UnidentifiedImageError, features
 from ppad.ffmpeg import (
     copied_aside,
     first_line,
-    lacking,
     movie_fault,
     probe,
     readable_parts,
@@ -422,7 +421,6 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
                 reason = reason or "it was ended from outside"  # as when memory runs out
                 wide = "width" in reason.lower()  # for the encoder
                 fix = "make it smaller first" if wide else "see that there is disk space and memory"
-                fix = lacking(reason) or fix
                 raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
         finally:
             process.kill()
