@@ -21,8 +21,6 @@ import numpy as np
 
 MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
-SPOILT_SOUND = 0.1  # ours: share of a track's packets; a recording cut anywhere has fewer
-GUESSED_CHANNELS = 8  # of a sound track; what more stand for, ffmpeg has to be told
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
 # Formats that name other files: a crafted one would have any file of this disk published.
 LISTS = {"hls", "concat", "dash", "imf"}
@@ -165,10 +163,9 @@ def copied_aside(streams):
 
 
 def list_packets(path):
-    """(seconds, is a keyframe, is hidden) of each packet of the video stream, in the file's order.
+    """(seconds, is a keyframe) of each packet of the video stream, in the file's order.
 
-    Seconds count from the file's first time, as ffmpeg counts them. Hidden is what an edit list
-    leaves out, as before the start of a movie that was trimmed.
+    Seconds count from the file's first time, as ffmpeg counts them; NaN where there are none.
     """
     entries = "packet=pts_time,dts_time,flags:format=start_time"
     found, _ = ffprobe(path, f"-select_streams V:0 -show_entries {entries}")
@@ -176,48 +173,33 @@ def list_packets(path):
     packets = []
     for packet in found.get("packets", ()):
         seconds = packet.get("pts_time", packet.get("dts_time", "nan"))
-        flags = packet["flags"]
-        packets.append((float(seconds) - start, flags.startswith("K"), "D" in flags))
+        packets.append((float(seconds) - start, packet["flags"].startswith("K")))
     return packets
 
 
 def _measured_rate(path):
     """Frames a second by the packets' times; 0 for fewer than two times."""
-    times = [seconds for seconds, *_ in list_packets(path) if math.isfinite(seconds)]
+    times = [seconds for seconds, _ in list_packets(path) if math.isfinite(seconds)]
     span = max(times, default=0) - min(times, default=0)
     return Fraction((len(times) - 1) / span).limit_denominator(1001) if span > 0 else Fraction(0)
 
 
 def sound_tracks(path):
-    """Sound tracks that can be decoded, [(number, language or "")], and sentences on what cannot.
+    """Sound tracks that can be decoded, [(number, language or "")], and phrases on the others.
 
     Raises ValueError where the file cannot be read.
     """
-    entries = "stream=index,codec_name,nb_read_frames,sample_rate,channels,channel_layout"
-    entries += ":stream_tags=language:packet=stream_index,flags"
+    entries = "stream=codec_name,nb_read_frames,sample_rate:stream_tags=language"
     found, complaint = ffprobe(path, f"-select_streams a -count_frames -show_entries {entries}")
     if "streams" not in found:
         raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
-    # but those (D) that an edit list has discarded, where a movie was trimmed
-    to_decode = [one["stream_index"] for one in found["packets"] if "D" not in one["flags"]]
     tracks = []
     left_out = []
     for number, stream in enumerate(found["streams"]):
         language = stream.get("tags", {}).get("language", "")
-        decoded = int(stream.get("nb_read_frames", 0))
-        packets = to_decode.count(stream["index"])
-        channels = int(stream.get("channels", 0))
-        layout = stream.get("channel_layout", "unknown")
-        if layout.startswith("ambisonic") or layout == "unknown" and channels > GUESSED_CHANNELS:
-            left_out.append(
-                f"sound track {number + 1} ({channels} channels, which cannot be mixed down)"
-            )
-        elif decoded and int(stream.get("sample_rate", 0)):
+        if int(stream.get("nb_read_frames", 0)) and int(stream.get("sample_rate", 0)):
+            # a code only: it is written, and any text may stand there
             tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
-            if packets - decoded > SPOILT_SOUND * packets:
-                left_out.append(
-                    f"{1 - decoded / packets:.0%} of sound track {number + 1} (damaged)"
-                )
         else:
             codec = stream.get("codec_name", "unknown")
             left_out.append(f"sound track {number + 1} (codec {codec} cannot be decoded)")
@@ -244,44 +226,38 @@ def readable_parts(path, movie, stop):
     """(seconds, frame) of what can be decoded; frame None where an unreadable part begins or ends.
 
     After a complaint of the decoder no further frame of it is trusted: decoding starts anew at the
-    next keyframe.
+    next keyframe. Raises ValueError for damage if `stop`, and where the times of keyframes do not
+    tell which one is the next.
     """
     packets = None
     first = 0  # packet to start from
     last = -math.inf  # seconds of the last good frame
     shape = None  # of the first one, which all have
     for _ in range(MAX_RESTARTS):
-        good = 0  # frames since `first`, in the end with hidden ones
         try:
             for seconds, frame in decode(path, movie, first, shape):
                 shape = frame.shape
                 last = last if seconds is None else seconds
-                good += 1
                 yield seconds, frame
             return
         except DamageError as damage:
             packets = packets or list_packets(path)
-            starts_late = first == 0 and last == -math.inf and packets and not packets[0][1]
-            if stop and not starts_late:
+            keyframes = {i: seconds for i, (seconds, key) in enumerate(packets) if key}
+            starts_late = first == 0 and last == -math.inf and 0 not in keyframes
+            times = [-math.inf, *keyframes.values(), math.inf]
+            in_order = all(before < after for before, after in itertools.pairwise(times))
+            if stop and not starts_late or not in_order:
                 number = max(0, round(max(0, last) * movie.rate)) + 1
                 fault = f"{path} cannot be decoded at about frame {number} ({damage})"
                 fix = "repair it, install a full ffmpeg, or cover such frames by --on_error cover"
+                if not in_order:
+                    fix = "convert it first, as its keyframes' times do not follow each other"
                 raise ValueError(f"{fault}: {fix}") from damage
         yield None, None
-        good += sum(hidden for *_, hidden in packets[first:])
-        # after those frames by its time, or where time goes back by its place
-        keyframes = [
-            i
-            for i, (seconds, key, _) in enumerate(packets)
-            if key and (seconds > last or i > first + good)
-        ]
-        restarted = first
-        first = next((i for i in keyframes if i > first), None)
+        first = next((i for i, seconds in keyframes.items() if i > first and seconds > last), None)
         if first is None:
             break
-    end = max((seconds for seconds, *_ in packets if math.isfinite(seconds)), default=0)
-    if end < last:  # time went back
-        end = last + float((len(packets) - restarted - good) / movie.rate)
+    end = max((seconds for seconds, _ in packets if math.isfinite(seconds)), default=0)
     yield end + float(1 / movie.rate), None
 
 
