@@ -27,13 +27,13 @@ LISTS = {"hls", "concat", "dash", "imf"}
 # Of VP8 and VP9 only these decoders read the transparent part.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ALPHA_FORMATS = tuple("yuva rgba bgra argb abgr gbrap ya8 ya16 ayuv vuya pal8".split())
-TURNS = {0: [], 90: ["transpose=clock"], 180: ["hflip", "vflip"], 270: ["transpose=cclock"]}
+TURNS = ([], ["transpose=clock"], ["hflip", "vflip"], ["transpose=cclock"])  # by quarters
 # Ours: PQ or HLG of BT.2020 to BT.709 by a Möbius curve, white at 203 nits (ITU-R BT.2408).
 HDR_TO_SDR = (
     "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
     "zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
 ).split(",")
-SHOWINFO = re.compile(r"showinfo.*\bn: *(\d+) pts:.*pts_time: *(\S+)")
+SHOWINFO = re.compile(r"showinfo.*\bn: *\d+ pts:.*pts_time: *(\S+)")
 # Not where [info] comes first: such lines hold names and titles, with any words.
 COMPLAINT = re.compile(
     r"((?!\[info\]).)*(\[(error|fatal|panic)\]|corrupt (decoded frame|input packet))"
@@ -43,27 +43,19 @@ STREAM = re.compile(r"Stream #.*: (Audio|Video): (\w+)")  # a codec; its decoder
 
 @dataclass(frozen=True)
 class Movie:
-    """What `probe` found.
+    """What `probe` found."""
 
-    rate: frames a second; count: frames, None if the file does not say; matrix: ffmpeg's name of
-    how colors are to be read where the file does not say, bt709 for HD as players do; alpha: has a
-    transparent part, over white here; decoder: ffmpeg's, None for its default; hdr: to be
-    tone-mapped; rotation: degrees clockwise to upright, after the picture is turned upside down if
-    mirrored; interlaced: some frames are made of two half pictures; streams: of video, of which the
-    first is read; sounds: the numbers of the sound tracks that can be copied.
-    """
-
-    rate: Fraction
-    count: int | None
-    matrix: str
-    alpha: bool = False
-    decoder: str | None = None
-    hdr: bool = False
-    rotation: int = 0
-    mirrored: bool = False
-    interlaced: bool = False
-    streams: int = 1
-    sounds: tuple = ()
+    rate: Fraction  # frames a second
+    count: int | None  # of frames; None if the file does not say
+    matrix: str  # how colors are to be read, ffmpeg's name
+    alpha: bool = False  # has a transparent part, over white here
+    decoder: str | None = None  # None for ffmpeg's choice
+    hdr: bool = False  # to be tone-mapped
+    quarters: int = 0  # turns clockwise to upright, after the picture is mirrored
+    mirrored: bool = False  # upside down
+    interlaced: bool = False  # some frames are made of two half pictures
+    streams: int = 1  # of video; the first is read
+    sounds: tuple = ()  # numbers of the sound tracks that can be copied
 
 
 def probe(path):
@@ -83,25 +75,23 @@ def probe(path):
         "stream_disposition=attached_pic:stream_tags=alpha_mode:"
         "stream_side_data=rotation,displaymatrix:format=duration,start_time,format_name",
     )
-    videos = []
-    sounds = []  # their rates, 0 where the file does not tell
-    for stream in found.get("streams", ()):
-        if stream.get("codec_type") == "video" and not stream["disposition"]["attached_pic"]:
-            videos.append(stream)
-        elif stream.get("codec_type") == "audio":
-            sounds.append(int(stream.get("sample_rate", 0)))
+    streams = found.get("streams", ())
+    sounds = [one for one in streams if one.get("codec_type") == "audio"]
+    videos = [one for one in streams if one.get("codec_type") == "video"]
+    videos = [one for one in videos if not one["disposition"]["attached_pic"]]
     container = found.get("format", {}).get("format_name", "")
     text_or_picture = container in ("tty", "image2") or container.endswith("_pipe")
     if not videos or text_or_picture:  # ffmpeg takes any text for a "tty"
         fault = f"holds no picture and no movie that can be read ({complaint or 'no video'})"
-        raise ValueError(f"{path} {fault}: replace the file")
+        raise ValueError(f"{path} {fault}: convert or replace the file")
     if LISTS & set(container.split(",")):  # older ffmpeg: "hls,applehttp"
         fault = f"holds no movie, only the names of others ({container})"
-        raise ValueError(f"{path} {fault}: give those, or convert it first")
+        raise ValueError(f"{path} {fault}: give those")
     stream = videos[0]
-    size = (stream.get("width", 0), stream.get("height", 0))
-    if not 0 < math.prod(size) <= MAX_PIXELS:
-        fault = f"has frames of {size[0]} x {size[1]} px, not between 1 and {MAX_PIXELS:,} pixels"
+    width = stream.get("width", 0)
+    height = stream.get("height", 0)
+    if not 0 < width * height <= MAX_PIXELS:
+        fault = f"has frames of {width} x {height} px, not between 1 and {MAX_PIXELS:,} pixels"
         raise ValueError(f"{path} {fault}: convert it first")
     mean = _fraction(stream.get("avg_frame_rate"))
     base = _fraction(stream.get("r_frame_rate"))  # far too high in movies of phones
@@ -114,21 +104,22 @@ def probe(path):
     seconds = stream.get("duration") or found["format"].get("duration")
     known_colors = stream.get("color_space", "unknown") != "unknown"
     tags = {name.lower(): value for name, value in stream.get("tags", {}).items()}
-    codec = stream.get("codec_name")
-    alpha_mode = tags.get("alpha_mode") == "1" and codec in ALPHA_DECODERS
+    decoder = (
+        ALPHA_DECODERS.get(stream.get("codec_name")) if tags.get("alpha_mode") == "1" else None
+    )
     turn = next((one for one in stream.get("side_data_list", ()) if "rotation" in one), {})
     return Movie(
         rate,
         round(float(seconds) * rate) if seconds else None,
-        "auto" if known_colors or size[1] < 720 else "bt709",
-        alpha=alpha_mode or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
-        decoder=ALPHA_DECODERS[codec] if alpha_mode else None,
+        "auto" if known_colors or height < 720 else "bt709",  # bt709 for HD, as players do
+        alpha=bool(decoder) or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
+        decoder=decoder,
         hdr=stream.get("color_transfer") in ("smpte2084", "arib-std-b67"),  # PQ, HLG
-        rotation=round(-float(turn.get("rotation", 0))) % 360,
-        interlaced=stream.get("field_order") in ("tt", "bb", "tb", "bt"),
+        quarters=round(-float(turn.get("rotation", 0)) / 90) % 4,
         mirrored=_mirrors(turn.get("displaymatrix", "")),
+        interlaced=stream.get("field_order") in ("tt", "bb", "tb", "bt"),
         streams=len(videos),
-        sounds=tuple(number for number, rate in enumerate(sounds) if rate),
+        sounds=tuple(i for i, one in enumerate(sounds) if int(one.get("sample_rate", 0))),
     )
 
 
@@ -141,8 +132,7 @@ def ffprobe(path, options):
 
 
 def _fraction(text):
-    numerator, _, denominator = (text or "0/0").partition("/")
-    return Fraction(int(numerator), int(denominator)) if int(denominator) else Fraction(0)
+    return Fraction(0) if text is None or text.endswith("/0") else Fraction(text)
 
 
 def _mirrors(matrix):
@@ -159,7 +149,7 @@ def copied_aside(streams):
     command uses. So each command uses the same ones, or sound and picture would be out of step.
     """
     words = [word for stream in streams for word in ("-map", stream)]
-    return [*words, *"-c copy -f null -".split()] if streams else []
+    return [*words, "-c", "copy", "-f", "null", "-"] if streams else []
 
 
 def list_packets(path):
@@ -268,45 +258,41 @@ def decode(path, movie, first, shape=None):
     Raises DamageError before the first frame that comes after a complaint of ffmpeg.
     """
     aside = copied_aside([f"0:a:{number}" for number in movie.sounds])
-    command = "ffmpeg -v level+info -hide_banner -nostats -nostdin".split()
-    command += ["-protocol_whitelist", "file,pipe"]
+    safe = ["-nostdin", "-protocol_whitelist", "file,pipe"]
+    command = ["ffmpeg", *safe, "-v", "level+info", "-hide_banner", "-nostats"]
     if movie.decoder:
         command += ["-c:v", movie.decoder]
     # By our filters only: ffmpeg's own that turn cannot take another size, nor the other ffmpeg's.
     command += ["-noautorotate", "-reinit_filter", "0"]
+    command += ["-copyts", "-f", "matroska", "-i", "pipe:0"] if first else ["-i", url(path)]
+    command += ["-map", "0:V:0", "-vf", _filters(movie, shape), "-r", "25"]
+    command += ["-f", "image2pipe", "-c:v", "pam"]
+    command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         log = opened.enter_context(open(Path(folder, "log"), "wb"))
         messages = _Messages(opened.enter_context(open(log.name, "rb")))
         source = None
         if first:
             # Another ffmpeg hands over the packets; it may complain of those that it leaves out.
-            copy = "ffmpeg -v error -nostdin -protocol_whitelist file,pipe -i".split()
-            copy += [url(path), *"-map 0:V:0 -c copy -copyinkf -bsf:v".split()]
-            copy += [f"noise=drop=lt(n\\,{first})", *"-avoid_negative_ts disabled".split()]
-            copy += "-f matroska pipe:1".split()
-            copy += aside
-            source = _start(opened, copy, stderr=subprocess.DEVNULL).stdout
-            command += ["-copyts", "-f", "matroska", "-i", "pipe:0"]
-        else:
-            command += ["-i", url(path)]
-        command += ["-map", "0:V:0", "-vf", _filters(movie, shape), "-r", "25"]
-        command += ["-f", "image2pipe", "-c:v", "pam"]
-        command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
-        if not first:
-            command += aside
-        reader = _start(opened, command, stdin=source, stderr=log)
+            copy = ["ffmpeg", *safe, "-v", "error", "-i", url(path), "-map", "0:V:0"]
+            copy += ["-c", "copy", "-copyinkf", "-bsf:v", f"noise=drop=lt(n\\,{first})"]
+            copy += "-avoid_negative_ts disabled -f matroska pipe:1".split()
+            source = _start(opened, copy + aside, stderr=subprocess.DEVNULL).stdout
+            aside = []
+        reader = _start(opened, command + aside, stdin=source, stderr=log)
         for number in itertools.count():
             frame = _next_pam(reader.stdout)
             failed = frame is None and reader.wait() != 0
             messages.read()  # those about a frame are written before the frame
-            if frame is not None and number >= messages.count:
+            if frame is not None and number >= len(messages.times):
                 fix = "free some space there, or name another folder in TMPDIR"
                 raise ValueError(f"ffmpeg cannot write its log in {folder}: {fix}")
-            if failed or messages.complaint is not None:
-                raise DamageError(messages.complaint or "ffmpeg failed")
+            complaint = messages.complaint()
+            if failed or complaint:
+                raise DamageError(complaint or "ffmpeg failed")
             if frame is None:
                 return
-            yield messages.times.pop(number, None), frame
+            yield messages.times[number], frame
 
 
 def _start(opened, command, **pipes):
@@ -325,7 +311,7 @@ def _filters(movie, shape):
     if movie.interlaced:  # else comb lines would stay; of a frame that is not, nothing changes
         filters += ["bwdif=mode=send_frame:deint=interlaced"]
     filters += ["vflip"] * movie.mirrored
-    filters += TURNS.get(movie.rotation, [f"rotate={movie.rotation}*PI/180"])
+    filters += TURNS[movie.quarters]
     if movie.hdr:
         filters += HDR_TO_SDR
     size = "w='round(iw*max(sar,1))':h='round(ih/min(sar,1))'"
@@ -335,29 +321,27 @@ def _filters(movie, shape):
 
 
 class _Messages:
-    """What ffmpeg writes to its log: the times of frames, and the first complaint."""
+    """What ffmpeg writes to its log: the times of frames, and its complaints."""
 
     def __init__(self, log):
         self.log = log  # opened for reading on its own
         self.rest = ""  # a line that is not complete yet
-        self.times = {}  # number of a frame -> seconds, None if unknown
-        self.count = 0  # of frames
+        self.times = []  # of frames, in seconds, None if unknown
         self.complaints = []  # lines
         self.pictures = set()  # codecs, each as a log has it
         # Those of sound tracks and covers, and what is copied aside, as two versions name it.
         self.others = {"null @", "out#1"}
 
-    @property
     def complaint(self):
-        """The first complaint, or None. At first ffmpeg looks into sound and covers too: not those.
+        """The first one, or "". At first ffmpeg looks into sound and covers too: not those.
 
         Where the movie itself is of a cover's codec, nobody can tell: then those count.
         """
+        others = tuple(self.others - self.pictures)
         for line in self.complaints:
-            decoder = line.strip("[").replace("dca", "dts")
-            if not decoder.startswith(tuple(self.others - self.pictures)):
-                return line.split("] ")[-1].strip()[:200]
-        return None
+            if not line.strip("[").replace("dca", "dts").startswith(others):
+                return line.split("] ")[-1].strip()[:200] or "damaged"
+        return ""
 
     def read(self):
         """Take in what is new."""
@@ -365,17 +349,12 @@ class _Messages:
             *lines, self.rest = (self.rest + text.decode(errors="replace")).split("\n")
             for line in lines:
                 if found := SHOWINFO.search(line):
-                    seconds = found[2]
-                    self.times[self.count] = None if seconds == "NOPTS" else float(seconds)
-                    if int(found[1]) != self.count:  # filters made anew count anew, and lose frames
-                        self.complaints.append("its frames change in size or kind")
-                    self.count += 1
+                    self.times.append(None if found[1] == "NOPTS" else float(found[1]))
                 elif found := STREAM.search(line):
-                    if found[1] == "Audio":
-                        self.others.add(found[2])
-                    else:
-                        cover = "(attached pic)" in line
-                        (self.others if cover else self.pictures).add(f"{found[2]} @")
+                    is_sound = found[1] == "Audio"
+                    codec = found[2] if is_sound else f"{found[2]} @"
+                    is_other = is_sound or "(attached pic)" in line
+                    (self.others if is_other else self.pictures).add(codec)
                 elif COMPLAINT.match(line):
                     self.complaints.append(line)
 
