@@ -22,8 +22,9 @@ import numpy as np
 MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
-# Formats that name other files: a crafted one would have any file of this disk published.
-LISTS = {"hls", "concat", "dash", "imf"}
+# Others name further files: a crafted one would have any file of this disk published.
+FORMATS = "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,mxf,h264,hevc,m4v,mjpeg,dv,rm,nut,ivf"
+SAFE = ["-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS]  # before each input
 # Of VP8 and VP9 only these decoders read the transparent part.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ALPHA_FORMATS = tuple("yuva rgba bgra argb abgr gbrap ya8 ya16 ayuv vuya pal8".split())
@@ -64,29 +65,23 @@ def probe(path):
     Raises ValueError where ffmpeg is missing, or there is no such stream, its frames are too large,
     or its rate cannot be known.
     """
-    for program in ("ffmpeg", "ffprobe"):
-        if shutil.which(program) is None:
-            fault = f"{program} is not on the PATH, and {path} is no picture"
-            raise ValueError(f"{fault}: install ffmpeg for movies")
+    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        fault = f"ffmpeg is not on the PATH, and {path} is no picture"
+        raise ValueError(f"{fault}: install ffmpeg for movies")
     found, complaint = ffprobe(
         path,
         "-show_entries stream=codec_type,codec_name,sample_rate,width,height,pix_fmt,"
         "avg_frame_rate,r_frame_rate,field_order,duration,color_space,color_transfer:"
         "stream_disposition=attached_pic:stream_tags=alpha_mode:"
-        "stream_side_data=rotation,displaymatrix:format=duration,start_time,format_name",
+        "stream_side_data=rotation,displaymatrix:format=duration,start_time",
     )
     streams = found.get("streams", ())
     sounds = [one for one in streams if one.get("codec_type") == "audio"]
     videos = [one for one in streams if one.get("codec_type") == "video"]
     videos = [one for one in videos if not one["disposition"]["attached_pic"]]
-    container = found.get("format", {}).get("format_name", "")
-    text_or_picture = container in ("tty", "image2") or container.endswith("_pipe")
-    if not videos or text_or_picture:  # ffmpeg takes any text for a "tty"
+    if not videos:
         fault = f"holds no picture and no movie that can be read ({complaint or 'no video'})"
         raise ValueError(f"{path} {fault}: convert or replace the file")
-    if LISTS & set(container.split(",")):  # older ffmpeg: "hls,applehttp"
-        fault = f"holds no movie, only the names of others ({container})"
-        raise ValueError(f"{path} {fault}: give those")
     stream = videos[0]
     width = stream.get("width", 0)
     height = stream.get("height", 0)
@@ -125,7 +120,7 @@ def probe(path):
 
 def ffprobe(path, options):
     """ffprobe's answer as a dict, {} where it fails, and its first complaint."""
-    command = f"ffprobe -v error -protocol_whitelist file -of json {options}".split()
+    command = ["ffprobe", "-v", "error", *SAFE, "-of", "json", *options.split()]
     answer = subprocess.run([*command, url(path)], capture_output=True)
     found = json.loads(answer.stdout or b"{}") if answer.returncode == 0 else {}
     return found, first_line(answer.stderr, path)
@@ -258,8 +253,7 @@ def decode(path, movie, first, shape=None):
     Raises DamageError before the first frame that comes after a complaint of ffmpeg.
     """
     aside = copied_aside([f"0:a:{number}" for number in movie.sounds])
-    safe = ["-nostdin", "-protocol_whitelist", "file,pipe"]
-    command = ["ffmpeg", *safe, "-v", "level+info", "-hide_banner", "-nostats"]
+    command = ["ffmpeg", "-nostdin", *SAFE, "-v", "level+info", "-hide_banner", "-nostats"]
     if movie.decoder:
         command += ["-c:v", movie.decoder]
     # By our filters only: ffmpeg's own that turn cannot take another size, nor the other ffmpeg's.
@@ -274,7 +268,7 @@ def decode(path, movie, first, shape=None):
         source = None
         if first:
             # Another ffmpeg hands over the packets; it may complain of those that it leaves out.
-            copy = ["ffmpeg", *safe, "-v", "error", "-i", url(path), "-map", "0:V:0"]
+            copy = ["ffmpeg", "-nostdin", *SAFE, "-v", "error", "-i", url(path), "-map", "0:V:0"]
             copy += ["-c", "copy", "-copyinkf", "-bsf:v", f"noise=drop=lt(n\\,{first})"]
             copy += "-avoid_negative_ts disabled -f matroska pipe:1".split()
             source = _start(opened, copy + aside, stderr=subprocess.DEVNULL).stdout

@@ -239,12 +239,12 @@ def read_json(path, fix: str = "delete it and run the same command again", needs
         raise DataError(f"{path} does not exist: check its name, or run what writes it")
     try:
         content = json.loads(read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        if lacking := [key for key in needs if key not in content]:
+            raise ValueError(f"it lacks {lacking[0]}")
     except ValueError as error:
         raise DataError(f"{path} cannot be read ({error}): {fix}") from error
-    lacking = [key for key in needs if not isinstance(content, dict) or key not in content]
-    if lacking or not isinstance(content, dict):
-        fault = f"it lacks {lacking[0]}" if lacking else "it is no JSON object"
-        raise DataError(f"{path} cannot be read ({fault}): {fix}")
     return content
 
 
@@ -278,8 +278,6 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
                 fault = f"has {len(cells)} cells, the first line {len(names)}"
                 fix = "put quotes about cells with commas, and write decimals with a point"
                 raise DataError(f"{path}, line {reader.line_num}: {fault}; {fix}")
-            if delimiter != ",":  # decimal commas are common in such tables
-                cells = [re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell) for cell in cells]
             row = dict.fromkeys(names)
             row.update(zip(names, cells), where=f"{path}, line {reader.line_num}")
             rows.append(row)
@@ -450,8 +448,8 @@ def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Ima
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any Pillow picture as RGB in 8 bits, ready for the networks.
 
-    Upright as its EXIF data say, 12 or 16 bits scaled to 8, sRGB by its color profile, and white
-    where it is transparent. Raises ValueError for pixels of floating point or of 32 bits.
+    Upright as its EXIF data say, 16 bits scaled to 8, sRGB by its color profile, and white where it
+    is transparent. Raises ValueError for gray of other kinds, whose black and white nobody knows.
     """
     picture.load()
     with suppress(Exception):  # damaged EXIF data: the picture stays as it is stored
@@ -459,15 +457,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     profile = picture.info.get("icc_profile")
     if picture.mode[0] in "IF":  # gray in 16 or 32 bits
         values = np.asarray(picture)  # (H, W)
-        tags = getattr(picture, "tag_v2", {})  # of a TIFF, which Pillow reads as it is stored
-        beyond = values.min() < 0 or values.max() > 65535
-        if picture.mode == "F" or tags.get(258) == (32,) or beyond:
-            kind = "are floating point numbers" if picture.mode == "F" else "have 32 bits"
-            raise ValueError(f"its pixels {kind}; save it with 8 or 16 bits a channel")
-        white = 4095 if tags.get(258) == (12,) else 65535  # by bits a channel
-        values = (values.astype(np.int64) * 255 + white // 2) // white
-        if tags.get(262) == 0:  # white is stored as 0
-            values = 255 - values
+        tags = getattr(picture, "tag_v2", {})  # of a TIFF: 258 its bits, 262 is 0 if 0 is white
+        known = tags.get(258, (16,)) == (16,) and tags.get(262) != 0
+        if picture.mode == "F" or not known or values.min() < 0 or values.max() > 65535:
+            raise ValueError("its gray is not of 16 bits; save it with 8 or 16 bits a channel")
+        values = (values.astype(np.int64) * 255 + 32767) // 65535
         picture = Image.fromarray(values.astype(np.uint8))
     elif picture.has_transparency_data:
         picture = picture.convert("RGBA")

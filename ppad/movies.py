@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError, features
 
-from ppad.ffmpeg import copied_aside, first_line, movie_fault, probe, readable_parts, url
+from ppad.ffmpeg import SAFE, copied_aside, first_line, movie_fault, probe, readable_parts, url
 from ppad.files import BadPicture, WriteError, atomic_path, decode_picture, to_rgb
 
 FORMATS = dict.fromkeys([".jpg", ".jpeg", ".jfif", ".jpe"], "JPEG")
@@ -74,13 +74,16 @@ def kind(path):
     or none of the three.
     """
     path = Path(path)
+    suffix = path.suffix.lower()
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not there, or no file that can be read: check the name")
     try:
-        if path.suffix.lower() in JPEG_STREAMS:
+        if suffix in JPEG_STREAMS:
             raise UnidentifiedImageError
         with Image.open(path, formats=DECODED) as image:
-            if image.format != "TIFF" or not is_raw(image, path):
+            is_tiff = image.format == "TIFF"
+            # Raw photos are TIFFs, by other names or with a small copy as the first page.
+            if not is_tiff or suffix in FORMATS and not image.tag_v2.get(254, 0) & 1:
                 moves = image.format in MOVING and image.is_animated
                 return "animation" if moves else "picture"
     except UnidentifiedImageError:
@@ -88,17 +91,8 @@ def kind(path):
         return "movie"
     except Exception as error:  # a crafted or damaged file raises one of many types
         raise unreadable(path, error) from error
-    fault = "is a raw photo, of which nothing but a small copy can be read"
-    raise ValueError(f"{path} {fault}: develop it, for instance to a JPEG")
-
-
-def is_raw(tiff, path):
-    """Whether a TIFF, opened by Pillow, holds a camera's raw pixels, by its tags or its suffix."""
-    dng_version = 50706
-    if dng_version in tiff.tag_v2 or tiff.tag_v2.get(254, 0) & 1:  # the first page is a small copy
-        return True
-    further = 330 in tiff.tag_v2 and path.suffix.lower() not in FORMATS  # where raw pixels lie
-    return further or path.suffix.lower() in OTHER_MEDIA
+    fault = "is a raw photo, of which a small copy alone can be read, or a TIFF by another name"
+    raise ValueError(f"{path} {fault}: convert it, for instance to a JPEG")
 
 
 def looks_like_media(path):
@@ -335,7 +329,7 @@ def _command(path, suffix, shape, movie, source, tracks, quality):
     command = "ffmpeg -v error -y -f rawvideo -pix_fmt rgb24".split()
     command += ["-s", f"{shape[1]}x{shape[0]}", "-r", str(movie.rate), "-i", "pipe:0"]
     if tracks:
-        command += ["-protocol_whitelist", "file,pipe", "-i", url(source)]
+        command += [*SAFE, "-i", url(source)]
     # 4:2:0 color needs even sizes. Players need not guess colors that are named.
     filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,scale=out_color_matrix=bt709:out_range=tv"
     crf = max(0, round(CRF[picture[1]] + 0.3 * (QUALITY - quality)))

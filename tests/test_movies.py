@@ -163,9 +163,9 @@ def test_a_color_profile_is_applied():
 
 
 def test_what_cannot_be_a_picture_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="floating point"):
+    with pytest.raises(ValueError, match="8 or 16 bits"):
         to_rgb(Image.fromarray(np.ones((4, 4), np.float32)))
-    with pytest.raises(ValueError, match="32 bits"):
+    with pytest.raises(ValueError, match="8 or 16 bits"):
         to_rgb(Image.fromarray(np.full((4, 4), 1 << 20, np.int32)))
     Image.fromarray(sample(200, 200)).save(tmp_path / "whole.jpg")
     data = (tmp_path / "whole.jpg").read_bytes()
@@ -193,7 +193,7 @@ def test_what_cannot_be_a_picture_is_refused(tmp_path):
             work(tmp_path / name)
     low = Image.fromarray(np.full((8, 8), 200, np.int32))  # of 32 bits, black were they 16
     low.save(tmp_path / "low.tif")
-    with pytest.raises(ValueError, match="low.tif .*32 bits"):
+    with pytest.raises(ValueError, match="low.tif .*8 or 16 bits"):
         movies.read_picture(tmp_path / "low.tif")
 
 
@@ -229,9 +229,8 @@ def test_a_damaged_further_page_does_not_condemn_the_first(tmp_path, how):
     "name, tags, raw",
     [
         ("a.dng", {50706: b"\1\4\0\0"}, True),
-        ("a.tif", {50706: b"\1\4\0\0"}, True),
         ("a.tif", {254: 1}, True),  # the first page is a reduced copy
-        ("a.xyz", {330: 8}, True),  # there are further pictures within
+        ("a.xyz", {}, True),
         ("a.nef", {}, True),
         ("a.tif", {330: 8}, False),  # also Photoshop's
         ("a.tiff", {254: 2}, False),
