@@ -2,8 +2,7 @@
 
 Every module may import this one; it imports none of ours. What it reads was often made by
 strangers: pictures are decoded by a few safe decoders and limited in size, and whatever is wrong
-is a `DataError` that names the file (of a table also the line) and says how to fix it. A single
-picture that cannot be used is a `BadPicture`: a reader of thousands may leave it out, by name.
+is a `DataError` that names the file (of a table also the line) and says how to fix it.
 """
 
 import csv
@@ -59,11 +58,10 @@ class WriteError(OSError):
 def atomic_path(path, durable: bool = True):
     """Give the block a temporary path, which becomes `path` if the block ends well.
 
-    Folders are made as needed, and an empty file is written at once, so that a place that cannot
-    be written is noticed before the work. The temporary file is `.NAME.PROCESS.part`, beside
-    `path`, and is removed if the block fails: `path` is replaced as a whole or stays as it was.
-    durable: wait until the content is on the disk before the file gets its name; otherwise a power
-    failure may leave the name without the content. Raises WriteError for any OSError, from the
+    Folders are made as needed, and an empty file is written at once: a place that cannot be written
+    is noticed before the work. The temporary file is `.NAME.PROCESS.part`, beside `path`, and is
+    removed if the block fails. durable: have the content on the disk before the name, as after a
+    power failure the name might be there without it. Raises WriteError for any OSError, from the
     block as well.
     """
     path = Path(path)
@@ -149,8 +147,7 @@ def lock(folder):
     owner = path.with_suffix(".txt")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.touch()
+        path.touch()
     except OSError as error:
         raise write_error(path, error) from error
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
@@ -226,8 +223,9 @@ def read_text(path, kind: str = "file") -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
-        fault = f"cannot be read as a {kind} ({error})"
-        raise DataError(f"{path}: {fault}; save it in UTF-8") from error
+        raise DataError(
+            f"{path}: cannot be read as a {kind} ({error}); save it in UTF-8"
+        ) from error
 
 
 def read_json(path, fix: str = "delete it and run the same command again", needs=()) -> dict:
@@ -273,14 +271,12 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
             fix = "add them or use another table"
             raise DataError(f"{path}: its first line lacks the column(s) {missing}; {fix}")
         for cells in filter(None, reader):
+            where = f"{path}, line {reader.line_num}"
             cells = [cell.strip() for cell in cells]
             if any(cells[len(names) :]):
                 fault = f"has {len(cells)} cells, the first line {len(names)}"
-                fix = "put quotes about cells with commas, and write decimals with a point"
-                raise DataError(f"{path}, line {reader.line_num}: {fault}; {fix}")
-            row = dict.fromkeys(names)
-            row.update(zip(names, cells), where=f"{path}, line {reader.line_num}")
-            rows.append(row)
+                raise DataError(f"{where}: {fault}; put quotes about cells with commas")
+            rows.append({**dict.fromkeys(names), **dict(zip(names, cells)), "where": where})
     except csv.Error as error:
         fix = "save it as CSV in UTF-8"
         raise DataError(f"{path}: cannot be read as a table ({error}); {fix}") from error
@@ -291,7 +287,8 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
         if not row["file"]:
             raise DataError(f"{row['where']}: file is empty; name the picture, or delete the row")
         name = plain_name(row["file"])
-        if suffixes.setdefault(name, Path(row["file"]).suffix) != Path(row["file"]).suffix:
+        suffix = Path(row["file"]).suffix
+        if suffixes.setdefault(name, suffix) != suffix:
             fault = f"{row['file']} ends in {suffixes[name]} further up"
             raise DataError(f"{row['where']}: {fault}; rename one picture, or write both alike")
         row["file"] = name
@@ -366,10 +363,10 @@ def find_pairs(pairs_txt, names: list[str]):
     for number, pair in enumerate(lines):
         ends = [f"{person}/{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
         absent = [name for name in ends if name not in position]
-        for name in absent:
-            if there := spelled.get(name.casefold()):
-                fix = "write the names alike"
-                raise DataError(f"{pairs_txt}: names {name}, the folder has {there}; {fix}")
+        if other := [name for name in absent if name.casefold() in spelled]:
+            there = spelled[other[0].casefold()]
+            fix = "write the names alike"
+            raise DataError(f"{pairs_txt}: names {other[0]}, the folder has {there}; {fix}")
         if absent:
             dropped.append(" ".join(name.split("/")[1] for name in ends))
         else:
@@ -379,10 +376,6 @@ def find_pairs(pairs_txt, names: list[str]):
         count = f"{len(dropped)} of {len(lines)} pairs are dropped"
         why = f"the set lacks a picture of each, the first is {dropped[0]}"
         print(f"{pairs_txt}: {count}: {why}", file=sys.stderr)
-    if not kept:
-        such = next(iter(names), "nothing")
-        fault = f"none of its {len(lines)} pairs is in the face set, which has {such} and the like"
-        raise DataError(f"{pairs_txt}: {fault}; read the folder it belongs to")
     folds = len(lines) // per_fold
     absent_pairs = len(dropped)
     for fold in range(folds):
@@ -390,8 +383,9 @@ def find_pairs(pairs_txt, names: list[str]):
         fewer, more = sorted(both, key=len)
         if not fewer or folds < 2:
             why = f"fold {fold + 1} of {folds} is left with {sum(map(bool, both))} of the two kinds"
-            need = "at least two folds are needed, with pairs of one person and of two in each"
-            raise DataError(f"{pairs_txt}: {why} of pairs; {need}: restore the pictures or pairs")
+            such = f"of pairs in a set that has {next(iter(names), 'nothing')} and the like"
+            need = "at least two folds need pairs of one person and of two: restore the pictures"
+            raise DataError(f"{pairs_txt}: {why} {such}; {need}")
         if len(more) - len(fewer) > UNEQUAL * per_fold:
             for extra in more[len(fewer) :]:
                 kept.remove(extra)
