@@ -4,14 +4,9 @@
     python -m ppad.anonymize INPUT ... --out FOLDER
     python -m ppad.anonymize INPUT [OUTPUT] --run runs/photo        M of a finished run
 
-INPUT is a picture, an animation, a movie (with ffmpeg on the PATH), or a folder of these. This file
-parses, calls and reports; the work is done elsewhere:
-
-    tracks     faces are followed from frame to frame, gaps filled, boxes smoothed
-    repainter  what cannot be searched stops the run, or is blackened if asked
-    movies     files are written anew, without metadata; the input is never changed
-
-From Python: `Anonymizer.from_run(...)`, `.picture(...)`, `.frames(...)`, see `repainter`.
+INPUT is a picture, an animation, a movie (with ffmpeg on the PATH), or a folder of these; it is
+never changed. Here the work is planned and reported; `repainter` does it on frames, and `movies`
+reads and writes them.
 A finder can miss a face, most easily a small, dark or turned one: look at the `--preview` before
 you publish.
 """
@@ -53,12 +48,11 @@ class Plan:
         self.left_out.append({"input": str(path), "reason": reason, "media": media})
 
 
-def plan(inputs, output, is_folder=False, overwrite=False, others=()):
+def plan(inputs, output, overwrite=False, others=()):
     """The `Plan` for the inputs, files or folders.
 
     Args:
         output: a file or folder; None: beside the input, with _anonymized in its name.
-        is_folder: whether the output is a folder though its name has a suffix, such as photos.2024.
         overwrite: whether outputs that exist are made anew.
         others: further paths that will be written.
 
@@ -76,7 +70,7 @@ def plan(inputs, output, is_folder=False, overwrite=False, others=()):
         kind = movies.kind(source)
         default = source.with_name(f"{source.stem}_anonymized{source.suffix}")
         target = output or movies.written_name(default, kind)
-        if several or is_folder or os.path.isdir(target) or not target.suffix:
+        if several or os.path.isdir(target) or not target.suffix:
             target = target / movies.written_name(Path(source.name), kind)
         pairs.append((source, target))
     if not pairs and not any(one["media"] for one in made.left_out):
@@ -88,21 +82,19 @@ def plan(inputs, output, is_folder=False, overwrite=False, others=()):
         if not os.path.lexists(target):
             made.todo.append((source, target))
         elif not single and root in source.resolve().parents:  # the output holds the input
-            reason = "is there and may be an original: name another output"
-            made.leave_out(source, f"{target} {reason}")
+            fault = f"{target} is there and may be an original: name another output"
+            made.leave_out(source, fault)
         elif overwrite:
             made.todo.append((source, target))
         elif single:
-            raise ValueError(
-                f"{target} is there already: name another output, or replace it by --overwrite "
-                "(several inputs need --out FOLDER)"
-            )
+            fix = "name another output, --overwrite it, or give several inputs an --out FOLDER"
+            raise ValueError(f"{target} is there already: {fix}")
         elif not target.is_file():
             made.leave_out(source, f"{target} is there and is no file: rename it")
         elif filecmp.cmp(source, target, shallow=False):
             # a picture that we wrote, read and written again without any face, is the same too
-            reason = "is a copy of it, or no face was found: delete it to have it made anew"
-            made.leave_out(source, f"{target} {reason}")
+            fault = f"{target} is a copy of it, or no face was found"
+            made.leave_out(source, f"{fault}: delete it to have it made anew")
         else:
             made.there_already.append(str(target))
     return made
@@ -253,23 +245,25 @@ def parse(argv=None):
     add = parser.add_argument
     add("inputs", type=given_path, nargs="+", metavar="INPUT [OUTPUT]", help="file or folder")
     add("--out", type=given_path, metavar="FOLDER", help="for the outputs, also of several inputs")
-    words = "default: mask, or ours where --run is given"
-    add("--method", choices=["ours", *METHODS], help=words)
+    methods = ["ours", *METHODS]
+    add("--method", choices=methods, help="default: mask, or ours where --run is given")
     add("--run", type=given_path, help="a finished run of ppad.reproduce; its M, not the package's")
     add("--report", type=given_path, help="write what was done as .json")
-    words = "write finished frames and faces as .png, to find missed ones"
-    add("--preview", type=given_path, help=words)
-    words = "at a frame that cannot be read or searched"
-    add("--on_error", choices=["stop", "cover"], default="stop", help=words)
+    add(
+        "--preview",
+        type=given_path,
+        help="write finished frames and faces as .png: was one missed?",
+    )
+    choices = ["stop", "cover"]
+    add("--on_error", choices=choices, default="stop", help="at a frame that fails; default: stop")
     add("--overwrite", action="store_true", help="replace outputs; never the input")
-    words = "px, default %(default)g: smaller finds more, slower"
-    add("--min_face", type=float, default=SMALLEST_FACE, help=words)
-    words = "least probability of a face, default %(default)s: lower finds more, also false ones"
-    add("--threshold", type=float, default=THRESHOLD, help=words)
-    words = "of JPEG, WebP, AVIF and movies, default %(default)s"
-    add("--quality", type=int, default=movies.QUALITY, metavar="1-100", help=words)
-    words = "of a movie; default: keep, though voices identify people"
-    add("--sound", choices=["keep", "drop"], default="keep", help=words)
+    finds_more = "default %(default)g: less finds more"
+    add("--min_face", type=float, default=SMALLEST_FACE, help=f"px, {finds_more}, slower")
+    add("--threshold", type=float, default=THRESHOLD, help=f"of a face, {finds_more}, also others")
+    pictures = "of JPEG, WebP, AVIF and movies, default %(default)s"
+    add("--quality", type=int, default=movies.QUALITY, metavar="1-100", help=pictures)
+    sound = "of a movie; default: keep, though voices identify people"
+    add("--sound", choices=["keep", "drop"], default="keep", help=sound)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     args.method = args.method or ("ours" if args.run else "mask")
@@ -285,9 +279,9 @@ def parse(argv=None):
 
 def given_path(text):
     """The value of a flag that names a file or folder: "" would be the current folder."""
-    if text:
-        return Path(text)
-    raise argparse.ArgumentTypeError("is empty: give a name")
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: give a name")
+    return Path(text)
 
 
 def run(args):
@@ -315,17 +309,18 @@ def run(args):
             reason = str(error) if str(source) in str(error) else f"{source}: {said(error)}"
             failed.append({"input": str(source), "reason": reason})
             print(f"not done: {reason}", file=sys.stderr)
-            continue
-        done.append(one)
-        print(sentence(one))
+        else:
+            done.append(one)
+            print(sentence(one))
     for one in to_do.left_out:
         print(f"left out: {one['input']}: {one['reason']}", file=sys.stderr)
+    there_already = to_do.there_already
     if not single:
         print(
-            f"{len(done)} done, {len(to_do.there_already)} there already, {len(failed)} not done, "
+            f"{len(done)} done, {len(there_already)} there already, {len(failed)} not done, "
             f"{len(to_do.left_out)} left out as neither picture nor movie or not readable"
         )
-    if to_do.there_already:
+    if there_already:
         made = "what was there already was made earlier, perhaps with other settings"
         print(f"{made}: --overwrite makes it anew")
     if args.report:
@@ -334,17 +329,18 @@ def run(args):
             "run": args.run and str(args.run),
             "files": done,
             "not_done": failed,
-            "there_already": len(to_do.there_already),
-            "made_earlier": to_do.there_already,
+            "there_already": len(there_already),
+            "made_earlier": there_already,
             "left_out": to_do.left_out,
         }
         write_file(args.report, json.dumps(report, indent=1))
-    if args.preview and sheet.frames.kept:
+    if args.preview and done:
         sheet.save(args.preview)
     elif args.preview:
         print(f"{args.preview} was not written: no file was done now", file=sys.stderr)
-    media_left_out = any(one["media"] for one in to_do.left_out)
-    return 2 if failed else int(media_left_out or any(one["left_out"] for one in done))
+    if failed:
+        return 2
+    return int(any(one["media"] for one in to_do.left_out) or any(one["left_out"] for one in done))
 
 
 def check(args):
@@ -358,9 +354,7 @@ def check(args):
             raise ValueError(f"{flag} is {path}: give a name that ends in {suffix}")
         if path:
             others.append(path)
-    known = {*movies.FORMATS, *movies.MOVIES}
-    is_folder = args.out is not None and args.out.suffix.lower() not in known
-    to_do = plan(args.inputs, args.output, is_folder, args.overwrite, others)
+    to_do = plan(args.inputs, args.output, args.overwrite, others)
     if args.run and args.method != "ours":
         other = f"--method is {args.method}"
         raise ValueError(f"--run is for --method ours, but {other}: leave one of the two out")
