@@ -3,11 +3,8 @@
 Every reader gives upright (H, W, 3) uint8 RGB frames; every writer takes them. What a file holds
 besides pixels and sound is left out: EXIF, GPS, thumbnails, comments, color profiles (applied
 first), layers and second pictures; of a movie its tags, chapters, subtitles, cover, attachments and
-data streams. Pictures and animations go through Pillow, movies through the programs `ffmpeg` and
-`ffprobe` and two pipes, so that a movie is never in memory as a whole:
-
-    read_movie    ffmpeg decodes, turns upright, makes pixels square -> PAM pictures
-    save_movie    raw RGB -> ffmpeg -> H.264 and AAC (VP9 and Opus in .webm), the original's sound
+data streams. Pictures and animations go through Pillow, movies through ffmpeg and two pipes, so
+that a movie is never in memory as a whole.
 
 Sound is encoded again too, since copied packets would keep whatever else they hold. A movie of
 changing frame rate gets its mean rate; frames are repeated or left out to stay with the sound.
@@ -37,22 +34,11 @@ if "avif" in features.modules and features.check("avif"):  # Pillow below 11.3 w
     MOVING.append("AVIF")
 ANIMATED = [suffix for suffix, form in FORMATS.items() if form in MOVING]
 # Ours: what people's folders hold. Fewer decoders leave fewer ways in for a crafted file.
-DECODED = [*set(FORMATS.values()), "PPM"]
+DECODED = [*dict.fromkeys(FORMATS.values()), "PPM"]
+MOVIES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 # Ours: hardly visible loss, fast on two cores.
-H264 = "-c:v libx264 -preset veryfast -crf".split()
-VP9 = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -b:v 0 -crf".split()
-CRF = {"libx264": 20, "libvpx-vp9": 30}  # at QUALITY; each point of quality less adds 0.3
-LAYOUTS = "-filter:a aformat=channel_layouts=mono|stereo|5.1".split()  # what both encoders take
-AAC = [*LAYOUTS, *"-c:a aac -b:a 192k".split()]
-OPUS = [*LAYOUTS, *"-c:a libopus -b:a 128k".split()]
-# Suffix -> container, picture, sound.
-MOVIES = {
-    ".mp4": ("mp4", H264, AAC),
-    ".m4v": ("mp4", H264, AAC),
-    ".mov": ("mov", H264, AAC),
-    ".mkv": ("matroska", H264, AAC),
-    ".webm": ("webm", VP9, OPUS),
-}
+H264_AAC = "-c:v libx264 -preset veryfast -c:a aac -b:a 192k".split()
+VP9_OPUS = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -b:v 0 -c:a libopus -b:a 128k".split()
 # First bytes of pictures and movies, by their formats' definitions; of MP4, HEIC and JPEG 2000 the
 # four behind the first four.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"FLV")
@@ -325,15 +311,18 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
 
 def _command(path, suffix, shape, movie, source, tracks, quality):
     """ffmpeg's command: frames of this shape from a pipe and sound of `source`, into `path`."""
-    container, picture, sound = MOVIES[suffix]
+    container = MOVIES[suffix]
+    codecs, crf = (VP9_OPUS, 30) if container == "webm" else (H264_AAC, 20)
+    crf = max(0, round(crf + 0.3 * (QUALITY - quality)))
     command = "ffmpeg -v error -y -f rawvideo -pix_fmt rgb24".split()
     command += ["-s", f"{shape[1]}x{shape[0]}", "-r", str(movie.rate), "-i", "pipe:0"]
     if tracks:
         command += [*SAFE, "-i", url(source)]
+    command += ["-map", "0:v:0", *codecs, "-crf", str(crf)]
+    command += ["-filter:a", "aformat=channel_layouts=mono|stereo|5.1"]  # what both encoders take
     # 4:2:0 color needs even sizes. Players need not guess colors that are named.
     filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,scale=out_color_matrix=bt709:out_range=tv"
-    crf = max(0, round(CRF[picture[1]] + 0.3 * (QUALITY - quality)))
-    command += ["-map", "0:v:0", *picture, str(crf), *sound, "-vf", filters, "-pix_fmt", "yuv420p"]
+    command += ["-vf", filters, "-pix_fmt", "yuv420p"]
     command += "-colorspace bt709 -color_primaries bt709 -color_trc bt709".split()
     command += "-color_range tv -map_metadata -1 -map_chapters -1 -sn -dn".split()
     for i, (number, language) in enumerate(tracks):
