@@ -49,12 +49,9 @@ class Movie:
     rate: Fraction  # frames a second
     count: int | None  # of frames; None if the file does not say
     matrix: str  # how colors are to be read, ffmpeg's name
+    filters: tuple = ()  # ffmpeg's, to make the picture whole, upright and SDR
     alpha: bool = False  # has a transparent part, over white here
     decoder: str | None = None  # None for ffmpeg's choice
-    hdr: bool = False  # to be tone-mapped
-    quarters: int = 0  # turns clockwise to upright, after the picture is mirrored
-    mirrored: bool = False  # upside down
-    interlaced: bool = False  # some frames are made of two half pictures
     streams: int = 1  # of video; the first is read
     sounds: tuple = ()  # numbers of the sound tracks that can be copied
 
@@ -102,17 +99,22 @@ def probe(path):
     decoder = (
         ALPHA_DECODERS.get(stream.get("codec_name")) if tags.get("alpha_mode") == "1" else None
     )
+    filters = []
+    if stream.get("field_order") in ("tt", "bb", "tb", "bt"):  # else comb lines would stay
+        filters += ["bwdif=mode=send_frame:deint=interlaced"]  # of other frames nothing changes
     turn = next((one for one in stream.get("side_data_list", ()) if "rotation" in one), {})
+    if _mirrors(turn.get("displaymatrix", "")):
+        filters += ["vflip"]
+    filters += TURNS[round(-float(turn.get("rotation", 0)) / 90) % 4]
+    if stream.get("color_transfer") in ("smpte2084", "arib-std-b67"):  # PQ, HLG
+        filters += HDR_TO_SDR
     return Movie(
         rate,
         round(float(seconds) * rate) if seconds else None,
         "auto" if known_colors or height < 720 else "bt709",  # bt709 for HD, as players do
+        tuple(filters),
         alpha=bool(decoder) or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
         decoder=decoder,
-        hdr=stream.get("color_transfer") in ("smpte2084", "arib-std-b67"),  # PQ, HLG
-        quarters=round(-float(turn.get("rotation", 0)) / 90) % 4,
-        mirrored=_mirrors(turn.get("displaymatrix", "")),
-        interlaced=stream.get("field_order") in ("tt", "bb", "tb", "bt"),
         streams=len(videos),
         sounds=tuple(i for i, one in enumerate(sounds) if int(one.get("sample_rate", 0))),
     )
@@ -297,20 +299,14 @@ def _start(opened, command, **pipes):
 
 
 def _filters(movie, shape):
-    """ffmpeg's filters: each frame's time to the log, upright, SDR, square pixels, none doubled.
+    """ffmpeg's filters: each frame's time to the log, its own ones, square pixels, none doubled.
 
     The first "scale" makes all frames as large as the first one, where a movie changes its size.
     """
-    filters = ["showinfo=checksum=0", "scale", "settb=1/25", "setpts=N"]
-    if movie.interlaced:  # else comb lines would stay; of a frame that is not, nothing changes
-        filters += ["bwdif=mode=send_frame:deint=interlaced"]
-    filters += ["vflip"] * movie.mirrored
-    filters += TURNS[movie.quarters]
-    if movie.hdr:
-        filters += HDR_TO_SDR
     size = "w='round(iw*max(sar,1))':h='round(ih/min(sar,1))'"
     if shape:
         size = f"w={shape[1]}:h={shape[0]}"
+    filters = ["showinfo=checksum=0", "scale", "settb=1/25", "setpts=N", *movie.filters]
     return ",".join([*filters, f"scale={size}:in_color_matrix={movie.matrix}", "setsar=1"])
 
 

@@ -514,7 +514,7 @@ def test_a_movie_that_changes_its_size_keeps_all_frames(tmp_path):
         assert np.abs(frame.astype(int) - known).max() < 8
     turned = tmp_path / "turned.mp4"
     make("-i", path, "-c", "copy", "-metadata:s:v:0", "rotate=90", turned)
-    if movies.probe(turned).quarters:  # newer ffmpeg: no such tag
+    if movies.probe(turned).filters:  # newer ffmpeg: no such tag
         for frame, known in zip(read(turned), frames, strict=True):
             assert frame.shape == (64, 48, 3)
             assert np.abs(frame.astype(int) - np.rot90(known, -1)).max() < 8
@@ -994,8 +994,8 @@ def test_an_interlaced_movie_comes_without_comb_lines(tmp_path, interlaced):
     flags = ("-flags", "+ilme+ildct", "-top", 1) if interlaced else ()
     make(*lavfi(bar + weave), "-c:v", "mpeg2video", "-q:v", 1, *flags, path)
     movie = movies.probe(path)
-    assert movie.interlaced == interlaced
-    as_stored = dataclasses.replace(movie, interlaced=False)
+    assert len(movie.filters) == interlaced
+    as_stored = dataclasses.replace(movie, filters=())
     stored = np.stack([frame for _, frame in decode(path, as_stored, 0)])[..., 0]
     frames = np.stack([frame for _, frame in decode(path, movie, 0)])[..., 0]
     assert len(frames) == len(stored) == 25
@@ -1051,7 +1051,7 @@ def test_hdr_is_tone_mapped(tmp_path, transfer):
         *("-color_trc", transfer, "-color_primaries", "bt2020", "-colorspace", "bt2020nc"),
         *("-c:v", "ffv1", path),
     )
-    assert movies.probe(path).hdr
+    assert movies.probe(path).filters
     frame = read(path)[5].astype(int)
     white, gray, red = frame[32, 10], frame[32, 48], frame[32, 85]
     assert white.min() > 160 and np.ptp(white) < 12, white
