@@ -124,7 +124,7 @@ def plan_folder(source, output, several, made):
             try:
                 kind = movies.kind(path)
             except ValueError as error:
-                made.leave_out(path, str(error), movies.looks_like_media(path))
+                made.leave_out(path, str(error), movies.may_be_media(path))
             else:
                 pairs.append((path, output / movies.written_name(path.relative_to(source), kind)))
     for error in errors:
@@ -287,8 +287,8 @@ def given_path(text):
 def run(args):
     """All files, then report and preview.
 
-    Returns the exit status: 2 when a file could not be done, 1 when something that looks like media
-    was left out. Raises ValueError, WriteError.
+    Returns the exit status: 2 when a file could not be done, 1 when something that may be media was
+    left out. Raises ValueError, WriteError for what cannot begin.
     """
     to_do = check(args)
     anonymizer = make_anonymizer(args)
@@ -304,9 +304,9 @@ def run(args):
                 anonymizer, source, target, sheet.show, progress, args.sound, args.quality
             )
         except Exception as error:  # strangers' files raise many types; the others are done
-            if single:
-                raise
-            reason = str(error) if str(source) in str(error) else f"{source}: {said(error)}"
+            reason = str(error) or "not enough memory: end other programs"
+            if str(source) not in reason:
+                reason = f"{source}: {reason}"
             failed.append({"input": str(source), "reason": reason})
             print(f"not done: {reason}", file=sys.stderr)
         else:
@@ -421,11 +421,6 @@ def sentence(one):
     return text
 
 
-def said(error):
-    """What to print of an error; Python's own of memory that ran out is empty."""
-    return str(error) or "not enough memory: end other programs"
-
-
 def stop(signum, frame):
     """A signal that ends the command ends it as an error does: no unfinished file is left."""
     sys.exit(128 + signum)
@@ -434,8 +429,7 @@ def stop(signum, frame):
 def main(argv=None):
     """The command; returns the exit status.
 
-    0: all done; 1: something that looks like media was left out; 2: what a user can fix; 130 after
-    Ctrl-C.
+    0: all done; 1: something that may be media was left out; 2: what a user can fix; 130: Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -443,8 +437,8 @@ def main(argv=None):
     try:
         with on_signals(stop):
             return run(parse(argv))
-    except Exception as error:  # also of one file: what strangers made raises many types
-        print(f"ppad.anonymize: {said(error)}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError) as error:  # LoopError is a RuntimeError
+        print(f"ppad.anonymize: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nppad.anonymize: stopped; the file under way was not written", file=sys.stderr)

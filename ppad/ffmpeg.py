@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
 # Others name further files: a crafted one would have any file of this disk published.
@@ -59,8 +58,8 @@ class Movie:
 def probe(path):
     """Ask ffprobe about the first video stream of `path`.
 
-    Raises ValueError where ffmpeg is missing, or there is no such stream, its frames are too large,
-    or its rate cannot be known.
+    Raises ValueError where ffmpeg is missing, or there is no such stream, or its rate cannot be
+    known.
     """
     if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         fault = f"ffmpeg is not on the PATH, and {path} is no picture"
@@ -80,11 +79,6 @@ def probe(path):
         fault = f"holds no picture and no movie that can be read ({complaint or 'no video'})"
         raise ValueError(f"{path} {fault}: convert or replace the file")
     stream = videos[0]
-    width = stream.get("width", 0)
-    height = stream.get("height", 0)
-    if not 0 < width * height <= MAX_PIXELS:
-        fault = f"has frames of {width} x {height} px, not between 1 and {MAX_PIXELS:,} pixels"
-        raise ValueError(f"{path} {fault}: convert it first")
     mean = _fraction(stream.get("avg_frame_rate"))
     base = _fraction(stream.get("r_frame_rate"))  # far too high in movies of phones
     if not 0 < mean <= MAX_RATE:
@@ -111,7 +105,9 @@ def probe(path):
     return Movie(
         rate,
         round(float(seconds) * rate) if seconds else None,
-        "auto" if known_colors or height < 720 else "bt709",  # bt709 for HD, as players do
+        "auto"
+        if known_colors or stream.get("height", 0) < 720
+        else "bt709",  # bt709 for HD, as players do
         tuple(filters),
         alpha=bool(decoder) or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
         decoder=decoder,
@@ -329,7 +325,7 @@ class _Messages:
         """
         others = tuple(self.others - self.pictures)
         for line in self.complaints:
-            if not line.strip("[").replace("dca", "dts").startswith(others):
+            if not line.strip("[").startswith(others):
                 return line.split("] ")[-1].strip()[:200] or "damaged"
         return ""
 

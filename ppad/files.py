@@ -34,13 +34,12 @@ MAX_PIXELS = 50_000_000  # ours: of one picture; a small file can claim any numb
 LARGEST = 1e30  # ours: numbers of a table are smaller; of those above 3.4e38 float32 makes infinity
 UNEQUAL = 0.01  # ours: of a fold, pairs of one kind too many; chance is then 49.5 %
 STOPS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")  # of kill, a terminal, batch systems
-LONGEST_NAME = 200  # ours: bytes of a name kept in its temporary name; systems allow 255
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused by name anyway
 
 
 class DataError(ValueError):
-    """Data that cannot be used as they are; the message names the file and says how to fix it."""
+    """Data that cannot be used as they are."""
 
 
 class BadPicture(DataError):
@@ -65,7 +64,8 @@ def atomic_path(path, durable: bool = True):
     block as well.
     """
     path = Path(path)
-    start = os.fsencode(path.name)[:LONGEST_NAME].decode(errors="ignore")
+    # systems allow names of 255 bytes
+    start = os.fsencode(path.name)[:200].decode(errors="ignore")
     temporary = path.with_name(f".{start}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +86,9 @@ def atomic_path(path, durable: bool = True):
 
 def write_file(path, content: str | bytes, durable: bool = True) -> None:
     """Write text (as UTF-8) or bytes to `path`, whole or not at all. Raises WriteError."""
+    data = content.encode() if isinstance(content, str) else content
     with atomic_path(path, durable) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(data)
 
 
 def write_error(path, error: OSError) -> WriteError:
@@ -177,7 +178,7 @@ def file_name(row: str) -> str:
 
 
 def say_unused(where, what: str, unused: list) -> None:
-    """Name how many things, and the first of them, that were found in a place and are not used."""
+    """Say how many things that were found in a place are not used, and name the first."""
     if unused:
         print(f"{where}: {len(unused)} {what} are not used, such as {unused[0]}", file=sys.stderr)
 
@@ -303,7 +304,7 @@ def numbers(row: dict, columns) -> list[float]:
             value = float(row[column].replace("_", "?"))  # Python takes 3_4 for 34
         except (AttributeError, ValueError):  # None where the row is too short
             value = math.nan
-        if not abs(value) < LARGEST:  # nor if it is NaN
+        if not abs(value) < LARGEST:
             fault = f"{column} is {row[column]!r}, not a finite number of 32 bits"
             raise DataError(f"{row['where']}: {fault}; correct or delete the row")
         values.append(value)
@@ -328,7 +329,8 @@ def read_pair_lines(path):
     if len(lines) != promised:
         fault = f"has {len(lines)} pairs, its first line promises {promised}"
         raise DataError(f"{path}: {fault}; download it again")
-    pairs = {}  # a dict, which keeps their order: {the two ends: the two in the list's order}
+    pairs = []
+    known = set()
     for number, line in enumerate(lines):
         where = f"{path}, pair {number + 1} ({' '.join(line)})"
         same = number % (2 * each) < each
@@ -338,11 +340,12 @@ def read_pair_lines(path):
         first = (line[0], int(line[1]))
         second = (line[0] if same else line[2], int(line[-1]))
         ends = frozenset((first, second))
-        if first == second or ends in pairs or same != (first[0] == second[0]):
+        if first == second or ends in known or same != (first[0] == second[0]):
             fault = "comes twice, or its two ends are not different"
             raise DataError(f"{where}: {fault}; correct or delete the line")
-        pairs[ends] = (first, second)
-    return 2 * each, list(pairs.values())
+        known.add(ends)
+        pairs.append((first, second))
+    return 2 * each, pairs
 
 
 def find_pairs(pairs_txt, names: list[str]):
@@ -427,16 +430,17 @@ def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Ima
     try:
         with Image.open(source, formats=formats) as picture:  # reads the size, not yet the pixels
             width, height = picture.size
-            if width * height <= max_pixels:
-                return to_rgb(picture)
-            reason = f"is {width} x {height}, more than the {max_pixels:,} pixels that are allowed"
+            if width * height > max_pixels:
+                fault = f"{width} x {height}, more than the {max_pixels:,} pixels that are allowed"
+                raise ValueError(fault)
+            return to_rgb(picture)
     except UnidentifiedImageError:  # its own text names an address in memory, another on every run
-        reason = "cannot be read as a picture (no picture format is known)"
+        reason = "no picture format is known"
     except MemoryError:
         raise
     except Exception as error:  # a damaged or forged file raises one of many types
-        reason = f"cannot be read as a picture ({str(error).strip() or type(error).__name__})"
-    raise BadPicture(reason)
+        reason = str(error).strip() or type(error).__name__
+    raise BadPicture(f"cannot be read as a picture ({reason})")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

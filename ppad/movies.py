@@ -39,18 +39,12 @@ MOVIES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".web
 # Ours: hardly visible loss, fast on two cores.
 H264_AAC = "-c:v libx264 -preset veryfast -c:a aac -b:a 192k".split()
 VP9_OPUS = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -b:v 0 -c:a libopus -b:a 128k".split()
-# First bytes of pictures and movies, by their formats' definitions; of MP4, HEIC and JPEG 2000 the
-# four behind the first four.
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"FLV")
-MAGIC += (b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75")  # Matroska, WebM; WMV
-BOXES = (b"ftyp", b"jP  ")
 QUALITY = 95  # ours: of JPEG and WebP
 NEARLY_HALF = 0.4  # ours, of a frame: times in files are rounded, by up to a millisecond
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEGs in a row, of which Pillow would show the first only
-# Suffixes that Python has no media type for.
-OTHER_MEDIA = (
-    ".heic .heif .jxl .dng .cr2 .nef .arw .orf .pef .rw2 .mxf .vob .3gp .3g2 .rm .asf".split()
-)
+# Names that leave no doubt: of files beside pictures, and of movies that Python takes for others.
+SIDECARS = (".aae", ".xmp", ".db", ".ini")
+ALSO_MOVIES = (".3g2", ".3gp", ".asf", ".mxf", ".ogg", ".rm", ".ts")
 
 
 def kind(path):
@@ -81,19 +75,14 @@ def kind(path):
     raise ValueError(f"{path} {fault}: convert it, for instance to a JPEG")
 
 
-def looks_like_media(path):
-    """Whether a file that cannot be read is a picture or a movie by its suffix or first bytes."""
+def may_be_media(path):
+    """Whether a file that cannot be read may be a picture or a movie, as far as its name tells."""
+    suffix = path.suffix.lower()
+    if path.name.startswith(".") or suffix in SIDECARS:
+        return False
     guess = mimetypes.guess_type(path.name)[0] or ""
-    if guess.startswith(("image/", "video/")) or path.suffix.lower() in OTHER_MEDIA:
-        return True
-    try:
-        if not os.path.isfile(path):  # a pipe would be waited for
-            return False
-        with open(path, "rb") as file:
-            start = file.read(8)
-        return start.startswith(MAGIC) or start.endswith(BOXES)
-    except OSError:
-        return True
+    others = ("application/", "audio/", "font/", "text/")
+    return suffix in ALSO_MOVIES or not guess.startswith(others)
 
 
 def written_name(path, kind):
@@ -262,7 +251,7 @@ def read_movie(path, movie, covered=None, stop=True, lost=None):
 
 
 def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
-    """Write a movie from an iterable of (H, W, 3) uint8 frames of one size.
+    """Write a movie from an iterable of (H, W, 3) uint8 frames, all of one size, at least one.
 
     The file appears when it is complete and plays; otherwise nothing is left. It is played since
     ffmpeg 5 reports success on a full disk.
@@ -274,23 +263,18 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
         quality: 1 to 100, as of pictures.
 
     Raises:
-        ValueError: a suffix not in MOVIES, frames of two sizes, or none.
+        ValueError: a suffix not in MOVIES.
         WriteError: with what ffmpeg complained of, or what is missing in the file.
     """
     suffix = _suffix(path, "a movie", MOVIES)
     frames = iter(frames)
     with atomic_path(path) as temporary, tempfile.TemporaryFile() as complaints:
-        first = next(frames, None)
-        if first is None:
-            raise ValueError(f"cannot write {path}: there was no frame")
+        first = next(frames)
         command = _command(temporary, suffix, first.shape, movie, source, tracks, quality)
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints)
         try:
             count = 0
             for frame in itertools.chain([first], frames):
-                if frame.shape != first.shape:
-                    sizes = f"a frame is {frame.shape}, the first was {first.shape}"
-                    raise ValueError(f"{sizes}: give frames of one size")
                 count += 1
                 try:
                     process.stdin.write(np.ascontiguousarray(frame))

@@ -1006,7 +1006,7 @@ def test_names(command, capsys, tmp_path, monkeypatch):
     assert command(long, *MASK) == 2  # its name with _anonymized is too long
     error = capsys.readouterr().err
     assert "too long): choose a shorter name" in error and error.count("\n") == 1
-    assert error.startswith("ppad.anonymize: cannot write yyy")
+    assert error.startswith("not done: yyy") and "cannot write yyy" in error
     stderr = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")  # a terminal of few characters
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.chdir(tmp_path)
@@ -1143,7 +1143,7 @@ def test_a_file_that_memory_does_not_suffice_for(command, monkeypatch, capsys, w
     assert f"not done: in/{of}: not enough memory: " in printed.err and "2 done" in printed.out
     assert command(f"in/{of}", "--out", f"single/{of}", *MASK) == 2
     error = capsys.readouterr().err
-    assert error == "ppad.anonymize: not enough memory: end other programs\n"
+    assert error == f"not done: in/{of}: not enough memory: end other programs\n"
     monkeypatch.setattr(movies, where, work)
     monkeypatch.setattr(anonymize, "default_finder", lambda *a: out_of_memory)
     assert command("in", "new", *MASK) == 2
