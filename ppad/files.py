@@ -141,8 +141,8 @@ def existing(folder) -> Path:
 def lock(folder):
     """Keep other runs out of `folder` during the block; DataError names the one that is in it.
 
-    SQLite locks the file `.lock` on every system, and the lock ends with its process, however that
-    ends; `.lock.txt` says whose it is. A file system without locks is only warned of.
+    SQLite locks the file `.lock` on every system, until its process ends in any way; `.lock.txt`
+    says whose it is. A file system without locks is only warned of.
     """
     path = Path(folder, ".lock")
     owner = path.with_suffix(".txt")
@@ -329,23 +329,21 @@ def read_pair_lines(path):
     if len(lines) != promised:
         fault = f"has {len(lines)} pairs, its first line promises {promised}"
         raise DataError(f"{path}: {fault}; download it again")
-    pairs = []
-    known = set()
+    pairs = {}  # a dict, which keeps their order: {the two ends: the two in the list's order}
     for number, line in enumerate(lines):
-        where = f"{path}, pair {number + 1} ({' '.join(line)})"
         same = number % (2 * each) < each
-        if len(line) != (3 if same else 4) or not (line[1] + line[-1]).isdecimal():
+        ends = frozenset()
+        if len(line) == (3 if same else 4) and (line[1] + line[-1]).isdecimal():
+            first = (line[0], int(line[1]))
+            second = (line[0] if same else line[2], int(line[-1]))
+            if same == (first[0] == second[0]):
+                ends = frozenset((first, second))
+        if len(ends) < 2 or ends in pairs:
             form = "name i j" if same else "name i other j"
-            raise DataError(f"{where}: must be {form}; correct the line")
-        first = (line[0], int(line[1]))
-        second = (line[0] if same else line[2], int(line[-1]))
-        ends = frozenset((first, second))
-        if first == second or ends in known or same != (first[0] == second[0]):
-            fault = "comes twice, or its two ends are not different"
-            raise DataError(f"{where}: {fault}; correct or delete the line")
-        known.add(ends)
-        pairs.append((first, second))
-    return 2 * each, pairs
+            fault = f"pair {number + 1} ({' '.join(line)}) must be {form}, of two pictures, and new"
+            raise DataError(f"{path}: {fault}; correct or delete the line")
+        pairs[ends] = (first, second)
+    return 2 * each, list(pairs.values())
 
 
 def find_pairs(pairs_txt, names: list[str]):

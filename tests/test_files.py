@@ -378,8 +378,8 @@ def test_pair_lines(tmp_path):
         ("A\t1\t3", "A\t1\t\u00b3", "pair 2 .*name i j"),
         ("2\t2\n", "2\t\u00b2\n", "first line"),
         ("A\t1\tB\t1", "A\t1\t2", "pair 3"),
-        ("A\t1\t3", "A\t2\t1", "pair 2 .*twice"),
-        ("A\t1\t3", "A\t3\t3", "pair 2 .*different"),
+        ("A\t1\t3", "A\t2\t1", "pair 2 .*new"),
+        ("A\t1\t3", "A\t3\t3", "pair 2 .*two pictures"),
         ("A\t2\tB\t1", "A\t2\tA\t1", "pair 4"),
     ],
 )
