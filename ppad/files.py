@@ -146,11 +146,8 @@ def lock(folder):
     """
     path = Path(folder, ".lock")
     owner = path.with_suffix(".txt")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError as error:
-        raise write_error(path, error) from error
+    check_writable(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
             connection.execute("PRAGMA journal_mode = OFF")  # there is nothing to undo
@@ -224,9 +221,8 @@ def read_text(path, kind: str = "file") -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a {kind} ({error}); save it in UTF-8"
-        ) from error
+        fault = f"cannot be read as a {kind} ({error})"
+        raise DataError(f"{path}: {fault}; save it in UTF-8") from error
 
 
 def read_json(path, fix: str = "delete it and run the same command again", needs=()) -> dict:
@@ -250,11 +246,8 @@ def read_json(path, fix: str = "delete it and run the same command again", needs
 def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     """Read a table with a header, its cells separated by commas, tabs or semicolons.
 
-    Args:
-        path: A text in UTF-8.
-        columns: Names of columns that must be there. If "file" is one, no row may leave it empty,
-            and names come as `plain_name` has them.
-        may_be_empty: Whether the header alone will do.
+    columns: names of those that must be there. If "file" is one, no row may leave it empty, and
+    names come as `plain_name` has them. may_be_empty: whether the header alone will do.
 
     Returns a dict of text for each row, blanks around the cells stripped, and in it "where" ("FILE,
     line N"); None where the row is shorter than the header. Raises DataError for an absent file, an
@@ -322,12 +315,11 @@ def read_pair_lines(path):
     text = unicodedata.normalize("NFC", read_text(path))
     header, *lines = [line.split() for line in text.splitlines() if line.strip()] or [[]]
     if len(header) != 2 or not "".join(header).isdecimal():
-        fix = "it must hold folds and pairs, as LFW's 10 300"
-        raise DataError(f"{path}: its first line is {' '.join(header)!r}; {fix}")
+        fault = f"its first line is {' '.join(header)!r}"
+        raise DataError(f"{path}: {fault}; it must hold folds and pairs, as LFW's 10 300")
     folds, each = map(int, header)
-    promised = 2 * folds * each
-    if len(lines) != promised:
-        fault = f"has {len(lines)} pairs, its first line promises {promised}"
+    if len(lines) != 2 * folds * each:
+        fault = f"has {len(lines)} pairs, its first line promises {2 * folds * each}"
         raise DataError(f"{path}: {fault}; download it again")
     pairs = {}  # a dict, which keeps their order: {the two ends: the two in the list's order}
     for number, line in enumerate(lines):
@@ -357,44 +349,45 @@ def find_pairs(pairs_txt, names: list[str]):
     and unless two folds or more are left with pairs of one person and of two in each.
     """
     per_fold, lines = read_pair_lines(pairs_txt)
+    folds = range(len(lines) // per_fold)
     position = {name: i for i, name in enumerate(names)}
     spelled = {name.casefold(): name for name in names}
-    kept = []
+    kept = {(fold, same): [] for fold in folds for same in (True, False)}
     dropped = []
     for number, pair in enumerate(lines):
         ends = [f"{person}/{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
         absent = [name for name in ends if name not in position]
-        if other := [name for name in absent if name.casefold() in spelled]:
-            there = spelled[other[0].casefold()]
-            fix = "write the names alike"
-            raise DataError(f"{pairs_txt}: names {other[0]}, the folder has {there}; {fix}")
+        for name in absent:
+            if there := spelled.get(name.casefold()):
+                fault = f"names {name}, the folder has {there}"
+                raise DataError(f"{pairs_txt}: {fault}; write the names alike")
         if absent:
             dropped.append(" ".join(name.split("/")[1] for name in ends))
         else:
-            same = pair[0][0] == pair[1][0]
-            kept.append((*(position[name] for name in ends), same, number // per_fold))
-    if dropped:
-        count = f"{len(dropped)} of {len(lines)} pairs are dropped"
-        why = f"the set lacks a picture of each, the first is {dropped[0]}"
-        print(f"{pairs_txt}: {count}: {why}", file=sys.stderr)
-    folds = len(lines) // per_fold
-    absent_pairs = len(dropped)
-    for fold in range(folds):
-        both = [[pair for pair in kept if pair[2:] == (same, fold)] for same in (True, False)]
+            kind = (number // per_fold, pair[0][0] == pair[1][0])
+            kept[kind].append([position[name] for name in ends])
+    said = f"{len(dropped)} of {len(lines)} pairs are dropped, as the set lacks a picture of each"
+    extras = []
+    for fold in folds:
+        both = kept[fold, True], kept[fold, False]
         fewer, more = sorted(both, key=len)
-        if not fewer or folds < 2:
-            why = f"fold {fold + 1} of {folds} is left with {sum(map(bool, both))} of the two kinds"
-            such = f"of pairs in a set that has {next(iter(names), 'nothing')} and the like"
-            need = "at least two folds need pairs of one person and of two: restore the pictures"
-            raise DataError(f"{pairs_txt}: {why} {such}; {need}")
+        if not fewer or len(folds) < 2:
+            fault = (
+                f"fold {fold + 1} of {len(folds)} has {len(both[0])} and {len(both[1])} pairs of"
+            )
+            such = f"one person and of two in a set that has {next(iter(names), 'nothing')}"
+            need = "at least two folds need both: restore the pictures or pairs"
+            raise DataError(f"{pairs_txt}: {fault} {such}; {need} ({said})")
         if len(more) - len(fewer) > UNEQUAL * per_fold:
-            for extra in more[len(fewer) :]:
-                kept.remove(extra)
-                dropped.append(f"{names[extra[0]]} {names[extra[1]]}")
-    if len(dropped) > absent_pairs:
-        count = f"{len(dropped) - absent_pairs} pairs more are dropped"
-        print(f"{pairs_txt}: {count}, so that each fold has as many of both kinds", file=sys.stderr)
-    return kept, dropped
+            extras += [f"{names[first]} {names[second]}" for first, second in more[len(fewer) :]]
+            del more[len(fewer) :]
+    if dropped:
+        print(f"{pairs_txt}: {said}, such as {dropped[0]}", file=sys.stderr)
+    if extras:
+        fault = f"{len(extras)} pairs more are dropped"
+        print(f"{pairs_txt}: {fault}, so that each fold has as many of both kinds", file=sys.stderr)
+    found = [(*ends, same, fold) for (fold, same), pairs in kept.items() for ends in pairs]
+    return found, dropped + extras
 
 
 # ---------------------------------------------------------------- pictures
