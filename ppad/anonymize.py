@@ -51,14 +51,10 @@ class Plan:
 def plan(inputs, output, overwrite=False, others=()):
     """The `Plan` for the inputs, files or folders.
 
-    Args:
-        output: a file or folder; None: beside the input, with _anonymized in its name.
-        overwrite: whether outputs that exist are made anew.
-        others: further paths that will be written.
-
-    Raises:
-        ValueError: an input cannot be read, or an output would replace an input, another output or,
-            unless `overwrite`, an existing file.
+    output: a file or folder; None: beside the input, with _anonymized in its name. overwrite:
+    whether outputs that exist are made anew. others: further paths that will be written.
+    Raises ValueError where an input cannot be read, or an output would replace an input, another
+    output or, unless `overwrite`, an existing file.
     """
     made = Plan([], [], [])
     pairs = []

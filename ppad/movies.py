@@ -8,7 +8,6 @@ that a movie is never in memory as a whole.
 
 Sound is encoded again too, since copied packets would keep whatever else they hold. A movie of
 changing frame rate gets its mean rate; frames are repeated or left out to stay with the sound.
-A file gets its name only when it is complete (`files.atomic_path`).
 """
 
 import itertools
@@ -159,8 +158,8 @@ def _moving(image):
 def save_animation(path, frames, times, loop, quality=QUALITY):
     """Write an animation from an iterable of (H, W, 3) uint8; times and loop as it was read.
 
-    Raises ValueError for a suffix not in ANIMATED, WriteError; frames too large, or shown too long,
-    for the format raise what Pillow raises.
+    Raises ValueError for a suffix not in ANIMATED, WriteError, and what Pillow raises for a frame
+    that the format cannot hold.
     """
     form = FORMATS[_suffix(path, "an animation", ANIMATED)]
     options = {"duration": times, "quality": quality}
@@ -194,18 +193,13 @@ def unreadable(path, error):
 def read_movie(path, movie, covered=None, stop=True, lost=None):
     """Yield the frames of a movie, (H, W, 3) uint8, all of one size, `movie.rate` a second.
 
-    Where frames come faster than `movie.rate`, some are left out; one whose time does not follow
-    the frame before comes right after it. What cannot be decoded raises ValueError, or comes as
-    black frames (stop=False) up to the next keyframe from which decoding works. The part before a
-    movie's first keyframe, which was cut off from what it builds on, always comes as black frames.
+    Where frames come faster than that, some are left out; one whose time does not follow the frame
+    before comes right after it. What cannot be decoded raises ValueError, or comes as black frames
+    (stop=False) up to the next keyframe that can. What was cut off from the keyframe before it, at
+    the start of a recording, always comes as black frames.
 
-    Args:
-        covered: a list that the numbers of black frames are added to.
-        stop: whether damage raises.
-        lost: a list that the numbers where frames were left out are added to.
-
-    Raises:
-        ValueError: for damage, or where there is no frame at all.
+    covered, lost: lists that the numbers of black frames are added to, and the numbers where frames
+    were left out. Raises ValueError for damage, or where there is no frame at all.
     """
     covered = [] if covered is None else covered
     lost = [] if lost is None else lost
@@ -256,15 +250,10 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
     The file appears when it is complete and plays; otherwise nothing is left. It is played since
     ffmpeg 5 reports success on a full disk.
 
-    Args:
-        movie: the `ffmpeg.Movie` whose frame rate to take; that of `source`, if it has sound.
-        source: the file whose sound to take, or None.
-        tracks: those of its `sound_tracks` to take.
-        quality: 1 to 100, as of pictures.
-
-    Raises:
-        ValueError: a suffix not in MOVIES.
-        WriteError: with what ffmpeg complained of, or what is missing in the file.
+    movie: the `ffmpeg.Movie` whose frame rate to take. source: the file that it is of, where sound
+    is to be taken from it: those `tracks` of its `sound_tracks`. quality: 1 to 100.
+    Raises ValueError for a suffix not in MOVIES, and WriteError with what ffmpeg complained of, or
+    what is missing in the file.
     """
     suffix = _suffix(path, "a movie", MOVIES)
     frames = iter(frames)
