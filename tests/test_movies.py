@@ -361,6 +361,8 @@ def test_frames_and_colors_survive(tmp_path):
     movies.save_movie(tmp_path / "a.mp4", frames, Movie(rate, None, "auto"))
     movie = movies.probe(tmp_path / "a.mp4")
     assert movie.rate == rate and movie.count == 20
+    assert ffmpeg_module.movie_fault(tmp_path / "a.mp4", 20, 0) == ""
+    assert "plays 20 of 21 frames" in ffmpeg_module.movie_fault(tmp_path / "a.mp4", 21, 0)
     got = list(movies.read_movie(tmp_path / "a.mp4", movie))
     assert len(got) == 20 and got[0].shape == (48, 64, 3)
     for a, b in zip(got, frames):
