@@ -88,11 +88,14 @@ def probe(path):
         fault = f"does not say how many frames a second it has, up to {MAX_RATE}"
         raise ValueError(f"{path} {fault}: convert it first")
     seconds = stream.get("duration") or found["format"].get("duration")
-    known_colors = stream.get("color_space", "unknown") != "unknown"
-    tags = {name.lower(): value for name, value in stream.get("tags", {}).items()}
-    decoder = (
-        ALPHA_DECODERS.get(stream.get("codec_name")) if tags.get("alpha_mode") == "1" else None
+    # Where a file does not say, HD is BT.709, as players do.
+    unknown_hd = (
+        stream.get("height", 0) >= 720 and stream.get("color_space", "unknown") == "unknown"
     )
+    tags = {name.lower(): value for name, value in stream.get("tags", {}).items()}
+    decoder = None
+    if tags.get("alpha_mode") == "1":
+        decoder = ALPHA_DECODERS.get(stream.get("codec_name"))
     filters = []
     if stream.get("field_order") in ("tt", "bb", "tb", "bt"):  # else comb lines would stay
         filters += ["bwdif=mode=send_frame:deint=interlaced"]  # of other frames nothing changes
@@ -105,9 +108,7 @@ def probe(path):
     return Movie(
         rate,
         round(float(seconds) * rate) if seconds else None,
-        "auto"
-        if known_colors or stream.get("height", 0) < 720
-        else "bt709",  # bt709 for HD, as players do
+        "bt709" if unknown_hd else "auto",
         tuple(filters),
         alpha=bool(decoder) or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
         decoder=decoder,
@@ -337,10 +338,12 @@ class _Messages:
                 if found := SHOWINFO.search(line):
                     self.times.append(None if found[1] == "NOPTS" else float(found[1]))
                 elif found := STREAM.search(line):
-                    is_sound = found[1] == "Audio"
-                    codec = found[2] if is_sound else f"{found[2]} @"
-                    is_other = is_sound or "(attached pic)" in line
-                    (self.others if is_other else self.pictures).add(codec)
+                    if found[1] == "Audio":
+                        self.others.add(found[2])
+                    elif "(attached pic)" in line:
+                        self.others.add(f"{found[2]} @")
+                    else:
+                        self.pictures.add(f"{found[2]} @")
                 elif COMPLAINT.match(line):
                     self.complaints.append(line)
 
