@@ -22,8 +22,10 @@ import numpy as np
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
 # Others name further files: a crafted one would have any file of this disk published.
-FORMATS = "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,mxf,h264,hevc,m4v,mjpeg,dv,rm,nut,ivf"
-SAFE = ["-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS]  # before each input
+CONTAINERS = (
+    "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,mxf,h264,hevc,m4v,mjpeg,dv,rm,nut,ivf"
+)
+SAFE = ["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]  # before each input
 # Of VP8 and VP9 only these decoders read the transparent part.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ALPHA_FORMATS = tuple("yuva rgba bgra argb abgr gbrap ya8 ya16 ayuv vuya pal8".split())
@@ -64,13 +66,7 @@ def probe(path):
     if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         fault = f"ffmpeg is not on the PATH, and {path} is no picture"
         raise ValueError(f"{fault}: install ffmpeg for movies")
-    found, complaint = ffprobe(
-        path,
-        "-show_entries stream=codec_type,codec_name,sample_rate,width,height,pix_fmt,"
-        "avg_frame_rate,r_frame_rate,field_order,duration,color_space,color_transfer:"
-        "stream_disposition=attached_pic:stream_tags=alpha_mode:"
-        "stream_side_data=rotation,displaymatrix:format=duration,start_time",
-    )
+    found, complaint = ffprobe(path, "-show_streams -show_format")
     streams = found.get("streams", ())
     sounds = [one for one in streams if one.get("codec_type") == "audio"]
     videos = [one for one in streams if one.get("codec_type") == "video"]
@@ -173,8 +169,7 @@ def sound_tracks(path):
 
     Raises ValueError where the file cannot be read.
     """
-    entries = "stream=codec_name,nb_read_frames,sample_rate:stream_tags=language"
-    found, complaint = ffprobe(path, f"-select_streams a -count_frames -show_entries {entries}")
+    found, complaint = ffprobe(path, "-select_streams a -count_frames -show_streams")
     if "streams" not in found:
         raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
     tracks = []

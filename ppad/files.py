@@ -150,7 +150,7 @@ def lock(folder):
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
-            connection.execute("PRAGMA journal_mode = OFF")  # there is nothing to undo
+            connection.execute("PRAGMA journal_mode = OFF")  # no second file beside it
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
             if "locked" in str(error):
@@ -382,10 +382,8 @@ def find_pairs(pairs_txt, names: list[str]):
             extras += [f"{names[first]} {names[second]}" for first, second in more[len(fewer) :]]
             del more[len(fewer) :]
     if dropped:
-        print(f"{pairs_txt}: {said}, such as {dropped[0]}", file=sys.stderr)
-    if extras:
-        fault = f"{len(extras)} pairs more are dropped"
-        print(f"{pairs_txt}: {fault}, so that each fold has as many of both kinds", file=sys.stderr)
+        more = f"{len(extras)} pairs more are dropped, so that each fold has as many of both kinds"
+        print(f"{pairs_txt}: {said}: {', '.join(dropped[:3])}; {more}", file=sys.stderr)
     found = [(*ends, same, fold) for (fold, same), pairs in kept.items() for ends in pairs]
     return found, dropped + extras
 

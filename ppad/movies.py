@@ -133,26 +133,20 @@ def read_animation(path):
     """
     times = []
     try:
-        with Image.open(path, formats=DECODED) as image:
-            for frame in _moving(image):
-                frame.load()
-                times.append(frame.info.get("duration", 100))  # ours, as browsers: 100 ms
-            loop = image.info.get("loop")
+        for frame in _shown(path):
+            frame.load()
+            times.append(frame.info.get("duration", 100))  # ours, as browsers: 100 ms
+            loop = frame.info.get("loop")
     except Exception as error:
         raise unreadable(path, error) from error
-    return _animation_frames(path), times, loop
+    return (np.array(to_rgb(frame.copy())) for frame in _shown(path)), times, loop
 
 
-def _animation_frames(path):
+def _shown(path):
+    """The frames of an animation: not a PNG's other picture, for what shows no animation."""
     with Image.open(path, formats=DECODED) as image:
-        for frame in _moving(image):
-            yield np.array(to_rgb(frame.copy()))
-
-
-def _moving(image):
-    """The frames that are shown: not a PNG's other picture, for what shows no animation."""
-    other = getattr(image, "default_image", False)
-    return itertools.islice(ImageSequence.Iterator(image), int(other), None)
+        other = getattr(image, "default_image", False)
+        yield from itertools.islice(ImageSequence.Iterator(image), int(other), None)
 
 
 def save_animation(path, frames, times, loop, quality=QUALITY):
