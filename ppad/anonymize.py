@@ -136,19 +136,19 @@ def refuse_collisions(pairs, others, overwrite):
         return status.st_dev, status.st_ino
 
     inputs = {file_id(source) for source, _ in pairs}
-    written = {}
-    for source, path in [*pairs, *((None, path) for path in others)]:
-        exists = os.path.exists(path)
-        if exists and file_id(path) in inputs:
-            what = "an input" if source is None else "the input itself"
-            raise ValueError(f"{path} is {what}, which is never overwritten: choose another name")
+    users = {}  # of each place that will be written
+    written = [(str(source), target) for source, target in pairs]
+    written += [("the report or preview", path) for path in others]
+    for user, path in written:
+        if os.path.exists(path) and file_id(path) in inputs:
+            raise ValueError(f"{path} is an input, which is never overwritten: name another output")
         place = os.path.realpath(path)
-        user = source or "the report or preview"
-        if place in written:
-            fault = f"{path} would be written twice, for {written[place]} and {user}"
+        if place in users:
+            fault = f"{path} would be written twice, for {users[place]} and {user}"
             raise ValueError(f"{fault}: rename one, or choose another output")
-        written[place] = user
-        if source is None and exists and not (overwrite and os.path.isfile(path)):
+        users[place] = user
+    for path in others:
+        if os.path.exists(path) and not (overwrite and os.path.isfile(path)):
             raise ValueError(f"{path} is there already: choose another name, or --overwrite a file")
 
 
@@ -342,18 +342,14 @@ def run(args):
 def check(args):
     """Refuse what cannot work before anything is written (ValueError); returns the `Plan`."""
     others = []
-    for flag, path, suffix in (
-        ("--report", args.report, ".json"),
-        ("--preview", args.preview, ".png"),
-    ):
-        if path and path.suffix.lower() != suffix:
-            raise ValueError(f"{flag} is {path}: give a name that ends in {suffix}")
+    for path, suffix in ((args.report, ".json"), (args.preview, ".png")):
         if path:
             others.append(path)
+            if path.suffix.lower() != suffix:
+                raise ValueError(f"{path}: give a name that ends in {suffix}")
     to_do = plan(args.inputs, args.output, args.overwrite, others)
     if args.run and args.method != "ours":
-        other = f"--method is {args.method}"
-        raise ValueError(f"--run is for --method ours, but {other}: leave one of the two out")
+        raise ValueError(f"--run has no part in --method {args.method}: leave one of the two out")
     check_device(args.device)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{args.device}', but torch sees no GPU here: use --device cpu")

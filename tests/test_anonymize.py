@@ -745,12 +745,12 @@ def test_nothing_is_overwritten_or_written_twice(command, capsys):
     for words, sentence in (
         (("in", "out"), "for in/x.ppm and in/x.ppm.png"),
         (("a.png", "b.png"), "--out FOLDER"),
-        (("a.png", "in/c.png", "--out", "in"), "is the input itself"),
+        (("a.png", "in/c.png", "--out", "in"), "is an input"),
         (("in/c.png", "in/deep/c.png", "--out", "out"), "would be written twice"),
         (("a.png", "o.png", "--preview", "o.png"), "would be written twice"),
         (("a.png", "o.png", "--preview", "b.png"), "is there already"),
         (("a.png", "o.png", "--preview", "a.png", "--overwrite"), "is an input"),
-        (("in/c.png", "link.png", "--overwrite"), "is the input itself"),
+        (("in/c.png", "link.png", "--overwrite"), "is an input"),
         (("a.png", "o.png", "--report", "a.png/r.json"), "cannot write"),
     ):
         assert command(*words, *MASK) == 2, words
@@ -1068,8 +1068,8 @@ def test_bad_input_by_command(command, capsys, monkeypatch):
         (("empty.png", *mask), "empty.png holds no picture and no movie"),
         (("half.png", *mask), "cannot be read"),
         (("nothing", *mask), "no picture and no movie"),
-        (("a.png", "a.png", *mask), "is the input itself"),
-        (("a.png", "other_name.png", *mask, "--overwrite"), "is the input itself"),
+        (("a.png", "a.png", *mask), "is an input"),
+        (("a.png", "other_name.png", *mask, "--overwrite"), "is an input"),
         (("a.png", "a.doc", *mask), "name that ends in"),
         (("a.png", "a.png/b.png", *mask), "cannot write"),
         (("a.png", "b.png", *mask, "--report", "a.png"), "ends in .json"),
