@@ -26,6 +26,8 @@ CONTAINERS = (
     "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,mxf,h264,hevc,m4v,mjpeg,dv,rm,nut,ivf"
 )
 SAFE = ["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]  # before each input
+# Pictures in a movie's container: ffmpeg may show a part of one, or not upright.
+PICTURES = ("avif", "avis", "heic", "heix", "mif1", "msf1")
 # Of VP8 and VP9 only these decoders read the transparent part.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ALPHA_FORMATS = tuple("yuva rgba bgra argb abgr gbrap ya8 ya16 ayuv vuya pal8".split())
@@ -71,7 +73,8 @@ def probe(path):
     sounds = [one for one in streams if one.get("codec_type") == "audio"]
     videos = [one for one in streams if one.get("codec_type") == "video"]
     videos = [one for one in videos if not one["disposition"]["attached_pic"]]
-    if not videos:
+    brand = found.get("format", {}).get("tags", {}).get("major_brand", "")
+    if not videos or brand in PICTURES:
         fault = f"holds no picture and no movie that can be read ({complaint or 'no video'})"
         raise ValueError(f"{path} {fault}: convert or replace the file")
     stream = videos[0]

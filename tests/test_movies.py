@@ -312,6 +312,23 @@ def test_a_picture_beside_an_animation_is_left_out(tmp_path):
         np.testing.assert_array_equal(frame, known)
 
 
+@ffmpeg
+@pytest.mark.skipif(".avif" not in movies.FORMATS, reason="this Pillow reads no AVIF")
+@pytest.mark.parametrize("how", ["truncated", "not read by Pillow", "one frame"])
+def test_an_avif_is_not_taken_for_a_movie(tmp_path, monkeypatch, how):
+    path = tmp_path / "a.avif"
+    frames = [Image.fromarray(sample(seed=seed)) for seed in range(4)]
+    more = [] if how == "one frame" else frames[1:]
+    frames[0].save(path, save_all=True, append_images=more)
+    assert movies.kind(path) == ("animation" if more else "picture")
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        monkeypatch.setattr(movies, "DECODED", ["PNG"])
+    with pytest.raises(ValueError, match="holds no picture and no movie"):
+        movies.kind(path)
+
+
 def test_a_truncated_animation_is_refused(tmp_path):
     movies.save_animation(tmp_path / "a.gif", [sample(100, 100, i) for i in range(5)], [100] * 5, 0)
     data = (tmp_path / "a.gif").read_bytes()
