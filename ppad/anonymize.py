@@ -4,14 +4,9 @@
     python -m ppad.anonymize INPUT ... --out FOLDER
     python -m ppad.anonymize INPUT [OUTPUT] --run runs/photo        M of a finished run
 
-INPUT is a picture, an animation, a movie (with ffmpeg on the PATH), or a folder of these. This file
-parses, calls and reports; the work is done elsewhere:
-
-    tracks     faces are followed from frame to frame, gaps filled, boxes smoothed
-    repainter  what cannot be searched stops the run, or is blackened if asked
-    movies     files are written anew, without metadata; the input is never changed
-
-From Python: `Anonymizer.from_run(...)`, `.picture(...)`, `.frames(...)`, see `repainter`.
+INPUT is a picture, an animation, a movie (with ffmpeg on the PATH), or a folder of these; it is
+never changed. Here the work is planned and reported; `repainter` does it on frames, and `movies`
+reads and writes them.
 A finder can miss a face, most easily a small, dark or turned one: look at the `--preview` before
 you publish.
 """
@@ -43,149 +38,118 @@ MANY = 0.1  # ours: frames left out, a share: a movie of changing rate has fewer
 
 @dataclass
 class Plan:
-    """What is to be done, made before anything is written.
+    """What is to be done, made before anything is written."""
 
-    todo: (input, output); there_already: outputs that exist, as text; left_out: dicts of an input,
-    the reason, and whether it looks like media.
-    """
+    todo: list  # (input, output)
+    there_already: list  # outputs that exist, as text
+    left_out: list  # dicts of an input, the reason, and whether it looks like media
 
-    todo: list
-    there_already: list
-    left_out: list
+    def leave_out(self, path, reason, media=True):
+        self.left_out.append({"input": str(path), "reason": reason, "media": media})
 
 
-def plan(inputs, output, is_folder=False, overwrite=False, others=()):
+def plan(inputs, output, overwrite=False, others=()):
     """The `Plan` for the inputs, files or folders.
 
-    Args:
-        output: a file or folder; None: beside the input, with _anonymized in its name.
-        is_folder: whether the output is a folder though its name has a suffix, such as photos.2024.
-        overwrite: whether outputs that exist are made anew.
-        others: further paths that will be written.
-
-    Raises:
-        ValueError: an input cannot be read, or an output would replace an input, another output or,
-            unless `overwrite`, an existing file.
+    output: a file or folder; None: beside the input, with _anonymized in its name. overwrite:
+    whether outputs that exist are made anew. others: further paths that will be written.
+    Raises ValueError where an input cannot be read, or an output would replace an input, another
+    output or, unless `overwrite`, an existing file.
     """
+    made = Plan([], [], [])
     pairs = []
-    left_out = []
     several = len(inputs) > 1
     for source in inputs:
-        if source.is_dir():
-            pairs += plan_folder(source, output, several, left_out)
+        if os.path.isdir(source):
+            pairs += plan_folder(source, output, several, made)
             continue
-        kind = movies.kind(source)  # the sentence for a file that cannot be read comes first
+        kind = movies.kind(source)
         default = source.with_name(f"{source.stem}_anonymized{source.suffix}")
         target = output or movies.written_name(default, kind)
-        if several or is_folder or os.path.isdir(target) or not target.suffix:
+        if several or os.path.isdir(target) or not target.suffix:
             target = target / movies.written_name(Path(source.name), kind)
         pairs.append((source, target))
-    if not pairs and not any(one["media"] for one in left_out):
+    if not pairs and not any(one["media"] for one in made.left_out):
         raise ValueError(f"{inputs[0]} holds no picture and no movie: check the name")
     refuse_collisions(pairs, others, overwrite)
-    todo = []
-    there_already = []
-    single = not several and not inputs[0].is_dir()
+    single = not several and not os.path.isdir(inputs[0])
     root = output and output.resolve()
     for source, target in pairs:
-        there = os.path.lexists(target)
-        if there and not single and root in source.resolve().parents:  # the output holds the input
-            reason = f"{target} is there and may be an original: name another output"
-            leave_out(left_out, source, reason, True)
-        elif overwrite or not there:
-            todo.append((source, target))
+        if not os.path.lexists(target):
+            made.todo.append((source, target))
+        elif not single and root in source.resolve().parents:  # the output holds the input
+            fault = f"{target} is there and may be an original: name another output"
+            made.leave_out(source, fault)
+        elif overwrite:
+            made.todo.append((source, target))
         elif single:
-            raise ValueError(
-                f"{target} is there already: name another output, or replace it by --overwrite "
-                "(several inputs need --out FOLDER)"
-            )
-        elif fault := fault_of_output(source, target):
-            leave_out(left_out, source, fault, True)
+            fix = "name another output, --overwrite it, or give several inputs an --out FOLDER"
+            raise ValueError(f"{target} is there already: {fix}")
+        elif not target.is_file():
+            made.leave_out(source, f"{target} is there and is no file: rename it")
+        elif filecmp.cmp(source, target, shallow=False):
+            # a picture that we wrote, read and written again without any face, is the same too
+            fault = f"{target} is a copy of it, or no face was found"
+            made.leave_out(source, f"{fault}: delete it to have it made anew")
         else:
-            there_already.append(str(target))
-    return Plan(todo, there_already, left_out)
+            made.there_already.append(str(target))
+    return made
 
 
-def plan_folder(source, output, several, left_out):
-    """[(input, output)] of a folder with all its sub-folders, but the output."""
-    folder = source.resolve()
-    root = output
-    if root is None:
-        beside = folder if source.name in ("", "..") else source
-        root = beside.with_name(f"{folder.name}_anonymized")
-        output = root
-    elif several:
-        output = root / folder.name
+def plan_folder(source, output, several, made):
+    """[(input, output)] of a folder with all its sub-folders, but the output.
+
+    The files that are left out go to the plan `made`.
+    """
+    folder = Path(os.path.abspath(source))
+    root = output or folder.with_name(f"{folder.name}_anonymized")
+    output = root / folder.name if output and several else root
     for place in (root, output):
         if os.path.exists(place) and (not place.is_dir() or place.samefile(source)):
             raise ValueError(f"{place} is the input or a file: name another folder for the output")
     pairs = []
     errors = []
     for folder, folders, names in os.walk(source, onerror=errors.append):
-        folder = Path(folder)
-        for path in [folder / name for name in sorted(folders)]:
-            if os.path.islink(path):
-                reason = "is a linked folder: name it as an input of its own"
-                leave_out(left_out, path, reason, True)
+        for path in [Path(folder, name) for name in sorted(folders)]:
+            if path.is_symlink():
+                made.leave_out(path, "is a linked folder: name it as an input of its own")
             if os.path.realpath(path) in map(os.path.realpath, (root, output)):
                 folders.remove(path.name)
         folders.sort()
-        for path in [folder / name for name in sorted(names) if not name.startswith("._")]:
+        for path in [Path(folder, name) for name in sorted(names) if not name.startswith("._")]:
             try:
-                kind = movies.known_kind(path)
-            except OSError as error:
-                errors.append(error)
+                kind = movies.kind(path)
             except ValueError as error:
-                leave_out(left_out, path, str(error), movies.looks_like_media(path))
+                made.leave_out(path, str(error), movies.may_be_media(path))
             else:
                 pairs.append((path, output / movies.written_name(path.relative_to(source), kind)))
     for error in errors:
-        leave_out(left_out, error.filename, f"cannot be read ({error.strerror})", True)
+        made.leave_out(error.filename, f"cannot be read ({error.strerror})")
     return pairs
-
-
-def fault_of_output(source, target):
-    """Why a target that is there may not be what is made of the source; "" where it may."""
-    try:
-        if not target.is_file():
-            return f"{target} is there and is no file: rename it"
-        if filecmp.cmp(source, target, shallow=False):
-            # a picture that we wrote, read and written again without any face, is the same too
-            return f"{target} is a copy of it, or no face was found: delete it to have it made anew"
-    except OSError as error:
-        return f"it cannot be compared with {target} ({error.strerror}): see that it can be read"
-    return ""
-
-
-def leave_out(left_out, path, reason, media):
-    left_out.append({"input": str(path), "reason": reason, "media": media})
-
-
-def file_id(path):
-    """What two names of one file have in common."""
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def refuse_collisions(pairs, others, overwrite):
     """ValueError where a path would be written twice, or is an input."""
-    inputs = {file_id(path) for path, _ in pairs}
-    written = {}
-    for source, path in [*pairs, *((None, path) for path in others)]:
-        exists = os.path.exists(path)
-        if exists and file_id(path) in inputs:
-            what = "an input" if source is None else "the input itself"
-            raise ValueError(f"{path} is {what}, which is never overwritten: choose another name")
+
+    def file_id(path):  # what two names of one file have in common
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+
+    inputs = {file_id(source) for source, _ in pairs}
+    users = {}  # of each place that will be written
+    written = [(str(source), target) for source, target in pairs]
+    written += [("the report or preview", path) for path in others]
+    for user, path in written:
+        if os.path.exists(path) and file_id(path) in inputs:
+            raise ValueError(f"{path} is an input, which is never overwritten: name another output")
         place = os.path.realpath(path)
-        if place in written:
-            both = f"{written[place] or 'another output'} and {source or 'the report or preview'}"
-            raise ValueError(
-                f"{path} would be written twice, for {both}: rename one, or choose another output"
-            )
-        written[place] = source
-        if source is None and exists and not (overwrite and os.path.isfile(path)):
-            or_replace = ", or replace it by --overwrite" if os.path.isfile(path) else ""
-            raise ValueError(f"{path} is there already: choose another name{or_replace}")
+        if place in users:
+            fault = f"{path} would be written twice, for {users[place]} and {user}"
+            raise ValueError(f"{fault}: rename one, or choose another output")
+        users[place] = user
+    for path in others:
+        if os.path.exists(path) and not (overwrite and os.path.isfile(path)):
+            raise ValueError(f"{path} is there already: choose another name, or --overwrite a file")
 
 
 def anonymize_file(
@@ -195,13 +159,29 @@ def anonymize_file(
 
     show(frame, faces) is given every finished frame and `Anonymizer.shown`; progress(done, total or
     None) is called after each; sound: "drop" leaves a movie's sound out; quality: 1 to 100.
-    Returns a summary, a dict. Raises ValueError, WriteError.
+    Returns a summary, a dict. Raises ValueError, WriteError, and what Pillow raises for a picture
+    that the target's format cannot hold.
     """
     began = time.monotonic()
     was_there = os.path.lexists(target)
     unreadable = []
     left_out = []
     lost = []
+
+    def refuse_newcomer():
+        if os.path.lexists(target) and not was_there:
+            fault = f"{target} was written by something else in the meantime"
+            raise ValueError(f"{fault}: name another output, or replace it by --overwrite")
+
+    def repainted(frames, rate, total):
+        for number, frame in enumerate(anonymizer.frames(frames, rate), 1):
+            if show:
+                show(frame, anonymizer.shown)
+            if progress:
+                progress(number, total)
+            yield frame
+        refuse_newcomer()  # behind the last frame: the file is about to be written
+
     kind = movies.kind(source)
     threads = torch.get_num_threads()
     if kind != "picture":
@@ -212,15 +192,14 @@ def anonymize_file(
             if pages := movies.pages_left_out(source):
                 left_out.append(pages)
             frame = anonymizer.picture(movies.read_picture(source))
-            refuse_newcomer(target, was_there)
+            refuse_newcomer()
             movies.save_picture(target, frame, quality)
             if show:
                 show(frame, anonymizer.shown)
         elif kind == "animation":
             frames, times, loop = movies.read_animation(source)
-            repainted = reported(anonymizer, frames, None, len(times), show, progress)
-            repainted = checked_at_end(repainted, target, was_there)
-            movies.save_animation(target, repainted, times, loop, quality)
+            after = repainted(frames, None, len(times))
+            movies.save_animation(target, after, times, loop, quality)
         else:
             movie = movies.probe(source)
             stop = anonymizer.on_error == "stop"
@@ -230,11 +209,8 @@ def anonymize_file(
                 tracks, left_out = sound_tracks(source)
             if movie.streams > 1:
                 left_out.append(f"all but the first of {movie.streams} video streams")
-            repainted = reported(anonymizer, frames, movie.rate, movie.count, show, progress)
-            repainted = checked_at_end(repainted, target, was_there)
-            movies.save_movie(target, repainted, movie, source, tracks, quality)
-    except MemoryError as error:
-        raise movies.unreadable(source, error) from error
+            after = repainted(frames, movie.rate, movie.count)
+            movies.save_movie(target, after, movie, source, tracks, quality)
     finally:
         torch.set_num_threads(threads)
     summary = dict(anonymizer.summary)
@@ -253,29 +229,6 @@ def anonymize_file(
     }
 
 
-def reported(anonymizer, frames, rate, total, show, progress):
-    """The repainted frames, each passed to `show` and to `progress` before it is yielded."""
-    for number, frame in enumerate(anonymizer.frames(frames, rate), 1):
-        if show:
-            show(frame, anonymizer.shown)
-        if progress:
-            progress(number, total)
-        yield frame
-
-
-def checked_at_end(frames, target, was_there):
-    """The frames; behind the last one, when the file is about to be written, `refuse_newcomer`."""
-    yield from frames
-    refuse_newcomer(target, was_there)
-
-
-def refuse_newcomer(target, was_there):
-    """ValueError where an output is there that was not when the work on it began."""
-    if os.path.lexists(target) and not was_there:
-        fault = f"{target} was written by something else in the meantime, and is left as it is"
-        raise ValueError(f"{fault}: name another output, or replace it by --overwrite")
-
-
 # ---------------------------------------------------------------- the command
 
 
@@ -288,23 +241,25 @@ def parse(argv=None):
     add = parser.add_argument
     add("inputs", type=given_path, nargs="+", metavar="INPUT [OUTPUT]", help="file or folder")
     add("--out", type=given_path, metavar="FOLDER", help="for the outputs, also of several inputs")
-    words = "default: mask, or ours where --run is given"
-    add("--method", choices=["ours", *METHODS], help=words)
+    methods = ["ours", *METHODS]
+    add("--method", choices=methods, help="default: mask, or ours where --run is given")
     add("--run", type=given_path, help="a finished run of ppad.reproduce; its M, not the package's")
     add("--report", type=given_path, help="write what was done as .json")
-    words = "write finished frames and faces as .png, to find missed ones"
-    add("--preview", type=given_path, help=words)
-    words = "at a frame that cannot be read or searched"
-    add("--on_error", choices=["stop", "cover"], default="stop", help=words)
+    add(
+        "--preview",
+        type=given_path,
+        help="write finished frames and faces as .png: was one missed?",
+    )
+    choices = ["stop", "cover"]
+    add("--on_error", choices=choices, default="stop", help="at a frame that fails; default: stop")
     add("--overwrite", action="store_true", help="replace outputs; never the input")
-    words = "px, default %(default)g: smaller finds more, slower"
-    add("--min_face", type=float, default=SMALLEST_FACE, help=words)
-    words = "least probability of a face, default %(default)s: lower finds more, also false ones"
-    add("--threshold", type=float, default=THRESHOLD, help=words)
-    words = "of JPEG, WebP, AVIF and movies, default %(default)s"
-    add("--quality", type=quality, default=movies.QUALITY, metavar="1-100", help=words)
-    words = "of a movie; default: keep, though voices identify people"
-    add("--sound", choices=["keep", "drop"], default="keep", help=words)
+    finds_more = "default %(default)g: less finds more"
+    add("--min_face", type=float, default=SMALLEST_FACE, help=f"px, {finds_more}, slower")
+    add("--threshold", type=float, default=THRESHOLD, help=f"of a face, {finds_more}, also others")
+    pictures = "of JPEG, WebP, AVIF and movies, default %(default)s"
+    add("--quality", type=int, default=movies.QUALITY, metavar="1-100", help=pictures)
+    sound = "of a movie; default: keep, though voices identify people"
+    add("--sound", choices=["keep", "drop"], default="keep", help=sound)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     args.method = args.method or ("ours" if args.run else "mask")
@@ -313,28 +268,23 @@ def parse(argv=None):
         parser.error("several inputs need --out FOLDER")
     if args.out is None and len(args.inputs) == 2:
         args.output = args.inputs.pop()
+    if not 1 <= args.quality <= 100:
+        parser.error(f"--quality is {args.quality}: give 1 to 100")
     return args
 
 
 def given_path(text):
     """The value of a flag that names a file or folder: "" would be the current folder."""
-    if text:
-        return Path(text)
-    raise argparse.ArgumentTypeError("is empty: give a name")
-
-
-def quality(text):
-    """The value of --quality."""
-    if text.isdecimal() and 1 <= int(text) <= 100:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"is {text!r}: give 1 to 100")
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: give a name")
+    return Path(text)
 
 
 def run(args):
     """All files, then report and preview.
 
-    Returns the exit status: 2 when a file could not be done, 1 when something that looks like media
-    was left out. Raises ValueError, WriteError.
+    Returns the exit status: 2 when a file could not be done, 1 when something that may be media was
+    left out. Raises ValueError, WriteError for what cannot begin.
     """
     to_do = check(args)
     anonymizer = make_anonymizer(args)
@@ -344,28 +294,29 @@ def run(args):
     failed = []
     for i, (source, target) in enumerate(to_do.todo, 1):
         progress = Progress(source.name if single else f"{i}/{len(to_do.todo)} {source.name}")
+        sheet.file = i
         try:
-            sheet.file = i
             one = anonymize_file(
                 anonymizer, source, target, sheet.show, progress, args.sound, args.quality
             )
-        except (ValueError, OSError) as error:
-            if single:
-                raise
-            reason = str(error) if str(source) in str(error) else f"{source}: {error}"
+        except Exception as error:  # strangers' files raise many types; the others are done
+            reason = str(error) or "not enough memory: end other programs"
+            if str(source) not in reason:
+                reason = f"{source}: {reason}"
             failed.append({"input": str(source), "reason": reason})
             print(f"not done: {reason}", file=sys.stderr)
-            continue
-        done.append(one)
-        print(sentence(one))
+        else:
+            done.append(one)
+            print(sentence(one))
     for one in to_do.left_out:
         print(f"left out: {one['input']}: {one['reason']}", file=sys.stderr)
+    there_already = to_do.there_already
     if not single:
         print(
-            f"{len(done)} done, {len(to_do.there_already)} there already, {len(failed)} not done, "
+            f"{len(done)} done, {len(there_already)} there already, {len(failed)} not done, "
             f"{len(to_do.left_out)} left out as neither picture nor movie or not readable"
         )
-    if to_do.there_already:
+    if there_already:
         made = "what was there already was made earlier, perhaps with other settings"
         print(f"{made}: --overwrite makes it anew")
     if args.report:
@@ -374,34 +325,31 @@ def run(args):
             "run": args.run and str(args.run),
             "files": done,
             "not_done": failed,
-            "there_already": len(to_do.there_already),
-            "made_earlier": to_do.there_already,
+            "there_already": len(there_already),
+            "made_earlier": there_already,
             "left_out": to_do.left_out,
         }
         write_file(args.report, json.dumps(report, indent=1))
-    if args.preview and sheet.frames.kept:
+    if args.preview and done:
         sheet.save(args.preview)
     elif args.preview:
         print(f"{args.preview} was not written: no file was done now", file=sys.stderr)
-    media_left_out = any(one["media"] for one in to_do.left_out)
-    return 2 if failed else int(media_left_out or any(one["left_out"] for one in done))
+    if failed:
+        return 2
+    return int(any(one["media"] for one in to_do.left_out) or any(one["left_out"] for one in done))
 
 
 def check(args):
     """Refuse what cannot work before anything is written (ValueError); returns the `Plan`."""
-    for flag, path, suffix in (
-        ("--report", args.report, ".json"),
-        ("--preview", args.preview, ".png"),
-    ):
-        if path and path.suffix.lower() != suffix:
-            raise ValueError(f"{flag} is {path}: give a name that ends in {suffix}")
-    others = [path for path in (args.report, args.preview) if path]
-    known = {*movies.FORMATS, *movies.MOVIES}
-    is_folder = args.out is not None and args.out.suffix.lower() not in known
-    to_do = plan(args.inputs, args.output, is_folder, args.overwrite, others)
+    others = []
+    for path, suffix in ((args.report, ".json"), (args.preview, ".png")):
+        if path:
+            others.append(path)
+            if path.suffix.lower() != suffix:
+                raise ValueError(f"{path}: give a name that ends in {suffix}")
+    to_do = plan(args.inputs, args.output, args.overwrite, others)
     if args.run and args.method != "ours":
-        other = f"--method is {args.method}"
-        raise ValueError(f"--run is for --method ours, but {other}: leave one of the two out")
+        raise ValueError(f"--run has no part in --method {args.method}: leave one of the two out")
     check_device(args.device)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{args.device}', but torch sees no GPU here: use --device cpu")
@@ -442,12 +390,14 @@ def make_anonymizer(args):
 
 def sentence(one):
     """What a person wants to know of one finished file."""
-    faces = one["faces"]
+
+    def counted(number, noun):
+        return f"{number} {noun}{'s' * (number != 1)}"
+
     frames = one["frames"]
-    text = f"{one['output']}: {faces} face{'s' * (faces != 1)}"
+    text = f"{one['output']}: {counted(one['faces'], 'face')}"
     if one["kind"] != "picture":
-        tracks = one["tracks"]
-        text += f" in {frames} frames, {tracks} track{'s' * (tracks != 1)}"
+        text += f" in {frames} frames, {counted(one['tracks'], 'track')}"
         text += f", longest gap {one['longest_gap']} (filled)"
         text += f", {frames / max(one['seconds'], 0.01):.1f} frames a second"
     if one["frames_covered_whole"]:
@@ -458,8 +408,7 @@ def sentence(one):
         text += f"; {one['frames_left_out']} left out, too close to another in time"
     for what in one["left_out"]:
         text += f"; left out: {what}"
-    without = one["frames_without_face"]
-    if without:
+    if without := one["frames_without_face"]:
         text += f"; {without} of {frames} without any face: look whether one was missed"
     return text
 
@@ -472,8 +421,7 @@ def stop(signum, frame):
 def main(argv=None):
     """The command; returns the exit status.
 
-    0: all done; 1: something that looks like media was left out; 2: what a user can fix; 130 after
-    Ctrl-C.
+    0: all done; 1: something that may be media was left out; 2: what a user can fix; 130: Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -481,11 +429,8 @@ def main(argv=None):
     try:
         with on_signals(stop):
             return run(parse(argv))
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:  # LoopError is a RuntimeError
-        if isinstance(error, OSError) and error.filename:
-            error = movies.unreadable(error.filename, error)
-        reason = str(error) or "not enough memory: end other programs"
-        print(f"ppad.anonymize: {reason}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError) as error:  # LoopError is a RuntimeError
+        print(f"ppad.anonymize: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nppad.anonymize: stopped; the file under way was not written", file=sys.stderr)

@@ -19,27 +19,25 @@ from pathlib import Path
 
 import numpy as np
 
-MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
-SPOILT_SOUND = 0.1  # ours: share of a track's packets; a recording cut anywhere has fewer
-GUESSED_CHANNELS = 8  # of a sound track; what more stand for, ffmpeg has to be told
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
-# Formats that name other files: a crafted one would have any file of this disk published.
-LISTS = {"hls", "concat", "dash", "imf"}
+# Others name further files: a crafted one would have any file of this disk published.
+CONTAINERS = (
+    "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,mxf,h264,hevc,m4v,mjpeg,dv,rm,nut,ivf"
+)
+SAFE = ["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]  # before each input
+# Pictures in a movie's container: ffmpeg may show a part of one, or not upright.
+PICTURES = ("avif", "avis", "heic", "heix", "mif1", "msf1")
 # Of VP8 and VP9 only these decoders read the transparent part.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ALPHA_FORMATS = tuple("yuva rgba bgra argb abgr gbrap ya8 ya16 ayuv vuya pal8".split())
-TURNS = {0: [], 90: ["transpose=clock"], 180: ["hflip", "vflip"], 270: ["transpose=cclock"]}
+TURNS = ([], ["transpose=clock"], ["hflip", "vflip"], ["transpose=cclock"])  # by quarters
 # Ours: PQ or HLG of BT.2020 to BT.709 by a Möbius curve, white at 203 nits (ITU-R BT.2408).
 HDR_TO_SDR = (
     "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
     "zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
 ).split(",")
-SHOWINFO = re.compile(r"showinfo.*\bn: *(\d+) pts:.*pts_time: *(\S+)")
-LACKING = re.compile(
-    r"(?:Unknown|No such) (encoder|decoder|filter):? '([^']+)'"
-    r"|(Decoder) \(codec (?!none)(\w+)\) not found|no (decoder) found for: (?!none)(\w+)"
-)
+SHOWINFO = re.compile(r"showinfo.*\bn: *\d+ pts:.*pts_time: *(\S+)")
 # Not where [info] comes first: such lines hold names and titles, with any words.
 COMPLAINT = re.compile(
     r"((?!\[info\]).)*(\[(error|fatal|panic)\]|corrupt (decoded frame|input packet))"
@@ -49,66 +47,37 @@ STREAM = re.compile(r"Stream #.*: (Audio|Video): (\w+)")  # a codec; its decoder
 
 @dataclass(frozen=True)
 class Movie:
-    """What `probe` found.
+    """What `probe` found."""
 
-    rate: frames a second; count: frames, None if the file does not say; matrix: ffmpeg's name of
-    how colors are to be read where the file does not say, bt709 for HD as players do; alpha: has a
-    transparent part, over white here; decoder: ffmpeg's, None for its default; hdr: to be
-    tone-mapped; rotation: degrees clockwise to upright, after the picture is turned upside down if
-    mirrored; interlaced: some frames are made of two half pictures; streams: of video, of which the
-    first is read; sounds: the numbers of the sound tracks that can be copied.
-    """
-
-    rate: Fraction
-    count: int | None
-    matrix: str
-    alpha: bool = False
-    decoder: str | None = None
-    hdr: bool = False
-    rotation: int = 0
-    mirrored: bool = False
-    interlaced: bool = False
-    streams: int = 1
-    sounds: tuple = ()
+    rate: Fraction  # frames a second
+    count: int | None  # of frames; None if the file does not say
+    matrix: str  # how colors are to be read, ffmpeg's name
+    filters: tuple = ()  # ffmpeg's, to make the picture whole, upright and SDR
+    alpha: bool = False  # has a transparent part, over white here
+    decoder: str | None = None  # None for ffmpeg's choice
+    streams: int = 1  # of video; the first is read
+    sounds: tuple = ()  # numbers of the sound tracks that can be copied
 
 
 def probe(path):
     """Ask ffprobe about the first video stream of `path`.
 
-    Raises ValueError where ffmpeg is missing, or there is no such stream, its frames are too large,
-    or its rate cannot be known.
+    Raises ValueError where ffmpeg is missing, or there is no such stream, or its rate cannot be
+    known.
     """
-    for program in ("ffmpeg", "ffprobe"):
-        if shutil.which(program) is None:
-            fault = f"{program} is not on the PATH, and {path} is no picture"
-            raise ValueError(f"{fault}: install ffmpeg for movies")
-    found, complaint = ffprobe(
-        path,
-        "-show_entries stream=codec_type,codec_name,sample_rate,width,height,pix_fmt,"
-        "avg_frame_rate,r_frame_rate,field_order,duration,color_space,color_transfer:"
-        "stream_disposition=attached_pic:stream_tags=alpha_mode:"
-        "stream_side_data=rotation,displaymatrix:format=duration,start_time,format_name",
-    )
-    videos = []
-    sounds = []  # their rates, 0 where the file does not tell
-    for stream in found.get("streams", ()):
-        if stream.get("codec_type") == "video" and not stream["disposition"]["attached_pic"]:
-            videos.append(stream)
-        elif stream.get("codec_type") == "audio":
-            sounds.append(int(stream.get("sample_rate", 0)))
-    container = found.get("format", {}).get("format_name", "")
-    text_or_picture = container in ("tty", "image2") or container.endswith("_pipe")
-    if not videos or text_or_picture:  # ffmpeg takes any text for a "tty"
+    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        fault = f"ffmpeg is not on the PATH, and {path} is no picture"
+        raise ValueError(f"{fault}: install ffmpeg for movies")
+    found, complaint = ffprobe(path, "-show_streams -show_format")
+    streams = found.get("streams", ())
+    sounds = [one for one in streams if one.get("codec_type") == "audio"]
+    videos = [one for one in streams if one.get("codec_type") == "video"]
+    videos = [one for one in videos if not one["disposition"]["attached_pic"]]
+    brand = found.get("format", {}).get("tags", {}).get("major_brand", "")
+    if not videos or brand in PICTURES:
         fault = f"holds no picture and no movie that can be read ({complaint or 'no video'})"
-        raise ValueError(f"{path} {fault}: replace the file")
-    if LISTS & set(container.split(",")):  # older ffmpeg: "hls,applehttp"
-        fault = f"holds no movie, only the names of others ({container})"
-        raise ValueError(f"{path} {fault}: give those, or convert it first")
+        raise ValueError(f"{path} {fault}: convert or replace the file")
     stream = videos[0]
-    size = (stream.get("width", 0), stream.get("height", 0))
-    if not 0 < math.prod(size) <= MAX_PIXELS:
-        fault = f"has frames of {size[0]} x {size[1]} px, not between 1 and {MAX_PIXELS:,} pixels"
-        raise ValueError(f"{path} {fault}: convert it first")
     mean = _fraction(stream.get("avg_frame_rate"))
     base = _fraction(stream.get("r_frame_rate"))  # far too high in movies of phones
     if not 0 < mean <= MAX_RATE:
@@ -118,37 +87,45 @@ def probe(path):
         fault = f"does not say how many frames a second it has, up to {MAX_RATE}"
         raise ValueError(f"{path} {fault}: convert it first")
     seconds = stream.get("duration") or found["format"].get("duration")
-    known_colors = stream.get("color_space", "unknown") != "unknown"
+    # Where a file does not say, HD is BT.709, as players do.
+    unknown_hd = (
+        stream.get("height", 0) >= 720 and stream.get("color_space", "unknown") == "unknown"
+    )
     tags = {name.lower(): value for name, value in stream.get("tags", {}).items()}
-    codec = stream.get("codec_name")
-    alpha_mode = tags.get("alpha_mode") == "1" and codec in ALPHA_DECODERS
+    decoder = None
+    if tags.get("alpha_mode") == "1":
+        decoder = ALPHA_DECODERS.get(stream.get("codec_name"))
+    filters = []
+    if stream.get("field_order") in ("tt", "bb", "tb", "bt"):  # else comb lines would stay
+        filters += ["bwdif=mode=send_frame:deint=interlaced"]  # of other frames nothing changes
     turn = next((one for one in stream.get("side_data_list", ()) if "rotation" in one), {})
+    if _mirrors(turn.get("displaymatrix", "")):
+        filters += ["vflip"]
+    filters += TURNS[round(-float(turn.get("rotation", 0)) / 90) % 4]
+    if stream.get("color_transfer") in ("smpte2084", "arib-std-b67"):  # PQ, HLG
+        filters += HDR_TO_SDR
     return Movie(
         rate,
         round(float(seconds) * rate) if seconds else None,
-        "auto" if known_colors or size[1] < 720 else "bt709",
-        alpha=alpha_mode or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
-        decoder=ALPHA_DECODERS[codec] if alpha_mode else None,
-        hdr=stream.get("color_transfer") in ("smpte2084", "arib-std-b67"),  # PQ, HLG
-        rotation=round(-float(turn.get("rotation", 0))) % 360,
-        interlaced=stream.get("field_order") in ("tt", "bb", "tb", "bt"),
-        mirrored=_mirrors(turn.get("displaymatrix", "")),
+        "bt709" if unknown_hd else "auto",
+        tuple(filters),
+        alpha=bool(decoder) or stream.get("pix_fmt", "").startswith(ALPHA_FORMATS),
+        decoder=decoder,
         streams=len(videos),
-        sounds=tuple(number for number, rate in enumerate(sounds) if rate),
+        sounds=tuple(i for i, one in enumerate(sounds) if int(one.get("sample_rate", 0))),
     )
 
 
 def ffprobe(path, options):
     """ffprobe's answer as a dict, {} where it fails, and its first complaint."""
-    command = f"ffprobe -v error -protocol_whitelist file -of json {options}".split()
+    command = ["ffprobe", "-v", "error", *SAFE, "-of", "json", *options.split()]
     answer = subprocess.run([*command, url(path)], capture_output=True)
     found = json.loads(answer.stdout or b"{}") if answer.returncode == 0 else {}
     return found, first_line(answer.stderr, path)
 
 
 def _fraction(text):
-    numerator, _, denominator = (text or "0/0").partition("/")
-    return Fraction(int(numerator), int(denominator)) if int(denominator) else Fraction(0)
+    return Fraction(0) if text is None or text.endswith("/0") else Fraction(text)
 
 
 def _mirrors(matrix):
@@ -165,14 +142,13 @@ def copied_aside(streams):
     command uses. So each command uses the same ones, or sound and picture would be out of step.
     """
     words = [word for stream in streams for word in ("-map", stream)]
-    return [*words, *"-c copy -f null -".split()] if streams else []
+    return [*words, "-c", "copy", "-f", "null", "-"] if streams else []
 
 
 def list_packets(path):
-    """(seconds, is a keyframe, is hidden) of each packet of the video stream, in the file's order.
+    """(seconds, is a keyframe) of each packet of the video stream, in the file's order.
 
-    Seconds count from the file's first time, as ffmpeg counts them. Hidden is what an edit list
-    leaves out, as before the start of a movie that was trimmed.
+    Seconds count from the file's first time, as ffmpeg counts them; NaN where there are none.
     """
     entries = "packet=pts_time,dts_time,flags:format=start_time"
     found, _ = ffprobe(path, f"-select_streams V:0 -show_entries {entries}")
@@ -180,48 +156,32 @@ def list_packets(path):
     packets = []
     for packet in found.get("packets", ()):
         seconds = packet.get("pts_time", packet.get("dts_time", "nan"))
-        flags = packet["flags"]
-        packets.append((float(seconds) - start, flags.startswith("K"), "D" in flags))
+        packets.append((float(seconds) - start, packet["flags"].startswith("K")))
     return packets
 
 
 def _measured_rate(path):
     """Frames a second by the packets' times; 0 for fewer than two times."""
-    times = [seconds for seconds, *_ in list_packets(path) if math.isfinite(seconds)]
+    times = [seconds for seconds, _ in list_packets(path) if math.isfinite(seconds)]
     span = max(times, default=0) - min(times, default=0)
     return Fraction((len(times) - 1) / span).limit_denominator(1001) if span > 0 else Fraction(0)
 
 
 def sound_tracks(path):
-    """Sound tracks that can be decoded, [(number, language or "")], and sentences on what cannot.
+    """Sound tracks that can be decoded, [(number, language or "")], and phrases on the others.
 
     Raises ValueError where the file cannot be read.
     """
-    entries = "stream=index,codec_name,nb_read_frames,sample_rate,channels,channel_layout"
-    entries += ":stream_tags=language:packet=stream_index,flags"
-    found, complaint = ffprobe(path, f"-select_streams a -count_frames -show_entries {entries}")
+    found, complaint = ffprobe(path, "-select_streams a -count_frames -show_streams")
     if "streams" not in found:
         raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
-    # but those (D) that an edit list has discarded, where a movie was trimmed
-    to_decode = [one["stream_index"] for one in found["packets"] if "D" not in one["flags"]]
     tracks = []
     left_out = []
     for number, stream in enumerate(found["streams"]):
         language = stream.get("tags", {}).get("language", "")
-        decoded = int(stream.get("nb_read_frames", 0))
-        packets = to_decode.count(stream["index"])
-        channels = int(stream.get("channels", 0))
-        layout = stream.get("channel_layout", "unknown")
-        if layout.startswith("ambisonic") or layout == "unknown" and channels > GUESSED_CHANNELS:
-            left_out.append(
-                f"sound track {number + 1} ({channels} channels, which cannot be mixed down)"
-            )
-        elif decoded and int(stream.get("sample_rate", 0)):
+        if int(stream.get("nb_read_frames", 0)) and int(stream.get("sample_rate", 0)):
+            # a code only: it is written, and any text may stand there
             tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
-            if packets - decoded > SPOILT_SOUND * packets:
-                left_out.append(
-                    f"{1 - decoded / packets:.0%} of sound track {number + 1} (damaged)"
-                )
         else:
             codec = stream.get("codec_name", "unknown")
             left_out.append(f"sound track {number + 1} (codec {codec} cannot be decoded)")
@@ -248,44 +208,38 @@ def readable_parts(path, movie, stop):
     """(seconds, frame) of what can be decoded; frame None where an unreadable part begins or ends.
 
     After a complaint of the decoder no further frame of it is trusted: decoding starts anew at the
-    next keyframe.
+    next keyframe. Raises ValueError for damage if `stop`, and where the times of keyframes do not
+    tell which one is the next.
     """
     packets = None
     first = 0  # packet to start from
     last = -math.inf  # seconds of the last good frame
     shape = None  # of the first one, which all have
     for _ in range(MAX_RESTARTS):
-        good = 0  # frames since `first`, in the end with hidden ones
         try:
             for seconds, frame in decode(path, movie, first, shape):
                 shape = frame.shape
                 last = last if seconds is None else seconds
-                good += 1
                 yield seconds, frame
             return
         except DamageError as damage:
             packets = packets or list_packets(path)
-            starts_late = first == 0 and last == -math.inf and packets and not packets[0][1]
-            if stop and not starts_late:
+            keyframes = {i: seconds for i, (seconds, key) in enumerate(packets) if key}
+            starts_late = first == 0 and last == -math.inf and 0 not in keyframes
+            times = [-math.inf, *keyframes.values(), math.inf]
+            in_order = all(before < after for before, after in itertools.pairwise(times))
+            if stop and not starts_late or not in_order:
                 number = max(0, round(max(0, last) * movie.rate)) + 1
-                fault = f"{path} is damaged at about frame {number} ({damage})"
-                fix = "repair it, or cover what cannot be read by --on_error cover"
+                fault = f"{path} cannot be decoded at about frame {number} ({damage})"
+                fix = "repair it, install a full ffmpeg, or cover such frames by --on_error cover"
+                if not in_order:
+                    fix = "convert it first, as its keyframes' times do not follow each other"
                 raise ValueError(f"{fault}: {fix}") from damage
         yield None, None
-        good += sum(hidden for *_, hidden in packets[first:])
-        # after those frames by its time, or where time goes back by its place
-        keyframes = [
-            i
-            for i, (seconds, key, _) in enumerate(packets)
-            if key and (seconds > last or i > first + good)
-        ]
-        restarted = first
-        first = next((i for i in keyframes if i > first), None)
+        first = next((i for i, seconds in keyframes.items() if i > first and seconds > last), None)
         if first is None:
             break
-    end = max((seconds for seconds, *_ in packets if math.isfinite(seconds)), default=0)
-    if end < last:  # time went back
-        end = last + float((len(packets) - restarted - good) / movie.rate)
+    end = max((seconds for seconds, _ in packets if math.isfinite(seconds)), default=0)
     yield end + float(1 / movie.rate), None
 
 
@@ -296,47 +250,40 @@ def decode(path, movie, first, shape=None):
     Raises DamageError before the first frame that comes after a complaint of ffmpeg.
     """
     aside = copied_aside([f"0:a:{number}" for number in movie.sounds])
-    command = "ffmpeg -v level+info -hide_banner -nostats -nostdin".split()
-    command += ["-protocol_whitelist", "file,pipe"]
+    command = ["ffmpeg", "-nostdin", *SAFE, "-v", "level+info", "-hide_banner", "-nostats"]
     if movie.decoder:
         command += ["-c:v", movie.decoder]
     # By our filters only: ffmpeg's own that turn cannot take another size, nor the other ffmpeg's.
     command += ["-noautorotate", "-reinit_filter", "0"]
+    command += ["-copyts", "-f", "matroska", "-i", "pipe:0"] if first else ["-i", url(path)]
+    command += ["-map", "0:V:0", "-vf", _filters(movie, shape), "-r", "25"]
+    command += ["-f", "image2pipe", "-c:v", "pam"]
+    command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         log = opened.enter_context(open(Path(folder, "log"), "wb"))
         messages = _Messages(opened.enter_context(open(log.name, "rb")))
         source = None
         if first:
             # Another ffmpeg hands over the packets; it may complain of those that it leaves out.
-            copy = "ffmpeg -v error -nostdin -protocol_whitelist file,pipe -i".split()
-            copy += [url(path), *"-map 0:V:0 -c copy -copyinkf -bsf:v".split()]
-            copy += [f"noise=drop=lt(n\\,{first})", *"-avoid_negative_ts disabled".split()]
-            copy += "-f matroska pipe:1".split()
-            copy += aside
-            source = _start(opened, copy, stderr=subprocess.DEVNULL).stdout
-            command += ["-copyts", "-f", "matroska", "-i", "pipe:0"]
-        else:
-            command += ["-i", url(path)]
-        command += ["-map", "0:V:0", "-vf", _filters(movie, shape), "-r", "25"]
-        command += ["-f", "image2pipe", "-c:v", "pam"]
-        command += ["-pix_fmt", "rgba" if movie.alpha else "rgb24", "pipe:1"]
-        if not first:
-            command += aside
-        reader = _start(opened, command, stdin=source, stderr=log)
+            copy = ["ffmpeg", "-nostdin", *SAFE, "-v", "error", "-i", url(path), "-map", "0:V:0"]
+            copy += ["-c", "copy", "-copyinkf", "-bsf:v", f"noise=drop=lt(n\\,{first})"]
+            copy += "-avoid_negative_ts disabled -f matroska pipe:1".split()
+            source = _start(opened, copy + aside, stderr=subprocess.DEVNULL).stdout
+            aside = []
+        reader = _start(opened, command + aside, stdin=source, stderr=log)
         for number in itertools.count():
             frame = _next_pam(reader.stdout)
             failed = frame is None and reader.wait() != 0
             messages.read()  # those about a frame are written before the frame
-            if frame is not None and number >= messages.count:
+            if frame is not None and number >= len(messages.times):
                 fix = "free some space there, or name another folder in TMPDIR"
                 raise ValueError(f"ffmpeg cannot write its log in {folder}: {fix}")
-            if fix := lacking(messages.complaint or ""):
-                raise ValueError(f"this ffmpeg cannot decode {path}: {fix}")
-            if failed or messages.complaint is not None:
-                raise DamageError(messages.complaint or "ffmpeg failed")
+            complaint = messages.complaint()
+            if failed or complaint:
+                raise DamageError(complaint or "ffmpeg failed")
             if frame is None:
                 return
-            yield messages.times.pop(number, None), frame
+            yield messages.times[number], frame
 
 
 def _start(opened, command, **pipes):
@@ -347,47 +294,39 @@ def _start(opened, command, **pipes):
 
 
 def _filters(movie, shape):
-    """ffmpeg's filters: each frame's time to the log, upright, SDR, square pixels, none doubled.
+    """ffmpeg's filters: each frame's time to the log, its own ones, square pixels, none doubled.
 
     The first "scale" makes all frames as large as the first one, where a movie changes its size.
     """
-    filters = ["showinfo=checksum=0", "scale", "settb=1/25", "setpts=N"]
-    if movie.interlaced:  # else comb lines would stay; of a frame that is not, nothing changes
-        filters += ["bwdif=mode=send_frame:deint=interlaced"]
-    filters += ["vflip"] * movie.mirrored
-    filters += TURNS.get(movie.rotation, [f"rotate={movie.rotation}*PI/180"])
-    if movie.hdr:
-        filters += HDR_TO_SDR
     size = "w='round(iw*max(sar,1))':h='round(ih/min(sar,1))'"
     if shape:
         size = f"w={shape[1]}:h={shape[0]}"
+    filters = ["showinfo=checksum=0", "scale", "settb=1/25", "setpts=N", *movie.filters]
     return ",".join([*filters, f"scale={size}:in_color_matrix={movie.matrix}", "setsar=1"])
 
 
 class _Messages:
-    """What ffmpeg writes to its log: the times of frames, and the first complaint."""
+    """What ffmpeg writes to its log: the times of frames, and its complaints."""
 
     def __init__(self, log):
         self.log = log  # opened for reading on its own
         self.rest = ""  # a line that is not complete yet
-        self.times = {}  # number of a frame -> seconds, None if unknown
-        self.count = 0  # of frames
+        self.times = []  # of frames, in seconds, None if unknown
         self.complaints = []  # lines
         self.pictures = set()  # codecs, each as a log has it
         # Those of sound tracks and covers, and what is copied aside, as two versions name it.
         self.others = {"null @", "out#1"}
 
-    @property
     def complaint(self):
-        """The first complaint, or None. At first ffmpeg looks into sound and covers too: not those.
+        """The first one, or "". At first ffmpeg looks into sound and covers too: not those.
 
         Where the movie itself is of a cover's codec, nobody can tell: then those count.
         """
+        others = tuple(self.others - self.pictures)
         for line in self.complaints:
-            decoder = line.strip("[").replace("dca", "dts")
-            if not decoder.startswith(tuple(self.others - self.pictures)):
-                return line.split("] ")[-1].strip()[:200]
-        return None
+            if not line.strip("[").startswith(others):
+                return line.split("] ")[-1].strip()[:200] or "damaged"
+        return ""
 
     def read(self):
         """Take in what is new."""
@@ -395,17 +334,14 @@ class _Messages:
             *lines, self.rest = (self.rest + text.decode(errors="replace")).split("\n")
             for line in lines:
                 if found := SHOWINFO.search(line):
-                    seconds = found[2]
-                    self.times[self.count] = None if seconds == "NOPTS" else float(seconds)
-                    if int(found[1]) != self.count:  # filters made anew count anew, and lose frames
-                        self.complaints.append("its frames change in size or kind")
-                    self.count += 1
+                    self.times.append(None if found[1] == "NOPTS" else float(found[1]))
                 elif found := STREAM.search(line):
                     if found[1] == "Audio":
                         self.others.add(found[2])
+                    elif "(attached pic)" in line:
+                        self.others.add(f"{found[2]} @")
                     else:
-                        cover = "(attached pic)" in line
-                        (self.others if cover else self.pictures).add(f"{found[2]} @")
+                        self.pictures.add(f"{found[2]} @")
                 elif COMPLAINT.match(line):
                     self.complaints.append(line)
 
@@ -431,13 +367,6 @@ def _next_pam(pipe):
 def url(path):
     """A path that ffmpeg takes for a file, whatever it looks like."""
     return f"file:{Path(path).absolute()}"
-
-
-def lacking(complaint):
-    """The fix where ffmpeg complains of a part that it was built without, else ""."""
-    found = LACKING.search(complaint)
-    part = " ".join(filter(None, found.groups())).lower() if found else ""
-    return f"install an ffmpeg with the {part}" if found else ""
 
 
 def first_line(output, path):

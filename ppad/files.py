@@ -2,8 +2,7 @@
 
 Every module may import this one; it imports none of ours. What it reads was often made by
 strangers: pictures are decoded by a few safe decoders and limited in size, and whatever is wrong
-is a `DataError` that names the file (of a table also the line) and says how to fix it. A single
-picture that cannot be used is a `BadPicture`: a reader of thousands may leave it out, by name.
+is a `DataError` that names the file (of a table also the line) and says how to fix it.
 """
 
 import csv
@@ -35,13 +34,12 @@ MAX_PIXELS = 50_000_000  # ours: of one picture; a small file can claim any numb
 LARGEST = 1e30  # ours: numbers of a table are smaller; of those above 3.4e38 float32 makes infinity
 UNEQUAL = 0.01  # ours: of a fold, pairs of one kind too many; chance is then 49.5 %
 STOPS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")  # of kill, a terminal, batch systems
-LONGEST_NAME = 200  # ours: bytes of a name kept in its temporary name; systems allow 255
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused by name anyway
 
 
 class DataError(ValueError):
-    """Data that cannot be used as they are; the message names the file and says how to fix it."""
+    """Data that cannot be used as they are."""
 
 
 class BadPicture(DataError):
@@ -59,15 +57,15 @@ class WriteError(OSError):
 def atomic_path(path, durable: bool = True):
     """Give the block a temporary path, which becomes `path` if the block ends well.
 
-    Folders are made as needed, and an empty file is written at once, so that a place that cannot
-    be written is noticed before the work. The temporary file is `.NAME.PROCESS.part`, beside
-    `path`, and is removed if the block fails: `path` is replaced as a whole or stays as it was.
-    durable: wait until the content is on the disk before the file gets its name; otherwise a power
-    failure may leave the name without the content. Raises WriteError for any OSError, from the
+    Folders are made as needed, and an empty file is written at once: a place that cannot be written
+    is noticed before the work. The temporary file is `.NAME.PROCESS.part`, beside `path`, and is
+    removed if the block fails. durable: have the content on the disk before the name, as after a
+    power failure the name might be there without it. Raises WriteError for any OSError, from the
     block as well.
     """
     path = Path(path)
-    start = os.fsencode(path.name)[:LONGEST_NAME].decode(errors="ignore")
+    # systems allow names of 255 bytes
+    start = os.fsencode(path.name)[:200].decode(errors="ignore")
     temporary = path.with_name(f".{start}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +86,9 @@ def atomic_path(path, durable: bool = True):
 
 def write_file(path, content: str | bytes, durable: bool = True) -> None:
     """Write text (as UTF-8) or bytes to `path`, whole or not at all. Raises WriteError."""
+    data = content.encode() if isinstance(content, str) else content
     with atomic_path(path, durable) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(data)
 
 
 def write_error(path, error: OSError) -> WriteError:
@@ -142,20 +141,16 @@ def existing(folder) -> Path:
 def lock(folder):
     """Keep other runs out of `folder` during the block; DataError names the one that is in it.
 
-    SQLite locks the file `.lock` on every system, and the lock ends with its process, however that
-    ends; `.lock.txt` says whose it is. A file system without locks is only warned of.
+    SQLite locks the file `.lock` on every system, until its process ends in any way; `.lock.txt`
+    says whose it is. A file system without locks is only warned of.
     """
     path = Path(folder, ".lock")
     owner = path.with_suffix(".txt")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.touch()
-    except OSError as error:
-        raise write_error(path, error) from error
+    check_writable(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
-            connection.execute("PRAGMA journal_mode = OFF")  # there is nothing to undo
+            connection.execute("PRAGMA journal_mode = OFF")  # no second file beside it
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
             if "locked" in str(error):
@@ -180,7 +175,7 @@ def file_name(row: str) -> str:
 
 
 def say_unused(where, what: str, unused: list) -> None:
-    """Name how many things, and the first of them, that were found in a place and are not used."""
+    """Say how many things that were found in a place are not used, and name the first."""
     if unused:
         print(f"{where}: {len(unused)} {what} are not used, such as {unused[0]}", file=sys.stderr)
 
@@ -239,23 +234,20 @@ def read_json(path, fix: str = "delete it and run the same command again", needs
         raise DataError(f"{path} does not exist: check its name, or run what writes it")
     try:
         content = json.loads(read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        if lacking := [key for key in needs if key not in content]:
+            raise ValueError(f"it lacks {lacking[0]}")
     except ValueError as error:
         raise DataError(f"{path} cannot be read ({error}): {fix}") from error
-    lacking = [key for key in needs if not isinstance(content, dict) or key not in content]
-    if lacking or not isinstance(content, dict):
-        fault = f"it lacks {lacking[0]}" if lacking else "it is no JSON object"
-        raise DataError(f"{path} cannot be read ({fault}): {fix}")
     return content
 
 
 def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     """Read a table with a header, its cells separated by commas, tabs or semicolons.
 
-    Args:
-        path: A text in UTF-8.
-        columns: Names of columns that must be there. If "file" is one, no row may leave it empty,
-            and names come as `plain_name` has them.
-        may_be_empty: Whether the header alone will do.
+    columns: names of those that must be there. If "file" is one, no row may leave it empty, and
+    names come as `plain_name` has them. may_be_empty: whether the header alone will do.
 
     Returns a dict of text for each row, blanks around the cells stripped, and in it "where" ("FILE,
     line N"); None where the row is shorter than the header. Raises DataError for an absent file, an
@@ -273,16 +265,12 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
             fix = "add them or use another table"
             raise DataError(f"{path}: its first line lacks the column(s) {missing}; {fix}")
         for cells in filter(None, reader):
+            where = f"{path}, line {reader.line_num}"
             cells = [cell.strip() for cell in cells]
             if any(cells[len(names) :]):
                 fault = f"has {len(cells)} cells, the first line {len(names)}"
-                fix = "put quotes about cells with commas, and write decimals with a point"
-                raise DataError(f"{path}, line {reader.line_num}: {fault}; {fix}")
-            if delimiter != ",":  # decimal commas are common in such tables
-                cells = [re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell) for cell in cells]
-            row = dict.fromkeys(names)
-            row.update(zip(names, cells), where=f"{path}, line {reader.line_num}")
-            rows.append(row)
+                raise DataError(f"{where}: {fault}; put quotes about cells with commas")
+            rows.append({**dict.fromkeys(names), **dict(zip(names, cells)), "where": where})
     except csv.Error as error:
         fix = "save it as CSV in UTF-8"
         raise DataError(f"{path}: cannot be read as a table ({error}); {fix}") from error
@@ -293,7 +281,8 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
         if not row["file"]:
             raise DataError(f"{row['where']}: file is empty; name the picture, or delete the row")
         name = plain_name(row["file"])
-        if suffixes.setdefault(name, Path(row["file"]).suffix) != Path(row["file"]).suffix:
+        suffix = Path(row["file"]).suffix
+        if suffixes.setdefault(name, suffix) != suffix:
             fault = f"{row['file']} ends in {suffixes[name]} further up"
             raise DataError(f"{row['where']}: {fault}; rename one picture, or write both alike")
         row["file"] = name
@@ -308,7 +297,7 @@ def numbers(row: dict, columns) -> list[float]:
             value = float(row[column].replace("_", "?"))  # Python takes 3_4 for 34
         except (AttributeError, ValueError):  # None where the row is too short
             value = math.nan
-        if not abs(value) < LARGEST:  # nor if it is NaN
+        if not abs(value) < LARGEST:
             fault = f"{column} is {row[column]!r}, not a finite number of 32 bits"
             raise DataError(f"{row['where']}: {fault}; correct or delete the row")
         values.append(value)
@@ -326,26 +315,25 @@ def read_pair_lines(path):
     text = unicodedata.normalize("NFC", read_text(path))
     header, *lines = [line.split() for line in text.splitlines() if line.strip()] or [[]]
     if len(header) != 2 or not "".join(header).isdecimal():
-        fix = "it must hold folds and pairs, as LFW's 10 300"
-        raise DataError(f"{path}: its first line is {' '.join(header)!r}; {fix}")
+        fault = f"its first line is {' '.join(header)!r}"
+        raise DataError(f"{path}: {fault}; it must hold folds and pairs, as LFW's 10 300")
     folds, each = map(int, header)
-    promised = 2 * folds * each
-    if len(lines) != promised:
-        fault = f"has {len(lines)} pairs, its first line promises {promised}"
+    if len(lines) != 2 * folds * each:
+        fault = f"has {len(lines)} pairs, its first line promises {2 * folds * each}"
         raise DataError(f"{path}: {fault}; download it again")
     pairs = {}  # a dict, which keeps their order: {the two ends: the two in the list's order}
     for number, line in enumerate(lines):
-        where = f"{path}, pair {number + 1} ({' '.join(line)})"
         same = number % (2 * each) < each
-        if len(line) != (3 if same else 4) or not (line[1] + line[-1]).isdecimal():
+        ends = frozenset()
+        if len(line) == (3 if same else 4) and (line[1] + line[-1]).isdecimal():
+            first = (line[0], int(line[1]))
+            second = (line[0] if same else line[2], int(line[-1]))
+            if same == (first[0] == second[0]):
+                ends = frozenset((first, second))
+        if len(ends) < 2 or ends in pairs:
             form = "name i j" if same else "name i other j"
-            raise DataError(f"{where}: must be {form}; correct the line")
-        first = (line[0], int(line[1]))
-        second = (line[0] if same else line[2], int(line[-1]))
-        ends = frozenset((first, second))
-        if first == second or ends in pairs or same != (first[0] == second[0]):
-            fault = "comes twice, or its two ends are not different"
-            raise DataError(f"{where}: {fault}; correct or delete the line")
+            fault = f"pair {number + 1} ({' '.join(line)}) must be {form}, of two pictures, and new"
+            raise DataError(f"{path}: {fault}; correct or delete the line")
         pairs[ends] = (first, second)
     return 2 * each, list(pairs.values())
 
@@ -361,47 +349,43 @@ def find_pairs(pairs_txt, names: list[str]):
     and unless two folds or more are left with pairs of one person and of two in each.
     """
     per_fold, lines = read_pair_lines(pairs_txt)
+    folds = range(len(lines) // per_fold)
     position = {name: i for i, name in enumerate(names)}
     spelled = {name.casefold(): name for name in names}
-    kept = []
+    kept = {(fold, same): [] for fold in folds for same in (True, False)}
     dropped = []
     for number, pair in enumerate(lines):
         ends = [f"{person}/{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
         absent = [name for name in ends if name not in position]
         for name in absent:
             if there := spelled.get(name.casefold()):
-                fix = "write the names alike"
-                raise DataError(f"{pairs_txt}: names {name}, the folder has {there}; {fix}")
+                fault = f"names {name}, the folder has {there}"
+                raise DataError(f"{pairs_txt}: {fault}; write the names alike")
         if absent:
             dropped.append(" ".join(name.split("/")[1] for name in ends))
         else:
-            same = pair[0][0] == pair[1][0]
-            kept.append((*(position[name] for name in ends), same, number // per_fold))
-    if dropped:
-        count = f"{len(dropped)} of {len(lines)} pairs are dropped"
-        why = f"the set lacks a picture of each, the first is {dropped[0]}"
-        print(f"{pairs_txt}: {count}: {why}", file=sys.stderr)
-    if not kept:
-        such = next(iter(names), "nothing")
-        fault = f"none of its {len(lines)} pairs is in the face set, which has {such} and the like"
-        raise DataError(f"{pairs_txt}: {fault}; read the folder it belongs to")
-    folds = len(lines) // per_fold
-    absent_pairs = len(dropped)
-    for fold in range(folds):
-        both = [[pair for pair in kept if pair[2:] == (same, fold)] for same in (True, False)]
+            kind = (number // per_fold, pair[0][0] == pair[1][0])
+            kept[kind].append([position[name] for name in ends])
+    said = f"{len(dropped)} of {len(lines)} pairs are dropped, as the set lacks a picture of each"
+    extras = []
+    for fold in folds:
+        both = kept[fold, True], kept[fold, False]
         fewer, more = sorted(both, key=len)
-        if not fewer or folds < 2:
-            why = f"fold {fold + 1} of {folds} is left with {sum(map(bool, both))} of the two kinds"
-            need = "at least two folds are needed, with pairs of one person and of two in each"
-            raise DataError(f"{pairs_txt}: {why} of pairs; {need}: restore the pictures or pairs")
+        if not fewer or len(folds) < 2:
+            fault = (
+                f"fold {fold + 1} of {len(folds)} has {len(both[0])} and {len(both[1])} pairs of"
+            )
+            such = f"one person and of two in a set that has {next(iter(names), 'nothing')}"
+            need = "at least two folds need both: restore the pictures or pairs"
+            raise DataError(f"{pairs_txt}: {fault} {such}; {need} ({said})")
         if len(more) - len(fewer) > UNEQUAL * per_fold:
-            for extra in more[len(fewer) :]:
-                kept.remove(extra)
-                dropped.append(f"{names[extra[0]]} {names[extra[1]]}")
-    if len(dropped) > absent_pairs:
-        count = f"{len(dropped) - absent_pairs} pairs more are dropped"
-        print(f"{pairs_txt}: {count}, so that each fold has as many of both kinds", file=sys.stderr)
-    return kept, dropped
+            extras += [f"{names[first]} {names[second]}" for first, second in more[len(fewer) :]]
+            del more[len(fewer) :]
+    if dropped:
+        more = f"{len(extras)} pairs more are dropped, so that each fold has as many of both kinds"
+        print(f"{pairs_txt}: {said}: {', '.join(dropped[:3])}; {more}", file=sys.stderr)
+    found = [(*ends, same, fold) for (fold, same), pairs in kept.items() for ends in pairs]
+    return found, dropped + extras
 
 
 # ---------------------------------------------------------------- pictures
@@ -435,23 +419,24 @@ def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Ima
     try:
         with Image.open(source, formats=formats) as picture:  # reads the size, not yet the pixels
             width, height = picture.size
-            if width * height <= max_pixels:
-                return to_rgb(picture)
-            reason = f"is {width} x {height}, more than the {max_pixels:,} pixels that are allowed"
+            if width * height > max_pixels:
+                fault = f"{width} x {height}, more than the {max_pixels:,} pixels that are allowed"
+                raise ValueError(fault)
+            return to_rgb(picture)
     except UnidentifiedImageError:  # its own text names an address in memory, another on every run
-        reason = "cannot be read as a picture (no picture format is known)"
+        reason = "no picture format is known"
     except MemoryError:
         raise
     except Exception as error:  # a damaged or forged file raises one of many types
-        reason = f"cannot be read as a picture ({str(error).strip() or type(error).__name__})"
-    raise BadPicture(reason)
+        reason = str(error).strip() or type(error).__name__
+    raise BadPicture(f"cannot be read as a picture ({reason})")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any Pillow picture as RGB in 8 bits, ready for the networks.
 
-    Upright as its EXIF data say, 12 or 16 bits scaled to 8, sRGB by its color profile, and white
-    where it is transparent. Raises ValueError for pixels of floating point or of 32 bits.
+    Upright as its EXIF data say, 16 bits scaled to 8, sRGB by its color profile, and white where it
+    is transparent. Raises ValueError for gray of other kinds, whose black and white nobody knows.
     """
     picture.load()
     with suppress(Exception):  # damaged EXIF data: the picture stays as it is stored
@@ -459,15 +444,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     profile = picture.info.get("icc_profile")
     if picture.mode[0] in "IF":  # gray in 16 or 32 bits
         values = np.asarray(picture)  # (H, W)
-        tags = getattr(picture, "tag_v2", {})  # of a TIFF, which Pillow reads as it is stored
-        beyond = values.min() < 0 or values.max() > 65535
-        if picture.mode == "F" or tags.get(258) == (32,) or beyond:
-            kind = "are floating point numbers" if picture.mode == "F" else "have 32 bits"
-            raise ValueError(f"its pixels {kind}; save it with 8 or 16 bits a channel")
-        white = 4095 if tags.get(258) == (12,) else 65535  # by bits a channel
-        values = (values.astype(np.int64) * 255 + white // 2) // white
-        if tags.get(262) == 0:  # white is stored as 0
-            values = 255 - values
+        tags = getattr(picture, "tag_v2", {})  # of a TIFF: 258 its bits, 262 is 0 if 0 is white
+        known = tags.get(258, (16,)) == (16,) and tags.get(262) != 0
+        if picture.mode == "F" or not known or values.min() < 0 or values.max() > 65535:
+            raise ValueError("its gray is not of 16 bits; save it with 8 or 16 bits a channel")
+        values = (values.astype(np.int64) * 255 + 32767) // 65535
         picture = Image.fromarray(values.astype(np.uint8))
     elif picture.has_transparency_data:
         picture = picture.convert("RGBA")

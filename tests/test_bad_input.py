@@ -116,7 +116,7 @@ def test_a_name_that_says_something_else(command, capsys):
     Path("words.jpg").write_text("These are words.\n" * 9)
     refused(command, capsys, ("words.jpg",), "words.jpg")
     Path("empty.gif").write_bytes(b"")
-    refused(command, capsys, ("empty.gif",), "is empty")
+    refused(command, capsys, ("empty.gif",), "empty.gif")
 
 
 def test_a_bomb(command, capsys):
@@ -129,7 +129,7 @@ def test_a_bomb(command, capsys):
         + struct.pack(">I", zlib.crc32(chunk))
         + b"\0\0\0\4IDAT1234"
     )
-    refused(command, capsys, ("bomb.png",), "too large to open safely")
+    refused(command, capsys, ("bomb.png",), "exceeds limit of")
 
 
 def test_a_place_where_nothing_may_be_written(command, capsys, monkeypatch):
@@ -158,11 +158,11 @@ def test_output_that_is_the_input(command, capsys):
         ("a.png", "hard.png"),
         ("a.png", "hard.png", "--overwrite"),
     ):
-        refused(command, capsys, words, "is the input itself")
+        refused(command, capsys, words, "is an input")
     if os.name != "nt":
         os.symlink("a.png", "soft.png")
-        refused(command, capsys, ("a.png", "soft.png", "--overwrite"), "is the input itself")
-        refused(command, capsys, ("soft.png", "a.png", "--overwrite"), "is the input itself")
+        refused(command, capsys, ("a.png", "soft.png", "--overwrite"), "is an input")
+        refused(command, capsys, ("soft.png", "a.png", "--overwrite"), "is an input")
 
 
 # ---------------------------------------------------------------- animations
@@ -208,7 +208,7 @@ def write_movie(path, frames):
 
 @ffmpeg
 def test_movies_of_odd_kinds(command, capsys, monkeypatch):
-    """1x1 px, cut off, a name of a picture, frames too large, and without ffmpeg."""
+    """1x1 px, cut off, a name of a picture, and without ffmpeg."""
     write_movie("dot.mkv", [np.full((1, 1, 3), 90, np.uint8)] * 3)
     assert command("dot.mkv", "dot_out.mkv") == 0 and movies.probe("dot_out.mkv").count == 3
     write_movie("a.mkv", walk(30))
@@ -230,8 +230,6 @@ def test_movies_of_odd_kinds(command, capsys, monkeypatch):
     assert command("film.jpg") == 0 and movies.kind("film_anonymized.jpg.mp4") == "movie"
     Path("film.jpg").rename("a.mkv")
     capsys.readouterr()  # on a busy machine, progress
-    monkeypatch.setattr("ppad.ffmpeg.MAX_PIXELS", 1000)
-    refused(command, capsys, ("a.mkv",), "has frames of 96 x 72 px")
     monkeypatch.setenv("PATH", os.getcwd())
     refused(command, capsys, ("a.mkv",), "ffmpeg is not on the PATH")
 

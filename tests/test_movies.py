@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import os
-import re
 import shutil
 import struct
 import subprocess
@@ -164,9 +163,9 @@ def test_a_color_profile_is_applied():
 
 
 def test_what_cannot_be_a_picture_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="floating point"):
+    with pytest.raises(ValueError, match="8 or 16 bits"):
         to_rgb(Image.fromarray(np.ones((4, 4), np.float32)))
-    with pytest.raises(ValueError, match="32 bits"):
+    with pytest.raises(ValueError, match="8 or 16 bits"):
         to_rgb(Image.fromarray(np.full((4, 4), 1 << 20, np.int32)))
     Image.fromarray(sample(200, 200)).save(tmp_path / "whole.jpg")
     data = (tmp_path / "whole.jpg").read_bytes()
@@ -186,15 +185,15 @@ def test_what_cannot_be_a_picture_is_refused(tmp_path):
     (tmp_path / "bomb.png").write_bytes(bomb)
     for work, name, words in (
         (movies.read_picture, "half.jpg", "truncated"),
-        (movies.kind, "empty.jpg", "is empty"),
-        (movies.kind, "bomb.png", "too large to open safely"),
+        (movies.kind, "empty.jpg", "no picture and no movie|no picture: install"),
+        (movies.kind, "bomb.png", "exceeds limit of .* pixels"),
         (movies.kind, "none.jpg", "not there"),
     ):
         with pytest.raises(ValueError, match=words):
             work(tmp_path / name)
     low = Image.fromarray(np.full((8, 8), 200, np.int32))  # of 32 bits, black were they 16
     low.save(tmp_path / "low.tif")
-    with pytest.raises(ValueError, match="low.tif .*32 bits"):
+    with pytest.raises(ValueError, match="low.tif .*8 or 16 bits"):
         movies.read_picture(tmp_path / "low.tif")
 
 
@@ -226,23 +225,12 @@ def test_a_damaged_further_page_does_not_condemn_the_first(tmp_path, how):
     assert left_out == "pages 2 to 2" if how == "whole" else "page" in left_out
 
 
-def test_the_second_picture_of_an_mpo_is_told(tmp_path):
-    picture = Image.fromarray(sample())
-    for name, left_out in (("a.mpo", "pages 2 to 2"), ("a.jpg", "")):  # there: a preview
-        picture.save(tmp_path / name, "MPO", save_all=True, append_images=[picture])
-        assert movies.pages_left_out(tmp_path / name) == left_out
-    assert movies.known_kind(tmp_path / "a.mpo") == "picture"
-    picture.save(tmp_path / "b.mpo", "JPEG")
-    assert movies.pages_left_out(tmp_path / "b.mpo") == ""
-
-
 @pytest.mark.parametrize(
     "name, tags, raw",
     [
         ("a.dng", {50706: b"\1\4\0\0"}, True),
-        ("a.tif", {50706: b"\1\4\0\0"}, True),
         ("a.tif", {254: 1}, True),  # the first page is a reduced copy
-        ("a.xyz", {330: 8}, True),  # there are further pictures within
+        ("a.xyz", {}, True),
         ("a.nef", {}, True),
         ("a.tif", {330: 8}, False),  # also Photoshop's
         ("a.tiff", {254: 2}, False),
@@ -256,13 +244,19 @@ def test_a_raw_photo_is_not_taken_for_its_small_copy(tmp_path, name, tags, raw):
         entries[number] = value
     path = tmp_path / name
     Image.fromarray(sample()).save(path, "TIFF", tiffinfo=entries)
-    for kind in (movies.kind, movies.known_kind):
-        if raw:
-            with pytest.raises(ValueError, match=f"{name} is a raw photo"):
-                kind(path)
-            assert movies.looks_like_media(path)
-        else:
-            assert kind(path) == "picture"
+    if raw:
+        with pytest.raises(ValueError, match=f"{name} is a raw photo"):
+            movies.kind(path)
+        assert movies.may_be_media(path)
+    else:
+        assert movies.kind(path) == "picture"
+
+
+def test_what_may_be_media_by_its_name(tmp_path):
+    for name in ("a.heic", "b", "c.jp2", "d.nef", "e.mp4", "f.ts", "g.unknown"):
+        assert movies.may_be_media(tmp_path / name), name
+    for name in (".DS_Store", "a.AAE", "a.txt", "a.json", "a.mp3", "a.pdf", "Thumbs.db"):
+        assert not movies.may_be_media(tmp_path / name), name
 
 
 def test_kind_goes_by_content(tmp_path):
@@ -300,16 +294,6 @@ def test_animation_keeps_frames_times_and_loops(tmp_path, suffix):
         assert np.abs(a.astype(int) - b).mean() < 8  # GIF has 256 colors
 
 
-def test_an_animation_that_stands_still_too_long_for_its_format(tmp_path):
-    """A GIF can say 655.35 s, and equal neighbors become one picture in it."""
-    frames = [sample()] * 12 + [sample(seed=1)]
-    with pytest.raises(ValueError, match="a.gif: .* longer than a GIF can say: .*another suffix"):
-        movies.save_animation(tmp_path / "a.gif", iter(frames), [60000] * 13, 0)
-    assert list(tmp_path.iterdir()) == []
-    movies.save_animation(tmp_path / "a.webp", iter(frames), [60000] * 13, 0)
-    assert sum(movies.read_animation(tmp_path / "a.webp")[1]) == 13 * 60000
-
-
 @pytest.mark.parametrize("kind", ["picture", "animation"])
 def test_an_apng_keeps_its_name(tmp_path, kind):
     assert movies.written_name(tmp_path / "a.apng", kind).name == "a.apng"
@@ -328,27 +312,20 @@ def test_a_picture_beside_an_animation_is_left_out(tmp_path):
         np.testing.assert_array_equal(frame, known)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".gif"])
-def test_a_picture_too_long_for_its_format_is_refused(tmp_path, suffix):
-    path = tmp_path / f"a{suffix}"
-    frame = np.zeros((2, 66000, 3), np.uint8)
-    with pytest.raises(ValueError, match=f"a{suffix}: .* px long, this is 66000"):
-        movies.save_picture(path, frame)
-    if suffix in movies.ANIMATED:
-        with pytest.raises(ValueError, match="px long"):
-            movies.save_animation(path, [frame] * 2, [70] * 2, 0)
-    assert not list(tmp_path.iterdir())
-
-
+@ffmpeg
 @pytest.mark.skipif(".avif" not in movies.FORMATS, reason="this Pillow reads no AVIF")
-def test_a_truncated_avif_is_not_taken_for_a_movie(tmp_path):
+@pytest.mark.parametrize("how", ["truncated", "not read by Pillow", "one frame"])
+def test_an_avif_is_not_taken_for_a_movie(tmp_path, monkeypatch, how):
     path = tmp_path / "a.avif"
     frames = [Image.fromarray(sample(seed=seed)) for seed in range(4)]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-    assert movies.kind(path) == "animation"
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(movies.BadPicture, match="cannot be read as an AVIF picture"):
+    more = [] if how == "one frame" else frames[1:]
+    frames[0].save(path, save_all=True, append_images=more)
+    assert movies.kind(path) == ("animation" if more else "picture")
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        monkeypatch.setattr(movies, "DECODED", ["PNG"])
+    with pytest.raises(ValueError, match="holds no picture and no movie"):
         movies.kind(path)
 
 
@@ -401,6 +378,8 @@ def test_frames_and_colors_survive(tmp_path):
     movies.save_movie(tmp_path / "a.mp4", frames, Movie(rate, None, "auto"))
     movie = movies.probe(tmp_path / "a.mp4")
     assert movie.rate == rate and movie.count == 20
+    assert ffmpeg_module.movie_fault(tmp_path / "a.mp4", 20, 0) == ""
+    assert "plays 20 of 21 frames" in ffmpeg_module.movie_fault(tmp_path / "a.mp4", 21, 0)
     got = list(movies.read_movie(tmp_path / "a.mp4", movie))
     assert len(got) == 20 and got[0].shape == (48, 64, 3)
     for a, b in zip(got, frames):
@@ -561,7 +540,7 @@ def test_a_movie_that_changes_its_size_keeps_all_frames(tmp_path):
         assert np.abs(frame.astype(int) - known).max() < 8
     turned = tmp_path / "turned.mp4"
     make("-i", path, "-c", "copy", "-metadata:s:v:0", "rotate=90", turned)
-    if movies.probe(turned).rotation:  # newer ffmpeg: no such tag
+    if movies.probe(turned).filters:  # newer ffmpeg: no such tag
         for frame, known in zip(read(turned), frames, strict=True):
             assert frame.shape == (64, 48, 3)
             assert np.abs(frame.astype(int) - np.rot90(known, -1)).max() < 8
@@ -569,20 +548,20 @@ def test_a_movie_that_changes_its_size_keeps_all_frames(tmp_path):
 
 @ffmpeg
 def test_after_damage_a_movie_that_has_changed_its_size_goes_on_in_the_first_one(tmp_path):
-    """Two recordings in one file: the packet where they meet is reported to be damaged.
-
-    Of smaller frames the pipe holds all of the first, so that the report may come before them.
-    """
     parts = []
-    for size in ("320x240", "480x400"):
-        make(*lavfi(f"testsrc2=s={size}:r=10:d=1"), *H264, tmp_path / f"{size}.ts")
-        parts.append((tmp_path / f"{size}.ts").read_bytes())
+    for size, start in (("320x240", 0), ("480x400", 3)):
+        part = tmp_path / f"{size}.ts"
+        late = ("-output_ts_offset", start, "-g", 10)
+        make(*lavfi(f"testsrc2=s={size}:r=10:d=3"), *late, *H264, part)
+        parts.append(bytearray(part.read_bytes()))
+    packet = len(parts[0]) // 188 * 2 // 3
+    parts[0][188 * packet + 4 : 188 * packet + 184] = bytes(180)
     path = tmp_path / "both.ts"
     path.write_bytes(b"".join(parts))
     covered = []
     frames = read(path, covered=covered, stop=False)
-    assert 0 < len(covered) <= 10 and {frame.shape for frame in frames} == {(240, 320, 3)}
-    assert all(frame.any() for frame in frames[12:]) and len(frames) > 18
+    assert 0 < len(covered) <= 20 and {frame.shape for frame in frames} == {(240, 320, 3)}
+    assert all(frame.any() for frame in frames[31:]) and len(frames) in (60, 61)
 
 
 @ffmpeg
@@ -596,7 +575,7 @@ def test_a_damaged_movie_stops_or_is_covered(tmp_path):
     middle = start + (len(data) - start) // 2
     data[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="damaged at about frame"):
+    with pytest.raises(ValueError, match="cannot be decoded at about frame"):
         read(path)
     covered = []
     frames = read(path, covered=covered, stop=False)
@@ -649,10 +628,6 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyError):
         movies.save_movie(out, broken(), movie)
-    with pytest.raises(ValueError, match="one size"):
-        movies.save_movie(out, [sample(), sample(20, 20)], movie)
-    with pytest.raises(ValueError, match="no frame"):
-        movies.save_movie(out, [], movie)
     with pytest.raises(ValueError, match="the sound of .*not_there"):
         sound_tracks(absent)
     with pytest.raises(WriteError, match="cannot write .* \\(ffmpeg: .*not_there"):
@@ -676,7 +651,7 @@ def test_a_writer_that_is_killed_is_said_so(tmp_path, monkeypatch):
     stand_in.write_text("#!/bin/sh\nkill -9 $$\n")
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
-    with pytest.raises(WriteError, match="ended from outside.: see .* memory"):
+    with pytest.raises(WriteError, match="status -9.: see .* memory"):
         movies.save_movie(tmp_path / "a.mp4", [sample()] * 9, Movie(Fraction(25), None, "auto"))
     assert list(tmp_path.iterdir()) == [stand_in.parent]
 
@@ -701,14 +676,6 @@ def test_a_writer_that_reports_success_is_not_believed(tmp_path, monkeypatch, su
     with pytest.raises(WriteError, match="cannot write"):
         movies.save_movie(tmp_path / f"a{suffix}", [sample(120, 160, i) for i in range(60)], movie)
     assert list(tmp_path.iterdir()) == [stand_in.parent]
-
-
-@ffmpeg
-def test_frames_too_wide_for_the_encoder_are_no_full_disk(tmp_path):
-    frames = [np.zeros((32, 16400, 3), np.uint8)]
-    with pytest.raises(movies.WriteError, match="make it smaller first"):
-        movies.save_movie(tmp_path / "a.mp4", frames, Movie(Fraction(25), None, "auto"))
-    assert not list(tmp_path.iterdir())
 
 
 @ffmpeg
@@ -795,20 +762,17 @@ def test_frames_whose_times_repeat_or_go_back(tmp_path, monkeypatch, times, kept
 
 
 @ffmpeg
-def test_after_damage_it_goes_on_where_times_start_anew(tmp_path):
-    """Two recordings in one file, and something broken in the second."""
+@pytest.mark.parametrize("stop", [True, False])
+def test_damage_in_a_movie_whose_times_start_anew_is_refused(tmp_path, stop):
+    """Two recordings in one file: nobody knows which keyframe is the next."""
     part = tmp_path / "part.ts"
     make(*lavfi("testsrc2=s=64x48:r=30"), "-frames:v", 60, *H264, "-g", 10, part)
-    data = 2 * part.read_bytes()
-    whole = tmp_path / "whole.ts"
-    for place in (5, 11, 15):  # sixteenths
-        spoilt = bytearray(data)
-        packet = len(data) // 188 * place // 16
-        spoilt[188 * packet + 4 : 188 * packet + 184] = bytes(180)
-        whole.write_bytes(spoilt)
-        covered = []
-        frames = read(whole, stop=False, covered=covered)
-        assert 114 <= len(frames) <= 122 and 0 < len(covered) < 30, place
+    spoilt = bytearray(2 * part.read_bytes())
+    packet = len(spoilt) // 188 * 11 // 16
+    spoilt[188 * packet + 4 : 188 * packet + 184] = bytes(180)
+    part.write_bytes(spoilt)
+    with pytest.raises(ValueError, match="times do not follow each other"):
+        read(part, stop=stop)
 
 
 @ffmpeg
@@ -846,7 +810,7 @@ def recording(tmp_path_factory):
     """A stream of 50 frames with a keyframe every 20."""
     path = tmp_path_factory.mktemp("recording") / "whole.ts"
     make(*MOVING, *TONE, "-c:v", "libx264", "-g", 20, "-bf", 2, "-c:a", "aac", path)
-    keys = [i for i, (_, key, _) in enumerate(list_packets(path)) if key]
+    keys = [i for i, (_, key) in enumerate(list_packets(path)) if key]
     assert keys[:2] == [0, 20]
     return path
 
@@ -940,7 +904,7 @@ def test_several_damaged_places(tmp_path):
         middle = int(len(data) * share)
         data[middle : middle + 2000] = np.random.default_rng(0).bytes(2000)
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="damaged at about frame"):
+    with pytest.raises(ValueError, match="cannot be decoded at about frame"):
         read(path)
     covered = []
     frames = read(path, covered=covered, stop=False)
@@ -985,28 +949,6 @@ def test_sound_that_is_spoilt_from_its_start(tmp_path):
 
 
 @ffmpeg
-def test_sound_that_breaks_off_is_told(tmp_path):
-    path = tmp_path / "a.mp4"
-    make(*MOVING, *TONE, *H264, "-c:a", "aac", path)
-    data = bytearray(path.read_bytes())
-    words = "ffprobe -v error -select_streams a -show_entries packet=pos,size -of csv=p=0".split()
-    for line in subprocess.check_output([*words, path], text=True).split()[9:]:
-        size, place = map(int, line.strip(",").split(","))
-        data[place : place + size] = b"\xff" * size
-    path.write_bytes(data)
-    tracks, (left_out,) = sound_tracks(path)
-    assert len(tracks) == 1 and re.fullmatch("[89].% of sound track 1 .damaged.", left_out)
-
-
-@ffmpeg
-def test_sound_before_the_start_of_a_trimmed_movie_is_not_called_damaged(tmp_path):
-    """A movie trimmed without encoding begins at a keyframe; an edit list hides what is before."""
-    make(*MOVING, *TONE, *H264, "-g", 100, "-c:a", "aac", tmp_path / "a.mp4")
-    make("-ss", 0.5, "-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "b.mp4")
-    assert sound_tracks(tmp_path / "b.mp4") == ([(0, "und")], [])
-
-
-@ffmpeg
 @pytest.mark.parametrize("words", ["[error] of mine", "corrupt decoded frame", "a] [fatal] b"])
 def test_a_name_or_title_is_no_complaint_of_ffmpeg(tmp_path, words):
     path = tmp_path / words / f"{words}.mkv"
@@ -1043,29 +985,6 @@ def test_odd_sound_tracks(tmp_path):
 
 
 @ffmpeg
-@pytest.mark.parametrize(
-    "name, options, kept",
-    [
-        ("a.mov", "-ac 9 -c:a pcm_s16le", False),
-        ("a.mov", "-ac 12 -c:a pcm_s16le", False),
-        ("a.mkv", "-ac 4 -c:a libopus -mapping_family 2", False),  # ambisonic
-        ("a.mov", "-ac 8 -c:a pcm_s16le", True),
-        ("a.mkv", "-ac 4 -c:a pcm_s16le", True),
-    ],
-)
-def test_sound_of_too_many_channels_does_not_cost_the_picture(tmp_path, name, options, kept):
-    source = tmp_path / name
-    channels = options.split()[1]
-    sound = f"aevalsrc={'|'.join(['sin(t)'] * int(channels))}:d=1"
-    make(*MOVING, *lavfi(sound), *H264, "-t", 1, *options.split(), source)
-    tracks, left_out = sound_tracks(source)
-    said = f"sound track 1 ({channels} channels, which cannot be mixed down)"
-    assert (tracks, left_out) == (([(0, "")], []) if kept else ([], [said]))
-    kinds = [stream["codec_type"] for stream in rewrite(source, tmp_path / "b.mp4")]
-    assert kinds == ["video"] + ["audio"] * kept
-
-
-@ffmpeg
 @pytest.mark.parametrize("codec", ["h264", "mjpeg"])
 def test_a_broken_cover_does_not_condemn_the_picture(tmp_path, codec):
     """But for a movie of the cover's own kind, where a complaint may be of either."""
@@ -1081,7 +1000,7 @@ def test_a_broken_cover_does_not_condemn_the_picture(tmp_path, codec):
     assert data.count(content) == 1 and len(before) == 25
     path.write_bytes(data.replace(content, content[:2] + bytes(len(content) - 2)))
     if codec == "mjpeg":
-        with pytest.raises(ValueError, match="is damaged"):
+        with pytest.raises(ValueError, match="cannot be decoded"):
             read(path)
     else:
         np.testing.assert_array_equal(read(path), before)
@@ -1097,8 +1016,8 @@ def test_an_interlaced_movie_comes_without_comb_lines(tmp_path, interlaced):
     flags = ("-flags", "+ilme+ildct", "-top", 1) if interlaced else ()
     make(*lavfi(bar + weave), "-c:v", "mpeg2video", "-q:v", 1, *flags, path)
     movie = movies.probe(path)
-    assert movie.interlaced == interlaced
-    as_stored = dataclasses.replace(movie, interlaced=False)
+    assert len(movie.filters) == interlaced
+    as_stored = dataclasses.replace(movie, filters=())
     stored = np.stack([frame for _, frame in decode(path, as_stored, 0)])[..., 0]
     frames = np.stack([frame for _, frame in decode(path, movie, 0)])[..., 0]
     assert len(frames) == len(stored) == 25
@@ -1124,39 +1043,15 @@ def test_a_movie_of_one_frame(tmp_path, suffix):
     assert all((frame == first).all() for frame in others)
 
 
-@pytest.mark.parametrize(
-    "complaint, fix",
-    [
-        ("Unknown encoder 'libx264'", "encoder libx264"),
-        ("[AVFilterGraph @ 0x1] [error] No such filter: 'zscale'", "filter zscale"),
-        ("Decoder (codec av1) not found for input stream #0:0", "decoder av1"),
-        ("Decoding requested, but no decoder found for: av1", "decoder av1"),
-        ("Decoder (codec none) not found for input stream #0:0", ""),
-        ("Invalid data found when processing input", ""),
-    ],
-)
-def test_ffmpegs_words_for_what_it_lacks(complaint, fix):
-    assert ffmpeg_module.lacking(complaint) == (fix and f"install an ffmpeg with the {fix}")
-
-
 @ffmpeg
-def test_what_an_ffmpeg_lacks_is_said(tmp_path, monkeypatch):
+@pytest.mark.parametrize("stop", [True, False])
+def test_what_an_ffmpeg_lacks_gives_no_frame(tmp_path, monkeypatch, stop):
     path = tmp_path / "a.mp4"
     make(*lavfi("testsrc2=s=64x48:r=25:d=1"), *H264, path)
-    movie = movies.probe(path)
-    frames = list(movies.read_movie(path, movie))
-    with monkeypatch.context() as patch:
-        patch.setitem(movies.MOVIES, ".mp4", ("mp4", "-c:v libx999 -crf".split(), movies.AAC))
-        patch.setitem(movies.CRF, "libx999", 20)
-        with pytest.raises(WriteError, match="install an ffmpeg with the encoder libx999"):
-            movies.save_movie(tmp_path / "b.mp4", frames, movie)
-    for stop in (True, False):
-        monkeypatch.setitem(ffmpeg_module.TURNS, 0, ["zzscale=t=linear"])
-        with pytest.raises(ValueError, match="install an ffmpeg with the filter zzscale"):
-            list(movies.read_movie(path, movie, stop=stop))
-    monkeypatch.setitem(ffmpeg_module.TURNS, 0, [])
-    with pytest.raises(ValueError, match="install an ffmpeg with the decoder libvp999"):
-        list(movies.read_movie(path, dataclasses.replace(movie, decoder="libvp999")))
+    lacking = dataclasses.replace(movies.probe(path), decoder="libvp999")
+    said = "libvp999" if stop else "holds no frame that can be read"
+    with pytest.raises(ValueError, match=said):
+        list(movies.read_movie(path, lacking, stop=stop))
 
 
 @ffmpeg
@@ -1178,7 +1073,7 @@ def test_hdr_is_tone_mapped(tmp_path, transfer):
         *("-color_trc", transfer, "-color_primaries", "bt2020", "-colorspace", "bt2020nc"),
         *("-c:v", "ffv1", path),
     )
-    assert movies.probe(path).hdr
+    assert movies.probe(path).filters
     frame = read(path)[5].astype(int)
     white, gray, red = frame[32, 10], frame[32, 48], frame[32, 85]
     assert white.min() > 160 and np.ptp(white) < 12, white
