@@ -13,7 +13,6 @@ fractions and shown in %.
 
 import argparse
 import io
-import json
 import math
 import sys
 import textwrap
@@ -417,14 +416,7 @@ def _png(picture):
 
 
 def say_what_goes(path: Path, results: dict) -> None:
-    """Name the rows and seeds that results.json holds and `results` does not.
-
-    Also say where machines or versions are mixed: a run may go on after an update.
-    """
-    made = {json.dumps(one) for row in results["rows"] for one in row["made_with"] if one}
-    if len(made) > 1:
-        fault = "the rows were made with different versions or on different machines"
-        print(f"{fault}, see made_with in {path}: they may differ by rounding", file=sys.stderr)
+    """Name the rows and seeds that results.json holds and `results` does not."""
     if not path.exists():
         return
     before = read_json(path, needs=["rows", "seeds"])
