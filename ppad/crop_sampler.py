@@ -120,8 +120,8 @@ def _sampling_grid(images, landmarks, out_size):
     out_high, out_wide = out_size
     fit = similarity(landmarks, template(out_size))  # (B, 2, 3), picture -> crop
 
-    # The sampler needs crop -> picture. The inverse of [[a, -b], [b, a]] is its transpose divided by
-    # its determinant.
+    # The sampler needs crop -> picture. The inverse of [[a, -b], [b, a]] is its transpose by its
+    # determinant.
     linear = fit[:, :, :2]  # (B, 2, 2)
     shift = fit[:, :, 2:]  # (B, 2, 1)
     inverse = linear.transpose(1, 2) / torch.det(linear)[:, None, None]  # (B, 2, 2)

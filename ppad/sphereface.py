@@ -18,12 +18,11 @@ channel order; `crop_sampler.recognizer_input` converts, so that published weigh
 
 Every conv is 3 x 3 with padding 1 and a bias, followed by a PReLU with one slope per channel.
 There is no batch norm, so an embedding depends on its own picture and on nothing else in the
-batch: D gives the same for originals and modified faces in one batch or in two.
+batch.
 
 **Parameters without fc6.** Depth 20 has 22,670,656, depth 10 has 15,219,264 and depth 4 has
-12,562,496; fc5 alone is 11,010,560 of them. The head is not counted: it grows with the number of
-training identities and is not used after training, because new people are compared by the angle
-between two embeddings.
+12,562,496; fc5 alone is 11,010,560 of them. The head is not used after training: new people are
+compared by the angle between two embeddings.
 """
 
 import math
@@ -63,20 +62,13 @@ class SphereFaceConfig:
 
     def __post_init__(self):
         if self.depth not in UNITS_PER_DEPTH:
-            raise ValueError(
-                f"depth must be one of {sorted(UNITS_PER_DEPTH)}, but is {self.depth}; "
-                "20 is the paper's."
-            )
-        if self.width < 1 or self.embedding < 1:
-            raise ValueError(
-                f"width and embedding must be at least 1, but are {self.width} and "
-                f"{self.embedding}; 64 and 512 are the paper's."
-            )
+            known = sorted(UNITS_PER_DEPTH)
+            raise ValueError(f"depth must be one of {known}, but is {self.depth}.")
+        for name in ("width", "embedding"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
         if len(self.input_size) != 2 or min(self.input_size) < 1:
-            raise ValueError(
-                f"input_size must be (height, width) in pixels, both at least 1, "
-                f"but is {self.input_size}; (112, 96) is the paper's."
-            )
+            raise ValueError(f"input_size must be (height, width) in px, but is {self.input_size}.")
 
 
 class ConvPReLU(nn.Sequential):
@@ -151,10 +143,7 @@ class SphereFace(nn.Module):
         """
         wanted = (3, *self.config.input_size)
         if faces.ndim != 4 or tuple(faces.shape[1:]) != wanted:
-            raise ValueError(
-                f"faces must be (B, {', '.join(map(str, wanted))}), but is "
-                f"{tuple(faces.shape)}; align the faces to input_size first."
-            )
+            raise ValueError(f"faces must be (B, *{wanted}), but is {tuple(faces.shape)}.")
         features = self.stages(faces)  # (B, 8 * width, ~h/16, ~w/16)
         return self.fc5(features.flatten(start_dim=1))  # (B, E)
 
@@ -174,8 +163,7 @@ class AngularMarginHead(nn.Module):
         super().__init__()
         if embedding < 1 or identities < 1:
             raise ValueError(
-                f"embedding and identities must be at least 1, but are {embedding} and "
-                f"{identities}; give D's embedding length and the number of training people."
+                f"embedding and identities must be at least 1, but are {embedding}, {identities}."
             )
         self.weight = nn.Parameter(torch.empty(identities, embedding))
         _caffe_xavier(self.weight)
@@ -188,10 +176,8 @@ class AngularMarginHead(nn.Module):
         for other shapes.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.weight.shape[1]:
-            raise ValueError(
-                f"embeddings must be (B, {self.weight.shape[1]}), but is "
-                f"{tuple(embeddings.shape)}; build the head with D's embedding length."
-            )
+            wanted = self.weight.shape[1]
+            raise ValueError(f"embeddings must be (B, {wanted}), but is {tuple(embeddings.shape)}.")
         norms = embeddings.norm(dim=1, keepdim=True)  # (B, 1)
         cosines = F.normalize(embeddings, dim=1) @ F.normalize(self.weight, dim=1).T  # (B, N)
         # Rounding can give 1.0000001, which is not a cosine.
