@@ -9,7 +9,7 @@ M has a `.size`, these have none: they take crops of any S. So on frames they ar
 with the frame's own pixels (`crop_sampler.repaint`), and what their names say, a variance or lines
 one pixel wide, holds in the picture that the action detector A sees.
 
-The paper leaves open how each is made; our choices and their reasons are in the docstrings.
+What the paper leaves open is marked as ours.
 """
 
 import math
@@ -29,8 +29,8 @@ class Blur:
     """Down to cells x cells pixels, then back up (8, 16 and 24 in the paper).
 
     Down by area mean, so that no finer detail is left as aliasing; up bilinear (both ours). Crops
-    of fewer than `smallest` (= cells) pixels a side have no finer detail: they come back as they
-    are, and whoever calls must count them, or hide them in another way.
+    of fewer than `smallest` (= cells) pixels a side come back as they are: whoever calls must count
+    them, or hide them in another way.
     """
 
     cells: int
@@ -52,9 +52,8 @@ class Blur:
 class Noise:
     """Additive Gaussian noise of a variance (0.1, 0.3, 0.5 in the paper), clipped to the range.
 
-    The variance is that of pictures in [0, 1] (open in the paper; ours: as in the image libraries
-    whose noise takes a variance), of the pixels it is called with, before clipping. In [-1, 1] the
-    standard deviation is then 2 sqrt(variance).
+    The variance is that of pictures in [0, 1] (ours: as in the image libraries whose noise takes a
+    variance), before clipping. In [-1, 1] the standard deviation is then 2 sqrt(variance).
 
     Each call draws new noise, determined by (seed, number of earlier calls), each pair another. To
     continue a stopped run, save `state_dict()`, which holds that number, and load it. The noise
@@ -105,10 +104,10 @@ class Masked:
 class Edge:
     """The crop's edge map, white on black, after Canny: smooth, differentiate, thin, link.
 
-    Parameters are open in the paper; all three are ours, set by eye on LFW faces so that outline,
-    brows, eyes and mouth are drawn and skin is not. Their unit of length is 1/64 of the crop's
-    side, so that a face gives the same drawing at any S: sigma is the smoothing, low and high the
-    thresholds in gray levels (0 to 1) per 1/64.
+    The parameters (ours) were set by eye on LFW faces so that outline, brows, eyes and mouth are
+    drawn and skin is not. Their unit of length is 1/64 of the crop's side, so that a face gives the
+    same drawing at any S: sigma is the smoothing, low and high the thresholds in gray levels (0 to
+    1) per 1/64.
     """
 
     sigma: float = 1.0
@@ -150,13 +149,12 @@ class SuperPixel:
     around it, each cluster moves to the mean of its pixels. Where g does not divide S, some rows
     and columns count twice in this.
 
-    All open in the paper; ours: grid 8, as many super-pixels as Blur(8x8) has cells, so the two
-    differ only in whether the cells follow the outlines. compactness 40: of 10 (SLIC's published
-    default, which hides nothing of a drawing), 20, 40, 80 and 160 it leaves of a drawn face what
-    comes nearest to Blur(16x16), which is next to it in Table 1 (46.9 and 48.1). Of SLIC's 10
-    rounds 5 are enough: on LFW faces the others brought the result only 2 % closer to the original,
-    in rms. A cluster starts at its cell's mean (SLIC: at its middle). SLIC's last step, which joins
-    stray fragments to a neighbor, is left out.
+    All open in the paper; ours: grid 8, as many super-pixels as Blur(8x8) has cells. compactness
+    40: of 10 (SLIC's published default, which hides nothing of a drawing), 20, 40, 80 and 160 it
+    leaves about as much of a drawn face as Blur(16x16), which is next to it in Table 1. iterations
+    5: on LFW faces SLIC's other 5 changed the result by 2 % (rms). A cluster starts at its cell's
+    mean (SLIC: at its middle). SLIC's last step, which joins stray fragments to a neighbor, is left
+    out.
     """
 
     grid: int = 8
@@ -289,9 +287,8 @@ def _gaussian(sigma):
 def _filter(x, half, dim):
     """Filter (B, S, S) along dim with the kernel [..., half[1], half[0], half[1], ...].
 
-    The border pixels are repeated. Written as sums of shifted pictures, because that gives exactly
-    the mirrored result for a mirrored picture, and the same for a picture in any batch; a
-    convolution guarantees neither.
+    A sum of shifted pictures, because that gives exactly the mirrored result for a mirrored
+    picture, and the same for a picture in any batch; a convolution guarantees neither.
     """
     out = half[0] * x
     for k in range(1, len(half)):

@@ -25,10 +25,8 @@ import torch
 import torch.nn.functional as F
 
 # SphereFace's alignment targets in its 96 (wide) x 112 (high) frame, from its public alignment
-# script. The script is MATLAB, which counts pixels from 1: strictly its points lie at these numbers
-# minus 0.5 in our coordinates, for Python ports plus 0.5. We take them as continuous coordinates
-# (ours): at most half a pixel from either reading, exact to rescale, and symmetric (the mean of the
-# five x is 48.03, the frame's middle 48), which suits D's mirrored features.
+# script, which counts pixels from 1. We take them as continuous coordinates (ours): so they are
+# symmetric (the mean of the five x is 48.03, the frame's middle 48), as D's mirrored features are.
 TEMPLATE_96x112 = (
     (30.2946, 51.6963),
     (65.5318, 51.5014),
@@ -59,8 +57,7 @@ def similarity(landmarks, target):
 
     landmarks (B, 5, 2) and target (5, 2), in pixels. Returns (B, 2, 3) matrices
     T = [[a, -b, tx], [b, a, ty]] that minimize sum |T(landmark) - target|^2. Differentiable in both
-    arguments. (SphereFace's script minimizes the error in the picture rather than in the crop; the
-    two agree when the five points fit exactly.)
+    arguments. (SphereFace's script minimizes the error in the picture rather than in the crop.)
 
     Raises ValueError for wrong shapes, and for a row whose points are not finite, coincide, or fit
     only a scale of 0.
@@ -120,7 +117,7 @@ def _sampling_grid(images, landmarks, out_size):
     out_high, out_wide = out_size
     fit = similarity(landmarks, template(out_size))  # (B, 2, 3), picture -> crop
 
-    # The sampler needs crop -> picture. The inverse of [[a, -b], [b, a]] is its transpose by its
+    # The sampler needs crop -> picture. [[a, -b], [b, a]] is inverted by its transpose and
     # determinant.
     linear = fit[:, :, :2]  # (B, 2, 2)
     shift = fit[:, :, 2:]  # (B, 2, 1)
@@ -151,9 +148,8 @@ def recognizer_input(aligned):
 def face_squares(boxes, scale=FACE_SCALE):
     """The squares that faces f and regions r_v are cut by: `scale` times a box's longer side.
 
-    Sec. 5.2 says 1.6 times, not how. A square (ours) about the box's center is what M takes without
-    a change of proportions; it is never clipped, so that a face at the border is framed like any
-    other.
+    Sec. 5.2 says 1.6 times, not how. Ours: a square about the box's center, never clipped, so that
+    a face at the border is framed like any other.
 
     boxes (k, 4) xyxy px, k may be 0. Returns (k, 4), which may reach out of the frame.
     Raises ValueError for a box that is not finite or has no area.
@@ -173,8 +169,7 @@ def crop_faces(frames, boxes, size):
     in list order; K may be 0. Differentiable in frames.
 
     A crop pixel that covers more than one frame pixel averages ceil(box side / S) bilinear samples
-    along each axis, so that strong down-scaling does not pick single pixels. (Samples within half a
-    pixel of the box's border also mix in the pixel just outside.)
+    along each axis, so that strong down-scaling does not pick single pixels.
 
     Raises ValueError for a list of the wrong length and for boxes without area or not finite.
     """
@@ -243,8 +238,7 @@ def paste_faces(frames, crops, boxes):
 def _resize_weights(boxes, length, size):
     """Weights of the crop pixels in each frame pixel, along x and along y: (K, 2, length, size).
 
-    boxes (K, 4). Row i is the i-th frame pixel whose center is in the box, column j the crop pixel
-    j; each row sums to 1. Beyond the center of the outermost crop pixel its color continues.
+    boxes (K, 4). Row i is the i-th frame pixel whose center is in the box; each row sums to 1.
     """
     low = boxes[:, :2, None]  # (K, 2, 1)
     high = boxes[:, 2:, None]  # (K, 2, 1)

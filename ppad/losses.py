@@ -11,10 +11,8 @@ The game. The paper solves  arg min over M, A  max over D  of  L_det + L_adv + L
     M  lowers all three: help A, make D fail, stay close to the original picture.
 
 A-Softmax. A softmax classifier with unit-length class directions has logits |x| cos(theta_j).
-A-Softmax makes the true class harder in training: cos(theta) is replaced by psi(theta), which
-falls about four times faster, so a face must lie closer, in angle, to its own direction. That makes
-new people comparable by angle. Because it is too hard at first, the margin is faded in:
-(lambda cos + psi) / (1 + lambda), lambda falling from about 1,000 to 5.
+A-Softmax replaces the true class's cos(theta) by psi(theta), which falls about four times faster:
+a face must lie closer, in angle, to its own direction, so new people can be compared by angle.
 """
 
 import math
@@ -23,13 +21,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# For `lambda_schedule`. Liu et al.'s public training file: 5 is reached at t = 1,659.
+# Liu et al.'s public training file: 5 is reached at t = 1,659.
 ORIGINAL_SCHEDULE = {"base": 1000.0, "gamma": 0.12, "floor": 5.0}
-# The widely used public PyTorch port of it: 5 is reached at t = 2,990.
+# The widely used PyTorch port of it: 5 is reached at t = 2,990.
 PYTORCH_PORT_SCHEDULE = {"base": 1500.0, "gamma": 0.1, "floor": 5.0}
 
-# The four losses of Faster R-CNN (equation 1), by the names torchvision gives them: RPN
-# classification and regression, then Fast R-CNN classification and regression.
+# Equation 1, by torchvision's names: RPN classification and regression, then Fast R-CNN's.
 DETECTION_LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 # ------------------------------------------------------------------ the angular margin
@@ -87,19 +84,16 @@ class ASoftmaxLoss(nn.Module):
     With m = 1 or floor = math.inf there is no margin and this is plain softmax cross-entropy.
     scale: 0 keeps the embedding's own norm |x|, as the paper; a number replaces it (ours, for the
     small presets). With a free norm and a margin, a D that recognizes few faces lowers its loss
-    by letting every |x| go to 0, and M's gradient, which is proportional to |x|, vanishes. With a
-    fixed norm only the direction can be learned.
+    by letting every |x| go to 0, and M's gradient, which is proportional to |x|, vanishes.
 
     Two known mistakes, neither of which raises an error:
 
-    1. *The margin never acts.* lambda depends on the number of D's updates. A new loss object for
-       each step, each epoch or after a resume starts again at lambda ~ 1000, which is almost no
-       margin. So the count is kept in the buffer `step`, int64, in state_dict. Make one
-       object, save it with D, and call `advance()` once after each update *of D*. forward never
-       advances, because M computes L_D too without updating D.
+    1. *The margin never acts.* A new loss object for each step, each epoch or after a resume starts
+       again at lambda ~ 1000, which is almost no margin. So the number of D's updates is kept in
+       the buffer `step`, int64, in state_dict. Make one object, save it with D, and call
+       `advance()` once after each update *of D*. forward never advances: M computes L_D too.
     2. *The margin starts over.* A D initialized from weights that were trained down to lambda = 5
-       (as the paper's is) would forget at 1000. Use `ASoftmaxLoss(base=5, floor=5)`, which is 5 at
-       every step, or load the state_dict that was saved with those weights.
+       (as the paper's is) would forget at 1000. Use `ASoftmaxLoss(base=5, floor=5)`.
 
     Raises ValueError for settings that do not make a falling lambda >= 0, and for scale < 0 or nan.
     """
@@ -210,7 +204,7 @@ def loss_adv(loss_modified: torch.Tensor, loss_original: torch.Tensor) -> torch.
 
     loss_modified, loss_original: scalars, D's loss on modified and on original faces. Returns a
     scalar. D raises it (its optimizer minimizes `-loss_adv(...)`); M lowers it, and only the
-    first term depends on M (`modifier_adversarial` is that term with a bound).
+    first term depends on M.
     """
     return -loss_modified - loss_original
 
@@ -222,9 +216,8 @@ def loss_l1(modified: torch.Tensor, original: torch.Tensor, weight: float) -> to
     the margin's), "relatively small", its value nowhere printed. Returns a scalar in
     [0, 2 weight]. Raises ValueError if the shapes differ, which broadcasting would hide.
 
-    Open in the paper, decided here: (a) lambda is in equation 3 and again in Algorithm 1; it is
-    applied once, here, so `full_objective` has none. (b) |.|_1 is the mean over pixels and
-    channels, not their sum, as in Zhu et al.; so lambda has the same effect at every size.
+    Open in the paper: lambda is in equation 3 and again in Algorithm 1; it is applied once, here.
+    |.|_1 is the mean over pixels and channels, not their sum, as in Zhu et al.
     """
     if modified.shape != original.shape:
         shapes = f"{tuple(modified.shape)} and {tuple(original.shape)}"
@@ -250,16 +243,14 @@ def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.T
 
     The paper (Algorithm 1, section 5.6) does gradient ascent on L_D, which has no upper bound:
     -L_D can fall forever and outweigh L_det and L_l1. The cap (ours) says when M has done enough: a
-    D that gives N identities equal chances has a plain softmax loss of log N, and anonymity needs
-    no more. A higher loss rewards M for D being *sure of somebody else*, for instance by swapping
-    identities systematically: that fools D in training, but a recognizer trained on M's outputs
-    learns the swap. A face above the cap gives no gradient, so M works on those that D still
-    recognizes.
+    D that gives N identities equal chances has a plain softmax loss of log N. A higher loss rewards
+    M for D being *sure of somebody else*, for instance by swapping identities, which a recognizer
+    trained on M's outputs learns. A face above the cap gives no gradient.
 
     For log N to mean chance, M needs the loss without margin, `margin=False`. With it D's loss is
     above log N even where D is right: with N = 20, |x| = 10, a cosine of 0.3 to the true identity
     and 0 to the rest, the plain loss is 0.67 and the A-Softmax loss at lambda = 5 is 4.37, above
-    log 20 = 3.00; M would stop too early.
+    log 20 = 3.00.
 
     Raises ValueError if the losses are not (B,) with B >= 1, or the cap is not positive.
     """
@@ -276,9 +267,9 @@ def modifier_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Another term for M (ours): minus the entropy of D's softmax, in nats.
 
     logits: (B, N), D's without margin. Returns a scalar in [-log N, 0], to be minimized: -log N
-    where D holds all identities for equally likely, as for the capped ascent. No label enters, so
-    being taken for always the same somebody else does not pay. Source: Wu et al., "Privacy-
-    Preserving Deep Action Recognition", TPAMI 2020.
+    where D holds all identities for equally likely. No label enters, so being taken for always the
+    same somebody else does not pay. Source: Wu et al., "Privacy-Preserving Deep Action
+    Recognition", TPAMI 2020.
     """
     log_p = logits.log_softmax(dim=1)  # (B, N)
     return (log_p.exp() * log_p).sum(dim=1).mean()
@@ -311,8 +302,7 @@ def random_label_targets(
     labels: (B,) int64 in 0..N-1, the true ones. identities: N >= 2. generator: of random
     numbers, on its own device; None is torch's global one. Returns (B,) int64 on the labels'
     device, uniform over the N - 1 others, never the true one. In place of gradient ascent M then
-    *minimizes* L_D(M(f), target). The target is drawn anew each step; that it keeps changing is
-    why the paper found blurred, collapsed faces.
+    *minimizes* L_D(M(f), target), drawn anew each step.
     Raises ValueError for labels outside 0..N-1 or fewer than 2 identities.
     """
     if identities < 2:

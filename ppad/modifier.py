@@ -45,15 +45,13 @@ class ModifierConfig:
     size         side S of the square pictures, pixels; 256 in the paper, section 4.
                  A multiple of 4, at least 8.
     upsample     "transposed": transposed conv, the original network. "resize" (ours, for the
-                 small presets): nearest-neighbor x2, then a conv of the same kernel size. A
-                 stride-2 transposed conv with a 3 x 3 kernel touches neighboring output pixels
-                 an unequal number of times (1, 2, 2 or 4), which shows as a checkerboard until
-                 a long training has evened it out; "resize" has no such pattern.
-    match_color  False: the paper's network. True (ours, for the small presets): color
-                 statistics matching. Before tanh, each color channel p of the output becomes
-                 atanh(0.95 mean) + 2 std p, with mean and standard deviation (over n - 1) of
-                 that channel of the input. M's layers normalize brightness and contrast away,
-                 and L1 brings them back only slowly.
+                 small presets): nearest-neighbor x2, then a conv of the same kernel size,
+                 without the checkerboard of a stride-2 transposed conv with a 3 x 3 kernel,
+                 which touches neighboring output pixels 1, 2, 2 or 4 times.
+    match_color  False: the paper's network. True (ours, for the small presets): before tanh,
+                 each color channel p of the output becomes atanh(0.95 mean) + 2 std p, with
+                 mean and standard deviation (over n - 1) of that channel of the input: M's
+                 layers normalize brightness and contrast away.
     """
 
     width: int = 64

@@ -304,6 +304,8 @@ def test_fig4_names_every_row_by_a_style_of_its_own(tmp_path, drawn):
     lines = [container.lines[0] for container in drawn[0].axes[0].containers]
     styles = {(x.get_color(), x.get_marker(), x.get_markerfacecolor()) for x in lines}
     assert len(styles) == len(names)
+    red = [name for name, line in zip(names, lines) if line.get_color() == figures.RED]
+    assert red == ["Ours", "Ours(random)"]
 
 
 def test_fig4_marks_a_row_alike_in_all_panels(tmp_path, drawn):
