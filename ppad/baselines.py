@@ -152,9 +152,9 @@ class SuperPixel:
     All open in the paper; ours: grid 8, as many super-pixels as Blur(8x8) has cells. compactness
     40: of 10 (SLIC's published default, which hides nothing of a drawing), 20, 40, 80 and 160 it
     leaves about as much of a drawn face as Blur(16x16), which is next to it in Table 1. iterations
-    5: on LFW faces SLIC's other 5 changed the result by 2 % (rms). A cluster starts at its cell's
-    mean (SLIC: at its middle). SLIC's last step, which joins stray fragments to a neighbor, is left
-    out.
+    5: on LFW faces SLIC's other 5 brought the result only 2 % closer to the original (rms). A
+    cluster starts at its cell's mean (SLIC: at its middle). SLIC's last step, which joins stray
+    fragments to a neighbor, is left out.
     """
 
     grid: int = 8

@@ -32,8 +32,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# Residual units per stage. Depth counts convs: 4 strided ones and 2 in each unit.
-# All three are columns of Table 2 in Liu et al.; 20 is the one the paper uses.
+# Residual units per stage (Liu et al., Table 2). Depth counts convs: 4 strided, 2 in each unit.
 UNITS_PER_DEPTH = {20: (1, 2, 4, 1), 10: (0, 1, 2, 0), 4: (0, 0, 0, 0)}
 # Channels of the four stages in units of `width`: 64, 128, 256, 512 (Liu et al.).
 STAGE_MULTIPLES = (1, 2, 4, 8)
@@ -79,6 +78,7 @@ class ConvPReLU(nn.Sequential):
             nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1),
             nn.PReLU(channels_out, init=PRELU_INIT),
         )
+        nn.init.zeros_(self[0].bias)
 
 
 class ResidualUnit(nn.Module):
@@ -95,7 +95,6 @@ class ResidualUnit(nn.Module):
         )
         for conv_prelu in self.correction:
             nn.init.normal_(conv_prelu[0].weight, mean=0.0, std=RESIDUAL_INIT_STD)
-            nn.init.zeros_(conv_prelu[0].bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return features + self.correction(features)
@@ -118,18 +117,15 @@ class SphereFace(nn.Module):
 
         layers = []
         channels = 3
-        height, width = config.input_size
         for multiple, units in zip(STAGE_MULTIPLES, UNITS_PER_DEPTH[config.depth]):
             first = ConvPReLU(channels, config.width * multiple, stride=2)
             _caffe_xavier(first[0].weight)
-            nn.init.zeros_(first[0].bias)
             channels = config.width * multiple
             layers.append(first)
             layers.extend(ResidualUnit(channels) for _ in range(units))
-            height = math.ceil(height / 2)
-            width = math.ceil(width / 2)
         self.stages = nn.Sequential(*layers)
 
+        height, width = (math.ceil(side / 16) for side in config.input_size)  # halved four times
         self.fc5 = nn.Linear(channels * height * width, config.embedding)
         _caffe_xavier(self.fc5.weight)
         nn.init.zeros_(self.fc5.bias)
@@ -152,9 +148,8 @@ class AngularMarginHead(nn.Module):
     """fc6: the cosine of an embedding to each training identity (Liu et al. 2017, section 3.1).
 
     Each identity j has one direction W_j, a row of `weight` (N, E), normalized to length 1 at
-    *every* forward and without bias. So only the angle counts: the decision between j and k
-    depends on cos(x, W_j) - cos(x, W_k) alone. It starts as fc5 does. The margin and the loss are
-    in `ASoftmaxLoss`.
+    *every* forward and without bias, so that only the angle counts. It starts as fc5 does. The
+    margin and the loss are in `ASoftmaxLoss`.
 
     embedding: E. identities: N. Raises ValueError if either is below 1.
     """
@@ -185,11 +180,7 @@ class AngularMarginHead(nn.Module):
 
 
 def _caffe_xavier(weight: torch.Tensor) -> None:
-    """U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), variance 1 / fan_in, in place.
-
-    This is what Caffe, in which Liu et al. trained, calls "xavier"; torch's xavier_uniform_
-    averages fan_in and fan_out and would be something else.
-    """
-    fan_in = weight[0].numel()
-    bound = math.sqrt(3.0 / fan_in)
+    """U(-b, b), b = sqrt(3 / fan_in), in place: what Caffe, in which Liu et al. trained, calls
+    "xavier"; torch's xavier_uniform_ averages fan_in and fan_out."""
+    bound = math.sqrt(3.0 / weight[0].numel())
     nn.init.uniform_(weight, -bound, bound)
