@@ -14,7 +14,6 @@ fractions and shown in %.
 import argparse
 import io
 import math
-import sys
 import textwrap
 from pathlib import Path
 
@@ -413,19 +412,6 @@ def _png(picture):
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def say_what_goes(path: Path, results: dict) -> None:
-    """Name the rows and seeds that results.json holds and `results` does not."""
-    if not path.exists():
-        return
-    before = read_json(path, needs=["rows", "seeds"])
-    names = [row["name"] for row in results["rows"]]
-    gone = [row["name"] for row in before["rows"] if row["name"] not in names]
-    gone += [f"seed {seed}" for seed in before["seeds"] if seed not in results["seeds"]]
-    if gone:
-        fix = "ask for them too, which takes no training, to have them in the tables again"
-        print(f"{path} loses {', '.join(gone)}: {fix}", file=sys.stderr)
 
 
 def main(argv=None) -> None:
