@@ -338,20 +338,18 @@ def _flatten_boxes(frames, boxes):
     if frames.ndim != 4 or len(boxes) != len(frames):
         shape = tuple(frames.shape)
         raise ValueError(f"boxes must be a list of B tensors for frames (B, 3, H, W) of {shape}")
-    _check_boxes(*boxes)
     flat = torch.cat(list(boxes)).to(frames.dtype)  # (K, 4)
+    _check_boxes(flat)
     counts = torch.tensor(list(map(len, boxes)))  # (B,)
     frame_of = torch.repeat_interleave(counts).to(flat.device)  # (K,)
     return flat, frame_of
 
 
-def _check_boxes(*tensors):
-    """ValueError unless each tensor is (k, 4), finite boxes with area."""
-    for boxes in tensors:
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"boxes must have shape (k, 4), got {tuple(boxes.shape)}")
-        good = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # (k,)
-        if not good.all():
-            row = int((~good).nonzero()[0])
-            box = boxes[row].tolist()
-            raise ValueError(f"boxes row {row} {box}: give finite x1 < x2, y1 < y2")
+def _check_boxes(boxes):
+    """ValueError unless boxes are (k, 4), finite, and have an area."""
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (k, 4), got {tuple(boxes.shape)}")
+    good = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # (k,)
+    if not good.all():
+        row = int((~good).nonzero()[0])
+        raise ValueError(f"boxes row {row} {boxes[row].tolist()}: give finite x1 < x2, y1 < y2")

@@ -1,9 +1,9 @@
 """Metrics: frame-mAP of the action detector, and face verification.
 
 Paper: section 5. Action detection is scored by "standard mean Average Precision" at IoU 0.5, face
-recognition by verification accuracy on LFW with cosine similarity. To tell a low accuracy from a
-badly fitted threshold, there are also AUC, equal error rate, true accepts at a fixed rate of false
-accepts, rank-1 identification, and intervals by resampling identities.
+recognition by verification accuracy on LFW with cosine similarity. Besides, to tell a low accuracy
+from a badly fitted threshold: AUC, equal error rate, true accepts at a fixed rate of false accepts,
+rank-1 identification, and intervals by resampling identities.
 
 Detection takes torch tensors as torchvision's detectors return them; verification takes anything
 numpy can read. Scores are similarities: higher means "same person".
@@ -62,9 +62,7 @@ def frame_ap(
     Raises ValueError if the lists differ in length or the convention is unknown.
     """
     if len(detections) != len(truths):
-        raise ValueError(
-            f"detections has {len(detections)} frames and truths {len(truths)}; give one entry each"
-        )
+        raise ValueError(f"detections has {len(detections)} frames, truths has {len(truths)}")
     if convention not in ("envelope", "act"):
         raise ValueError(f"convention is {convention!r}; choose 'envelope' or 'act'")
     positives = 0
@@ -208,7 +206,7 @@ def fold_accuracy(
         raise ValueError("features_a, features_b, same and folds: give one row per pair in each")
     names = np.unique(folds)
     if len(names) < 2:
-        raise ValueError("folds names fewer than two folds; the threshold needs pairs of another")
+        raise ValueError("folds names fewer than two folds")
     accuracies = []
     thresholds = []
     correct = np.zeros(len(same), bool)

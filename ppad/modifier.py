@@ -29,8 +29,7 @@ from torch import nn
 
 # Standard deviation of every conv weight at the start; biases start at 0 (Zhu et al.).
 INIT_STD = 0.02
-# The smallest picture the padding allows: after two halvings a side of 2 is left, and a
-# reflect-pad of 1 needs 2 pixels to mirror.
+# After two halvings a side of 2 is left: a reflect-pad of 1 needs 2 pixels to mirror.
 SMALLEST_SIZE = 8
 
 UPSAMPLERS = ("transposed", "resize")
@@ -88,9 +87,8 @@ def instance_norm(channels: int) -> nn.Module:
 class ResidualBlock(nn.Module):
     """R256: a correction added to the input, (B, C, h, w) -> (B, C, h, w), both sides >= 2.
 
-    No ReLU after the sum, so that a correction may be negative and a block that has learned
-    to output 0 is exactly the identity. Source: Johnson et al. and Zhu et al., after
-    Gross and Wilber, who first left that last ReLU out.
+    No ReLU after the sum, so that a correction may be negative. Source: Johnson et al. and Zhu et
+    al., after Gross and Wilber, who first left that last ReLU out.
     """
 
     def __init__(self, channels: int):

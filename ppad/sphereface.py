@@ -1,8 +1,7 @@
 """The face recognizer D: an aligned face goes in, an embedding of 512 numbers comes out.
 
 Paper: Ren, Lee, Ryoo, ECCV 2018, section 4, "Face Identity Classification": SphereFace-20 of
-Liu et al. (CVPR 2017, the paper's [26]), pretrained on CASIA-WebFace. D is the adversary: M is
-trained to make it fail while D is trained to succeed.
+Liu et al. (CVPR 2017, the paper's [26]), pretrained on CASIA-WebFace.
 
 Input: an *aligned* face (eyes, nose and mouth moved onto fixed places), 112 high and 96 wide,
 channels **BGR**, values (x - 127.5) / 128 of the 0..255 picture. That is not M's range or
@@ -134,8 +133,8 @@ class SphereFace(nn.Module):
         """Embed a batch of aligned faces.
 
         faces: (B, 3, h, w), BGR, (x - 127.5) / 128, with (h, w) = config.input_size; B may be 0.
-        Returns embeddings (B, E), not normalized: A-Softmax uses their length, verification
-        only their direction. Raises ValueError for any other shape.
+        Returns embeddings (B, E), not normalized: A-Softmax uses their length. Raises
+        ValueError for any other shape.
         """
         wanted = (3, *self.config.input_size)
         if faces.ndim != 4 or tuple(faces.shape[1:]) != wanted:
@@ -166,9 +165,8 @@ class AngularMarginHead(nn.Module):
     def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """embeddings (B, E) -> cosines (B, N) in [-1, 1] and norms (B, 1) >= 0.
 
-        norms * cosines are the logits of a softmax without margin. An embedding of all zeros
-        has no direction: its cosines are 0 and its gradient is finite, not NaN. Raises ValueError
-        for other shapes.
+        norms * cosines are the logits of a softmax without margin. For an embedding of all zeros
+        the cosines are 0 and the gradient is finite. Raises ValueError for other shapes.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.weight.shape[1]:
             wanted = self.weight.shape[1]
