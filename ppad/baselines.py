@@ -1,16 +1,15 @@
 """The hand-made anonymizers that the paper compares itself with.
 
 Paper: Sec. 5.2 and Fig. 3, the rows of Table 1. Each baseline is an anonymizer like M: a callable
-from face crops (B, 3, S, S), RGB in [-1, 1], to the same shape and range, on the crops' device. The
-crops are the same 1.6x enlarged squares as M's; all but `identity` raise ValueError for anything
-but square RGB. None of them learns anything, and the result for a picture does not depend on the
-others in the batch.
+from face crops (B, 3, S, S), RGB in [-1, 1], to the same shape and range, on the crops' device. All
+but `identity` raise ValueError for anything but square RGB. None of them learns anything, and the
+result for a picture does not depend on the others in the batch.
 
 M has a `.size`, these have none: they take crops of any S. So on frames they are called once a face
 with the frame's own pixels (`crop_sampler.repaint`), and what their names say, a variance or lines
 one pixel wide, holds in the picture that the action detector A sees.
 
-The paper leaves open how each is made; our choices and their reasons are in the docstrings.
+What the paper leaves open is marked as ours.
 """
 
 import math
@@ -30,8 +29,8 @@ class Blur:
     """Down to cells x cells pixels, then back up (8, 16 and 24 in the paper).
 
     Down by area mean, so that no finer detail is left as aliasing; up bilinear (both ours). Crops
-    of fewer than `smallest` (= cells) pixels a side have no finer detail: they come back as they
-    are, and whoever calls must count them, or hide them in another way.
+    of fewer than `smallest` (= cells) pixels a side come back as they are: whoever calls must count
+    them, or hide them in another way.
     """
 
     cells: int
@@ -53,9 +52,8 @@ class Blur:
 class Noise:
     """Additive Gaussian noise of a variance (0.1, 0.3, 0.5 in the paper), clipped to the range.
 
-    The variance is that of pictures in [0, 1] (open in the paper; ours: as in the image libraries
-    whose noise takes a variance), of the pixels it is called with, before clipping. In [-1, 1] the
-    standard deviation is then 2 sqrt(variance).
+    The variance is that of pictures in [0, 1] (ours: as in the image libraries whose noise takes a
+    variance), before clipping. In [-1, 1] the standard deviation is then 2 sqrt(variance).
 
     Each call draws new noise, determined by (seed, number of earlier calls), each pair another. To
     continue a stopped run, save `state_dict()`, which holds that number, and load it. The noise
@@ -66,9 +64,7 @@ class Noise:
 
     def __init__(self, variance, seed=0):
         if not variance > 0:
-            raise ValueError(
-                f"variance must be greater than 0, got {variance}: use identity for no noise"
-            )
+            raise ValueError(f"variance must be greater than 0, got {variance}")
         self.variance = variance
         self.seed = seed
         self.calls = 0
@@ -108,10 +104,10 @@ class Masked:
 class Edge:
     """The crop's edge map, white on black, after Canny: smooth, differentiate, thin, link.
 
-    Parameters are open in the paper; all three are ours, set by eye on LFW faces so that outline,
-    brows, eyes and mouth are drawn and skin is not. Their unit of length is 1/64 of the crop's
-    side, so that a face gives the same drawing at any S: sigma is the smoothing, low and high the
-    thresholds in gray levels (0 to 1) per 1/64.
+    The parameters (ours) were set by eye on LFW faces so that outline, brows, eyes and mouth are
+    drawn and skin is not. Their unit of length is 1/64 of the crop's side, so that a face gives the
+    same drawing at any S: sigma is the smoothing, low and high the thresholds in gray levels (0 to
+    1) per 1/64.
     """
 
     sigma: float = 1.0
@@ -153,15 +149,12 @@ class SuperPixel:
     around it, each cluster moves to the mean of its pixels. Where g does not divide S, some rows
     and columns count twice in this.
 
-    grid 8 (open in the paper; ours): 64 super-pixels are as many as Blur(8x8) has cells, so the two
-    differ only in whether the cells follow the outlines. compactness 40 (open too; ours):
-    Table 1 has Super-Pixel (46.9) above Blur(8x8) (42.4) and below Blur(16x16) (48.1), and of 10
-    (SLIC's published default), 20, 40, 80 and 160, 40 is nearest to Blur(16x16) in what it leaves
-    of a drawn face; at 10 the cells follow every line of a drawing and hide nothing. Of SLIC's 10
-    rounds 5 are enough (ours: on LFW faces the other 5 brought the result only 2 % closer to the
-    original, in rms). A cluster starts at its cell's mean (SLIC: at its middle). SLIC's last step,
-    which joins stray fragments to a neighbor, is left out: a fragment is at most one cell away from
-    its cluster's own cell.
+    All open in the paper; ours: grid 8, as many super-pixels as Blur(8x8) has cells. compactness
+    40: of 10 (SLIC's published default, which hides nothing of a drawing), 20, 40, 80 and 160 it
+    leaves about as much of a drawn face as Blur(16x16), which is next to it in Table 1. iterations
+    5: on LFW faces SLIC's other 5 brought the result only 2 % closer to the original (rms). A
+    cluster starts at its cell's mean (SLIC: at its middle). SLIC's last step, which joins stray
+    fragments to a neighbor, is left out.
     """
 
     grid: int = 8
@@ -225,25 +218,24 @@ def _assign(cells, center, g):
     choice = torch.cat([_nearest(*part) for part in parts])  # (N, P)
     own = torch.arange(cells.shape[1], device=cells.device)[:, None]  # (N, 1)
     step = torch.arange(-1, 2, device=cells.device)
-    return own + (step[:, None] * g + step).flatten()[choice.long()]  # (N, P)
+    return own + (step[:, None] * g + step).flatten()[choice]  # (N, P)
 
 
 def _nearest(cells, other):
-    """Which of nine clusters is nearest: cells (5, n, P), other (5, n, 9, 1) -> (n, P) uint8.
+    """Which of nine clusters is nearest: cells (5, n, P), other (5, n, 9, 1) -> (n, P) int64.
 
-    Differences are squared feature by feature, which is exact also when matrix products run in
-    TF32. The loop over clusters is over twice as fast as min(1) on a CPU.
+    The loop over clusters is over twice as fast as argmin(1) on a CPU.
     """
-    distance = (cells[0][:, None] - other[0]).square_()  # (n, 9, P)
-    for f in range(1, 5):
-        gap = cells[f][:, None] - other[f]  # (n, 9, P)
+    distance = cells.new_zeros(len(other[0]), 9, cells.shape[2])  # (n, 9, P)
+    for feature, clusters in zip(cells, other):  # not by matrix products, which may run in TF32
+        gap = feature[:, None] - clusters  # (n, 9, P)
         distance.addcmul_(gap, gap)
-    best = distance[:, 0].clone()  # (n, P)
-    choice = torch.zeros_like(best, dtype=torch.uint8)  # (n, P)
+    best = distance[:, 0]  # (n, P)
+    choice = torch.zeros_like(best, dtype=torch.int64)  # (n, P)
     for j in range(1, 9):
         closer = distance[:, j] < best
-        choice = torch.maximum(choice, closer.to(torch.uint8) * j)
-        torch.minimum(best, distance[:, j], out=best)
+        best = torch.minimum(best, distance[:, j])
+        choice = torch.where(closer, j, choice)
     return choice
 
 
@@ -281,10 +273,7 @@ def make_baseline(name, seed=0):
 def _side(crops):
     """S of square RGB crops (B, 3, S, S); ValueError otherwise."""
     if crops.ndim != 4 or crops.shape[1] != 3 or crops.shape[2] != crops.shape[3]:
-        raise ValueError(
-            f"crops must have shape (B, 3, S, S), got {tuple(crops.shape)}: "
-            "crop faces to squares first"
-        )
+        raise ValueError(f"crops must have shape (B, 3, S, S), got {tuple(crops.shape)}")
     return crops.shape[-1]
 
 
@@ -298,32 +287,25 @@ def _gaussian(sigma):
 def _filter(x, half, dim):
     """Filter (B, S, S) along dim with the kernel [..., half[1], half[0], half[1], ...].
 
-    The border pixels are repeated. Written as sums of shifted pictures, because that gives exactly
-    the mirrored result for a mirrored picture, and the same for a picture in any batch; a
-    convolution guarantees neither.
+    A sum of shifted pictures, because that gives exactly the mirrored result for a mirrored
+    picture, and the same for a picture in any batch; a convolution guarantees neither.
     """
-    n = x.shape[dim]
-    radius = len(half) - 1
-    padded = _repeat_border(x, radius, dim)
     out = half[0] * x
-    for k in range(1, radius + 1):
-        before = padded.narrow(dim, radius - k, n)
-        after = padded.narrow(dim, radius + k, n)
-        out = out + half[k] * (before + after)
+    for k in range(1, len(half)):
+        out = out + half[k] * (_shifted(x, -k, dim) + _shifted(x, k, dim))
     return out
 
 
 def _slope(x, dim):
     """Central difference (next - previous) / 2 of (B, S, S) along dim; border pixels repeated."""
-    n = x.shape[dim]
-    padded = _repeat_border(x, 1, dim)
-    return (padded.narrow(dim, 2, n) - padded.narrow(dim, 0, n)) / 2
+    return (_shifted(x, 1, dim) - _shifted(x, -1, dim)) / 2
 
 
-def _repeat_border(x, radius, dim):
-    """(B, S, S) with its first and last line along dim repeated radius times."""
-    width = (radius, radius, 0, 0) if dim == 2 else (0, 0, radius, radius)
-    return F.pad(x[:, None], width, mode="replicate")[:, 0]
+def _shifted(x, by, dim):
+    """(B, S, S) moved so that each pixel shows the one `by` further along dim; border repeated."""
+    size = x.shape[dim]
+    places = torch.arange(by, by + size, device=x.device).clamp(0, size - 1)
+    return x.index_select(dim, places)
 
 
 def _is_ridge(strength, gx, gy):

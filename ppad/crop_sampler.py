@@ -2,16 +2,13 @@
 
 Paper: Sec. 3.1 forms the modified frame v' = v - r_v + M(r_v): crop the face region, modify it, put
 it back, change nothing else. Sec. 4 crops aligned faces for the recognizer D with "a differentiable
-non-parametric grid generator and sampler", a Spatial Transformer without learnable parameters. Sec.
-5.2 enlarges each detected face box by 1.6.
+non-parametric grid generator and sampler", a Spatial Transformer without learnable parameters.
 
-Two routes, and the loss whose gradient flows back along each:
+Two routes, and the loss whose gradient flows back along each; and how a hand-made anonymizer, which
+takes any size, is given the frame's own pixels:
 
     picture f -> M -> align_faces (by f's own landmarks) -> recognizer_input -> D            L_adv
     frame v -> crop_faces -> M -> paste_faces -> v' -> A     (repaint does all three)        L_det
-
-A hand-made anonymizer, which takes any size, is given the frame's own pixels instead:
-
     frame v -> cut_pixels -> one call a face -> write_pixels -> v' -> A     (repaint does this too)
 
 Coordinates are continuous: pixel i covers [i, i + 1), so its center is i + 0.5 and a whole frame is
@@ -19,22 +16,17 @@ Coordinates are continuous: pixel i covers [i, i + 1), so its center is i + 0.5 
 roi_align. Images are RGB in [-1, 1]; boxes are xyxy in pixels; landmarks are five x, y points in
 pixels: left eye, right eye, nose, left mouth corner, right mouth corner (as seen in the picture).
 
-Boxes and landmarks are few numbers, and checking them on a GPU would wait for its queue. They are
-best kept on the CPU, where they are checked without a GPU sync, and then copied asynchronously.
+Boxes and landmarks are best kept on the CPU, where they are checked without waiting for a GPU.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
 # SphereFace's alignment targets in its 96 (wide) x 112 (high) frame, from its public alignment
-# script. The script is MATLAB, which counts pixels from 1, so strictly its points lie at these
-# numbers minus 0.5 in our coordinates; Python ports count from 0, which makes it plus 0.5. We take
-# the numbers as continuous coordinates (ours): at most half a pixel from either reading, exact to
-# rescale, and symmetric (the mean of the five x is 48.03, the frame's middle 48), which suits D's
-# mirrored features.
+# script, which counts pixels from 1. We take them as continuous coordinates (ours): so they are
+# symmetric (the mean of the five x is 48.03, the frame's middle 48), as D's mirrored features are.
 TEMPLATE_96x112 = (
     (30.2946, 51.6963),
     (65.5318, 51.5014),
@@ -65,17 +57,13 @@ def similarity(landmarks, target):
 
     landmarks (B, 5, 2) and target (5, 2), in pixels. Returns (B, 2, 3) matrices
     T = [[a, -b, tx], [b, a, ty]] that minimize sum |T(landmark) - target|^2. Differentiable in both
-    arguments. (SphereFace's script minimizes the error in the picture rather than in the crop; the
-    two agree when the five points fit exactly.)
+    arguments. (SphereFace's script minimizes the error in the picture rather than in the crop.)
 
     Raises ValueError for wrong shapes, and for a row whose points are not finite, coincide, or fit
     only a scale of 0.
     """
     if landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2):
-        raise ValueError(
-            f"landmarks must have shape (B, 5, 2), got {tuple(landmarks.shape)}: "
-            "give five x, y per face"
-        )
+        raise ValueError(f"landmarks must have shape (B, 5, 2), got {tuple(landmarks.shape)}")
     target = target.to(landmarks)
     source_mean = landmarks.mean(1)  # (B, 2)
     target_mean = target.mean(0)  # (2,)
@@ -90,10 +78,7 @@ def similarity(landmarks, target):
     good = (spread > MIN_SPREAD**2) & (fitted > MIN_SPREAD**2)  # (B,), False for NaN
     if not good.all():
         row = int((~good).nonzero()[0])
-        raise ValueError(
-            f"landmarks row {row} is degenerate: "
-            "drop that face or give five finite, distinct points"
-        )
+        raise ValueError(f"landmarks row {row} is degenerate: give five finite, distinct points")
 
     linear = torch.stack([a, -b, b, a], -1).view(-1, 2, 2)  # (B, 2, 2)
     shift = target_mean - (linear * source_mean[:, None]).sum(-1)  # (B, 2)
@@ -109,16 +94,13 @@ def align_faces(images, landmarks, out_size=(112, 96)):
 
     For D's view of M(f) pass M(f) as images and the landmarks of the original f: with landmarks
     detected on the modified face, M could win by breaking the landmark detector. If f was resized
-    for M, scale its landmarks alike. Bilinear sampling reads four pixels each, as in the paper;
-    pictures over about twice the crop's scale would alias.
+    for M, scale its landmarks alike. Pictures over about twice the crop's scale would alias.
 
     Raises ValueError as `similarity` does, or when the two batch sizes differ.
     """
     if images.ndim != 4 or len(images) != len(landmarks):
-        raise ValueError(
-            f"landmarks has {len(landmarks)} rows for images of shape {tuple(images.shape)}: "
-            "give (B, 3, H, W) images and one row of landmarks for each"
-        )
+        shape = tuple(images.shape)
+        raise ValueError(f"landmarks has {len(landmarks)} rows for images (B, 3, H, W) of {shape}")
     # Under autocast M returns half precision, whose steps at 100 px are too coarse: bf16's 0.5 px.
     images = images.to(torch.promote_types(images.dtype, torch.float32))
     with torch.autocast(images.device.type, enabled=False):
@@ -135,8 +117,8 @@ def _sampling_grid(images, landmarks, out_size):
     out_high, out_wide = out_size
     fit = similarity(landmarks, template(out_size))  # (B, 2, 3), picture -> crop
 
-    # The sampler needs crop -> picture. The inverse of [[a, -b], [b, a]] is its transpose divided
-    # by its determinant a^2 + b^2.
+    # The sampler needs crop -> picture. [[a, -b], [b, a]] is inverted by its transpose and
+    # determinant.
     linear = fit[:, :, :2]  # (B, 2, 2)
     shift = fit[:, :, 2:]  # (B, 2, 1)
     inverse = linear.transpose(1, 2) / torch.det(linear)[:, None, None]  # (B, 2, 2)
@@ -166,9 +148,8 @@ def recognizer_input(aligned):
 def face_squares(boxes, scale=FACE_SCALE):
     """The squares that faces f and regions r_v are cut by: `scale` times a box's longer side.
 
-    Sec. 5.2 says 1.6 times, not how. A square (ours) about the box's center is what M takes without
-    a change of proportions; it is never clipped, so that a face at the border is framed like any
-    other.
+    Sec. 5.2 says 1.6 times, not how. Ours: a square about the box's center, never clipped, so that
+    a face at the border is framed like any other.
 
     boxes (k, 4) xyxy px, k may be 0. Returns (k, 4), which may reach out of the frame.
     Raises ValueError for a box that is not finite or has no area.
@@ -188,8 +169,7 @@ def crop_faces(frames, boxes, size):
     in list order; K may be 0. Differentiable in frames.
 
     A crop pixel that covers more than one frame pixel averages ceil(box side / S) bilinear samples
-    along each axis, so that strong down-scaling does not pick single pixels. (Samples within half a
-    pixel of the box's border also mix in the pixel just outside.)
+    along each axis, so that strong down-scaling does not pick single pixels.
 
     Raises ValueError for a list of the wrong length and for boxes without area or not finite.
     """
@@ -230,38 +210,35 @@ def paste_faces(frames, crops, boxes):
 
     Bilinear; where the crop is larger than its box the bilinear tent is widened to the box pixel's
     own size (as torch's `antialias=True`), so that every crop pixel contributes to v' and gets a
-    gradient of L_det. Cost: K matrix products as large as the largest box.
+    gradient of L_det.
 
     Raises ValueError as crop_faces does, or when the number of crops and of boxes differ.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     if crops.ndim != 4 or len(crops) != len(flat) or crops.shape[-1] != crops.shape[-2]:
-        raise ValueError(
-            f"crops has shape {tuple(crops.shape)} for {len(flat)} boxes: "
-            "give (K, 3, S, S), one per box"
-        )
+        shape = tuple(crops.shape)
+        raise ValueError(f"crops has shape {shape}: give (K, 3, S, S) for {len(flat)} boxes")
     if len(flat) == 0:
         return frames
 
-    places, _, extent = _whole_pixels(frames, flat, frame_of)  # K, (K, 2), (K, 2)
-    wide, high = extent.amax(0).tolist()  # of the largest box
+    start, end = _whole_pixels(flat)  # (K, 2) each
+    wide, high = (end - start).amax(0).tolist()  # of the largest box
 
-    # All crops are resized at once, each by a matrix for its rows and one for its columns. A box
-    # smaller than the largest leaves the rest of its patch unused.
-    flat = flat.to(frames.device, non_blocking=frames.device.type != "cpu")
-    weights = _resize_weights(flat, max(wide, high), crops.shape[-1])  # (K, 2, max, S)
+    # All crops are resized at once, each by a matrix for its rows and one for its columns, to
+    # patches as large as the largest box.
+    there = flat.to(frames.device, non_blocking=frames.device.type != "cpu")
+    weights = _resize_weights(there, max(wide, high), crops.shape[-1])  # (K, 2, max, S)
     across = weights[:, None, 0, :wide]  # (K, 1, w, S)
     down = weights[:, None, 1, :high]  # (K, 1, h, S)
     with torch.autocast(frames.device.type, enabled=False):  # half precision would show as banding
         patches = down @ crops.to(frames.dtype) @ across.mT  # (K, 3, h, w)
-    return _Overlay.apply(frames, patches, places)
+    return _overlay(frames, patches, flat, frame_of)
 
 
 def _resize_weights(boxes, length, size):
     """Weights of the crop pixels in each frame pixel, along x and along y: (K, 2, length, size).
 
-    boxes (K, 4). Row i is the i-th frame pixel whose center is in the box, column j the crop pixel
-    j; each row sums to 1. Beyond the center of the outermost crop pixel its color continues.
+    boxes (K, 4). Row i is the i-th frame pixel whose center is in the box; each row sums to 1.
     """
     low = boxes[:, :2, None]  # (K, 2, 1)
     high = boxes[:, 2:, None]  # (K, 2, 1)
@@ -275,32 +252,26 @@ def _resize_weights(boxes, length, size):
     return tent / tent.sum(-1, keepdim=True)
 
 
-class _Overlay(torch.autograd.Function):
-    """Write patches (K, 3, h, w) over frames (B, 3, H, W), the later on top.
+def _overlay(frames, patches, flat, frame_of):
+    """A copy of the frames (B, 3, H, W) with patch k (3, h, w) over the pixels of box k, the later
+    on top. What a patch has beyond its box or beyond the frame is left out."""
+    height, width = frames.shape[-2:]
+    start, end = _whole_pixels(flat)
+    rows = torch.cat([frame_of[:, None], start, end], 1).tolist()  # (K, 5)
+    painted = [frame.clone() for frame in frames]  # one by one: a paste's gradient copies its frame
+    for patch, (frame, left, top, right, bottom) in zip(patches, rows, strict=True):
+        x0, x1 = (min(max(x, 0), width) for x in (left, right))
+        y0, y1 = (min(max(y, 0), height) for y in (top, bottom))
+        painted[frame][:, y0:y1, x0:x1] = patch[:, y0 - top : y1 - top, x0 - left : x1 - left]
+    return torch.stack(painted)
 
-    places: as `_whole_pixels` returns. The gradient is written by hand because autograd's own would
-    copy all frames once per face.
-    """
 
-    @staticmethod
-    def forward(ctx, frames, patches, places):
-        ctx.places = places
-        ctx.shape = patches.shape
-        pasted = frames.clone()
-        for patch, (place, part) in zip(patches, places):
-            pasted[place] = patch[part]
-        return pasted
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        to_frames = gradient.clone()
-        to_patches = gradient.new_zeros(ctx.shape)
-        for k in reversed(range(len(ctx.places))):  # what a patch covers gets no gradient
-            place, part = ctx.places[k]
-            to_patches[k][part] = to_frames[place]
-            to_frames[place] = 0
-        return to_frames, to_patches, None
+def _whole_pixels(flat):
+    """The first pixel whose center lies in each box (K, 4), and the one after the last, along x and
+    y: (K, 2) int64 each."""
+    start = (flat[:, :2] - 0.5).ceil().long()  # (K, 2)
+    end = (flat[:, 2:] - 0.5).ceil().long()  # (K, 2)
+    return start, end
 
 
 # ------------------------------------------------------------------ frame -> pixels -> frame
@@ -315,8 +286,8 @@ def cut_pixels(frames, boxes):
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     height, width = frames.shape[-2:]
-    _, start, extent = _whole_pixels(frames, flat, frame_of)  # (K, 2) each
-    sides = extent.amax(1).clamp(min=1)  # (K,), 1 for a box between two centers
+    start, end = _whole_pixels(flat)  # (K, 2) each
+    sides = (end - start).amax(1).clamp(min=1)  # (K,), 1 for a box between two centers
     squares = []
     for frame, (left, top), side in zip(frame_of.tolist(), start.tolist(), sides.tolist()):
         steps = torch.arange(side, device=frames.device)  # (s,)
@@ -333,11 +304,7 @@ def write_pixels(frames, squares, boxes):
     paste_faces. Raises ValueError as crop_faces does, or for another number of squares.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
-    places, _, _ = _whole_pixels(frames, flat, frame_of)
-    painted = frames.clone()
-    for square, (place, part) in zip(squares, places, strict=True):
-        painted[place] = square[0][part].to(frames.dtype)
-    return painted
+    return _overlay(frames, [square[0] for square in squares], flat, frame_of)
 
 
 def repaint(frames, boxes, anonymizer):
@@ -347,8 +314,7 @@ def repaint(frames, boxes, anonymizer):
     anonymizer any callable (K, 3, S, S) -> same shape, [-1, 1] both ways. Its `.size` alone decides
     how it is called. M has one: all crops are resampled to S = size, modified in one call, and
     pasted. A hand-made anonymizer has none: it is called once a face, on the frame's own pixels,
-    and what it gives is written back pixel by pixel, so that its noise, lines and cells are what A
-    sees. (Resampling would average noise away.)
+    and what it gives is written back pixel by pixel; resampling would average its noise away.
 
     Frames without a face come back unmodified; without any face nothing is called. Raises
     ValueError as crop_faces and paste_faces do.
@@ -370,48 +336,20 @@ def _flatten_boxes(frames, boxes):
     """Check a list of B box tensors against frames. Returns all boxes (K, 4) and the frame index of
     each (K,), both on the device of the boxes."""
     if frames.ndim != 4 or len(boxes) != len(frames):
-        raise ValueError(
-            f"boxes has {len(boxes)} entries for frames of shape {tuple(frames.shape)}: "
-            "give (B, 3, H, W) frames and a list of B box tensors"
-        )
-    _check_boxes(*boxes)
+        shape = tuple(frames.shape)
+        raise ValueError(f"boxes must be a list of B tensors for frames (B, 3, H, W) of {shape}")
     flat = torch.cat(list(boxes)).to(frames.dtype)  # (K, 4)
+    _check_boxes(flat)
     counts = torch.tensor(list(map(len, boxes)))  # (B,)
     frame_of = torch.repeat_interleave(counts).to(flat.device)  # (K,)
     return flat, frame_of
 
 
-def _check_boxes(*tensors):
-    """ValueError unless each tensor is (k, 4), finite boxes with area."""
-    for boxes in tensors:
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(
-                f"boxes must have shape (k, 4), got {tuple(boxes.shape)}: "
-                "use zeros of (0, 4) for no face"
-            )
-        good = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # (k,)
-        if not good.all():
-            row = int((~good).nonzero()[0])
-            raise ValueError(
-                f"boxes row {row} {boxes[row].tolist()} has no area or is not finite: "
-                "drop it or give x1 < x2, y1 < y2"
-            )
-
-
-def _whole_pixels(frames, flat, frame_of):
-    """The pixels whose center lies in each box, flat (K, 4) and frame_of (K,).
-
-    Returns K times (index into the frames, into a patch of the box's pixels) of those that lie in
-    the frame; and for all, along x and y, the first and how many: (K, 2) int64 each.
-    """
-    start = (flat[:, :2] - 0.5).ceil().long()  # (K, 2)
-    end = (flat[:, 2:] - 0.5).ceil().long()  # (K, 2)
-    limit = start.new_tensor(frames.shape[-2:]).flip(0)  # (2,), width and height
-    low = start.clamp(min=0).minimum(limit)  # (K, 2)
-    high = end.clamp(min=0).minimum(limit)  # (K, 2)
-    rows = torch.cat([low, high, low - start, high - start], 1).tolist()  # (K, 8)
-    places = []
-    for frame, (x0, y0, x1, y1, u0, v0, u1, v1) in zip(frame_of.tolist(), rows):
-        place = (frame, slice(None), slice(y0, y1), slice(x0, x1))
-        places.append((place, (slice(None), slice(v0, v1), slice(u0, u1))))
-    return places, start, end - start
+def _check_boxes(boxes):
+    """ValueError unless boxes are (k, 4), finite, and have an area."""
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (k, 4), got {tuple(boxes.shape)}")
+    good = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # (k,)
+    if not good.all():
+        row = int((~good).nonzero()[0])
+        raise ValueError(f"boxes row {row} {boxes[row].tolist()}: give finite x1 < x2, y1 < y2")

@@ -4,18 +4,16 @@
 
 Every function takes plain tensors, dicts or lists and writes one PNG (or returns text), so that a
 notebook, a run and a test call the same code. matplotlib is used without pyplot: no figure is kept
-open between calls and no screen is needed. A number that was not measured is written as "not run"
-or "-", never as zero.
+open and no screen is needed. A number that was not measured is "not run" or "-", never zero.
 
-Pictures are RGB float tensors (n, 3, S, S) in [-1, 1]; errors and APs are given as fractions and
-shown in %. An output that cannot be written raises `files.WriteError`.
+Pictures are RGB float tensors (n, 3, H, W) in [-1, 1], of any number and size; another shape raises
+ValueError, an output that cannot be written `files.WriteError`. Errors and APs are given as
+fractions and shown in %.
 """
 
 import argparse
 import io
-import json
 import math
-import sys
 import textwrap
 from pathlib import Path
 
@@ -26,13 +24,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torchvision.utils import make_grid
 
-from ppad.files import atomic_path, read_json
+from ppad.files import read_json, write_file
 
 DPI = 110  # ours: sharp in a README, small on disk
 MOST_BYTES = 300_000  # ours: a figure that is committed or mailed stays below this
 RED = "#d62728"
 GRAY = "#8a8a8a"
-# Color and marker of rows of Table 1, by their names' start. Red: ours, as in the paper's Fig. 4.
+# Color and marker of a row of Table 1. Red: ours, as in the paper's Fig. 4; rows `Ours(...)` too.
 STYLES = {
     "Ours": (RED, "s"),
     "Un-anonymized": ("#222222", "o"),
@@ -49,12 +47,12 @@ STYLES = {
 OTHERS = "v<>ph*d"  # markers of gray rows, somebody's own
 # Key in results.json -> heading.
 ERRORS = {
-    "own": "own D",
-    "never_saw": "never saw M",
-    "other_architecture": "other architecture",
-    "retrained": "retrained",
-    "inverting": "inverting",
-    "strongest": "strongest",
+    "own": "error: own D",
+    "never_saw": "error: never saw M",
+    "other_architecture": "error: other architecture",
+    "retrained": "error: retrained",
+    "inverting": "error: inverting",
+    "strongest": "error: strongest",
 }
 LOOKS = ("l1", "landmark_error", "outside_gradient", "spread", "mtcnn_found", "mtcnn_landmarks")
 ON_SCREEN = ("own", "retrained", "strongest")  # ours: those that fit into 80 characters
@@ -67,30 +65,21 @@ def fig3(columns, path, sides=()):
     """Fig. 3, the modifications side by side: one column per method, one row per face.
 
     columns: dict, name of the method -> (n, 3, S, S), the same n faces through each. sides: texts
-    at the left of the rows. Raises ValueError for other shapes or no columns.
+    at the left of the rows.
     """
-    if not columns:
-        raise ValueError("fig3: columns is empty: give at least one method's pictures.")
-    tiles = [_pixels(pictures, f"fig3 columns[{name!r}]") for name, pictures in columns.items()]
-    shapes = {tuple(column.shape) for column in tiles}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"fig3: columns have {sorted(shapes)} pictures: give every method the same faces."
-        )
-    rows = list(torch.stack(tiles, 1))  # n times (methods, 3, S, S)
+    rows = torch.stack([_pixels(pictures) for pictures in columns.values()], 1)
     titles = [name.replace(", ", ",\n") for name in columns]  # as wide as a picture
-    _save_panels([_grid(rows, titles, sides)], path, inches=1.05 * len(columns))
+    _save_panels([_grid(list(rows), titles, sides)], path, inches=1.05 * len(columns))
 
 
 def fig5(before, after, path, frames=None):
     """Fig. 5, faces before and after modification, as pairs; below them action frames likewise.
 
     before, after: (n, 3, S, S) each. frames: two of (m, 3, H, W), frames before and after, or None.
-    Raises ValueError for other shapes or numbers.
     """
-    panels = [_pairs(before, after, "fig5", columns=4)]
+    panels = [_pairs(before, after, columns=4)]
     if frames is not None:
-        panels.append(_pairs(*frames, "fig5 frames", columns=2))
+        panels.append(_pairs(*frames, columns=2))
     _save_panels(panels, path, inches=2.1 * min(4, len(before)))
 
 
@@ -99,37 +88,26 @@ def fig6(groups, path, clips=()):
 
     groups: list of (n, 3, S, S), n may differ from person to person. clips: list of (n, 3, H, W),
     modified frames of one clip.
-    Raises ValueError for other shapes or no groups.
     """
-    if not groups:
-        raise ValueError("fig6: groups is empty: give at least one person's pictures.")
-    rows = [_pixels(pictures, f"fig6 groups[{i}]") for i, pictures in enumerate(groups)]
-    panels = [_grid(rows, sides=[f"person {i + 1}" for i in range(len(rows))])]
-    clips = [_pixels(frames, f"fig6 clips[{i}]") for i, frames in enumerate(clips)]
+    panels = [_named_rows(groups, "person")]
     if clips:
-        panels.append(_grid(clips, sides=[f"clip {i + 1}" for i in range(len(clips))]))
-    _save_panels(panels, path, inches=1.05 * max(map(len, rows)))
+        panels.append(_named_rows(clips, "clip"))
+    _save_panels(panels, path, inches=1.05 * max(map(len, groups)))
 
 
 def contact_sheet(tensor, path, columns):
     """Pictures (n, 3, S, S) as plain tiles, `columns` per row, at their own size while the file
-    stays below MOST_BYTES. Raises ValueError for other shapes or fewer than one column."""
-    if columns < 1:
-        raise ValueError(f"contact_sheet: columns is {columns}: give 1 or more.")
-    sheet, *_ = _grid(_pixels(tensor, "contact_sheet tensor").split(columns))
+    stays below MOST_BYTES."""
+    sheet, *_ = _grid(_pixels(tensor).split(columns))
     _write(Image.fromarray(sheet), path)
 
 
-def _pixels(pictures, what):
-    """(n, 3, S, S) in [-1, 1] -> uint8 on the CPU; ValueError naming `what` for anything else."""
-    is_tensor = torch.is_tensor(pictures)
-    if not is_tensor or pictures.dim() != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
-        shape = tuple(pictures.shape) if is_tensor else type(pictures).__name__
-        raise ValueError(
-            f"{what}: is {shape}: give a tensor (n, 3, S, S), n >= 1, of values in [-1, 1]."
-        )
+def _pixels(pictures):
+    """(n, 3, H, W) in [-1, 1] -> uint8 on the CPU."""
+    if pictures.dim() != 4 or pictures.shape[1] != 3:
+        raise ValueError(f"pictures are {tuple(pictures.shape)}: give (n, 3, H, W) in [-1, 1]")
     scaled = (pictures.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
-    return scaled.round().byte()  # (n, 3, S, S)
+    return scaled.round().byte()
 
 
 def _grid(rows, heads=(), sides=(), gap=0.05):
@@ -153,18 +131,18 @@ def _grid(rows, heads=(), sides=(), gap=0.05):
     return sheet.permute(1, 2, 0).numpy(), list(zip(x, heads)), list(zip(y, sides))
 
 
-def _pairs(before, after, what, columns):
-    """A panel of pairs, `columns` of them side by side (see `_grid`). Raises ValueError."""
-    first = _pixels(before, f"{what} before")
-    second = _pixels(after, f"{what} after")
-    if first.shape != second.shape:
-        raise ValueError(
-            f"{what}: before has {tuple(first.shape)}, after {tuple(second.shape)}: give one of "
-            "each per picture, of one size."
-        )
-    pairs = torch.cat([F.pad(first, (0, 2), value=255), second], 3)  # (n, 3, H, 2 W + 2)
+def _pairs(before, after, columns):
+    """A panel of pairs, `columns` of them side by side (see `_grid`)."""
+    # (n, 3, H, 2 W + 2)
+    pairs = torch.cat([F.pad(_pixels(before), (0, 2), value=255), _pixels(after)], 3)
     heads = ["before", "after"] * min(columns, len(pairs))
     return _grid(pairs.split(columns), heads, gap=0.17)
+
+
+def _named_rows(groups, kind):
+    """A panel with a row for each of `groups`, at its left "kind 1", "kind 2" and so on."""
+    sides = [f"{kind} {i + 1}" for i in range(len(groups))]
+    return _grid([_pixels(pictures) for pictures in groups], sides=sides)
 
 
 def _save_panels(panels, path, inches):
@@ -203,22 +181,26 @@ def fig4(runs, path):
         panels = figure.subplots(1, 2, squeeze=False, sharey="row")
     else:
         panels = figure.subplots(2, len(runs), squeeze=False, sharey="col").T  # a column each
-    drawn = {}
-    styles = {}  # name -> (color, marker), the same in all panels
+    styles = {}  # the same in all panels
+    names = dict.fromkeys(row["name"] for results in runs for row in results["rows"])
+    for number, name in enumerate(names):
+        kind = "Ours" if name.startswith("Ours(") else name
+        styles[name] = STYLES.get(kind, (GRAY, OTHERS[number % len(OTHERS)]))
+    drawn = {}  # name -> its points and bars
     for results, both in zip(runs, panels):
         seeds = len(results["seeds"])
         run = f"preset {results['preset']}, {seeds} seed{'s' * (seeds != 1)}"
         for axes, (key, title) in zip(both, titles.items()):
-            drawn |= _privacy_panel(axes, results["rows"], key, f"{title}\n{run}", styles)
+            axes.set_title(f"{title}\n{run}", fontsize=10)
+            drawn |= _privacy_panel(axes, results["rows"], key, styles)
     if drawn:
-        names = list(drawn)
-        figure.legend(drawn.values(), names, loc="outside right center", fontsize=8, frameon=False)
+        shown = list(drawn)
+        figure.legend(drawn.values(), shown, loc="outside right center", fontsize=8, frameon=False)
     _save(figure, path)
 
 
-def _privacy_panel(axes, rows, key, title, styles):
-    """One panel of Fig. 4, with the error under `key`. Returns name -> what was drawn for it, and
-    adds the rows' styles to those of other panels."""
+def _privacy_panel(axes, rows, key, styles):
+    """One panel of Fig. 4, with the error under `key`. Returns name -> what was drawn for it."""
     drawn = {}
     missing = []
     for row in rows:
@@ -228,9 +210,7 @@ def _privacy_panel(axes, rows, key, title, styles):
         if x is None or y is None:
             missing.append(name)
             continue
-        known = (style for start, style in STYLES.items() if name.startswith(start))
-        own = (GRAY, OTHERS[len(styles) % len(OTHERS)])
-        color, marker = styles.setdefault(name, next(known, own))
+        color, marker = styles[name]
         drawn[name] = axes.errorbar(
             x[0],
             y[0],
@@ -239,7 +219,7 @@ def _privacy_panel(axes, rows, key, title, styles):
             color=color,
             marker=marker,
             markersize=9 if name == "Ours" else 6,
-            markerfacecolor="white" if name.startswith("Ours") and name != "Ours" else color,
+            markerfacecolor="white" if name.startswith("Ours(") else color,
             zorder=4 if name == "Ours" else 3,
             capsize=2,
             elinewidth=0.8,
@@ -250,7 +230,6 @@ def _privacy_panel(axes, rows, key, title, styles):
     axes.text(49.5, 0.5, "chance", transform=top, rotation=90, ha="right", va="center", color=GRAY)
     if not drawn:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=GRAY)
-    axes.set_title(title, fontsize=10)
     axes.set_ylabel("action detection mAP (%)")
     not_run = textwrap.wrap(f"not run: {', '.join(missing)}", 55) if missing else []
     axes.set_xlabel("\n".join(["face verification error (%)", *not_run]))
@@ -263,43 +242,37 @@ def training_curves(log_lines, path):
     """One panel per term of `log.jsonl`: values thin, their running mean thick, stages in a row.
 
     log_lines: dicts with `stage`, `step` (from 1 in each stage) and floats.
-    Raises ValueError if no line holds a number.
     """
     stages = {}  # name -> its lines
-    terms = {}  # as an ordered set
     for line in log_lines:
         stages.setdefault(line["stage"], []).append(line)
-        terms |= dict.fromkeys(term for term in line if term not in ("stage", "step"))
-    if not terms:
-        raise ValueError(
-            "training_curves: log_lines holds no number besides stage and step: "
-            "give the lines of a log.jsonl."
-        )
+    terms = dict.fromkeys(term for line in log_lines for term in line)  # as an ordered set
+    terms = [term for term in terms if term not in ("stage", "step")]
     rows = math.ceil(len(terms) / 3)
     figure = Figure(figsize=(10.2, 2.2 * rows + 0.3), dpi=DPI, layout="constrained")
     drawn = {}  # stage -> line
     for number, term in enumerate(terms, 1):
         axes = figure.add_subplot(rows, 3, number)
+        axes.set_title(term, fontsize=9, fontweight="bold")
+        axes.set_xlabel("step", fontsize=7)
+        axes.tick_params(labelsize=7)
         end = 0
         shown = []  # where stages with this term begin and end
         for i, (stage, lines) in enumerate(stages.items()):
             if i > 0:
                 axes.axvline(end, color="#cccccc", linewidth=0.8)
             known = [line for line in lines if math.isfinite(line.get(term, math.nan))]
+            last = end + max(line["step"] for line in lines)
             if known:
                 x = [end + line["step"] for line in known]
                 y = np.array([line[term] for line in known])
                 marker = "." if len(x) < 3 else None
                 axes.plot(x, y, color=f"C{i}", linewidth=0.6, alpha=0.45, marker=marker)
                 drawn[stage] = axes.plot(x, _smooth(y), color=f"C{i}", linewidth=1.8)[0]
-            last = end + max(line["step"] for line in lines)
-            shown += [end, last] if known else []
+                shown += [end, last]
             end = last
-        axes.set_title(term, fontsize=9, fontweight="bold")
         if shown:
             axes.set_xlim(min(shown), max(shown))
-        axes.set_xlabel("step", fontsize=7)
-        axes.tick_params(labelsize=7)
     figure.legend(drawn.values(), list(drawn), loc="outside upper center", ncols=6, fontsize=7)
     _save(figure, path)
 
@@ -307,11 +280,10 @@ def training_curves(log_lines, path):
 def table1_markdown(results):
     """Table 1 as Markdown: AP of each class, mAP and the attackers' verification errors, all in %.
 
-    results: the content of `results.json`. Means over seeds, with +- std where there are several;
-    "-" = not run.
+    results: the content of `results.json`. Means over seeds, with +- std where there are several.
     """
-    classes = list(dict.fromkeys(name for row in results["rows"] for name in (row.get("AP") or {})))
-    lines = {"Method": [*classes, *_heads(ERRORS)]}
+    classes = list(dict.fromkeys(name for row in results["rows"] for name in row.get("AP") or {}))
+    lines = {"Method": [*classes, "mAP", *ERRORS.values()]}
     for row in results["rows"]:
         ap = row.get("AP") or {}
         lines[row["name"]] = [*map(_percent, map(ap.get, classes)), *_numbers(row, ERRORS)]
@@ -321,18 +293,13 @@ def table1_markdown(results):
 def screen_line(name, row=None):
     """The line of Table 1 that is shown when a row is finished: mAP and three errors.
 
-    Such lines are padded to one width, so that they form a table though they come one by one.
-    row: the row of one seed, as `evaluate.judge_row` returns it; None gives the head.
+    All are of one width, so that they form a table though they come one by one. row: the row of one
+    seed, as `evaluate.judge_row` returns it; None gives the head.
     """
-    heads = _heads(ON_SCREEN)
+    heads = ["mAP", *(ERRORS[key] for key in ON_SCREEN)]
     cells = heads if row is None else _numbers(row, ON_SCREEN)
     padded = [cell.rjust(len(head)) for cell, head in zip(cells, heads)]
-    return _line([name.ljust(14), *padded])
-
-
-def _heads(errors):
-    """Heads of the columns of `_numbers`."""
-    return ["mAP", *(f"error: {ERRORS[key]}" for key in errors)]
+    return f"| {' | '.join([name.ljust(14), *padded])} |"
 
 
 def _numbers(row, errors):
@@ -347,23 +314,23 @@ def ablation_markdown(results):
     kinds = ("originals", "modified")
     lines = {"Method": [f"{d} D: {kind}" for d in ("own", "pretrained") for kind in kinds]}
     for row in results["rows"]:
-        values = []
+        lines[row["name"]] = []
         for name in ("own", "never_saw"):
             reports = [attacks[name] for attacks in row.get("attacks") or []]
-            values.append([report["originals"] for report in reports])
-            values.append([report["both"]["error"] for report in reports])
-        lines[row["name"]] = [_percent(over_seeds(each)) for each in values]
+            originals = over_seeds([report["originals"] for report in reports])
+            modified = over_seeds([report["both"]["error"] for report in reports])
+            lines[row["name"]] += [_percent(originals), _percent(modified)]
     return _markdown(lines)
 
 
 def looks_markdown(results):
     """What each row leaves of the faces, as Markdown; "-" = not measured on such pictures."""
-    found = [row.get("structure") or {} for row in results["rows"]]
-    kinds = [kind for kind in LOOKS if any(kind in one for one in found)]
+    found = {row["name"]: row.get("structure") or {} for row in results["rows"]}
+    kinds = [kind for kind in LOOKS if any(kind in values for values in found.values())]
     lines = {"Method": kinds}
-    for row, values in zip(results["rows"], found):
+    for name, values in found.items():
         known = [values.get(kind) for kind in kinds]
-        lines[row["name"]] = ["-" if value is None else f"{value:.3f}" for value in known]
+        lines[name] = ["-" if value is None else f"{value:.3f}" for value in known]
     return _markdown(lines)
 
 
@@ -379,11 +346,7 @@ def _markdown(lines):
     """A table of lines, first cell -> the others; the first line is its head."""
     head, *rows = [[name, *cells] for name, cells in lines.items()]
     table = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "".join(f"{_line(cells)}\n" for cells in table)
-
-
-def _line(cells):
-    return f"| {' | '.join(cells)} |"
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
 
 
 def over_seeds(values):
@@ -396,7 +359,7 @@ def over_seeds(values):
 
 
 def _measured(value):
-    """A number or {"mean", "std", "per_seed"} -> (mean, std), %, std None for one seed; or None."""
+    """A number or what `over_seeds` gives -> (mean, std) in %, std None for one seed; or None."""
     value = value if isinstance(value, dict) else {"mean": value}
     mean = value.get("mean")
     if mean is None or not math.isfinite(mean):
@@ -408,7 +371,7 @@ def _percent(value):
     if (measured := _measured(value)) is None:
         return "-"
     mean, std = measured
-    return f"{mean:.1f}" + ("" if std is None else f" ± {std:.1f}")
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
 def _smooth(values):
@@ -442,8 +405,7 @@ def _write(picture, path):
             factor = min(0.95, math.sqrt(MOST_BYTES / len(data)))  # bytes grow with the area
             width = round(width * factor)
             height = round(height * factor)
-    with atomic_path(path, durable=False) as temporary:
-        temporary.write_bytes(data)
+    write_file(path, data, durable=False)
 
 
 def _png(picture):
@@ -452,29 +414,8 @@ def _png(picture):
     return buffer.getvalue()
 
 
-def say_what_goes(path: Path, results: dict) -> None:
-    """Name the rows and seeds that results.json holds and `results` does not.
-
-    Also say where machines or versions are mixed: a run may go on after an update.
-    """
-    known = [one for row in results["rows"] for one in row["made_with"] if one]
-    made = set(map(json.dumps, known))
-    if len(made) > 1:
-        fault = "the rows were made with different versions or on different machines"
-        print(f"{fault}, see made_with in {path}: they may differ by rounding", file=sys.stderr)
-    if not path.exists():
-        return
-    before = read_json(path, needs=["rows", "seeds"])
-    names = [row["name"] for row in results["rows"]]
-    gone = [row["name"] for row in before["rows"] if row["name"] not in names]
-    gone += [f"seed {seed}" for seed in before["seeds"] if seed not in results["seeds"]]
-    if gone:
-        fix = "ask for them too, which takes no training, to have them in the tables again"
-        print(f"{path} loses {', '.join(gone)}: {fix}", file=sys.stderr)
-
-
-def main(argv=None) -> int:
-    """Fig. 4 of one or more finished runs. Returns the exit status: 2 after a user's error."""
+def main(argv=None) -> None:
+    """Fig. 4 of one or more finished runs. A user's error ends with a sentence and status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m ppad.figures",
         description="Fig. 4 for one or more finished runs, side by side.",
@@ -483,18 +424,13 @@ def main(argv=None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
     args = parser.parse_args(argv)
-    if args.out.suffix.lower() != ".png":
-        parser.error(f"argument --out: {args.out} is written as a PNG: give a name in .png")
+    fix = "run ppad.reproduce on it again, or name another run"
+    needs = ["preset", "seeds", "rows"]
     try:
-        fix = "run ppad.reproduce on it again, or name another run"
-        fig4([read_json(run / "results.json", fix) for run in args.runs], args.out)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        known = isinstance(error, (ValueError, OSError))
-        words = error if known else f"a results.json is no run's ({error!r}): name finished runs"
-        print(f"ppad.figures: {words}", file=sys.stderr)
-        return 2
-    return 0
+        fig4([read_json(run / "results.json", fix, needs) for run in args.runs], args.out)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

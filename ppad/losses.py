@@ -11,12 +11,8 @@ The game. The paper solves  arg min over M, A  max over D  of  L_det + L_adv + L
     M  lowers all three: help A, make D fail, stay close to the original picture.
 
 A-Softmax. A softmax classifier with unit-length class directions has logits |x| cos(theta_j).
-A-Softmax makes the true class harder in training: cos(theta) is replaced by psi(theta), which is
-cos(4 theta) continued so that it keeps falling. A face must then lie about four times closer, in
-angle, to its own direction than for the plain classifier, which is what makes new people
-comparable by angle. Because that is too hard at first, the true class starts as almost pure
-cosine and the margin is faded in: (lambda cos + psi) / (1 + lambda), lambda falling from about
-1,000 to 5.
+A-Softmax replaces the true class's cos(theta) by psi(theta), which falls about four times faster:
+a face must lie closer, in angle, to its own direction, so new people can be compared by angle.
 """
 
 import math
@@ -25,13 +21,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# For `lambda_schedule`. Liu et al.'s public training file: 5 is reached at t = 1,659.
+# Liu et al.'s public training file: 5 is reached at t = 1,659.
 ORIGINAL_SCHEDULE = {"base": 1000.0, "gamma": 0.12, "floor": 5.0}
-# The widely used public PyTorch port of it: 5 is reached at t = 2,990.
+# The widely used PyTorch port of it: 5 is reached at t = 2,990.
 PYTORCH_PORT_SCHEDULE = {"base": 1500.0, "gamma": 0.1, "floor": 5.0}
 
-# The four losses of Faster R-CNN (equation 1), by the names torchvision gives them: RPN
-# classification and regression, then Fast R-CNN classification and regression.
+# Equation 1, by torchvision's names: RPN classification and regression, then Fast R-CNN's.
 DETECTION_LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 # ------------------------------------------------------------------ the angular margin
@@ -41,15 +36,13 @@ def psi(cosine: torch.Tensor, m: int = 4) -> torch.Tensor:
     """The margin function: psi(theta) = (-1)^k cos(m theta) - 2k, k = floor(m theta / pi).
 
     cosine: cos(theta), any shape, in [-1, 1]. m: the margin, 1 to 4; 4 in Liu et al. and in the
-    paper; 1 gives cos(theta) back. Returns the same shape, in [1 - 2m, 1].
-
-    Each piece is a slice of cos(m theta), flipped and shifted to continue the one before:
-    psi falls from 1 at 0 degrees to 1 - 2m at 180 degrees.
+    paper; 1 gives cos(theta) back. Returns the same shape: from 1 at 0 degrees psi falls to 1 - 2m
+    at 180, each piece a slice of cos(m theta), flipped and shifted to continue the one before.
 
     cos(m theta) is a polynomial in cos(theta) (Chebyshev), so no acos is needed, whose slope is
     infinite at +-1. k counts the borders cos(j pi / m) passed and has no gradient. On a border
-    itself (cos = 0, or 2 cos^2 = 1, for m = 4) the k of either side gives the same value *and*
-    the same slope, 0; a k made of sign(cos), which is 0 at 0, would not.
+    itself the k of either side gives the same value and the same slope, 0; a k made of sign(cos),
+    which is 0 at 0, would not.
     Source: Liu et al. 2017, section 3.2. Raises ValueError for another m.
     """
     _check_margin(m)
@@ -72,13 +65,12 @@ def lambda_schedule(
 ) -> float:
     """The weight lambda of the plain cosine after `step` updates of D (0 = before the first).
 
-    lambda = max(floor, base / (1 + gamma * step)). Large: almost no margin; 0: the
-    margin alone. The defaults are ORIGINAL_SCHEDULE; PYTORCH_PORT_SCHEDULE is the
-    other published one: `lambda_schedule(t, **PYTORCH_PORT_SCHEDULE)`.
-    Raises ValueError for a negative step.
+    lambda = max(floor, base / (1 + gamma * step)). Large: almost no margin; 0: the margin alone.
+    The defaults are ORIGINAL_SCHEDULE; PYTORCH_PORT_SCHEDULE is the other published one. Raises
+    ValueError for a negative step.
     """
     if step < 0:
-        raise ValueError(f"step must be 0 or more, but is {step}; count D's updates from 0.")
+        raise ValueError(f"step must be 0 or more, but is {step}.")
     return max(floor, base / (1 + gamma * step))
 
 
@@ -92,20 +84,16 @@ class ASoftmaxLoss(nn.Module):
     With m = 1 or floor = math.inf there is no margin and this is plain softmax cross-entropy.
     scale: 0 keeps the embedding's own norm |x|, as the paper; a number replaces it (ours, for the
     small presets). With a free norm and a margin, a D that recognizes few faces lowers its loss
-    by letting every |x| go to 0: the loss stays at log N for originals too, and M's gradient,
-    which is proportional to |x|, vanishes. With a fixed norm only the direction can be learned.
+    by letting every |x| go to 0, and M's gradient, which is proportional to |x|, vanishes.
 
     Two known mistakes, neither of which raises an error:
 
-    1. *The margin never acts.* lambda depends on the number of D's updates. A new loss object for
-       each step, each epoch or after a resume starts again at lambda ~ 1000, which is almost no
-       margin. So the count is kept in the buffer `step`, int64, in state_dict. Make one
-       object, save it with D, and call `advance()` once after each update *of D*. forward never
-       advances, because M computes L_D too without updating D.
+    1. *The margin never acts.* A new loss object for each step, each epoch or after a resume starts
+       again at lambda ~ 1000, which is almost no margin. So the number of D's updates is kept in
+       the buffer `step`, int64, in state_dict. Make one object, save it with D, and call
+       `advance()` once after each update *of D*. forward never advances: M computes L_D too.
     2. *The margin starts over.* A D initialized from weights that were trained down to lambda = 5
-       (as the paper's is) must continue at 5: back at 1000 it would forget. Use
-       `ASoftmaxLoss(base=5, floor=5)`, which is 5 at every step, or load the state_dict that was
-       saved with those weights.
+       (as the paper's is) would forget at 1000. Use `ASoftmaxLoss(base=5, floor=5)`.
 
     Raises ValueError for settings that do not make a falling lambda >= 0, and for scale < 0 or nan.
     """
@@ -121,16 +109,9 @@ class ASoftmaxLoss(nn.Module):
         super().__init__()
         _check_margin(m)
         self.schedule = {"base": base, "gamma": gamma, "floor": floor}
-        for name, value in self.schedule.items():
+        for name, value in {**self.schedule, "scale": scale}.items():
             if not value >= 0:
-                raise ValueError(
-                    f"{name} must be 0 or more, but is {value}; "
-                    f"{ORIGINAL_SCHEDULE[name]} is the original's."
-                )
-        if not scale >= 0:
-            raise ValueError(
-                f"scale must be 0 (the embedding's own norm, the paper's) or more, but is {scale}."
-            )
+                raise ValueError(f"{name} must be 0 or more, but is {value}.")
         self.m = m
         self.scale = scale
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -148,7 +129,7 @@ class ASoftmaxLoss(nn.Module):
         return self
 
     def advance(self) -> None:
-        """Count one update of D. The trainer calls it once after each update."""
+        """Count one update of D."""
         self.step += 1
 
     def forward(
@@ -168,11 +149,9 @@ class ASoftmaxLoss(nn.Module):
         if cosines.ndim != 2:
             raise ValueError(f"cosines must be (B, N), but is {tuple(cosines.shape)}.")
         batch, identities = cosines.shape
+        # (B,) would broadcast against (B, N) and scale the wrong axis whenever B equals N.
         if tuple(norms.shape) != (batch, 1):
-            # (B,) would broadcast against (B, N) and scale the wrong axis whenever B equals N.
-            raise ValueError(
-                f"norms must be ({batch}, 1), but is {tuple(norms.shape)}; keep the last axis."
-            )
+            raise ValueError(f"norms must be ({batch}, 1), but is {tuple(norms.shape)}.")
         _check_labels(labels, identities)
         if len(labels) != batch:
             raise ValueError(f"labels must be ({batch},), but is {tuple(labels.shape)}.")
@@ -193,21 +172,16 @@ class ASoftmaxLoss(nn.Module):
 
 def _check_margin(m: int) -> None:
     if m not in (1, 2, 3, 4):
-        raise ValueError(f"m must be 1, 2, 3 or 4, but is {m}; 4 is the paper's margin.")
+        raise ValueError(f"m must be 1, 2, 3 or 4, but is {m}.")
 
 
 def _check_labels(labels: torch.Tensor, identities: int) -> None:
     if labels.ndim != 1 or labels.dtype != torch.int64:
-        raise ValueError(
-            f"labels must be (B,) int64, but is {tuple(labels.shape)} {labels.dtype}; "
-            "use labels.long()."
-        )
+        raise ValueError(f"labels must be (B,) int64, but is {tuple(labels.shape)} {labels.dtype}.")
     # cross_entropy would silently ignore a label of -100.
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < identities:
-        raise ValueError(
-            f"labels must lie in 0..{identities - 1}, but span {int(labels.min())}.."
-            f"{int(labels.max())}; number the training identities from 0."
-        )
+    if not ((labels >= 0) & (labels < identities)).all():
+        span = f"{labels.min()}..{labels.max()}"
+        raise ValueError(f"labels must lie in 0..{identities - 1}, but span {span}.")
 
 
 # ------------------------------------------------------------------ the paper's equations
@@ -221,13 +195,8 @@ def loss_det(losses: dict[str, torch.Tensor]) -> torch.Tensor:
     forgotten) or unknown (a term would be dropped silently).
     """
     if set(losses) != set(DETECTION_LOSSES):
-        missing = sorted(set(DETECTION_LOSSES) - set(losses))
-        unknown = sorted(set(losses) - set(DETECTION_LOSSES))
-        raise ValueError(
-            f"losses must hold exactly {DETECTION_LOSSES}; missing {missing}, unknown {unknown}."
-        )
-    proposals = losses["loss_objectness"] + losses["loss_rpn_box_reg"]
-    return proposals + losses["loss_classifier"] + losses["loss_box_reg"]
+        raise ValueError(f"losses must be {DETECTION_LOSSES}, but is {tuple(losses)}.")
+    return sum(losses[name] for name in DETECTION_LOSSES)
 
 
 def loss_adv(loss_modified: torch.Tensor, loss_original: torch.Tensor) -> torch.Tensor:
@@ -235,7 +204,7 @@ def loss_adv(loss_modified: torch.Tensor, loss_original: torch.Tensor) -> torch.
 
     loss_modified, loss_original: scalars, D's loss on modified and on original faces. Returns a
     scalar. D raises it (its optimizer minimizes `-loss_adv(...)`); M lowers it, and only the
-    first term depends on M. See `modifier_adversarial` for that term with a bound.
+    first term depends on M.
     """
     return -loss_modified - loss_original
 
@@ -247,21 +216,18 @@ def loss_l1(modified: torch.Tensor, original: torch.Tensor, weight: float) -> to
     the margin's), "relatively small", its value nowhere printed. Returns a scalar in
     [0, 2 weight]. Raises ValueError if the shapes differ, which broadcasting would hide.
 
-    Open in the paper, decided here: (a) lambda is in equation 3 and again in Algorithm 1; it is
-    applied once, here, so `full_objective` has none. (b) |.|_1 is the mean over pixels and
-    channels, not their sum, as in Zhu et al.; so lambda has the same effect at every size.
+    Open in the paper: lambda is in equation 3 and again in Algorithm 1; it is applied once, here.
+    |.|_1 is the mean over pixels and channels, not their sum, as in Zhu et al.
     """
     if modified.shape != original.shape:
-        raise ValueError(
-            f"modified and original must have one shape, but are {tuple(modified.shape)} "
-            f"and {tuple(original.shape)}."
-        )
+        shapes = f"{tuple(modified.shape)} and {tuple(original.shape)}"
+        raise ValueError(f"modified and original must have one shape, but are {shapes}.")
     return weight * (modified - original).abs().mean()
 
 
 def full_objective(det: torch.Tensor, adv: torch.Tensor, l1: torch.Tensor) -> torch.Tensor:
     """Equation 4: L = L_det + L_adv + L_l1, three scalars to one; M and A lower it (line 9 of
-    Algorithm 1). The terms are weighted already: lambda is inside L_l1 (see `loss_l1`)."""
+    Algorithm 1). lambda is inside L_l1 already (see `loss_l1`)."""
     return det + adv + l1
 
 
@@ -277,27 +243,22 @@ def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.T
 
     The paper (Algorithm 1, section 5.6) does gradient ascent on L_D, which has no upper bound:
     -L_D can fall forever and outweigh L_det and L_l1. The cap (ours) says when M has done enough: a
-    D that gives N identities equal chances has a plain softmax loss of log N, and anonymity needs
-    no more. A higher loss rewards M for D being *sure of somebody else*, for instance by swapping
-    identities systematically (Ann always drawn as Bea): that fools D in training, but a recognizer
-    trained on M's outputs learns the swap. A face above the cap gives no gradient, so M works on
-    those that D still recognizes. When the share of faces above the cap is near 1, M has stopped
-    learning from D.
+    D that gives N identities equal chances has a plain softmax loss of log N. A higher loss rewards
+    M for D being *sure of somebody else*, for instance by swapping identities, which a recognizer
+    trained on M's outputs learns. A face above the cap gives no gradient.
 
     For log N to mean chance, M needs the loss without margin, `margin=False`. With it D's loss is
     above log N even where D is right: with N = 20, |x| = 10, a cosine of 0.3 to the true identity
     and 0 to the rest, the plain loss is 0.67 and the A-Softmax loss at lambda = 5 is 4.37, above
-    log 20 = 3.00; M would stop too early.
+    log 20 = 3.00.
 
     Raises ValueError if the losses are not (B,) with B >= 1, or the cap is not positive.
     """
     if per_sample_loss_D.ndim != 1 or len(per_sample_loss_D) == 0:
-        raise ValueError(
-            f"per_sample_loss_D must be (B,) with B >= 1, but is "
-            f'{tuple(per_sample_loss_D.shape)}; use reduction="none".'
-        )
+        shape = tuple(per_sample_loss_D.shape)
+        raise ValueError(f"per_sample_loss_D must be (B,) with B >= 1, but is {shape}.")
     if not cap > 0:
-        raise ValueError(f"cap must be above 0 nats, but is {cap}; math.inf is no cap.")
+        raise ValueError(f"cap must be above 0 nats, but is {cap}.")
     # Capped per face: under a cap on the mean, one large loss would hide all the others.
     return -per_sample_loss_D.clamp(max=cap).mean()
 
@@ -306,9 +267,9 @@ def modifier_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Another term for M (ours): minus the entropy of D's softmax, in nats.
 
     logits: (B, N), D's without margin. Returns a scalar in [-log N, 0], to be minimized: -log N
-    where D holds all identities for equally likely, as for the capped ascent. No label enters, so
-    being taken for always the same somebody else does not pay. Source: Wu et al., "Privacy-
-    Preserving Deep Action Recognition", TPAMI 2020.
+    where D holds all identities for equally likely. No label enters, so being taken for always the
+    same somebody else does not pay. Source: Wu et al., "Privacy-Preserving Deep Action
+    Recognition", TPAMI 2020.
     """
     log_p = logits.log_softmax(dim=1)  # (B, N)
     return (log_p.exp() * log_p).sum(dim=1).mean()
@@ -341,14 +302,11 @@ def random_label_targets(
     labels: (B,) int64 in 0..N-1, the true ones. identities: N >= 2. generator: of random
     numbers, on its own device; None is torch's global one. Returns (B,) int64 on the labels'
     device, uniform over the N - 1 others, never the true one. In place of gradient ascent M then
-    *minimizes* L_D(M(f), target). The target is drawn anew each step; that it keeps changing is
-    why the paper found blurred, collapsed faces.
+    *minimizes* L_D(M(f), target), drawn anew each step.
     Raises ValueError for labels outside 0..N-1 or fewer than 2 identities.
     """
     if identities < 2:
-        raise ValueError(
-            f"identities must be at least 2, but is {identities}; there is no other identity."
-        )
+        raise ValueError(f"identities must be at least 2, but is {identities}.")
     _check_labels(labels, identities)
     device = labels.device if generator is None else generator.device
     # Adding 1..N-1 modulo N gives each other identity equally often.

@@ -1,13 +1,12 @@
 """Metrics: frame-mAP of the action detector, and face verification.
 
 Paper: section 5. Action detection is scored by "standard mean Average Precision" at IoU 0.5, face
-recognition by verification accuracy on LFW with cosine similarity. To tell a low accuracy from a
-badly fitted threshold, the usual other numbers are here too: AUC, equal error rate, true accepts
-at a fixed rate of false accepts, rank-1 identification, and intervals by resampling identities.
+recognition by verification accuracy on LFW with cosine similarity. Besides, to tell a low accuracy
+from a badly fitted threshold: AUC, equal error rate, true accepts at a fixed rate of false accepts,
+rank-1 identification, and intervals by resampling identities.
 
-All are pure functions of arrays. Detection takes torch tensors as torchvision's detectors return
-them; verification takes anything numpy can read. Scores are similarities: higher means "same
-person".
+Detection takes torch tensors as torchvision's detectors return them; verification takes anything
+numpy can read. Scores are similarities: higher means "same person".
 
 Open in the paper, decided here: frame-mAP follows VOC 2010 and later ("envelope") unless the
 convention of the ACT detector is asked for ("act", Kalogeiton et al. 2017); a class that never
@@ -38,7 +37,9 @@ def frame_map(
     Returns (mean, ap): ap (classes,) in [0, 1], ap[c - 1] for class c, nan where the class has no
     truth; the mean is over the others (nan if there are none).
     """
-    ap = _average_precisions(detections, truths, range(1, classes + 1), iou_threshold, convention)
+    labels = range(1, classes + 1)
+    ap = [frame_ap(detections, truths, label, iou_threshold, convention) for label in labels]
+    ap = np.array(ap)  # (classes,)
     present = ap[~np.isnan(ap)]
     return float(present.mean()) if len(present) else float("nan"), ap
 
@@ -60,91 +61,48 @@ def frame_ap(
     "act", trapezoids under the raw precision-recall curve from recall 0, precision 1.
     Raises ValueError if the lists differ in length or the convention is unknown.
     """
-    return float(_average_precisions(detections, truths, [label], iou_threshold, convention)[0])
-
-
-def _average_precisions(detections, truths, labels, iou_threshold, convention) -> np.ndarray:
-    """`frame_ap` of each of `labels`: an array as long as `labels`."""
     if len(detections) != len(truths):
-        raise ValueError(
-            f"detections has {len(detections)} frames and truths {len(truths)}; give one entry each"
-        )
+        raise ValueError(f"detections has {len(detections)} frames, truths has {len(truths)}")
     if convention not in ("envelope", "act"):
         raise ValueError(f"convention is {convention!r}; choose 'envelope' or 'act'")
-    if len(truths) == 0:
-        return np.full(len(labels), np.nan)
-    found_frame, found_boxes, found_labels = _all_frames(detections)  # (K,), (K, 4), (K,)
-    truth_frame, truth_boxes, truth_labels = _all_frames(truths)  # (M,), (M, 4), (M,)
-    scores = torch.cat([found["scores"] for found in detections]).detach().cpu().double().numpy()
-
-    ap = []
-    for label in labels:
-        wanted = truth_labels == label
-        chosen = np.flatnonzero(found_labels == label)
-        # One ranking over all frames; a stable sort keeps the order given on ties.
-        chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-        hits = _match(
-            found_frame[chosen],
-            found_boxes[chosen],
-            truth_frame[wanted],
-            truth_boxes[wanted],
-            iou_threshold,
-        )
-        ap.append(_area(hits, int(wanted.sum()), convention))
-    return np.array(ap)
+    positives = 0
+    scores = [np.zeros(0)]
+    hits = [np.zeros(0, bool)]
+    for found, truth in zip(detections, truths):
+        chosen = found["labels"] == label
+        wanted = _as_array(truth["boxes"][truth["labels"] == label])  # (m, 4)
+        scores.append(_as_array(found["scores"][chosen]))  # (k,)
+        hits.append(_match(_as_array(found["boxes"][chosen]), scores[-1], wanted, iou_threshold))
+        positives += len(wanted)
+    # One ranking over all frames; a stable sort keeps the order given on ties.
+    ranking = np.argsort(-np.concatenate(scores), kind="stable")  # (K,)
+    return _area(np.concatenate(hits)[ranking], positives, convention)
 
 
-def _all_frames(entries):
-    """All frames' boxes: frame numbers (K,), boxes (K, 4) in float32 or better, labels (K,)."""
-    frame = np.repeat(np.arange(len(entries)), [len(entry["labels"]) for entry in entries])
-    boxes = torch.cat([entry["boxes"] for entry in entries]).detach().cpu()
-    boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
-    labels = torch.cat([entry["labels"] for entry in entries]).cpu()
-    return frame, boxes.numpy(), labels.numpy()
+def _as_array(tensor: Tensor) -> np.ndarray:
+    """In float32 or better: half precision is too coarse for areas."""
+    return tensor.detach().cpu().to(torch.promote_types(tensor.dtype, torch.float32)).numpy()
 
 
-def _match(frame, boxes, truth_frame, truth_boxes, threshold) -> np.ndarray:
-    """Which detections of one class are hits, each truth being taken once: bool (k,).
+def _match(boxes, scores, truths, threshold) -> np.ndarray:
+    """Which detections of one class in one frame are hits, each truth being taken once.
 
-    frame (k,) and boxes (k, 4): the detections, best score first over all frames. truth_frame (m,)
-    and truth_boxes (m, 4): the truths. Detections of different frames do not compete, so all
-    frames are matched at once: round 0 matches the best detection of every frame, round 1 the
-    second, and so on (17 times faster than pycocotools, see tests/benchmarks/bench_parts.py).
+    boxes (k, 4), scores (k,), truths (m, 4) -> bool (k,).
     """
-    hits = np.zeros(len(frame), dtype=bool)
-    if len(frame) == 0 or len(truth_frame) == 0:
+    hits = np.zeros(len(boxes), dtype=bool)
+    if len(truths) == 0:
         return hits
-    # The truths as a table with a row per frame, as wide as the most truths in one frame.
-    column = _rank_in_frame(truth_frame)  # (m,)
-    shape = (max(frame.max(), truth_frame.max()) + 1, column.max() + 1)  # (F, n)
-    table = np.zeros((*shape, 4), truth_boxes.dtype)
-    table[truth_frame, column] = truth_boxes
-    free = np.zeros(shape, dtype=bool)  # truths that no detection has taken yet
-    free[truth_frame, column] = True
-    iou = _iou(boxes[:, None], table[frame])  # (k, n)
-
-    rank = _rank_in_frame(frame)  # (k,)
-    rounds = np.split(np.argsort(rank, kind="stable"), np.cumsum(np.bincount(rank))[:-1])
-    for rows in rounds:  # (r,), one detection per frame
-        at = frame[rows]  # (r,), all different
-        best = np.argmax(np.where(free[at], iou[rows], -1.0), axis=1)  # (r,)
-        hits[rows] = free[at, best] & (iou[rows, best] >= threshold)
-        free[at, best] &= ~hits[rows]
+    iou = _iou(boxes[:, None], truths)  # (k, m)
+    for i in np.argsort(-scores, kind="stable"):
+        best = iou[i].argmax()
+        hits[i] = iou[i, best] >= threshold
+        if hits[i]:
+            iou[:, best] = -1.0  # taken
     return hits
 
 
-def _rank_in_frame(frame):
-    """For each entry of frame (n,), how many entries before it have the same frame: (n,)."""
-    by_frame = np.argsort(frame, kind="stable")
-    count = np.bincount(frame)
-    first = np.cumsum(count) - count  # where each frame begins in by_frame
-    rank = np.empty_like(frame)
-    rank[by_frame] = np.arange(len(frame)) - first[frame[by_frame]]
-    return rank
-
-
 def _iou(a, b):
-    """Intersection over union of xyxy boxes (..., 4), elementwise; 0 for two boxes without area."""
+    """Intersection over union of xyxy boxes (..., 4); 0 for two boxes without area."""
     overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # (..., 2)
     common = overlap.clip(min=0).prod(-1)
     union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - common
@@ -152,10 +110,7 @@ def _iou(a, b):
 
 
 def _area(hits, positives, convention) -> float:
-    """Area under the precision-recall curve; nan without truths.
-
-    hits: (k,) bool by falling score. positives: number of truths.
-    """
+    """Area under the precision-recall curve of hits (k,) by falling score; nan without truths."""
     if positives == 0:
         return float("nan")
     true_positives = np.cumsum(hits)
@@ -248,12 +203,10 @@ def fold_accuracy(
     same = np.asarray(same, bool)
     folds = np.asarray(folds)
     if not len(features_a) == len(features_b) == len(same) == len(folds):
-        raise ValueError(
-            "features_a, features_b, same and folds differ in length; give one row per pair in each"
-        )
+        raise ValueError("features_a, features_b, same and folds: give one row per pair in each")
     names = np.unique(folds)
     if len(names) < 2:
-        raise ValueError("folds names fewer than two folds; the threshold needs pairs of another")
+        raise ValueError("folds names fewer than two folds")
     accuracies = []
     thresholds = []
     correct = np.zeros(len(same), bool)
@@ -265,9 +218,9 @@ def fold_accuracy(
         correct[test] = (scores[test] > fitted) == same[test]
         accuracies.append(correct[test].mean())
         thresholds.append(fitted)
-    mean = float(np.mean(accuracies))
-    std = float(np.std(accuracies))
-    return FoldAccuracy(mean, std, np.array(accuracies), np.array(thresholds), correct)
+    accuracies = np.array(accuracies)
+    mean = float(accuracies.mean())
+    return FoldAccuracy(mean, float(accuracies.std()), accuracies, np.array(thresholds), correct)
 
 
 # ------------------------------------------------------------------ all thresholds, identification
@@ -375,12 +328,8 @@ def bootstrap_identities(
     identities = np.asarray(identities)
     if identities.ndim == 1:
         identities = np.stack([identities, identities], axis=1)
-    if identities.ndim != 2 or identities.shape[1] != 2:
-        raise ValueError(f"identities is {identities.shape}; give (pairs, 2) or (samples,)")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; give a coverage between 0 and 1")
     people, index = np.unique(identities, return_inverse=True)
-    first, second = index.reshape(-1, 2).T  # (P,) each
+    first, second = index.reshape(identities.shape).T  # (P,) each
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(n):

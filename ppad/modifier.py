@@ -14,9 +14,9 @@ with nine residual blocks and instance normalization, on 256 x 256 pictures. Nam
                      c7s1-3       reflect-pad 3, conv 7, tanh               3 x 256 x 256
 
 The encoder lowers the resolution so that one 3 x 3 kernel spans much of a face. Each residual
-block adds a correction to its input, so that the identity is easy to learn. The decoder brings
-the result back to full size. There is no skip connection from encoder to decoder (as in a
-U-Net): every pixel is generated anew, and only the losses preserve anything of the original.
+block adds a correction to its input, so that the identity is easy to learn. There is no skip
+connection from encoder to decoder (as in a U-Net): every pixel is generated anew, and only the
+losses preserve anything of the original.
 
 M is an *anonymizer* in the sense of this package: any callable
 (B, 3, S, S) in [-1, 1] -> (B, 3, S, S) in [-1, 1], RGB. The baselines are others.
@@ -27,12 +27,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-# Johnson's and Zhu's networks halve the picture twice, whatever its size.
-HALVINGS = 2
 # Standard deviation of every conv weight at the start; biases start at 0 (Zhu et al.).
 INIT_STD = 0.02
-# The smallest picture the padding allows: after two halvings a side of 2 is left, and a
-# reflect-pad of 1 needs 2 pixels to mirror.
+# After two halvings a side of 2 is left: a reflect-pad of 1 needs 2 pixels to mirror.
 SMALLEST_SIZE = 8
 
 UPSAMPLERS = ("transposed", "resize")
@@ -47,17 +44,13 @@ class ModifierConfig:
     size         side S of the square pictures, pixels; 256 in the paper, section 4.
                  A multiple of 4, at least 8.
     upsample     "transposed": transposed conv, the original network. "resize" (ours, for the
-                 small presets): nearest-neighbor x2, then a conv of the same kernel size. Both
-                 have the same number of parameters. A stride-2 transposed conv with a 3 x 3
-                 kernel touches neighboring output pixels an unequal number of times (1, 2, 2
-                 or 4), which shows as a checkerboard until a long training has evened it out;
-                 "resize" has no such pattern from the start.
-    match_color  False: the paper's network. True (ours, for the small presets): color
-                 statistics matching. Before tanh, each color channel p of the output becomes
-                 atanh(0.95 mean) + 2 std p, with mean and standard deviation (over n - 1) of
-                 that channel of the input. M's layers normalize brightness and contrast away,
-                 and L1 brings them back only slowly; so a short training starts at the input's
-                 own colors.
+                 small presets): nearest-neighbor x2, then a conv of the same kernel size,
+                 without the checkerboard of a stride-2 transposed conv with a 3 x 3 kernel,
+                 which touches neighboring output pixels 1, 2, 2 or 4 times.
+    match_color  False: the paper's network. True (ours, for the small presets): before tanh,
+                 each color channel p of the output becomes atanh(0.95 mean) + 2 std p, with
+                 mean and standard deviation (over n - 1) of that channel of the input: M's
+                 layers normalize brightness and contrast away.
     """
 
     width: int = 64
@@ -68,13 +61,12 @@ class ModifierConfig:
 
     def __post_init__(self):
         if self.width < 1:
-            raise ValueError(f"width must be at least 1, but is {self.width}; 64 is the paper's.")
+            raise ValueError(f"width must be at least 1, but is {self.width}.")
         if self.blocks < 0:
-            raise ValueError(f"blocks must be 0 or more, but is {self.blocks}; 9 is the paper's.")
-        if self.size < SMALLEST_SIZE or self.size % 2**HALVINGS != 0:
+            raise ValueError(f"blocks must be 0 or more, but is {self.blocks}.")
+        if self.size < SMALLEST_SIZE or self.size % 4 != 0:
             raise ValueError(
-                f"size must be a multiple of {2**HALVINGS} and at least {SMALLEST_SIZE}, "
-                f"but is {self.size}; 256 is the paper's, 64 the toy preset's."
+                f"size must be a multiple of 4 and at least {SMALLEST_SIZE}, but is {self.size}."
             )
         if self.upsample not in UPSAMPLERS:
             raise ValueError(f"upsample must be one of {UPSAMPLERS}, but is {self.upsample!r}.")
@@ -84,9 +76,8 @@ def instance_norm(channels: int) -> nn.Module:
     """Instance normalization (Ulyanov et al., the paper's [48]): each channel of each picture
     is brought to mean 0 and variance 1 over its own pixels.
 
-    No learned scale or shift, and no running averages: a picture is normalized by its own
-    statistics in testing as in training. So `M.eval()` changes nothing, and the output of a
-    face does not depend on the rest of its batch.
+    No learned scale or shift, and no running averages: `M.eval()` changes nothing, and the output
+    of a face does not depend on the rest of its batch.
 
     channels: C of the (B, C, H, W) input. Source: Zhu et al. (eps 1e-5).
     """
@@ -96,9 +87,8 @@ def instance_norm(channels: int) -> nn.Module:
 class ResidualBlock(nn.Module):
     """R256: a correction added to the input, (B, C, h, w) -> (B, C, h, w), both sides >= 2.
 
-    No ReLU after the sum, so that a correction may be negative and a block that has learned
-    to output 0 is exactly the identity. Source: Johnson et al. and Zhu et al., after
-    Gross and Wilber, who first left that last ReLU out.
+    No ReLU after the sum, so that a correction may be negative. Source: Johnson et al. and Zhu et
+    al., after Gross and Wilber, who first left that last ReLU out.
     """
 
     def __init__(self, channels: int):
@@ -136,11 +126,7 @@ def _upsample(channels_in: int, upsample: str) -> list[nn.Module]:
     channels_out = channels_in // 2
     if upsample == "transposed":
         # output_padding 1 makes the output exactly 2h; without it, it would be 2h - 1.
-        convs = [
-            nn.ConvTranspose2d(
-                channels_in, channels_out, kernel_size=3, stride=2, padding=1, output_padding=1
-            )
-        ]
+        convs = [nn.ConvTranspose2d(channels_in, channels_out, 3, 2, padding=1, output_padding=1)]
     else:
         convs = [
             nn.Upsample(scale_factor=2, mode="nearest"),
@@ -150,10 +136,7 @@ def _upsample(channels_in: int, upsample: str) -> list[nn.Module]:
 
 
 class Modifier(nn.Module):
-    """M of the paper (sections 3 and 4, Fig. 2).
-
-    `size` (also an attribute) is the side S of the network's input and output. Raises
-    ValueError through ModifierConfig for settings that no such network can have.
+    """M of the paper (sections 3 and 4, Fig. 2). Its attribute `size` is S, as in ModifierConfig.
 
     >>> modifier = Modifier(ModifierConfig(width=8, blocks=2, size=64, upsample="resize"))
     >>> modifier(torch.zeros(5, 3, 64, 64)).shape
@@ -165,8 +148,6 @@ class Modifier(nn.Module):
         self.config = config
         self.size = config.size
         width = config.width
-        deepest = width * 2**HALVINGS
-
         self.encoder = nn.Sequential(
             *_full_size_conv(3, width),
             instance_norm(width),
@@ -175,11 +156,11 @@ class Modifier(nn.Module):
             *_downsample(2 * width),
         )
         self.residual_blocks = nn.Sequential(
-            *(ResidualBlock(deepest) for _ in range(config.blocks))
+            *(ResidualBlock(4 * width) for _ in range(config.blocks))
         )
         self.decoder = nn.Sequential(
-            *_upsample(deepest, config.upsample),
-            *_upsample(deepest // 2, config.upsample),
+            *_upsample(4 * width, config.upsample),
+            *_upsample(2 * width, config.upsample),
             *_full_size_conv(width, 3),
         )
         self.apply(_initialize)
@@ -193,10 +174,8 @@ class Modifier(nn.Module):
         """
         wanted = (3, self.size, self.size)
         if faces.ndim != 4 or tuple(faces.shape[1:]) != wanted:
-            raise ValueError(
-                f"faces must be (B, 3, {self.size}, {self.size}), but is {tuple(faces.shape)}; "
-                f"resize the crops to {self.size} x {self.size} or build M with another size."
-            )
+            shape = tuple(faces.shape)
+            raise ValueError(f"faces must be (B, 3, {self.size}, {self.size}), but is {shape}.")
         if faces.shape[0] == 0:
             return faces  # instance norm cannot take an empty batch
         features = self.encoder(faces)  # (B, 4 * width, S / 4, S / 4)

@@ -470,7 +470,6 @@ def open_folder(out: Path, preset: str, config) -> None:
 
 def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
-    figures.say_what_goes(out / "results.json", results)
     draw(first, out, results, rows)
     took = files.read_json(out / "minutes.json", needs=["minutes"])
     results["minutes"] = round(took["minutes"], 2)  # of all calls

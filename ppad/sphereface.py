@@ -1,8 +1,7 @@
 """The face recognizer D: an aligned face goes in, an embedding of 512 numbers comes out.
 
 Paper: Ren, Lee, Ryoo, ECCV 2018, section 4, "Face Identity Classification": SphereFace-20 of
-Liu et al. (CVPR 2017, the paper's [26]), pretrained on CASIA-WebFace. D is the adversary: M is
-trained to make it fail while D is trained to succeed.
+Liu et al. (CVPR 2017, the paper's [26]), pretrained on CASIA-WebFace.
 
 Input: an *aligned* face (eyes, nose and mouth moved onto fixed places), 112 high and 96 wide,
 channels **BGR**, values (x - 127.5) / 128 of the 0..255 picture. That is not M's range or
@@ -18,12 +17,11 @@ channel order; `crop_sampler.recognizer_input` converts, so that published weigh
 
 Every conv is 3 x 3 with padding 1 and a bias, followed by a PReLU with one slope per channel.
 There is no batch norm, so an embedding depends on its own picture and on nothing else in the
-batch: D gives the same for originals and modified faces in one batch or in two.
+batch.
 
 **Parameters without fc6.** Depth 20 has 22,670,656, depth 10 has 15,219,264 and depth 4 has
-12,562,496; fc5 alone is 11,010,560 of them. The head is not counted: it grows with the number of
-training identities and is not used after training, because new people are compared by the angle
-between two embeddings.
+12,562,496; fc5 alone is 11,010,560 of them. The head is not used after training: new people are
+compared by the angle between two embeddings.
 """
 
 import math
@@ -33,8 +31,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# Residual units per stage. Depth counts convs: 4 strided ones and 2 in each unit.
-# All three are columns of Table 2 in Liu et al.; 20 is the one the paper uses.
+# Residual units per stage (Liu et al., Table 2). Depth counts convs: 4 strided, 2 in each unit.
 UNITS_PER_DEPTH = {20: (1, 2, 4, 1), 10: (0, 1, 2, 0), 4: (0, 0, 0, 0)}
 # Channels of the four stages in units of `width`: 64, 128, 256, 512 (Liu et al.).
 STAGE_MULTIPLES = (1, 2, 4, 8)
@@ -63,20 +60,13 @@ class SphereFaceConfig:
 
     def __post_init__(self):
         if self.depth not in UNITS_PER_DEPTH:
-            raise ValueError(
-                f"depth must be one of {sorted(UNITS_PER_DEPTH)}, but is {self.depth}; "
-                "20 is the paper's."
-            )
-        if self.width < 1 or self.embedding < 1:
-            raise ValueError(
-                f"width and embedding must be at least 1, but are {self.width} and "
-                f"{self.embedding}; 64 and 512 are the paper's."
-            )
+            known = sorted(UNITS_PER_DEPTH)
+            raise ValueError(f"depth must be one of {known}, but is {self.depth}.")
+        for name in ("width", "embedding"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
         if len(self.input_size) != 2 or min(self.input_size) < 1:
-            raise ValueError(
-                f"input_size must be (height, width) in pixels, both at least 1, "
-                f"but is {self.input_size}; (112, 96) is the paper's."
-            )
+            raise ValueError(f"input_size must be (height, width) in px, but is {self.input_size}.")
 
 
 class ConvPReLU(nn.Sequential):
@@ -87,6 +77,7 @@ class ConvPReLU(nn.Sequential):
             nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1),
             nn.PReLU(channels_out, init=PRELU_INIT),
         )
+        nn.init.zeros_(self[0].bias)
 
 
 class ResidualUnit(nn.Module):
@@ -103,7 +94,6 @@ class ResidualUnit(nn.Module):
         )
         for conv_prelu in self.correction:
             nn.init.normal_(conv_prelu[0].weight, mean=0.0, std=RESIDUAL_INIT_STD)
-            nn.init.zeros_(conv_prelu[0].bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return features + self.correction(features)
@@ -126,18 +116,15 @@ class SphereFace(nn.Module):
 
         layers = []
         channels = 3
-        height, width = config.input_size
         for multiple, units in zip(STAGE_MULTIPLES, UNITS_PER_DEPTH[config.depth]):
             first = ConvPReLU(channels, config.width * multiple, stride=2)
             _caffe_xavier(first[0].weight)
-            nn.init.zeros_(first[0].bias)
             channels = config.width * multiple
             layers.append(first)
             layers.extend(ResidualUnit(channels) for _ in range(units))
-            height = math.ceil(height / 2)
-            width = math.ceil(width / 2)
         self.stages = nn.Sequential(*layers)
 
+        height, width = (math.ceil(side / 16) for side in config.input_size)  # halved four times
         self.fc5 = nn.Linear(channels * height * width, config.embedding)
         _caffe_xavier(self.fc5.weight)
         nn.init.zeros_(self.fc5.bias)
@@ -146,15 +133,12 @@ class SphereFace(nn.Module):
         """Embed a batch of aligned faces.
 
         faces: (B, 3, h, w), BGR, (x - 127.5) / 128, with (h, w) = config.input_size; B may be 0.
-        Returns embeddings (B, E), not normalized: A-Softmax uses their length, verification
-        only their direction. Raises ValueError for any other shape.
+        Returns embeddings (B, E), not normalized: A-Softmax uses their length. Raises
+        ValueError for any other shape.
         """
         wanted = (3, *self.config.input_size)
         if faces.ndim != 4 or tuple(faces.shape[1:]) != wanted:
-            raise ValueError(
-                f"faces must be (B, {', '.join(map(str, wanted))}), but is "
-                f"{tuple(faces.shape)}; align the faces to input_size first."
-            )
+            raise ValueError(f"faces must be (B, *{wanted}), but is {tuple(faces.shape)}.")
         features = self.stages(faces)  # (B, 8 * width, ~h/16, ~w/16)
         return self.fc5(features.flatten(start_dim=1))  # (B, E)
 
@@ -163,9 +147,8 @@ class AngularMarginHead(nn.Module):
     """fc6: the cosine of an embedding to each training identity (Liu et al. 2017, section 3.1).
 
     Each identity j has one direction W_j, a row of `weight` (N, E), normalized to length 1 at
-    *every* forward and without bias. So only the angle counts: the decision between j and k
-    depends on cos(x, W_j) - cos(x, W_k) alone. It starts as fc5 does. The margin and the loss are
-    in `ASoftmaxLoss`.
+    *every* forward and without bias, so that only the angle counts. It starts as fc5 does. The
+    margin and the loss are in `ASoftmaxLoss`.
 
     embedding: E. identities: N. Raises ValueError if either is below 1.
     """
@@ -174,8 +157,7 @@ class AngularMarginHead(nn.Module):
         super().__init__()
         if embedding < 1 or identities < 1:
             raise ValueError(
-                f"embedding and identities must be at least 1, but are {embedding} and "
-                f"{identities}; give D's embedding length and the number of training people."
+                f"embedding and identities must be at least 1, but are {embedding}, {identities}."
             )
         self.weight = nn.Parameter(torch.empty(identities, embedding))
         _caffe_xavier(self.weight)
@@ -183,15 +165,12 @@ class AngularMarginHead(nn.Module):
     def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """embeddings (B, E) -> cosines (B, N) in [-1, 1] and norms (B, 1) >= 0.
 
-        norms * cosines are the logits of a softmax without margin. An embedding of all zeros
-        has no direction: its cosines are 0 and its gradient is finite, not NaN. Raises ValueError
-        for other shapes.
+        norms * cosines are the logits of a softmax without margin. For an embedding of all zeros
+        the cosines are 0 and the gradient is finite. Raises ValueError for other shapes.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.weight.shape[1]:
-            raise ValueError(
-                f"embeddings must be (B, {self.weight.shape[1]}), but is "
-                f"{tuple(embeddings.shape)}; build the head with D's embedding length."
-            )
+            wanted = self.weight.shape[1]
+            raise ValueError(f"embeddings must be (B, {wanted}), but is {tuple(embeddings.shape)}.")
         norms = embeddings.norm(dim=1, keepdim=True)  # (B, 1)
         cosines = F.normalize(embeddings, dim=1) @ F.normalize(self.weight, dim=1).T  # (B, N)
         # Rounding can give 1.0000001, which is not a cosine.
@@ -199,11 +178,7 @@ class AngularMarginHead(nn.Module):
 
 
 def _caffe_xavier(weight: torch.Tensor) -> None:
-    """U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), variance 1 / fan_in, in place.
-
-    This is what Caffe, in which Liu et al. trained, calls "xavier"; torch's xavier_uniform_
-    averages fan_in and fan_out and would be something else.
-    """
-    fan_in = weight[0].numel()
-    bound = math.sqrt(3.0 / fan_in)
+    """U(-b, b), b = sqrt(3 / fan_in), in place: what Caffe, in which Liu et al. trained, calls
+    "xavier"; torch's xavier_uniform_ averages fan_in and fan_out."""
+    bound = math.sqrt(3.0 / weight[0].numel())
     nn.init.uniform_(weight, -bound, bound)

@@ -75,7 +75,7 @@ VARIANTS = {
     "metrics": (
         "an IoU of exactly the threshold is no hit",
         [
-            ("iou[rows, best] >= threshold", "iou[rows, best] > threshold"),
+            ("iou[i, best] >= threshold", "iou[i, best] > threshold"),
             ("has IoU >= `iou_threshold`", "has IoU > `iou_threshold`"),
         ],
         [

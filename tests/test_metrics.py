@@ -432,7 +432,7 @@ def test_bad_input_that_the_docstrings_do_not_name():
         tar_at_far([0.1, 0.2], [True, False], far=2)
     with pytest.raises(ValueError, match="features_a"):
         cosine_scores(np.ones((3, 2)), np.ones((2, 2)))
-    with pytest.raises(ValueError, match="level"):
+    with pytest.raises(ValueError, match="Quantiles"):
         bootstrap_identities(len, [1, 2], level=95)
 
 

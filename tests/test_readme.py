@@ -117,7 +117,7 @@ def result_block(folder: str) -> str:
 
 def summary_block(*worlds: tuple) -> str:
     """One line an anonymizer: mAP and three errors in the runs of each world."""
-    wanted = ["mAP", *(f"error: {figures.ERRORS[key]}" for key in SUMMARY)]
+    wanted = ["mAP", *(figures.ERRORS[key] for key in SUMMARY)]
     found = []  # of each world: row -> its cells
     for _, *folders in worlds:
         rows = {}

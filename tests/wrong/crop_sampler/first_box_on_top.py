@@ -2,7 +2,7 @@ WRONG = "where boxes overlap the first one wins"
 HINT = "the later box is on top"
 REPLACE = [
     (
-        "for patch, (place, part) in zip(patches, places):",
-        "for patch, (place, part) in [*zip(patches, places)][::-1]:",
+        "in zip(patches, rows, strict=True):",
+        "in [*zip(patches, rows, strict=True)][::-1]:",
     ),
 ]

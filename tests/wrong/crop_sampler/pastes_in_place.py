@@ -1,5 +1,8 @@
 WRONG = "the frames that came in are painted over"
 HINT = "changed in place"
 REPLACE = [
-    ("pasted = frames.clone()", "pasted = frames"),
+    (
+        "return _overlay(frames, patches, flat, frame_of)",
+        "return frames.copy_(_overlay(frames, patches, flat, frame_of))",
+    ),
 ]

@@ -1,5 +1,5 @@
 WRONG = "classes are counted from 0: the background has an AP and the last class has none"
 HINT = "Class 0 is the background"
 REPLACE = [
-    ("truths, range(1, classes + 1)", "truths, range(classes)"),
+    ("labels = range(1, classes + 1)", "labels = range(classes)"),
 ]

@@ -1,5 +1,5 @@
 WRONG = "a detection of any class can hit"
 HINT = "of another class"
 REPLACE = [
-    ("np.flatnonzero(found_labels == label)", "np.flatnonzero(found_labels > 0)"),
+    ('chosen = found["labels"] == label', 'chosen = found["labels"] > 0'),
 ]

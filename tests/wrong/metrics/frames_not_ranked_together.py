@@ -2,7 +2,7 @@ WRONG = "detections are ranked within their frame but not across frames"
 HINT = "Sort all frames' detections"
 REPLACE = [
     (
-        'np.argsort(-scores[chosen], kind="stable")',
-        "np.lexsort((-scores[chosen], found_frame[chosen]))",
+        "np.argsort(-np.concatenate(scores),",
+        "np.argsort(np.concatenate([9.0 * frame - one for frame, one in enumerate(scores)]),",
     ),
 ]

@@ -1,5 +1,5 @@
 WRONG = "IoU of exactly one half does not count"
 HINT = ">=, not >"
 REPLACE = [
-    ("iou[rows, best] >= threshold", "iou[rows, best] > threshold"),
+    ("iou[i, best] >= threshold", "iou[i, best] > threshold"),
 ]

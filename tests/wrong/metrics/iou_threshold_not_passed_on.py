@@ -1,5 +1,5 @@
 WRONG = "frame_map is always at IoU 0.5"
 HINT = "passed on"
 REPLACE = [
-    ("range(1, classes + 1), iou_threshold, convention", "range(1, classes + 1), 0.5, convention"),
+    ("label, iou_threshold, convention) for label", "label, 0.5, convention) for label"),
 ]

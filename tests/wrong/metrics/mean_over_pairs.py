@@ -1,5 +1,5 @@
 WRONG = "a large fold counts more than a small one"
 HINT = "not over the pairs"
 REPLACE = [
-    ("mean = float(np.mean(accuracies))", "mean = float(np.mean(correct))"),
+    ("mean = float(accuracies.mean())", "mean = float(correct.mean())"),
 ]

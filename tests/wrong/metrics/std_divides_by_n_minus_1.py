@@ -1,5 +1,5 @@
 WRONG = "the deviation over the folds divides by their number less one"
 HINT = "not n - 1"
 REPLACE = [
-    ("np.std(accuracies)", "np.std(accuracies, ddof=1)"),
+    ("accuracies.std()", "accuracies.std(ddof=1)"),
 ]

@@ -2,7 +2,8 @@ WRONG = "a truth can be hit by any number of detections"
 HINT = "one truth matched twice"
 REPLACE = [
     (
-        """        free[at, best] &= ~hits[rows]
+        """        if hits[i]:
+            iou[:, best] = -1.0  # taken
 """,
         "",
     ),
