@@ -8,11 +8,9 @@ both pictures of a pair modified or only one: the figure to quote as privacy.
 
 import functools
 import importlib.util
-import io
 import math
 import re
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -160,15 +158,12 @@ def count_data(config) -> dict[str, int]:
             "train_frames": config.train_frames,
             "test_frames": config.test_frames,
             "classes": len(datasets.ACTIONS),
-            **dict.fromkeys(("absent", "absent_test_frames", "absent_test_faces"), 0),
         }
     train, test, marks, pairs, *tables = prepared(config)
-    stills = Path(config.actions)
-    folders.landmark_rows(train, marks)
-    marked = folders.landmark_rows(test, marks)
-    frames = folders.annotated_frames(*tables)
-    splits = Counter(frame.split for frame in frames.values())
-    absent = [file for file in frames if not files.find_picture(stills, file).is_file()]
+    for folder in (train, test):
+        folders.landmark_rows(folder, marks)
+    frames = folders.annotated_frames(*tables).values()
+    splits = Counter(frame.split for frame in frames)
     people = Counter(name.split("/")[0] for name in folders.pictures_in(train))
     most = config.pictures_each or math.inf
     each = [min(people[name], most) for name in sorted(people)][: config.train_identities or None]
@@ -180,10 +175,7 @@ def count_data(config) -> dict[str, int]:
         "pairs": len(files.find_pairs(pairs, shown)[0]),
         "train_frames": min(splits["train"], config.train_frames or math.inf),
         "test_frames": min(splits["test"], config.test_frames or math.inf),
-        "classes": len({action for frame in frames.values() for action in frame.actions}),
-        "absent": len(absent),
-        "absent_test_frames": sum(frames[file].split == "test" for file in absent),
-        "absent_test_faces": sum(not files.find_picture(test, file).is_file() for file in marked),
+        "classes": len({action for frame in frames for action in frame.actions}),
     }
 
 
@@ -318,31 +310,27 @@ def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
 class OwnRow:
     """An anonymizer that is no part of this package, as a row: `--row NAME=FILE.py:CLASS`."""
 
-    name: str  # also a folder's, so it is not long; | would split tables
+    name: str
     make: Callable  # make(device) gives the anonymizer, as `Guarded`
     checksum: str  # of the file and the class's name
 
 
 class Guarded:
-    """An anonymizer of the user's own, which gets copies, and whose every answer is checked."""
+    """An anonymizer of the user's own, which gets copies, and whose every answer is checked.
 
-    def __init__(self, anonymizer, file: str, where: str):
+    where: how sentences about it begin.
+    """
+
+    def __init__(self, anonymizer, where: str):
         self.anonymizer = anonymizer
-        self.file = file
-        self.where = where  # how sentences about it begin
+        self.where = where
         for name in ("size", "smallest", "stochastic", "state_dict", "load_state_dict"):
             if hasattr(anonymizer, name):
                 setattr(self, name, getattr(anonymizer, name))
 
     def __call__(self, faces):
         """(B, 3, S, S) in [-1, 1] -> the same. Raises DataError."""
-        try:
-            made = self.anonymizer(faces.clone())
-        except (Exception, SystemExit) as error:  # somebody else's code raises anything
-            stack = traceback.extract_tb(error.__traceback__)
-            lines = [f"(line {one.lineno})" for one in stack if one.filename == self.file]
-            reason = f"raised {type(error).__name__}: {error} {lines[-1] if lines else ''}".strip()
-            raise files.DataError(f"{self.where} {reason}") from error
+        made = self.anonymizer(faces.clone())
         shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
         if shape != tuple(faces.shape):
             fault = f"makes {shape} of {tuple(faces.shape)}: return a tensor of the same shape"
@@ -359,10 +347,10 @@ def read_own_row(text: str, size: int) -> OwnRow:
     Raises DataError for a text, file or class that cannot be used, and for an anonymizer that
     breaks the contract (see `check_contract`).
     """
-    form = re.fullmatch(r"(?=[^=]{1,60}=)([^=|\n]*[^\W_][^=|\n]*)=(.+\.py):(\w+)", text)
+    form = re.fullmatch(r"([^\W_][^=|\n]{0,59})=(.+\.py):(\w+)", text)
     if not form:
-        fix = "a letter or digit and no | in NAME, and at most 60 characters"
-        raise files.DataError(f"--row {text}: give NAME=FILE.py:CLASS, {fix}")
+        fix = "NAME starts with a letter or digit, without |, at most 60 characters"
+        raise files.DataError(f"--row {text}: give NAME=FILE.py:CLASS; {fix}")
     name, file, class_name = form.groups()
     where = f"--row {name}: {class_name} of {file}"
     content = files.read_text(Path(file), "module")
@@ -370,16 +358,15 @@ def read_own_row(text: str, size: int) -> OwnRow:
     spec = importlib.util.spec_from_file_location(f"row_{Path(file).stem}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for it
+
+    def make(device="cpu"):
+        anonymizer = getattr(module, class_name)()
+        if isinstance(anonymizer, nn.Module):  # which learns no more
+            anonymizer.to(device).eval().requires_grad_(False)
+        return Guarded(anonymizer, where)
+
     try:
         spec.loader.exec_module(module)
-        made = getattr(module, class_name)
-
-        def make(device="cpu"):
-            anonymizer = made()
-            if isinstance(anonymizer, nn.Module):  # which learns no more
-                anonymizer.to(device).eval().requires_grad_(False)
-            return Guarded(anonymizer, spec.origin, where)
-
         check_contract(make(), size)
     except files.DataError:
         raise
@@ -405,16 +392,6 @@ def check_contract(anonymizer: Guarded, size: int) -> None:
             fault = "gives a face another result when it comes again or alone"
             fix = "treat each face by itself, or set stochastic = True if it draws at each call"
             raise files.DataError(f"{anonymizer.where} {fault}: {fix}")
-    if hasattr(anonymizer, "state_dict"):  # else the row's checkpoints could not be read
-        kept = io.BytesIO()
-        try:
-            torch.save(anonymizer.state_dict(), kept)
-            kept.seek(0)
-            anonymizer.load_state_dict(torch.load(kept, weights_only=True))
-        except Exception as error:
-            fix = "give tensors and plain values, and a load_state_dict that takes them"
-            fault = f"has a state_dict() that no checkpoint can bring back: {fix}"
-            raise files.DataError(f"{anonymizer.where} {fault}") from error
 
 
 @functools.cache

@@ -267,7 +267,7 @@ def counted_minutes(path: Path):
 
     Raises files.DataError where the file cannot be read.
     """
-    before = files.read_json(path, needs=["minutes"])["minutes"] if path.exists() else 0.0
+    before = files.read_json(path)["minutes"] if path.exists() else 0.0
     began = time.monotonic()
     try:
         yield
@@ -289,8 +289,8 @@ def save_tensors(path: Path, state: dict, previous: Path | None = None) -> None:
             os.replace(path, previous)
 
 
-def read_checkpoint(path, fix: str = "") -> dict:
-    """The file of tensors and plain values at `path`. Raises LoopError, which ends with `fix`."""
+def read_checkpoint(path) -> dict:
+    """The file of tensors and plain values at `path`. Raises LoopError."""
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not read them
@@ -298,14 +298,14 @@ def read_checkpoint(path, fix: str = "") -> dict:
                 raise OSError(f"{broken} in it is not what was written")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        fix = fix or "run ppad.reproduce first or name another run"
+        fix = "run ppad.reproduce first (without row.json, if that is there) or name another run"
         raise LoopError(f"{path} does not exist: {fix}") from None
     except Exception as error:  # a torn file raises one of many types
         previous = path.with_name("checkpoint.prev.pt")
         older = path != previous and previous.exists()
-        usual = f"delete it to {f'go on from {previous.name}' if older else 'start afresh'}"
+        fix = f"delete it to {f'go on from {previous.name}' if older else 'start afresh'}"
         fault = f"cannot be read ({type(error).__name__})"
-        raise LoopError(f"{path} {fault}: {fix or usual}") from error
+        raise LoopError(f"{path} {fault}: {fix}") from error
 
 
 def save_players(path, config: dict, parts: dict) -> None:

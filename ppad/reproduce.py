@@ -54,8 +54,6 @@ PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, an
     "plain_recognizer": ("Ours_ascent", "recognizer"),  # paper's kind of M, for the lessons
     "plain_detector": ("Ours_ascent", "detector"),
 }
-START = ("minutes", "controls", "counts")  # what start.json holds
-ROW = ("mAP", "AP", "verification_error", "structure", "attacks", "minutes", "peak_memory_gb")
 PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")  # results.json: names only
 
 
@@ -72,24 +70,24 @@ def parse(argv):
     fewer = "; ".join(f"{preset}: {' '.join(rows)}" for preset, rows in FEWER_ROWS.items())
     rows_help = f"any of: {', '.join(KNOWN)} (default: all up to Ours; of preset {fewer})"
     parser.add_argument("--rows", nargs="+", metavar="ROW", choices=KNOWN, help=rows_help)
-    own_help = "one row more: an anonymizer of your own (see ppad/README.md); may be given again"
     parser.add_argument(
-        "--row", action="append", default=[], metavar="NAME=FILE.py:CLASS", help=own_help
+        "--row",
+        action="append",
+        default=[],
+        metavar="NAME=FILE.py:CLASS",
+        help="one row more: an anonymizer of your own (see ppad/README.md); may be given again",
     )
     seed_help = "one or more seeds; figures show their mean and std"
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help=seed_help)
-    jobs_help = (
-        "rows trained at the same time, one CPU thread each (default on Linux: one a core, or what "
-        "the GPU holds, at most 4; else 1; 1 = in this process, with torch's own threads)"
-    )
+    jobs_help = "rows trained at once (default on Linux: one a core, or what the GPU holds; else 1)"
     parser.add_argument("--jobs", type=int, help=jobs_help)
     check_help = "only say what is here, what is missing and how long it would take"
     parser.add_argument("--check", action="store_true", help=check_help)
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
-    if len(set(args.seed)) < len(args.seed) or not all(0 <= seed < 2**63 for seed in args.seed):
-        parser.error("argument --seed: give different whole numbers, 0 or more and below 2^63")
+    if len(set(args.seed)) < len(args.seed) or min(args.seed) < 0:
+        parser.error("argument --seed: give different whole numbers, 0 or more")
     args.rows = args.rows or FEWER_ROWS.get(args.preset, ROWS)
     args.out = args.out or Path("runs") / args.preset
     return args, presets.from_flags(args.preset, fields, args.rows, optim.is_main_process())
@@ -124,16 +122,16 @@ class SeedRun:
     def check_unchanged(self) -> None:
         """Refuse (LoopError) to go on with other data than this folder began with, in any place."""
         path = self.folder / "data.json"
-        known = self.data.counts() | self.data.fingerprints()
-        classes = {"classes": self.data.actions.classes}  # which older folders do not name
+        known = {**self.data.counts(), "classes": self.data.actions.classes}
+        known |= self.data.fingerprints()
         if not path.exists():
-            files.write_file(path, json.dumps(known | classes, indent=1))
-        before_all = classes | files.read_json(path, needs=known)
-        for name, now in (known | classes).items():
-            if now != (before := before_all[name]):
-                what = f"{name} count" if isinstance(before, int) else name
+            files.write_file(path, json.dumps(known, indent=1))
+        before = files.read_json(path)
+        for name, now in known.items():
+            if now != before[name]:
+                what = f"{name} was {before[name]} when this run began and is {now} now"
                 fix = "restore the pictures and tables that were there, or choose another --out"
-                raise LoopError(f"{what} was {before} when this run began and is {now} now: {fix}")
+                raise LoopError(f"{what}: {fix}")
 
     def loop(self, place: str, title: str = "", **changes) -> Loop:
         """The training loop in the folder `place` of this seed; changes: of its settings."""
@@ -212,7 +210,7 @@ class SeedRun:
         changes = VARIANTS.get(name, {})
         file = {"file": self.own[name].checksum} if name in self.own else {}
         if optim.run_on_main(path.exists):
-            row = files.read_json(path, needs=ROW)
+            row = files.read_json(path)
             if file.items() <= row.items():
                 return row
             fault = f"was made with another file or class of --row {name}"
@@ -252,9 +250,7 @@ class SeedRun:
 
     def trained(self, place: str, part: str) -> dict:
         """State dict of a part of the checkpoint in the folder `place` of this seed."""
-        row = self.folder / place.split("/")[0] / "row.json"
-        fix = f"delete {row} and give the same command again" if row.exists() else ""
-        return read_checkpoint(self.folder / place / "checkpoint.pt", fix)["parts"][part]
+        return read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][part]
 
     def finished(self, name: str):
         """A finished row's anonymizer."""
@@ -289,10 +285,10 @@ class SeedRun:
 def collect(out: Path, preset: str, config, seeds: list, rows: list, device, jobs: int) -> dict:
     """What results.json holds: `rows` of `seeds`, from the files in the run folder."""
     folders = [out / f"seed{seed}" for seed in seeds]
-    starts = [files.read_json(folder / "start.json", needs=START) for folder in folders]
+    starts = [files.read_json(folder / "start.json") for folder in folders]
     found = {
-        name: [files.read_json(one / place / "row.json", needs=ROW) for one in folders]
-        for name, place in zip(rows, map(files.file_name, rows))
+        name: [files.read_json(one / files.file_name(name) / "row.json") for one in folders]
+        for name in rows
     }
     every_row = [row for per_seed in found.values() for row in per_seed]
     minutes = {
@@ -389,8 +385,9 @@ def run(args, config) -> None:
     rows = [name for name in KNOWN if name in args.rows] + list(own)  # the paper's order
     device, jobs = choose_device_and_jobs(args, config)  # now: files of rows may use the GPU
     if args.check:
-        if optim.is_main_process():
-            checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
+        if optim.launched_processes() > 1:
+            raise ValueError("--check looks at one process: give the command without torchrun")
+        checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
         return
     if missing := presets.missing_weights(config):
         raise ValueError("; ".join(missing.values()))
@@ -432,38 +429,29 @@ def train_rows(args, config, rows: list, own: dict, device, jobs: int) -> SeedRu
 def choose_device_and_jobs(args, config) -> tuple[str, int]:
     """The device and the number of jobs, chosen where the command line leaves them open.
 
-    Raises ValueError for a number of jobs or a device that cannot be (--check goes on without it).
+    Raises ValueError for a number of jobs or a device that cannot be.
     """
     device = config.device
     if device != "auto":
         optim.check_device(device)
-        if device.startswith("mps") and config.precision == "fp16":
-            raise ValueError("precision is 'fp16', which mps cannot scale: give --precision bf16")
     gpu = 0.0 if device == "cpu" else optim.gpu_memory("cuda" if device == "auto" else device)
     if device == "auto":
         device = "cuda" if gpu else "cpu"
+    if device.startswith("cuda") and not gpu:
+        raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
     jobs = args.jobs
     if jobs is None:
         need = {} if device == "cpu" else evaluate.needs(config, **evaluate.ASSUMED)
         jobs = optim.default_jobs(device, gpu, need)
-    fault = ""
-    if jobs < 1:
-        fault = "it must be at least 1"
-    elif jobs > 1 and device != "cpu" and torch.cuda.is_initialized():
-        fault = "this process has used the GPU already, and its forks cannot then: give --jobs 1"
-    elif jobs > 1 and optim.launched_processes() > 1:
-        fault = "under torchrun it must be 1, since all processes train one row together"
-    if fault:
-        raise ValueError(f"--jobs is {jobs}: {fault}")
-    if device.startswith("cuda") and not gpu and not args.check:
-        raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
+    if jobs < 1 or jobs > 1 and optim.launched_processes() > 1:
+        raise ValueError(f"--jobs is {jobs}: it must be at least 1, and 1 under torchrun")
     return device, jobs
 
 
 def open_folder(out: Path, preset: str, config) -> None:
     """Put the settings into the run's folder; ValueError if it holds a run with others."""
-    if checkup.is_free(out, preset, config):
-        files.write_file(out / "config.json", presets.as_json(config, preset))
+    checkup.check_free(out, preset, config)
+    files.write_file(out / "config.json", presets.as_json(config, preset))
     for unfinished in [*out.glob(".*"), *(p for one in out.glob("seed*") for p in one.rglob(".*"))]:
         files.unlink_unfinished(unfinished)  # of this run, when it was killed
 
@@ -472,8 +460,8 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
     figures.say_what_goes(out / "results.json", results)
     draw(first, out, results, rows)
-    took = files.read_json(out / "minutes.json", needs=["minutes"])
-    results["minutes"] = round(took["minutes"], 2)  # of all calls
+    took = files.read_json(out / "minutes.json")["minutes"]  # of all calls
+    results["minutes"] = round(took, 2)
     texts = {name: make(results) for name, make in figures.TABLES.items()}
     for name, text in texts.items():
         files.write_file(out / name, text)
