@@ -197,41 +197,40 @@ class SeedRun:
             return self.own[name].make(self.device)
         return make_baseline(name, seed=self.seed)
 
-    def show_row(self, name: str) -> None:
-        """Train and evaluate one row, and show its line of Table 1."""
-        row = self.row(name)
+    def row(self, name: str) -> None:
+        """Train and evaluate one row, unless that is done, and show its line of Table 1."""
+        path = self.folder / files.file_name(name) / "row.json"
+        file = {"file": self.own[name].checksum} if name in self.own else {}
+        if not optim.run_on_main(path.exists):
+            self.train_row(name, path, file)
+        row = files.read_json(path)
+        if not file.items() <= row.items():
+            fault = f"was made with another file or class of --row {name}"
+            raise LoopError(f"{path} {fault}: restore it, or choose a new name")
         if optim.is_main_process():
             files.print_progress(figures.screen_line(name, row), end=True)
 
-    def row(self, name: str) -> dict:
-        """Train and evaluate one row, or read it where it is done."""
-        place = files.file_name(name)
-        path = self.folder / place / "row.json"
-        changes = VARIANTS.get(name, {})
-        file = {"file": self.own[name].checksum} if name in self.own else {}
-        if optim.run_on_main(path.exists):
-            row = files.read_json(path)
-            if file.items() <= row.items():
-                return row
-            fault = f"was made with another file or class of --row {name}"
-            raise LoopError(f"{path} {fault}: restore it, or choose a new name")
+    def train_row(self, name: str, path: Path, file: dict) -> None:
+        """Train and evaluate one row and write its result to `path`; file: of an own row."""
         began = time.monotonic()
+        changes = VARIANTS.get(name, {})
         config = dataclasses.replace(self.config, **changes)
         faces = self.data.faces
+        place = path.parent.name
+        played = self.loop(place, name, **changes, **file)
+        attack = self.loop(f"{place}/retrained", f"{name}: attacker", **changes, **file)
+        undo = self.loop(f"{place}/inverting", f"{name}: inverter", **changes, **file)
         judges = self.judges()
         detector = self.detector()
         anonymizer = self.make_anonymizer(name)
         start = copy.deepcopy(judges.never_saw)
         game = trainer.Game(config, start, detector, anonymizer, self.device)
-        played = self.loop(place, name, **changes, **file)
         trainer.play(game, faces, self.data.actions, config, played)
         if name in VARIANTS:
             anonymizer.eval().requires_grad_(False)
-        attack = self.loop(f"{place}/retrained", f"{name}: attacker", **changes, **file)
         attacker = attackers.train_attacker(
             judges.never_saw, anonymizer, faces, config, attack, self.device
         )
-        undo = self.loop(f"{place}/inverting", f"{name}: inverter", **changes, **file)
         inverter = attackers.train_inverter(anonymizer, faces, self.config, undo, self.device)
 
         def judge():
@@ -244,9 +243,8 @@ class SeedRun:
             gpu = self.device if torch.device(self.device).type == "cuda" else None
             row["gpu_peak_gb"] = round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) or None
             files.write_file(path, json.dumps(row, indent=1))
-            return row
 
-        return optim.run_on_main(judge)
+        optim.run_on_main(judge)
 
     def trained(self, place: str, part: str) -> dict:
         """State dict of a part of the checkpoint in the folder `place` of this seed."""
@@ -422,7 +420,7 @@ def train_rows(args, config, rows: list, own: dict, device, jobs: int) -> SeedRu
         order = sorted(rows, key=lambda name: name not in VARIANTS)
         if optim.is_main_process():
             files.print_progress(figures.screen_line(f"Method, seed {seed}"), end=True)
-        side_by_side({name: functools.partial(one.show_row, name) for name in order}, jobs)
+        side_by_side({name: functools.partial(one.row, name) for name in order}, jobs)
     return first
 
 
