@@ -2,8 +2,7 @@
 
 A row is measured on pictures nobody trained on: mAP of its A on anonymized test frames (Sec. 5.1),
 verification errors of all attackers on its anonymized test faces (see `ppad.attackers`), and how
-much of the face's structure is left. `strongest` is the lowest error that any of them reaches, with
-both pictures of a pair modified or only one: the figure to quote as privacy.
+much of the face's structure is left.
 """
 
 import functools
@@ -135,20 +134,15 @@ def prepared(config) -> list[Path]:
     in_faces = ("train", "test", "landmarks.csv", "pairs_test.txt")
     paths = [Path(config.faces, name) for name in in_faces]
     paths += [Path(config.actions, name) for name in ("annotations.csv", "faces.csv")]
-    if missing := [str(path) for path in paths if not path.exists()]:
-        raise files.DataError(
-            f"{', '.join(missing)} not there: give --faces and --actions prepared folders (see the "
-            "README)"
-        )
+    if missing := ", ".join(str(path) for path in paths if not path.exists()):
+        fix = "give --faces and --actions prepared folders (see the README)"
+        raise files.DataError(f"{missing} not there: {fix}")
     folders.check_people(config.faces)
     return paths
 
 
 def count_data(config) -> dict[str, int]:
-    """Pictures, people, pairs, frames and classes that folders and tables promise, not decoded.
-
-    Raises DataError naming what is missing or a table that cannot be read.
-    """
+    """What folders and tables promise, as `Data.counts`; nothing is decoded. Raises DataError."""
     if config.drawn:
         return {
             "train_faces": config.train_identities * config.pictures_each,
@@ -208,16 +202,14 @@ def action_ap(
     """mAP and AP by class (frame-mAP at IoU 0.5, Sec. 5.1) on frames with anonymized faces.
 
     Args:
-        detector: A; anything with `.detect(frames)`. anonymizer: any of the package.
-        actions: `datasets.ActionSet` of test frames.
+        detector: A; anything with `.detect(frames)`. actions: `datasets.ActionSet` of test frames.
     Returns the mean and {class: AP}; nan for a class that no frame shows.
     """
     detections = []
     truths = []
     for indices in torch.arange(len(actions)).split(max(1, config.eval_batch // 8)):
         frames, targets, boxes = actions.batch(indices, device=device)  # frames (B, 3, H, W)
-        repainted = repaint(frames, boxes, anonymizer)
-        for found in detector.detect(repainted):
+        for found in detector.detect(repaint(frames, boxes, anonymizer)):
             detections.append({key: value.cpu() for key, value in found.items()})
         truths += targets
     mean, per_class = metrics.frame_map(detections, truths, len(actions.classes))
@@ -229,8 +221,7 @@ def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
 
     Args: first, second: features (P, 2E) of the pictures of each of `data.pairs`.
     """
-    folds = metrics.fold_accuracy(first, second, data.pairs.same, data.pairs.folds)
-    wrong = ~folds.correct  # (P,)
+    wrong = ~metrics.fold_accuracy(first, second, data.pairs.same, data.pairs.folds).correct  # (P,)
     people = data.test_faces.identities  # (N,)
     pairs = torch.stack([people[data.pairs.first], people[data.pairs.second]], dim=1)  # (P, 2)
     return metrics.bootstrap_identities(
@@ -245,8 +236,9 @@ def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) ->
         attackers: for each of ATTACKERS, name -> (recognizer, what it is shown of the anonymized
             test faces: (N, 3, S, S) or `FaceSet.floats()`).
     Returns for each attacker `both` (both pictures of a pair modified) and `probe` (original
-    against modified), each as `attackers.verify`, its error on `originals` and its `rank1` rate;
-    and `strongest`, with a 95 % interval by bootstrap over identities.
+    against modified), each as `attackers.verify`, its error on `originals` and its `rank1` rate.
+    `strongest` is the lowest error that any reaches in either way, the figure to quote as privacy,
+    with a 95 % interval by bootstrap over identities.
     """
     originals = data.test_faces.floats()
     landmarks = data.test_faces.landmarks
@@ -282,8 +274,7 @@ def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) ->
 def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
     """What belongs beside every privacy figure: the evaluators on originals.
 
-    The recognizers are also tried on badly aligned originals: that costs an intact recognizer its
-    accuracy and must not be taken for privacy.
+    Bad alignment, too, costs an intact recognizer its accuracy, and must not pass for privacy.
     """
     pictures = data.test_faces.floats()
     landmarks = data.test_faces.landmarks
@@ -407,11 +398,9 @@ def face_finder(device="cpu") -> MTCNN | None:
 def judge_row(
     game, attacker, inverter, judges: Judges, data: Data, config, seed: int, folder=None
 ) -> dict:
-    """One row of one seed, as `results.json` keeps it (see `summarize`).
+    """One row of one seed, as `row.json` keeps it; game: a `trainer.Game`, played.
 
-    Args:
-        game: `trainer.Game`, played. attacker, inverter: of `attackers.train_attacker`,
-            `train_inverter`. folder: where the anonymized faces lie meanwhile.
+    attacker, inverter: of `attackers`. folder: where the anonymized faces lie meanwhile.
     """
     torch.manual_seed(seed)  # an M that draws is judged alike, whatever was done before
     device = game.device
@@ -430,8 +419,8 @@ def judge_row(
     left = structure(faces, data.test_faces, judges.landmark_reader, config, device)
     regions = torch.cat(data.test_actions.regions) - 0.5  # (K, 4), from a pixel's center
     sides = (regions[:, 2:].ceil() - regions[:, :2].ceil()).amax(dim=1)  # (K,) px, as they are cut
-    smallest = getattr(game.anonymizer, "smallest", 0)  # smaller ones are left as they are
-    left["faces_too_small"] = int((sides < smallest).sum())
+    # smaller ones are left as they are
+    left["faces_too_small"] = int((sides < getattr(game.anonymizer, "smallest", 0)).sum())
     if config.drawn:
         left["spread"] = spread(game.anonymizer, seed, drawn_test_people(config), config, device)
     elif (finder := face_finder(device)) is not None:
@@ -458,20 +447,17 @@ def mean_or_none(values: list[float | None]) -> float | None:
 
 
 def summarize(rows: list[dict]) -> dict:
-    """The rows of one name over its seeds (each as `judge_row` returns it), as one row."""
+    """The rows of one name over its seeds, as `judge_row` returns them, as one row."""
     first = rows[0]
-    errors = {
-        key: over_seeds([row["verification_error"][key] for row in rows])
-        for key in first["verification_error"]
-    }
-    structures = [row["structure"] for row in rows]
-    kinds = [kind for kind in structures[0] if all(kind in one for one in structures)]
+    errors = [row["verification_error"] for row in rows]
+    left = [row["structure"] for row in rows]
+    kinds = [kind for kind in left[0] if all(kind in one for one in left)]
     return {
         "name": first["name"],
         "mAP": over_seeds([row["mAP"] for row in rows]),
         "AP": {name: mean_or_none([row["AP"][name] for row in rows]) for name in first["AP"]},
-        "verification_error": errors,
-        "structure": {kind: mean_or_none([one[kind] for one in structures]) for kind in kinds},
+        "verification_error": {key: over_seeds([one[key] for one in errors]) for key in errors[0]},
+        "structure": {kind: mean_or_none([one[kind] for one in left]) for kind in kinds},
         "attacks": [row["attacks"] for row in rows],
         "made_with": [row.get("made_with") for row in rows],  # older rows do not say it
     }

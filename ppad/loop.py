@@ -284,7 +284,7 @@ def save_tensors(path: Path, state: dict, previous: Path | None = None) -> None:
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch's own report of a full disk
-            raise OSError(errno.ENOSPC, str(error)) from error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         if previous is not None and path.exists():
             os.replace(path, previous)
 
@@ -327,20 +327,18 @@ def load_public_weights(network, path) -> None:
     blocks, but hold the same 62 in the same order: each convolution's weight, bias and slopes, then
     fc5's weight and bias. The class weights behind them, of other people than ours, are dropped.
 
-    Raises ValueError for a file that is not there or holds something else.
+    Raises ValueError for a file that holds something else.
     """
     own = network.state_dict()
     try:
         # weights_only: a file from elsewhere may hold tensors, never code
         values = list(torch.load(path, map_location="cpu", weights_only=True).values())
-        shapes = [value.shape for value in values]
-    except Exception as error:  # a broken or foreign file: torch raises one of many types
-        fix = "give a public PyTorch file of SphereFace-20"
-        raise ValueError(f"recognizer_weights {path} cannot be read: {fix}") from error
-    if shapes[: len(own)] != [value.shape for value in own.values()] or len(values) > len(own) + 1:
-        need = f"D's {len(own)} tensors in their order, and behind them no more than class weights"
-        raise ValueError(f"recognizer_weights {path} does not fit D: it must hold {need}")
-    network.load_state_dict(dict(zip(own, values)))
+        if len(values) > len(own) + 1:
+            raise ValueError(f"it holds {len(values)} tensors")
+        network.load_state_dict(dict(zip(own, values)))
+    except Exception as error:  # torch raises one of many types
+        fix = f"give a public PyTorch file of SphereFace-20, {len(own)} tensors and class weights"
+        raise ValueError(f"recognizer_weights {path} does not fit D: {fix}") from error
 
 
 def read_log(path) -> list[dict]:

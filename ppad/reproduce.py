@@ -2,9 +2,8 @@
 
     python -m ppad.reproduce [--preset toy] [--out runs/toy] [--rows Ours Masked ...] [--seed 0 1 2]
 
-What is done is skipped: run the same command again after any stop, or with more rows or seeds. The
-run folder holds `config.json`, a folder for each seed with one for each row in it (log,
-checkpoints, pictures), and at the end `results.json`, `table1.md` and the figures.
+What is done is skipped: run the same command again after any stop, or with more rows or seeds.
+ppad/README.md lists the files of a run folder.
 """
 
 import argparse
@@ -50,8 +49,9 @@ PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, an
     "detector_start": ("start/detector", "detector"),
     "other": ("judges/other_architecture", "network"),
     "reader": ("judges/landmark_reader", "network"),
-    "plain_modifier": ("Ours_ascent", "anonymizer"),  # these three where that row is run: the
-    "plain_recognizer": ("Ours_ascent", "recognizer"),  # paper's kind of M, for the lessons
+    # where that row is run: the paper's kind of M, for the lessons
+    "plain_modifier": ("Ours_ascent", "anonymizer"),
+    "plain_recognizer": ("Ours_ascent", "recognizer"),
     "plain_detector": ("Ours_ascent", "detector"),
 }
 PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")  # results.json: names only
@@ -70,12 +70,9 @@ def parse(argv):
     fewer = "; ".join(f"{preset}: {' '.join(rows)}" for preset, rows in FEWER_ROWS.items())
     rows_help = f"any of: {', '.join(KNOWN)} (default: all up to Ours; of preset {fewer})"
     parser.add_argument("--rows", nargs="+", metavar="ROW", choices=KNOWN, help=rows_help)
+    own_help = "an anonymizer of your own as one row more (see ppad/README.md); may come again"
     parser.add_argument(
-        "--row",
-        action="append",
-        default=[],
-        metavar="NAME=FILE.py:CLASS",
-        help="one row more: an anonymizer of your own (see ppad/README.md); may be given again",
+        "--row", action="append", default=[], metavar="NAME=FILE.py:CLASS", help=own_help
     )
     seed_help = "one or more seeds; figures show their mean and std"
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help=seed_help)
@@ -99,22 +96,17 @@ def parse(argv):
 class SeedRun:
     """One seed of a run: what is trained before all rows, and each row.
 
-    Every method trains what it returns, or reads it from its checkpoint where that is done. own:
-    rows of `evaluate.read_own_row`, by name.
+    Every method trains what it returns, or reads it from its checkpoint where that is done. data:
+    None: load them. own: `evaluate.OwnRow` by name.
     """
 
-    def __init__(
-        self, config, folder: Path, seed: int, device, data: evaluate.Data | None = None, own=None
-    ):
+    def __init__(self, config, folder: Path, seed: int, device, data=None, own=None):
         self.own = own or {}
         self.folder = folder
         self.seed = seed
         self.device = device
         self.data = evaluate.load_data(config, seed) if data is None else data
-        frames = len(self.data.actions)
-        self.config = presets.with_steps(config, frames)
-        if not config.T1 and optim.is_main_process():
-            print(f"T1: {self.config.T1} steps, {config.epochs} epochs of {frames} action frames")
+        self.config = presets.with_steps(config, len(self.data.actions))
         self.settings = {"seed": seed, **presets.deciding(presets.as_fields(self.config))}
         presets.check_counts(config, self.data.counts())
         optim.run_on_main(self.check_unchanged)
@@ -135,8 +127,14 @@ class SeedRun:
 
     def loop(self, place: str, title: str = "", **changes) -> Loop:
         """The training loop in the folder `place` of this seed; changes: of its settings."""
-        times = (self.config.log_every, self.config.checkpoint_seconds)
-        return Loop(self.folder / place, title, self.seed, self.settings | changes, *times)
+        return Loop(
+            self.folder / place,
+            title,
+            self.seed,
+            self.settings | changes,
+            self.config.log_every,
+            self.config.checkpoint_seconds,
+        )
 
     def recognizer(self):
         """D trained on originals, where every row starts."""
@@ -160,17 +158,17 @@ class SeedRun:
         )
 
     def other(self):
-        """The recognizer of another architecture."""
+        """The recognizer of another architecture, trained on originals."""
         loop = self.loop("judges/other_architecture", "judge: other")
         return attackers.train_other(self.data.faces, self.config, loop, self.device)
 
     def landmark_reader(self):
-        """The landmark reader."""
+        """The landmark reader, trained on originals."""
         loop = self.loop("judges/landmark_reader", "judge: landmarks")
         return attackers.train_landmark_reader(self.data.faces, self.config, loop, self.device)
 
     def judges(self) -> evaluate.Judges:
-        """What all rows are measured with; trained once, afterwards read from the checkpoints."""
+        """What all rows are measured with."""
         return evaluate.Judges(self.recognizer(), self.other(), self.landmark_reader())
 
     def controls(self) -> None:
@@ -180,9 +178,9 @@ class SeedRun:
             return
         judges = self.judges()
         places = [place for place, _ in PLAYERS.values() if "/" in place]
-        done = (read_checkpoint(self.folder / place / "checkpoint.pt") for place in places)
+        done = [read_checkpoint(self.folder / place / "checkpoint.pt") for place in places]
         start = {
-            "minutes": sum(one["seconds"] / 60 for one in done),
+            "minutes": sum(one["seconds"] for one in done) / 60,
             "controls": evaluate.controls(judges, self.data, self.config, self.device),
             "counts": self.data.counts(),
         }
@@ -296,16 +294,17 @@ def collect(out: Path, preset: str, config, seeds: list, rows: list, device, job
     processes = optim.world_size()
     # pages that processes share are counted in each of them
     memory = jobs * processes * max(row["peak_memory_gb"] or 0 for row in every_row)
-    gpu_memory = max(row.get("gpu_peak_gb") or 0 for row in every_row)
     used = {"jobs": jobs, "peak_memory_gb": round(memory, 2)}
-    used |= {"gpu_peak_gb_a_row": gpu_memory} if gpu_memory else {}
-    used |= {"processes": processes} if processes > 1 else {}
+    if gpu_memory := max(row["gpu_peak_gb"] or 0 for row in every_row):
+        used["gpu_peak_gb_a_row"] = gpu_memory
+    if processes > 1:
+        used["processes"] = processes
     fields = presets.as_fields(config)  # results.json is shared: paths are cut to their names
     return {
         "preset": preset,
         "hardware": optim.hardware(device) | used,
         "versions": optim.versions(),
-        "minutes": None,
+        "minutes": round(files.read_json(out / "minutes.json")["minutes"], 2),  # of all calls
         "core_minutes": round(sum(one["minutes"] for one in starts + every_row), 2),
         "minutes_by_row": minutes,
         "seeds": seeds,
@@ -458,8 +457,6 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
     figures.say_what_goes(out / "results.json", results)
     draw(first, out, results, rows)
-    took = files.read_json(out / "minutes.json")["minutes"]  # of all calls
-    results["minutes"] = round(took, 2)
     texts = {name: make(results) for name, make in figures.TABLES.items()}
     for name, text in texts.items():
         files.write_file(out / name, text)
