@@ -25,8 +25,11 @@ FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curv
 OUTPUTS = ("results.json", *figures.TABLES, "players.pt", *FIGURES)  # of a run
 
 
-def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, jobs: int) -> None:
-    """Print everything; raise ValueError with all that would stop this preset here."""
+def check(args, config, rows: list, device: str, jobs: int) -> None:
+    """Print everything; raise ValueError with all that would stop this preset here.
+
+    args: of the command line, `reproduce.parse`.
+    """
     problems = []
 
     def attempt(step, *given):
@@ -35,14 +38,14 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
         except (ValueError, OSError) as error:
             problems.append(str(error))
 
-    disk = shutil.disk_usage(files.existing(out)).free / GIB
+    disk = shutil.disk_usage(files.existing(args.out)).free / GIB
     known = optim.hardware(device)
     print(", ".join(f"{name} {version}" for name, version in optim.versions().items()))
     print(f"processor: {known['cpu']}, {known['cores']} cores; GPU: {known.get('gpu', 'none')}")
     print("memory: {:.1f} GiB free of {:.1f}".format(*optim.memory("cpu")))
-    print(f"disk: {disk:.1f} GiB free for {out}")
-    attempt(files.check_writable, out)
-    attempt(check_free, out, preset, config)
+    print(f"disk: {disk:.1f} GiB free for {args.out}")
+    attempt(files.check_writable, args.out)
+    attempt(check_free, args.out, args.preset, config)
     counts = attempt(evaluate.count_data, config)
     if counts:
         print(
@@ -58,12 +61,12 @@ def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, 
     missing = presets.missing_weights(config)
     problems += missing.values()
     config = dataclasses.replace(config, **dict.fromkeys(missing, ""))
-    short = check_space(config, counts, disk, device, jobs, len(rows) * len(seeds))
+    short = check_space(config, counts, disk, device, jobs, len(rows) * len(args.seed))
     problems += short
     if not short:
-        attempt(rehearse, config, counts, device, jobs, rows, seeds)
+        attempt(rehearse, config, counts, device, jobs, rows, args.seed)
     if problems:
-        raise ValueError(f"{preset} cannot run here as it is: {'; '.join(problems)}")
+        raise ValueError(f"{args.preset} cannot run here as it is: {'; '.join(problems)}")
     print("\nNothing is missing.")
 
 

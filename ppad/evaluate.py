@@ -6,9 +6,9 @@ much of the face's structure is left.
 """
 
 import functools
-import importlib.util
 import math
 import re
+import runpy
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -346,18 +346,15 @@ def read_own_row(text: str, size: int) -> OwnRow:
     where = f"--row {name}: {class_name} of {file}"
     content = files.read_text(Path(file), "module")
     sys.path.append(str(Path(file).resolve().parent))  # for modules beside it
-    spec = importlib.util.spec_from_file_location(f"row_{Path(file).stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
 
     def make(device="cpu"):
-        anonymizer = getattr(module, class_name)()
+        anonymizer = names[class_name]()
         if isinstance(anonymizer, nn.Module):  # which learns no more
             anonymizer.to(device).eval().requires_grad_(False)
         return Guarded(anonymizer, where)
 
     try:
-        spec.loader.exec_module(module)
+        names = runpy.run_path(file)
         check_contract(make(), size)
     except files.DataError:
         raise

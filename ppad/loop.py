@@ -118,10 +118,11 @@ class Loop:
                 yield step
                 self.done[stage] = step
                 now = time.monotonic()
+                last = step == steps
                 due = now - saved > self.checkpoint_seconds
                 stop, due = optim.any_process(pressed.is_set(), due)
-                save = stop or due or step == steps
-                show = step == steps or step % self.log_every == 0
+                save = stop or due or last
+                show = last or step % self.log_every == 0
                 if save or show:
                     self._check(stage)
                 if show:
@@ -142,8 +143,7 @@ class Loop:
     def save(self) -> None:
         """Write the checkpoint; the one before stays as `checkpoint.prev.pt`. Raises WriteError."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        random = {"rng": torch.get_rng_state(), "cuda_rng": cuda}
-        main, *others = optim.all_gather(random)
+        main, *others = optim.all_gather({"rng": torch.get_rng_state(), "cuda_rng": cuda})
         state = {
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
             "done": dict(self.done),
@@ -161,12 +161,8 @@ class Loop:
         if different := unlike(state["settings"], self.settings):
             fault = f"belongs to another configuration ({'; '.join(different)})"
             raise LoopError(f"{path} {fault}: choose another --out or the same settings")
-        try:
-            for name, part in self.parts.items():
-                part.load_state_dict(state["parts"][name])
-        except (KeyError, RuntimeError, ValueError) as error:
-            fault = "does not fit this program"
-            raise LoopError(f"{path} {fault}: move it away to start afresh") from error
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
         self.done = Counter(state["done"])
         self.seconds = state["seconds"]
         self.unlogged = state["unlogged"]

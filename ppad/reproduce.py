@@ -278,9 +278,9 @@ class SeedRun:
 # ---------------------------------------------------------------- results
 
 
-def collect(out: Path, preset: str, config, seeds: list, rows: list, device, jobs: int) -> dict:
-    """What results.json holds: `rows` of `seeds`, from the files in the run folder."""
-    folders = [out / f"seed{seed}" for seed in seeds]
+def collect(args, config, rows: list, device, jobs: int) -> dict:
+    """What results.json holds: `rows` of all seeds, from the files in the run folder."""
+    folders = [args.out / f"seed{seed}" for seed in args.seed]
     starts = [files.read_json(folder / "start.json") for folder in folders]
     found = {
         name: [files.read_json(one / files.file_name(name) / "row.json") for one in folders]
@@ -301,13 +301,13 @@ def collect(out: Path, preset: str, config, seeds: list, rows: list, device, job
         used["processes"] = processes
     fields = presets.as_fields(config)  # results.json is shared: paths are cut to their names
     return {
-        "preset": preset,
+        "preset": args.preset,
         "hardware": optim.hardware(device) | used,
         "versions": optim.versions(),
-        "minutes": round(files.read_json(out / "minutes.json")["minutes"], 2),  # of all calls
+        "minutes": round(files.read_json(args.out / "minutes.json")["minutes"], 2),  # of all calls
         "core_minutes": round(sum(one["minutes"] for one in starts + every_row), 2),
         "minutes_by_row": minutes,
-        "seeds": seeds,
+        "seeds": args.seed,
         "budget": presets.budget(config),
         "counts": starts[0]["counts"],
         "rows": [evaluate.summarize(per_seed) for per_seed in found.values()],
@@ -384,7 +384,7 @@ def run(args, config) -> None:
     if args.check:
         if optim.launched_processes() > 1:
             raise ValueError("--check looks at one process: give the command without torchrun")
-        checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
+        checkup.check(args, config, rows, device, jobs)
         return
     if missing := presets.missing_weights(config):
         raise ValueError("; ".join(missing.values()))
@@ -395,7 +395,7 @@ def run(args, config) -> None:
         with counted_minutes(args.out / "minutes.json") if is_main else contextlib.nullcontext():
             first = train_rows(args, config, rows, own, device, jobs)
         if is_main:
-            results = collect(args.out, args.preset, first.config, args.seed, rows, device, jobs)
+            results = collect(args, first.config, rows, device, jobs)
             report(first, args.out, results, rows)
     optim.shut_down()
 

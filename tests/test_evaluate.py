@@ -440,7 +440,7 @@ def test_another_class_of_the_same_file_is_another_row(tmp_path):
         (f"{'A' * 61}=own.py:Darker", "at most 60 characters"),
         ("A=own.py", "give NAME=FILE.py:CLASS"),
         ("A=none.py:Darker", "none.py: there is no such module"),
-        ("A=own.py:None_", "--row A: None_ of own.py raised AttributeError"),
+        ("A=own.py:None_", "--row A: None_ of own.py raised KeyError: 'None_'"),
         ("A=broken.py:Darker", "Darker of broken.py raised SyntaxError"),
         ("A=own.py:Needs", "raised TypeError"),
         ("A=own.py:Half", r"makes \(3, 3, 16, 16\) of \(3, 3, 32, 32\): return a tensor"),

@@ -285,7 +285,7 @@ def test_other_settings_are_refused_by_name(tmp_path, settings):
 
 def test_parts_of_another_size_are_refused(tmp_path):
     Run(tmp_path).go(3)
-    with pytest.raises(LoopError, match="does not fit this program"):
+    with pytest.raises(RuntimeError, match="size mismatch"):
         Run(tmp_path, width=5).start()
 
 
