@@ -125,7 +125,7 @@ def picture_memory(config, counts: dict) -> float:
 
 
 def rehearse(config, counts: dict, device, jobs: int, rows: list, seeds: list) -> None:
-    """The dry run; prints times and FLOP. Raises ValueError for a loss that is not finite."""
+    """The dry run; prints times and FLOP."""
     if jobs > 1:
         torch.set_num_threads(1)  # as each of the rows that are trained at once will have
     print(f"dry run on {device}:", flush=True)
@@ -145,10 +145,10 @@ def rehearse(config, counts: dict, device, jobs: int, rows: list, seeds: list) -
 
 
 def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
-    """A few steps of everything that takes time; ValueError for a loss that is not finite.
+    """A few steps of everything that takes time.
 
     Returns what it would take: "start", before all rows; every row with an M, by its name; and
-    "fixed", any row without, if there is one among `rows`.
+    "fixed", any row without.
     """
     n = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
     faces = datasets.toy_faces(0, range(n), 1, config.face_size)

@@ -307,14 +307,11 @@ class OwnRow:
 
 
 class Guarded:
-    """An anonymizer of the user's own, which gets copies, and whose every answer is checked.
-
-    where: how sentences about it begin.
-    """
+    """An anonymizer of the user's own, which gets copies, and whose every answer is checked."""
 
     def __init__(self, anonymizer, where: str):
         self.anonymizer = anonymizer
-        self.where = where
+        self.where = where  # how sentences about it begin
         for name in ("size", "smallest", "stochastic", "state_dict", "load_state_dict"):
             if hasattr(anonymizer, name):
                 setattr(self, name, getattr(anonymizer, name))
@@ -324,12 +321,14 @@ class Guarded:
         made = self.anonymizer(faces.clone())
         shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
         if shape != tuple(faces.shape):
-            fault = f"makes {shape} of {tuple(faces.shape)}: return a tensor of the same shape"
-            raise files.DataError(f"{self.where} {fault}")
+            self.refuse(f"makes {shape} of {tuple(faces.shape)}: return a tensor of the same shape")
         if not made.abs().max() <= 1.001:  # nan as well
-            fault = f"returns {made.min():.3g} to {made.max():.3g}: keep values in [-1, 1]"
-            raise files.DataError(f"{self.where} {fault}")
+            self.refuse(f"returns {made.min():.3g} to {made.max():.3g}: keep values in [-1, 1]")
         return made.to(faces)
+
+    def refuse(self, fault: str) -> None:
+        """Raise DataError."""
+        raise files.DataError(f"{self.where} {fault}")
 
 
 def read_own_row(text: str, size: int) -> OwnRow:
@@ -349,7 +348,7 @@ def read_own_row(text: str, size: int) -> OwnRow:
 
     def make(device="cpu"):
         anonymizer = names[class_name]()
-        if isinstance(anonymizer, nn.Module):  # which learns no more
+        if isinstance(anonymizer, nn.Module):
             anonymizer.to(device).eval().requires_grad_(False)
         return Guarded(anonymizer, where)
 
@@ -371,15 +370,17 @@ def check_contract(anonymizer: Guarded, size: int) -> None:
     One without a `.size` gets any S on frames; one that draws at each call is `stochastic = True`.
     """
     if getattr(anonymizer, "size", size) != size:
-        fault = f"has .size {anonymizer.size!r}, but faces are {size} px: see --face_size"
-        raise files.DataError(f"{anonymizer.where} {fault}")
+        anonymizer.refuse(
+            f"has .size {anonymizer.size!r}, but faces are {size} px: see --face_size"
+        )
     for side in (size,) if hasattr(anonymizer, "size") else (size, size // 2 + 1):
         faces = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
         difference = (anonymizer(faces)[:1] - anonymizer(faces[:1])).abs().max()
         if difference > 1 / 127.5 and not getattr(anonymizer, "stochastic", False):  # a gray level
-            fault = "gives a face another result when it comes again or alone"
-            fix = "treat each face by itself, or set stochastic = True if it draws at each call"
-            raise files.DataError(f"{anonymizer.where} {fault}: {fix}")
+            anonymizer.refuse(
+                "gives a face another result when it comes again or alone: treat each face by "
+                "itself, or set stochastic = True if it draws at each call"
+            )
 
 
 @functools.cache
