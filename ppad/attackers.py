@@ -47,8 +47,7 @@ ENLARGED = 2  # ours: faces of 40 px, whose landmarks MTCNN then reads at 80
 class PlainRecognizer(nn.Module):
     """The other architecture: conv-BN-ReLU with max pools, averaged over space, no angular margin.
 
-    Args: width: channels of the first layer. embedding: size E of the output. identities: number of
-        people to train on.
+    Args: width: channels of the first layer. embedding: E. identities: N people to train on.
     """
 
     def __init__(self, width: int, embedding: int, identities: int):
@@ -117,10 +116,7 @@ class RepaintedFaces(datasets.FaceSet):
     @functools.cached_property
     @torch.no_grad()
     def images(self) -> torch.Tensor:
-        """(N, 3, S, S) uint8 RGB, or (2N, ...) with the mirror images behind the others.
-
-        Aligned ones are (N, 3, h, w).
-        """
+        """(N, 3, S, S) or, aligned, (N, 3, h, w) uint8 RGB; mirror images behind the others."""
         with tempfile.TemporaryFile(dir=self.folder) as file:
             for mirror in (False, True) if self.mirrored else (False,):
                 for indices in torch.arange(len(self)).split(self.config.eval_batch):
@@ -217,11 +213,8 @@ def found_again(modified, test_faces, finder: MTCNN, config) -> dict[str, float 
 
 
 def middle_faces(pictures: torch.Tensor, finder: MTCNN) -> list[torch.Tensor | None]:
-    """Landmarks (5, 2), px, of the surest face that covers the middle of each picture, if any.
-
-    pictures: (B, 3, S, S) in [-1, 1], shown ENLARGED: the smallest faces would be missed.
-    """
-    size = pictures.shape[-1]
+    """Landmarks (5, 2), px, of the surest face that covers the middle of each picture, if any."""
+    size = pictures.shape[-1]  # of (B, 3, S, S)
     pixels = F.interpolate(pictures, scale_factor=ENLARGED, mode="bilinear", antialias=True)
     pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
     points = []
@@ -242,8 +235,8 @@ def train(
     """Adam on shuffled faces and mirror images, its rate falling along half a cosine to zero.
 
     Args:
-        loss_of: function of (seen, landmarks, identities, originals), one batch, to a scalar; seen
-            are the originals through the anonymizer, if there is one.
+        loss_of: (seen, landmarks, identities, originals) of a batch -> scalar; seen are the
+            originals through the anonymizer, if there is one.
         faces: `datasets.FaceSet` of the people to learn. seed: decides their order.
         loop: a new `loop.Loop`. batch_size: None: `pretrain_recognizer_batch`.
     Returns the network in eval mode.
@@ -276,10 +269,8 @@ def train_recognizer(
 ):
     """Train a recognizer on (anonymized) faces with their true names; returns it in eval mode.
 
-    Args:
-        recognizer: module with `.loss(crops, identities)`; if it has a `.margin`, that is advanced.
-        faces, loop, seed: as `train`; or aligned `RepaintedFaces`.
-        anonymizer: any (B, 3, S, S) -> (B, 3, S, S), which learns nothing; None: the originals.
+    recognizer: module with `.loss(crops, identities)`; if it has a `.margin`, that is advanced.
+    faces: as in `train`, or aligned `RepaintedFaces`.
     """
 
     def loss_of(pictures, landmarks, identities, originals):
@@ -385,7 +376,7 @@ def embed(
         pictures: (N, 3, S, S) in [-1, 1], or `FaceSet.floats()`.
         landmarks: (N, 5, 2) px of the original pictures.
         align_twice: align the aligned crop once more, the classic mistake, as a control.
-    Returns (N, 2E) on the CPU. The recognizer runs in eval mode and is left as it was.
+    Returns (N, 2E) on the CPU. The recognizer's mode is left as it was.
     """
     was_training = recognizer.training
     recognizer.eval()
@@ -405,10 +396,8 @@ def embed(
 def verify(first: torch.Tensor, second: torch.Tensor, pairs) -> dict[str, float]:
     """One attacker's success on the test pairs, by the LFW protocol (SphereFace; paper Sec. 5.1).
 
-    Args:
-        first, second: features (N, 2E) of all test pictures, as they appear as the first and as
-            the second picture of a pair.
-        pairs: `datasets.Pairs`.
+    Args: first, second: features (N, 2E) of all test pictures, as they appear as the first and as
+        the second picture of a pair. pairs: `datasets.Pairs`.
     Returns `error` (1 - mean fold accuracy; mean feature and threshold fitted on the other folds),
     and `auc`, `eer` and `tar_at_far_1e-3`, which look at all pairs at once and subtract the mean of
     all first pictures (no label enters it).

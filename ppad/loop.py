@@ -59,9 +59,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(eq=False)
 class Loop:
-    """Stages of training in one folder.
-
-    `done` counts the steps of each stage and `seconds` the time, both over all calls.
+    """Stages of training; `done` counts the steps of each and `seconds` the time, of all calls.
 
     Args:
         folder: made if absent. title: what progress lines call this run.
@@ -215,7 +213,7 @@ class TrialLoop:
     """Used like `Loop`: a few steps of each stage are timed, and nothing is written.
 
     `minutes` and `flop` are those that all steps of the stages so far would take. torch counts the
-    FLOP of the first step: those of convolutions and matrix products, forward and backward.
+    FLOP of the first step, of convolutions and matrix products.
     """
 
     folder = None  # nothing is kept

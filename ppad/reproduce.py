@@ -20,22 +20,13 @@ from pathlib import Path
 
 import torch
 
-from ppad import attackers, checkup, evaluate, figures, files, optim, players, trainer
+from ppad import attackers, checkup, evaluate, figures, files, loop, optim, players, trainer
 from ppad import config as presets
 from ppad.baselines import BASELINES, identity, make_baseline
 from ppad.config import VARIANTS
 from ppad.crop_sampler import repaint
 from ppad.datasets import grouped
-from ppad.loop import (
-    Loop,
-    LoopError,
-    counted_minutes,
-    exit_status,
-    read_checkpoint,
-    read_log,
-    save_players,
-    side_by_side,
-)
+from ppad.loop import Loop, LoopError
 from ppad.optim import GIB
 
 ROWS = [*BASELINES, "Ours"]
@@ -74,12 +65,9 @@ def parse(argv):
     parser.add_argument(
         "--row", action="append", default=[], metavar="NAME=FILE.py:CLASS", help=own_help
     )
-    seed_help = "one or more seeds; figures show their mean and std"
-    parser.add_argument("--seed", nargs="+", type=int, default=[0], help=seed_help)
-    jobs_help = "rows trained at once (default on Linux: one a core, or what the GPU holds; else 1)"
-    parser.add_argument("--jobs", type=int, help=jobs_help)
-    check_help = "only say what is here, what is missing and how long it would take"
-    parser.add_argument("--check", action="store_true", help=check_help)
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one or more seeds")
+    parser.add_argument("--jobs", type=int, help="rows trained at once (default: as many as fit)")
+    parser.add_argument("--check", action="store_true", help="only say what a run needs and takes")
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
@@ -142,9 +130,9 @@ class SeedRun:
         people = self.data.counts()["train_people"]
         recognizer = players.make_recognizer(self.config, people).to(self.device)
         steps = self.config.pretrain_recognizer_steps
-        loop = self.loop("start/recognizer", "start: D")
+        training = self.loop("start/recognizer", "start: D")
         return attackers.train_recognizer(
-            recognizer, self.data.faces, self.config, steps, loop, self.seed, device=self.device
+            recognizer, self.data.faces, self.config, steps, training, self.seed, device=self.device
         )
 
     def detector(self):
@@ -152,20 +140,20 @@ class SeedRun:
         torch.manual_seed(self.seed)
         classes = len(self.data.actions.classes)
         detector = players.make_detector(self.config, classes).to(self.device)
-        loop = self.loop("start/detector", "start: A")
+        training = self.loop("start/detector", "start: A")
         return trainer.pretrain_detector(
-            detector, self.data.actions, self.config, loop, self.device
+            detector, self.data.actions, self.config, training, self.device
         )
 
     def other(self):
         """The recognizer of another architecture, trained on originals."""
-        loop = self.loop("judges/other_architecture", "judge: other")
-        return attackers.train_other(self.data.faces, self.config, loop, self.device)
+        training = self.loop("judges/other_architecture", "judge: other")
+        return attackers.train_other(self.data.faces, self.config, training, self.device)
 
     def landmark_reader(self):
         """The landmark reader, trained on originals."""
-        loop = self.loop("judges/landmark_reader", "judge: landmarks")
-        return attackers.train_landmark_reader(self.data.faces, self.config, loop, self.device)
+        training = self.loop("judges/landmark_reader", "judge: landmarks")
+        return attackers.train_landmark_reader(self.data.faces, self.config, training, self.device)
 
     def judges(self) -> evaluate.Judges:
         """What all rows are measured with."""
@@ -178,7 +166,7 @@ class SeedRun:
             return
         judges = self.judges()
         places = [place for place, _ in PLAYERS.values() if "/" in place]
-        done = [read_checkpoint(self.folder / place / "checkpoint.pt") for place in places]
+        done = [loop.read_checkpoint(self.folder / place / "checkpoint.pt") for place in places]
         start = {
             "minutes": sum(one["seconds"] for one in done) / 60,
             "controls": evaluate.controls(judges, self.data, self.config, self.device),
@@ -246,7 +234,7 @@ class SeedRun:
 
     def trained(self, place: str, part: str) -> dict:
         """State dict of a part of the checkpoint in the folder `place` of this seed."""
-        return read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][part]
+        return loop.read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][part]
 
     def finished(self, name: str):
         """A finished row's anonymizer."""
@@ -352,7 +340,7 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
             out / "fig6.png",
             [run.frames(clip, anonymizer) for clip in eight_of(clips)[:2]],
         )
-    log = read_log(run.folder / files.file_name(best) / "log.jsonl")
+    log = loop.read_log(run.folder / files.file_name(best) / "log.jsonl")
     figures.training_curves(log, out / "curves.png")
 
 
@@ -367,7 +355,7 @@ def eight_of(things) -> list:
 
 def main(argv=None) -> int:
     """Run the main job. Returns its exit status."""
-    return exit_status(lambda: run(*parse(argv)))
+    return loop.exit_status(lambda: run(*parse(argv)))
 
 
 def run(args, config) -> None:
@@ -392,7 +380,8 @@ def run(args, config) -> None:
     is_main = optim.is_main_process()
     with files.lock(args.out) if is_main else contextlib.nullcontext():
         optim.run_on_main(functools.partial(open_folder, args.out, args.preset, config))
-        with counted_minutes(args.out / "minutes.json") if is_main else contextlib.nullcontext():
+        minutes = args.out / "minutes.json"
+        with loop.counted_minutes(minutes) if is_main else contextlib.nullcontext():
             first = train_rows(args, config, rows, own, device, jobs)
         if is_main:
             results = collect(args, first.config, rows, device, jobs)
@@ -407,19 +396,14 @@ def train_rows(args, config, rows: list, own: dict, device, jobs: int) -> SeedRu
         data = first.data if first and not config.drawn else None  # folders: same for each seed
         one = SeedRun(config, args.out / f"seed{seed}", seed, device, data, own)
         first = first or one
-        starts = {
-            "A's start": one.detector,
-            "D's start": one.recognizer,
-            "other judge": one.other,
-            "landmark judge": one.landmark_reader,
-        }
-        side_by_side(starts, jobs)
-        side_by_side({"controls": functools.partial(optim.run_on_main, one.controls)}, jobs)
+        starts = (one.detector, one.recognizer, one.other, one.landmark_reader)
+        loop.side_by_side({f"start: {train.__name__}": train for train in starts}, jobs)
+        loop.side_by_side({"controls": functools.partial(optim.run_on_main, one.controls)}, jobs)
         # M's rows first: they take longest, and the other rows use the other cores meanwhile
         order = sorted(rows, key=lambda name: name not in VARIANTS)
         if optim.is_main_process():
             files.print_progress(figures.screen_line(f"Method, seed {seed}"), end=True)
-        side_by_side({name: functools.partial(one.row, name) for name in order}, jobs)
+        loop.side_by_side({name: functools.partial(one.row, name) for name in order}, jobs)
     return first
 
 
@@ -449,8 +433,8 @@ def open_folder(out: Path, preset: str, config) -> None:
     """Put the settings into the run's folder; ValueError if it holds a run with others."""
     checkup.check_free(out, preset, config)
     files.write_file(out / "config.json", presets.as_json(config, preset))
-    for unfinished in [*out.glob(".*"), *(p for one in out.glob("seed*") for p in one.rglob(".*"))]:
-        files.unlink_unfinished(unfinished)  # of this run, when it was killed
+    for path in [*out.glob(".*"), *out.glob("seed*/**/.*")]:
+        files.unlink_unfinished(path)  # of this run, when it was killed
 
 
 def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
@@ -465,7 +449,7 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
         done = list(map(files.file_name, rows))
         found = {name: at for name, at in PLAYERS.items() if "/" in at[0] or at[0] in done}
         parts = {name: first.trained(*at) for name, at in found.items()}
-        save_players(out / "players.pt", results["config"], parts)
+        loop.save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in checkup.OUTPUTS if (out / name).exists()]
     print("", *texts.values(), f"{', '.join(written)} are in {out}.", sep="\n")

@@ -270,10 +270,13 @@ def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp
     assert run(*tiny_args, *words) == 2
     error = capfd.readouterr().err
     assert (
-        f"ppad.reproduce: recognizer_weights {damaged} cannot be read" in error
+        f"ppad.reproduce: recognizer_weights {damaged} does not fit D" in error
         and "Traceback" not in error
     )
-    assert "start ended with status 2" in error and "see above; the same command goes on" in error
+    assert (
+        "start: recognizer ended with status 2" in error
+        and "see above; the same command goes on" in error
+    )
 
 
 def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(tiny_args, tmp_path):
