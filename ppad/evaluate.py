@@ -127,10 +127,7 @@ def read_data(config) -> Data:
 
 
 def prepared(config) -> list[Path]:
-    """train/, test/, landmarks.csv, pairs_test.txt, annotations.csv and faces.csv of the preset.
-
-    Raises DataError naming all that are missing, or people who are in train/ and in test/.
-    """
+    """The paths below; DataError names all that are missing, or people in train/ and in test/."""
     in_faces = ("train", "test", "landmarks.csv", "pairs_test.txt")
     paths = [Path(config.faces, name) for name in in_faces]
     paths += [Path(config.actions, name) for name in ("annotations.csv", "faces.csv")]
@@ -196,13 +193,10 @@ class Judges:
 
 
 @torch.no_grad()
-def action_ap(
-    detector, anonymizer, actions, config, device="cpu"
-) -> tuple[float, dict[str, float]]:
+def action_ap(detector, anonymizer, actions, config, device="cpu") -> tuple[float, dict]:
     """mAP and AP by class (frame-mAP at IoU 0.5, Sec. 5.1) on frames with anonymized faces.
 
-    Args:
-        detector: A; anything with `.detect(frames)`. actions: `datasets.ActionSet` of test frames.
+    detector: A, or anything with `.detect(frames)`. actions: `datasets.ActionSet` of test frames.
     Returns the mean and {class: AP}; nan for a class that no frame shows.
     """
     detections = []
@@ -217,9 +211,9 @@ def action_ap(
 
 
 def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
-    """95 % interval of the verification error: bootstrap over identities, thresholds kept.
+    """95 % interval of the error: bootstrap over identities, thresholds kept.
 
-    Args: first, second: features (P, 2E) of the pictures of each of `data.pairs`.
+    first, second: features (P, 2E) of the pictures of each of `data.pairs`.
     """
     wrong = ~metrics.fold_accuracy(first, second, data.pairs.same, data.pairs.folds).correct  # (P,)
     people = data.test_faces.identities  # (N,)
@@ -232,9 +226,9 @@ def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
 def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) -> dict:
     """Every attacker's figures on one row's anonymized test faces.
 
-    Args:
-        attackers: for each of ATTACKERS, name -> (recognizer, what it is shown of the anonymized
-            test faces: (N, 3, S, S) or `FaceSet.floats()`).
+    attackers: for each of ATTACKERS, name -> (recognizer, what it is shown of the anonymized test
+    faces: (N, 3, S, S) or `FaceSet.floats()`).
+
     Returns for each attacker `both` (both pictures of a pair modified) and `probe` (original
     against modified), each as `attackers.verify`, its error on `originals` and its `rank1` rate.
     `strongest` is the lowest error that any reaches in either way, the figure to quote as privacy,
@@ -262,12 +256,8 @@ def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) ->
     error, name, pictures = min(compared)
     first, second = compared[error, name, pictures]
     interval = error_interval(first[data.pairs.first], second[data.pairs.second], data, seed)
-    report["strongest"] = {
-        "error": error,
-        "attacker": name,
-        "pictures": pictures,
-        "interval": list(interval),
-    }
+    report["strongest"] = {"error": error, "attacker": name, "pictures": pictures}
+    report["strongest"]["interval"] = list(interval)
     return report
 
 
@@ -302,7 +292,7 @@ class OwnRow:
     """An anonymizer that is no part of this package, as a row: `--row NAME=FILE.py:CLASS`."""
 
     name: str
-    make: Callable  # make(device) gives the anonymizer, as `Guarded`
+    make: Callable  # device -> `Guarded`
     checksum: str  # of the file and the class's name
 
 
@@ -334,8 +324,7 @@ class Guarded:
 def read_own_row(text: str, size: int) -> OwnRow:
     """The row that NAME=FILE.py:CLASS names; its anonymizer is tried on faces of `size` px.
 
-    Raises DataError for a text, file or class that cannot be used, and for an anonymizer that
-    breaks the contract (see `check_contract`).
+    Raises DataError for what cannot be used or breaks the contract (see `check_contract`).
     """
     form = re.fullmatch(r"([^\W_][^=|\n]{0,59})=(.+\.py):(\w+)", text)
     if not form:

@@ -115,14 +115,8 @@ class SeedRun:
 
     def loop(self, place: str, title: str = "", **changes) -> Loop:
         """The training loop in the folder `place` of this seed; changes: of its settings."""
-        return Loop(
-            self.folder / place,
-            title,
-            self.seed,
-            self.settings | changes,
-            self.config.log_every,
-            self.config.checkpoint_seconds,
-        )
+        times = (self.config.log_every, self.config.checkpoint_seconds)
+        return Loop(self.folder / place, title, self.seed, self.settings | changes, *times)
 
     def recognizer(self):
         """D trained on originals, where every row starts."""
@@ -408,10 +402,7 @@ def train_rows(args, config, rows: list, own: dict, device, jobs: int) -> SeedRu
 
 
 def choose_device_and_jobs(args, config) -> tuple[str, int]:
-    """The device and the number of jobs, chosen where the command line leaves them open.
-
-    Raises ValueError for a number of jobs or a device that cannot be.
-    """
+    """The device and the number of jobs, given or chosen; ValueError for what cannot be."""
     device = config.device
     if device != "auto":
         optim.check_device(device)
