@@ -296,9 +296,8 @@ def train_other(faces, config, loop, device="cpu") -> PlainRecognizer:
     torch.manual_seed(loop.seed)
     people = int(faces.identities.max()) + 1
     other = PlainRecognizer(config.other_width, config.embedding, people).to(device)
-    return train_recognizer(
-        other, faces, config, config.attack_steps, loop, loop.seed, device=device
-    )
+    steps = config.attack_steps
+    return train_recognizer(other, faces, config, steps, loop, loop.seed, device=device)
 
 
 def train_attacker(recognizer, anonymizer, faces, config, loop, device="cpu"):
@@ -335,18 +334,11 @@ def train_inverter(anonymizer, faces, config, loop, device="cpu"):
             restored = inverter(modified)  # (B, 3, S, S)
         return F.l1_loss(restored.float(), originals)
 
+    seed = loop.seed + 2  # another order than the other attacker's
+    size = config.batch_faces
+    steps = config.invert_steps
     train(
-        inverter,
-        loss_of,
-        faces,
-        config,
-        config.invert_steps,
-        LR_INVERTER,
-        loop,
-        loop.seed + 2,  # another order than the other attacker's
-        device,
-        anonymizer,
-        config.batch_faces,
+        inverter, loss_of, faces, config, steps, LR_INVERTER, loop, seed, device, anonymizer, size
     )
     return inverter.requires_grad_(False)
 
