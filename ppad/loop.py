@@ -326,9 +326,8 @@ def read_log(path) -> list[dict]:
     lines = []
     for text in Path(path).read_text().splitlines():
         try:
-            line = json.loads(text)
-            lines.append({**line, "stage": line["stage"], "step": line["step"]})
-        except (ValueError, KeyError, TypeError):
+            lines.append(json.loads(text))
+        except ValueError:
             break
     return lines
 

@@ -602,7 +602,7 @@ def test_corrupt_checkpoint_is_named(copied, tiny_args, capsys):
 def test_a_damaged_log_is_read_up_to_the_damage(copied, tiny_args):
     path = copied / "seed0/Ours/log.jsonl"
     first = path.read_text().splitlines()[0]
-    path.write_text(f'{first}\n{{"stage": "game"}}\n{first}\n')
+    path.write_text(f'{first}\n{{"stage": "ga\n{first}\n')
     assert read_log(path) == [json.loads(first)]
     assert run(*tiny_args, "--out", copied, "--rows", "Ours") == 0
 
