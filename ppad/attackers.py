@@ -1,8 +1,7 @@
 """Attackers: recognizers that try to see through an anonymizer (paper Sec. 5.1; mostly ours).
 
-The paper measures privacy as the verification error of the very D that M was trained against.
-M has learned to fool this one D, so its error says little about an attacker who comes later. So
-every row of the table also faces recognizers that M never met:
+The paper measures privacy as the verification error of the very D that M was trained against, and
+has learned to fool. So every row of the table also faces recognizers that M never met:
 
 * `never_saw`: D as it was before the game, trained on originals only;
 * `other_architecture`: a plain convolutional network with batch norm and an ordinary softmax;
@@ -48,8 +47,7 @@ ENLARGED = 2  # ours: faces of 40 px, whose landmarks MTCNN then reads at 80
 class PlainRecognizer(nn.Module):
     """The other architecture: conv-BN-ReLU with max pools, averaged over space, no angular margin.
 
-    Args: width: channels of the first layer. embedding: size E of the output. identities: number of
-        people to train on.
+    Args: width: channels of the first layer. embedding: E. identities: N people to train on.
     """
 
     def __init__(self, width: int, embedding: int, identities: int):
@@ -87,8 +85,7 @@ class RepaintedFaces(datasets.FaceSet):
     """A face set as an anonymizer leaves it; each picture goes through it once, when first needed.
 
     Pictures are kept in 8 bits, as published pictures are: off by at most half a gray level. They
-    lie in a temporary file that is mapped into memory and vanishes with this object, so a large set
-    takes the disk's space and not the memory's.
+    lie in a temporary file that is mapped into memory and vanishes with this object.
 
     Args:
         faces: `datasets.FaceSet`. anonymizer: any (B, 3, S, S) -> (B, 3, S, S).
@@ -107,11 +104,11 @@ class RepaintedFaces(datasets.FaceSet):
         self.identities = faces.identities
         self.names = faces.names
         self.anonymizer = anonymizer
-        self.batch_size = config.eval_batch
+        self.config = config
         self.device = device
         self.folder = folder
         self.mirrored = mirrored
-        self.crop_size = config.crop_size if aligned else None
+        self.aligned = aligned
 
     def __len__(self) -> int:
         return len(self.identities)
@@ -119,18 +116,15 @@ class RepaintedFaces(datasets.FaceSet):
     @functools.cached_property
     @torch.no_grad()
     def images(self) -> torch.Tensor:
-        """(N, 3, S, S) uint8 RGB, or (2N, ...) with the mirror images behind the others.
-
-        Aligned ones are (N, 3, h, w).
-        """
+        """(N, 3, S, S) or, aligned, (N, 3, h, w) uint8 RGB; mirror images behind the others."""
         with tempfile.TemporaryFile(dir=self.folder) as file:
-            for mirror in (False, True)[: 1 + self.mirrored]:
-                for indices in torch.arange(len(self)).split(self.batch_size):
+            for mirror in (False, True) if self.mirrored else (False,):
+                for indices in torch.arange(len(self)).split(self.config.eval_batch):
                     flip = torch.full((len(indices),), mirror)  # (B,)
                     pictures, points, _ = self.faces.batch(indices, flip, self.device)
                     made = self.anonymizer(pictures)  # (B, 3, S, S)
-                    if self.crop_size:
-                        made = align_faces(made, points, self.crop_size)  # (B, 3, h, w)
+                    if self.aligned:
+                        made = align_faces(made, points, self.config.crop_size)  # (B, 3, h, w)
                     made = (made.clamp(-1, 1) + 1) * 127.5
                     file.write(made.round().byte().cpu().numpy().tobytes())
             file.flush()
@@ -146,12 +140,9 @@ class RepaintedFaces(datasets.FaceSet):
 def structure(modified, test_faces, reader, config, device="cpu") -> dict[str, float]:
     """How much of the faces is left, and of what is not the face.
 
-    Args:
-        modified: `FaceSet.floats()`, or a tensor (N, 3, S, S) in [-1, 1]: the pictures of
-            `test_faces` (`datasets.FaceSet`), anonymized.
-    Returns `l1` to the originals in the [-1, 1] range (eq. 3); the landmark reader's error in eye
-    distances; and `outside_gradient`, the share of the originals' gradient energy outside the face
-    box, the middle 1 / face_scale of a picture.
+    modified: (N, 3, S, S) in [-1, 1], or `FaceSet.floats()`: `test_faces`, anonymized. Returns `l1`
+    to the originals (eq. 3); the landmark reader's error in eye distances; and `outside_gradient`,
+    the share of the originals' gradient energy outside the middle 1 / face_scale of a picture.
     """
     distances = []
     errors = []
@@ -185,10 +176,10 @@ def gradient_outside(pictures: torch.Tensor, face_scale: float) -> torch.Tensor:
 
 @torch.no_grad()
 def spread(anonymizer, seed: int, people: range, config, device="cpu") -> float:
-    """Does everybody get one face? Only the toy world can show people in one pose.
+    """Does everybody get one face? 0 then; only the toy world can show people in one pose.
 
     The standard deviation of pixels between `people` in the same pose, room and light, as a share
-    of the originals': 0 for one face for everybody.
+    of the originals'.
     """
     deviations = torch.zeros(2)  # of originals, of modified
     for number in range(POSES):
@@ -199,12 +190,10 @@ def spread(anonymizer, seed: int, people: range, config, device="cpu") -> float:
 
 
 def found_again(modified, test_faces, finder: MTCNN, config) -> dict[str, float | None]:
-    """Does MTCNN still see the faces that it finds in the originals?
+    """Does MTCNN still see the faces that it finds in the originals? modified: as in `structure`.
 
-    Args: modified, test_faces: as `structure`, of photographs.
     Returns `mtcnn_found`, the share of these that it finds in `modified`; `mtcnn_landmarks`, how
-    far its landmarks lie from where they were, in eye distances, a mean over those found (None
-    without any).
+    far its landmarks moved, in eye distances, a mean over those found (None without any).
     """
     before = 0
     distances = []
@@ -224,11 +213,8 @@ def found_again(modified, test_faces, finder: MTCNN, config) -> dict[str, float 
 
 
 def middle_faces(pictures: torch.Tensor, finder: MTCNN) -> list[torch.Tensor | None]:
-    """Landmarks (5, 2), px, of the surest face that covers the middle of each picture, if any.
-
-    pictures: (B, 3, S, S) in [-1, 1], shown ENLARGED: the smallest faces would be missed.
-    """
-    size = pictures.shape[-1]
+    """Landmarks (5, 2), px, of the surest face that covers the middle of each picture, if any."""
+    size = pictures.shape[-1]  # of (B, 3, S, S)
     pixels = F.interpolate(pictures, scale_factor=ENLARGED, mode="bilinear", antialias=True)
     pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
     points = []
@@ -249,11 +235,10 @@ def train(
     """Adam on shuffled faces and mirror images, its rate falling along half a cosine to zero.
 
     Args:
-        loss_of: function of (seen, landmarks, identities, originals), one batch, to a scalar; seen
-            are the originals through the anonymizer, if there is one.
+        loss_of: (seen, landmarks, identities, originals) of a batch -> scalar; seen are the
+            originals through the anonymizer, if there is one.
         faces: `datasets.FaceSet` of the people to learn. seed: decides their order.
-        loop: a new `loop.Loop`: it shows progress, saves and resumes.
-        batch_size: faces a step; None: `pretrain_recognizer_batch`.
+        loop: a new `loop.Loop`. batch_size: None: `pretrain_recognizer_batch`.
     Returns the network in eval mode.
     """
     optim.prepare(network, config, device)
@@ -267,8 +252,7 @@ def train(
     batches = datasets.batches(faces, batch_size, seed, loop.done["train"], device)
     network.train()
     for step in loop.steps("train", steps):
-        rate = lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
-        optimizer.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
         originals, landmarks, identities = next(batches)
         seen = originals
         if anonymizer is not None:
@@ -285,16 +269,12 @@ def train_recognizer(
 ):
     """Train a recognizer on (anonymized) faces with their true names; returns it in eval mode.
 
-    Args:
-        recognizer: module with `.loss(crops, identities)`; if it has a `.margin`, that is advanced.
-        faces, loop, seed: as `train`; or aligned `RepaintedFaces`.
-        anonymizer: any (B, 3, S, S) -> (B, 3, S, S), applied to every picture without learning;
-            None leaves the originals.
+    recognizer: module with `.loss(crops, identities)`; if it has a `.margin`, that is advanced.
+    faces: as in `train`, or aligned `RepaintedFaces`.
     """
-    aligned = getattr(faces, "crop_size", None) is not None
 
     def loss_of(pictures, landmarks, identities, originals):
-        if aligned:
+        if getattr(faces, "aligned", False):
             crops = recognizer_input(pictures)  # (B, 3, h, w)
         else:
             points = jitter_landmarks(landmarks, config.landmark_jitter)  # (B, 5, 2)
@@ -316,17 +296,15 @@ def train_other(faces, config, loop, device="cpu") -> PlainRecognizer:
     torch.manual_seed(loop.seed)
     people = int(faces.identities.max()) + 1
     other = PlainRecognizer(config.other_width, config.embedding, people).to(device)
-    return train_recognizer(
-        other, faces, config, config.attack_steps, loop, loop.seed, device=device
-    )
+    steps = config.attack_steps
+    return train_recognizer(other, faces, config, steps, loop, loop.seed, device=device)
 
 
 def train_attacker(recognizer, anonymizer, faces, config, loop, device="cpu"):
     """The `retrained` attacker: a copy of the pretrained D goes on learning on a row's outputs.
 
-    It starts from D's weights because an attacker would not throw them away. Each picture and each
-    mirror image is anonymized once and kept, as an aligned crop if the alignment does not vary. An
-    anonymizer whose attribute `stochastic` is true draws anew each time: it is called at each step.
+    Each picture and each mirror image is anonymized once and kept, as an aligned crop if the
+    alignment does not vary. A `stochastic` anonymizer draws anew: it is called at each step.
     """
     attacker = copy.deepcopy(recognizer).to(device)
     seed = loop.seed + 1  # another order than the one D was pretrained with
@@ -359,7 +337,7 @@ def train_inverter(anonymizer, faces, config, loop, device="cpu"):
     seed = loop.seed + 2  # another order than the other attacker's
     size = config.batch_faces
     steps = config.invert_steps
-    inverter = train(
+    train(
         inverter, loss_of, faces, config, steps, LR_INVERTER, loop, seed, device, anonymizer, size
     )
     return inverter.requires_grad_(False)
@@ -389,9 +367,8 @@ def embed(
     Args:
         pictures: (N, 3, S, S) in [-1, 1], or `FaceSet.floats()`.
         landmarks: (N, 5, 2) px of the original pictures.
-        align_twice: align the aligned crop once more with the same landmarks, the classic mistake.
-            This control shows how far an intact recognizer falls on faces nobody anonymized.
-    Returns (N, 2E) on the CPU. The recognizer runs in eval mode and is left as it was.
+        align_twice: align the aligned crop once more, the classic mistake, as a control.
+    Returns (N, 2E) on the CPU. The recognizer's mode is left as it was.
     """
     was_training = recognizer.training
     recognizer.eval()
@@ -411,10 +388,8 @@ def embed(
 def verify(first: torch.Tensor, second: torch.Tensor, pairs) -> dict[str, float]:
     """One attacker's success on the test pairs, by the LFW protocol (SphereFace; paper Sec. 5.1).
 
-    Args:
-        first, second: features (N, 2E) of all test pictures, as they appear as the first and as
-            the second picture of a pair.
-        pairs: `datasets.Pairs`.
+    Args: first, second: features (N, 2E) of all test pictures, as they appear as the first and as
+        the second picture of a pair. pairs: `datasets.Pairs`.
     Returns `error` (1 - mean fold accuracy; mean feature and threshold fitted on the other folds),
     and `auc`, `eer` and `tar_at_far_1e-3`, which look at all pairs at once and subtract the mean of
     all first pictures (no label enters it).

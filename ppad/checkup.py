@@ -1,16 +1,14 @@
 """What a run would meet on this machine: `python -m ppad.reproduce --check`.
 
 Printed before hours go into a run: the machine; what the preset's folders hold, counted but not
-decoded; memory and disk, judging included, and the minutes of reference runs (those whose results
-are kept in this repository); and a dry run, a few steps of each stage on drawn pictures, with what
-the rows would take at that speed: hours, FLOP as torch counts them, and the share of this device's
-own speed that this is. Nothing is written. Whatever would stop the preset here is collected and
-named at the end, in one sentence.
+decoded; memory and disk, judging included; and a dry run, a few steps of each stage on drawn
+pictures, with what the rows would take at that speed: hours, FLOP as torch counts them, and the
+share of this device's own speed that this is. Nothing is written. Whatever would stop the preset
+here is collected and named at the end, in one sentence.
 """
 
 import dataclasses
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -25,154 +23,109 @@ from ppad.optim import GIB
 
 FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png")
 OUTPUTS = ("results.json", *figures.TABLES, "players.pt", *FIGURES)  # of a run
-RESULTS = Path(__file__).resolve().parents[1] / "lesson_notebooks" / "results"
-FEWER = "lower --memory_gb, or read fewer (--train_identities, --pictures_each, --train_frames)"
-LESS = "give --checkpointing true, or --accumulate 2 or more, or smaller batches"
 
 
-def check(preset: str, config, out: Path, rows: list, seeds: list, device: str, jobs: int) -> None:
-    """Print everything; raise ValueError with all that would stop this preset here."""
+def check(args, config, rows: list, device: str, jobs: int) -> None:
+    """Print everything; raise ValueError with all that would stop this preset here.
+
+    args: of the command line, `reproduce.parse`.
+    """
     problems = []
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        problems.append(f"device is '{device}', but torch sees no GPU here: use --device cpu")
-        device = "cpu"
-    disk = shutil.disk_usage(files.existing(out)).free / GIB
+
+    def attempt(step, *given):
+        try:
+            return step(*given)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+
+    disk = shutil.disk_usage(files.existing(args.out)).free / GIB
     known = optim.hardware(device)
     print(", ".join(f"{name} {version}" for name, version in optim.versions().items()))
     print(f"processor: {known['cpu']}, {known['cores']} cores; GPU: {known.get('gpu', 'none')}")
     print("memory: {:.1f} GiB free of {:.1f}".format(*optim.memory("cpu")))
-    print(f"disk: {disk:.1f} GiB free for {out}\n\npreset {preset}, pictures:")
-    counts = {**evaluate.ASSUMED, **dict.fromkeys(evaluate.SETS, 0)}  # if they cannot be counted
-    try:
-        is_free(out, preset, config)
-    except ValueError as error:
-        problems.append(str(error))
-    try:
-        counts = evaluate.count_data(config)
+    print(f"disk: {disk:.1f} GiB free for {args.out}")
+    attempt(files.check_writable, args.out)
+    attempt(check_free, args.out, args.preset, config)
+    counts = attempt(evaluate.count_data, config)
+    if counts:
         print(
-            "  {train_faces} faces of {train_people} people to train on, {test_faces} and {pairs} "
-            "pairs to test; {train_frames} and {test_frames} frames of {classes} actions, {absent} "
-            "listed but not there".format(**counts)
+            "{train_faces} faces of {train_people} people to train on, {test_faces} and {pairs} "
+            "pairs to test; {train_frames} and {test_frames} frames of {classes} actions".format(
+                **counts
+            )
         )
-        annotations = Path(config.actions, "annotations.csv")
-        landmarks = Path(config.faces, "landmarks.csv")
-        fix = "restore them, or delete their rows"
-        for kind, table in (("frames", annotations), ("faces", landmarks)):
-            if lost := counts[f"absent_test_{kind}"]:
-                problems.append(f"{lost} test {kind} of {table} are not there: {fix}")
-        presets.check_counts(config, counts)
-        optim.check_batches(config)
-    except (ValueError, OSError) as error:
-        problems.append(str(error))
+        attempt(presets.check_counts, config, counts)
+    else:
+        counts = {**evaluate.ASSUMED, **dict.fromkeys(evaluate.SETS, 0)}
     config = presets.with_steps(config, counts["train_frames"])
     missing = presets.missing_weights(config)
     problems += missing.values()
     config = dataclasses.replace(config, **dict.fromkeys(missing, ""))
-    if not config.detector_weights and config.detector_body != "toy":
-        print(f"  A's {config.detector_body} starts from nothing: give --detector_weights")
-    if (processes := optim.launched_processes()) > 1:
-        share = {name: max(1, getattr(config, name) // processes) for name in presets.BATCHES}
-        config = dataclasses.replace(config, **share)
-        print(f"processes: {processes} (torchrun); memory and times are those of one")
-
-    print("\npreset     training  reference run")
-    for name in presets.PRESETS:
-        size = evaluate.needs(presets.build(name), **evaluate.ASSUMED)["training"]
-        print(f"{name:10} {size:4.1f} GiB  {reference_time(name)}")
-    short = check_space(config, counts, disk, device, jobs, len(rows) * len(seeds))
-    try:
-        if not any(LESS in sentence for sentence in short):
-            rehearse(config, counts, device, jobs, rows, seeds)
-        files.check_writable(out)
-    except (ValueError, OSError) as error:
-        problems.append(str(error))
-    if problems + short:
-        raise ValueError(f"{preset} cannot run here as it is: {'; '.join(problems + short)}")
+    short = check_space(config, counts, disk, device, jobs, len(rows) * len(args.seed))
+    problems += short
+    if not short:
+        attempt(rehearse, config, counts, device, jobs, rows, args.seed)
+    if problems:
+        raise ValueError(f"{args.preset} cannot run here as it is: {'; '.join(problems)}")
     print("\nNothing is missing.")
 
 
-def is_free(out: Path, preset: str, config) -> bool:
-    """Whether no run began in `out`, rather than this one; ValueError if it was another."""
+def check_free(out: Path, preset: str, config) -> None:
+    """Raise ValueError if `out` holds a run with other settings, or what is no run's."""
     settings = out / "config.json"
     there = [name for name in OUTPUTS if (out / name).exists()]
     begun = any(out.glob("seed*"))  # else its data could not be read, and it is a run's no longer
     if there and not begun and not settings.exists():  # such as the reference results
         raise ValueError(f"{out} holds {there[0]} but no config.json: choose another --out")
-    if not settings.exists() or not (begun or there):
-        return True
-    if different := "; ".join(presets.differences(config, preset, settings)):
-        fault = f"{out} holds a run with other settings ({different})"
-        raise ValueError(f"{fault}: choose another --out")
-    return False
-
-
-def reference_time(preset: str) -> str:
-    """What a reference run of a preset took, and where; "not measured" without one."""
-    for path in sorted(RESULTS.glob("*/results.json"), key=lambda p: (p.parent.name != preset, p)):
-        run = files.read_json(path)
-        if run["preset"] == preset:
-            known = run["hardware"]
-            place = known.get("gpu") or f"{known['cpu']}, {known['cores']} cores"
-            work = f"{count(run['rows'], 'row')}, {count(run['seeds'], 'seed')}"
-            return f"{run['minutes']:.0f} minutes for {work} ({place})"
-    return "not measured"
-
-
-def count(things: list, noun: str) -> str:
-    """A number of things in words: "1 seed", "2 seeds"."""
-    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
+    if settings.exists() and (begun or there):
+        if different := "; ".join(presets.differences(config, preset, settings)):
+            fault = f"{out} holds a run with other settings ({different})"
+            raise ValueError(f"{fault}: choose another --out")
 
 
 def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int) -> list[str]:
     """Print what a run needs of memory and disk (GiB). Returns what is too little."""
-    training, kept = evaluate.needs(
-        config, counts["train_people"], counts["classes"], rows
-    ).values()
-    # judging: features of all test faces, original and anonymized, for each attacker
-    judging = len(evaluate.ATTACKERS) * 2 * counts["test_faces"] * 8 * config.embedding / GIB
-    # disk, a job: test faces repainted and inverted, training faces and mirror images repainted
+    need = evaluate.needs(config, counts["train_people"], counts["classes"], rows)
+    training = jobs * need["training"]
+    # features of all test faces, original and anonymized, for each attacker
+    judging = jobs * len(evaluate.ATTACKERS) * 2 * counts["test_faces"] * 8 * config.embedding / GIB
+    # test faces repainted and inverted, training faces and their mirror images repainted
     face = config.face_size**2
     crop = face if config.landmark_jitter else math.prod(config.crop_size)
-    values = counts["test_faces"] * face + counts["train_faces"] * crop
-    space = kept + jobs * 2 * 3 * values / GIB
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # forked jobs share pictures, torchrun's not
-    pictures = here * picture_memory(config, counts)
+    repainted = 2 * 3 * (counts["test_faces"] * face + counts["train_faces"] * crop) / GIB
+    space = need["disk"] + jobs * repainted
+    pictures = picture_memory(config, counts)
     print(
-        f"\nthis run, GiB: {training:.1f} for training in each of {jobs} job{'s' * (jobs > 1)} and "
-        f"{judging:.1f} for judging, {pictures:.1f} for the pictures, {space:.1f} on disk"
+        f"\nthis run, GiB: {training:.1f} for training and {judging:.1f} for judging "
+        f"({jobs} at once), {pictures:.1f} for the pictures, {space:.1f} on disk"
     )
-    free, _ = optim.memory(device)
-    ram, _ = optim.memory("cpu")
+    fewer = "lower --memory_gb, or read fewer (--train_identities, --pictures_each, --train_frames)"
+    less = "give fewer --jobs, --checkpointing true, --accumulate 2 or smaller batches"
     checks = (
         ("files on disk", space, disk, "choose another --out"),
-        ("pictures and judging", pictures + jobs * judging, ram, FEWER),
-        ("networks in training", training, free, LESS),
-        (f"{jobs} jobs at once", jobs * training, free, f"give --jobs {free // training:.0f}"),
+        ("pictures and judging", pictures + judging, optim.memory("cpu")[0], fewer),
+        ("networks in training", training, optim.memory(device)[0], less),
     )
     return [
         f"{what} need {needed:.1f} GiB where {there:.1f} are free: {fix}"
-        for what, needed, there, fix in checks[: 3 if training > free else 4]
+        for what, needed, there, fix in checks
         if needed > there
     ]
 
 
 def picture_memory(config, counts: dict) -> float:
-    """GiB of pictures in memory, one byte a value: of folders, the sets that fit `memory_gb`."""
-    face = config.face_size**2
-    frame = config.frame_height * config.frame_width
-    held = 0.0
-    for name in evaluate.SETS:
-        size = 3 * counts[name] * (face if name.endswith("faces") else frame) / GIB
-        if config.drawn or held + size <= config.memory_gb:
-            held += size
-    return held
+    """GiB of pictures in memory, one byte a value; of folders no more than `memory_gb`."""
+    faces = counts["train_faces"] + counts["test_faces"]
+    frames = counts["train_frames"] + counts["test_frames"]
+    values = faces * config.face_size**2 + frames * config.frame_height * config.frame_width
+    return min(3 * values / GIB, math.inf if config.drawn else config.memory_gb)
 
 
 # ---------------------------------------------------------------- the dry run
 
 
 def rehearse(config, counts: dict, device, jobs: int, rows: list, seeds: list) -> None:
-    """The dry run; prints times and FLOP. Raises ValueError for a loss that is not finite."""
+    """The dry run; prints times and FLOP."""
     if jobs > 1:
         torch.set_num_threads(1)  # as each of the rows that are trained at once will have
     print(f"dry run on {device}:", flush=True)
@@ -185,17 +138,17 @@ def rehearse(config, counts: dict, device, jobs: int, rows: list, seeds: list) -
     print(
         f"at that speed: {trials['start'].minutes:.0f} minutes before all rows, up to "
         f"{max(one.minutes for one in each):.0f} a row; about {minutes / at_once:.0f} minutes "
-        f"({minutes / at_once / 60:.1f} hours) for {count(rows, 'row')}, {count(seeds, 'seed')}, "
+        f"({minutes / at_once / 60:.1f} hours) for {len(rows)} row(s), {len(seeds)} seed(s), "
         f"{at_once} at a time\n{flop:.1e} FLOP, at {flop / (60 * minutes * speed):.0%} of the "
         f"{speed / 1e9:.0f} GFLOP a second that this device reaches in a large matrix product"
     )
 
 
 def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
-    """A few steps of everything that takes time; ValueError for a loss that is not finite.
+    """A few steps of everything that takes time.
 
     Returns what it would take: "start", before all rows; every row with an M, by its name; and
-    "fixed", any row without, if there is one among `rows`.
+    "fixed", any row without.
     """
     n = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
     faces = datasets.toy_faces(0, range(n), 1, config.face_size)

@@ -2,17 +2,14 @@
 
 A row is measured on pictures nobody trained on: mAP of its A on anonymized test frames (Sec. 5.1),
 verification errors of all attackers on its anonymized test faces (see `ppad.attackers`), and how
-much of the face's structure is left. `strongest` is the lowest error that any of them reaches, with
-both pictures of a pair modified or only one: the figure to quote as privacy.
+much of the face's structure is left.
 """
 
 import functools
-import importlib.util
-import io
 import math
 import re
+import runpy
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -130,27 +127,19 @@ def read_data(config) -> Data:
 
 
 def prepared(config) -> list[Path]:
-    """train/, test/, landmarks.csv, pairs_test.txt, annotations.csv and faces.csv of the preset.
-
-    Raises DataError naming all that are missing, or people who are in train/ and in test/.
-    """
+    """The paths below; DataError names all that are missing, or people in train/ and in test/."""
     in_faces = ("train", "test", "landmarks.csv", "pairs_test.txt")
     paths = [Path(config.faces, name) for name in in_faces]
     paths += [Path(config.actions, name) for name in ("annotations.csv", "faces.csv")]
-    if missing := [str(path) for path in paths if not path.exists()]:
-        raise files.DataError(
-            f"{', '.join(missing)} not there: give --faces and --actions prepared folders (see the "
-            "README)"
-        )
+    if missing := ", ".join(str(path) for path in paths if not path.exists()):
+        fix = "give --faces and --actions prepared folders (see the README)"
+        raise files.DataError(f"{missing} not there: {fix}")
     folders.check_people(config.faces)
     return paths
 
 
 def count_data(config) -> dict[str, int]:
-    """Pictures, people, pairs, frames and classes that folders and tables promise, not decoded.
-
-    Raises DataError naming what is missing or a table that cannot be read.
-    """
+    """What folders and tables promise, as `Data.counts`; nothing is decoded. Raises DataError."""
     if config.drawn:
         return {
             "train_faces": config.train_identities * config.pictures_each,
@@ -160,15 +149,12 @@ def count_data(config) -> dict[str, int]:
             "train_frames": config.train_frames,
             "test_frames": config.test_frames,
             "classes": len(datasets.ACTIONS),
-            **dict.fromkeys(("absent", "absent_test_frames", "absent_test_faces"), 0),
         }
     train, test, marks, pairs, *tables = prepared(config)
-    stills = Path(config.actions)
-    folders.landmark_rows(train, marks)
-    marked = folders.landmark_rows(test, marks)
-    frames = folders.annotated_frames(*tables)
-    splits = Counter(frame.split for frame in frames.values())
-    absent = [file for file in frames if not files.find_picture(stills, file).is_file()]
+    for folder in (train, test):
+        folders.landmark_rows(folder, marks)
+    frames = folders.annotated_frames(*tables).values()
+    splits = Counter(frame.split for frame in frames)
     people = Counter(name.split("/")[0] for name in folders.pictures_in(train))
     most = config.pictures_each or math.inf
     each = [min(people[name], most) for name in sorted(people)][: config.train_identities or None]
@@ -180,10 +166,7 @@ def count_data(config) -> dict[str, int]:
         "pairs": len(files.find_pairs(pairs, shown)[0]),
         "train_frames": min(splits["train"], config.train_frames or math.inf),
         "test_frames": min(splits["test"], config.test_frames or math.inf),
-        "classes": len({action for frame in frames.values() for action in frame.actions}),
-        "absent": len(absent),
-        "absent_test_frames": sum(frames[file].split == "test" for file in absent),
-        "absent_test_faces": sum(not files.find_picture(test, file).is_file() for file in marked),
+        "classes": len({action for frame in frames for action in frame.actions}),
     }
 
 
@@ -210,22 +193,17 @@ class Judges:
 
 
 @torch.no_grad()
-def action_ap(
-    detector, anonymizer, actions, config, device="cpu"
-) -> tuple[float, dict[str, float]]:
+def action_ap(detector, anonymizer, actions, config, device="cpu") -> tuple[float, dict]:
     """mAP and AP by class (frame-mAP at IoU 0.5, Sec. 5.1) on frames with anonymized faces.
 
-    Args:
-        detector: A; anything with `.detect(frames)`. anonymizer: any of the package.
-        actions: `datasets.ActionSet` of test frames.
+    detector: A, or anything with `.detect(frames)`. actions: `datasets.ActionSet` of test frames.
     Returns the mean and {class: AP}; nan for a class that no frame shows.
     """
     detections = []
     truths = []
     for indices in torch.arange(len(actions)).split(max(1, config.eval_batch // 8)):
         frames, targets, boxes = actions.batch(indices, device=device)  # frames (B, 3, H, W)
-        repainted = repaint(frames, boxes, anonymizer)
-        for found in detector.detect(repainted):
+        for found in detector.detect(repaint(frames, boxes, anonymizer)):
             detections.append({key: value.cpu() for key, value in found.items()})
         truths += targets
     mean, per_class = metrics.frame_map(detections, truths, len(actions.classes))
@@ -233,12 +211,11 @@ def action_ap(
 
 
 def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
-    """95 % interval of the verification error: bootstrap over identities, thresholds kept.
+    """95 % interval of the error: bootstrap over identities, thresholds kept.
 
-    Args: first, second: features (P, 2E) of the pictures of each of `data.pairs`.
+    first, second: features (P, 2E) of the pictures of each of `data.pairs`.
     """
-    folds = metrics.fold_accuracy(first, second, data.pairs.same, data.pairs.folds)
-    wrong = ~folds.correct  # (P,)
+    wrong = ~metrics.fold_accuracy(first, second, data.pairs.same, data.pairs.folds).correct  # (P,)
     people = data.test_faces.identities  # (N,)
     pairs = torch.stack([people[data.pairs.first], people[data.pairs.second]], dim=1)  # (P, 2)
     return metrics.bootstrap_identities(
@@ -249,12 +226,13 @@ def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
 def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) -> dict:
     """Every attacker's figures on one row's anonymized test faces.
 
-    Args:
-        attackers: for each of ATTACKERS, name -> (recognizer, what it is shown of the anonymized
-            test faces: (N, 3, S, S) or `FaceSet.floats()`).
+    attackers: for each of ATTACKERS, name -> (recognizer, what it is shown of the anonymized test
+    faces: (N, 3, S, S) or `FaceSet.floats()`).
+
     Returns for each attacker `both` (both pictures of a pair modified) and `probe` (original
-    against modified), each as `attackers.verify`, its error on `originals` and its `rank1` rate;
-    and `strongest`, with a 95 % interval by bootstrap over identities.
+    against modified), each as `attackers.verify`, its error on `originals` and its `rank1` rate.
+    `strongest` is the lowest error that any reaches in either way, the figure to quote as privacy,
+    with a 95 % interval by bootstrap over identities.
     """
     originals = data.test_faces.floats()
     landmarks = data.test_faces.landmarks
@@ -278,20 +256,15 @@ def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) ->
     error, name, pictures = min(compared)
     first, second = compared[error, name, pictures]
     interval = error_interval(first[data.pairs.first], second[data.pairs.second], data, seed)
-    report["strongest"] = {
-        "error": error,
-        "attacker": name,
-        "pictures": pictures,
-        "interval": list(interval),
-    }
+    report["strongest"] = {"error": error, "attacker": name, "pictures": pictures}
+    report["strongest"]["interval"] = list(interval)
     return report
 
 
 def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
     """What belongs beside every privacy figure: the evaluators on originals.
 
-    The recognizers are also tried on badly aligned originals: that costs an intact recognizer its
-    accuracy and must not be taken for privacy.
+    Bad alignment, too, costs an intact recognizer its accuracy, and must not pass for privacy.
     """
     pictures = data.test_faces.floats()
     landmarks = data.test_faces.landmarks
@@ -318,17 +291,16 @@ def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
 class OwnRow:
     """An anonymizer that is no part of this package, as a row: `--row NAME=FILE.py:CLASS`."""
 
-    name: str  # also a folder's, so it is not long; | would split tables
-    make: Callable  # make(device) gives the anonymizer, as `Guarded`
+    name: str
+    make: Callable  # device -> `Guarded`
     checksum: str  # of the file and the class's name
 
 
 class Guarded:
     """An anonymizer of the user's own, which gets copies, and whose every answer is checked."""
 
-    def __init__(self, anonymizer, file: str, where: str):
+    def __init__(self, anonymizer, where: str):
         self.anonymizer = anonymizer
-        self.file = file
         self.where = where  # how sentences about it begin
         for name in ("size", "smallest", "stochastic", "state_dict", "load_state_dict"):
             if hasattr(anonymizer, name):
@@ -336,50 +308,41 @@ class Guarded:
 
     def __call__(self, faces):
         """(B, 3, S, S) in [-1, 1] -> the same. Raises DataError."""
-        try:
-            made = self.anonymizer(faces.clone())
-        except (Exception, SystemExit) as error:  # somebody else's code raises anything
-            stack = traceback.extract_tb(error.__traceback__)
-            lines = [f"(line {one.lineno})" for one in stack if one.filename == self.file]
-            reason = f"raised {type(error).__name__}: {error} {lines[-1] if lines else ''}".strip()
-            raise files.DataError(f"{self.where} {reason}") from error
+        made = self.anonymizer(faces.clone())
         shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
         if shape != tuple(faces.shape):
-            fault = f"makes {shape} of {tuple(faces.shape)}: return a tensor of the same shape"
-            raise files.DataError(f"{self.where} {fault}")
+            self.refuse(f"makes {shape} of {tuple(faces.shape)}: return a tensor of the same shape")
         if not made.abs().max() <= 1.001:  # nan as well
-            fault = f"returns {made.min():.3g} to {made.max():.3g}: keep values in [-1, 1]"
-            raise files.DataError(f"{self.where} {fault}")
+            self.refuse(f"returns {made.min():.3g} to {made.max():.3g}: keep values in [-1, 1]")
         return made.to(faces)
+
+    def refuse(self, fault: str) -> None:
+        """Raise DataError."""
+        raise files.DataError(f"{self.where} {fault}")
 
 
 def read_own_row(text: str, size: int) -> OwnRow:
     """The row that NAME=FILE.py:CLASS names; its anonymizer is tried on faces of `size` px.
 
-    Raises DataError for a text, file or class that cannot be used, and for an anonymizer that
-    breaks the contract (see `check_contract`).
+    Raises DataError for what cannot be used or breaks the contract (see `check_contract`).
     """
-    form = re.fullmatch(r"(?=[^=]{1,60}=)([^=|\n]*[^\W_][^=|\n]*)=(.+\.py):(\w+)", text)
+    form = re.fullmatch(r"([^\W_][^=|\n]{0,59})=(.+\.py):(\w+)", text)
     if not form:
-        fix = "a letter or digit and no | in NAME, and at most 60 characters"
-        raise files.DataError(f"--row {text}: give NAME=FILE.py:CLASS, {fix}")
+        fix = "NAME starts with a letter or digit, without |, at most 60 characters"
+        raise files.DataError(f"--row {text}: give NAME=FILE.py:CLASS; {fix}")
     name, file, class_name = form.groups()
     where = f"--row {name}: {class_name} of {file}"
     content = files.read_text(Path(file), "module")
     sys.path.append(str(Path(file).resolve().parent))  # for modules beside it
-    spec = importlib.util.spec_from_file_location(f"row_{Path(file).stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
+
+    def make(device="cpu"):
+        anonymizer = names[class_name]()
+        if isinstance(anonymizer, nn.Module):
+            anonymizer.to(device).eval().requires_grad_(False)
+        return Guarded(anonymizer, where)
+
     try:
-        spec.loader.exec_module(module)
-        made = getattr(module, class_name)
-
-        def make(device="cpu"):
-            anonymizer = made()
-            if isinstance(anonymizer, nn.Module):  # which learns no more
-                anonymizer.to(device).eval().requires_grad_(False)
-            return Guarded(anonymizer, spec.origin, where)
-
+        names = runpy.run_path(file)
         check_contract(make(), size)
     except files.DataError:
         raise
@@ -396,25 +359,17 @@ def check_contract(anonymizer: Guarded, size: int) -> None:
     One without a `.size` gets any S on frames; one that draws at each call is `stochastic = True`.
     """
     if getattr(anonymizer, "size", size) != size:
-        fault = f"has .size {anonymizer.size!r}, but faces are {size} px: see --face_size"
-        raise files.DataError(f"{anonymizer.where} {fault}")
+        anonymizer.refuse(
+            f"has .size {anonymizer.size!r}, but faces are {size} px: see --face_size"
+        )
     for side in (size,) if hasattr(anonymizer, "size") else (size, size // 2 + 1):
         faces = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
         difference = (anonymizer(faces)[:1] - anonymizer(faces[:1])).abs().max()
         if difference > 1 / 127.5 and not getattr(anonymizer, "stochastic", False):  # a gray level
-            fault = "gives a face another result when it comes again or alone"
-            fix = "treat each face by itself, or set stochastic = True if it draws at each call"
-            raise files.DataError(f"{anonymizer.where} {fault}: {fix}")
-    if hasattr(anonymizer, "state_dict"):  # else the row's checkpoints could not be read
-        kept = io.BytesIO()
-        try:
-            torch.save(anonymizer.state_dict(), kept)
-            kept.seek(0)
-            anonymizer.load_state_dict(torch.load(kept, weights_only=True))
-        except Exception as error:
-            fix = "give tensors and plain values, and a load_state_dict that takes them"
-            fault = f"has a state_dict() that no checkpoint can bring back: {fix}"
-            raise files.DataError(f"{anonymizer.where} {fault}") from error
+            anonymizer.refuse(
+                "gives a face another result when it comes again or alone: treat each face by "
+                "itself, or set stochastic = True if it draws at each call"
+            )
 
 
 @functools.cache
@@ -430,11 +385,9 @@ def face_finder(device="cpu") -> MTCNN | None:
 def judge_row(
     game, attacker, inverter, judges: Judges, data: Data, config, seed: int, folder=None
 ) -> dict:
-    """One row of one seed, as `results.json` keeps it (see `summarize`).
+    """One row of one seed, as `row.json` keeps it; game: a `trainer.Game`, played.
 
-    Args:
-        game: `trainer.Game`, played. attacker, inverter: of `attackers.train_attacker`,
-            `train_inverter`. folder: where the anonymized faces lie meanwhile.
+    attacker, inverter: of `attackers`. folder: where the anonymized faces lie meanwhile.
     """
     torch.manual_seed(seed)  # an M that draws is judged alike, whatever was done before
     device = game.device
@@ -453,8 +406,8 @@ def judge_row(
     left = structure(faces, data.test_faces, judges.landmark_reader, config, device)
     regions = torch.cat(data.test_actions.regions) - 0.5  # (K, 4), from a pixel's center
     sides = (regions[:, 2:].ceil() - regions[:, :2].ceil()).amax(dim=1)  # (K,) px, as they are cut
-    smallest = getattr(game.anonymizer, "smallest", 0)  # smaller ones are left as they are
-    left["faces_too_small"] = int((sides < smallest).sum())
+    # smaller ones are left as they are
+    left["faces_too_small"] = int((sides < getattr(game.anonymizer, "smallest", 0)).sum())
     if config.drawn:
         left["spread"] = spread(game.anonymizer, seed, drawn_test_people(config), config, device)
     elif (finder := face_finder(device)) is not None:
@@ -481,20 +434,17 @@ def mean_or_none(values: list[float | None]) -> float | None:
 
 
 def summarize(rows: list[dict]) -> dict:
-    """The rows of one name over its seeds (each as `judge_row` returns it), as one row."""
+    """The rows of one name over its seeds, as `judge_row` returns them, as one row."""
     first = rows[0]
-    errors = {
-        key: over_seeds([row["verification_error"][key] for row in rows])
-        for key in first["verification_error"]
-    }
-    structures = [row["structure"] for row in rows]
-    kinds = [kind for kind in structures[0] if all(kind in one for one in structures)]
+    errors = [row["verification_error"] for row in rows]
+    left = [row["structure"] for row in rows]
+    kinds = [kind for kind in left[0] if all(kind in one for one in left)]
     return {
         "name": first["name"],
         "mAP": over_seeds([row["mAP"] for row in rows]),
         "AP": {name: mean_or_none([row["AP"][name] for row in rows]) for name in first["AP"]},
-        "verification_error": errors,
-        "structure": {kind: mean_or_none([one[kind] for one in structures]) for kind in kinds},
+        "verification_error": {key: over_seeds([one[key] for one in errors]) for key in errors[0]},
+        "structure": {kind: mean_or_none([one[kind] for one in left]) for kind in kinds},
         "attacks": [row["attacks"] for row in rows],
         "made_with": [row.get("made_with") for row in rows],  # older rows do not say it
     }

@@ -16,8 +16,8 @@ After any stop, planned or not, the same lines go on where the last checkpoint w
 * Ctrl-C, and whatever else asks a program to end (`files.STOPS`), finishes the step, saves and
   stops; a term that is not finite stops the run and is named.
 
-Where several processes train together (`ppad.optim`), each runs the loop and the main process
-writes. They save and stop after the same step, so each step ends with a question to all of them.
+Where several processes train together (`ppad.optim`), each runs the loop, the main process writes,
+and all save and stop after the same step.
 """
 
 import errno
@@ -44,7 +44,6 @@ from ppad import files, optim
 from ppad.config import unlike
 
 SECONDS_BETWEEN_LINES = 5  # ours: progress a person can follow, also when two rows report
-CHECKPOINT = ("settings", "done", "parts")  # the dicts that every checkpoint holds
 TRIAL_STEPS = 5  # ours: the median of five leaves out the first, which is slower
 TRIAL_SECONDS = 60  # ours: after so many a stage is tried for fewer steps
 SEED_STRIDE = 1_000_003  # ours: between the seeds of two processes, more than any run's own differ
@@ -60,9 +59,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(eq=False)
 class Loop:
-    """Stages of training in one folder.
-
-    `done` counts the steps of each stage and `seconds` the time, both over all calls.
+    """Stages of training; `done` counts the steps of each and `seconds` the time, of all calls.
 
     Args:
         folder: made if absent. title: what progress lines call this run.
@@ -84,6 +81,7 @@ class Loop:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "checkpoint.pt"
         self.previous = self.folder / "checkpoint.prev.pt"
+        self.log_path = self.folder / "log.jsonl"
         self.parts: dict[str, object] = {}
         self.done: Counter[str] = Counter()
         self.seconds = 0.0
@@ -91,16 +89,13 @@ class Loop:
         self.unlogged: list[dict] = []  # checked terms of the steps since the last log line
 
     def start(self, **parts) -> None:
-        """Register the parts; load the checkpoint if there is one, else seed torch.
-
-        Raises LoopError.
-        """
+        """Register the parts; load the checkpoint if there is one, else seed torch."""
         self.parts = parts
         torch.manual_seed(self.seed + SEED_STRIDE * optim.rank())
         if self.path.exists() or self.previous.exists():
             self._load()
         elif optim.is_main_process():
-            (self.folder / "log.jsonl").unlink(missing_ok=True)  # of a run without a checkpoint
+            self.log_path.unlink(missing_ok=True)  # of a run without a checkpoint
 
     def steps(self, stage: str, steps: int):
         """Yield the numbers (from 1) of the steps of `stage` that are not done yet.
@@ -123,15 +118,11 @@ class Loop:
                 stop, due = optim.any_process(pressed.is_set(), due)
                 save = stop or due or last
                 show = last or step % self.log_every == 0
-                if self.unchecked and (save or show):
+                if save or show:
                     self._check(stage)
                 if show:
-                    terms = means(self.unlogged)
-                    self.unlogged = []
-                if show and optim.is_main_process():
-                    self._write_log({"stage": stage, "step": step, **terms})
                     left = (now - began) / (step - first) * (steps - step)
-                    self._print(f"{stage} {step}/{steps}", terms, left, last)
+                    self._show(stage, step, steps, left)
                 if save:
                     self.seconds += now - saved
                     saved = now
@@ -145,10 +136,9 @@ class Loop:
         self.unchecked.append({name: value.detach() for name, value in terms.items()})
 
     def save(self) -> None:
-        """Write the checkpoint; the one before stays as `checkpoint.prev.pt`. Raises LoopError."""
+        """Write the checkpoint; the one before stays as `checkpoint.prev.pt`. Raises WriteError."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        random = {"rng": torch.get_rng_state(), "cuda_rng": cuda}
-        main, *others = optim.all_gather(random)
+        main, *others = optim.all_gather({"rng": torch.get_rng_state(), "cuda_rng": cuda})
         state = {
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
             "done": dict(self.done),
@@ -158,68 +148,54 @@ class Loop:
             "others": others,
             **main,
         }
-        optim.run_on_main(lambda: self._write(state))
-
-    def _write(self, state: dict) -> None:
-        try:
-            save_tensors(self.path, state, self.previous)
-        except OSError as error:
-            raise LoopError(f"{error}; the last checkpoint stands") from error
+        optim.run_on_main(lambda: save_tensors(self.path, state, self.previous))
 
     def _load(self) -> None:
         path = self.path if self.path.exists() else self.previous
         state = read_checkpoint(path)
-        dicts = [state.get(key) if isinstance(state, dict) else None for key in CHECKPOINT]
-        if not all(isinstance(one, dict) for one in dicts):
-            raise LoopError(f"{path} is no checkpoint of this program: move it away to start anew")
-        settings, done, states = dicts
-        if different := unlike(settings, self.settings):
+        if different := unlike(state["settings"], self.settings):
             fault = f"belongs to another configuration ({'; '.join(different)})"
             raise LoopError(f"{path} {fault}: choose another --out or the same settings")
-        try:
-            for name, part in self.parts.items():
-                part.load_state_dict(states[name])
-        except (KeyError, RuntimeError, ValueError) as error:
-            fault = f"does not fit this program ({_first_line(error)})"
-            raise LoopError(f"{path} {fault}: move it away to start afresh") from error
-        self.done = Counter(done)
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.done = Counter(state["done"])
         self.seconds = state["seconds"]
-        self.unlogged = state.get("unlogged", [])
-        random = [state, *state.get("others", [])]
+        self.unlogged = state["unlogged"]
+        random = [state, *state["others"]]
         if optim.rank() < len(random):  # else this run has more processes than the one before
             mine = random[optim.rank()]
             torch.set_rng_state(mine["rng"])
             if torch.cuda.is_available():  # perhaps with fewer GPUs than before
                 torch.cuda.set_rng_state_all(mine["cuda_rng"][: torch.cuda.device_count()])
-        if optim.is_main_process():
-            self._cut_log()
-
-    def _cut_log(self) -> None:
-        path = self.folder / "log.jsonl"
-        if path.exists():
-            lines = [line for line in read_log(path) if line["step"] <= self.done[line["stage"]]]
+        if optim.is_main_process() and self.log_path.exists():
+            lines = [
+                line for line in read_log(self.log_path) if line["step"] <= self.done[line["stage"]]
+            ]
             text = "".join(json.dumps(line) + "\n" for line in lines)
-            if text != path.read_text():
-                files.write_file(path, text)
+            if text != self.log_path.read_text():
+                files.write_file(self.log_path, text)
 
-    def _write_log(self, line: dict) -> None:
-        path = self.folder / "log.jsonl"
-        try:
-            with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise files.write_error(path, error) from error
-
-    def _print(self, step: str, terms: dict, left: float, last: bool) -> None:
-        if last or time.monotonic() - self.last_print > SECONDS_BETWEEN_LINES:
+    def _show(self, stage: str, step: int, steps: int, left: float) -> None:
+        """Write a line of the log, the mean of each term since the last one; print progress."""
+        names = self.unlogged[0] if self.unlogged else ()
+        terms = {
+            name: round(statistics.fmean(one[name] for one in self.unlogged), 5) for name in names
+        }
+        self.unlogged = []
+        if not optim.is_main_process():
+            return
+        with self.log_path.open("a") as file:
+            file.write(json.dumps({"stage": stage, "step": step, **terms}) + "\n")
+        if step == steps or time.monotonic() - self.last_print > SECONDS_BETWEEN_LINES:
             self.last_print = time.monotonic()
             values = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
-            files.print_progress(
-                f"{self.title} {step}  {values}  {files.clock(left)} left", end=last
-            )
+            text = f"{self.title} {stage} {step}/{steps}  {values}  {files.clock(left)} left"
+            files.print_progress(text, end=step == steps)
 
     def _check(self, stage: str) -> None:
         """Read the terms of the unchecked steps from the device, as means of the processes."""
+        if not self.unchecked:
+            return
         names = list(self.unchecked[0])
         rows = [torch.stack([terms[name].float() for name in names]) for terms in self.unchecked]
         self.unchecked = []
@@ -233,24 +209,18 @@ class Loop:
                     raise LoopError(f"{self.title}: {fault}; the last checkpoint stands: {fix}")
 
 
-def means(steps: list[dict]) -> dict[str, float]:
-    """The mean of each term over some steps, as the log shows it."""
-    names = steps[0] if steps else ()
-    return {name: round(statistics.fmean(step[name] for step in steps), 5) for name in names}
-
-
 class TrialLoop:
     """Used like `Loop`: a few steps of each stage are timed, and nothing is written.
 
     `minutes` and `flop` are those that all steps of the stages so far would take. torch counts the
-    FLOP of the first step: those of convolutions and matrix products, forward and backward.
+    FLOP of the first step, of convolutions and matrix products.
     """
 
     folder = None  # nothing is kept
+    seed = 0
 
     def __init__(self, title: str):
         self.title = title
-        self.seed = 0
         self.done = Counter()
         self.minutes = 0.0
         self.flop = 0
@@ -276,19 +246,14 @@ class TrialLoop:
             print(f"  {self.title:6} {stage:9} {steps:6} steps, {speed}", flush=True)
 
     def log(self, terms: dict) -> None:
-        """Raise ValueError for a loss that is not finite."""
-        for name, value in terms.items():
-            if not math.isfinite(value.item()):  # item() also waits for a GPU
-                raise ValueError(f"in the dry run the term '{name}' became {value.item()}")
+        """Wait for a GPU to finish the step."""
+        sum(terms.values()).item()
 
 
 @contextmanager
 def counted_minutes(path: Path):
-    """Add the block's minutes to those in the JSON file at `path`, also where an error ends it.
-
-    Raises files.DataError where the file cannot be read.
-    """
-    before = files.read_json(path, needs=["minutes"])["minutes"] if path.exists() else 0.0
+    """Add the block's minutes to those in the JSON file at `path`, also where an error ends it."""
+    before = files.read_json(path)["minutes"] if path.exists() else 0.0
     began = time.monotonic()
     try:
         yield
@@ -297,21 +262,18 @@ def counted_minutes(path: Path):
 
 
 def save_tensors(path: Path, state: dict, previous: Path | None = None) -> None:
-    """Write a dict of tensors whole or not at all; a file before it becomes `previous`.
-
-    Raises files.WriteError.
-    """
+    """Write a dict of tensors whole or not at all; a file before it becomes `previous`."""
     with files.atomic_path(path) as temporary:
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch's own report of a full disk
-            raise OSError(errno.ENOSPC, _first_line(error)) from error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         if previous is not None and path.exists():
             os.replace(path, previous)
 
 
-def read_checkpoint(path, fix: str = "") -> dict:
-    """The file of tensors and plain values at `path`. Raises LoopError, which ends with `fix`."""
+def read_checkpoint(path) -> dict:
+    """The file of tensors and plain values at `path`. Raises LoopError."""
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not read them
@@ -319,20 +281,18 @@ def read_checkpoint(path, fix: str = "") -> dict:
                 raise OSError(f"{broken} in it is not what was written")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        fix = fix or "run ppad.reproduce first or name another run"
+        fix = "run ppad.reproduce first (without row.json, if that is there) or name another run"
         raise LoopError(f"{path} does not exist: {fix}") from None
     except Exception as error:  # a torn file raises one of many types
         previous = path.with_name("checkpoint.prev.pt")
         older = path != previous and previous.exists()
-        usual = f"delete it to {f'go on from {previous.name}' if older else 'start afresh'}"
-        raise LoopError(f"{path} cannot be read ({_first_line(error)}): {fix or usual}") from error
+        fix = f"delete it to {f'go on from {previous.name}' if older else 'start afresh'}"
+        fault = f"cannot be read ({type(error).__name__})"
+        raise LoopError(f"{path} {fault}: {fix}") from error
 
 
 def save_players(path, config: dict, parts: dict) -> None:
-    """Write networks to one file, in half precision. Raises files.WriteError.
-
-    Args: config: the preset's fields. parts: name -> state dict.
-    """
+    """Write networks (name -> state dict) and the preset's fields, in half precision."""
     halves = {
         name: {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
         for name, state in parts.items()
@@ -347,49 +307,35 @@ def load_public_weights(network, path) -> None:
     blocks, but hold the same 62 in the same order: each convolution's weight, bias and slopes, then
     fc5's weight and bias. The class weights behind them, of other people than ours, are dropped.
 
-    Raises ValueError for a file that is not there or holds something else.
+    Raises ValueError for a file that holds something else.
     """
     own = network.state_dict()
     try:
-        # weights_only: a file from elsewhere may hold tensors, never code.
+        # weights_only: a file from elsewhere may hold tensors, never code
         values = list(torch.load(path, map_location="cpu", weights_only=True).values())
-        shapes = [value.shape for value in values]
-    except Exception as error:  # a broken or foreign file: torch raises one of many types
-        why = error.strerror if isinstance(error, OSError) else "it is no file of weights"
-        fix = "give a public PyTorch file of SphereFace-20"
-        raise ValueError(f"recognizer_weights {path} cannot be read ({why}): {fix}") from error
-    if shapes[: len(own)] != [value.shape for value in own.values()] or len(values) > len(own) + 1:
-        need = f"D's {len(own)} tensors in their order, and behind them no more than class weights"
-        raise ValueError(f"recognizer_weights {path} does not fit D: it must hold {need}")
-    network.load_state_dict(dict(zip(own, values)))
+        if len(values) > len(own) + 1:
+            raise ValueError(f"it holds {len(values)} tensors")
+        network.load_state_dict(dict(zip(own, values)))
+    except Exception as error:  # torch raises one of many types
+        fix = f"give a public PyTorch file of SphereFace-20, {len(own)} tensors and class weights"
+        raise ValueError(f"recognizer_weights {path} does not fit D: {fix}") from error
 
 
 def read_log(path) -> list[dict]:
-    """Lines of a log.jsonl up to a damaged one: a sudden stop may tear the last. Or LoopError."""
-    if not Path(path).exists():
-        fix = f"delete the folder {Path(path).parent} and give the same command again"
-        raise LoopError(f"{path} does not exist: {fix}")
+    """Lines of a log.jsonl up to a damaged one: a sudden stop may tear the last."""
     lines = []
     for text in Path(path).read_text().splitlines():
         try:
-            line = json.loads(text)
-            lines.append({**line, "stage": line["stage"], "step": line["step"]})
-        except (ValueError, KeyError, TypeError):
+            lines.append(json.loads(text))
+        except ValueError:
             break
     return lines
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextmanager
 def _delayed_interrupt():
     """An Event that signals to stop set, so that the step ends; a second Ctrl-C stops at once."""
     pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # others get no signals
-        yield pressed
-        return
 
     def note(signum, frame):
         if pressed.is_set() and signum == signal.SIGINT:
@@ -410,9 +356,9 @@ def _delayed_interrupt():
 def side_by_side(tasks: dict, jobs: int) -> None:
     """Run the tasks (name -> function), `jobs` at a time, each in a forked process, one thread.
 
-    Two rows with one thread each use two cores better than one row with two, and one small row
-    leaves most of a GPU idle. The forks share the data in memory; each task leaves its result on
-    disk. Without fork, or with one job, the tasks run in this process, in turn.
+    Two rows with one thread each use two cores better than one row with two. The forks share the
+    data in memory; each task leaves its result on disk. Without fork, or with one job, the tasks
+    run in this process, in turn.
 
     Raises LoopError when a task failed (those that run still end, no other is started),
     Interrupted when one was stopped.
@@ -421,37 +367,34 @@ def side_by_side(tasks: dict, jobs: int) -> None:
         for task in tasks.values():
             task()
         return
-    fork = multiprocessing.get_context("fork")
-    processes = [
-        fork.Process(target=run_task, args=(task,), name=name) for name, task in tasks.items()
-    ]
+    process = multiprocessing.get_context("fork").Process
+    processes = [process(target=run_task, args=(task,), name=name) for name, task in tasks.items()]
     waiting = list(processes)
     running = []
     stopped = False
 
     def forward(signum, frame):  # `kill` reaches this process alone; let the forks save
-        for process in running:
-            process.terminate()
+        for one in running:
+            one.terminate()
 
     with files.on_signals(forward):
         while True:
-            running = [process for process in running if process.is_alive()]
-            failed = stopped or any(process.exitcode for process in processes)
+            running = [one for one in running if one.is_alive()]
+            failed = stopped or any(one.exitcode for one in processes)
             while waiting and len(running) < jobs and not failed:
                 running.append(waiting.pop(0))
                 running[-1].start()
             if not running:
                 break
             try:
-                multiprocessing.connection.wait([process.sentinel for process in running])
+                multiprocessing.connection.wait([one.sentinel for one in running])
             except KeyboardInterrupt:  # the forks received Ctrl-C, too
                 stopped = True
-    if stopped or any(process.exitcode == 130 for process in processes):
+    if stopped or any(one.exitcode == 130 for one in processes):
         raise Interrupted("stopped; the same command goes on from the last checkpoints")
-    if failures := [f"{p.name} ended with status {p.exitcode}" for p in processes if p.exitcode]:
-        raise LoopError(
-            f"{', '.join(failures)}: see above; the same command goes on from the last checkpoints"
-        )
+    if bad := [f"{one.name} ended with status {one.exitcode}" for one in processes if one.exitcode]:
+        fix = "see above; the same command goes on from the last checkpoints"
+        raise LoopError(f"{', '.join(bad)}: {fix}")
 
 
 def run_task(task) -> None:
@@ -478,6 +421,7 @@ def exit_status(work) -> int:
 
     2 is for such an error, 130 for Ctrl-C and other signals to stop.
     """
+    status = 2
     try:
         with files.on_signals(stop_once):
             work()
@@ -485,16 +429,11 @@ def exit_status(work) -> int:
     except (ValueError, OSError, LoopError) as error:
         sentence = str(error)
     except torch.OutOfMemoryError:
-        full = "the GPU's memory is full: --check says what would fit; --jobs 1, --accumulate 2"
-        less = "--checkpointing true and a smaller --eval_batch need less and go on in this folder"
-        sentence = f"{full} {less}"
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error):  # torch's, on a CPU
-            raise
-        sentence = f"the memory is full ({error}): see --check"
+        less = "--jobs 1, --accumulate 2, --checkpointing true and a smaller --eval_batch need less"
+        sentence = f"the GPU's memory is full: --check says what would fit; {less}"
     except KeyboardInterrupt as stop:
+        print(file=sys.stderr)  # progress may stand in this line
         sentence = str(stop) or "stopped; the same command goes on from the last checkpoint"
-        print(f"\nppad.reproduce: {sentence}", file=sys.stderr)
-        return 130
+        status = 130
     print(f"ppad.reproduce: {sentence}", file=sys.stderr)
-    return 2
+    return status

@@ -2,9 +2,8 @@
 
     python -m ppad.reproduce [--preset toy] [--out runs/toy] [--rows Ours Masked ...] [--seed 0 1 2]
 
-What is done is skipped: run the same command again after any stop, or with more rows or seeds. The
-run folder holds `config.json`, a folder for each seed with one for each row in it (log,
-checkpoints, pictures), and at the end `results.json`, `table1.md` and the figures.
+What is done is skipped: run the same command again after any stop, or with more rows or seeds.
+ppad/README.md lists the files of a run folder.
 """
 
 import argparse
@@ -21,22 +20,13 @@ from pathlib import Path
 
 import torch
 
-from ppad import attackers, checkup, evaluate, figures, files, optim, players, trainer
+from ppad import attackers, checkup, evaluate, figures, files, loop, optim, players, trainer
 from ppad import config as presets
 from ppad.baselines import BASELINES, identity, make_baseline
 from ppad.config import VARIANTS
 from ppad.crop_sampler import repaint
 from ppad.datasets import grouped
-from ppad.loop import (
-    Loop,
-    LoopError,
-    counted_minutes,
-    exit_status,
-    read_checkpoint,
-    read_log,
-    save_players,
-    side_by_side,
-)
+from ppad.loop import Loop, LoopError
 from ppad.optim import GIB
 
 ROWS = [*BASELINES, "Ours"]
@@ -50,12 +40,11 @@ PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, an
     "detector_start": ("start/detector", "detector"),
     "other": ("judges/other_architecture", "network"),
     "reader": ("judges/landmark_reader", "network"),
-    "plain_modifier": ("Ours_ascent", "anonymizer"),  # these three where that row is run: the
-    "plain_recognizer": ("Ours_ascent", "recognizer"),  # paper's kind of M, for the lessons
+    # where that row is run: the paper's kind of M, for the lessons
+    "plain_modifier": ("Ours_ascent", "anonymizer"),
+    "plain_recognizer": ("Ours_ascent", "recognizer"),
     "plain_detector": ("Ours_ascent", "detector"),
 }
-START = ("minutes", "controls", "counts")  # what start.json holds
-ROW = ("mAP", "AP", "verification_error", "structure", "attacks", "minutes", "peak_memory_gb")
 PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")  # results.json: names only
 
 
@@ -72,24 +61,18 @@ def parse(argv):
     fewer = "; ".join(f"{preset}: {' '.join(rows)}" for preset, rows in FEWER_ROWS.items())
     rows_help = f"any of: {', '.join(KNOWN)} (default: all up to Ours; of preset {fewer})"
     parser.add_argument("--rows", nargs="+", metavar="ROW", choices=KNOWN, help=rows_help)
-    own_help = "one row more: an anonymizer of your own (see ppad/README.md); may be given again"
+    own_help = "an anonymizer of your own as one row more (see ppad/README.md); may come again"
     parser.add_argument(
         "--row", action="append", default=[], metavar="NAME=FILE.py:CLASS", help=own_help
     )
-    seed_help = "one or more seeds; figures show their mean and std"
-    parser.add_argument("--seed", nargs="+", type=int, default=[0], help=seed_help)
-    jobs_help = (
-        "rows trained at the same time, one CPU thread each (default on Linux: one a core, or what "
-        "the GPU holds, at most 4; else 1; 1 = in this process, with torch's own threads)"
-    )
-    parser.add_argument("--jobs", type=int, help=jobs_help)
-    check_help = "only say what is here, what is missing and how long it would take"
-    parser.add_argument("--check", action="store_true", help=check_help)
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one or more seeds")
+    parser.add_argument("--jobs", type=int, help="rows trained at once (default: as many as fit)")
+    parser.add_argument("--check", action="store_true", help="only say what a run needs and takes")
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
-    if len(set(args.seed)) < len(args.seed) or not all(0 <= seed < 2**63 for seed in args.seed):
-        parser.error("argument --seed: give different whole numbers, 0 or more and below 2^63")
+    if len(set(args.seed)) < len(args.seed) or min(args.seed) < 0:
+        parser.error("argument --seed: give different whole numbers, 0 or more")
     args.rows = args.rows or FEWER_ROWS.get(args.preset, ROWS)
     args.out = args.out or Path("runs") / args.preset
     return args, presets.from_flags(args.preset, fields, args.rows, optim.is_main_process())
@@ -101,22 +84,17 @@ def parse(argv):
 class SeedRun:
     """One seed of a run: what is trained before all rows, and each row.
 
-    Every method trains what it returns, or reads it from its checkpoint where that is done. own:
-    rows of `evaluate.read_own_row`, by name.
+    Every method trains what it returns, or reads it from its checkpoint where that is done. data:
+    None: load them. own: `evaluate.OwnRow` by name.
     """
 
-    def __init__(
-        self, config, folder: Path, seed: int, device, data: evaluate.Data | None = None, own=None
-    ):
+    def __init__(self, config, folder: Path, seed: int, device, data=None, own=None):
         self.own = own or {}
         self.folder = folder
         self.seed = seed
         self.device = device
         self.data = evaluate.load_data(config, seed) if data is None else data
-        frames = len(self.data.actions)
-        self.config = presets.with_steps(config, frames)
-        if not config.T1 and optim.is_main_process():
-            print(f"T1: {self.config.T1} steps, {config.epochs} epochs of {frames} action frames")
+        self.config = presets.with_steps(config, len(self.data.actions))
         self.settings = {"seed": seed, **presets.deciding(presets.as_fields(self.config))}
         presets.check_counts(config, self.data.counts())
         optim.run_on_main(self.check_unchanged)
@@ -124,16 +102,16 @@ class SeedRun:
     def check_unchanged(self) -> None:
         """Refuse (LoopError) to go on with other data than this folder began with, in any place."""
         path = self.folder / "data.json"
-        known = self.data.counts() | self.data.fingerprints()
-        classes = {"classes": self.data.actions.classes}  # which older folders do not name
+        known = {**self.data.counts(), "classes": self.data.actions.classes}
+        known |= self.data.fingerprints()
         if not path.exists():
-            files.write_file(path, json.dumps(known | classes, indent=1))
-        before_all = classes | files.read_json(path, needs=known)
-        for name, now in (known | classes).items():
-            if now != (before := before_all[name]):
-                what = f"{name} count" if isinstance(before, int) else name
+            files.write_file(path, json.dumps(known, indent=1))
+        before = files.read_json(path)
+        for name, now in known.items():
+            if now != before[name]:
+                what = f"{name} was {before[name]} when this run began and is {now} now"
                 fix = "restore the pictures and tables that were there, or choose another --out"
-                raise LoopError(f"{what} was {before} when this run began and is {now} now: {fix}")
+                raise LoopError(f"{what}: {fix}")
 
     def loop(self, place: str, title: str = "", **changes) -> Loop:
         """The training loop in the folder `place` of this seed; changes: of its settings."""
@@ -146,9 +124,9 @@ class SeedRun:
         people = self.data.counts()["train_people"]
         recognizer = players.make_recognizer(self.config, people).to(self.device)
         steps = self.config.pretrain_recognizer_steps
-        loop = self.loop("start/recognizer", "start: D")
+        training = self.loop("start/recognizer", "start: D")
         return attackers.train_recognizer(
-            recognizer, self.data.faces, self.config, steps, loop, self.seed, device=self.device
+            recognizer, self.data.faces, self.config, steps, training, self.seed, device=self.device
         )
 
     def detector(self):
@@ -156,23 +134,23 @@ class SeedRun:
         torch.manual_seed(self.seed)
         classes = len(self.data.actions.classes)
         detector = players.make_detector(self.config, classes).to(self.device)
-        loop = self.loop("start/detector", "start: A")
+        training = self.loop("start/detector", "start: A")
         return trainer.pretrain_detector(
-            detector, self.data.actions, self.config, loop, self.device
+            detector, self.data.actions, self.config, training, self.device
         )
 
     def other(self):
-        """The recognizer of another architecture."""
-        loop = self.loop("judges/other_architecture", "judge: other")
-        return attackers.train_other(self.data.faces, self.config, loop, self.device)
+        """The recognizer of another architecture, trained on originals."""
+        training = self.loop("judges/other_architecture", "judge: other")
+        return attackers.train_other(self.data.faces, self.config, training, self.device)
 
     def landmark_reader(self):
-        """The landmark reader."""
-        loop = self.loop("judges/landmark_reader", "judge: landmarks")
-        return attackers.train_landmark_reader(self.data.faces, self.config, loop, self.device)
+        """The landmark reader, trained on originals."""
+        training = self.loop("judges/landmark_reader", "judge: landmarks")
+        return attackers.train_landmark_reader(self.data.faces, self.config, training, self.device)
 
     def judges(self) -> evaluate.Judges:
-        """What all rows are measured with; trained once, afterwards read from the checkpoints."""
+        """What all rows are measured with."""
         return evaluate.Judges(self.recognizer(), self.other(), self.landmark_reader())
 
     def controls(self) -> None:
@@ -182,9 +160,9 @@ class SeedRun:
             return
         judges = self.judges()
         places = [place for place, _ in PLAYERS.values() if "/" in place]
-        done = (read_checkpoint(self.folder / place / "checkpoint.pt") for place in places)
+        done = [loop.read_checkpoint(self.folder / place / "checkpoint.pt") for place in places]
         start = {
-            "minutes": sum(one["seconds"] / 60 for one in done),
+            "minutes": sum(one["seconds"] for one in done) / 60,
             "controls": evaluate.controls(judges, self.data, self.config, self.device),
             "counts": self.data.counts(),
         }
@@ -199,41 +177,40 @@ class SeedRun:
             return self.own[name].make(self.device)
         return make_baseline(name, seed=self.seed)
 
-    def show_row(self, name: str) -> None:
-        """Train and evaluate one row, and show its line of Table 1."""
-        row = self.row(name)
+    def row(self, name: str) -> None:
+        """Train and evaluate one row, unless that is done, and show its line of Table 1."""
+        path = self.folder / files.file_name(name) / "row.json"
+        file = {"file": self.own[name].checksum} if name in self.own else {}
+        if not optim.run_on_main(path.exists):
+            self.train_row(name, path, file)
+        row = files.read_json(path)
+        if not file.items() <= row.items():
+            fault = f"was made with another file or class of --row {name}"
+            raise LoopError(f"{path} {fault}: restore it, or choose a new name")
         if optim.is_main_process():
             files.print_progress(figures.screen_line(name, row), end=True)
 
-    def row(self, name: str) -> dict:
-        """Train and evaluate one row, or read it where it is done."""
-        place = files.file_name(name)
-        path = self.folder / place / "row.json"
-        changes = VARIANTS.get(name, {})
-        file = {"file": self.own[name].checksum} if name in self.own else {}
-        if optim.run_on_main(path.exists):
-            row = files.read_json(path, needs=ROW)
-            if file.items() <= row.items():
-                return row
-            fault = f"was made with another file or class of --row {name}"
-            raise LoopError(f"{path} {fault}: restore it, or choose a new name")
+    def train_row(self, name: str, path: Path, file: dict) -> None:
+        """Train and evaluate one row and write its result to `path`; file: of an own row."""
         began = time.monotonic()
+        changes = VARIANTS.get(name, {})
         config = dataclasses.replace(self.config, **changes)
         faces = self.data.faces
+        place = path.parent.name
+        played = self.loop(place, name, **changes, **file)
+        attack = self.loop(f"{place}/retrained", f"{name}: attacker", **changes, **file)
+        undo = self.loop(f"{place}/inverting", f"{name}: inverter", **changes, **file)
         judges = self.judges()
         detector = self.detector()
         anonymizer = self.make_anonymizer(name)
         start = copy.deepcopy(judges.never_saw)
         game = trainer.Game(config, start, detector, anonymizer, self.device)
-        played = self.loop(place, name, **changes, **file)
         trainer.play(game, faces, self.data.actions, config, played)
         if name in VARIANTS:
             anonymizer.eval().requires_grad_(False)
-        attack = self.loop(f"{place}/retrained", f"{name}: attacker", **changes, **file)
         attacker = attackers.train_attacker(
             judges.never_saw, anonymizer, faces, config, attack, self.device
         )
-        undo = self.loop(f"{place}/inverting", f"{name}: inverter", **changes, **file)
         inverter = attackers.train_inverter(anonymizer, faces, self.config, undo, self.device)
 
         def judge():
@@ -246,15 +223,12 @@ class SeedRun:
             gpu = self.device if torch.device(self.device).type == "cuda" else None
             row["gpu_peak_gb"] = round(torch.cuda.max_memory_allocated(gpu) / GIB, 2) or None
             files.write_file(path, json.dumps(row, indent=1))
-            return row
 
-        return optim.run_on_main(judge)
+        optim.run_on_main(judge)
 
     def trained(self, place: str, part: str) -> dict:
         """State dict of a part of the checkpoint in the folder `place` of this seed."""
-        row = self.folder / place.split("/")[0] / "row.json"
-        fix = f"delete {row} and give the same command again" if row.exists() else ""
-        return read_checkpoint(self.folder / place / "checkpoint.pt", fix)["parts"][part]
+        return loop.read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][part]
 
     def finished(self, name: str):
         """A finished row's anonymizer."""
@@ -286,13 +260,13 @@ class SeedRun:
 # ---------------------------------------------------------------- results
 
 
-def collect(out: Path, preset: str, config, seeds: list, rows: list, device, jobs: int) -> dict:
-    """What results.json holds: `rows` of `seeds`, from the files in the run folder."""
-    folders = [out / f"seed{seed}" for seed in seeds]
-    starts = [files.read_json(folder / "start.json", needs=START) for folder in folders]
+def collect(args, config, rows: list, device, jobs: int) -> dict:
+    """What results.json holds: `rows` of all seeds, from the files in the run folder."""
+    folders = [args.out / f"seed{seed}" for seed in args.seed]
+    starts = [files.read_json(folder / "start.json") for folder in folders]
     found = {
-        name: [files.read_json(one / place / "row.json", needs=ROW) for one in folders]
-        for name, place in zip(rows, map(files.file_name, rows))
+        name: [files.read_json(one / files.file_name(name) / "row.json") for one in folders]
+        for name in rows
     }
     every_row = [row for per_seed in found.values() for row in per_seed]
     minutes = {
@@ -302,19 +276,20 @@ def collect(out: Path, preset: str, config, seeds: list, rows: list, device, job
     processes = optim.world_size()
     # pages that processes share are counted in each of them
     memory = jobs * processes * max(row["peak_memory_gb"] or 0 for row in every_row)
-    gpu_memory = max(row.get("gpu_peak_gb") or 0 for row in every_row)
     used = {"jobs": jobs, "peak_memory_gb": round(memory, 2)}
-    used |= {"gpu_peak_gb_a_row": gpu_memory} if gpu_memory else {}
-    used |= {"processes": processes} if processes > 1 else {}
+    if gpu_memory := max(row["gpu_peak_gb"] or 0 for row in every_row):
+        used["gpu_peak_gb_a_row"] = gpu_memory
+    if processes > 1:
+        used["processes"] = processes
     fields = presets.as_fields(config)  # results.json is shared: paths are cut to their names
     return {
-        "preset": preset,
+        "preset": args.preset,
         "hardware": optim.hardware(device) | used,
         "versions": optim.versions(),
-        "minutes": None,
+        "minutes": round(files.read_json(args.out / "minutes.json")["minutes"], 2),  # of all calls
         "core_minutes": round(sum(one["minutes"] for one in starts + every_row), 2),
         "minutes_by_row": minutes,
-        "seeds": seeds,
+        "seeds": args.seed,
         "budget": presets.budget(config),
         "counts": starts[0]["counts"],
         "rows": [evaluate.summarize(per_seed) for per_seed in found.values()],
@@ -359,7 +334,7 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
             out / "fig6.png",
             [run.frames(clip, anonymizer) for clip in eight_of(clips)[:2]],
         )
-    log = read_log(run.folder / files.file_name(best) / "log.jsonl")
+    log = loop.read_log(run.folder / files.file_name(best) / "log.jsonl")
     figures.training_curves(log, out / "curves.png")
 
 
@@ -374,7 +349,7 @@ def eight_of(things) -> list:
 
 def main(argv=None) -> int:
     """Run the main job. Returns its exit status."""
-    return exit_status(lambda: run(*parse(argv)))
+    return loop.exit_status(lambda: run(*parse(argv)))
 
 
 def run(args, config) -> None:
@@ -389,8 +364,9 @@ def run(args, config) -> None:
     rows = [name for name in KNOWN if name in args.rows] + list(own)  # the paper's order
     device, jobs = choose_device_and_jobs(args, config)  # now: files of rows may use the GPU
     if args.check:
-        if optim.is_main_process():
-            checkup.check(args.preset, config, args.out, rows, args.seed, device, jobs)
+        if optim.launched_processes() > 1:
+            raise ValueError("--check looks at one process: give the command without torchrun")
+        checkup.check(args, config, rows, device, jobs)
         return
     if missing := presets.missing_weights(config):
         raise ValueError("; ".join(missing.values()))
@@ -398,10 +374,11 @@ def run(args, config) -> None:
     is_main = optim.is_main_process()
     with files.lock(args.out) if is_main else contextlib.nullcontext():
         optim.run_on_main(functools.partial(open_folder, args.out, args.preset, config))
-        with counted_minutes(args.out / "minutes.json") if is_main else contextlib.nullcontext():
+        minutes = args.out / "minutes.json"
+        with loop.counted_minutes(minutes) if is_main else contextlib.nullcontext():
             first = train_rows(args, config, rows, own, device, jobs)
         if is_main:
-            results = collect(args.out, args.preset, first.config, args.seed, rows, device, jobs)
+            results = collect(args, first.config, rows, device, jobs)
             report(first, args.out, results, rows)
     optim.shut_down()
 
@@ -413,66 +390,47 @@ def train_rows(args, config, rows: list, own: dict, device, jobs: int) -> SeedRu
         data = first.data if first and not config.drawn else None  # folders: same for each seed
         one = SeedRun(config, args.out / f"seed{seed}", seed, device, data, own)
         first = first or one
-        starts = {
-            "A's start": one.detector,
-            "D's start": one.recognizer,
-            "other judge": one.other,
-            "landmark judge": one.landmark_reader,
-        }
-        side_by_side(starts, jobs)
-        side_by_side({"controls": functools.partial(optim.run_on_main, one.controls)}, jobs)
+        starts = (one.detector, one.recognizer, one.other, one.landmark_reader)
+        loop.side_by_side({f"start: {train.__name__}": train for train in starts}, jobs)
+        loop.side_by_side({"controls": functools.partial(optim.run_on_main, one.controls)}, jobs)
         # M's rows first: they take longest, and the other rows use the other cores meanwhile
         order = sorted(rows, key=lambda name: name not in VARIANTS)
         if optim.is_main_process():
             files.print_progress(figures.screen_line(f"Method, seed {seed}"), end=True)
-        side_by_side({name: functools.partial(one.show_row, name) for name in order}, jobs)
+        loop.side_by_side({name: functools.partial(one.row, name) for name in order}, jobs)
     return first
 
 
 def choose_device_and_jobs(args, config) -> tuple[str, int]:
-    """The device and the number of jobs, chosen where the command line leaves them open.
-
-    Raises ValueError for a number of jobs or a device that cannot be (--check goes on without it).
-    """
+    """The device and the number of jobs, given or chosen; ValueError for what cannot be."""
     device = config.device
     if device != "auto":
         optim.check_device(device)
-        if device.startswith("mps") and config.precision == "fp16":
-            raise ValueError("precision is 'fp16', which mps cannot scale: give --precision bf16")
     gpu = 0.0 if device == "cpu" else optim.gpu_memory("cuda" if device == "auto" else device)
     if device == "auto":
         device = "cuda" if gpu else "cpu"
+    if device.startswith("cuda") and not gpu:
+        raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
     jobs = args.jobs
     if jobs is None:
         need = {} if device == "cpu" else evaluate.needs(config, **evaluate.ASSUMED)
         jobs = optim.default_jobs(device, gpu, need)
-    fault = ""
-    if jobs < 1:
-        fault = "it must be at least 1"
-    elif jobs > 1 and device != "cpu" and torch.cuda.is_initialized():
-        fault = "this process has used the GPU already, and its forks cannot then: give --jobs 1"
-    elif jobs > 1 and optim.launched_processes() > 1:
-        fault = "under torchrun it must be 1, since all processes train one row together"
-    if fault:
-        raise ValueError(f"--jobs is {jobs}: {fault}")
-    if device.startswith("cuda") and not gpu and not args.check:
-        raise ValueError(f"device is '{device}', but torch sees no GPU here: use --device cpu")
+    if jobs < 1 or jobs > 1 and optim.launched_processes() > 1:
+        raise ValueError(f"--jobs is {jobs}: it must be at least 1, and 1 under torchrun")
     return device, jobs
 
 
 def open_folder(out: Path, preset: str, config) -> None:
     """Put the settings into the run's folder; ValueError if it holds a run with others."""
-    if checkup.is_free(out, preset, config):
-        files.write_file(out / "config.json", presets.as_json(config, preset))
-    for unfinished in [*out.glob(".*"), *(p for one in out.glob("seed*") for p in one.rglob(".*"))]:
-        files.unlink_unfinished(unfinished)  # of this run, when it was killed
+    checkup.check_free(out, preset, config)
+    files.write_file(out / "config.json", presets.as_json(config, preset))
+    for path in [*out.glob(".*"), *out.glob("seed*/**/.*")]:
+        files.unlink_unfinished(path)  # of this run, when it was killed
 
 
 def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
     draw(first, out, results, rows)
-    took = files.read_json(out / "minutes.json", needs=["minutes"])
-    results["minutes"] = round(took["minutes"], 2)  # of all calls
     texts = {name: make(results) for name, make in figures.TABLES.items()}
     for name, text in texts.items():
         files.write_file(out / name, text)
@@ -481,7 +439,7 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
         done = list(map(files.file_name, rows))
         found = {name: at for name, at in PLAYERS.items() if "/" in at[0] or at[0] in done}
         parts = {name: first.trained(*at) for name, at in found.items()}
-        save_players(out / "players.pt", results["config"], parts)
+        loop.save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in checkup.OUTPUTS if (out / name).exists()]
     print("", *texts.values(), f"{', '.join(written)} are in {out}.", sep="\n")

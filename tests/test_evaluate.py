@@ -289,8 +289,6 @@ def test_faces_too_small_for_an_anonymizer_are_counted(tiny, data, tiny_actions)
 # ------------------------------------------------------------------ a row of one's own
 
 OWN = """
-import sys
-import numpy
 import torch
 from torch import nn
 
@@ -321,10 +319,6 @@ class Late:
     def __call__(self, faces):
         self.calls += 1
         return faces * (float("nan") if self.calls > 6 else 0.5)
-
-class Leaves(Late):
-    def __call__(self, faces):
-        return super().__call__(faces) if self.calls < 6 else sys.exit(0)
 
 class Random:
     stochastic = True
@@ -376,18 +370,6 @@ class Counted:
     def load_state_dict(self, state):
         self.state = state
 
-class Arrays(Counted):
-    state = {"table": numpy.zeros(3)}
-
-class Functions(Counted):
-    state = {"draw": lambda: 0}
-
-class Forgetful:
-    def __call__(self, faces):
-        return faces / 2
-    def state_dict(self):
-        return {}
-
 class Needs:
     def __init__(self, path):
         pass
@@ -421,21 +403,14 @@ def test_an_own_anonymizer_may_write_into_its_faces_and_use_another_type(tmp_pat
     assert made.dtype == torch.float32 and torch.equal(made, faces / 2)
 
 
-@pytest.mark.parametrize(
-    "name, sentence",
-    [
-        ("Late", "Late of .*own.py returns nan to nan"),
-        ("Leaves", r"raised SystemExit: 0 .line 37\)"),
-    ],
-)
-def test_each_answer_of_an_own_anonymizer_is_checked(tmp_path, name, sentence):
+def test_each_answer_of_an_own_anonymizer_is_checked(tmp_path):
     """Not only the first ones: else a row would blame the package's learning rate."""
     (tmp_path / "own.py").write_text(OWN)
-    anonymizer = evaluate.read_own_row(f"A={tmp_path}/own.py:{name}", 32).make()
+    anonymizer = evaluate.read_own_row(f"A={tmp_path}/own.py:Late", 32).make()
     faces = torch.rand(2, 3, 32, 32)
     for _ in range(6):
         assert torch.equal(anonymizer(faces), faces / 2)
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(DataError, match="Late of .*own.py returns nan to nan"):
         anonymizer(faces)
 
 
@@ -459,13 +434,13 @@ def test_another_class_of_the_same_file_is_another_row(tmp_path):
     [
         ("OWN", "--row OWN: give NAME=FILE.py:CLASS"),
         ("=own.py:Darker", "give NAME=FILE.py:CLASS"),
-        ("a|b=own.py:Darker", r"and no \| in NAME"),
-        ("_=own.py:Darker", "a letter or digit and no"),  # its folder would be the seed's
-        ("./_=own.py:Darker", "a letter or digit and no"),
-        (f"{'A' * 61}=own.py:Darker", "and at most 60 characters"),
+        ("a|b=own.py:Darker", r"NAME starts with .* without \|"),
+        ("_=own.py:Darker", "NAME starts with a letter or digit"),  # its folder would be the seed's
+        ("./_=own.py:Darker", "NAME starts with a letter or digit"),
+        (f"{'A' * 61}=own.py:Darker", "at most 60 characters"),
         ("A=own.py", "give NAME=FILE.py:CLASS"),
         ("A=none.py:Darker", "none.py: there is no such module"),
-        ("A=own.py:None_", "--row A: None_ of own.py raised AttributeError"),
+        ("A=own.py:None_", "--row A: None_ of own.py raised KeyError: 'None_'"),
         ("A=broken.py:Darker", "Darker of broken.py raised SyntaxError"),
         ("A=own.py:Needs", "raised TypeError"),
         ("A=own.py:Half", r"makes \(3, 3, 16, 16\) of \(3, 3, 32, 32\): return a tensor"),
@@ -477,12 +452,6 @@ def test_another_class_of_the_same_file_is_another_row(tmp_path):
         ("A=own.py:Fixed", "raised IndexError"),  # on frames it meets faces of other sizes
         ("A=own.py:Other", "has .size 64, but faces are 32 px: see --face_size"),
         ("A=own.py:Text", "has .size '32', but faces are 32 px"),
-        (
-            "A=own.py:Arrays",
-            r"has a state_dict\(\) that no checkpoint can bring back: give tensors",
-        ),
-        ("A=own.py:Functions", "that no checkpoint can bring back"),
-        ("A=own.py:Forgetful", "and a load_state_dict that takes them"),
     ],
 )
 def test_an_own_anonymizer_that_cannot_be_a_row(tmp_path, monkeypatch, text, sentence):

@@ -31,7 +31,9 @@ def make_row(config, folder, device, name):
     run = reproduce.SeedRun(config, folder, 0, torch.device(device))
     run.detector()
     run.controls()
-    return {**run.row(name), **json.loads((folder / "start.json").read_text())}
+    run.row(name)
+    row = json.loads((folder / name / "row.json").read_text())
+    return {**row, **json.loads((folder / "start.json").read_text())}
 
 
 def test_the_pretended_gpu_refuses_and_counts():

@@ -529,9 +529,9 @@ def test_what_two_processes_cannot_do_is_refused_before_they_wait(
     ):
         optim.init_distributed("cuda", tiny())
     assert run(*tiny_args, "--jobs", 2, "--out", tmp_path) == 2
-    assert "--jobs is 2: under torchrun it must be 1" in capfd.readouterr().err
-    # The main process checks.
-    assert run(*tiny_args, "--check", "--out", tmp_path) == 0 and capfd.readouterr().out == ""
+    assert "--jobs is 2: it must be at least 1, and 1 under torchrun" in capfd.readouterr().err
+    assert run(*tiny_args, "--check", "--out", tmp_path) == 2
+    assert "give the command without torchrun" in capfd.readouterr().err
 
 
 def test_a_gradient_is_the_mean_over_the_processes_and_none_counts_as_zeros(monkeypatch):

@@ -320,17 +320,6 @@ class Darker:
     def __call__(self, faces):
         return faces * 0.5 - 0.5
 """
-LATE = """
-class Late:
-    def __init__(self):
-        self.calls = 0
-
-    def __call__(self, faces):
-        self.calls += 1
-        if self.calls == 9:
-            raise KeyError("nine")
-        return faces * 0.5
-"""
 
 
 def test_rows_with_another_M(tiny_args, tmp_path):
@@ -390,24 +379,14 @@ def test_an_own_network_is_shown_with_the_weights_that_were_judged(tiny, tmp_pat
     assert torch.equal(one.finished("Net").weight, judged)
 
 
-def test_an_own_row_that_fails_later_is_named_with_its_line(tiny_args, tmp_path, capsys):
-    (tmp_path / "late.py").write_text(LATE)
-    words = [*tiny_args, "--rows", "Masked", "--out", tmp_path / "run", "--jobs", 1]
-    assert run(*words, "--row", f"Late={tmp_path / 'late.py'}:Late") == 2
-    error = capsys.readouterr().err
-    where = f"--row Late: Late of {tmp_path / 'late.py'}"
-    assert f"{where} raised KeyError: 'nine' (line 9)" in error
-    assert "Traceback" not in error
-
-
 def test_an_own_row_that_ends_the_program_is_refused(tiny_args, tmp_path, capsys):
     (tmp_path / "ends.py").write_text("import sys\nsys.exit(0)\n")
     assert run(*tiny_args, "--out", tmp_path / "run", "--row", f"A={tmp_path / 'ends.py'}:A") == 2
     assert "--row A: A of" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("seeds", [(0, 0), (-1,), (2**63,)])
-def test_seeds_are_different_numbers_that_torch_takes(tiny_args, tmp_path, capsys, seeds):
+@pytest.mark.parametrize("seeds", [(0, 0), (-1,)])
+def test_seeds_are_different_numbers(tiny_args, tmp_path, capsys, seeds):
     assert run(*tiny_args, "--out", tmp_path / "run", "--seed", *seeds) == 2
     assert "argument --seed: give different whole numbers" in capsys.readouterr().err
 
@@ -620,40 +599,12 @@ def test_corrupt_checkpoint_is_named(copied, tiny_args, capsys):
     assert f"{path} cannot be read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["Ours/checkpoint.pt", "Masked/inverting/checkpoint.pt"])
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"torn")])
-def test_a_finished_row_without_its_checkpoint_is_trained_again(
-    copied, tiny_args, capsys, name, spoil
-):
-    """Each sentence is followed until the row is done again, with the same numbers."""
-    path = copied / "seed0" / name
-    row = copied / "seed0" / name.split("/")[0] / "row.json"
-    wanted = numbers(row)
-    spoil(path)
-    words = [*tiny_args, "--out", copied, "--rows", "Masked", "Ours"]
-    assert run(*words) == 2
-    said = capsys.readouterr().err
-    assert f"{path} " in said and f": delete {row} and give the same command again" in said
-    row.unlink()
-    if path.exists():
-        assert run(*words) == 2
-        said = capsys.readouterr().err
-        assert f"{path} cannot be read" in said and "delete it to" in said
-        path.unlink()
-    assert run(*words) == 0 and numbers(row) == wanted
-
-
-def test_a_finished_row_without_its_log_is_named(copied, tiny_args, capsys):
+def test_a_damaged_log_is_read_up_to_the_damage(copied, tiny_args):
     path = copied / "seed0/Ours/log.jsonl"
     first = path.read_text().splitlines()[0]
-    path.write_text(f'{first}\n{{"stage": "game"}}\n{first}\n')
-    assert read_log(path) == [json.loads(first)]  # up to the damaged line
-    words = [*tiny_args, "--out", copied, "--rows", "Ours"]
-    assert run(*words) == 0
-    path.unlink()
-    assert run(*words) == 2
-    said = capsys.readouterr().err
-    assert f"{path} does not exist: delete the folder {path.parent} and give the same" in said
+    path.write_text(f'{first}\n{{"stage": "ga\n{first}\n')
+    assert read_log(path) == [json.loads(first)]
+    assert run(*tiny_args, "--out", copied, "--rows", "Ours") == 0
 
 
 @pytest.mark.parametrize("name", ["start.json", "Masked/row.json", "../minutes.json"])
@@ -664,15 +615,6 @@ def test_a_json_file_that_a_crash_left_empty_is_named(copied, tiny_args, capsys,
     assert f"{path.name} cannot be read (Expecting value" in capsys.readouterr().err
     path.unlink()
     assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 0 and read(path)
-
-
-@pytest.mark.parametrize("name", ["start.json", "data.json", "Masked/row.json", "../minutes.json"])
-@pytest.mark.parametrize("content", ["{}", "[]"])
-def test_a_json_file_without_what_it_must_hold_is_named(copied, tiny_args, capsys, name, content):
-    path = copied / "seed0" / name
-    path.write_text(content)
-    assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 2
-    assert f"{path.name} cannot be read (it lacks" in capsys.readouterr().err
 
 
 def test_players_are_those_of_the_last_command(copied, tiny_args, capsys):
@@ -853,7 +795,7 @@ def test_a_picture_that_is_gone_when_the_run_goes_on(photos, photo_args, capsys)
     error = capsys.readouterr().err
     assert "P1_0002.png: cannot be read" in error and "move it away" not in error
     assert (
-        "train_faces count was 12 when this run began and is 11 now: restore the pictures and "
+        "train_faces was 12 when this run began and is 11 now: restore the pictures and "
         "tables that were there, or choose another --out" in error
     )
     picture.write_bytes(whole)
