@@ -14,16 +14,18 @@ import itertools
 import math
 import signal
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ppad import folders, optim
+from ppad import files, folders, optim
 from ppad.crop_sampler import FACE_SCALE, face_squares
 from ppad.files import DataError, find_pairs
-from ppad.folders import PictureFiles, checked_boxes
+from ppad.folders import PictureFiles, checked_boxes, person_of
 from ppad.toyworld import ACTIONS, ToyWorld
 
 MIRROR_ORDER = [1, 0, 2, 4, 3]  # of the landmarks, in a mirror
@@ -449,10 +451,23 @@ def read_faces(
         size: Side of the crops, px.
         people, pictures_each: Read no more than these, 0 = all.
         face_scale: Side of the square, times the longer side of the box.
-        options: on_bad, memory, workers of `folders.Reader`.
+        options: on_bad, memory, workers of `folders.read_pictures`.
     """
-    reader = folders.Reader(folder, **options)
-    return FaceSet(**reader.faces(landmarks_csv, size, people, pictures_each, face_scale))
+    folder = Path(folder)
+    rows = folders.landmark_rows(folder, landmarks_csv)
+    listed = sorted(rows.keys() | folders.pictures_in(folder))
+    elsewhere = folders.pictures_elsewhere(folder)
+    files.say_unused(folder, "pictures not in person/picture", elsewhere)
+    offered = []
+    for places in list(grouped(map(person_of, listed)).values())[: people or None]:
+        offered += [listed[i] for i in places[: pictures_each or None]]
+    look = partial(folders.look_at_face, folder, rows, size, face_scale)
+    images, landmarks, read = folders.read_pictures(folder, offered, look, (size, size), **options)
+    shown = [person_of(name) for name in read["names"]]
+    number = {person: i for i, person in enumerate(dict.fromkeys(shown))}
+    read["names"] = [Path(name).with_suffix("").as_posix() for name in read["names"]]
+    identities = torch.tensor([number[person] for person in shown])
+    return FaceSet(images, torch.from_numpy(np.stack(landmarks)), identities, **read)
 
 
 def read_actions(
@@ -473,11 +488,34 @@ def read_actions(
         faces_csv: A table with file and a face box; any number of rows a file.
         limit: Read so many frames, evenly over the split, 0 = all.
         face_scale: As in `ActionSet`.
-        options: on_bad, memory, workers of `folders.Reader`.
+        options: on_bad, memory, workers of `folders.read_pictures`.
     """
-    reader = folders.Reader(folder, **options)
-    fields = reader.actions(annotations_csv, faces_csv, split, frame_size, limit)
-    return ActionSet(**fields, face_scale=face_scale)
+    frames = folders.annotated_frames(annotations_csv, faces_csv)
+    offered = [file for file, frame in frames.items() if frame.split == split]
+    if not offered:
+        splits = ", ".join(sorted({frame.split for frame in frames.values()}))
+        raise DataError(f"{annotations_csv}: no frame is of split {split!r}, but of {splits}")
+    if split == "test":  # once, where both are read
+        others = [frame.split for frame in frames.values() if frame.split not in ("train", "test")]
+        files.say_unused(annotations_csv, "frames of other splits", others)
+        if all(len(frame.faces) == 1 for frame in frames.values()):
+            files.print_progress(f"{faces_csv}: no face, so no frame is anonymized", True)
+    if 0 < limit < len(offered):
+        offered = [offered[i * len(offered) // limit] for i in range(limit)]
+    look = partial(folders.look_at_frame, folder, frames, annotations_csv, frame_size)
+    pictures, scales, read = folders.read_pictures(folder, offered, look, frame_size, **options)
+    used = [frames[name] for name in read["names"]]
+    classes = folders.action_names(annotations_csv, frames, used if split == "train" else ())
+    label = {action: i for i, action in enumerate(classes, 1)}
+    return ActionSet(
+        pictures,
+        [torch.cat(frame.boxes) * scale for frame, scale in zip(used, scales)],
+        [torch.tensor([label[action] for action in frame.actions]) for frame in used],
+        [torch.cat(frame.faces) * scale for frame, scale in zip(used, scales)],
+        classes=classes,
+        face_scale=face_scale,
+        **read,
+    )
 
 
 def read_pairs(pairs_txt, face_set: FaceSet) -> Pairs:

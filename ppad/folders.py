@@ -3,23 +3,19 @@
 A faces folder holds person/picture and a table with five landmarks for each; an actions folder
 holds frames, a table of person boxes with their actions, and one of face boxes
 (data_scripts/README.md tells how they are made). Every picture is decoded once when a folder is
-read, several at a time, so that a damaged one is known before the training starts. A fault of a
-table (a column missing, NaN, a box without area) always raises DataError; a picture that is
-damaged or has no landmarks is a BadPicture, which can be left out, by name.
+read, so that a damaged one is known before the training starts. A fault of a table (a column
+missing, NaN, a box without area) always raises DataError; a picture that is damaged or has no
+landmarks is a BadPicture, which can be left out, by name.
 
 Boxes are xyxy pixels and landmarks x,y pixels of the upright picture, continuous: pixel i covers
 [i, i+1), a whole picture is (0, 0, W, H).
 """
 
-import itertools
 import math
 import os
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +30,6 @@ from ppad.files import BadPicture, DataError, numbers
 
 POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # left in the picture
 POINT_COLUMNS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
-SPLITS = ("train", "test")
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 ROUNDING = 1.0  # px; ours: tables are rounded, so a true box may leave its picture by this much
 GRAY = 128  # ours: padding of a letterboxed frame, about 0 on the networks' [-1, 1] scale
@@ -49,25 +44,6 @@ SECONDS_BETWEEN_LINES = 5  # ours: of progress
 def cores() -> int:
     """Threads that decode where no number is given: one a core, 16 at most."""
     return min(MAX_THREADS, os.cpu_count() or 1)
-
-
-def in_threads(work, items, count: int, title, threads: int = 0):
-    """Yield (item, the future of work(item)) in order. count: the most there will be.
-
-    `items` may depend on the results so far: a chunk is asked for after those of the one before.
-    """
-    start = last_print = time.monotonic()
-    done = 0
-    items = iter(items)
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        while chunk := list(itertools.islice(items, CHUNK)):
-            yield from [(item, pool.submit(work, item)) for item in chunk]
-            done += len(chunk)
-            now = time.monotonic()
-            if now - last_print > SECONDS_BETWEEN_LINES and done < count:
-                last_print = now
-                left = f"about {(now - start) / done * (count - done):.0f} s left"
-                files.print_progress(f"{title}: {done:,} of {count:,} pictures read, {left}", True)
 
 
 class PictureFiles:
@@ -114,130 +90,66 @@ class PictureFiles:
         return letterbox(picture, self.shape[2:])[0]
 
 
-class Reader:
-    """Reads a folder of faces or of action frames, once.
+def read_pictures(
+    title, offered, look, size, on_bad: str = "error", memory: float = math.inf, workers: int = 0
+):
+    """Read pictures once, in order.
 
     Args:
-        folder: Where the pictures are.
+        title: What is read, for messages.
+        offered: Names of the pictures.
+        look: Function of a name -> the picture (H, W, 3) uint8, its source for PictureFiles, what
+            was found besides.
+        size: (H, W).
         on_bad: "error" raises DataError at the first picture that is absent, unreadable, or of a
             face not square or without usable landmarks; "skip" leaves it out and says so in
             `skipped`.
         memory: Bytes that the pictures may take, as they will be used; more stay in their files.
         workers: Threads that decode, 0 = one a core, 16 at most.
+
+    Returns N pictures (N, 3, H, W) uint8, what was found besides of each, and the fields `names`,
+    `skipped` and `checksums` of a set. Raises DataError where no picture is left.
     """
-
-    def __init__(self, folder, on_bad: str = "error", memory: float = math.inf, workers: int = 0):
-        if on_bad not in ("error", "skip"):
-            raise ValueError(f"on_bad is {on_bad!r}: give 'error' or 'skip'.")
-        self.folder = Path(folder)
-        self.on_bad = on_bad
-        self.memory = memory
-        self.threads = workers or cores()
-        self.names = []  # of the pictures that can be used
-        self.sources = []  # likewise, for PictureFiles
-        self.skipped = []
-
-    def faces(self, landmarks_csv, size: int, people: int, pictures_each: int, face_scale) -> dict:
-        """The fields of a `datasets.FaceSet`; the arguments are those of `datasets.read_faces`."""
-        rows = landmark_rows(self.folder, landmarks_csv)
-        offered = sorted(rows.keys() | pictures_in(self.folder))
-        elsewhere = pictures_elsewhere(self.folder)
-        files.say_unused(self.folder, "pictures not in person/picture", elsewhere)
-        each = pictures_each or math.inf
-        counts = sorted(Counter(map(_person, offered)).values(), reverse=True)
-        count = sum(min(number, each) for number in counts[: people or None])
-        look = partial(look_at_face, self.folder, rows, size, face_scale)
-        images, landmarks = self._read(look, offered, count, (size, size), people or math.inf, each)
-        if not landmarks:
-            raise DataError(f"{self.folder}: no usable person/picture in it{self._why_none()}")
-        shown = [_person(file) for file in self.names]
-        number = {person: i for i, person in enumerate(dict.fromkeys(shown))}
-        return self._fields(
-            images=images,
-            landmarks=torch.from_numpy(np.stack(landmarks)),  # (N, 5, 2)
-            identities=torch.tensor([number[person] for person in shown]),
-            names=[Path(file).with_suffix("").as_posix() for file in self.names],
-        )
-
-    def actions(self, annotations_csv, faces_csv, split: str, frame_size, limit: int) -> dict:
-        """The fields of a `datasets.ActionSet`; the arguments are those of `read_actions`."""
-        frames = annotated_frames(annotations_csv, faces_csv)
-        offered = [file for file, frame in frames.items() if frame.split == split]
-        if split == "test":  # once, where both are read
-            others = [frame.split for frame in frames.values() if frame.split not in SPLITS]
-            files.say_unused(annotations_csv, "frames of other splits", others)
-            if all(len(frame.faces) == 1 for frame in frames.values()):
-                files.print_progress(f"{faces_csv}: no face, so no frame is anonymized", True)
-        if 0 < limit < len(offered):
-            offered = [offered[i * len(offered) // limit] for i in range(limit)]
-        look = partial(look_at_frame, self.folder, frames, annotations_csv, frame_size)
-        pictures, scales = self._read(look, offered, len(offered), frame_size)
-        if not self.names:
-            fault = f"no usable picture of split {split!r}{self._why_none()}"
-            splits = ", ".join(sorted({frame.split for frame in frames.values()}))
-            raise DataError(f"{self.folder}: {fault}; the table has the splits {splits}")
-        used = [frames[name] for name in self.names]
-        classes = action_names(annotations_csv, frames, used if split == "train" else ())
-        label = {action: i for i, action in enumerate(classes, 1)}
-        return self._fields(
-            frames=pictures,
-            boxes=[torch.cat(frame.boxes) * scale for frame, scale in zip(used, scales)],
-            labels=[torch.tensor([label[action] for action in frame.actions]) for frame in used],
-            face_boxes=[torch.cat(frame.faces) * scale for frame, scale in zip(used, scales)],
-            names=self.names,
-            classes=classes,
-        )
-
-    def _read(self, look, offered, count, size, people=math.inf, each=math.inf):
-        """The pictures that can be used, (N, 3, H, W), and N times what was found besides.
-
-        look(file) -> picture (H, W, 3) uint8, its source for PictureFiles, what was found. count:
-        the most there will be. people, each: read no more people, and pictures of one.
-        """
-        fits = count * 3 * math.prod(size) <= self.memory
-        kept = torch.empty(count if fits else 0, 3, *size, dtype=torch.uint8)
-        found = []
-        taken = Counter()  # of a person's usable pictures
-
-        def wanted(file):
-            number = taken[_person(file)]
-            return number < each and (number > 0 or len(taken) < people)
-
-        results = in_threads(look, filter(wanted, offered), count, self.folder, self.threads)
-        with closing(results):  # else its threads outlive a DataError
-            for file, result in results:
-                if not wanted(file):  # any more: another one of its chunk was the last
-                    continue
+    threads = workers or cores()
+    fits = len(offered) * 3 * math.prod(size) <= memory
+    kept = torch.empty(len(offered) if fits else 0, 3, *size, dtype=torch.uint8)
+    names = []
+    sources = []
+    found = []
+    skipped = []
+    last_print = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(offered), CHUNK):
+            if time.monotonic() - last_print > SECONDS_BETWEEN_LINES:
+                last_print = time.monotonic()
+                files.print_progress(f"{title}: {first:,} of {len(offered):,} pictures read", True)
+            chunk = [(name, pool.submit(look, name)) for name in offered[first : first + CHUNK]]
+            for name, result in chunk:
                 try:
                     picture, source, more = result.result()
                 except BadPicture as error:
-                    if self.on_bad == "error":
+                    if on_bad != "skip":
                         raise
-                    self.skipped.append(str(error))
+                    skipped.append(str(error))
                     continue
                 if fits:
                     kept[len(found)] = torch.from_numpy(picture).permute(2, 0, 1)
+                names.append(name)
+                sources.append(source)
                 found.append(more)
-                self.names.append(file)
-                self.sources.append(source)
-                taken[_person(file)] += 1
-        pictures = kept[: len(found)] if fits else PictureFiles(self.sources, size, self.threads)
-        return pictures, found
-
-    def _fields(self, **fields):
-        return fields | {"skipped": self.skipped, "checksums": [sum_ for *_, sum_ in self.sources]}
-
-    def _why_none(self):
-        if not self.skipped:
-            return "; check the path"
-        return f": all {len(self.skipped)} were skipped, the first because of: {self.skipped[0]}"
+    if not found:
+        raise DataError(f"{title}: no usable picture: {(skipped or ['check the path'])[0]}")
+    pictures = kept[: len(found)] if fits else PictureFiles(sources, size, threads)
+    checksums = [checksum for _, _, checksum in sources]
+    return pictures, found, {"names": names, "skipped": skipped, "checksums": checksums}
 
 
 # ---------------------------------------------------------------- faces
 
 
-def _person(file):
-    return file.split("/")[0]
+def person_of(name: str) -> str:
+    """The person of a picture "person/picture"."""
+    return name.split("/")[0]
 
 
 def pictures_in(folder) -> list[str]:
@@ -258,8 +170,8 @@ def pictures_in(folder) -> list[str]:
 def pictures_elsewhere(folder) -> list[str]:
     """Pictures that lie loose in a folder of faces, or deeper than `pictures_in` looks."""
     pictures = filter(files.is_picture, folder.rglob("*"))
-    names = sorted(path.relative_to(folder).as_posix() for path in pictures)
-    return [name for name in names if name.count("/") != 1 and "/." not in f"/{name}"]
+    names = (path.relative_to(folder).as_posix() for path in pictures)
+    return sorted(name for name in names if name.count("/") != 1 and "/." not in f"/{name}")
 
 
 def spelling(person: str) -> str:
@@ -270,7 +182,7 @@ def spelling(person: str) -> str:
 def check_people(root) -> None:
     """DataError for a person in root/train and root/test: the test would be of known people."""
     train, test = (
-        {spelling(_person(name)): _person(name) for name in pictures_in(Path(root, split))}
+        {spelling(person_of(name)): person_of(name) for name in pictures_in(Path(root, split))}
         for split in ("train", "test")
     )
     if both := sorted(train.keys() & test.keys()):
@@ -309,14 +221,12 @@ def check_convention(table, rows) -> None:
         if known and np.median(known) <= 1:
             fault = f"{columns[0]} to {columns[-1]} are mostly not above 1"
             raise DataError(f"{table}: {fault}; give pixels of the picture, not shares of it")
-    if not known:
-        return
     faces = np.reshape(known, (-1, 5, 2))  # (N, 5, 2)
-    for right, left in ((1, 0), (4, 3)):
+    for left, right in ((0, 1), (3, 4)) if known else ():
         if np.median(faces[:, right, 0] - faces[:, left, 0]) < 0:
             fault = f"{POINTS[left]} lies right of {POINTS[right]} in most faces"
             raise DataError(f"{table}: {fault}; left must be left in the picture: exchange them")
-    if np.median(faces[:, 3:, 1].mean(1) - faces[:, :2, 1].mean(1)) < 0:
+    if known and np.median(faces[:, 3:, 1].mean(1) - faces[:, :2, 1].mean(1)) < 0:
         fault = "the eyes lie below the mouth in most faces"
         raise DataError(f"{table}: {fault}; y must be counted from the top")
 
@@ -394,19 +304,16 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
         file = row["file"]
         size = tuple(numbers(row, ("width", "height")))
         frame = frames.setdefault(file, _Frame(row["split"], size))
-        if row["split"] not in SPLITS and row["split"].casefold() in SPLITS:
-            raise DataError(f"{row['where']}: split is {row['split']!r}; write it in small letters")
         if not row["action"]:
-            fix = "name it, or delete the row (background needs none)"
-            raise DataError(f"{row['where']}: action is empty; {fix}")
+            raise DataError(f"{row['where']}: action is empty; name it, or delete the row")
         if (row["split"], size) != (frame.split, frame.size):
             raise DataError(f"{row['where']}: {file} has another split or size further up; fix one")
         frame.actions.append(row["action"])
         frame.boxes.append(_new_box(row, "box", size, ROUNDING, seen))
     for row in faces:
         if row["file"] not in frames:
-            fault = f"{row['file']} is not in {annotations_csv}"
-            raise DataError(f"{row['where']}: {fault}; use two tables of one version")
+            fault = f"{row['where']}: {row['file']} is not in {annotations_csv}"
+            raise DataError(f"{fault}; use two tables of one version")
         frame = frames[row["file"]]
         frame.faces.append(_new_box(row, "face box", frame.size, math.inf, seen))
     action_names(annotations_csv, frames, [f for f in frames.values() if f.split == "train"])
