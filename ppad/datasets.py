@@ -40,14 +40,6 @@ def checksum(*known) -> str:
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
-def grouped(keys) -> dict:
-    """The positions of each different key."""
-    groups = {}
-    for position, key in enumerate(keys):
-        groups.setdefault(key, []).append(position)
-    return groups
-
-
 class _PictureSet(Dataset):
     """What both sets do with their `pictures`, (N, 3, H, W) uint8: a tensor or `PictureFiles`."""
 
@@ -57,8 +49,7 @@ class _PictureSet(Dataset):
     def __getitems__(self, items) -> tuple:
         """What `select` returns for a list of (index, mirrored); a DataLoader calls this.
 
-        A DataError is returned, for `batches` to raise: a process that makes batches would bury its
-        message in a traceback.
+        A DataError is returned, for `batches` to raise: torch would bury it in a traceback.
         """
         try:
             return self.select(*map(torch.tensor, zip(*items)))
@@ -176,15 +167,15 @@ class ActionSet(_PictureSet):
         height, width = self.frames.shape[2:]
         self.boxes = list(self.boxes)
         self.face_boxes = list(self.face_boxes)
+        most = len(self.classes)
         for i, (name, labels) in enumerate(zip(self.names, self.labels)):
             boxes = checked_boxes(self.boxes[i], width, height, f"{name}: box")
             faces = checked_boxes(self.face_boxes[i], width, height, f"{name}: face box", math.inf)
             self.boxes[i] = boxes
             self.face_boxes[i] = faces
             self.regions.append(face_squares(faces, self.face_scale))
-            known = range(1, len(self.classes) + 1)
-            if len(labels) != len(boxes) or any(label not in known for label in labels.tolist()):
-                fix = f"give one label a box, from 1 to {len(known)} (0 is the background)"
+            if len(labels) != len(boxes) or ((labels < 1) | (labels > most)).any():
+                fix = f"give one label a box, from 1 to {most} (0 is the background)"
                 raise DataError(f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; {fix}")
 
     @property
@@ -200,17 +191,17 @@ class ActionSet(_PictureSet):
         Targets: B times {"boxes": (n, 4) px, "labels": (n,) int64}. Regions: B times (k, 4) px, the
         squares about the faces. indices: (B,) int64. mirror: (B,) bool.
         """
-        sign = torch.tensor([-1.0, 1, -1, 1])  # xyxy -> (width - x1, y0, width - x0, y1)
-        shift = torch.tensor([1.0, 0, 1, 0]) * self.frames.shape[3]
+        width = self.frames.shape[3]
 
         def placed(boxes, flip):
-            return boxes[:, [2, 1, 0, 3]] * sign + shift if flip else boxes
+            x0, y0, x1, y1 = boxes.unbind(1)
+            return torch.stack([width - x1, y0, width - x0, y1], 1) if flip else boxes
 
-        which = list(zip(indices.tolist(), mirror.tolist()))
-        targets = [
-            {"boxes": placed(self.boxes[i], flip), "labels": self.labels[i]} for i, flip in which
-        ]
-        regions = [placed(self.regions[i], flip) for i, flip in which]
+        targets = []
+        regions = []
+        for i, flip in zip(indices.tolist(), mirror.tolist()):
+            targets.append({"boxes": placed(self.boxes[i], flip), "labels": self.labels[i]})
+            regions.append(placed(self.regions[i], flip))
         return self.flipped(indices, mirror), targets, regions
 
 
@@ -255,8 +246,7 @@ class BatchSampler(Sampler):
 
     def __init__(self, count, batch_size, seed, start=0, rank=0, world_size=1):
         if not 1 <= batch_size <= count:
-            fix = f"give 1 to {count}, the number of items in the set."
-            raise ValueError(f"batch_size is {batch_size}: {fix}")
+            raise ValueError(f"batch_size is {batch_size}: give 1 to {count}, the items in the set")
         if batch_size % world_size:
             fault = f"{world_size} processes cannot share a batch of {batch_size} equally"
             raise ValueError(f"{fault}: give batches that {world_size} divides")
@@ -303,10 +293,6 @@ def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu"):
         worker_init_fn=_heed_signals,
         generator=torch.Generator(),  # else it would draw from the global random state
     )
-    return _deliver(loader, device)
-
-
-def _deliver(loader, device):
     for pictures, *rest in loader:
         if isinstance(pictures, DataError):
             raise pictures
@@ -345,8 +331,9 @@ class KeptOutputs(nn.Module):
     def draw(self, number: int) -> tuple:
         """Any of those kept: pictures, modified (n, 3, S, S), landmarks (n, 5, 2), identities."""
         at = torch.randint(min(int(self.count), len(self.pictures)), (number,))  # (n,)
-        faces = (kept[at] / 127.5 - 1 for kept in (self.pictures, self.modified))
-        return (*faces, self.landmarks[at], self.identities[at])
+        pictures = self.pictures[at] / 127.5 - 1
+        modified = self.modified[at] / 127.5 - 1
+        return pictures, modified, self.landmarks[at], self.identities[at]
 
 
 # ---------------------------------------------------------------- the toy world
@@ -378,19 +365,16 @@ def toy_actions(seed: int, count: int, size: int, identities: range, start: int 
     scene) past its end.
     """
     world = ToyWorld(seed)
-    scenes = []
-    names = []
-    for i in range(count):
-        person = identities[i // len(ACTIONS) % len(identities)]
-        scenes.append(world.scene(i % len(ACTIONS), person, start + i, size=size))
-        names.append(f"toy_{person:04d}/toy_{start + i:05d}")
-    no_face = np.zeros((0, 4))
+    people = [identities[i // len(ACTIONS) % len(identities)] for i in range(count)]
+    scenes = [
+        world.scene(i % len(ACTIONS), person, start + i, size) for i, person in enumerate(people)
+    ]
     return ActionSet(
         _stack(scenes),
         [scene.box for scene in scenes],
         [torch.tensor([scene.label]) for scene in scenes],
-        [no_face if scene.face_box is None else scene.face_box for scene in scenes],
-        names,
+        [np.zeros((0, 4)) if scene.face_box is None else scene.face_box for scene in scenes],
+        [f"toy_{person:04d}/toy_{start + i:05d}" for i, person in enumerate(people)],
         list(ACTIONS),
     )
 
@@ -415,8 +399,7 @@ def toy_pairs(face_set: FaceSet, folds: int, per_fold: int, seed: int = 0) -> Pa
         pools.append(pool)
         if len(pool) < folds * per_fold:
             fault = f"the set has {len(pool)} pairs of {who}, {folds} folds need {folds * per_fold}"
-            fix = "draw more people or pictures, or ask for fewer"
-            raise DataError(f"toy_pairs: {fault}; {fix}")
+            raise DataError(f"toy_pairs: {fault}; draw more people or pictures")
     parts = [pool[home[pool] == fold][:per_fold] for pool in pools for fold in range(folds)]
     if min(map(len, parts)) < per_fold:  # a fold cannot be filled from its own people
         parts = [part for pool in pools for part in pool.split(per_fold)[:folds]]
@@ -453,14 +436,8 @@ def read_faces(
         face_scale: Side of the square, times the longer side of the box.
         options: on_bad, memory, workers of `folders.read_pictures`.
     """
-    folder = Path(folder)
     rows = folders.landmark_rows(folder, landmarks_csv)
-    listed = sorted(rows.keys() | folders.pictures_in(folder))
-    elsewhere = folders.pictures_elsewhere(folder)
-    files.say_unused(folder, "pictures not in person/picture", elsewhere)
-    offered = []
-    for places in list(grouped(map(person_of, listed)).values())[: people or None]:
-        offered += [listed[i] for i in places[: pictures_each or None]]
+    offered = folders.offered_faces(Path(folder), rows, people, pictures_each)
     look = partial(folders.look_at_face, folder, rows, size, face_scale)
     images, landmarks, read = folders.read_pictures(folder, offered, look, (size, size), **options)
     shown = [person_of(name) for name in read["names"]]
@@ -491,17 +468,9 @@ def read_actions(
         options: on_bad, memory, workers of `folders.read_pictures`.
     """
     frames = folders.annotated_frames(annotations_csv, faces_csv)
-    offered = [file for file, frame in frames.items() if frame.split == split]
-    if not offered:
-        splits = ", ".join(sorted({frame.split for frame in frames.values()}))
-        raise DataError(f"{annotations_csv}: no frame is of split {split!r}, but of {splits}")
-    if split == "test":  # once, where both are read
-        others = [frame.split for frame in frames.values() if frame.split not in ("train", "test")]
-        files.say_unused(annotations_csv, "frames of other splits", others)
-        if all(len(frame.faces) == 1 for frame in frames.values()):
-            files.print_progress(f"{faces_csv}: no face, so no frame is anonymized", True)
-    if 0 < limit < len(offered):
-        offered = [offered[i * len(offered) // limit] for i in range(limit)]
+    if split == "test" and all(len(frame.faces) == 1 for frame in frames.values()):
+        files.print_progress(f"{faces_csv}: no face, so no frame is anonymized", True)
+    offered = folders.offered_frames(frames, split, limit, annotations_csv)
     look = partial(folders.look_at_frame, folder, frames, annotations_csv, frame_size)
     pictures, scales, read = folders.read_pictures(folder, offered, look, frame_size, **options)
     used = [frames[name] for name in read["names"]]

@@ -147,6 +147,14 @@ def read_pictures(
 # ---------------------------------------------------------------- faces
 
 
+def grouped(keys) -> dict:
+    """The positions of each different key."""
+    groups = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    return groups
+
+
 def person_of(name: str) -> str:
     """The person of a picture "person/picture"."""
     return name.split("/")[0]
@@ -167,11 +175,18 @@ def pictures_in(folder) -> list[str]:
     return [name for name, _ in paths.values()]
 
 
-def pictures_elsewhere(folder) -> list[str]:
-    """Pictures that lie loose in a folder of faces, or deeper than `pictures_in` looks."""
-    pictures = filter(files.is_picture, folder.rglob("*"))
-    names = (path.relative_to(folder).as_posix() for path in pictures)
-    return sorted(name for name in names if name.count("/") != 1 and "/." not in f"/{name}")
+def offered_faces(folder, rows, people: int, pictures_each: int) -> list[str]:
+    """The pictures that a folder of faces or the rows of its table have, sorted.
+
+    people, pictures_each: the first ones only, 0 = all.
+    """
+    names = sorted(rows.keys() | pictures_in(folder))
+    elsewhere = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    elsewhere = filter(files.is_picture, elsewhere)  # loose, or deeper
+    elsewhere = [name for name in elsewhere if name.count("/") != 1 and "/." not in f"/{name}"]
+    files.say_unused(folder, "pictures not in person/picture", sorted(elsewhere))
+    groups = list(grouped(map(person_of, names)).values())[: people or None]
+    return [names[i] for group in groups for i in group[: pictures_each or None]]
 
 
 def spelling(person: str) -> str:
@@ -318,6 +333,20 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
         frame.faces.append(_new_box(row, "face box", frame.size, math.inf, seen))
     action_names(annotations_csv, frames, [f for f in frames.values() if f.split == "train"])
     return frames
+
+
+def offered_frames(frames, split: str, limit: int, table) -> list[str]:
+    """The names of one split's frames; limit: so many, evenly over the split, 0 = all."""
+    offered = [file for file, frame in frames.items() if frame.split == split]
+    if not offered:
+        splits = ", ".join(sorted({frame.split for frame in frames.values()}))
+        raise DataError(f"{table}: no frame is of split {split!r}, but of {splits}")
+    if split == "test":  # once, where both are read
+        others = [frame.split for frame in frames.values() if frame.split not in ("train", "test")]
+        files.say_unused(table, "frames of other splits", others)
+    if 0 < limit < len(offered):
+        offered = [offered[i * len(offered) // limit] for i in range(limit)]
+    return offered
 
 
 def action_names(table, frames: dict[str, _Frame], train) -> list[str]:

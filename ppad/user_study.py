@@ -28,7 +28,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ppad import datasets, files
+from ppad import datasets, files, folders
 from ppad.baselines import identity
 from ppad.evaluate import drawn_test_people
 from ppad.repainter import load_modifier
@@ -83,7 +83,7 @@ def compose(faces, modifier, rng) -> tuple[dict, dict]:
 
     faces: a FaceSet. modifier: M. rng: numpy Generator that draws people, pictures and order.
     """
-    pictures_of = datasets.grouped(name.split("/")[0] for name in faces.names)
+    pictures_of = folders.grouped(name.split("/")[0] for name in faces.names)
     pairs, same = draw_pairs(pictures_of, rng)
     shown = [repaint(faces, modifier, pair) for pair in pairs]
     q1 = [{"id": f"q1-{number:02d}", "images": two} for number, two in enumerate(shown)]

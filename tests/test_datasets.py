@@ -585,22 +585,18 @@ def test_each_process_gets_its_part(folder, reader, monkeypatch):
         parts.append(next(batches(data, 4, seed=1)))
     assert_equal(whole[0], torch.cat([part[0] for part in parts]))
     with pytest.raises(ValueError, match="2 processes cannot share a batch of 3"):
-        batches(data, 3, seed=1)
+        next(batches(data, 3, seed=1))
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_a_set_in_memory_needs_no_process_and_a_lazy_one_has_a_few(folder, monkeypatch):
     asked = []
-    real = datasets.DataLoader
     monkeypatch.setattr(
-        datasets,
-        "DataLoader",
-        lambda *a, **how: asked.append(how["num_workers"]) or real(*a, **how),
+        datasets, "DataLoader", lambda *a, **how: asked.append(how["num_workers"]) or []
     )
-    batches(faces_of(folder), 3, 0)
+    list(batches(faces_of(folder), 3, 0))
     for count, threads in ((2, 1), (2, 3), (64, 3), (64, 16)):
         monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
-        batches(faces_of(folder, memory=0, workers=threads), 3, 0)
+        list(batches(faces_of(folder, memory=0, workers=threads), 3, 0))
     assert asked == [0, 1, 2, 3, 4]
 
 
