@@ -5,7 +5,6 @@
 
 The first form prints points for every line of the rubric, with a hint and the reason for each line
 missed. The second writes the file that students begin with: the real module without its bodies.
-Exit status: 0 when all was graded, whatever the points; 2 for a mistake in the command.
 
 A component is any module of `ppad` whose test file has marks like this one:
 
@@ -19,10 +18,9 @@ component.
 
 A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
 student's file in the component's place, and writes the start and result of each to a journal. This
-process watches time, memory and output. A test that hangs or ends its process costs its line, and
-a new process goes on with the others. What looks like cheating (`tests/grading_checks.py`) is
-refused or noted for the instructor: a seat belt, no sandbox. Grade files of unknown origin in a
-container.
+process watches time and memory. A test that hangs or ends its process costs its line, and a new
+process goes on with the others. What looks like cheating (`tests/grading_checks.py`) is refused or
+noted for the instructor: a seat belt, no sandbox. Grade files of unknown origin in a container.
 """
 
 import argparse
@@ -37,7 +35,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -48,12 +45,16 @@ ROOT = Path(__file__).resolve().parents[1]
 GAME = "grading_game.py"
 COPIED = "grading_child grading_source grading_checks grading_canaries conftest".split()
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-SWITCHED_ON = "PYTHONDONTWRITEBYTECODE PYTEST_DISABLE_PLUGIN_AUTOLOAD OMP_NUM_THREADS".split()
-NEW_ENVIRONMENT = {"PYTHONIOENCODING": "utf-8:replace", "MPLBACKEND": "agg"}
-NEW_ENVIRONMENT |= {"CUDA_VISIBLE_DEVICES": "", **dict.fromkeys(SWITCHED_ON, "1")}
-HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR")
+NEW_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "MPLBACKEND": "agg",
+    "OMP_NUM_THREADS": "1",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONIOENCODING": "utf-8:replace",
+}
+HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")
 MB = 2**20
-PATIENCE = 20  # ours, see Limits
 NOT_TRIED = ("not written yet", "your file has no ", ": not run", ": not reached")  # no hint there
 SKIPPED = "not run: another test of this line had taken its process down"
 HEADER = """\
@@ -64,13 +65,14 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use (ours: several times what ours need). Seconds spent waiting for a
-    processor do not count, but by the wall clock nothing may take PATIENCE times as long."""
+    """What one submission may use (ours: several times what ours need).
+
+    Seconds spent waiting for a processor do not count.
+    """
 
     seconds: float = 180  # for everything
     test_seconds: float = 30  # for one test; twice that to import the file and to collect tests
     memory: int = 4096 * MB  # bytes resident, all its processes together
-    output: int = MB  # bytes printed during one test
     file: int = 256 * MB  # bytes in one file it writes
     restarts: int = 8  # new processes after tests that ended theirs
 
@@ -228,8 +230,8 @@ def grade(
     for line in lines:
         for test in line.tests:
             # A test with parameters was collected under several names.
-            names = [name for name in run.collected if name.partition("[")[0] == test]
-            for name in sorted(names) or [test]:
+            names = sorted(name for name in run.collected if name.partition("[")[0] == test)
+            for name in names or [test]:
                 if reason := run.results.get(name, stop or "not run"):
                     line.reasons.append(f"{name.partition('::')[2]}: {reason}")
         line.reasons.sort(key=lambda reason: SKIPPED in reason)  # what took it down comes first
@@ -266,43 +268,43 @@ class _Run:
         """Run the tests without result in a new process. Returns why it did not end well, or ""."""
         self.token = secrets.token_hex(16)  # rows of the journal count only with it
         path = place / f"{secrets.token_hex(8)}.jsonl"
+        orders = orders | {"done": list(self.results), "journal": str(path), "token": self.token}
         self.half_row = b""
-        self.test = self.ended = None  # the last one started; why it ended, "" if it ended well
+        self.test = None  # the last one started
+        self.ended = None  # why the process ended, "" if it ended well
         self.phase = "starting"
-        self.started = time.monotonic()
-        self.waited = 0.0  # seconds, for a processor
-        self.clock = self.since = self.began = 0.0  # seconds: now, start of the test, of the import
-        self.printed = self.printed_before = 0  # bytes: now, when the phase or test began
-        with path.open("a+b") as self.journal:  # kept open, so that deleting it does no harm
-            self.process = _start(place)
-            reader = threading.Thread(target=self._count_output, daemon=True)
-            reader.start()
-            done = {"done": list(self.results), "journal": str(path), "token": self.token}
+        self.clock = 0.0  # seconds now, without those spent waiting for a processor
+        self.since = 0.0  # when the phase or test began
+        self.began = 0.0  # when the file was imported
+        with path.open("a+b") as journal:  # kept open, so that deleting it does no harm
+            process = _start(place)
             try:
                 with suppress(OSError):  # it ended at once, which _watch notices
-                    self.process.stdin.write(json.dumps(orders | done).encode() + b"\n")
-                    self.process.stdin.close()
-                return self._watch()
+                    process.stdin.write(json.dumps(orders).encode() + b"\n")
+                    process.stdin.close()
+                return self._watch(process, journal)
             finally:
                 self.left -= self.clock - self.began
                 with suppress(ProcessLookupError, PermissionError):  # all of it may have ended
                     if hasattr(os, "killpg"):
-                        os.killpg(self.process.pid, signal.SIGKILL)
-                    self.process.kill()
-                self.process.wait()
-                reader.join(2)
+                        os.killpg(process.pid, signal.SIGKILL)
+                    process.kill()
+                process.wait()
 
-    def _watch(self) -> str:
+    def _watch(self, process: subprocess.Popen, journal) -> str:
         """Wait for the process's end or for a reason to end it. Returns the reason, or ""."""
+        started = time.monotonic()
+        waited = 0.0
         problem = ""
         while not problem:
             time.sleep(0.1)
-            code = self.process.poll()
-            memory = self._measure()
-            self._read_journal()
+            code = process.poll()
+            waited = max(waited, _seconds_waited(process.pid))
+            self.clock = time.monotonic() - started - waited
+            self._read(journal)
             if self.ended is not None:
                 return self.ended
-            problem = self._problem(code, memory)
+            problem = self._problem(code, _memory(process.pid))
         return problem if self.phase == "test" else f"{problem} while {self.phase}"
 
     def _problem(self, code: int | None, memory: int) -> str:
@@ -318,50 +320,20 @@ class _Run:
             return f"took longer than {seconds:g} s (an endless loop?)"
         if self.clock - self.began > self.left:
             return f"the {limits.seconds:g} s for the whole file were over"
-        if self._prints_too_much():
-            return f"printed more than {limits.output / MB:g} MB"
         if memory > limits.memory:
             return f"used more than {limits.memory / MB:g} MB of memory"
         return ""
 
-    def _measure(self) -> int:
-        """Move the clock on; returns the memory of all its processes.
-
-        Memory, and the time spent waiting for a processor, are read from /proc: on Linux only.
-        """
-        memory = 0
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):  # a process that has ended meanwhile
-                words = stat.read_text().rpartition(")")[2].split()
-                if int(words[3]) == self.process.pid:  # its session
-                    memory += int(words[21]) * os.sysconf("SC_PAGE_SIZE")
-        with suppress(OSError, ValueError, IndexError):
-            schedule = Path(f"/proc/{self.process.pid}/schedstat").read_text()
-            self.waited = int(schedule.split()[1]) / 1e9
-        wall = time.monotonic() - self.started
-        self.clock = max(wall - self.waited, wall / PATIENCE)
-        return memory
-
-    def _count_output(self) -> None:
-        while chunk := self.process.stdout.read1(65536):
-            self.printed += len(chunk)
-            while self._prints_too_much() and self.process.poll() is None:
-                time.sleep(0.01)  # reads no more: the process blocks until it is killed
-
-    def _prints_too_much(self) -> bool:
-        return self.printed - self.printed_before > self.limits.output
-
-    def _read_journal(self) -> None:
-        *rows, self.half_row = (self.half_row + self.journal.read()).split(b"\n")
+    def _read(self, journal) -> None:
+        *rows, self.half_row = (self.half_row + journal.read()).split(b"\n")
         for row in rows:
             try:
                 token, event, value, reason = json.loads(row)
-            except ValueError:
-                token = ""
+            except (ValueError, TypeError):
+                continue
             if token != self.token:
                 continue
             self.since = self.clock
-            self.printed_before = self.printed
             if event == "phase":
                 self.phase = value
                 if value == "your file was imported":
@@ -379,14 +351,39 @@ class _Run:
                 self.ended = reason
 
 
+def _memory(pid: int) -> int:
+    """Bytes of all processes of the session `pid`; 0 on systems without /proc."""
+    memory = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # a process that has ended meanwhile
+            words = stat.read_text().rpartition(")")[2].split()
+            if int(words[3]) == pid:
+                memory += int(words[21]) * os.sysconf("SC_PAGE_SIZE")
+    return memory
+
+
+def _seconds_waited(pid: int) -> float:
+    """How long a process has waited for a processor; 0 where the system does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def _start(place: Path) -> subprocess.Popen:
     """The subprocess in the folder `place`, with as little of our environment as it needs."""
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     environment |= dict.fromkeys(HOME_FOLDERS, str(place / "home"))
     environment |= NEW_ENVIRONMENT | {"PYTHONPATH": str(place)}
-    command = [sys.executable, "-s", f"tests/{COPIED[0]}.py"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=place, env=environment, start_new_session=True, **pipes)
+    return subprocess.Popen(
+        [sys.executable, "-s", f"tests/{COPIED[0]}.py"],
+        cwd=place,
+        env=environment,
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 # ------------------------------------------------------------------ reports and the command
@@ -443,24 +440,28 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         ("--test-seconds", Limits.test_seconds, "seconds per test"),
         ("--memory", Limits.memory / MB, "MB per file"),
     ):
-        add(name, type=float, default=default, help=f"limit: {what} (default %(default)g)")
+        add(name, type=positive, default=default, help=f"limit: {what} (default %(default)g)")
     args = parser.parse_args(words)
-    if args.starter == bool(args.files) or args.starter and (args.json or args.junit):
+    reports = [path for path in (args.json, args.junit) if path]
+    if args.starter == bool(args.files) or args.starter and reports:
         parser.error("name the file to grade, or give --starter alone, which grades nothing")
     if args.out and not args.starter:
         parser.error("--out goes with --starter; a report goes where --json or --junit says")
-    if not all(0 < limit < 1e9 for limit in (args.seconds, args.test_seconds, args.memory)):
-        parser.error("--seconds, --test-seconds, --memory: give a number above 0")
     for path in args.files:
         if not path.is_file():
-            problem = "a folder: name its .py and .ipynb files" if path.is_dir() else "not there"
-            parser.error(f"{path} is {problem}")
-    reports = [path.resolve() for path in (args.json, args.junit) if path]
-    if len({*reports, *(path.resolve() for path in args.files)}) < len(reports) + len(args.files):
+            parser.error(f"{path} is not there, or a folder: name .py and .ipynb files")
+    places = [path.resolve() for path in (*args.files, *reports)]
+    if len(set(places)) < len(places):
         parser.error("a report is one of the files, or a file is given twice: name another")
-    if any(p.is_dir() or not os.access(p.parent, os.W_OK) for p in reports):  # before the grading
-        parser.error("--json and --junit: name files in folders that are there, to write in")
     return args
+
+
+def positive(text: str) -> float:
+    """A number above 0; ValueError otherwise, which argparse makes a sentence of."""
+    number = float(text)
+    if not 0 < number < 1e9:
+        raise ValueError
+    return number
 
 
 def main(words: list[str] | None = None) -> int:
@@ -475,6 +476,9 @@ def main(words: list[str] | None = None) -> int:
                 file.write(starter(source))
             print(f"wrote {out}: write every body that says NotImplementedError")
             return 0
+        for path in (args.json, args.junit):
+            if path:
+                path.open("a").close()  # an error now, not after all the grading
         limits = Limits(args.seconds, args.test_seconds, int(args.memory * MB))
         reports = []
         for path in args.files:

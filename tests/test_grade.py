@@ -200,10 +200,6 @@ IN_A_FUNCTION = {
     "pytest.skip": ("import pytest\ndef double(x): pytest.skip('good')\n", "counts as not passed"),
     "Ctrl-C": ("def double(x): raise KeyboardInterrupt\n", "ended (status"),
     "crash": (CRASH, "crashed"),
-    "prints 100 MB": (
-        "def double(x):\n    for _ in range(100): print('x' * 1_000_000)\n    return 2 * x\n",
-        "printed more than 1 MB",
-    ),
     "deletes its folder": (DELETE, "assert None =="),
     "fills the disk": (
         "def double(x):\n    with open('big', 'wb') as file:\n"
@@ -239,7 +235,6 @@ AT_IMPORT = {
     "endless loop": ("while True: pass\n", "took longer than"),
     "sys.exit": ("import sys\nsys.exit(0)\n", "SystemExit"),
     "os._exit": ("import os\nos._exit(0)\n", "ended (status 0"),
-    "prints 100 MB": ("print('x' * 100_000_000)\n" + SHAPES, "printed more than 1 MB"),
     "deletes everything": (
         "import shutil\nshutil.rmtree('.', ignore_errors=True)\n",
         "tests could not use your file",
@@ -431,7 +426,7 @@ class Helper:
 
 
 def double(x):
-    print("doubling", x)
+    print("doubling" * 10_000_000, x)
     helper = Helper()
     helper.cells[x] = setattr(helper, "last", x)
     return helper(x)
@@ -620,14 +615,14 @@ def test_a_grader_killed_outright_leaves_no_child_at_work(course):
     [
         (("--json", "ann.py"), "a report is one of the files"),
         (("--json", "r.txt", "--junit", "./r.txt"), "a file is given twice"),
-        (("--junit", "nowhere/r.xml"), "--json and --junit: name files in folders that are there"),
-        (("--json", "submissions"), "--json and --junit: name files in folders that are there"),
-        (("--junit", "submissions"), "--json and --junit: name files in folders that are there"),
+        (("--junit", "nowhere/r.xml"), "nowhere/r.xml: No such file"),
+        (("--json", "submissions"), "submissions: Is a directory"),
+        (("--junit", "submissions"), "submissions: Is a directory"),
         (("--out", "r.txt"), "--out goes with --starter"),
-        (("--memory", "inf"), "--memory: give a number above 0"),
-        (("--memory", "-5"), "--memory: give a number above 0"),
-        (("--seconds", "nan"), "--memory: give a number above 0"),
-        (("--test-seconds", "0"), "--memory: give a number above 0"),
+        (("--memory", "inf"), "--memory: invalid positive value: 'inf'"),
+        (("--memory", "-5"), "--memory: invalid positive value: '-5'"),
+        (("--seconds", "nan"), "--seconds: invalid positive value: 'nan'"),
+        (("--test-seconds", "0"), "--test-seconds: invalid positive value: '0'"),
     ],
 )
 def test_a_wrong_flag_costs_no_student_a_point(course, words, sentence):
@@ -662,8 +657,8 @@ def test_command_prints_points_and_writes_json_and_junit(course):
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["shapes", "nobody.py"], "nobody.py is not there"),
-        (["shapes", "submissions"], "submissions is a folder: name its .py and .ipynb files"),
+        (["shapes", "nobody.py"], "nobody.py is not there, or a folder: name .py and .ipynb files"),
+        (["shapes", "submissions"], "submissions is not there, or a folder"),
         (["shapes", "--starter", "--json", "all.json"], "give --starter alone"),
         (["circles", "ppad/shapes.py"], "choose from"),
         (["shapes"], "name the file to grade"),
