@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.ops import clip_boxes_to_image
 
 from ppad import files, folders, optim
 from ppad.crop_sampler import FACE_SCALE, face_squares
 from ppad.files import DataError, find_pairs
-from ppad.folders import PictureFiles, checked_boxes, person_of
+from ppad.folders import PictureFiles, person_of
 from ppad.toyworld import ACTIONS, ToyWorld
 
 MIRROR_ORDER = [1, 0, 2, 4, 3]  # of the landmarks, in a mirror
@@ -142,7 +143,7 @@ class _Floats:
 
 @dataclass
 class ActionSet(_PictureSet):
-    """Action frames of one size; raises DataError for a box or label that cannot be right.
+    """Action frames of one size.
 
     frames (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people, clipped to
     the frame; labels (n,) int64, 1 to len(classes), 0 being the background; face_boxes (k, 4) px
@@ -164,19 +165,9 @@ class ActionSet(_PictureSet):
     regions: list = field(init=False, default_factory=list)
 
     def __post_init__(self):
-        height, width = self.frames.shape[2:]
-        self.boxes = list(self.boxes)
-        self.face_boxes = list(self.face_boxes)
-        most = len(self.classes)
-        for i, (name, labels) in enumerate(zip(self.names, self.labels)):
-            boxes = checked_boxes(self.boxes[i], width, height, f"{name}: box")
-            faces = checked_boxes(self.face_boxes[i], width, height, f"{name}: face box", math.inf)
-            self.boxes[i] = boxes
-            self.face_boxes[i] = faces
-            self.regions.append(face_squares(faces, self.face_scale))
-            if len(labels) != len(boxes) or ((labels < 1) | (labels > most)).any():
-                fix = f"give one label a box, from 1 to {most} (0 is the background)"
-                raise DataError(f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; {fix}")
+        size = self.frames.shape[2:]
+        self.boxes = [clip_boxes_to_image(boxes, size) for boxes in self.boxes]
+        self.regions = [face_squares(boxes, self.face_scale) for boxes in self.face_boxes]
 
     @property
     def pictures(self):
@@ -371,12 +362,17 @@ def toy_actions(seed: int, count: int, size: int, identities: range, start: int 
     ]
     return ActionSet(
         _stack(scenes),
-        [scene.box for scene in scenes],
+        [torch.from_numpy(scene.box)[None] for scene in scenes],
         [torch.tensor([scene.label]) for scene in scenes],
-        [np.zeros((0, 4)) if scene.face_box is None else scene.face_box for scene in scenes],
+        [_face_boxes(scene) for scene in scenes],
         [f"toy_{person:04d}/toy_{start + i:05d}" for i, person in enumerate(people)],
         list(ACTIONS),
     )
+
+
+def _face_boxes(scene):
+    """The box of a drawn face, (1, 4) px, or none, (0, 4)."""
+    return torch.zeros(0, 4) if scene.face_box is None else torch.from_numpy(scene.face_box)[None]
 
 
 def toy_pairs(face_set: FaceSet, folds: int, per_fold: int, seed: int = 0) -> Pairs:

@@ -309,7 +309,6 @@ class _Frame:
 def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
     """{file: _Frame} of all splits, in the order of the table. Raises DataError."""
     frames = {}
-    seen = set()
     columns = ("file", "split", "action", "width", "height", *BOX_COLUMNS)
     people = files.read_table(annotations_csv, columns)
     faces = files.read_table(faces_csv, ("file", *BOX_COLUMNS), may_be_empty=True)
@@ -324,13 +323,15 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
         if (row["split"], size) != (frame.split, frame.size):
             raise DataError(f"{row['where']}: {file} has another split or size further up; fix one")
         frame.actions.append(row["action"])
-        frame.boxes.append(_new_box(row, "box", size, ROUNDING, seen))
+        frame.boxes.append(checked_boxes(numbers(row, BOX_COLUMNS), *size, f"{row['where']}: box"))
     for row in faces:
+        where = row["where"]
         if row["file"] not in frames:
-            fault = f"{row['where']}: {row['file']} is not in {annotations_csv}"
-            raise DataError(f"{fault}; use two tables of one version")
+            fault = f"{row['file']} is not in {annotations_csv}"
+            raise DataError(f"{where}: {fault}; use two tables of one version")
         frame = frames[row["file"]]
-        frame.faces.append(_new_box(row, "face box", frame.size, math.inf, seen))
+        box = numbers(row, BOX_COLUMNS)
+        frame.faces.append(checked_boxes(box, *frame.size, f"{where}: face box", math.inf))
     action_names(annotations_csv, frames, [f for f in frames.values() if f.split == "train"])
     return frames
 
@@ -367,16 +368,6 @@ def action_names(table, frames: dict[str, _Frame], train) -> list[str]:
         fix = "add some, delete its rows, or have the main job read more (--train_frames)"
         raise DataError(f"{table}: no train frame shows the action {unknown[0]!r}; {fix}")
     return classes
-
-
-def _new_box(row, kind, size, slack, seen):
-    """The box (1, 4) of a row, which is added to the set `seen` of former rows."""
-    box = numbers(row, BOX_COLUMNS)
-    key = (row["file"], kind, row.get("action"), *box)
-    if key in seen:
-        raise DataError(f"{row['where']}: a duplicate row for {row['file']}; delete it")
-    seen.add(key)
-    return checked_boxes(box, *size, f"{row['where']}: {kind}", slack)
 
 
 def look_at_frame(folder, frames, table, frame_size, file):

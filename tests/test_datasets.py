@@ -160,23 +160,6 @@ def test_a_face_and_a_region_are_cut_alike(tmp_path):
         assert (crop - faces.batch([0])[0]).abs().max() < 0.05
 
 
-@pytest.mark.parametrize(
-    "wrong, says",
-    [
-        ({"labels": (0,)}, "labels"),
-        ({"labels": (3,)}, "labels"),
-        ({"labels": (1, 2)}, "of 1 boxes"),
-        ({"boxes": ((4, 6, 4, 28),)}, "no area"),
-        ({"boxes": ((4, 6, 45, 28),)}, "outside"),
-        ({"boxes": ((4, 6, float("nan"), 28),)}, "NaN"),
-        ({"faces": ((40, 0, 50, 9),)}, "face box.*outside"),
-    ],
-)
-def test_wrong_boxes_and_labels_are_refused_by_name(wrong, says):
-    with pytest.raises(DataError, match=f"frame 7.*{says}"):
-        action_set(**wrong)
-
-
 def test_a_box_a_hair_outside_is_clipped():
     assert action_set(boxes=((-0.5, 6, 40.8, 30.9),)).boxes[0].tolist() == [[0, 6, 40, 30]]
 
