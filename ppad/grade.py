@@ -74,7 +74,6 @@ class Limits:
     test_seconds: float = 30  # for one test; twice that to import the file and to collect tests
     memory: int = 4096 * MB  # bytes resident, all its processes together
     file: int = 256 * MB  # bytes in one file it writes
-    restarts: int = 8  # new processes after tests that ended theirs
 
 
 @dataclass
@@ -209,7 +208,8 @@ def grade(
         "memory": limits.memory,
     }
     run = _Run(limits, own_seconds)
-    for _ in range(limits.restarts + 1):
+    stop = ""
+    while run.left > 0:
         with tempfile.TemporaryDirectory(prefix="ppad_grade_", ignore_cleanup_errors=True) as place:
             _copy_files(Path(place), root, files, component, source)
             stop = run.process_tests(Path(place), orders)
@@ -221,10 +221,6 @@ def grade(
         rest = (test for test in run.collected if test.partition("[")[0] in lost)
         run.results = dict.fromkeys(rest, SKIPPED) | run.results
         stop = f"not reached: the {limits.seconds:g} s for the whole file were over"
-        if run.left <= 0:
-            break
-    else:
-        stop = f"not run: {limits.restarts + 1} tests had taken their process down"
     if stop and not run.results:
         run.notes.append(stop)
     for line in lines:
@@ -238,8 +234,8 @@ def grade(
         line.earned = 0 if line.reasons else line.points
     points = sum(line.earned for line in lines)
     out_of = sum(line.points for line in lines)
-    took = round(time.monotonic() - began, 1)
-    return Report(component, str(student), points, out_of, lines, run.notes, took)
+    seconds = round(time.monotonic() - began, 1)
+    return Report(component, str(student), points, out_of, lines, run.notes, seconds)
 
 
 def _copy_files(place: Path, root: Path, files: list[Path], component: str, source: bytes) -> None:
@@ -375,15 +371,9 @@ def _start(place: Path) -> subprocess.Popen:
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     environment |= dict.fromkeys(HOME_FOLDERS, str(place / "home"))
     environment |= NEW_ENVIRONMENT | {"PYTHONPATH": str(place)}
-    return subprocess.Popen(
-        [sys.executable, "-s", f"tests/{COPIED[0]}.py"],
-        cwd=place,
-        env=environment,
-        start_new_session=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-s", f"tests/{COPIED[0]}.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=place, env=environment, start_new_session=True, **pipes)
 
 
 # ------------------------------------------------------------------ reports and the command
@@ -443,10 +433,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         add(name, type=positive, default=default, help=f"limit: {what} (default %(default)g)")
     args = parser.parse_args(words)
     reports = [path for path in (args.json, args.junit) if path]
-    if args.starter == bool(args.files) or args.starter and reports:
-        parser.error("name the file to grade, or give --starter alone, which grades nothing")
-    if args.out and not args.starter:
-        parser.error("--out goes with --starter; a report goes where --json or --junit says")
+    mixed = reports if args.starter else args.out
+    if args.starter == bool(args.files) or mixed:
+        fix = "or give --starter alone, which grades nothing"
+        parser.error(f"name the file to grade, {fix}; --out goes with --starter, a report does not")
     for path in args.files:
         if not path.is_file():
             parser.error(f"{path} is not there, or a folder: name .py and .ipynb files")
@@ -476,9 +466,8 @@ def main(words: list[str] | None = None) -> int:
                 file.write(starter(source))
             print(f"wrote {out}: write every body that says NotImplementedError")
             return 0
-        for path in (args.json, args.junit):
-            if path:
-                path.open("a").close()  # an error now, not after all the grading
+        for path in filter(None, (args.json, args.junit)):
+            path.open("a").close()  # an error now, not after all the grading
         limits = Limits(args.seconds, args.test_seconds, int(args.memory * MB))
         reports = []
         for path in args.files:

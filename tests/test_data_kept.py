@@ -128,7 +128,12 @@ def test_renamed_actions_are_refused(photo_config, photos, tmp_path):
         ("faces/pairs_test.txt", "P7\t1\t2", "P7\t1\t9", ""),
         ("faces/pairs_test.txt", "P6\t1\t3\nP7\t1\t2", "P6\t8\t3\nP7\t1\t9", "fold 2 of 2 is left"),
         ("actions/annotations.csv", "9.png,test,b", "9.png,test,c", "no train frame shows .*'c'"),
-        ("actions/annotations.csv", "9.png,test,b", "9.png,test,B", "the actions 'B' and 'b'"),
+        (
+            "actions/annotations.csv",
+            "9.png,test,b",
+            "9.png,test,B",
+            "no train frame shows .*'B'",
+        ),
         ("faces/landmarks.csv", "left_eye_x", "left_eye", "lacks the column"),
     ],
 )
