@@ -47,10 +47,10 @@ def cores() -> int:
 
 
 class PictureFiles:
-    """N pictures of one size (H, W) that stay in their files.
+    """N pictures that stay in their files, used like the tensor (N, 3, H, W) uint8 of them.
 
-    Used like the tensor (N, 3, H, W) uint8 that would hold them: `pictures[indices]` decodes some.
-    Raises DataError for one that can no longer be decoded or has changed; no other takes its place.
+    `pictures[indices]` decodes some, or raises DataError for one that can no longer be decoded or
+    has changed.
 
     Args:
         sources: N (path, square to cut out as `cut_square` wants it, or None: letterbox it all,
@@ -83,8 +83,7 @@ class PictureFiles:
             if now != checksum:
                 raise BadPicture(f"{path}: is not the picture that was there; restore the file")
         except BadPicture as error:
-            fix = "which was whole when the run began, and run the same command again"
-            raise DataError(f"{error}, {fix}") from error
+            raise DataError(f"{error}, and run the same command again") from error
         if square:
             return cut_square(picture, *square, self.shape[3])
         return letterbox(picture, self.shape[2:])[0]
@@ -165,14 +164,15 @@ def pictures_in(folder) -> list[str]:
 
     Raises DataError for two that differ by the suffix alone, or only to a machine.
     """
-    paths = {}
+    names = {}  # without suffix: with it
     for path in folder.glob("*/*"):
         if files.is_picture(path) and not files.is_hidden(path.parent):
             name = files.plain_name(f"{path.parent.name}/{path.name}")
-            other = paths.setdefault(name.rpartition(".")[0], (name, path))[1]
-            if other != path:
-                raise DataError(f"{path} and {other} have one name; rename or delete one of them")
-    return [name for name, _ in paths.values()]
+            stem = name.rpartition(".")[0]
+            if stem in names:
+                raise DataError(f"{path} and {names[stem]} have one name; rename or delete one")
+            names[stem] = name
+    return list(names.values())
 
 
 def offered_faces(folder, rows, people: int, pictures_each: int) -> list[str]:
@@ -201,9 +201,9 @@ def check_people(root) -> None:
         for split in ("train", "test")
     )
     if both := sorted(train.keys() & test.keys()):
-        fault = f"{len(both)} of the people are in train and in test"
-        names = f"train/{train[both[0]]} and test/{test[both[0]]}"
-        raise DataError(f"{root}: {fault}, such as {names}; delete them from one of the two")
+        pair = f"train/{train[both[0]]} and test/{test[both[0]]}"
+        fault = f"{len(both)} of the people are in train and in test, such as {pair}"
+        raise DataError(f"{root}: {fault}; delete one")
 
 
 def landmark_rows(folder, table) -> dict[str, dict]:
@@ -228,22 +228,22 @@ def landmark_rows(folder, table) -> dict[str, dict]:
 def check_convention(table, rows) -> None:
     """Refuse (DataError) rows of boxes or landmarks that follow another convention than ours.
 
-    Shares of the picture for pixels: most are not above 1. "Left" as the person's own, or y from
-    the bottom: so it is in the median face.
+    Shares of the picture for pixels, "left" as the person's own, or y from the bottom.
     """
     for columns in (BOX_COLUMNS, POINT_COLUMNS):
         known = [numbers(row, columns) for row in rows if row.get(columns[0])]
         if known and np.median(known) <= 1:
             fault = f"{columns[0]} to {columns[-1]} are mostly not above 1"
             raise DataError(f"{table}: {fault}; give pixels of the picture, not shares of it")
-    faces = np.reshape(known, (-1, 5, 2))  # (N, 5, 2)
-    for left, right in ((0, 1), (3, 4)) if known else ():
-        if np.median(faces[:, right, 0] - faces[:, left, 0]) < 0:
-            fault = f"{POINTS[left]} lies right of {POINTS[right]} in most faces"
-            raise DataError(f"{table}: {fault}; left must be left in the picture: exchange them")
-    if known and np.median(faces[:, 3:, 1].mean(1) - faces[:, :2, 1].mean(1)) < 0:
-        fault = "the eyes lie below the mouth in most faces"
-        raise DataError(f"{table}: {fault}; y must be counted from the top")
+    if known:
+        x, y = np.median(known, axis=0).reshape(5, 2).T  # (5,), of the median face
+        for left, right in ((0, 1), (3, 4)):
+            if x[left] > x[right]:
+                fault = f"{POINTS[left]} lies right of {POINTS[right]} in most faces"
+                raise DataError(f"{table}: {fault}; exchange them: left is left in the picture")
+        if y[:2].mean() > y[3:].mean():
+            fault = "the eyes lie below the mouth in most faces"
+            raise DataError(f"{table}: {fault}; y must be counted from the top")
 
 
 def look_at_face(folder, rows, size, face_scale, file):
@@ -261,18 +261,16 @@ def look_at_face(folder, rows, size, face_scale, file):
     if (points < 0).any() or (points > (width, height)).any() or (points[0] == points[1]).all():
         fault = f"the landmarks do not fit the {width} x {height} picture {path}"
         raise BadPicture(f"{row['where']}: {fault}; correct the row")
-    side = width
-    corner = (0.0, 0.0)
+    square = (0.0, 0.0, width)  # left, top, side
     if all(column in row for column in BOX_COLUMNS):
-        x0, y0, x1, y1 = numbers(row, BOX_COLUMNS)
-        checked_boxes((x0, y0, x1, y1), width, height, f"{row['where']}: box", math.inf)
+        x0, y0, x1, y1 = box = numbers(row, BOX_COLUMNS)
+        checked_boxes(box, width, height, f"{row['where']}: box", math.inf)
         side = face_scale * max(x1 - x0, y1 - y0)
-        corner = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2)
+        square = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side)
     elif width != height or face_scale != FACE_SCALE:
         fault = f"is {width} x {height} at face_scale {face_scale:g}, not square at {FACE_SCALE}"
         raise BadPicture(f"{path}: {fault}; crop the faces, or give face boxes in the table")
-    landmarks = (points - np.float32(corner)) * np.float32(size / side)  # (5, 2)
-    square = (*corner, side)
+    landmarks = (points - np.float32(square[:2])) * np.float32(size / square[2])  # (5, 2)
     return cut_square(picture, *square, size), (str(path), square, checksum), landmarks
 
 
@@ -282,12 +280,12 @@ def cut_square(picture, left, top, side, size) -> np.ndarray:
     left, top, side: where it is and how large, px.
     """
     overhang = max(-left, -top, left + side - picture.width, top + side - picture.height)
-    margin = max(0, math.ceil(overhang))
-    if margin:
+    if overhang > 0:
+        margin = math.ceil(overhang)
         padding = ((margin, margin), (margin, margin), (0, 0))
         picture = Image.fromarray(np.pad(np.asarray(picture), padding, mode="edge"))
-    left += margin
-    top += margin
+        left += margin
+        top += margin
     box = (left, top, left + side, top + side)
     return np.array(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
@@ -355,8 +353,8 @@ def action_names(table, frames: dict[str, _Frame], train) -> list[str]:
     classes = sorted({action for frame in frames.values() for action in frame.actions})
     learned = {action for frame in train for action in frame.actions}
     if train and (unknown := sorted(set(classes) - learned)):
-        fix = "add some, delete its rows, or have the main job read more (--train_frames)"
-        raise DataError(f"{table}: no train frame shows the action {unknown[0]!r}; {fix}")
+        fault = f"no train frame shows the action {unknown[0]!r}"
+        raise DataError(f"{table}: {fault}; add some, or read more (--train_frames)")
     return classes
 
 
@@ -367,10 +365,10 @@ def look_at_frame(folder, frames, table, frame_size, file):
     """
     path = files.find_picture(folder, file)
     picture, checksum = files.read_picture(path)
-    wide, high = frames[file].size
-    if picture.size != (wide, high):
-        fault = f"is {picture.width} x {picture.height}, its row in {table} says"
-        raise DataError(f"{path}: {fault} {wide:g} x {high:g}; use the picture it was made for")
+    if picture.size != frames[file].size:
+        sizes = "{} x {}, its row in {} says {:g} x {:g}"
+        sizes = sizes.format(*picture.size, table, *frames[file].size)
+        raise DataError(f"{path}: is {sizes}; use the picture it was made for")
     frame, inner = letterbox(picture, frame_size)
     scale = torch.tensor(np.divide(inner, picture.size), dtype=torch.float32).repeat(2)  # (4,)
     return frame, (str(path), None, checksum), scale
