@@ -76,7 +76,7 @@ class _PictureSet(Dataset):
         """Some items as the networks want them: `select`, its pictures as float in [-1, 1].
 
         indices: (B,) int64. mirror: (B,) bool, which to flip left to right; None: none. device: of
-        the pictures; the rest stays on the CPU, where it can be checked without a GPU sync.
+        the pictures alone: the rest can be checked on the CPU without a GPU sync.
         """
         indices = torch.as_tensor(indices, dtype=torch.long)
         mirror = torch.zeros(len(indices), dtype=torch.bool) if mirror is None else mirror
@@ -220,33 +220,30 @@ def to_floats(pictures, device):
 # ---------------------------------------------------------------- batches
 
 
+@dataclass
 class BatchSampler(Sampler):
     """An endless stream of batches that depends on the seed and the step alone: a run that goes on
     from a checkpoint needs nothing but its number of steps.
 
     Every epoch is a new permutation, its incomplete last batch dropped; each item is flipped left
-    to right half of the time (SphereFace's only augmentation).
-
-    Args:
-        count: Items in the set.
-        batch_size: 1 to `count`, of all processes together.
-        seed: Any whole number.
-        start: The step, from 0, at which iteration begins.
-        rank, world_size: Which of how many processes, which share each batch equally.
+    to right half of the time (SphereFace's only augmentation). ValueError for a batch that cannot
+    be made, or not be shared by the processes equally.
     """
 
-    def __init__(self, count, batch_size, seed, start=0, rank=0, world_size=1):
-        if not 1 <= batch_size <= count:
-            raise ValueError(f"batch_size is {batch_size}: give 1 to {count}, the items in the set")
-        if batch_size % world_size:
-            fault = f"{world_size} processes cannot share a batch of {batch_size} equally"
-            raise ValueError(f"{fault}: give batches that {world_size} divides")
-        self.count = count
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start = start
-        share = batch_size // world_size
-        self.share = slice(rank * share, (rank + 1) * share)
+    count: int  # items in the set
+    batch_size: int  # 1 to `count`, of all processes together
+    seed: int  # any whole number
+    start: int = 0  # the step, from 0, at which iteration begins
+    rank: int = 0  # which process this is
+    world_size: int = 1  # how many there are
+
+    def __post_init__(self):
+        size = self.batch_size
+        if not 1 <= size <= self.count:
+            raise ValueError(f"batch_size is {size}: give 1 to {self.count}, the items in the set")
+        if size % self.world_size:
+            fault = f"{self.world_size} processes cannot share a batch of {size} equally"
+            raise ValueError(f"{fault}: give batches that {self.world_size} divides")
         self.epoch = None  # the one that order and mirror flags, each (count,), belong to
 
     def batch(self, step: int):
@@ -262,9 +259,11 @@ class BatchSampler(Sampler):
 
     def __iter__(self):
         """This process's part of one batch after another, as lists of (index, mirrored)."""
+        share = self.batch_size // self.world_size
+        mine = slice(self.rank * share, (self.rank + 1) * share)
         for step in itertools.count(self.start):
             indices, mirror = self.batch(step)
-            yield list(zip(indices[self.share].tolist(), mirror[self.share].tolist()))
+            yield list(zip(indices[mine].tolist(), mirror[mine].tolist()))
 
 
 def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu"):

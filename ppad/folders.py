@@ -46,23 +46,21 @@ def cores() -> int:
     return min(MAX_THREADS, os.cpu_count() or 1)
 
 
+@dataclass
 class PictureFiles:
     """N pictures that stay in their files, used like the tensor (N, 3, H, W) uint8 of them.
 
     `pictures[indices]` decodes some, or raises DataError for one that can no longer be decoded or
     has changed.
-
-    Args:
-        sources: N (path, square to cut out as `cut_square` wants it, or None: letterbox it all,
-            and the file's checksum).
-        size: (H, W).
-        threads: How many decode at once.
     """
 
-    def __init__(self, sources, size, threads: int):
-        self.sources = sources
-        self.threads = threads
-        self.shape = (len(sources), 3, *size)
+    sources: list  # N: path, square for `cut_square` (None: letterbox it all), the file's checksum
+    size: tuple  # (H, W)
+    threads: int  # decode at once
+
+    @property
+    def shape(self) -> tuple:
+        return (len(self.sources), 3, *self.size)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -85,8 +83,8 @@ class PictureFiles:
         except BadPicture as error:
             raise DataError(f"{error}, and run the same command again") from error
         if square:
-            return cut_square(picture, *square, self.shape[3])
-        return letterbox(picture, self.shape[2:])[0]
+            return cut_square(picture, *square, self.size[1])
+        return letterbox(picture, self.size)[0]
 
 
 def read_pictures(
