@@ -19,8 +19,7 @@ component.
 A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
 student's file in the component's place, and writes the start and result of each to a journal. This
 process watches time and memory. A test that hangs or ends its process costs its line, and a new
-process goes on with the others. What looks like cheating (`tests/grading_checks.py`) is refused or
-noted for the instructor: a seat belt, no sandbox. Grade files of unknown origin in a container.
+process goes on with the others. This is a seat belt, no sandbox (tests/README.md).
 """
 
 import argparse
@@ -65,12 +64,9 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use (ours: several times what ours need).
+    """What one submission may use; ours: several times what ours need."""
 
-    Seconds spent waiting for a processor do not count.
-    """
-
-    seconds: float = 180  # for everything
+    seconds: float = 180  # for everything, waiting for a processor not counted
     test_seconds: float = 30  # for one test; twice that to import the file and to collect tests
     memory: int = 4096 * MB  # bytes resident, all its processes together
     file: int = 256 * MB  # bytes in one file it writes
@@ -217,7 +213,7 @@ def grade(
             break
         run.results[run.test] = stop or "the tests were broken off"  # pytest.exit
         # Its line is lost, and each of the line's other tests might take a process down, too.
-        lost = sum((one.tests for one in lines if run.test.partition("[")[0] in one.tests), [])
+        lost = next(line.tests for line in lines if run.test.partition("[")[0] in line.tests)
         rest = (test for test in run.collected if test.partition("[")[0] in lost)
         run.results = dict.fromkeys(rest, SKIPPED) | run.results
         stop = f"not reached: the {limits.seconds:g} s for the whole file were over"
@@ -310,8 +306,11 @@ class _Run:
         if code is not None:
             return f"the process ended (status {code}: os._exit, sys.exit?)"
         limits = self.limits
-        own = self.own_seconds.get((self.test or "").partition("[")[0], limits.test_seconds)
-        seconds = {"starting": self.left, "test": own}.get(self.phase, 2 * limits.test_seconds)
+        seconds = 2 * limits.test_seconds
+        if self.phase == "starting":
+            seconds = self.left
+        elif self.phase == "test":
+            seconds = self.own_seconds.get(self.test.partition("[")[0], limits.test_seconds)
         if self.clock - self.since > seconds:
             return f"took longer than {seconds:g} s (an endless loop?)"
         if self.clock - self.began > self.left:
@@ -369,8 +368,8 @@ def _seconds_waited(pid: int) -> float:
 def _start(place: Path) -> subprocess.Popen:
     """The subprocess in the folder `place`, with as little of our environment as it needs."""
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-    environment |= dict.fromkeys(HOME_FOLDERS, str(place / "home"))
-    environment |= NEW_ENVIRONMENT | {"PYTHONPATH": str(place)}
+    environment |= NEW_ENVIRONMENT | dict.fromkeys(HOME_FOLDERS, str(place / "home"))
+    environment["PYTHONPATH"] = str(place)
     command = [sys.executable, "-s", f"tests/{COPIED[0]}.py"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, cwd=place, env=environment, start_new_session=True, **pipes)
@@ -401,8 +400,8 @@ def _junit(reports: list[Report]) -> bytes:
     for report in reports:
         suite = ElementTree.SubElement(top, "testsuite", errors="0", time=str(report.seconds))
         # XML has neither control characters nor what stands for a byte of a name that is no UTF-8.
-        name = [c if c.isprintable() else ascii(c)[1:-1] for c in report.file]
-        suite.set("name", f"{report.component} {''.join(name)}")
+        name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in report.file)
+        suite.set("name", f"{report.component} {name}")
         suite.set("tests", str(len(report.lines)))
         suite.set("failures", str(sum(bool(line.reasons) for line in report.lines)))
         for line in report.lines:

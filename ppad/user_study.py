@@ -120,8 +120,8 @@ def draw_pairs(pictures_of: dict, rng) -> tuple[list, list]:
 def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, list]:
     """Question 2 and its truth: names where people have names, else the place of the person.
 
-    With names, the people with most pictures are taken: the best known ones (ours). Without, a
-    person is to be found by another picture: the background would tell the same one.
+    With names, the people with most pictures are taken: the best known ones (ours). Without, the
+    person is shown in another picture: the background would tell the same one.
     """
     named = [person for person in pictures_of if has_name(person)]
     by_name = len(named) >= PEOPLE
