@@ -11,10 +11,9 @@ A component is any module of `ppad` whose test file has marks like this one:
     @pytest.mark.rubric("line of the rubric", points=2, hint="what is probably wrong")
 
 A line's points and hint come from the first of its tests that gives them; it is earned only if all
-its tests pass, and a skipped test has not passed. `seconds=60` is a test's own time limit.
-`helper="psi"` names functions that a line is about: in all other lines the reference's take their
-place, so that their mistakes cost points once. `tests/grading_game.py` adds its lines to every
-component.
+its tests pass, and a skipped test has not passed. `helper="psi"` names functions that a line is
+about: in all other lines the reference's take their place, so that their mistakes cost points once.
+`tests/grading_game.py` adds its line to every component.
 
 A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
 student's file in the component's place, and writes the start and result of each to a journal. This
@@ -68,6 +67,7 @@ class Limits:
 
     seconds: float = 180  # for everything, waiting for a processor not counted
     test_seconds: float = 30  # for one test; twice that to import the file and to collect tests
+    game_seconds: float = 90  # for the game, which is one test
     memory: int = 4096 * MB  # bytes resident, all its processes together
     file: int = 256 * MB  # bytes in one file it writes
 
@@ -156,31 +156,27 @@ def _first_row(rows: list[str], node) -> int:
 def components(root: Path = ROOT) -> list[str]:
     """Names of the modules that can be graded: those whose test file has rubric marks."""
     tests = sorted((root / "tests").glob("test_*.py"))
-    names = [test.stem.removeprefix("test_") for test in tests if _rubric([test])[0]]
+    names = [test.stem.removeprefix("test_") for test in tests if _rubric([test])]
     return [name for name in names if (root / "ppad" / f"{name}.py").is_file()]
 
 
-def _rubric(files: list[Path]) -> tuple[list[Line], dict[str, float]]:
-    """Lines in the order of their first test, and the tests that have their own time limits."""
+def _rubric(files: list[Path]) -> list[Line]:
+    """Lines in the order of their first test."""
     lines = {}
-    seconds = {}
     for file in files:
         source = file.read_text(encoding="utf-8")
         for node in ast.parse(source).body if "mark.rubric" in source else []:
             for mark in getattr(node, "decorator_list", []):
                 if not ast.unparse(mark).startswith("pytest.mark.rubric("):
                     continue
-                test = f"tests/{file.name}::{node.name}"
                 text = ast.literal_eval(mark.args[0])
                 given = {word.arg: ast.literal_eval(word.value) for word in mark.keywords}
                 line = lines.setdefault(text, Line(text))
                 line.points = line.points or given.get("points", 0)
                 line.hint = line.hint or given.get("hint", "")
                 line.helper = line.helper or given.get("helper", "")
-                line.tests.append(test)
-                if "seconds" in given:
-                    seconds[test] = given["seconds"]
-    return list(lines.values()), seconds
+                line.tests.append(f"tests/{file.name}::{node.name}")
+    return list(lines.values())
 
 
 def grade(
@@ -193,7 +189,7 @@ def grade(
     began = time.monotonic()
     source = Path(student).read_bytes()
     files = [root / "tests" / name for name in [f"test_{component}.py"] + [GAME] * game]
-    lines, own_seconds = _rubric(files)
+    lines = _rubric(files)
     orders = {
         "component": component,
         "real": (root / "ppad" / f"{component}.py").read_text(encoding="utf-8"),
@@ -203,7 +199,7 @@ def grade(
         "file": limits.file,
         "memory": limits.memory,
     }
-    run = _Run(limits, own_seconds)
+    run = _Run(limits)
     stop = ""
     while run.left > 0:
         with tempfile.TemporaryDirectory(prefix="ppad_grade_", ignore_cleanup_errors=True) as place:
@@ -246,11 +242,10 @@ def _copy_files(place: Path, root: Path, files: list[Path], component: str, sour
 
 
 class _Run:
-    """The tests of one submission, in one process after another. own_seconds: of single tests."""
+    """The tests of one submission, in one process after another."""
 
-    def __init__(self, limits: Limits, own_seconds: dict[str, float]):
+    def __init__(self, limits: Limits):
         self.limits = limits
-        self.own_seconds = own_seconds
         self.left = limits.seconds
         self.results = {}  # test -> "" if passed, else the reason
         self.collected = set()
@@ -310,7 +305,7 @@ class _Run:
         if self.phase == "starting":
             seconds = self.left
         elif self.phase == "test":
-            seconds = self.own_seconds.get(self.test.partition("[")[0], limits.test_seconds)
+            seconds = limits.game_seconds if GAME in self.test else limits.test_seconds
         if self.clock - self.since > seconds:
             return f"took longer than {seconds:g} s (an endless loop?)"
         if self.clock - self.began > self.left:

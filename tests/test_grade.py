@@ -79,7 +79,7 @@ GAME = """import pytest
 from ppad.shapes import area, double
 
 
-@pytest.mark.rubric("plays", points=5, hint="both together", seconds=1)
+@pytest.mark.rubric("plays", points=5, hint="both together")
 def test_game():
     assert double(area(1, 2)) == 4
 """
@@ -87,7 +87,7 @@ CONFTEST = """def pytest_configure(config):
     config.addinivalue_line("markers", "rubric: see ppad.grade")
 """
 AREA = "def area(width, height): return width * height\n"
-LIMITS = grade.Limits(seconds=60, test_seconds=2, memory=400 * grade.MB)
+LIMITS = grade.Limits(seconds=60, test_seconds=2, game_seconds=1, memory=400 * grade.MB)
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_a_hostile_function_costs_its_own_line(course, case):
     assert "Traceback" not in grade._table(report)
     ElementTree.fromstring(grade._junit([report]))
     if case == "endless loop":
-        assert "took longer than 1 s" in report.lines[2].reasons[0]  # the mark's own limit
+        assert "took longer than 1 s" in report.lines[2].reasons[0]  # the game's own limit
 
 
 AT_IMPORT = {
