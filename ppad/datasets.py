@@ -6,7 +6,7 @@ with person boxes and their actions. `toy_*` draw such data, `read_*` read folde
 which step, and `batches` loads it.
 
 Pictures are uint8, in memory or, if they do not fit, in their files and decoded batch by batch.
-Boxes are xyxy pixels and landmarks x,y pixels, continuous: pixel i covers [i, i+1).
+Boxes and landmarks are pixels as in `folders`.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from torchvision.ops import clip_boxes_to_image
 from ppad import files, folders, optim
 from ppad.crop_sampler import FACE_SCALE, face_squares
 from ppad.files import DataError, find_pairs
-from ppad.folders import PictureFiles, person_of
+from ppad.folders import Floats, PictureFiles, person_of, to_floats
 from ppad.toyworld import ACTIONS, ToyWorld
 
 MIRROR_ORDER = [1, 0, 2, 4, 3]  # of the landmarks, in a mirror
@@ -116,7 +116,7 @@ class FaceSet(_PictureSet):
 
     def floats(self):
         """All pictures in [-1, 1], made when they are indexed, like a tensor (N, 3, S, S)."""
-        return _Floats(self.images)
+        return Floats(self.images)
 
     def select(self, indices, mirror):
         """Faces (B, 3, S, S) uint8, their landmarks (B, 5, 2) px and identities (B,) int64.
@@ -128,17 +128,6 @@ class FaceSet(_PictureSet):
         mirrored[..., 0] = self.images.shape[3] - mirrored[..., 0]
         points = torch.where(mirror[:, None, None], mirrored, points)
         return self.flipped(indices, mirror), points, self.identities[indices]
-
-
-class _Floats:
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, indices):
-        return to_floats(self.images[indices], "cpu")
 
 
 @dataclass
@@ -198,23 +187,16 @@ class ActionSet(_PictureSet):
 
 @dataclass
 class Pairs:
-    """P verification pairs: first and second (P,) int64 index a FaceSet; same (P,) bool; folds (P,)
-    int64, from 0. dropped: the pairs of a pairs file of which the face set lacks a picture."""
+    """P verification pairs of a FaceSet. dropped: those whose pictures it lacks."""
 
-    first: torch.Tensor
+    first: torch.Tensor  # (P,) int64, positions in the set
     second: torch.Tensor
-    same: torch.Tensor
-    folds: torch.Tensor
+    same: torch.Tensor  # (P,) bool
+    folds: torch.Tensor  # (P,) int64, from 0
     dropped: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.same)
-
-
-def to_floats(pictures, device):
-    """uint8 pictures as float in [-1, 1] on `device`; a CUDA GPU fetches pinned ones by itself."""
-    pinned = torch.device(device).type == "cuda"
-    return pictures.to(device, non_blocking=pinned).float().div_(127.5).sub_(1)
 
 
 # ---------------------------------------------------------------- batches
@@ -222,8 +204,7 @@ def to_floats(pictures, device):
 
 @dataclass
 class BatchSampler(Sampler):
-    """An endless stream of batches that depends on the seed and the step alone: a run that goes on
-    from a checkpoint needs nothing but its number of steps.
+    """Endless batches that depend on the seed and the step alone: resuming needs the step only.
 
     Every epoch is a new permutation, its incomplete last batch dropped; each item is flipped left
     to right half of the time (SphereFace's only augmentation). ValueError for a batch that cannot
@@ -296,9 +277,9 @@ def _heed_signals(worker):
 
 
 class KeptOutputs(nn.Module):
-    """The last outputs of M and their originals, in 8 bits; a module so that checkpoints hold them.
+    """The last `capacity` outputs of M and their originals, S = `size` px, in 8 bits.
 
-    Args: capacity: how many faces. size: their side, px.
+    A module, so that checkpoints hold them.
     """
 
     def __init__(self, capacity: int, size: int):
@@ -351,8 +332,7 @@ def toy_pose(seed: int, number: int, identities: range, size: int) -> torch.Tens
 def toy_actions(seed: int, count: int, size: int, identities: range, start: int = 0) -> ActionSet:
     """Draw `count` scenes of size x size px: the actions in turn, each of them with every person.
 
-    Give a test set other `identities` than its training set, and a `start` (number of the first
-    scene) past its end.
+    A test set needs other `identities`, and a `start` (the first scene's number) past the training.
     """
     world = ToyWorld(seed)
     people = [identities[i // len(ACTIONS) % len(identities)] for i in range(count)]
@@ -382,6 +362,7 @@ def toy_pairs(face_set: FaceSet, folds: int, per_fold: int, seed: int = 0) -> Pa
     is too small even so.
     """
     generator = torch.Generator().manual_seed(seed)
+    needed = folds * per_fold
     pairs = torch.triu_indices(len(face_set), len(face_set), 1)  # (2, every pair)
     people = face_set.identities[pairs]
     same = people[0] == people[1]
@@ -390,10 +371,9 @@ def toy_pairs(face_set: FaceSet, folds: int, per_fold: int, seed: int = 0) -> Pa
     pools = []
     for kind, who in ((True, "one person"), (False, "two people")):
         pool = (same == kind).nonzero()[:, 0]
-        pool = pool[torch.randperm(len(pool), generator=generator)]
-        pools.append(pool)
-        if len(pool) < folds * per_fold:
-            fault = f"the set has {len(pool)} pairs of {who}, {folds} folds need {folds * per_fold}"
+        pools.append(pool[torch.randperm(len(pool), generator=generator)])
+        if len(pool) < needed:
+            fault = f"the set has {len(pool)} pairs of {who} and not {needed}"
             raise DataError(f"toy_pairs: {fault}; draw more people or pictures")
     parts = [pool[home[pool] == fold][:per_fold] for pool in pools for fold in range(folds)]
     if min(map(len, parts)) < per_fold:  # a fold cannot be filled from its own people
