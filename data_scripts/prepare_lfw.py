@@ -18,6 +18,7 @@ import io
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -38,7 +39,7 @@ from ppad.files import (
     read_table,
     write_file,
 )
-from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, cores, in_threads
+from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, cores
 
 PICTURES = 13_233  # these three: the set's own page
 PEOPLE = 5_749
@@ -92,8 +93,8 @@ def mean_faces(out):
     known = torch.stack([points, usual, same], dim=1)  # (N, 3, 5, 2)
 
     items = [(out / row["file"], points) for row, points in zip(rows, known)]
-    results = in_threads(aligned, items, len(items), "mean face")
-    mean = sum(result.result() for _, result in results) / len(items)  # (3, 3, 112, 96)
+    with ThreadPoolExecutor(cores()) as pool:
+        mean = sum(pool.map(aligned, items)) / len(items)  # (3, 3, 112, 96)
     means = ((mean + 1) * 127.5).permute(0, 2, 3, 1).numpy()  # (3, 112, 96, 3)
     return dict(zip(("landmarks", "boxes", "pictures"), means))
 

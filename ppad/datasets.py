@@ -6,7 +6,7 @@ with person boxes and their actions. `toy_*` draw such data, `read_*` read folde
 which step, and `batches` loads it.
 
 Pictures are uint8, in memory or, if they do not fit, in their files and decoded batch by batch.
-Boxes are xyxy pixels and landmarks x,y pixels, continuous: pixel i covers [i, i+1).
+Boxes and landmarks are pixels as in `folders`.
 """
 
 import hashlib
@@ -14,16 +14,19 @@ import itertools
 import math
 import signal
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.ops import clip_boxes_to_image
 
-from ppad import folders, optim
+from ppad import files, folders, optim
 from ppad.crop_sampler import FACE_SCALE, face_squares
 from ppad.files import DataError, find_pairs
-from ppad.folders import PictureFiles, checked_boxes
+from ppad.folders import Floats, PictureFiles, person_of, to_floats
 from ppad.toyworld import ACTIONS, ToyWorld
 
 MIRROR_ORDER = [1, 0, 2, 4, 3]  # of the landmarks, in a mirror
@@ -38,14 +41,6 @@ def checksum(*known) -> str:
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
-def grouped(keys) -> dict:
-    """The positions of each different key."""
-    groups = {}
-    for position, key in enumerate(keys):
-        groups.setdefault(key, []).append(position)
-    return groups
-
-
 class _PictureSet(Dataset):
     """What both sets do with their `pictures`, (N, 3, H, W) uint8: a tensor or `PictureFiles`."""
 
@@ -55,8 +50,7 @@ class _PictureSet(Dataset):
     def __getitems__(self, items) -> tuple:
         """What `select` returns for a list of (index, mirrored); a DataLoader calls this.
 
-        A DataError is returned, for `batches` to raise: a process that makes batches would bury its
-        message in a traceback.
+        A DataError is returned, for `batches` to raise: torch would bury it in a traceback.
         """
         try:
             return self.select(*map(torch.tensor, zip(*items)))
@@ -82,7 +76,7 @@ class _PictureSet(Dataset):
         """Some items as the networks want them: `select`, its pictures as float in [-1, 1].
 
         indices: (B,) int64. mirror: (B,) bool, which to flip left to right; None: none. device: of
-        the pictures; the rest stays on the CPU, where it can be checked without a GPU sync.
+        the pictures alone: the rest can be checked on the CPU without a GPU sync.
         """
         indices = torch.as_tensor(indices, dtype=torch.long)
         mirror = torch.zeros(len(indices), dtype=torch.bool) if mirror is None else mirror
@@ -122,7 +116,7 @@ class FaceSet(_PictureSet):
 
     def floats(self):
         """All pictures in [-1, 1], made when they are indexed, like a tensor (N, 3, S, S)."""
-        return _Floats(self.images)
+        return Floats(self.images)
 
     def select(self, indices, mirror):
         """Faces (B, 3, S, S) uint8, their landmarks (B, 5, 2) px and identities (B,) int64.
@@ -136,20 +130,9 @@ class FaceSet(_PictureSet):
         return self.flipped(indices, mirror), points, self.identities[indices]
 
 
-class _Floats:
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, indices):
-        return to_floats(self.images[indices], "cpu")
-
-
 @dataclass
 class ActionSet(_PictureSet):
-    """Action frames of one size; raises DataError for a box or label that cannot be right.
+    """Action frames of one size.
 
     frames (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people, clipped to
     the frame; labels (n,) int64, 1 to len(classes), 0 being the background; face_boxes (k, 4) px
@@ -171,19 +154,9 @@ class ActionSet(_PictureSet):
     regions: list = field(init=False, default_factory=list)
 
     def __post_init__(self):
-        height, width = self.frames.shape[2:]
-        self.boxes = list(self.boxes)
-        self.face_boxes = list(self.face_boxes)
-        for i, (name, labels) in enumerate(zip(self.names, self.labels)):
-            boxes = checked_boxes(self.boxes[i], width, height, f"{name}: box")
-            faces = checked_boxes(self.face_boxes[i], width, height, f"{name}: face box", math.inf)
-            self.boxes[i] = boxes
-            self.face_boxes[i] = faces
-            self.regions.append(face_squares(faces, self.face_scale))
-            known = range(1, len(self.classes) + 1)
-            if len(labels) != len(boxes) or any(label not in known for label in labels.tolist()):
-                fix = f"give one label a box, from 1 to {len(known)} (0 is the background)"
-                raise DataError(f"{name}: labels {labels.tolist()} of {len(boxes)} boxes; {fix}")
+        size = self.frames.shape[2:]
+        self.boxes = [clip_boxes_to_image(boxes, size) for boxes in self.boxes]
+        self.regions = [face_squares(boxes, self.face_scale) for boxes in self.face_boxes]
 
     @property
     def pictures(self):
@@ -198,72 +171,60 @@ class ActionSet(_PictureSet):
         Targets: B times {"boxes": (n, 4) px, "labels": (n,) int64}. Regions: B times (k, 4) px, the
         squares about the faces. indices: (B,) int64. mirror: (B,) bool.
         """
-        sign = torch.tensor([-1.0, 1, -1, 1])  # xyxy -> (width - x1, y0, width - x0, y1)
-        shift = torch.tensor([1.0, 0, 1, 0]) * self.frames.shape[3]
+        width = self.frames.shape[3]
 
         def placed(boxes, flip):
-            return boxes[:, [2, 1, 0, 3]] * sign + shift if flip else boxes
+            x0, y0, x1, y1 = boxes.unbind(1)
+            return torch.stack([width - x1, y0, width - x0, y1], 1) if flip else boxes
 
-        which = list(zip(indices.tolist(), mirror.tolist()))
-        targets = [
-            {"boxes": placed(self.boxes[i], flip), "labels": self.labels[i]} for i, flip in which
-        ]
-        regions = [placed(self.regions[i], flip) for i, flip in which]
+        targets = []
+        regions = []
+        for i, flip in zip(indices.tolist(), mirror.tolist()):
+            targets.append({"boxes": placed(self.boxes[i], flip), "labels": self.labels[i]})
+            regions.append(placed(self.regions[i], flip))
         return self.flipped(indices, mirror), targets, regions
 
 
 @dataclass
 class Pairs:
-    """P verification pairs: first and second (P,) int64 index a FaceSet; same (P,) bool; folds (P,)
-    int64, from 0. dropped: the pairs of a pairs file of which the face set lacks a picture."""
+    """P verification pairs of a FaceSet. dropped: those whose pictures it lacks."""
 
-    first: torch.Tensor
+    first: torch.Tensor  # (P,) int64, positions in the set
     second: torch.Tensor
-    same: torch.Tensor
-    folds: torch.Tensor
+    same: torch.Tensor  # (P,) bool
+    folds: torch.Tensor  # (P,) int64, from 0
     dropped: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.same)
 
 
-def to_floats(pictures, device):
-    """uint8 pictures as float in [-1, 1] on `device`; a CUDA GPU fetches pinned ones by itself."""
-    pinned = torch.device(device).type == "cuda"
-    return pictures.to(device, non_blocking=pinned).float().div_(127.5).sub_(1)
-
-
 # ---------------------------------------------------------------- batches
 
 
+@dataclass
 class BatchSampler(Sampler):
-    """An endless stream of batches that depends on the seed and the step alone: a run that goes on
-    from a checkpoint needs nothing but its number of steps.
+    """Endless batches that depend on the seed and the step alone: resuming needs the step only.
 
     Every epoch is a new permutation, its incomplete last batch dropped; each item is flipped left
-    to right half of the time (SphereFace's only augmentation).
-
-    Args:
-        count: Items in the set.
-        batch_size: 1 to `count`, of all processes together.
-        seed: Any whole number.
-        start: The step, from 0, at which iteration begins.
-        rank, world_size: Which of how many processes, which share each batch equally.
+    to right half of the time (SphereFace's only augmentation). ValueError for a batch that cannot
+    be made, or not be shared by the processes equally.
     """
 
-    def __init__(self, count, batch_size, seed, start=0, rank=0, world_size=1):
-        if not 1 <= batch_size <= count:
-            fix = f"give 1 to {count}, the number of items in the set."
-            raise ValueError(f"batch_size is {batch_size}: {fix}")
-        if batch_size % world_size:
-            fault = f"{world_size} processes cannot share a batch of {batch_size} equally"
-            raise ValueError(f"{fault}: give batches that {world_size} divides")
-        self.count = count
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start = start
-        share = batch_size // world_size
-        self.share = slice(rank * share, (rank + 1) * share)
+    count: int  # items in the set
+    batch_size: int  # 1 to `count`, of all processes together
+    seed: int  # any whole number
+    start: int = 0  # the step, from 0, at which iteration begins
+    rank: int = 0  # which process this is
+    world_size: int = 1  # how many there are
+
+    def __post_init__(self):
+        size = self.batch_size
+        if not 1 <= size <= self.count:
+            raise ValueError(f"batch_size is {size}: give 1 to {self.count}, the items in the set")
+        if size % self.world_size:
+            fault = f"{self.world_size} processes cannot share a batch of {size} equally"
+            raise ValueError(f"{fault}: give batches that {self.world_size} divides")
         self.epoch = None  # the one that order and mirror flags, each (count,), belong to
 
     def batch(self, step: int):
@@ -279,9 +240,11 @@ class BatchSampler(Sampler):
 
     def __iter__(self):
         """This process's part of one batch after another, as lists of (index, mirrored)."""
+        share = self.batch_size // self.world_size
+        mine = slice(self.rank * share, (self.rank + 1) * share)
         for step in itertools.count(self.start):
             indices, mirror = self.batch(step)
-            yield list(zip(indices[self.share].tolist(), mirror[self.share].tolist()))
+            yield list(zip(indices[mine].tolist(), mirror[mine].tolist()))
 
 
 def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu"):
@@ -301,10 +264,6 @@ def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu"):
         worker_init_fn=_heed_signals,
         generator=torch.Generator(),  # else it would draw from the global random state
     )
-    return _deliver(loader, device)
-
-
-def _deliver(loader, device):
     for pictures, *rest in loader:
         if isinstance(pictures, DataError):
             raise pictures
@@ -318,9 +277,9 @@ def _heed_signals(worker):
 
 
 class KeptOutputs(nn.Module):
-    """The last outputs of M and their originals, in 8 bits; a module so that checkpoints hold them.
+    """The last `capacity` outputs of M and their originals, S = `size` px, in 8 bits.
 
-    Args: capacity: how many faces. size: their side, px.
+    A module, so that checkpoints hold them.
     """
 
     def __init__(self, capacity: int, size: int):
@@ -343,8 +302,9 @@ class KeptOutputs(nn.Module):
     def draw(self, number: int) -> tuple:
         """Any of those kept: pictures, modified (n, 3, S, S), landmarks (n, 5, 2), identities."""
         at = torch.randint(min(int(self.count), len(self.pictures)), (number,))  # (n,)
-        faces = (kept[at] / 127.5 - 1 for kept in (self.pictures, self.modified))
-        return (*faces, self.landmarks[at], self.identities[at])
+        pictures = self.pictures[at] / 127.5 - 1
+        modified = self.modified[at] / 127.5 - 1
+        return pictures, modified, self.landmarks[at], self.identities[at]
 
 
 # ---------------------------------------------------------------- the toy world
@@ -372,25 +332,26 @@ def toy_pose(seed: int, number: int, identities: range, size: int) -> torch.Tens
 def toy_actions(seed: int, count: int, size: int, identities: range, start: int = 0) -> ActionSet:
     """Draw `count` scenes of size x size px: the actions in turn, each of them with every person.
 
-    Give a test set other `identities` than its training set, and a `start` (number of the first
-    scene) past its end.
+    A test set needs other `identities`, and a `start` (the first scene's number) past the training.
     """
     world = ToyWorld(seed)
-    scenes = []
-    names = []
-    for i in range(count):
-        person = identities[i // len(ACTIONS) % len(identities)]
-        scenes.append(world.scene(i % len(ACTIONS), person, start + i, size=size))
-        names.append(f"toy_{person:04d}/toy_{start + i:05d}")
-    no_face = np.zeros((0, 4))
+    people = [identities[i // len(ACTIONS) % len(identities)] for i in range(count)]
+    scenes = [
+        world.scene(i % len(ACTIONS), person, start + i, size) for i, person in enumerate(people)
+    ]
     return ActionSet(
         _stack(scenes),
-        [scene.box for scene in scenes],
+        [torch.from_numpy(scene.box)[None] for scene in scenes],
         [torch.tensor([scene.label]) for scene in scenes],
-        [no_face if scene.face_box is None else scene.face_box for scene in scenes],
-        names,
+        [_face_boxes(scene) for scene in scenes],
+        [f"toy_{person:04d}/toy_{start + i:05d}" for i, person in enumerate(people)],
         list(ACTIONS),
     )
+
+
+def _face_boxes(scene):
+    """The box of a drawn face, (1, 4) px, or none, (0, 4)."""
+    return torch.zeros(0, 4) if scene.face_box is None else torch.from_numpy(scene.face_box)[None]
 
 
 def toy_pairs(face_set: FaceSet, folds: int, per_fold: int, seed: int = 0) -> Pairs:
@@ -401,6 +362,7 @@ def toy_pairs(face_set: FaceSet, folds: int, per_fold: int, seed: int = 0) -> Pa
     is too small even so.
     """
     generator = torch.Generator().manual_seed(seed)
+    needed = folds * per_fold
     pairs = torch.triu_indices(len(face_set), len(face_set), 1)  # (2, every pair)
     people = face_set.identities[pairs]
     same = people[0] == people[1]
@@ -409,12 +371,10 @@ def toy_pairs(face_set: FaceSet, folds: int, per_fold: int, seed: int = 0) -> Pa
     pools = []
     for kind, who in ((True, "one person"), (False, "two people")):
         pool = (same == kind).nonzero()[:, 0]
-        pool = pool[torch.randperm(len(pool), generator=generator)]
-        pools.append(pool)
-        if len(pool) < folds * per_fold:
-            fault = f"the set has {len(pool)} pairs of {who}, {folds} folds need {folds * per_fold}"
-            fix = "draw more people or pictures, or ask for fewer"
-            raise DataError(f"toy_pairs: {fault}; {fix}")
+        pools.append(pool[torch.randperm(len(pool), generator=generator)])
+        if len(pool) < needed:
+            fault = f"the set has {len(pool)} pairs of {who} and not {needed}"
+            raise DataError(f"toy_pairs: {fault}; draw more people or pictures")
     parts = [pool[home[pool] == fold][:per_fold] for pool in pools for fold in range(folds)]
     if min(map(len, parts)) < per_fold:  # a fold cannot be filled from its own people
         parts = [part for pool in pools for part in pool.split(per_fold)[:folds]]
@@ -449,10 +409,17 @@ def read_faces(
         size: Side of the crops, px.
         people, pictures_each: Read no more than these, 0 = all.
         face_scale: Side of the square, times the longer side of the box.
-        options: on_bad, memory, workers of `folders.Reader`.
+        options: on_bad, memory, workers of `folders.read_pictures`.
     """
-    reader = folders.Reader(folder, **options)
-    return FaceSet(**reader.faces(landmarks_csv, size, people, pictures_each, face_scale))
+    rows = folders.landmark_rows(folder, landmarks_csv)
+    offered = folders.offered_faces(Path(folder), rows, people, pictures_each)
+    look = partial(folders.look_at_face, folder, rows, size, face_scale)
+    images, landmarks, read = folders.read_pictures(folder, offered, look, (size, size), **options)
+    shown = [person_of(name) for name in read["names"]]
+    number = {person: i for i, person in enumerate(dict.fromkeys(shown))}
+    read["names"] = [Path(name).with_suffix("").as_posix() for name in read["names"]]
+    identities = torch.tensor([number[person] for person in shown])
+    return FaceSet(images, torch.from_numpy(np.stack(landmarks)), identities, **read)
 
 
 def read_actions(
@@ -473,11 +440,26 @@ def read_actions(
         faces_csv: A table with file and a face box; any number of rows a file.
         limit: Read so many frames, evenly over the split, 0 = all.
         face_scale: As in `ActionSet`.
-        options: on_bad, memory, workers of `folders.Reader`.
+        options: on_bad, memory, workers of `folders.read_pictures`.
     """
-    reader = folders.Reader(folder, **options)
-    fields = reader.actions(annotations_csv, faces_csv, split, frame_size, limit)
-    return ActionSet(**fields, face_scale=face_scale)
+    frames = folders.annotated_frames(annotations_csv, faces_csv)
+    if split == "test" and all(len(frame.faces) == 1 for frame in frames.values()):
+        files.print_progress(f"{faces_csv}: no face, so no frame is anonymized", True)
+    offered = folders.offered_frames(frames, split, limit, annotations_csv)
+    look = partial(folders.look_at_frame, folder, frames, annotations_csv, frame_size)
+    pictures, scales, read = folders.read_pictures(folder, offered, look, frame_size, **options)
+    used = [frames[name] for name in read["names"]]
+    classes = folders.action_names(annotations_csv, frames, used if split == "train" else ())
+    label = {action: i for i, action in enumerate(classes, 1)}
+    return ActionSet(
+        pictures,
+        [torch.cat(frame.boxes) * scale for frame, scale in zip(used, scales)],
+        [torch.tensor([label[action] for action in frame.actions]) for frame in used],
+        [torch.cat(frame.faces) * scale for frame, scale in zip(used, scales)],
+        classes=classes,
+        face_scale=face_scale,
+        **read,
+    )
 
 
 def read_pairs(pairs_txt, face_set: FaceSet) -> Pairs:

@@ -3,23 +3,19 @@
 A faces folder holds person/picture and a table with five landmarks for each; an actions folder
 holds frames, a table of person boxes with their actions, and one of face boxes
 (data_scripts/README.md tells how they are made). Every picture is decoded once when a folder is
-read, several at a time, so that a damaged one is known before the training starts. A fault of a
-table (a column missing, NaN, a box without area) always raises DataError; a picture that is
-damaged or has no landmarks is a BadPicture, which can be left out, by name.
+read, so that a damaged one is known before the training starts. A fault of a table (a column
+missing, NaN, a box without area) always raises DataError; a picture that is damaged or has no
+landmarks is a BadPicture, which can be left out, by name.
 
 Boxes are xyxy pixels and landmarks x,y pixels of the upright picture, continuous: pixel i covers
 [i, i+1), a whole picture is (0, 0, W, H).
 """
 
-import itertools
 import math
 import os
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +30,6 @@ from ppad.files import BadPicture, DataError, numbers
 
 POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # left in the picture
 POINT_COLUMNS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
-SPLITS = ("train", "test")
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 ROUNDING = 1.0  # px; ours: tables are rounded, so a true box may leave its picture by this much
 GRAY = 128  # ours: padding of a letterboxed frame, about 0 on the networks' [-1, 1] scale
@@ -51,42 +46,21 @@ def cores() -> int:
     return min(MAX_THREADS, os.cpu_count() or 1)
 
 
-def in_threads(work, items, count: int, title, threads: int = 0):
-    """Yield (item, the future of work(item)) in order. count: the most there will be.
-
-    `items` may depend on the results so far: a chunk is asked for after those of the one before.
-    """
-    start = last_print = time.monotonic()
-    done = 0
-    items = iter(items)
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        while chunk := list(itertools.islice(items, CHUNK)):
-            yield from [(item, pool.submit(work, item)) for item in chunk]
-            done += len(chunk)
-            now = time.monotonic()
-            if now - last_print > SECONDS_BETWEEN_LINES and done < count:
-                last_print = now
-                left = f"about {(now - start) / done * (count - done):.0f} s left"
-                files.print_progress(f"{title}: {done:,} of {count:,} pictures read, {left}", True)
-
-
+@dataclass
 class PictureFiles:
-    """N pictures of one size (H, W) that stay in their files.
+    """N pictures that stay in their files, used like the tensor (N, 3, H, W) uint8 of them.
 
-    Used like the tensor (N, 3, H, W) uint8 that would hold them: `pictures[indices]` decodes some.
-    Raises DataError for one that can no longer be decoded or has changed; no other takes its place.
-
-    Args:
-        sources: N (path, square to cut out as `cut_square` wants it, or None: letterbox it all,
-            and the file's checksum).
-        size: (H, W).
-        threads: How many decode at once.
+    `pictures[indices]` decodes some, or raises DataError for one that can no longer be decoded or
+    has changed.
     """
 
-    def __init__(self, sources, size, threads: int):
-        self.sources = sources
-        self.threads = threads
-        self.shape = (len(sources), 3, *size)
+    sources: list  # N: path, square for `cut_square` (None: letterbox it all), the file's checksum
+    size: tuple  # (H, W)
+    threads: int  # decode at once
+
+    @property
+    def shape(self) -> tuple:
+        return (len(self.sources), 3, *self.size)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -107,137 +81,99 @@ class PictureFiles:
             if now != checksum:
                 raise BadPicture(f"{path}: is not the picture that was there; restore the file")
         except BadPicture as error:
-            fix = "which was whole when the run began, and run the same command again"
-            raise DataError(f"{error}, {fix}") from error
+            raise DataError(f"{error}, and run the same command again") from error
         if square:
-            return cut_square(picture, *square, self.shape[3])
-        return letterbox(picture, self.shape[2:])[0]
+            return cut_square(picture, *square, self.size[1])
+        return letterbox(picture, self.size)[0]
 
 
-class Reader:
-    """Reads a folder of faces or of action frames, once.
+def to_floats(pictures, device):
+    """uint8 pictures as float in [-1, 1] on `device`; a CUDA GPU fetches pinned ones by itself."""
+    pinned = torch.device(device).type == "cuda"
+    return pictures.to(device, non_blocking=pinned).float().div_(127.5).sub_(1)
+
+
+@dataclass
+class Floats:
+    """Pictures (N, 3, H, W) uint8, in [-1, 1] when indexed."""
+
+    pictures: torch.Tensor | PictureFiles
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, indices) -> torch.Tensor:
+        return to_floats(self.pictures[indices], "cpu")
+
+
+def read_pictures(
+    title, offered, look, size, on_bad: str = "error", memory: float = math.inf, workers: int = 0
+):
+    """Read pictures once, in order.
 
     Args:
-        folder: Where the pictures are.
+        title: What is read, for messages.
+        offered: Names of the pictures.
+        look: Function of a name -> the picture (H, W, 3) uint8, its source for PictureFiles, what
+            was found besides.
+        size: (H, W).
         on_bad: "error" raises DataError at the first picture that is absent, unreadable, or of a
             face not square or without usable landmarks; "skip" leaves it out and says so in
             `skipped`.
         memory: Bytes that the pictures may take, as they will be used; more stay in their files.
         workers: Threads that decode, 0 = one a core, 16 at most.
+
+    Returns N pictures (N, 3, H, W) uint8, what was found besides of each, and the fields `names`,
+    `skipped` and `checksums` of a set. Raises DataError where no picture is left.
     """
-
-    def __init__(self, folder, on_bad: str = "error", memory: float = math.inf, workers: int = 0):
-        if on_bad not in ("error", "skip"):
-            raise ValueError(f"on_bad is {on_bad!r}: give 'error' or 'skip'.")
-        self.folder = Path(folder)
-        self.on_bad = on_bad
-        self.memory = memory
-        self.threads = workers or cores()
-        self.names = []  # of the pictures that can be used
-        self.sources = []  # likewise, for PictureFiles
-        self.skipped = []
-
-    def faces(self, landmarks_csv, size: int, people: int, pictures_each: int, face_scale) -> dict:
-        """The fields of a `datasets.FaceSet`; the arguments are those of `datasets.read_faces`."""
-        rows = landmark_rows(self.folder, landmarks_csv)
-        offered = sorted(rows.keys() | pictures_in(self.folder))
-        elsewhere = pictures_elsewhere(self.folder)
-        files.say_unused(self.folder, "pictures not in person/picture", elsewhere)
-        each = pictures_each or math.inf
-        counts = sorted(Counter(map(_person, offered)).values(), reverse=True)
-        count = sum(min(number, each) for number in counts[: people or None])
-        look = partial(look_at_face, self.folder, rows, size, face_scale)
-        images, landmarks = self._read(look, offered, count, (size, size), people or math.inf, each)
-        if not landmarks:
-            raise DataError(f"{self.folder}: no usable person/picture in it{self._why_none()}")
-        shown = [_person(file) for file in self.names]
-        number = {person: i for i, person in enumerate(dict.fromkeys(shown))}
-        return self._fields(
-            images=images,
-            landmarks=torch.from_numpy(np.stack(landmarks)),  # (N, 5, 2)
-            identities=torch.tensor([number[person] for person in shown]),
-            names=[Path(file).with_suffix("").as_posix() for file in self.names],
-        )
-
-    def actions(self, annotations_csv, faces_csv, split: str, frame_size, limit: int) -> dict:
-        """The fields of a `datasets.ActionSet`; the arguments are those of `read_actions`."""
-        frames = annotated_frames(annotations_csv, faces_csv)
-        offered = [file for file, frame in frames.items() if frame.split == split]
-        if split == "test":  # once, where both are read
-            others = [frame.split for frame in frames.values() if frame.split not in SPLITS]
-            files.say_unused(annotations_csv, "frames of other splits", others)
-            if all(len(frame.faces) == 1 for frame in frames.values()):
-                files.print_progress(f"{faces_csv}: no face, so no frame is anonymized", True)
-        if 0 < limit < len(offered):
-            offered = [offered[i * len(offered) // limit] for i in range(limit)]
-        look = partial(look_at_frame, self.folder, frames, annotations_csv, frame_size)
-        pictures, scales = self._read(look, offered, len(offered), frame_size)
-        if not self.names:
-            fault = f"no usable picture of split {split!r}{self._why_none()}"
-            splits = ", ".join(sorted({frame.split for frame in frames.values()}))
-            raise DataError(f"{self.folder}: {fault}; the table has the splits {splits}")
-        used = [frames[name] for name in self.names]
-        classes = action_names(annotations_csv, frames, used if split == "train" else ())
-        label = {action: i for i, action in enumerate(classes, 1)}
-        return self._fields(
-            frames=pictures,
-            boxes=[torch.cat(frame.boxes) * scale for frame, scale in zip(used, scales)],
-            labels=[torch.tensor([label[action] for action in frame.actions]) for frame in used],
-            face_boxes=[torch.cat(frame.faces) * scale for frame, scale in zip(used, scales)],
-            names=self.names,
-            classes=classes,
-        )
-
-    def _read(self, look, offered, count, size, people=math.inf, each=math.inf):
-        """The pictures that can be used, (N, 3, H, W), and N times what was found besides.
-
-        look(file) -> picture (H, W, 3) uint8, its source for PictureFiles, what was found. count:
-        the most there will be. people, each: read no more people, and pictures of one.
-        """
-        fits = count * 3 * math.prod(size) <= self.memory
-        kept = torch.empty(count if fits else 0, 3, *size, dtype=torch.uint8)
-        found = []
-        taken = Counter()  # of a person's usable pictures
-
-        def wanted(file):
-            number = taken[_person(file)]
-            return number < each and (number > 0 or len(taken) < people)
-
-        results = in_threads(look, filter(wanted, offered), count, self.folder, self.threads)
-        with closing(results):  # else its threads outlive a DataError
-            for file, result in results:
-                if not wanted(file):  # any more: another one of its chunk was the last
-                    continue
+    threads = workers or cores()
+    fits = len(offered) * 3 * math.prod(size) <= memory
+    kept = torch.empty(len(offered) if fits else 0, 3, *size, dtype=torch.uint8)
+    names = []
+    sources = []
+    found = []
+    skipped = []
+    last_print = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(offered), CHUNK):
+            if time.monotonic() - last_print > SECONDS_BETWEEN_LINES:
+                last_print = time.monotonic()
+                files.print_progress(f"{title}: {first:,} of {len(offered):,} pictures read", True)
+            chunk = [(name, pool.submit(look, name)) for name in offered[first : first + CHUNK]]
+            for name, result in chunk:
                 try:
                     picture, source, more = result.result()
                 except BadPicture as error:
-                    if self.on_bad == "error":
+                    if on_bad != "skip":
                         raise
-                    self.skipped.append(str(error))
+                    skipped.append(str(error))
                     continue
                 if fits:
                     kept[len(found)] = torch.from_numpy(picture).permute(2, 0, 1)
+                names.append(name)
+                sources.append(source)
                 found.append(more)
-                self.names.append(file)
-                self.sources.append(source)
-                taken[_person(file)] += 1
-        pictures = kept[: len(found)] if fits else PictureFiles(self.sources, size, self.threads)
-        return pictures, found
-
-    def _fields(self, **fields):
-        return fields | {"skipped": self.skipped, "checksums": [sum_ for *_, sum_ in self.sources]}
-
-    def _why_none(self):
-        if not self.skipped:
-            return "; check the path"
-        return f": all {len(self.skipped)} were skipped, the first because of: {self.skipped[0]}"
+    if not found:
+        raise DataError(f"{title}: no usable picture: {(skipped or ['check the path'])[0]}")
+    pictures = kept[: len(found)] if fits else PictureFiles(sources, size, threads)
+    checksums = [checksum for _, _, checksum in sources]
+    return pictures, found, {"names": names, "skipped": skipped, "checksums": checksums}
 
 
 # ---------------------------------------------------------------- faces
 
 
-def _person(file):
-    return file.split("/")[0]
+def grouped(keys) -> dict:
+    """The positions of each different key."""
+    groups = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    return groups
+
+
+def person_of(name: str) -> str:
+    """The person of a picture "person/picture"."""
+    return name.split("/")[0]
 
 
 def pictures_in(folder) -> list[str]:
@@ -245,21 +181,29 @@ def pictures_in(folder) -> list[str]:
 
     Raises DataError for two that differ by the suffix alone, or only to a machine.
     """
-    paths = {}
+    names = {}  # without suffix: with it
     for path in folder.glob("*/*"):
         if files.is_picture(path) and not files.is_hidden(path.parent):
             name = files.plain_name(f"{path.parent.name}/{path.name}")
-            other = paths.setdefault(name.rpartition(".")[0], (name, path))[1]
-            if other != path:
-                raise DataError(f"{path} and {other} have one name; rename or delete one of them")
-    return [name for name, _ in paths.values()]
+            stem = name.rpartition(".")[0]
+            if stem in names:
+                raise DataError(f"{path} and {names[stem]} have one name; rename or delete one")
+            names[stem] = name
+    return list(names.values())
 
 
-def pictures_elsewhere(folder) -> list[str]:
-    """Pictures that lie loose in a folder of faces, or deeper than `pictures_in` looks."""
-    pictures = filter(files.is_picture, folder.rglob("*"))
-    names = sorted(path.relative_to(folder).as_posix() for path in pictures)
-    return [name for name in names if name.count("/") != 1 and "/." not in f"/{name}"]
+def offered_faces(folder, rows, people: int, pictures_each: int) -> list[str]:
+    """The pictures that a folder of faces or the rows of its table have, sorted.
+
+    people, pictures_each: the first ones only, 0 = all.
+    """
+    names = sorted(rows.keys() | pictures_in(folder))
+    elsewhere = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    elsewhere = filter(files.is_picture, elsewhere)  # loose, or deeper
+    elsewhere = [name for name in elsewhere if name.count("/") != 1 and "/." not in f"/{name}"]
+    files.say_unused(folder, "pictures not in person/picture", sorted(elsewhere))
+    groups = list(grouped(map(person_of, names)).values())[: people or None]
+    return [names[i] for group in groups for i in group[: pictures_each or None]]
 
 
 def spelling(person: str) -> str:
@@ -270,13 +214,13 @@ def spelling(person: str) -> str:
 def check_people(root) -> None:
     """DataError for a person in root/train and root/test: the test would be of known people."""
     train, test = (
-        {spelling(_person(name)): _person(name) for name in pictures_in(Path(root, split))}
+        {spelling(person_of(name)): person_of(name) for name in pictures_in(Path(root, split))}
         for split in ("train", "test")
     )
     if both := sorted(train.keys() & test.keys()):
-        fault = f"{len(both)} of the people are in train and in test"
-        names = f"train/{train[both[0]]} and test/{test[both[0]]}"
-        raise DataError(f"{root}: {fault}, such as {names}; delete them from one of the two")
+        pair = f"train/{train[both[0]]} and test/{test[both[0]]}"
+        fault = f"{len(both)} of the people are in train and in test, such as {pair}"
+        raise DataError(f"{root}: {fault}; delete one")
 
 
 def landmark_rows(folder, table) -> dict[str, dict]:
@@ -301,24 +245,22 @@ def landmark_rows(folder, table) -> dict[str, dict]:
 def check_convention(table, rows) -> None:
     """Refuse (DataError) rows of boxes or landmarks that follow another convention than ours.
 
-    Shares of the picture for pixels: most are not above 1. "Left" as the person's own, or y from
-    the bottom: so it is in the median face.
+    Shares of the picture for pixels, "left" as the person's own, or y from the bottom.
     """
     for columns in (BOX_COLUMNS, POINT_COLUMNS):
         known = [numbers(row, columns) for row in rows if row.get(columns[0])]
         if known and np.median(known) <= 1:
             fault = f"{columns[0]} to {columns[-1]} are mostly not above 1"
             raise DataError(f"{table}: {fault}; give pixels of the picture, not shares of it")
-    if not known:
-        return
-    faces = np.reshape(known, (-1, 5, 2))  # (N, 5, 2)
-    for right, left in ((1, 0), (4, 3)):
-        if np.median(faces[:, right, 0] - faces[:, left, 0]) < 0:
-            fault = f"{POINTS[left]} lies right of {POINTS[right]} in most faces"
-            raise DataError(f"{table}: {fault}; left must be left in the picture: exchange them")
-    if np.median(faces[:, 3:, 1].mean(1) - faces[:, :2, 1].mean(1)) < 0:
-        fault = "the eyes lie below the mouth in most faces"
-        raise DataError(f"{table}: {fault}; y must be counted from the top")
+    if known:
+        x, y = np.median(known, axis=0).reshape(5, 2).T  # (5,), of the median face
+        for left, right in ((0, 1), (3, 4)):
+            if x[left] > x[right]:
+                fault = f"{POINTS[left]} lies right of {POINTS[right]} in most faces"
+                raise DataError(f"{table}: {fault}; exchange them: left is left in the picture")
+        if y[:2].mean() > y[3:].mean():
+            fault = "the eyes lie below the mouth in most faces"
+            raise DataError(f"{table}: {fault}; y must be counted from the top")
 
 
 def look_at_face(folder, rows, size, face_scale, file):
@@ -336,18 +278,16 @@ def look_at_face(folder, rows, size, face_scale, file):
     if (points < 0).any() or (points > (width, height)).any() or (points[0] == points[1]).all():
         fault = f"the landmarks do not fit the {width} x {height} picture {path}"
         raise BadPicture(f"{row['where']}: {fault}; correct the row")
-    side = width
-    corner = (0.0, 0.0)
+    square = (0.0, 0.0, width)  # left, top, side
     if all(column in row for column in BOX_COLUMNS):
-        x0, y0, x1, y1 = numbers(row, BOX_COLUMNS)
-        checked_boxes((x0, y0, x1, y1), width, height, f"{row['where']}: box", math.inf)
+        x0, y0, x1, y1 = box = numbers(row, BOX_COLUMNS)
+        checked_boxes(box, width, height, f"{row['where']}: box", math.inf)
         side = face_scale * max(x1 - x0, y1 - y0)
-        corner = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2)
+        square = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side)
     elif width != height or face_scale != FACE_SCALE:
         fault = f"is {width} x {height} at face_scale {face_scale:g}, not square at {FACE_SCALE}"
         raise BadPicture(f"{path}: {fault}; crop the faces, or give face boxes in the table")
-    landmarks = (points - np.float32(corner)) * np.float32(size / side)  # (5, 2)
-    square = (*corner, side)
+    landmarks = (points - np.float32(square[:2])) * np.float32(size / square[2])  # (5, 2)
     return cut_square(picture, *square, size), (str(path), square, checksum), landmarks
 
 
@@ -357,12 +297,12 @@ def cut_square(picture, left, top, side, size) -> np.ndarray:
     left, top, side: where it is and how large, px.
     """
     overhang = max(-left, -top, left + side - picture.width, top + side - picture.height)
-    margin = max(0, math.ceil(overhang))
-    if margin:
+    if overhang > 0:
+        margin = math.ceil(overhang)
         padding = ((margin, margin), (margin, margin), (0, 0))
         picture = Image.fromarray(np.pad(np.asarray(picture), padding, mode="edge"))
-    left += margin
-    top += margin
+        left += margin
+        top += margin
     box = (left, top, left + side, top + side)
     return np.array(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
@@ -384,7 +324,6 @@ class _Frame:
 def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
     """{file: _Frame} of all splits, in the order of the table. Raises DataError."""
     frames = {}
-    seen = set()
     columns = ("file", "split", "action", "width", "height", *BOX_COLUMNS)
     people = files.read_table(annotations_csv, columns)
     faces = files.read_table(faces_csv, ("file", *BOX_COLUMNS), may_be_empty=True)
@@ -394,53 +333,46 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
         file = row["file"]
         size = tuple(numbers(row, ("width", "height")))
         frame = frames.setdefault(file, _Frame(row["split"], size))
-        if row["split"] not in SPLITS and row["split"].casefold() in SPLITS:
-            raise DataError(f"{row['where']}: split is {row['split']!r}; write it in small letters")
         if not row["action"]:
-            fix = "name it, or delete the row (background needs none)"
-            raise DataError(f"{row['where']}: action is empty; {fix}")
+            raise DataError(f"{row['where']}: action is empty; name it, or delete the row")
         if (row["split"], size) != (frame.split, frame.size):
             raise DataError(f"{row['where']}: {file} has another split or size further up; fix one")
         frame.actions.append(row["action"])
-        frame.boxes.append(_new_box(row, "box", size, ROUNDING, seen))
+        frame.boxes.append(checked_boxes(numbers(row, BOX_COLUMNS), *size, f"{row['where']}: box"))
     for row in faces:
+        where = row["where"]
         if row["file"] not in frames:
             fault = f"{row['file']} is not in {annotations_csv}"
-            raise DataError(f"{row['where']}: {fault}; use two tables of one version")
+            raise DataError(f"{where}: {fault}; use two tables of one version")
         frame = frames[row["file"]]
-        frame.faces.append(_new_box(row, "face box", frame.size, math.inf, seen))
+        box = numbers(row, BOX_COLUMNS)
+        frame.faces.append(checked_boxes(box, *frame.size, f"{where}: face box", math.inf))
     action_names(annotations_csv, frames, [f for f in frames.values() if f.split == "train"])
     return frames
 
 
-def action_names(table, frames: dict[str, _Frame], train) -> list[str]:
-    """The actions of all frames, by name.
+def offered_frames(frames, split: str, limit: int, table) -> list[str]:
+    """The names of one split's frames; limit: so many, evenly over the split, 0 = all."""
+    offered = [file for file, frame in frames.items() if frame.split == split]
+    if not offered:
+        splits = ", ".join(sorted({frame.split for frame in frames.values()}))
+        raise DataError(f"{table}: no frame is of split {split!r}, but of {splits}")
+    if split == "test":  # once, where both are read
+        others = [frame.split for frame in frames.values() if frame.split not in ("train", "test")]
+        files.say_unused(table, "frames of other splits", others)
+    if 0 < limit < len(offered):
+        offered = [offered[i * len(offered) // limit] for i in range(limit)]
+    return offered
 
-    Raises DataError for two of nearly one name, and for one that no _Frame of `train` shows.
-    """
+
+def action_names(table, frames: dict[str, _Frame], train) -> list[str]:
+    """The actions of all frames, by name. DataError for one that no _Frame of `train` shows."""
     classes = sorted({action for frame in frames.values() for action in frame.actions})
-    spelled = {}
-    for action in classes:
-        letters = "".join(filter(str.isalnum, action.casefold())) or action
-        if spelled.setdefault(letters, action) != action:
-            fault = f"has the actions {spelled[letters]!r} and {action!r}"
-            fix = "give them one name, or names that differ in letters"
-            raise DataError(f"{table}: {fault}; {fix}")
     learned = {action for frame in train for action in frame.actions}
     if train and (unknown := sorted(set(classes) - learned)):
-        fix = "add some, delete its rows, or have the main job read more (--train_frames)"
-        raise DataError(f"{table}: no train frame shows the action {unknown[0]!r}; {fix}")
+        fault = f"no train frame shows the action {unknown[0]!r}"
+        raise DataError(f"{table}: {fault}; add some, or read more (--train_frames)")
     return classes
-
-
-def _new_box(row, kind, size, slack, seen):
-    """The box (1, 4) of a row, which is added to the set `seen` of former rows."""
-    box = numbers(row, BOX_COLUMNS)
-    key = (row["file"], kind, row.get("action"), *box)
-    if key in seen:
-        raise DataError(f"{row['where']}: a duplicate row for {row['file']}; delete it")
-    seen.add(key)
-    return checked_boxes(box, *size, f"{row['where']}: {kind}", slack)
 
 
 def look_at_frame(folder, frames, table, frame_size, file):
@@ -450,10 +382,10 @@ def look_at_frame(folder, frames, table, frame_size, file):
     """
     path = files.find_picture(folder, file)
     picture, checksum = files.read_picture(path)
-    wide, high = frames[file].size
-    if picture.size != (wide, high):
-        fault = f"is {picture.width} x {picture.height}, its row in {table} says"
-        raise DataError(f"{path}: {fault} {wide:g} x {high:g}; use the picture it was made for")
+    if picture.size != frames[file].size:
+        sizes = "{} x {}, its row in {} says {:g} x {:g}"
+        sizes = sizes.format(*picture.size, table, *frames[file].size)
+        raise DataError(f"{path}: is {sizes}; use the picture it was made for")
     frame, inner = letterbox(picture, frame_size)
     scale = torch.tensor(np.divide(inner, picture.size), dtype=torch.float32).repeat(2)  # (4,)
     return frame, (str(path), None, checksum), scale

@@ -25,7 +25,7 @@ from ppad import config as presets
 from ppad.baselines import BASELINES, identity, make_baseline
 from ppad.config import VARIANTS
 from ppad.crop_sampler import repaint
-from ppad.datasets import grouped
+from ppad.folders import grouped
 from ppad.loop import Loop, LoopError
 from ppad.optim import GIB
 

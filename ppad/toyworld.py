@@ -93,12 +93,6 @@ def _bar(a0, b0, a1, b1):
     return (a0, b0), (a1, b0), (a1, b1), (a0, b1)
 
 
-def _ring(u, outer, inner):
-    """A ring as one polygon: around the outer circle and back around the inner one."""
-    points = [outer * c for c in _RIM] + [inner * c for c in _RIM[::-1]]
-    return [(c.real + u, c.imag) for c in points]
-
-
 # What distinguishes the objects: polygons of (along, across), from the far end, in half-lengths.
 _PROPS = {
     "Lip": [((0, -0.3), (0.6, -0.3), (0.2, 0.3), (0, 0.3))],  # a slanted stick
@@ -109,7 +103,12 @@ _PROPS = {
     "Phone": [_bar(a, b, a + 0.24, b + 0.22) for a in (-1.2, -0.75, -0.3) for b in (-0.27, 0.05)]
     + [_bar(0, 0.06, 0.6, 0.24)],
     "Harmonica": [_bar(a, -0.2, a + 0.26, 0.2) for a in (-1.5, -1.08, -0.66, -0.24)],  # holes
-    "Photo": [_bar(-0.35, -0.5, -0.08, -0.26), _ring(-0.75, 0.42, 0.2)],  # viewfinder, lens
+    # a viewfinder, and a lens: around the outer circle and back around the inner one
+    "Photo": [
+        _bar(-0.35, -0.5, -0.08, -0.26),
+        [(0.42 * c.real - 0.75, 0.42 * c.imag) for c in _RIM]
+        + [(0.2 * c.real - 0.75, 0.2 * c.imag) for c in _RIM[::-1]],
+    ],
 }
 
 
@@ -182,19 +181,14 @@ def _moment(rng):
         trousers=_dark(pick(_CLOTH), .4), elbow=complex(u(1.75, 2), u(2.4, 2.8)),
         collar=u(0, 1) < .4, sleeves=u(0, 1) < .5,
         floor=u(.72, .85), walls=[_blend(pick(_CLOTH), pick(_CLOTH), .4) for _ in range(2)],
-        clutter=[_clutter(rng) for _ in range(6)],
+        # shapes of the background: x, y, width, height in frames, color, is it round
+        clutter=[(u(0, 1), u(0, .7), u(.06, .2), u(.06, .25), pick(_CLOTH), u(0, 1) < .3)
+                 for _ in range(6)],
         gain=u(.7, 1.2), cast=[u(-.12, .12) for _ in range(3)],
         shade=cmath.rect(u(0, .35), u(0, 2 * math.pi)), noise=u(2, 5),
         noise_seed=rng.getrandbits(32),
     )
     # fmt: on
-
-
-def _clutter(rng):
-    """A shape of the background: x, y, width, height in frames, color, is it round."""
-    u = rng.uniform
-    place = (u(0, 1), u(0, 0.7), u(0.06, 0.2), u(0.06, 0.25))
-    return *place, rng.choice(_CLOTH), u(0, 1) < 0.3
 
 
 class _Pen:
@@ -445,9 +439,7 @@ def _paint_person(draw, p, m, center, unit, action, rng, away=False):
 def _paint_room(m, size):
     """A canvas with wall, floor and clutter: PIL image, _FINE * `size` px, and its ImageDraw."""
     if size < 16:
-        raise ValueError(
-            f"size is {size} px, too small for a picture of a person: give 16 or more."
-        )
+        raise ValueError(f"size is {size} px: give 16 or more.")
     n = size * _FINE
     corners = Image.new("RGB", (2, 2))
     corners.putdata([m.walls[0], m.walls[1], _blend(m.walls[0], m.walls[1], 0.5), m.walls[0]])
@@ -482,9 +474,7 @@ class ToyWorld:
 
     def __init__(self, seed: int = 0, prop_rate: float = 0.4):
         if not 0 <= prop_rate <= 1:
-            raise ValueError(
-                f"prop_rate is a share of the pictures: give a number from 0 to 1, not {prop_rate}."
-            )
+            raise ValueError(f"prop_rate is {prop_rate}: give a share from 0 to 1.")
         self.seed = seed
         self.prop_rate = prop_rate
 
@@ -528,8 +518,8 @@ class ToyWorld:
         """
         if action not in [*ACTIONS, *range(10)]:
             raise ValueError(f"action is {action!r}: give 0 to 9 or one of {', '.join(ACTIONS)}.")
-        name = action if action in ACTIONS else ACTIONS[action]
-        label = ACTIONS.index(name) + 1
+        index = ACTIONS.index(action) if action in ACTIONS else action
+        name = ACTIONS[index]
         p = _person(self._stream("person", identity))
         m = _moment(self._stream("scene", identity, number))
         away = m.away and name in BODY_ACTIONS
@@ -538,12 +528,11 @@ class ToyWorld:
         center = size * complex(0.5 + 0.12 * m.dx, 0.25 + 0.04 * m.dy)
         unit = size * (0.099 + 0.010 * m.scale)
         landmarks, reach = _paint_person(draw, p, m, center, unit, name, rng, away)
-        x = np.real(reach)
-        y = np.imag(reach)
-        box = np.float32([x.min(), y.min(), x.max(), y.max()]).clip(0, size)
+        points = np.stack([np.real(reach), np.imag(reach)])  # (2, N)
+        box = np.float32([*points.min(1), *points.max(1)]).clip(0, size)
         image = _develop(canvas, m)
         if away:
-            return Scene(image, box, label, None, None)
+            return Scene(image, box, index + 1, None, None)
         face_box = np.float32([-unit, -unit, unit, unit])
         face_box += np.float32([center.real, center.imag] * 2)
-        return Scene(image, box, label, face_box, landmarks)
+        return Scene(image, box, index + 1, face_box, landmarks)

@@ -28,7 +28,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ppad import datasets, files
+from ppad import datasets, files, folders
 from ppad.baselines import identity
 from ppad.evaluate import drawn_test_people
 from ppad.repainter import load_modifier
@@ -54,8 +54,7 @@ def make(run: Path, out: Path, seed: int) -> None:
     """
     for path in (out / "study.html", out / "key.json"):
         if path.exists():
-            fault = f"{path} exists and answers may belong to it"
-            raise files.DataError(f"{fault}: give another --out")
+            raise files.DataError(f"{path} exists and may have answers: give another --out")
     modifier, config = load_modifier(run / "players.pt")
     study, key = compose(test_faces(config, run), modifier, np.random.default_rng(seed))
     page = TEMPLATE.read_text(encoding="utf-8").replace("__STUDY__", json.dumps(study))
@@ -72,8 +71,8 @@ def test_faces(config, run: Path) -> datasets.FaceSet:
         seed = files.read_json(run / "results.json", needs=["seeds"])["seeds"][0]
         people = drawn_test_people(config)
         return datasets.toy_faces(seed, people, config.test_pictures_each, size)
-    settings = files.read_json(run / "config.json", needs=["faces"])
-    root = Path(settings["faces"])  # players.pt, which is shared, has the folder's name only
+    # players.pt, which is shared, has the folder's name only
+    root = Path(files.read_json(run / "config.json", needs=["faces"])["faces"])
     table = root / "landmarks.csv"
     return datasets.read_faces(root / "test", table, size, face_scale=config.face_scale)
 
@@ -83,22 +82,19 @@ def compose(faces, modifier, rng) -> tuple[dict, dict]:
 
     faces: a FaceSet. modifier: M. rng: numpy Generator that draws people, pictures and order.
     """
-    pictures_of = datasets.grouped(name.split("/")[0] for name in faces.names)
+    pictures_of = folders.grouped(map(folders.person_of, faces.names))
     pairs, same = draw_pairs(pictures_of, rng)
-    shown = [repaint(faces, modifier, pair) for pair in pairs]
-    q1 = [{"id": f"q1-{number:02d}", "images": two} for number, two in enumerate(shown)]
+    q1 = [
+        {"id": f"q1-{number:02d}", "images": repaint(faces, modifier, pair)}
+        for number, pair in enumerate(pairs)
+    ]
     q2, people = draw_people(faces, modifier, pictures_of, rng)
     gallery = rng.choice(len(faces), min(GALLERY, len(faces)), replace=False).tolist()
-    study = {"study": secrets.token_hex(8), "q1": q1, "q2": q2}
-    study["q3"] = repaint(faces, modifier, gallery)
-    key = {"study": study["study"], "q1": truths(q1, same)}
-    key["q2"] = {"kind": q2["kind"], "items": truths(q2["items"], people)}
-    return study, key
-
-
-def truths(items: list[dict], answers: list) -> dict:
-    """The right answer to each item, by its id."""
-    return {item["id"]: answer for item, answer in zip(items, answers)}
+    number = secrets.token_hex(8)
+    study = {"study": number, "q1": q1, "q2": q2, "q3": repaint(faces, modifier, gallery)}
+    truth = {item["id"]: person for item, person in zip(q2["items"], people)}
+    key = {"study": number, "q1": {item["id"]: one for item, one in zip(q1, same)}}
+    return study, key | {"q2": {"kind": q2["kind"], "items": truth}}
 
 
 def draw_pairs(pictures_of: dict, rng) -> tuple[list, list]:
@@ -124,8 +120,8 @@ def draw_pairs(pictures_of: dict, rng) -> tuple[list, list]:
 def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, list]:
     """Question 2 and its truth: names where people have names, else the place of the person.
 
-    With names, the people with most pictures are taken: the best known ones (ours). Without, a
-    person is to be found by another picture: the background would tell the same one.
+    With names, the people with most pictures are taken: the best known ones (ours). Without, the
+    person is shown in another picture: the background would tell the same one.
     """
     named = [person for person in pictures_of if has_name(person)]
     by_name = len(named) >= PEOPLE
@@ -186,17 +182,14 @@ def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
     for path in (out / "study_results.json", out / "study_results.png"):
         if path.resolve() in [given.resolve() for given in (key_path, *paths)]:
             raise files.DataError(f"{path} is the key or an answer: rename it, or give another OUT")
-    key = files.read_json(key_path, KEEP)
-    if not is_key(key):
-        raise files.DataError(f"{key_path} is not a study's key: give the key.json that make wrote")
+    key = files.read_json(key_path, KEEP, needs=["study", "q1", "q2"])
     subjects = {}
     for path in paths:
         given = read_answers(path, key)
         if given["subject"] in subjects:
-            first = subjects[given["subject"]][0]
-            raise files.DataError(f"{path} and {first} are of one subject: leave one of them out")
-        subjects[given["subject"]] = (path, given["answers"])
-    report = evaluate([answers for _, answers in subjects.values()], key)
+            raise files.DataError(f"{path} is of a subject whose answers were given: leave it out")
+        subjects[given["subject"]] = given["answers"]
+    report = evaluate(list(subjects.values()), key)
     files.write_file(out / "study_results.json", json.dumps(report, indent=1))
     draw(report, out / "study_results.png")
     print(as_text(report))
@@ -204,46 +197,29 @@ def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
     return report
 
 
-def is_key(key: dict) -> bool:
-    """Whether a dict has the form of a key, as `compose` makes it."""
-    try:
-        truth = {"names": str, "choice": int}[key["q2"]["kind"]]
-        places = [type(one) is truth for one in key["q2"]["items"].values()]
-        pairs = [type(one) is bool for one in key["q1"].values()]
-    except (KeyError, TypeError, AttributeError):
-        return False
-    return "study" in key and bool(pairs) and all(pairs + places)
-
-
 def read_answers(path: Path, key: dict) -> dict:
     """One subject's file, complete and of this study, or DataError."""
-    given = files.read_json(path, KEEP)
-    if not isinstance(given.get("answers"), dict) or not isinstance(given.get("subject"), str):
-        raise files.DataError(f"{path} is not a subject's answers: give files saved by study.html")
-    if given.get("study") != key["study"]:
+    given = files.read_json(path, KEEP, needs=["study", "subject", "answers"])
+    if given["study"] != key["study"]:
         raise files.DataError(f"{path} belongs to another study: give answers to this key only")
-    answers = given["answers"]
     for item in [*key["q1"], *key["q2"]["items"], "q3"]:
-        if not complete(item, answers.get(item), key["q2"]["kind"]):
+        if not complete(item, given["answers"].get(item, {}), key["q2"]["kind"]):
             raise files.DataError(
                 f"{path} has no usable answer to {item}: let the subject finish, or leave it out"
             )
     return given
 
 
-def complete(item: str, answer, kind: str) -> bool:
+def complete(item: str, answer: dict, kind: str) -> bool:
     """Whether `answer` is one that the page can have saved for `item`."""
-    if not isinstance(answer, dict) or "answer" not in answer:
-        return False
-    value = answer["answer"]
+    value = answer.get("answer")
     if item == "q3":
-        return isinstance(value, bool)
+        return value in (True, False)
     if item.startswith("q1"):
         return value in ("same", "different")
     if kind == "choice":
-        return type(value) is int and 0 <= value < CHOICES
-    named = value is None or isinstance(value, str)
-    return named and isinstance(answer.get("known"), bool)
+        return value in range(CHOICES)
+    return "answer" in answer and answer.get("known") in (True, False)
 
 
 def evaluate(subjects: list[dict], key: dict) -> dict:
@@ -257,8 +233,8 @@ def evaluate(subjects: list[dict], key: dict) -> dict:
     right = []  # (n, 24)
     found = []
     for answers in subjects:
-        same = key["q1"].items()
-        right.append([(answers[item]["answer"] == "same") == truth for item, truth in same])
+        pairs = key["q1"].items()
+        right.append([(answers[item]["answer"] == "same") == same for item, same in pairs])
         for item, truth in key["q2"]["items"].items():
             given = answers[item]
             if kind == "choice":
@@ -326,22 +302,21 @@ Q3 would feel protected: {report["q3_protected"]} of {subjects} (paper 8 of 10)"
 def draw(report: dict, path: Path) -> None:
     """The three figures as bars beside the paper's."""
     names = report["q2_kind"] == "names"
-    labels = ["Q1 right", "Q2 named" if names else "Q2 found", "Q3 protected"]
     protected = report["q3_protected"] / report["subjects"]
     named = np.nan if report["q2_named"] is None else report["q2_named"]
-    ours = [report["q1_accuracy"], named, protected]
+    accuracy = report["q1_accuracy"]
     paper = list(PAPER.values())
     if not names:
         paper[1] = np.nan  # the paper asks for names only
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     places = np.arange(3)
-    axes.bar(places - 0.2, ours, 0.4, label="this study")
+    axes.bar(places - 0.2, [accuracy, named, protected], 0.4, label="this study")
     axes.bar(places + 0.2, paper, 0.4, label="paper, Sec. 5.5", color="lightgray")
-    if report["q1_interval"] is not None:
+    if report["q1_interval"]:
         low, high = report["q1_interval"]
-        axes.errorbar([-0.2], ours[:1], [[ours[0] - low], [high - ours[0]]], color="black")
-    axes.set_xticks(places, labels)
+        axes.errorbar(-0.2, accuracy, [[accuracy - low], [high - accuracy]], color="black")
+    axes.set_xticks(places, ["Q1 right", "Q2 named" if names else "Q2 found", "Q3 protected"])
     axes.set_ylim(0, 1)
     axes.set_ylabel("share")
     axes.legend()
@@ -366,10 +341,7 @@ def parse(argv) -> argparse.Namespace:
     add("key", type=Path, help="the study's key.json")
     add("answers", type=Path, nargs="+", help="files saved by the page")
     add("--out", type=Path, help="folder for the results (default: the key's)")
-    args = parser.parse_args(argv)
-    if args.command == "make" and args.seed < 0:
-        parser.error(f"argument --seed: {args.seed} is negative: give 0 or more")
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv=None) -> int:

@@ -66,7 +66,7 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)  # sums in one order: "bit for bit" must not depend on the machine
     config.addinivalue_line(
-        "markers", "rubric(line, points=0, hint='', seconds=None): graded by ppad.grade, see there"
+        "markers", "rubric(line, points=0, hint=''): graded by ppad.grade, see there"
     )
     config.addinivalue_line("markers", "gpu: runs on a GPU, and only with PPAD_TEST_GPU=1")
 

@@ -41,7 +41,6 @@ def verification(game, pictures, landmarks, identities):
 @pytest.mark.rubric(
     "plays a 50-step toy game that learns",
     points=5,
-    seconds=90,
     hint=(
         "in the game all modules work together; the reason below says which half fails. 'held M': "
         "D or A does not learn (labels, alignment, sign of L_adv, zero_grad). 'held D': M does not "

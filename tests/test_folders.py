@@ -221,8 +221,6 @@ def test_read_faces_bad_pictures(tmp_path):
         for name in ("Ann_0002", "Bob_0001", "Cy_0001")
         if any(name in text for text in faces.skipped)
     ] == ["Ann_0002", "Bob_0001", "Cy_0001"] and len(faces.skipped) == 3
-    with pytest.raises(ValueError, match="on_bad"):
-        read_faces(tmp_path / "f", table, 20, on_bad="ignore")
 
 
 def test_the_threads_that_decode_end_with_an_error(tmp_path):
@@ -374,8 +372,7 @@ def test_read_actions_limit_takes_frames_evenly(tmp_path):
 @pytest.mark.parametrize(
     "table, line, says",
     [
-        (0, "p/1.png,train,walk,40,30,4,6,20,28", "annotations.csv, line 6: a duplicate"),
-        (0, "p/1.png,train,,40,30,4,6,20,28", "line 6: action is empty"),
+        (0, "p/1.png,train,,40,30,4,6,20,28", "annotations.csv, line 6: action is empty"),
         (0, "p/1.png,test,walk,40,30,4,6,20,28", "line 6: .*another split"),
         (0, "p/1.png,train,walk,40,30,4,6,4,28", "line 6: box .*no area"),
         (0, "p/1.png,train,walk,40,30,4,6,60,28", "line 6: box .*outside"),
@@ -383,7 +380,6 @@ def test_read_actions_limit_takes_frames_evenly(tmp_path):
         (0, "p/4.png,train,walk,40,30,4,6,20,28", "4.png: there is no such picture"),
         (1, "p/9.png,1,8,8,18,18", "faces.csv, line 5: p/9.png is not in"),
         (1, "p/1.png,1,8,8,8,18", "line 5: face box .*no area"),
-        (1, "p/1.png,1,8,8,18,18", "line 5: a duplicate"),
     ],
 )
 def test_read_actions_faults_are_named(tmp_path, table, line, says):
@@ -542,13 +538,7 @@ def test_one_box_that_overhangs_makes_no_pixels_of_shares(tmp_path):
         read_actions(*where, "train", (60, 80))
 
 
-def test_splits_in_other_letters_are_refused_and_others_named(tmp_path, capsys):
-    def split(name):
-        return edited(ANNOTATIONS, lambda cells: [cells[0], name(cells[1]), *cells[2:]])
-
-    where = action_folder(tmp_path, split(lambda word: word.title() if word == "test" else word))
-    with pytest.raises(DataError, match="line 5: split is 'Test'; write it in small letters"):
-        read_actions(*where, "train", (60, 80))
+def test_other_splits_are_named(tmp_path, capsys):
     lines = [*ANNOTATIONS, ANNOTATIONS[1].replace("train", "val").replace("p/", "v/")]
     where = action_folder(tmp_path, lines)
     read_actions(*where, "test", (60, 80))
@@ -574,13 +564,6 @@ def test_a_table_of_face_boxes_may_hold_its_header_alone_which_is_said_once(tmp_
     assert "faces.csv: no face, so no frame is anonymized" in capsys.readouterr().err
     read_actions(*action_folder(tmp_path), "test", (60, 80))
     assert "no face" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("other", ["Phoning", "phon ing", "phoning_", "PHONING"])
-def test_two_spellings_of_an_action_are_refused(tmp_path, other):
-    lines = [*ANNOTATIONS[:-1], ANNOTATIONS[-1].replace("phoning", other)]
-    with pytest.raises(DataError, match=f"has the actions .*{other}"):
-        read_actions(*action_folder(tmp_path, lines), "train", (60, 80))
 
 
 def test_an_action_that_nobody_learns_is_refused(tmp_path):
@@ -659,5 +642,5 @@ def test_linked_folders_and_tables_are_read(tmp_path):
 def test_the_first_reason_is_quoted_when_nothing_is_left(tmp_path):
     lines = face_folder(tmp_path / "f")
     table = save(tmp_path / "t.csv", [line.replace("Ann", "Al") for line in lines[:4]])
-    with pytest.raises(DataError, match="all 12 were skipped, the first because of: .*Al_0001.png"):
+    with pytest.raises(DataError, match="no usable picture: .*Al_0001.png"):
         read_faces(tmp_path / "f", table, 8, on_bad="skip")

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from ppad import attackers, config, datasets, files, loop
+from ppad import attackers, config, datasets, files, folders, loop
 from ppad.baselines import BASELINES, identity, make_baseline
 from ppad.repainter import SHIPPED, load_modifier
 
@@ -68,7 +68,7 @@ def other_people(data: Path, test_names: set[str], size: int, most: int | None):
     everybody = datasets.read_faces(
         lfw / "lfw-deepfunneled", lfw / "landmarks.tsv", size, on_bad="skip"
     )
-    by_person = datasets.grouped(person_of(name) for name in everybody.names)
+    by_person = folders.grouped(person_of(name) for name in everybody.names)
     people = [
         numbers
         for name, numbers in by_person.items()
