@@ -343,15 +343,13 @@ class Photo(PhotoCPU):
 
 PRESETS = {"quick": Quick, "toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
 RESTARTS = {"adversarial_target": "entropy", "warmup_restart": 100}  # 32 times in toy's warm-up
+AS_PRINTED = (
+    "modifier_upsample modifier_match_color lr_warmup lr_modifier adversarial_weight "
+    "adversarial_cap adversarial_margin detection_weight"
+).split()
 PLAIN = {  # rows with the M of Sec. 4, which must hide whom it sees
     "Ours(ascent)": {},  # the paper's adversary, and the small presets' warm-up
-    "Ours(paper)": {  # M and its losses as printed, for as many steps as the preset's M
-        name: getattr(Paper, name)
-        for name in (
-            "modifier_upsample modifier_match_color lr_warmup lr_modifier adversarial_weight "
-            "adversarial_cap adversarial_margin detection_weight"
-        ).split()
-    },
+    "Ours(paper)": {name: getattr(Paper, name) for name in AS_PRINTED},  # for as many steps
     "Ours(random)": {"adversarial_target": "random"},  # Sec. 5.6
     "Ours(non-saturating)": {"adversarial_target": "non_saturating"},
     "Ours(entropy)": {"adversarial_target": "entropy"},
@@ -372,16 +370,22 @@ MACHINE = (
 ).split()
 ACCUMULATED = ("batch_faces", "batch_frames", "warmup_faces")  # batches that `accumulate` divides
 BATCHES = (*ACCUMULATED, "pretrain_recognizer_batch")
+FOLDERS = ("faces", "actions")  # read unless the data are drawn
 AT_LEAST_ONE = (
-    "face_size frame_height frame_width modifier_width recognizer_width recognizer_height "
-    "recognizer_breadth other_width embedding recognizer_updates accumulate folds eval_batch "
-    "warmup_recognizers log_every sample_every attack_steps invert_steps landmark_steps "
-    "pretrain_detector_steps pretrain_recognizer_steps"
+    "modifier_width recognizer_width other_width embedding recognizer_updates accumulate "
+    "eval_batch warmup_recognizers log_every sample_every attack_steps invert_steps "
+    "landmark_steps pretrain_detector_steps pretrain_recognizer_steps"
 ).split()
 DRAWN = (
     "train_identities pictures_each test_identities test_pictures_each train_frames test_frames"
 ).split()
-FOLDERS = ("faces", "actions")  # read unless the data are drawn
+LEAST = {  # the least that works, of each field that needs more than 0
+    **dict.fromkeys((*BATCHES, *AT_LEAST_ONE), 1),
+    **dict.fromkeys(("face_size", "frame_height", "frame_width"), 16),  # halved four times
+    **dict.fromkeys(("recognizer_height", "recognizer_breadth"), 8),  # halved three times
+    "folds": 2,  # the threshold is fitted on the other folds
+}
+MOST = {"adam_beta1": 0.9999, "adam_beta2": 0.9999, "lr_drop_at": 1}
 DRAWN_TEST = ("test_identities", "test_pictures_each", "test_pairs", "folds")
 PLAIN_ONLY = (  # read by the M of Sec. 4 alone
     "modifier_width modifier_blocks modifier_upsample modifier_match_color pretrain_modifier_steps "
@@ -435,11 +439,6 @@ def build(preset: str, **overrides) -> Paper:
     config = PRESETS[preset](**given)
     for name, fault in _problems(config):
         raise ConfigError(f"{name} is {getattr(config, name)!r}: {fault}")
-    if config.compile and config.checkpointing:
-        raise ConfigError(
-            "checkpointing is true, and so is compile, which decides itself what to keep: switch "
-            "one of them off"
-        )
     return config
 
 
@@ -477,17 +476,17 @@ def from_flags(preset: str, flags: dict, rows: list, say: bool = True) -> Paper:
 def _problems(config: Paper):
     """Yield (field, what is wrong) for every value that cannot work."""
     values = dataclasses.asdict(config)
-    for name in (*BATCHES, *AT_LEAST_ONE, *(DRAWN if config.drawn else ())):
-        if values[name] < 1:
-            yield name, "it must be at least 1"
+    for name, least in (LEAST | dict.fromkeys(DRAWN if config.drawn else (), 1)).items():
+        if values[name] < least:
+            yield name, f"it must be at least {least}"
+    for name, most in MOST.items():
+        if values[name] > most:
+            yield name, f"it must be at most {most}"
     for name, value in values.items():
         if isinstance(value, (int, float)) and not value >= 0:
             yield name, "it must not be negative"
         if value == math.inf and name not in UNBOUNDED:
             yield name, "it must be finite"
-    for name, most in (("adam_beta1", 0.9999), ("adam_beta2", 0.9999), ("lr_drop_at", 1)):
-        if values[name] > most:
-            yield name, f"it is a share and must be at most {most}"
     for name in ("face_scale", "adversarial_cap"):
         if values[name] == 0:
             yield name, "it must be above 0"
@@ -498,31 +497,25 @@ def _problems(config: Paper):
         if values[name] % config.accumulate:
             yield "accumulate", f"it must divide {name}, which is {values[name]}"
     if config.face_size % 8:
-        halved = "M halves it twice and the landmark reader three times"
-        yield "face_size", f"{halved}, so it must be a multiple of 8"
-    if config.modifier_exchange and config.face_size < 16:
-        yield "face_size", "an M that is given the person halves it four times: give 16 or more"
-    for name in ("face_size", "frame_height") if config.drawn else ():
-        if values[name] < 16:
-            yield name, "it is too small for a picture of a person: give 16 or more"
-    for name in ("recognizer_height", "recognizer_breadth"):
-        if values[name] < 8:
-            yield name, "an attacker halves the crops three times: give 8 or more"
-    if config.drawn and config.test_pairs < 2 * config.folds:
-        yield "test_pairs", f"each of the {config.folds} folds needs a pair of each kind"
+        yield "face_size", "M and the landmark reader halve it, so it must be a multiple of 8"
+    if config.compile and config.checkpointing:
+        yield "checkpointing", "compile decides itself what to keep: switch one of them off"
+    if config.drawn:
+        yield from _problems_of_drawn_data(config)
+
+
+def _problems_of_drawn_data(config: Paper):
     alike = config.test_identities * math.comb(config.test_pictures_each, 2)  # pairs of one person
-    short = config.test_pairs // (2 * config.folds) * config.folds > alike
-    if config.drawn and (short or config.test_identities < 2):
+    of_each_kind = config.test_pairs // (2 * config.folds) * config.folds
+    if of_each_kind == 0:
+        yield "test_pairs", f"each of the {config.folds} folds needs a pair of each kind"
+    if of_each_kind > alike or config.test_identities < 2:
         fix = "give more test_identities or test_pictures_each"
         yield "test_pairs", f"half are of two people and half of one, of which {alike} exist: {fix}"
-    if config.drawn and config.face_scale != Paper.face_scale:
-        drawn = "the toy world draws faces that fill 1/1.6 of their picture"
-        yield "face_scale", f"{drawn}, so it must be 1.6"
-    if config.drawn and config.frame_width != config.frame_height:
-        fix = f"give it {config.frame_height}, as its height"
-        yield "frame_width", f"drawn frames are square: {fix}"
-    if config.folds < 2:
-        yield "folds", "the threshold is fitted on the other folds, so there must be at least 2"
+    if config.face_scale != Paper.face_scale:
+        yield "face_scale", "drawn faces fill 1/1.6 of their picture, so it must be 1.6"
+    if config.frame_width != config.frame_height:
+        yield "frame_width", f"drawn frames are square: give it {config.frame_height}"
 
 
 def missing_weights(config: Paper) -> dict[str, str]:
