@@ -386,12 +386,6 @@ LEAST = {  # the least that works, of each field that needs more than 0
     "folds": 2,  # the threshold is fitted on the other folds
 }
 MOST = {"adam_beta1": 0.9999, "adam_beta2": 0.9999, "lr_drop_at": 1}
-DRAWN_TEST = ("test_identities", "test_pictures_each", "test_pairs", "folds")
-PLAIN_ONLY = (  # read by the M of Sec. 4 alone
-    "modifier_width modifier_blocks modifier_upsample modifier_match_color pretrain_modifier_steps "
-    "warmup_steps warmup_recognizers warmup_restart warmup_updates"
-).split()
-EXCHANGE_ONLY = ("exchange_steps", "code_weight", "reader_weight")
 UNBOUNDED = ("adversarial_cap", "memory_gb")  # may be infinite
 CHOICES = {
     "modifier_upsample": ("transposed", "resize"),
@@ -442,34 +436,19 @@ def build(preset: str, **overrides) -> Paper:
     return config
 
 
-def from_flags(preset: str, flags: dict, rows: list, say: bool = True) -> Paper:
+def from_flags(preset: str, flags: dict) -> Paper:
     """The preset with the fields that the command line gives; None: not given.
 
-    A field that nothing in a run of `rows` reads is named, if `say`: somebody expects it to work.
     Raises ConfigError as `build` does, for a game without steps, and for folders of pictures where
     the data are drawn.
     """
     config = build(preset, **flags)
     if not (config.T1 or config.epochs or config.T2):
         raise ConfigError("T1, epochs and T2 are 0, so the game trains nothing: give one of them")
-    given = {name for name, value in flags.items() if value is not None}
-    if config.drawn and (unread := sorted(given.intersection(FOLDERS))):
-        fix = "give --preset photo_cpu, or another preset that reads folders, or --drawn false"
-        raise ConfigError(f"{unread[0]} is given, but preset '{preset}' draws its data: {fix}")
-    changes = [VARIANTS[row] for row in rows if row in VARIANTS]
-    exchange = {one.get("modifier_exchange", config.modifier_exchange) for one in changes}
-    other_m = "no row has the M that reads it; --modifier_exchange"
-    readers = (  # fields, whether the run reads them, and why it may not
-        (DRAWN_TEST, config.drawn, "the prepared folder says what is tested"),
-        (("epochs",), config.T1 == 0, f"T1 is {config.T1}; --T1 0 has the epochs count"),
-        (("detector_trainable",), config.detector_weights, "A starts from no weights"),
-        (PLAIN_ONLY, False in exchange, f"{other_m} false gives it"),
-        (EXCHANGE_ONLY, True in exchange, f"{other_m} true"),
-    )
-    for names, read, why in readers if say else ():
-        for name in names:
-            if name in given and not read:
-                print(f"--{name} has no effect: {why}")
+    for name in FOLDERS:
+        if config.drawn and flags.get(name) is not None:
+            fix = "give --preset photo_cpu, or another preset that reads folders, or --drawn false"
+            raise ConfigError(f"{name} is given, but preset '{preset}' draws its data: {fix}")
     return config
 
 

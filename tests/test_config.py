@@ -342,38 +342,10 @@ def test_a_broken_config_file_is_named(tmp_path, text):
         presets.differences(presets.build("toy"), "toy", path)
 
 
-@pytest.mark.parametrize(
-    "flags, rows, said",
-    [
-        ({"folds": 5}, ["Masked"], ""),
-        ({"folds": 5, "drawn": False}, ["Masked"], "--folds has no effect: the prepared folder"),
-        ({"epochs": 3}, ["Masked"], "--epochs has no effect: T1 is 300; --T1 0"),
-        ({"epochs": 3, "T1": 0}, ["Masked"], ""),
-        ({"detector_trainable": 1}, ["Masked"], "--detector_trainable has no effect"),
-        ({"detector_trainable": 1, "detector_weights": "a.pth"}, ["Masked"], ""),
-        ({"modifier_width": 8}, ["Ours"], "--modifier_width has no effect: no row has the M"),
-        ({"modifier_width": 8}, ["Ours", "Ours(ascent)"], ""),
-        ({"modifier_width": 8, "modifier_exchange": False}, ["Ours"], ""),
-        ({"code_weight": 1e-3}, ["Ours"], ""),
-        ({"code_weight": 1e-3}, ["Ours(ascent)"], "--code_weight has no effect"),
-        (
-            {"code_weight": 1e-3, "modifier_exchange": False},
-            ["Ours"],
-            "--code_weight has no effect",
-        ),
-        ({"faces": None, "l1_weight": 3.0, "T2": 5}, ["Ours"], ""),
-    ],
-)
-def test_a_flag_that_nothing_reads_is_named(flags, rows, said, capsys):
-    assert presets.from_flags("toy", flags, rows) == presets.build("toy", **flags)
-    out = capsys.readouterr().out
-    assert out.startswith(said) and out.count("\n") == bool(said)
-
-
 @pytest.mark.parametrize("field", ["faces", "actions"])
 def test_folders_beside_drawn_data_are_refused(field):
     """Else somebody's photographs would be left out, and an hour later drawn faces shown."""
     with pytest.raises(presets.ConfigError, match=f"{field} is given, but preset 'toy' draws"):
-        presets.from_flags("toy", {field: "data/mine"}, ["Ours"])
-    assert presets.from_flags("photo_cpu", {field: "data/mine"}, ["Ours"]).drawn is False
-    assert presets.from_flags("toy", {field: "mine", "drawn": False}, ["Ours"]).drawn is False
+        presets.from_flags("toy", {field: "data/mine"})
+    assert presets.from_flags("photo_cpu", {field: "data/mine"}).drawn is False
+    assert presets.from_flags("toy", {field: "mine", "drawn": False}).drawn is False
