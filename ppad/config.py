@@ -41,9 +41,7 @@ class Paper:
         return self.recognizer_height, self.recognizer_breadth
 
     # ---- data
-    faces: str = option(
-        "data/paper/faces", "prepared folder of faces F, with train/ and test/ inside", "Sec. 5.1"
-    )
+    faces: str = option("data/paper/faces", "prepared folder of faces F", "Sec. 5.1")
     actions: str = option("data/paper/daly", "prepared folder of action frames V", "Sec. 5.1")
     drawn: bool = option(False, "draw the toy world instead of reading folders", "ours")
     train_identities: int = option(0, "people to train on; 0 = all in the folder", "ours")
@@ -55,31 +53,21 @@ class Paper:
     test_pairs: int = option(0, "pairs to draw (toy world); 0 = all of the pairs file", "ours")
     frame_height: int = option(600, "height of the action frames, px", "Sec. 4: 600x800 for DALY")
     frame_width: int = option(800, "width of the action frames, px", "Sec. 4")
-    face_scale: float = option(
-        1.6, "side of the square cut about a face, times its box's longer side", "Sec. 5.2"
-    )
+    face_scale: float = option(1.6, "side of a face's square, in its box's longer side", "Sec. 5.2")
     # ---- M, the face modifier
     face_size: int = option(256, "side of the faces that M modifies, px", "Sec. 4")
     modifier_width: int = option(64, "channels of M's first layer", "Sec. 4, CycleGAN: c7s1-64")
     modifier_blocks: int = option(9, "residual blocks of M", "Sec. 4")
-    modifier_upsample: str = option(
-        "transposed", '"transposed" or "resize" (no checkerboard)', "Sec. 4, CycleGAN"
-    )
+    modifier_upsample: str = option("transposed", '"transposed" or "resize"', "Sec. 4, CycleGAN")
     modifier_match_color: bool = option(
-        False, "match the color statistics of M's input", "Sec. 4 has none"
+        False, "match the color statistics of M's input", "Sec. 4: no"
     )
-    modifier_exchange: bool = option(
-        False, "another M, which is given somebody else's identity (players.Exchanger)", "ours"
-    )
-    exchange_steps: int = option(
-        0, "updates of such an M before the game, instead of copying and warm-up", "ours"
-    )
+    modifier_exchange: bool = option(False, "M is given another person (players.Exchanger)", "ours")
+    exchange_steps: int = option(0, "updates of such an M before the game", "ours")
     code_weight: float = option(
-        3.5e-4, "what a nat in the code of such an M costs it", "ours: more blurs, less identifies"
+        3.5e-4, "price of a nat in its code", "ours: more blurs, hides more"
     )
-    reader_weight: float = option(
-        7.5, "weight of the reader of its code, whom it must fool", "ours: with code_weight"
-    )
+    reader_weight: float = option(7.5, "weight of its code's reader, whom M must fool", "ours")
     # ---- D, the recognizer
     recognizer_depth: int = option(20, "layers of D: 4, 10 or 20", "Sec. 4: SphereFace-20")
     recognizer_width: int = option(64, "channels of D's first stage", "SphereFace")
@@ -94,45 +82,25 @@ class Paper:
     lambda_gamma: float = option(0.12, "gamma in lambda(t)", "SphereFace")
     lambda_floor: float = option(5.0, "floor in lambda(t)", "SphereFace")
     recognizer_scale: float = option(0.0, "length of D's feature in L_D; 0 = its own", "SphereFace")
-    recognizer_weights: str = option(
-        "", "public file of SphereFace-20 that D starts from; empty = none", "Sec. 4"
-    )
+    recognizer_weights: str = option("", "public SphereFace-20 file that D starts from", "Sec. 4")
     # ---- A, the action detector
     detector_body: str = option("resnet101_c4", "body of Faster R-CNN (detector.BODIES)", "Sec. 4")
-    detector_weights: str = option(
-        "", "torchvision's ImageNet file for the body; empty = none", "ours"
-    )
-    detector_trainable: int = option(
-        3, "stages that learn of a body with such weights", "ours: torchvision's default"
-    )
+    detector_weights: str = option("", "torchvision's ImageNet file for the body", "ours")
+    detector_trainable: int = option(3, "stages that learn of such a body", "ours: torchvision")
     # ---- before the game
     pretrain_recognizer_steps: int = option(28000, "updates of D on originals", "SphereFace: 28k")
     pretrain_recognizer_batch: int = option(
-        256, "faces in each, also for the attackers", "SphereFace: 256-512"
+        256, "faces in each; attackers too", "SphereFace: 256-512"
     )
-    pretrain_modifier_steps: int = option(
-        0, "updates of M that teach it to copy (L1 alone)", "ours"
-    )
-    warmup_steps: int = option(
-        0, "adversarial warm-up: updates of M against a throwaway copy of D", "ours"
-    )
+    pretrain_modifier_steps: int = option(0, "updates of M to learn to copy (L1 alone)", "ours")
+    warmup_steps: int = option(0, "updates of M against a throwaway copy of D", "ours")
     warmup_faces: int = option(16, "faces a step while M learns before the game", "ours")
-    lr_warmup: float = option(
-        3e-4, "M's learning rate before the game; the warm-up's drops", "ours: the game's"
-    )
+    lr_warmup: float = option(3e-4, "M's learning rate before the game", "ours: the game's")
     warmup_recognizers: int = option(1, "copies of D that M warms up against, in turn", "ours")
-    warmup_restart: int = option(
-        0, "warm-up steps after which one of them is D as before again; 0 = never", "ours"
-    )
-    warmup_updates: int = option(
-        0, "further updates of D a warm-up step, on outputs that M made before", "ours"
-    )
-    pretrain_detector_steps: int = option(
-        12000, "updates of A on originals", "ours: not in the paper"
-    )
-    landmark_jitter: float = option(
-        0.0, "noise of the alignment while D learns, px at 112x96", "ours"
-    )
+    warmup_restart: int = option(0, "warm-up steps between restarts of a copy; 0 = never", "ours")
+    warmup_updates: int = option(0, "more updates of D a warm-up step, on kept outputs", "ours")
+    pretrain_detector_steps: int = option(12000, "updates of A on originals", "ours")
+    landmark_jitter: float = option(0.0, "noise of D's alignment, px at 112x96", "ours")
     color_jitter: float = option(0.0, "noise of contrast and brightness while D learns", "ours")
     # ---- the game, Algorithm 1
     epochs: int = option(12, "passes of the game through the action frames", "Sec. 4")
@@ -143,16 +111,12 @@ class Paper:
     lr_recognizer: float = option(3e-4, "learning rate of D", "Sec. 4")
     adam_beta1: float = option(0.5, "Adam's beta 1", "Sec. 4")
     adam_beta2: float = option(0.999, "Adam's beta 2", "Sec. 4")
-    lr_drop_at: float = option(
-        7 / 12, "share of the steps after which rates drop to a tenth", "Sec. 4: 7 of 12 epochs"
-    )
+    lr_drop_at: float = option(7 / 12, "share of steps before rates drop x0.1", "Sec. 4: 7 of 12")
     batch_faces: int = option(16, "faces a step", "ours: no batch size in the paper")
     batch_frames: int = option(2, "action frames a step", "ours: likewise")
     recognizer_updates: int = option(1, "updates of D a step", "Algorithm 1, line 3")
     adversarial_weight: float = option(1.0, "weight of L_adv for M", "eq. 4: none")
-    l1_weight: float = option(
-        5.0, "lambda, weight of the L1 term", 'ours; eq. 3: "relatively small"'
-    )
+    l1_weight: float = option(5.0, "lambda, weight of L1", 'ours; eq. 3: "relatively small"')
     detection_weight: float = option(1.0, "weight of L_det for M and A", "eq. 4: none")
     adversarial_cap: float = option(
         math.inf, "cap on L_D in M's term, in log N (see ppad.losses)", "eq. 2: none"
@@ -162,36 +126,24 @@ class Paper:
         "ascent", 'M\'s term: "ascent", "random", "entropy" or "non_saturating"', "eq. 2, Sec. 5.6"
     )
     # ---- evaluation
-    attack_steps: int = option(
-        28000, "updates of each attacker", "ours: as long as D's pretraining"
-    )
-    invert_steps: int = option(
-        28000, "updates of the network that inverts M", "ours: as the other attackers"
-    )
-    landmark_steps: int = option(
-        5000, "updates of the landmark reader", "ours: until it stops improving"
-    )
+    attack_steps: int = option(28000, "updates of each attacker", "ours: as D's pretraining")
+    invert_steps: int = option(28000, "updates of the network that inverts M", "ours: likewise")
+    landmark_steps: int = option(5000, "updates of the landmark reader", "ours: until it is good")
     folds: int = option(10, "folds of the test pairs", "LFW protocol")
     # ---- the machine (see ppad.optim)
     device: str = option("auto", "auto, cpu, cuda or cuda:1; auto = cuda if there is one", "ours")
     precision: str = option("fp32", "fp32, bf16 or fp16", "ours: bf16 takes less of a GPU's memory")
-    channels_last: bool = option(
-        False, "memory layout that a GPU likes", "ours: off, no gain measured"
-    )
+    channels_last: bool = option(False, "memory layout that a GPU likes", "ours: no gain measured")
     compile: bool = option(False, "torch.compile", "ours: off, not measured on a GPU")
     fused: bool = option(False, "Adam as one kernel", "ours: off, no gain measured")
     accumulate: int = option(1, "parts of each of the game's batches, to save memory", "ours")
     checkpointing: bool = option(False, "compute activations twice, to save memory", "ours")
-    memory_gb: float = option(
-        8.0, "GiB of pictures kept in memory; others are decoded when needed", "ours"
-    )
+    memory_gb: float = option(8.0, "GiB of pictures kept in memory, not decoded anew", "ours")
     workers: int = option(0, "workers that decode pictures; 0 = one a core, 16 at most", "ours")
     eval_batch: int = option(32, "pictures at a time where nothing is learned", "ours")
     log_every: int = option(20, "steps between log lines", "ours")
     sample_every: int = option(1000, "steps between sample pictures", "ours")
-    checkpoint_seconds: int = option(
-        120, "seconds between checkpoints", "ours: no more is ever lost"
-    )
+    checkpoint_seconds: int = option(120, "seconds between checkpoints", "ours: no more is lost")
 
 
 @dataclass
