@@ -12,9 +12,6 @@ detector A, and their optimizers. A step of the game is
 Each update moves only its own player's weights and buffers. A fixed anonymizer has nothing to
 learn, so in its game line 9 is line 11: "the only difference being the modification procedure"
 (Sec. 3.1) is the constructor's argument.
-
-With `config.accumulate` above 1 an update takes its batch in parts, one after another, and then one
-step: the same gradients in less memory.
 """
 
 import copy
@@ -40,8 +37,8 @@ class Game:
     """One row's three players and their updates.
 
     Each player has an Adam with the config's betas and a rate of its own. Each update returns its
-    terms as before the step, name -> scalar, for the log: D_modified and D_original, or those of
-    L_det, L_adv and L_l1 that it has.
+    terms as before the step, name -> scalar: D_modified and D_original, or those of L_det, L_adv
+    and L_l1 that it has.
 
     Args:
         config: a preset. device: where the players and the pictures are.
@@ -63,8 +60,8 @@ class Game:
         betas = (config.adam_beta1, config.adam_beta2)
         players = {"recognizer": recognizer, "detector": detector, "modifier": anonymizer}
         for name, player in players.items():
-            is_network = isinstance(player, nn.Module)
-            if is_network and any(weight.requires_grad for weight in player.parameters()):
+            weights = player.parameters() if isinstance(player, nn.Module) else ()
+            if any(weight.requires_grad for weight in weights):
                 optim.prepare(player.to(device), config, device)
                 lr = getattr(config, f"lr_{name}")
                 self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)
@@ -179,8 +176,8 @@ class Game:
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
         """M's adversarial term: ascent on L_D (eq. 2), the ablation (Sec. 5.6), or one of ours.
 
-        The small presets cap it and leave the margin out of it (`adversarial_margin`): only then is
-        the loss of a D at chance log N, the unit of the cap.
+        Only without the margin (`adversarial_margin`) is the loss of a D at chance log N, the unit
+        of the cap.
         """
         crops = aligned_crops(modified, landmarks, self.config.crop_size)  # (B, 3, h, w)
         target = self.config.adversarial_target
@@ -238,9 +235,8 @@ class Game:
         return mean_terms(terms)
 
     def _split(self, *batch) -> list:
-        """Gradient accumulation: all parts of a batch, each as (is it the last?, part of each).
+        """The `accumulate` parts of a batch of tensors and lists: (is it the last?, part of each).
 
-        Args: batch: tensors and lists, the pictures along their first axis.
         Raises ValueError if `accumulate` does not divide the number of pictures.
         """
         parts = self.config.accumulate
@@ -282,9 +278,8 @@ class Exchange:
     def objective(self, modifier, pictures, landmarks, identities) -> torch.Tensor:
         """M shall give faces back where it is given the true person, by a code that names nobody.
 
-        Five terms: L1 (eq. 3) of pixels and of the differences of neighbors, which keeps edges
-        sharp; the price of the code; the reader's success (`losses.modifier_non_saturating`); and
-        where M reads the landmarks.
+        L1 (eq. 3) of pixels and of the differences of neighbors, which keeps edges sharp; the price
+        of the code; the reader's success; and where M reads the landmarks.
         """
         config = self.config
         people = self.reader.people[identities.to(self.device, non_blocking=True)]  # (B, E)
@@ -399,8 +394,8 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
 class WarmUp(Game):
     """M against throwaway copies of D, without A, at the warm-up's learning rate (ours).
 
-    There may be several copies, which M meets in turn; one after another starts again from D as it
-    was. All can learn from outputs that M made some steps ago: that costs no pass through M.
+    M meets the copies in turn; one after another starts again from D as it was. They can learn from
+    outputs that M made some steps ago: that costs no pass through M.
     """
 
     def __init__(self, game: Game):
@@ -450,15 +445,14 @@ class WarmUp(Game):
 def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
     """Before the game, M learns to copy faces and then plays against copies of D (ours).
 
-    M starts from random weights, D and A start trained. The game's own D and A are not touched, so
-    they get exactly the updates that every other row's get. An M that is given the person meets no
-    D before the game: the reader of its code is its adversary.
+    The game's own D and A are not touched: they get exactly the updates that every other row's get.
+    An M that is given the person meets the reader of its code instead of D.
 
     Args: game: `WarmUp`. faces, loop: as `play`. shown: (n, 3, S, S), the samples.
     """
     config = game.config
-    used = loop.done["copy"] + loop.done["warmup"] * config.recognizer_updates
-    used += loop.done["exchange"]
+    done = loop.done
+    used = done["copy"] + done["warmup"] * config.recognizer_updates + done["exchange"]
     seed = loop.seed + 1  # another order than the game's
     batches = datasets.batches(faces, config.warmup_faces, seed, used, game.device)
 
