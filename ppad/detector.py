@@ -9,10 +9,8 @@ suppression - is torchvision's. This file adds three things:
 * `ActionDetector`, with this package's conventions: frames in [-1, 1], boxes in pixels, checked
   targets, one method for training (`losses`) and one for use (`detect`);
 * the choice of body: "resnet101_c4", the ResNet-101 as Faster R-CNN used it when the paper was
-  written (conv1 to layer3 make one map of stride 16; layer4, on 14x14 of it for each region, and a
-  mean over space are the head); ResNets with a feature pyramid, as torchvision does today; a
-  MobileNetV2, whose deepest ImageNet map classifies the action (for small sets and machines); and
-  "toy";
+  written (see `_c4`); ResNets with a feature pyramid, as torchvision does today; a MobileNetV2, for
+  small sets and machines; and "toy";
 * `ToyBody` with `ToyBoxHead`, a detector of under 2 M parameters that learns from scratch on two
   CPU cores.
 
@@ -62,8 +60,8 @@ class DetectorConfig:
     max_size          would then exceed `max_size` (pixels). Section 4: 340 for JHMDB; 600 and 800
                       for DALY. None: 340 and 800; for the toy, whose frames are 160 px wide and so
                       keep their size, 160 and 160.
-    weights           path of a torchvision ImageNet file for this body (resnet101-....pth), or None
-                      to start from scratch.
+    weights           path of a torchvision ImageNet file for this body, or None to start from
+                      scratch.
     trainable_layers  how many of the body's stages are trained, counted from the top, when it
                       starts from `weights` (ResNets 0-5, MobileNetV2 0-6). 3 is torchvision's
                       default and freezes what Faster R-CNN froze. Without weights all are trained.
@@ -151,8 +149,7 @@ def _in_full_precision(head, inputs, outputs):
 
 
 # ------------------------------------------------------------------ checks
-# A bad box does not stop torchvision: the loss becomes nan, or a class that does not exist is
-# learned.
+# A bad box does not stop torchvision: the loss is nan, or a class that does not exist is learned.
 
 
 def _check_frames(frames: Tensor) -> None:
@@ -276,11 +273,10 @@ class MobileBody(nn.Module):
     """MobileNetV2 as two maps of a frame: "deep" (stride 32) to classify the action, "wide"
     (stride 16) to find the person.
 
-    ImageNet's features are in the deepest map, where a linear layer alone reads most actions off a
-    person's region (ours: 63 % of ten on held-out training stills). A pyramid would put untrained
-    layers between, which a few hundred stills cannot train.
+    A linear layer on the deepest map reads most actions off a person's region (ours: 63 % of ten on
+    held-out training stills). A pyramid would add layers that a few hundred stills cannot train.
 
-    norm_layer: of the body. learning: how many of its six stages are trained, from the top.
+    learning: how many of the six stages are trained, from the top.
     """
 
     WIDE = 96  # channels of the wide map

@@ -40,7 +40,6 @@ from ppad.config import BATCHES
 from ppad.files import DataError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 MAX_NORM = 10.0  # ours, of each player: early on one batch can give A a huge gradient
 BODIES = ("network", "backbone")  # where most of the work of D and of A is done
 MOST_JOBS = 4  # ours: each takes 1 GB on a CPU; on a GPU more would only wait for each other
@@ -184,17 +183,12 @@ def _checkpointed(block, forward, *inputs):
 @contextmanager
 def _fixed_averages(block):
     """While a block is computed again, its batch norms do not count the batch a second time."""
-    norms = [layer for layer in block.modules() if isinstance(layer, NORMS)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0  # 1 x the average so far + 0 x this batch
-        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+    before = [buffer.clone() for buffer in block.buffers()]
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before):
-            norm.momentum = momentum
-            norm.num_batches_tracked = count
+        for buffer, value in zip(block.buffers(), before):
+            buffer.copy_(value)
 
 
 # ---------------------------------------------------------------- several processes
