@@ -9,8 +9,10 @@ suppression - is torchvision's. This file adds three things:
 * `ActionDetector`, with this package's conventions: frames in [-1, 1], boxes in pixels, checked
   targets, one method for training (`losses`) and one for use (`detect`);
 * the choice of body: "resnet101_c4", the ResNet-101 as Faster R-CNN used it when the paper was
-  written (see `_c4`); ResNets with a feature pyramid, as torchvision does today; a MobileNetV2, for
-  small sets and machines; and "toy";
+  written (conv1 to layer3 make one map of stride 16; layer4, on 14x14 of it for each region, and a
+  mean over space are the head); ResNets with a feature pyramid, as torchvision does today; a
+  MobileNetV2, whose deepest ImageNet map classifies the action (for small sets and machines); and
+  "toy";
 * `ToyBody` with `ToyBoxHead`, a detector of under 2 M parameters that learns from scratch on two
   CPU cores.
 

@@ -12,6 +12,9 @@ detector A, and their optimizers. A step of the game is
 Each update moves only its own player's weights and buffers. A fixed anonymizer has nothing to
 learn, so in its game line 9 is line 11: "the only difference being the modification procedure"
 (Sec. 3.1) is the constructor's argument.
+
+With `config.accumulate` above 1 an update takes its batch in parts, one after another, and then one
+step: the same gradients in less memory.
 """
 
 import copy
@@ -176,8 +179,8 @@ class Game:
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
         """M's adversarial term: ascent on L_D (eq. 2), the ablation (Sec. 5.6), or one of ours.
 
-        Only without the margin (`adversarial_margin`) is the loss of a D at chance log N, the unit
-        of the cap.
+        The small presets cap it and leave the margin out of it (`adversarial_margin`): only then is
+        the loss of a D at chance log N, the unit of the cap.
         """
         crops = aligned_crops(modified, landmarks, self.config.crop_size)  # (B, 3, h, w)
         target = self.config.adversarial_target
