@@ -41,9 +41,7 @@ class Paper:
         return self.recognizer_height, self.recognizer_breadth
 
     # ---- data
-    faces: str = option(
-        "data/paper/faces", "prepared folder of faces F, with train/ and test/ inside", "Sec. 5.1"
-    )
+    faces: str = option("data/paper/faces", "prepared folder of faces F", "Sec. 5.1")
     actions: str = option("data/paper/daly", "prepared folder of action frames V", "Sec. 5.1")
     drawn: bool = option(False, "draw the toy world instead of reading folders", "ours")
     train_identities: int = option(0, "people to train on; 0 = all in the folder", "ours")
@@ -55,31 +53,21 @@ class Paper:
     test_pairs: int = option(0, "pairs to draw (toy world); 0 = all of the pairs file", "ours")
     frame_height: int = option(600, "height of the action frames, px", "Sec. 4: 600x800 for DALY")
     frame_width: int = option(800, "width of the action frames, px", "Sec. 4")
-    face_scale: float = option(
-        1.6, "side of the square cut about a face, times its box's longer side", "Sec. 5.2"
-    )
+    face_scale: float = option(1.6, "side of a face's square, in its box's longer side", "Sec. 5.2")
     # ---- M, the face modifier
     face_size: int = option(256, "side of the faces that M modifies, px", "Sec. 4")
     modifier_width: int = option(64, "channels of M's first layer", "Sec. 4, CycleGAN: c7s1-64")
     modifier_blocks: int = option(9, "residual blocks of M", "Sec. 4")
-    modifier_upsample: str = option(
-        "transposed", '"transposed" or "resize" (no checkerboard)', "Sec. 4, CycleGAN"
-    )
+    modifier_upsample: str = option("transposed", '"transposed" or "resize"', "Sec. 4, CycleGAN")
     modifier_match_color: bool = option(
-        False, "match the color statistics of M's input", "Sec. 4 has none"
+        False, "match the color statistics of M's input", "Sec. 4: no"
     )
-    modifier_exchange: bool = option(
-        False, "another M, which is given somebody else's identity (players.Exchanger)", "ours"
-    )
-    exchange_steps: int = option(
-        0, "updates of such an M before the game, instead of copying and warm-up", "ours"
-    )
+    modifier_exchange: bool = option(False, "M is given another person (players.Exchanger)", "ours")
+    exchange_steps: int = option(0, "updates of such an M before the game", "ours")
     code_weight: float = option(
-        3.5e-4, "what a nat in the code of such an M costs it", "ours: more blurs, less identifies"
+        3.5e-4, "price of a nat in its code", "ours: more blurs, hides more"
     )
-    reader_weight: float = option(
-        7.5, "weight of the reader of its code, whom it must fool", "ours: with code_weight"
-    )
+    reader_weight: float = option(7.5, "weight of its code's reader, whom M must fool", "ours")
     # ---- D, the recognizer
     recognizer_depth: int = option(20, "layers of D: 4, 10 or 20", "Sec. 4: SphereFace-20")
     recognizer_width: int = option(64, "channels of D's first stage", "SphereFace")
@@ -94,45 +82,25 @@ class Paper:
     lambda_gamma: float = option(0.12, "gamma in lambda(t)", "SphereFace")
     lambda_floor: float = option(5.0, "floor in lambda(t)", "SphereFace")
     recognizer_scale: float = option(0.0, "length of D's feature in L_D; 0 = its own", "SphereFace")
-    recognizer_weights: str = option(
-        "", "public file of SphereFace-20 that D starts from; empty = none", "Sec. 4"
-    )
+    recognizer_weights: str = option("", "public SphereFace-20 file that D starts from", "Sec. 4")
     # ---- A, the action detector
     detector_body: str = option("resnet101_c4", "body of Faster R-CNN (detector.BODIES)", "Sec. 4")
-    detector_weights: str = option(
-        "", "torchvision's ImageNet file for the body; empty = none", "ours"
-    )
-    detector_trainable: int = option(
-        3, "stages that learn of a body with such weights", "ours: torchvision's default"
-    )
+    detector_weights: str = option("", "torchvision's ImageNet file for the body", "ours")
+    detector_trainable: int = option(3, "stages that learn of such a body", "ours: torchvision")
     # ---- before the game
     pretrain_recognizer_steps: int = option(28000, "updates of D on originals", "SphereFace: 28k")
     pretrain_recognizer_batch: int = option(
-        256, "faces in each, also for the attackers", "SphereFace: 256-512"
+        256, "faces in each; attackers too", "SphereFace: 256-512"
     )
-    pretrain_modifier_steps: int = option(
-        0, "updates of M that teach it to copy (L1 alone)", "ours"
-    )
-    warmup_steps: int = option(
-        0, "adversarial warm-up: updates of M against a throwaway copy of D", "ours"
-    )
+    pretrain_modifier_steps: int = option(0, "updates of M to learn to copy (L1 alone)", "ours")
+    warmup_steps: int = option(0, "updates of M against a throwaway copy of D", "ours")
     warmup_faces: int = option(16, "faces a step while M learns before the game", "ours")
-    lr_warmup: float = option(
-        3e-4, "M's learning rate before the game; the warm-up's drops", "ours: the game's"
-    )
+    lr_warmup: float = option(3e-4, "M's learning rate before the game", "ours: the game's")
     warmup_recognizers: int = option(1, "copies of D that M warms up against, in turn", "ours")
-    warmup_restart: int = option(
-        0, "warm-up steps after which one of them is D as before again; 0 = never", "ours"
-    )
-    warmup_updates: int = option(
-        0, "further updates of D a warm-up step, on outputs that M made before", "ours"
-    )
-    pretrain_detector_steps: int = option(
-        12000, "updates of A on originals", "ours: not in the paper"
-    )
-    landmark_jitter: float = option(
-        0.0, "noise of the alignment while D learns, px at 112x96", "ours"
-    )
+    warmup_restart: int = option(0, "warm-up steps between restarts of a copy; 0 = never", "ours")
+    warmup_updates: int = option(0, "more updates of D a warm-up step, on kept outputs", "ours")
+    pretrain_detector_steps: int = option(12000, "updates of A on originals", "ours")
+    landmark_jitter: float = option(0.0, "noise of D's alignment, px at 112x96", "ours")
     color_jitter: float = option(0.0, "noise of contrast and brightness while D learns", "ours")
     # ---- the game, Algorithm 1
     epochs: int = option(12, "passes of the game through the action frames", "Sec. 4")
@@ -143,16 +111,12 @@ class Paper:
     lr_recognizer: float = option(3e-4, "learning rate of D", "Sec. 4")
     adam_beta1: float = option(0.5, "Adam's beta 1", "Sec. 4")
     adam_beta2: float = option(0.999, "Adam's beta 2", "Sec. 4")
-    lr_drop_at: float = option(
-        7 / 12, "share of the steps after which rates drop to a tenth", "Sec. 4: 7 of 12 epochs"
-    )
+    lr_drop_at: float = option(7 / 12, "share of steps before rates drop x0.1", "Sec. 4: 7 of 12")
     batch_faces: int = option(16, "faces a step", "ours: no batch size in the paper")
     batch_frames: int = option(2, "action frames a step", "ours: likewise")
     recognizer_updates: int = option(1, "updates of D a step", "Algorithm 1, line 3")
     adversarial_weight: float = option(1.0, "weight of L_adv for M", "eq. 4: none")
-    l1_weight: float = option(
-        5.0, "lambda, weight of the L1 term", 'ours; eq. 3: "relatively small"'
-    )
+    l1_weight: float = option(5.0, "lambda, weight of L1", 'ours; eq. 3: "relatively small"')
     detection_weight: float = option(1.0, "weight of L_det for M and A", "eq. 4: none")
     adversarial_cap: float = option(
         math.inf, "cap on L_D in M's term, in log N (see ppad.losses)", "eq. 2: none"
@@ -162,36 +126,24 @@ class Paper:
         "ascent", 'M\'s term: "ascent", "random", "entropy" or "non_saturating"', "eq. 2, Sec. 5.6"
     )
     # ---- evaluation
-    attack_steps: int = option(
-        28000, "updates of each attacker", "ours: as long as D's pretraining"
-    )
-    invert_steps: int = option(
-        28000, "updates of the network that inverts M", "ours: as the other attackers"
-    )
-    landmark_steps: int = option(
-        5000, "updates of the landmark reader", "ours: until it stops improving"
-    )
+    attack_steps: int = option(28000, "updates of each attacker", "ours: as D's pretraining")
+    invert_steps: int = option(28000, "updates of the network that inverts M", "ours: likewise")
+    landmark_steps: int = option(5000, "updates of the landmark reader", "ours: until it is good")
     folds: int = option(10, "folds of the test pairs", "LFW protocol")
     # ---- the machine (see ppad.optim)
     device: str = option("auto", "auto, cpu, cuda or cuda:1; auto = cuda if there is one", "ours")
     precision: str = option("fp32", "fp32, bf16 or fp16", "ours: bf16 takes less of a GPU's memory")
-    channels_last: bool = option(
-        False, "memory layout that a GPU likes", "ours: off, no gain measured"
-    )
+    channels_last: bool = option(False, "memory layout that a GPU likes", "ours: no gain measured")
     compile: bool = option(False, "torch.compile", "ours: off, not measured on a GPU")
     fused: bool = option(False, "Adam as one kernel", "ours: off, no gain measured")
     accumulate: int = option(1, "parts of each of the game's batches, to save memory", "ours")
     checkpointing: bool = option(False, "compute activations twice, to save memory", "ours")
-    memory_gb: float = option(
-        8.0, "GiB of pictures kept in memory; others are decoded when needed", "ours"
-    )
+    memory_gb: float = option(8.0, "GiB of pictures kept in memory, not decoded anew", "ours")
     workers: int = option(0, "workers that decode pictures; 0 = one a core, 16 at most", "ours")
     eval_batch: int = option(32, "pictures at a time where nothing is learned", "ours")
     log_every: int = option(20, "steps between log lines", "ours")
     sample_every: int = option(1000, "steps between sample pictures", "ours")
-    checkpoint_seconds: int = option(
-        120, "seconds between checkpoints", "ours: no more is ever lost"
-    )
+    checkpoint_seconds: int = option(120, "seconds between checkpoints", "ours: no more is lost")
 
 
 @dataclass
@@ -343,15 +295,13 @@ class Photo(PhotoCPU):
 
 PRESETS = {"quick": Quick, "toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
 RESTARTS = {"adversarial_target": "entropy", "warmup_restart": 100}  # 32 times in toy's warm-up
+AS_PRINTED = (
+    "modifier_upsample modifier_match_color lr_warmup lr_modifier adversarial_weight "
+    "adversarial_cap adversarial_margin detection_weight"
+).split()
 PLAIN = {  # rows with the M of Sec. 4, which must hide whom it sees
     "Ours(ascent)": {},  # the paper's adversary, and the small presets' warm-up
-    "Ours(paper)": {  # M and its losses as printed, for as many steps as the preset's M
-        name: getattr(Paper, name)
-        for name in (
-            "modifier_upsample modifier_match_color lr_warmup lr_modifier adversarial_weight "
-            "adversarial_cap adversarial_margin detection_weight"
-        ).split()
-    },
+    "Ours(paper)": {name: getattr(Paper, name) for name in AS_PRINTED},  # for as many steps
     "Ours(random)": {"adversarial_target": "random"},  # Sec. 5.6
     "Ours(non-saturating)": {"adversarial_target": "non_saturating"},
     "Ours(entropy)": {"adversarial_target": "entropy"},
@@ -372,22 +322,22 @@ MACHINE = (
 ).split()
 ACCUMULATED = ("batch_faces", "batch_frames", "warmup_faces")  # batches that `accumulate` divides
 BATCHES = (*ACCUMULATED, "pretrain_recognizer_batch")
+FOLDERS = ("faces", "actions")  # read unless the data are drawn
 AT_LEAST_ONE = (
-    "face_size frame_height frame_width modifier_width recognizer_width recognizer_height "
-    "recognizer_breadth other_width embedding recognizer_updates accumulate folds eval_batch "
-    "warmup_recognizers log_every sample_every attack_steps invert_steps landmark_steps "
-    "pretrain_detector_steps pretrain_recognizer_steps"
+    "modifier_width recognizer_width other_width embedding recognizer_updates accumulate "
+    "eval_batch warmup_recognizers log_every sample_every attack_steps invert_steps "
+    "landmark_steps pretrain_detector_steps pretrain_recognizer_steps"
 ).split()
 DRAWN = (
     "train_identities pictures_each test_identities test_pictures_each train_frames test_frames"
 ).split()
-FOLDERS = ("faces", "actions")  # read unless the data are drawn
-DRAWN_TEST = ("test_identities", "test_pictures_each", "test_pairs", "folds")
-PLAIN_ONLY = (  # read by the M of Sec. 4 alone
-    "modifier_width modifier_blocks modifier_upsample modifier_match_color pretrain_modifier_steps "
-    "warmup_steps warmup_recognizers warmup_restart warmup_updates"
-).split()
-EXCHANGE_ONLY = ("exchange_steps", "code_weight", "reader_weight")
+LEAST = {  # the least that works, of each field that needs more than 0
+    **dict.fromkeys((*BATCHES, *AT_LEAST_ONE), 1),
+    **dict.fromkeys(("face_size", "frame_height", "frame_width"), 16),  # halved four times
+    **dict.fromkeys(("recognizer_height", "recognizer_breadth"), 8),  # halved three times
+    "folds": 2,  # the threshold is fitted on the other folds
+}
+MOST = {"adam_beta1": 0.9999, "adam_beta2": 0.9999, "lr_drop_at": 1}
 UNBOUNDED = ("adversarial_cap", "memory_gb")  # may be infinite
 CHOICES = {
     "modifier_upsample": ("transposed", "resize"),
@@ -435,59 +385,39 @@ def build(preset: str, **overrides) -> Paper:
     config = PRESETS[preset](**given)
     for name, fault in _problems(config):
         raise ConfigError(f"{name} is {getattr(config, name)!r}: {fault}")
-    if config.compile and config.checkpointing:
-        raise ConfigError(
-            "checkpointing is true, and so is compile, which decides itself what to keep: switch "
-            "one of them off"
-        )
     return config
 
 
-def from_flags(preset: str, flags: dict, rows: list, say: bool = True) -> Paper:
+def from_flags(preset: str, flags: dict) -> Paper:
     """The preset with the fields that the command line gives; None: not given.
 
-    A field that nothing in a run of `rows` reads is named, if `say`: somebody expects it to work.
     Raises ConfigError as `build` does, for a game without steps, and for folders of pictures where
     the data are drawn.
     """
     config = build(preset, **flags)
     if not (config.T1 or config.epochs or config.T2):
         raise ConfigError("T1, epochs and T2 are 0, so the game trains nothing: give one of them")
-    given = {name for name, value in flags.items() if value is not None}
-    if config.drawn and (unread := sorted(given.intersection(FOLDERS))):
-        fix = "give --preset photo_cpu, or another preset that reads folders, or --drawn false"
-        raise ConfigError(f"{unread[0]} is given, but preset '{preset}' draws its data: {fix}")
-    changes = [VARIANTS[row] for row in rows if row in VARIANTS]
-    exchange = {one.get("modifier_exchange", config.modifier_exchange) for one in changes}
-    other_m = "no row has the M that reads it; --modifier_exchange"
-    readers = (  # fields, whether the run reads them, and why it may not
-        (DRAWN_TEST, config.drawn, "the prepared folder says what is tested"),
-        (("epochs",), config.T1 == 0, f"T1 is {config.T1}; --T1 0 has the epochs count"),
-        (("detector_trainable",), config.detector_weights, "A starts from no weights"),
-        (PLAIN_ONLY, False in exchange, f"{other_m} false gives it"),
-        (EXCHANGE_ONLY, True in exchange, f"{other_m} true"),
-    )
-    for names, read, why in readers if say else ():
-        for name in names:
-            if name in given and not read:
-                print(f"--{name} has no effect: {why}")
+    for name in FOLDERS:
+        if config.drawn and flags.get(name) is not None:
+            fix = "give --preset photo_cpu, or another preset that reads folders, or --drawn false"
+            raise ConfigError(f"{name} is given, but preset '{preset}' draws its data: {fix}")
     return config
 
 
 def _problems(config: Paper):
     """Yield (field, what is wrong) for every value that cannot work."""
     values = dataclasses.asdict(config)
-    for name in (*BATCHES, *AT_LEAST_ONE, *(DRAWN if config.drawn else ())):
-        if values[name] < 1:
-            yield name, "it must be at least 1"
+    for name, least in (LEAST | dict.fromkeys(DRAWN if config.drawn else (), 1)).items():
+        if values[name] < least:
+            yield name, f"it must be at least {least}"
+    for name, most in MOST.items():
+        if values[name] > most:
+            yield name, f"it must be at most {most}"
     for name, value in values.items():
         if isinstance(value, (int, float)) and not value >= 0:
             yield name, "it must not be negative"
         if value == math.inf and name not in UNBOUNDED:
             yield name, "it must be finite"
-    for name, most in (("adam_beta1", 0.9999), ("adam_beta2", 0.9999), ("lr_drop_at", 1)):
-        if values[name] > most:
-            yield name, f"it is a share and must be at most {most}"
     for name in ("face_scale", "adversarial_cap"):
         if values[name] == 0:
             yield name, "it must be above 0"
@@ -498,31 +428,25 @@ def _problems(config: Paper):
         if values[name] % config.accumulate:
             yield "accumulate", f"it must divide {name}, which is {values[name]}"
     if config.face_size % 8:
-        halved = "M halves it twice and the landmark reader three times"
-        yield "face_size", f"{halved}, so it must be a multiple of 8"
-    if config.modifier_exchange and config.face_size < 16:
-        yield "face_size", "an M that is given the person halves it four times: give 16 or more"
-    for name in ("face_size", "frame_height") if config.drawn else ():
-        if values[name] < 16:
-            yield name, "it is too small for a picture of a person: give 16 or more"
-    for name in ("recognizer_height", "recognizer_breadth"):
-        if values[name] < 8:
-            yield name, "an attacker halves the crops three times: give 8 or more"
-    if config.drawn and config.test_pairs < 2 * config.folds:
-        yield "test_pairs", f"each of the {config.folds} folds needs a pair of each kind"
+        yield "face_size", "M and the landmark reader halve it, so it must be a multiple of 8"
+    if config.compile and config.checkpointing:
+        yield "checkpointing", "compile decides itself what to keep: switch one of them off"
+    if config.drawn:
+        yield from _problems_of_drawn_data(config)
+
+
+def _problems_of_drawn_data(config: Paper):
     alike = config.test_identities * math.comb(config.test_pictures_each, 2)  # pairs of one person
-    short = config.test_pairs // (2 * config.folds) * config.folds > alike
-    if config.drawn and (short or config.test_identities < 2):
+    of_each_kind = config.test_pairs // (2 * config.folds) * config.folds
+    if of_each_kind == 0:
+        yield "test_pairs", f"each of the {config.folds} folds needs a pair of each kind"
+    if of_each_kind > alike or config.test_identities < 2:
         fix = "give more test_identities or test_pictures_each"
         yield "test_pairs", f"half are of two people and half of one, of which {alike} exist: {fix}"
-    if config.drawn and config.face_scale != Paper.face_scale:
-        drawn = "the toy world draws faces that fill 1/1.6 of their picture"
-        yield "face_scale", f"{drawn}, so it must be 1.6"
-    if config.drawn and config.frame_width != config.frame_height:
-        fix = f"give it {config.frame_height}, as its height"
-        yield "frame_width", f"drawn frames are square: {fix}"
-    if config.folds < 2:
-        yield "folds", "the threshold is fitted on the other folds, so there must be at least 2"
+    if config.face_scale != Paper.face_scale:
+        yield "face_scale", "drawn faces fill 1/1.6 of their picture, so it must be 1.6"
+    if config.frame_width != config.frame_height:
+        yield "frame_width", f"drawn frames are square: give it {config.frame_height}"
 
 
 def missing_weights(config: Paper) -> dict[str, str]:

@@ -17,15 +17,12 @@ suppression - is torchvision's. This file adds three things:
   CPU cores.
 
 Why the toy is built as it is. Six of its ten actions differ only by an object of a few pixels
-beside a face, yet the box around the person covers most of the frame. So the two halves of the
-detector read different maps. Finding a person needs a large receptive field and no detail: the
-region proposal network reads one stride-16 map. Classifying the action needs detail: RoIAlign
-reads a stride-4 map into a fine grid, and the box head has convolutions.
+beside a face, yet the box around the person covers most of the frame. So finding a person, which
+needs a large receptive field, reads a stride-16 map; classifying the action, which needs detail, a
+fine grid of a stride-4 map and a box head with convolutions.
 
-Open in the paper, decided here: the C4 form (the paper names ResNet-101 only), a long side of at
-most 800 px ("600 x 800" for DALY is read as min_size=600, max_size=800, and JHMDB's frames never
-reach the limit), and torchvision's defaults where nothing else is said, with the first two stages
-of a pretrained ResNet frozen.
+Open in the paper, decided here: the C4 form; "600 x 800" for DALY as min_size=600, max_size=800
+(JHMDB's frames never reach the limit); and torchvision's defaults where nothing else is said.
 """
 
 from dataclasses import dataclass
@@ -65,8 +62,8 @@ class DetectorConfig:
     max_size          would then exceed `max_size` (pixels). Section 4: 340 for JHMDB; 600 and 800
                       for DALY. None: 340 and 800; for the toy, whose frames are 160 px wide and so
                       keep their size, 160 and 160.
-    weights           path of a torchvision ImageNet file for this body (resnet101-....pth), or None
-                      to start from scratch.
+    weights           path of a torchvision ImageNet file for this body, or None to start from
+                      scratch.
     trainable_layers  how many of the body's stages are trained, counted from the top, when it
                       starts from `weights` (ResNets 0-5, MobileNetV2 0-6). 3 is torchvision's
                       default and freezes what Faster R-CNN froze. Without weights all are trained.
@@ -83,27 +80,19 @@ class DetectorConfig:
         if self.body not in BODIES:
             raise ValueError(f"body is {self.body!r}; choose one of {', '.join(BODIES)}")
         if self.classes < 1:
-            raise ValueError(
-                f"classes is {self.classes}; "
-                "give the number of actions, at least 1, without background"
-            )
+            raise ValueError(f"classes is {self.classes}; give the number of actions, at least 1")
         if self.body == "toy" and self.weights is not None:
             raise ValueError("weights is set, but no ImageNet file fits the toy; leave it at None")
         stages = _stages(self.body)
         if not 0 <= self.trainable_layers <= stages:
-            raise ValueError(
-                f"trainable_layers is {self.trainable_layers}; "
-                f"give 0 to {stages}, the stages of {self.body}"
-            )
+            raise ValueError(f"trainable_layers is {self.trainable_layers}; give 0 to {stages}")
         if self.min_size is None:
             self.min_size = 160 if self.body == "toy" else 340
         if self.max_size is None:
             self.max_size = max(self.min_size, 160 if self.body == "toy" else 800)
         if not 0 < self.min_size <= self.max_size:
-            raise ValueError(
-                f"min_size is {self.min_size} and max_size {self.max_size}; "
-                "need 0 < min_size <= max_size"
-            )
+            sizes = f"min_size is {self.min_size} and max_size {self.max_size}"
+            raise ValueError(f"{sizes}; need 0 < min_size <= max_size")
 
 
 class ActionDetector(nn.Module):
@@ -117,7 +106,7 @@ class ActionDetector(nn.Module):
     def __init__(self, config: DetectorConfig):
         super().__init__()
         self.config = config
-        self.model = _build_toy(config) if config.body == "toy" else _build_full_size(config)
+        self.model = _build(config)
         self.model.rpn.head.register_forward_hook(_in_full_precision)
 
     def losses(self, frames: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -162,22 +151,16 @@ def _in_full_precision(head, inputs, outputs):
 
 
 # ------------------------------------------------------------------ checks
-# A bad box does not stop torchvision: the loss becomes nan, or a class that does not exist is
-# learned.
+# A bad box does not stop torchvision: the loss is nan, or a class that does not exist is learned.
 
 
 def _check_frames(frames: Tensor) -> None:
-    if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
-        raise ValueError(
-            f"frames is {frames.dtype} {tuple(frames.shape)}; give a float tensor (B, 3, H, W)"
-        )
-    if len(frames) == 0:
-        raise ValueError("frames holds no frame; give at least one")
+    shape = tuple(frames.shape)
+    if len(shape) != 4 or shape[0] == 0 or shape[1] != 3 or not frames.is_floating_point():
+        raise ValueError(f"frames is {frames.dtype} {shape}; give floats (B, 3, H, W), B above 0")
     # Written so that nan fails too. 1.01 tolerates the rounding of a resize or a paste.
     if not frames.detach().abs().amax() <= 1.01:
-        raise ValueError(
-            "frames has values outside [-1, 1] or nan; scale pictures to [-1, 1] first"
-        )
+        raise ValueError("frames has values outside [-1, 1] or nan; scale it to [-1, 1] first")
 
 
 def _check_targets(
@@ -186,7 +169,7 @@ def _check_targets(
     """The targets on the frames' device, in torchvision's dtypes. Raises ValueError on bad ones."""
     if len(targets) != len(frames):
         raise ValueError(
-            f"targets has {len(targets)} entries for {len(frames)} frames; give one dict per frame"
+            f"{len(targets)} targets for {len(frames)} frames; give one dict per frame"
         )
     height, width = frames.shape[-2:]
     non_blocking = frames.device.type != "cpu"  # no GPU sync
@@ -194,25 +177,17 @@ def _check_targets(
     for index, target in enumerate(targets):
         boxes = target["boxes"]
         labels = target["labels"]
+        name = f"targets[{index}]"
         if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
-            raise ValueError(
-                f"targets[{index}] has boxes {tuple(boxes.shape)} and labels "
-                f"{tuple(labels.shape)}; give (n, 4) and (n,), with n = 0 when nobody is there"
-            )
+            shapes = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}"
+            raise ValueError(f"{name} has {shapes}; give (n, 4) and (n,); n may be 0")
         if not ((boxes[:, 2:] > boxes[:, :2]).all() and boxes.isfinite().all()):
-            raise ValueError(
-                f"targets[{index}]['boxes'] holds a box without area; "
-                "drop it or order it as x1 y1 x2 y2"
-            )
+            raise ValueError(f"{name} has a box without area; drop it or order it x1 y1 x2 y2")
         if (boxes < 0).any() or (boxes > boxes.new_tensor([width, height] * 2)).any():
-            raise ValueError(
-                f"targets[{index}]['boxes'] reaches outside the {width}x{height} frame; "
-                "clip it to the frame"
-            )
+            raise ValueError(f"{name} has a box outside the {width}x{height} frame; clip it")
         if labels.is_floating_point() or (labels < 1).any() or (labels > classes).any():
             raise ValueError(
-                f"targets[{index}]['labels'] must be integers from 1 to {classes}; "
-                "0 is the background"
+                f"labels of {name} must be integers from 1 to {classes}; 0 is the background"
             )
         boxes = boxes.to(frames.device, frames.dtype, non_blocking)
         labels = labels.to(frames.device, torch.int64, non_blocking)
@@ -228,8 +203,8 @@ def _stages(body: str) -> int:
     return 5 if body.startswith("resnet") else 6
 
 
-def _build_full_size(config: DetectorConfig) -> FasterRCNN:
-    """Faster R-CNN on an ImageNet body: as C4, with a feature pyramid, or on a MobileNetV2.
+def _build(config: DetectorConfig) -> FasterRCNN:
+    """Faster R-CNN on one of `BODIES`.
 
     ImageNet's batch statistics stay fixed when they come with the weights: a few frames per step
     are too few to estimate them again.
@@ -237,22 +212,33 @@ def _build_full_size(config: DetectorConfig) -> FasterRCNN:
     scratch = config.weights is None
     norm_layer = nn.BatchNorm2d if scratch else FrozenBatchNorm2d
     learning = _stages(config.body) if scratch else config.trainable_layers
-    if config.body == "resnet101_c4":
-        backbone, heads = _c4(config, norm_layer, learning)
+    if config.body == "toy":
+        backbone, settings = _toy(config)
+    elif config.body == "resnet101_c4":
+        backbone, settings = _c4(config, norm_layer, learning)
     elif config.body == "mobilenet_v2":
-        backbone, heads = _mobile(config, norm_layer, learning)
+        backbone, settings = _mobile(config, norm_layer, learning)
     else:
-        backbone, heads = _pyramid(config, norm_layer, learning)
+        # torchvision's pyramid, anchors, heads, sampling, thresholds; nothing is downloaded
+        backbone = resnet_fpn_backbone(
+            backbone_name=config.body,
+            weights=None,
+            norm_layer=norm_layer,
+            trainable_layers=learning,
+        )
+        _load_body(backbone.body, config)
+        settings = {"num_classes": config.classes + 1}  # and background
     # The model normalizes frames by (x - mean) / std. A value v in [0, 1] is 2 v - 1 in [-1, 1],
     # and so are ImageNet's constants.
+    imagenet = {
+        "image_mean": [2 * mean - 1 for mean in IMAGENET_MEAN],
+        "image_std": [2 * std for std in IMAGENET_STD],
+    }
     return FasterRCNN(
         backbone,
-        num_classes=None if "box_predictor" in heads else config.classes + 1,  # and background
         min_size=config.min_size,
         max_size=config.max_size,
-        image_mean=[2 * mean - 1 for mean in IMAGENET_MEAN],
-        image_std=[2 * std for std in IMAGENET_STD],
-        **heads,
+        **(imagenet | settings),
     )
 
 
@@ -285,27 +271,14 @@ def _c4(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Module, d
     }
 
 
-def _pyramid(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Module, dict]:
-    """A ResNet with a feature pyramid: torchvision's own anchors, heads, sampling, thresholds."""
-    backbone = resnet_fpn_backbone(
-        backbone_name=config.body,
-        weights=None,  # read from a file below; nothing is downloaded
-        norm_layer=norm_layer,
-        trainable_layers=learning,
-    )
-    _load_body(backbone.body, config)
-    return backbone, {}
-
-
 class MobileBody(nn.Module):
     """MobileNetV2 as two maps of a frame: "deep" (stride 32) to classify the action, "wide"
     (stride 16) to find the person.
 
-    ImageNet's features are in the deepest map, where a linear layer alone reads most actions off a
-    person's region (ours: 63 % of ten on held-out training stills). A pyramid would put untrained
-    layers between, which a few hundred stills cannot train.
+    A linear layer on the deepest map reads most actions off a person's region (ours: 63 % of ten on
+    held-out training stills). A pyramid would add layers that a few hundred stills cannot train.
 
-    norm_layer: of the body. learning: how many of its six stages are trained, from the top.
+    learning: how many of the six stages are trained, from the top.
     """
 
     WIDE = 96  # channels of the wide map
@@ -356,24 +329,15 @@ def _load_body(body: nn.Module, config: DetectorConfig) -> None:
         # weights_only: a weight file from elsewhere may hold tensors, never code.
         state = torch.load(config.weights, map_location="cpu", weights_only=True)
         # A ResNet names its layers as the body does; MobileNetV2 keeps them under "features.".
-        state = {
+        layers = {
             name.removeprefix("features."): value
             for name, value in state.items()
             if not name.startswith(("fc.", "classifier."))
         }
-    except OSError as error:
+        body.load_state_dict(layers)
+    except Exception as error:  # a missing, broken or foreign file: torch raises one of many types
         raise ValueError(
-            f"weights file {config.weights} cannot be opened ({error.strerror}); check the path"
-        ) from error
-    except Exception as error:  # a broken or foreign file: torch raises one of many types
-        raise ValueError(
-            f"weights file {config.weights} is no file of weights; download torchvision's again"
-        ) from error
-    try:
-        body.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"weights file {config.weights} does not fit body {config.body}; "
+            f"weights file {config.weights} does not fit body {config.body} or cannot be read; "
             "give torchvision's file for that body"
         ) from error
 
@@ -454,27 +418,24 @@ class ToyBoxHead(nn.Module):
         return torch.cat([layout, maxima], dim=1)  # (R, WIDTH)
 
 
-def _build_toy(config: DetectorConfig) -> FasterRCNN:
+def _toy(config: DetectorConfig) -> tuple[nn.Module, dict]:
     # Toy people are 53-90 px wide and 111-145 px tall, one in a frame: three sizes and
     # two shapes of anchor and a few dozen proposals are enough.
     anchors = CoarseAnchors(sizes=((64, 92, 128),), aspect_ratios=((1.0, 1.7),))
-    return FasterRCNN(
-        ToyBody(),
-        min_size=config.min_size,
-        max_size=config.max_size,
-        image_mean=[0.0, 0.0, 0.0],
-        image_std=[0.5, 0.5, 0.5],  # about that of drawn frames in [-1, 1]
-        rpn_anchor_generator=anchors,
-        rpn_head=CoarseRPNHead(ToyBody.COARSE, anchors.num_anchors_per_location()[0]),
-        rpn_pre_nms_top_n_train=100,
-        rpn_post_nms_top_n_train=32,
-        rpn_pre_nms_top_n_test=50,
-        rpn_post_nms_top_n_test=20,
-        rpn_batch_size_per_image=64,
-        box_roi_pool=MultiScaleRoIAlign(["fine"], output_size=ToyBoxHead.GRID, sampling_ratio=2),
-        box_head=ToyBoxHead(),
-        box_predictor=FastRCNNPredictor(ToyBoxHead.WIDTH, config.classes + 1),
-        box_batch_size_per_image=8,
-        box_positive_fraction=0.5,  # torchvision's 0.25 would leave two regions with an action
-        box_detections_per_img=10,
-    )
+    return ToyBody(), {
+        "image_mean": [0.0, 0.0, 0.0],
+        "image_std": [0.5, 0.5, 0.5],  # about that of drawn frames in [-1, 1]
+        "rpn_anchor_generator": anchors,
+        "rpn_head": CoarseRPNHead(ToyBody.COARSE, anchors.num_anchors_per_location()[0]),
+        "rpn_pre_nms_top_n_train": 100,
+        "rpn_post_nms_top_n_train": 32,
+        "rpn_pre_nms_top_n_test": 50,
+        "rpn_post_nms_top_n_test": 20,
+        "rpn_batch_size_per_image": 64,
+        "box_roi_pool": MultiScaleRoIAlign(["fine"], output_size=ToyBoxHead.GRID, sampling_ratio=2),
+        "box_head": ToyBoxHead(),
+        "box_predictor": FastRCNNPredictor(ToyBoxHead.WIDTH, config.classes + 1),
+        "box_batch_size_per_image": 8,
+        "box_positive_fraction": 0.5,  # torchvision's 0.25 would leave two regions with an action
+        "box_detections_per_img": 10,
+    }

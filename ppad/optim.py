@@ -1,22 +1,21 @@
 """How a network is trained, apart from what it learns: precision, memory, several processes (ours).
 
-Six fields of a preset (see `config`) are all off by default, because a CPU gains little by them:
-`channels_last`, `compile`, `fused`, and
+Six fields of a preset (see `config`), all off by default: a CPU gains little by them.
 
     precision      of the networks' activations, by torch's autocast. Weights, losses, the angles of
                    D's head, alignment and pasting stay in fp32.
     accumulate     a batch in parts, for less memory: the same gradients, but random draws differ
                    and batch norm sees one part at a time.
     checkpointing  blocks of a network are computed again in the backward pass (Chen et al. 2016),
-                   which is about a third more work. Not together with `compile`.
+                   for a third more work. Not together with `compile`.
+    channels_last, compile, fused
 
-Other ones than `precision` change no more than rounding (`accumulate`: and what is said there),
-so a run may go on with them, for instance when its memory was too small.
+All but `precision` change no more than that and rounding, so a run may go on with others.
 
 Several processes may train together: `torchrun --nproc-per-node N -m ppad.reproduce ...`. Each has
-the same players and an equal part of every batch. Gradients are averaged, so the players stay the
-same; only the main process writes files and progress. Random draws differ from those of one
-process, and on a CPU batch norm sees one process's part of the batch.
+the same players and an equal part of every batch. Gradients are averaged; only the main process
+writes files and progress. Random draws differ from those of one process, and on a CPU batch norm
+sees one process's part of the batch.
 """
 
 import math
@@ -27,7 +26,6 @@ import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
@@ -42,7 +40,6 @@ from ppad.config import BATCHES
 from ppad.files import DataError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 MAX_NORM = 10.0  # ours, of each player: early on one batch can give A a huge gradient
 BODIES = ("network", "backbone")  # where most of the work of D and of A is done
 MOST_JOBS = 4  # ours: each takes 1 GB on a CPU; on a GPU more would only wait for each other
@@ -57,8 +54,8 @@ TIMEOUT = timedelta(hours=24)  # ours: the others wait while the main process ev
 def prepare(player: nn.Module, config, device) -> None:
     """Set layout, checkpointing and compilation of a player, in place; its state dict stays.
 
-    Of D it is the part called `network` (the loss is not in D's forward), of A the one called
-    `backbone` (proposals have another shape each time), of others the whole.
+    Of D its `network` (the loss is not in D's forward), of A its `backbone` (proposals have another
+    shape each time), of others the whole.
     """
     device = torch.device(device).type
     if world_size() > 1 and device == "cuda":
@@ -105,9 +102,8 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
 
     Gradients add up until then, so a part's loss must be divided by the number of parts. They are
     averaged over the processes, cut to a length of MAX_NORM for each optimizer, and cleared. An
-    optimizer whose gradient is not finite takes no step, which is said on standard error. On a GPU
-    it takes one with a gradient of zero instead, in silence: to ask would be to wait for the GPU's
-    work (with fp16 the scaler does ask, and skips the step).
+    optimizer whose gradient is not finite takes no step, which is said on standard error; on a GPU,
+    where to ask is to wait, one with a gradient of zero (with fp16 the scaler skips it).
     """
     scaler.scale(loss).backward()
     if not last_part:
@@ -151,8 +147,8 @@ def frozen(player: nn.Module):
 def blocks(network: nn.Module) -> list[nn.Module]:
     """The blocks of `network` that are checkpointed, found by form and never one in another.
 
-    Modules with layers inside that stand in an nn.Sequential (D's units, M's residual blocks, a
-    ResNet's bottlenecks), else an nn.Sequential of layers (M's encoder and decoder).
+    Modules with layers in an nn.Sequential (D's units, M's residual blocks, a ResNet's
+    bottlenecks), else an nn.Sequential of layers (M's encoder and decoder).
     """
     found = []
     for part in network.children():
@@ -187,17 +183,12 @@ def _checkpointed(block, forward, *inputs):
 @contextmanager
 def _fixed_averages(block):
     """While a block is computed again, its batch norms do not count the batch a second time."""
-    norms = [layer for layer in block.modules() if isinstance(layer, NORMS)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0  # 1 x the average so far + 0 x this batch
-        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+    before = [buffer.clone() for buffer in block.buffers()]
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before):
-            norm.momentum = momentum
-            norm.num_batches_tracked = count
+        for buffer, value in zip(block.buffers(), before):
+            buffer.copy_(value)
 
 
 # ---------------------------------------------------------------- several processes
@@ -205,14 +196,12 @@ def _fixed_averages(block):
 
 def launched_processes() -> int:
     """How many processes torchrun started; 1 without torchrun."""
-    launched = distributed.is_available() and distributed.is_torchelastic_launched()
-    return int(os.environ["WORLD_SIZE"]) if launched else 1
+    return int(os.environ["WORLD_SIZE"]) if distributed.is_torchelastic_launched() else 1
 
 
 def world_size() -> int:
     """How many processes train together; 1 before `init_distributed` and without torchrun."""
-    running = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if running else 1
+    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def rank() -> int:
@@ -240,25 +229,15 @@ def check_batches(config) -> None:
 def init_distributed(device: str, config) -> None:
     """Connect the processes that torchrun started; "cuda" is then this process's own GPU.
 
-    Raises ValueError, before anything is waited for, if there is no such GPU or a batch of `config`
+    Raises ValueError, before anything is waited for, for another GPU or a batch of `config` that
     cannot be shared. Does nothing without torchrun.
     """
     if launched_processes() == 1:
         return
     check_batches(config)
-    if device.startswith("cuda"):
-        if device != "cuda":
-            raise ValueError(
-                f"device is '{device}': under torchrun give --device cuda, and each process takes "
-                "one GPU"
-            )
-        processes = int(os.environ["LOCAL_WORLD_SIZE"])
-        gpus = torch.cuda.device_count()
-        if processes > gpus:
-            raise ValueError(
-                f"torchrun started {processes} processes for {gpus} GPU{'s' * (gpus != 1)}: "
-                f"give --nproc-per-node {gpus}"
-            )
+    if device.startswith("cuda:"):
+        raise ValueError(f"device is '{device}': under torchrun give --device cuda, a GPU each")
+    if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # Gradients travel between GPUs; flags and Python objects stay on the CPU.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
@@ -326,9 +305,9 @@ def run_on_main(work):
 
 
 def check_device(name: str) -> None:
-    """DataError unless `name` is a device that is supported here; that a GPU is there is not asked.
+    """DataError unless `name` is a device that is supported here.
 
-    To ask torch for its GPUs would keep this process from forking.
+    That a GPU is there is not asked: it would keep this process from forking.
     """
     try:
         kind = torch.device(name).type
@@ -421,9 +400,9 @@ def kept_bytes(network, *shape) -> int:
 def needs(config, modifier, recognizer, detector, rows: int) -> dict[str, float]:
     """GiB of memory for `training` and of `disk`, roughly: from shapes.
 
-    Training: weights, gradients and Adam's two moments (4 x 4 bytes a weight), and what the largest
-    update keeps for its backward pass, of one part of an accumulated batch. Disk: two checkpoints a
-    row of the players and of the attacker, weights and moments. The players are on the meta device.
+    Training: weights, gradients, Adam's two moments (4 x 4 bytes a weight), and what the largest
+    update keeps for its backward pass of one part of a batch. Disk: two checkpoints a row of the
+    players and of the attacker, weights and moments. The players are on the meta device.
     """
     body = detector.model.backbone
     heads = detector.model.roi_heads
@@ -456,8 +435,8 @@ def needs(config, modifier, recognizer, detector, rows: int) -> dict[str, float]
 def default_jobs(device: str, gpu: float, need: dict) -> int:
     """How many rows to train at once: one a core, or as many as a GPU of `gpu` GiB surely holds.
 
-    On a GPU a row is taken to need twice its networks' memory and 1 GiB, for cuDNN's workspaces and
-    CUDA's context (ours: not measured), and two cores. need: of `needs`, for a GPU.
+    On a GPU a row is taken to need two cores, twice its networks' memory, and 1 GiB for cuDNN and
+    CUDA (ours: not measured). need: of `needs`, for a GPU.
     """
     cores = os.cpu_count() or 1
     if not CAN_FORK or torch.cuda.is_initialized() or launched_processes() > 1:
@@ -472,15 +451,13 @@ def gpu_memory(device: str = "cuda") -> float:
 
     Where torch was asked here before (in a notebook), forks cannot ask and this process does.
     """
-    if not CAN_FORK or torch.cuda.is_initialized():
-        return _gpu_memory(device)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fork:
-        try:
-            return fork.submit(_gpu_memory, device).result()
-        except BrokenProcessPool:  # the fork died
-            return 0.0
-        except RuntimeError:  # torch's "Cannot re-initialize CUDA in forked subprocess"
-            return _gpu_memory(device)
+    if CAN_FORK and not torch.cuda.is_initialized():
+        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fork:
+            try:
+                return fork.submit(_gpu_memory, device).result()
+            except RuntimeError:  # torch's "Cannot re-initialize CUDA in forked subprocess"
+                pass
+    return _gpu_memory(device)
 
 
 def _gpu_memory(device: str) -> float:

@@ -1,8 +1,7 @@
 """The players M, D and A as a preset sizes them, and what D is shown of a face (paper Sec. 3-4).
 
-The three networks are `modifier`, `sphereface` and `detector`. Here they are put together: D is
-SphereFace with its head and its A-Softmax; faces are aligned before D sees them, and vary a little
-while it learns. The trainer, the attackers and the evaluation all take their players from here.
+Here the networks of `modifier`, `sphereface` and `detector` are put together: D is SphereFace with
+its head and its A-Softmax; faces are aligned before D sees them, and vary a little while it learns.
 """
 
 import math
@@ -24,8 +23,8 @@ EYE_DISTANCE = 35.24  # px between the eyes of the 112x96 template (SphereFace's
 class Recognizer(nn.Module):
     """D: SphereFace, its angular-margin head and its A-Softmax in one module.
 
-    The number of D's updates so far, which sets the margin's lambda, is in the state dict: neither
-    a resumed run nor an attacker that starts from trained weights begins with it again.
+    The number of D's updates, which sets the margin's lambda, is in the state dict: neither a
+    resumed run nor an attacker that starts from trained weights counts from 0 again.
 
     Args:
         network: aligned crops (B, 3, h, w) to embeddings (B, E).
@@ -85,14 +84,12 @@ def make_modifier(config) -> nn.Module:
 class Exchanger(nn.Module):
     """Another M (ours): M(f, e) = G(E(f) + noise, e) paints the face f with the identity e.
 
-    The M of Sec. 4 must find out who f is, in order to hide it. This one is given the person: e is
-    somebody's mean embedding by D. While M learns, e is the true person's and the output must be f,
-    so the code E(f) need not hold the identity, and what it holds has a price (`nats`). In use e is
-    that of one of OTHERS training people, drawn for each face (`draw`). Sources of the idea: Moyer
-    et al., "Invariant Representations without Adversarial Training", NeurIPS 2018; that G is shown
-    the five landmarks and what is around the head, Maximov et al., "CIAGAN", CVPR 2020.
-
-    Only an ellipse about the face is painted; what is around it stays as it was.
+    e is somebody's mean embedding by D. While M learns, e is the true person's and the output must
+    be f, so the code E(f) need not hold the identity, and what it holds has a price (`nats`). In
+    use e is that of one of OTHERS training people, drawn for each face (`draw`). Only an ellipse
+    about the face is painted. Sources: Moyer et al., "Invariant Representations without Adversarial
+    Training", NeurIPS 2018; that G is shown the landmarks and what is around the head, Maximov et
+    al., "CIAGAN", CVPR 2020.
 
         code     conv 5 /2, conv 4 /2, 2 blocks, conv 1, tanh              24 x S/4 x S/4
         around   the picture outside a wider one: 4 convs /2, back twice   24 at S/2 and at S/4
@@ -176,9 +173,9 @@ class Exchanger(nn.Module):
         self.shape.copy_((shapes / shapes.flatten(1).norm(dim=1)[:, None, None]).mean(dim=0))
 
     def draw(self, number: int) -> list[torch.Tensor]:
-        """What `forward` draws: whose face to give, noise of code and landmarks, the ellipse.
+        """What `forward` draws: people, noise of codes and landmarks, ellipses; (number, ...) each.
 
-        A list of tensors (number, ...). A movie keeps a person's: nobody can average them away.
+        A movie keeps a person's: nobody can average them away.
         """
         device = self.others.device
         chosen = torch.randint(len(self.others), (number,), device=device)  # (n,)
@@ -225,9 +222,9 @@ class Exchanger(nn.Module):
         return self.paste(self.generate(faces, noisy, points, people, ellipses), faces, ellipses)
 
     def generate(self, faces, noisy, points, people, ellipses) -> torch.Tensor:
-        """What G paints, (B, 3, S, S), for the places of the faces (B, 3, S, S).
+        """What G paints, (B, 3, S, S), in the places of faces (B, 3, S, S).
 
-        Args: noisy: (B, 24, S/4, S/4), codes with noise. points: (B, 5, 2) px. people: (B, E).
+        Args: noisy: codes with noise (B, 24, S/4, S/4). points: (B, 5, 2) px. people: (B, E).
             ellipses: (B, 3).
         """
         style = self.style(people)  # (B, 128)
@@ -253,11 +250,10 @@ class Exchanger(nn.Module):
 
     def _look_around(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Maps (B, 24, h, h), h = S/2 and S/4, of what is not covered: it goes on behind it."""
-        maps = []
+        maps = [seen]
         for conv in self.around:
-            seen = F.leaky_relu(conv(seen), 0.2)  # (B, 24, h/2, h/2)
-            maps.append(seen)
-        half, quarter, eighth, deepest = maps
+            maps.append(F.leaky_relu(conv(maps[-1]), 0.2))  # (B, 24, h/2, h/2)
+        _, half, quarter, eighth, deepest = maps
         for conv, fine in zip(self.back, (eighth, quarter)):
             coarse = F.interpolate(deepest, size=fine.shape[2:])  # (B, 24, 2h, 2h)
             deepest = F.leaky_relu(conv(torch.cat([fine, coarse], dim=1)), 0.2)
@@ -292,9 +288,8 @@ class Exchanger(nn.Module):
     def next_frame(self, face: torch.Tensor, last=None, seconds: float = math.inf) -> tuple:
         """One person's face in one more frame of a movie: one person, one new face, and steady.
 
-        Args:
-            face: (1, 3, S, S) in [-1, 1]. last: the second result for the frame before; None in a
-                person's first. seconds: since then; infinite where frames need not be alike.
+        Args: face: (1, 3, S, S) in [-1, 1]. last: the second result for the frame before, None in a
+            person's first. seconds: since then; infinite where frames need not be alike.
         Returns the new face (1, 3, S, S), and what the next frame needs of this one.
         """
         place = self.place(face)  # (1, 5, 2)
@@ -363,10 +358,10 @@ def scaled_and_shifted(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
 class LandmarkReader(nn.Module):
     """A small network that reads the five landmarks of a face picture.
 
-    Trained on originals and applied to modified faces, its error says whether a face is still there
-    and in its pose: the structure that the L1 term (eq. 3) is meant to keep. Architecture ours: one
-    map for each landmark at an eighth of the size; the landmark is the center of mass of the map's
-    softmax. That needs far fewer steps than a linear layer, which must learn where each pixel is.
+    Trained on originals, its error on modified faces says whether a face is still there and in its
+    pose: the structure that the L1 term (eq. 3) is meant to keep. Ours: a landmark is the center of
+    mass of the softmax of its map, at an eighth of the size; that is learned in far fewer steps
+    than a linear layer, which must learn where each pixel is.
 
     Args: size: side S of the pictures, px. norm: makes the normalization of so many channels.
     """
@@ -375,12 +370,10 @@ class LandmarkReader(nn.Module):
         super().__init__()
         self.size = size
         layers = []
-        channels = 3
-        for out, stride in ((16, 2), (32, 2), (64, 2), (64, 1)):
+        for channels, out, stride in ((3, 16, 2), (16, 32, 2), (32, 64, 2), (64, 64, 1)):
             conv = nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1)
             layers += [conv, norm(out), nn.ReLU()]
-            channels = out
-        self.body = nn.Sequential(*layers, nn.Conv2d(channels, 5, kernel_size=1))
+        self.body = nn.Sequential(*layers, nn.Conv2d(64, 5, kernel_size=1))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, S, S) in [-1, 1] to landmarks (B, 5, 2), px."""
@@ -396,8 +389,7 @@ class LandmarkReader(nn.Module):
 class CodeReader(nn.Module):
     """Names the person of an Exchanger's code (B, 24, h, h): (B, N) logits. M learns to fool it.
 
-    Args: side: h, of the code. people: (N, E), the identities that M is given; kept here, so that a
-        checkpoint holds them.
+    Args: side: h. people: (N, E), the identities that M is given; kept here for the checkpoint.
     """
 
     def __init__(self, side: int, people: torch.Tensor):
@@ -424,8 +416,8 @@ class CodeReader(nn.Module):
 def make_recognizer(config, identities: int) -> Recognizer:
     """D as the preset sizes it, for `identities` people.
 
-    From `recognizer_weights` it starts trained, but for its head, and with the margin at its
-    smallest lambda: back at the start of the schedule it would forget (see `ASoftmaxLoss`).
+    From `recognizer_weights` it starts trained, but for its head, and with the smallest lambda: at
+    the start of the schedule it would forget.
     """
     network = SphereFace(
         SphereFaceConfig(
@@ -435,11 +427,11 @@ def make_recognizer(config, identities: int) -> Recognizer:
             input_size=config.crop_size,
         )
     )
-    if trained := bool(config.recognizer_weights):
+    if config.recognizer_weights:
         loop.load_public_weights(network, config.recognizer_weights)
     margin = ASoftmaxLoss(
         m=config.margin,
-        base=config.lambda_floor if trained else config.lambda_base,
+        base=config.lambda_floor if config.recognizer_weights else config.lambda_base,
         gamma=config.lambda_gamma,
         floor=config.lambda_floor,
         scale=config.recognizer_scale,
@@ -465,23 +457,16 @@ def make_detector(config, classes: int) -> ActionDetector:
 
 
 def aligned_crops(pictures, landmarks, size: tuple[int, int]) -> torch.Tensor:
-    """What a recognizer sees of face pictures, aligned by the five landmarks (Sec. 4).
+    """What D sees of pictures (B, 3, S, S) RGB in [-1, 1]: crops (B, 3, h, w) BGR (Sec. 4).
 
-    The landmarks are those of the *original* picture also when `pictures` are modified: a fair
-    attacker may know where the face was, and an alignment that fails would look like privacy.
-
-    Args:
-        pictures: (B, 3, S, S) RGB in [-1, 1]. landmarks: (B, 5, 2) px. size: (h, w) of the crops.
-    Returns (B, 3, h, w) BGR.
+    landmarks: (B, 5, 2) px, of the *original* pictures also when they are modified: a fair attacker
+    may know where the face was, and an alignment that fails would look like privacy. size: (h, w).
     """
     return recognizer_input(align_faces(pictures, landmarks, size))
 
 
 def jitter_landmarks(landmarks: torch.Tensor, pixels: float) -> torch.Tensor:
-    """Landmarks (B, 5, 2) with Gaussian noise of `pixels` at a crop height of 112 (ours).
-
-    The alignment varies, the faces do not.
-    """
+    """Landmarks (B, 5, 2) with Gaussian noise of `pixels` at a crop height of 112 (ours)."""
     if pixels == 0:
         return landmarks
     eyes = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1)[:, None, None]  # (B, 1, 1) px
@@ -489,10 +474,7 @@ def jitter_landmarks(landmarks: torch.Tensor, pixels: float) -> torch.Tensor:
 
 
 def jitter_colors(crops: torch.Tensor, strength: float) -> torch.Tensor:
-    """Crops (B, 3, h, w) with random contrast (1 +- strength) and brightness (+- strength) (ours).
-
-    One draw a picture; values stay in [-1, 1].
-    """
+    """Crops (B, 3, h, w) in [-1, 1] with a random contrast 1 and brightness 0, +- strength."""
     if strength == 0:
         return crops
     even = torch.rand(2, len(crops), 1, 1, 1, device=crops.device)

@@ -75,7 +75,7 @@ def parse(argv):
         parser.error("argument --seed: give different whole numbers, 0 or more")
     args.rows = args.rows or FEWER_ROWS.get(args.preset, ROWS)
     args.out = args.out or Path("runs") / args.preset
-    return args, presets.from_flags(args.preset, fields, args.rows, optim.is_main_process())
+    return args, presets.from_flags(args.preset, fields)
 
 
 # ---------------------------------------------------------------- one seed

@@ -40,8 +40,8 @@ class Game:
     """One row's three players and their updates.
 
     Each player has an Adam with the config's betas and a rate of its own. Each update returns its
-    terms as before the step, name -> scalar, for the log: D_modified and D_original, or those of
-    L_det, L_adv and L_l1 that it has.
+    terms as before the step, name -> scalar: D_modified and D_original, or those of L_det, L_adv
+    and L_l1 that it has.
 
     Args:
         config: a preset. device: where the players and the pictures are.
@@ -63,8 +63,8 @@ class Game:
         betas = (config.adam_beta1, config.adam_beta2)
         players = {"recognizer": recognizer, "detector": detector, "modifier": anonymizer}
         for name, player in players.items():
-            is_network = isinstance(player, nn.Module)
-            if is_network and any(weight.requires_grad for weight in player.parameters()):
+            weights = player.parameters() if isinstance(player, nn.Module) else ()
+            if any(weight.requires_grad for weight in weights):
                 optim.prepare(player.to(device), config, device)
                 lr = getattr(config, f"lr_{name}")
                 self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)
@@ -120,11 +120,10 @@ class Game:
                 each = self.recognizer.loss(crops, people.repeat(2), reduction="none")  # (2B,)
             on_modified, on_original = each.view(2, -1).mean(dim=1)
             L_adv = losses.loss_adv(on_modified, on_original)
-            loss = -L_adv / config.accumulate
-            optim.backward_and_step(loss, [self.optimizers["recognizer"]], self.scaler, last)
-            terms.append(torch.stack([on_modified, on_original]).detach())
+            self._learn(-L_adv, last, "recognizer")
+            terms.append({"D_modified": on_modified, "D_original": on_original})
         self.recognizer.margin.advance()
-        return dict(zip(["D_modified", "D_original"], torch.stack(terms).mean(dim=0)))
+        return mean_terms(terms)
 
     def update_modifier_and_detector(
         self, pictures, modified, landmarks, identities, frames, targets, boxes
@@ -139,7 +138,6 @@ class Game:
         if not self.modifier_learns:
             return self.finetune_detector(frames, targets, boxes)
         config = self.config
-        learning = [self.optimizers["modifier"], self.optimizers["detector"]]
         self.detector.train()
         terms = []
         with optim.frozen(self.recognizer):
@@ -156,11 +154,11 @@ class Game:
                 loss = losses.full_objective(
                     config.detection_weight * L_det, config.adversarial_weight * L_adv, L_l1
                 )
-                optim.backward_and_step(loss / config.accumulate, learning, self.scaler, last)
-                terms.append(torch.stack([L_det, L_adv, L_l1]).detach())
+                self._learn(loss, last, "modifier", "detector")
+                terms.append({"L_det": L_det, "L_adv": L_adv, "L_l1": L_l1})
         if self.exchange is not None:
             self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
-        return dict(zip(["L_det", "L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
+        return mean_terms(terms)
 
     def update_modifier(self, pictures, modified, landmarks, identities) -> dict:
         """Line 9 in the warm-up: M lowers adversarial_weight L_adv + lambda L1; D is frozen."""
@@ -173,13 +171,10 @@ class Game:
                 if config.accumulate > 1:
                     f_new = self.anonymize(f)
                 L_adv = self.modifier_objective(f_new, points, people)
-                L_l1 = self.copy_objective(f, f_new, points, people)
-                loss = (config.adversarial_weight * L_adv + L_l1) / config.accumulate
-                optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
-                terms.append(torch.stack([L_adv, L_l1]).detach())
-        if self.exchange is not None:
-            self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
-        return dict(zip(["L_adv", "L_l1"], torch.stack(terms).mean(dim=0)))
+                L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
+                self._learn(config.adversarial_weight * L_adv + L_l1, last, "modifier")
+                terms.append({"L_adv": L_adv, "L_l1": L_l1})
+        return mean_terms(terms)
 
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
         """M's adversarial term: ascent on L_D (eq. 2), the ablation (Sec. 5.6), or one of ours.
@@ -197,8 +192,7 @@ class Game:
             return losses.modifier_non_saturating(logits, identities)
         random = target == "random"
         if random:
-            people = self.recognizer.head.weight.shape[0]
-            identities = losses.random_label_targets(identities, people)
+            identities = losses.random_label_targets(identities, len(self.recognizer.head.weight))
         with self.autocast:
             each = self.recognizer.loss(  # (B,)
                 crops, identities, reduction="none", margin=self.config.adversarial_margin
@@ -220,50 +214,53 @@ class Game:
                 v_new = repaint(v, regions, self.anonymizer)  # (B', 3, H, W)
             with self.autocast:
                 L_det = losses.loss_det(self.detector.losses(v_new, objects))
-            loss = L_det / self.config.accumulate
-            optim.backward_and_step(loss, [self.optimizers["detector"]], self.scaler, last)
-            terms.append(L_det.detach())
-        return {"L_det": torch.stack(terms).mean()}
+            self._learn(L_det, last, "detector")
+            terms.append({"L_det": L_det})
+        return mean_terms(terms)
 
     def copy_faces(self, pictures) -> dict:
         """Before the game (ours): M learns to copy (eq. 3 alone), so that D first meets faces."""
         terms = []
         for last, f in self._split(pictures):
             L_l1 = losses.loss_l1(self.anonymize(f), f, 1.0)
-            loss = L_l1 / self.config.accumulate
-            optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
-            terms.append(torch.stack([L_l1]).detach())
-        return dict(zip(["L_l1"], torch.stack(terms).mean(dim=0)))
+            self._learn(L_l1, last, "modifier")
+            terms.append({"L_l1": L_l1})
+        return mean_terms(terms)
 
     def copy_people(self, pictures, landmarks, identities) -> dict:
         """Likewise, for an M that is given the person: its objective of `Exchange` alone."""
         terms = []
         for last, f, points, people in self._split(pictures, landmarks, identities):
-            L_copy = self.copy_objective(f, None, points, people)
-            loss = L_copy / self.config.accumulate
-            optim.backward_and_step(loss, [self.optimizers["modifier"]], self.scaler, last)
-            terms.append(torch.stack([L_copy]).detach())
+            L_copy = self.exchange.objective(self.anonymizer, f, points, people)
+            self._learn(L_copy, last, "modifier")
+            terms.append({"L_copy": L_copy})
         self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
-        return dict(zip(["L_copy"], torch.stack(terms).mean(dim=0)))
+        return mean_terms(terms)
 
     def _split(self, *batch) -> list:
-        """Gradient accumulation: all parts of a batch, each as (is it the last?, part of each).
+        """The `accumulate` parts of a batch of tensors and lists: (is it the last?, part of each).
 
-        Args: batch: tensors and lists, the pictures along their first axis.
         Raises ValueError if `accumulate` does not divide the number of pictures.
         """
         parts = self.config.accumulate
-        if parts == 1:
-            return [(True, *batch)]
-        sizes = []
+        split = []
         for one in batch:
             if len(one) % parts:
                 raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(one)}")
-            sizes.append(len(one) // parts)
-        return [
-            (i == parts - 1, *(one[i * n : (i + 1) * n] for one, n in zip(batch, sizes)))
-            for i in range(parts)
-        ]
+            size = len(one) // parts
+            split.append([one[start : start + size] for start in range(0, len(one), size)])
+        is_last = [False] * (parts - 1) + [True]
+        return list(zip(is_last, *split))
+
+    def _learn(self, loss: torch.Tensor, last: bool, *players: str) -> None:
+        """Backward pass of a part of a batch; after the last part these players take a step."""
+        learning = [self.optimizers[player] for player in players]
+        optim.backward_and_step(loss / self.config.accumulate, learning, self.scaler, last)
+
+
+def mean_terms(terms: list[dict]) -> dict:
+    """Each term's mean over the parts of a batch, without its graph."""
+    return {name: torch.stack([part[name].detach() for part in terms]).mean() for name in terms[0]}
 
 
 class Exchange:
@@ -276,7 +273,7 @@ class Exchange:
     def __init__(self, config, recognizer, faces, device="cpu"):
         self.config = config
         self.device = device
-        self.autocast = optim.autocast(config, device)  # of the networks' forward passes
+        self.autocast = optim.autocast(config, device)
         people = mean_embeddings(recognizer, faces, config, device)  # (N, E)
         self.reader = CodeReader(config.face_size // 4, people).to(device)
         self.optimizer = optim.adam(self.reader.parameters(), LR_CODE_READER, config)
@@ -284,9 +281,8 @@ class Exchange:
     def objective(self, modifier, pictures, landmarks, identities) -> torch.Tensor:
         """M shall give faces back where it is given the true person, by a code that names nobody.
 
-        Five terms: L1 (eq. 3) of pixels and of the differences of neighbors, which keeps edges
-        sharp; the price of the code; the reader's success (`losses.modifier_non_saturating`); and
-        where M reads the landmarks.
+        L1 (eq. 3) of pixels and of the differences of neighbors, which keeps edges sharp; the price
+        of the code; the reader's success; and where M reads the landmarks.
         """
         config = self.config
         people = self.reader.people[identities.to(self.device, non_blocking=True)]  # (B, E)
@@ -401,8 +397,8 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
 class WarmUp(Game):
     """M against throwaway copies of D, without A, at the warm-up's learning rate (ours).
 
-    There may be several copies, which M meets in turn; one after another starts again from D as it
-    was. All can learn from outputs that M made some steps ago: that costs no pass through M.
+    M meets the copies in turn; one after another starts again from D as it was. They can learn from
+    outputs that M made some steps ago: that costs no pass through M.
     """
 
     def __init__(self, game: Game):
@@ -411,19 +407,20 @@ class WarmUp(Game):
         recognizer = copy.deepcopy(game.recognizer) if plays else game.recognizer
         super().__init__(config, recognizer, None, game.anonymizer, game.device)
         self.start = game.recognizer
-        self.copies = [(self.recognizer, self.optimizers["recognizer"])]
-        for _ in range(1, config.warmup_recognizers):
-            another = Game(config, copy.deepcopy(game.recognizer), None, identity, game.device)
-            self.copies.append((another.recognizer, another.optimizers["recognizer"]))
+        others = [
+            Game(config, copy.deepcopy(game.recognizer), None, identity, game.device)
+            for _ in range(1, config.warmup_recognizers)
+        ]
+        self.copies = [(one.recognizer, one.optimizers["recognizer"]) for one in (self, *others)]
         self.kept = datasets.KeptOutputs(KEPT if config.warmup_updates else 0, config.face_size)
         self.exchange = game.exchange
 
     def parts(self) -> dict:
         """Those of `Game`, the other copies of D and the outputs kept."""
         parts = super().parts() | {"kept": self.kept}
-        for number, (recognizer, adam) in enumerate(self.copies):
-            name = "recognizer" if number == 0 else f"recognizer_{number + 1}"
-            parts |= {name: recognizer, f"{name}_optimizer": adam}
+        for number, (recognizer, adam) in enumerate(self.copies[1:], start=2):
+            parts[f"recognizer_{number}"] = recognizer
+            parts[f"recognizer_{number}_optimizer"] = adam
         return parts
 
     def meet(self, step: int) -> None:
@@ -451,15 +448,14 @@ class WarmUp(Game):
 def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
     """Before the game, M learns to copy faces and then plays against copies of D (ours).
 
-    M starts from random weights, D and A start trained. The game's own D and A are not touched, so
-    they get exactly the updates that every other row's get. An M that is given the person meets no
-    D before the game: the reader of its code is its adversary.
+    The game's own D and A are not touched: they get exactly the updates that every other row's get.
+    An M that is given the person meets the reader of its code instead of D.
 
     Args: game: `WarmUp`. faces, loop: as `play`. shown: (n, 3, S, S), the samples.
     """
     config = game.config
-    used = loop.done["copy"] + loop.done["warmup"] * config.recognizer_updates
-    used += loop.done["exchange"]
+    done = loop.done
+    used = done["copy"] + done["warmup"] * config.recognizer_updates + done["exchange"]
     seed = loop.seed + 1  # another order than the game's
     batches = datasets.batches(faces, config.warmup_faces, seed, used, game.device)
 

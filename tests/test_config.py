@@ -182,19 +182,19 @@ def test_as_many_pairs_as_there_are_can_be_asked_for():
         ("toy", {"lr_modifier": -1e-4}, "lr_modifier is -0.0001"),
         ("toy", {"l1_weight": float("nan")}, "l1_weight is nan"),
         ("toy", {"precision": "half"}, "precision is 'half': it must be 'fp32' or 'bf16' or"),
-        ("toy", {"face_size": 66}, "face_size is 66: M halves .*multiple of 8"),
+        ("toy", {"face_size": 66}, "face_size is 66: M and .* halve it.*multiple of 8"),
         (
             "toy",
             {"adversarial_target": "descent"},
             "adversarial_target is 'descent': it must be 'ascent' or 'random'",
         ),
-        ("toy", {"face_size": 8}, "face_size is 8: .*give 16 or more"),
+        ("toy", {"face_size": 8}, "face_size is 8: it must be at least 16"),
         ("paper", {"face_scale": 0.0}, "face_scale is 0.0: it must be above 0"),
         ("paper", {"face_scale": math.inf}, "face_scale is inf: it must be finite"),
         ("toy", {"lr_modifier": math.inf}, "lr_modifier is inf: it must be finite"),
-        ("toy", {"adam_beta1": 1.5}, "adam_beta1 is 1.5: it is a share and must be at most 0.9999"),
-        ("toy", {"adam_beta2": 1.0}, "adam_beta2 is 1.0: it is a share"),
-        ("toy", {"lr_drop_at": 2.0}, "lr_drop_at is 2.0: it is a share"),
+        ("toy", {"adam_beta1": 1.5}, "adam_beta1 is 1.5: it must be at most 0.9999"),
+        ("toy", {"adam_beta2": 1.0}, "adam_beta2 is 1.0: it must be at most"),
+        ("toy", {"lr_drop_at": 2.0}, "lr_drop_at is 2.0: it must be at most 1"),
         ("toy", {"margin": 7}, "margin is 7: it must be 1 or 2 or 3 or 4"),
         ("toy", {"recognizer_depth": 5}, "recognizer_depth is 5: it must be 4 or 10 or 20"),
         (
@@ -202,7 +202,7 @@ def test_as_many_pairs_as_there_are_can_be_asked_for():
             {"modifier_upsample": "foo"},
             "modifier_upsample is 'foo': it must be 'transposed'",
         ),
-        ("toy", {"folds": 1}, "folds is 1: "),
+        ("toy", {"folds": 1}, "folds is 1: it must be at least 2"),
         ("toy", {"face_scale": 2.0}, "face_scale is 2.0: .*must be 1.6"),
         ("toy", {"face_size": 68}, "face_size is 68"),  # a multiple of 4 alone will not do
         (
@@ -217,13 +217,12 @@ def test_as_many_pairs_as_there_are_can_be_asked_for():
         ),
         ("toy", {"test_pictures_each": 1}, "test_pairs is 2000: .* 0 exist"),
         ("toy", {"test_pairs": 7220}, "test_pairs is 7220: .* 3600 exist"),
-        ("toy", {"frame_height": 8, "frame_width": 8}, "frame_height is 8: .*give 16 or more"),
-        ("toy", {"face_size": 8, "modifier_exchange": False}, "face_size is 8: .*give 16 or more"),
-        ("paper", {"recognizer_breadth": 7}, "recognizer_breadth is 7: .*give 8 or more"),
+        ("toy", {"frame_height": 8, "frame_width": 8}, "frame_height is 8: it must be at least 16"),
+        ("paper", {"recognizer_breadth": 7}, "recognizer_breadth is 7: it must be at least 8"),
         ("toy", {"warmup_steps": -1}, "warmup_steps is -1: it must not be negative"),
         ("toy", {"recognizer_scale": -16.0}, "recognizer_scale is -16.0: it must not be negative"),
         ("toy", {"adversarial_weight": float("nan")}, "adversarial_weight is nan"),
-        ("toy", {"recognizer_height": 0}, "recognizer_height is 0: it must be at least 1"),
+        ("toy", {"recognizer_height": 0}, "recognizer_height is 0: it must be at least 8"),
         ("toy", {"other_width": 0}, "other_width is 0"),
         ("toy", {"invert_steps": 0}, "invert_steps is 0: it must be at least 1"),
         ("paper", {"pretrain_detector_steps": 0}, "pretrain_detector_steps is 0"),
@@ -343,38 +342,10 @@ def test_a_broken_config_file_is_named(tmp_path, text):
         presets.differences(presets.build("toy"), "toy", path)
 
 
-@pytest.mark.parametrize(
-    "flags, rows, said",
-    [
-        ({"folds": 5}, ["Masked"], ""),
-        ({"folds": 5, "drawn": False}, ["Masked"], "--folds has no effect: the prepared folder"),
-        ({"epochs": 3}, ["Masked"], "--epochs has no effect: T1 is 300; --T1 0"),
-        ({"epochs": 3, "T1": 0}, ["Masked"], ""),
-        ({"detector_trainable": 1}, ["Masked"], "--detector_trainable has no effect"),
-        ({"detector_trainable": 1, "detector_weights": "a.pth"}, ["Masked"], ""),
-        ({"modifier_width": 8}, ["Ours"], "--modifier_width has no effect: no row has the M"),
-        ({"modifier_width": 8}, ["Ours", "Ours(ascent)"], ""),
-        ({"modifier_width": 8, "modifier_exchange": False}, ["Ours"], ""),
-        ({"code_weight": 1e-3}, ["Ours"], ""),
-        ({"code_weight": 1e-3}, ["Ours(ascent)"], "--code_weight has no effect"),
-        (
-            {"code_weight": 1e-3, "modifier_exchange": False},
-            ["Ours"],
-            "--code_weight has no effect",
-        ),
-        ({"faces": None, "l1_weight": 3.0, "T2": 5}, ["Ours"], ""),
-    ],
-)
-def test_a_flag_that_nothing_reads_is_named(flags, rows, said, capsys):
-    assert presets.from_flags("toy", flags, rows) == presets.build("toy", **flags)
-    out = capsys.readouterr().out
-    assert out.startswith(said) and out.count("\n") == bool(said)
-
-
 @pytest.mark.parametrize("field", ["faces", "actions"])
 def test_folders_beside_drawn_data_are_refused(field):
     """Else somebody's photographs would be left out, and an hour later drawn faces shown."""
     with pytest.raises(presets.ConfigError, match=f"{field} is given, but preset 'toy' draws"):
-        presets.from_flags("toy", {field: "data/mine"}, ["Ours"])
-    assert presets.from_flags("photo_cpu", {field: "data/mine"}, ["Ours"]).drawn is False
-    assert presets.from_flags("toy", {field: "mine", "drawn": False}, ["Ours"]).drawn is False
+        presets.from_flags("toy", {field: "data/mine"})
+    assert presets.from_flags("photo_cpu", {field: "data/mine"}).drawn is False
+    assert presets.from_flags("toy", {field: "mine", "drawn": False}).drawn is False

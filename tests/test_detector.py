@@ -504,7 +504,7 @@ def test_c4_is_filled_by_torchvisions_file_and_frozen_as_said(resnet101_file):
 
 def test_c4_refuses_the_file_of_another_resnet(tmp_path):
     path = make_file(resnet18(weights=None), tmp_path / "resnet18.pth")
-    with pytest.raises(ValueError, match="resnet18.pth does not fit body resnet101_c4; give"):
+    with pytest.raises(ValueError, match="resnet18.pth does not fit body resnet101_c4 .*; give"):
         ActionDetector(DetectorConfig(weights=path))
 
 
@@ -554,18 +554,18 @@ def test_wrong_weights_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    "content",
     [
-        (b"<html>404 Not Found</html>", "is no file of weights; download"),
-        (bytes(999), "is no file of weights; download"),
-        (None, "cannot be opened .No such file or directory.; check the path"),
+        b"<html>404 Not Found</html>",
+        bytes(999),
+        None,
     ],
 )
-def test_a_file_that_holds_no_weights_is_named(tmp_path, content, told):
+def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
     path = tmp_path / "resnet18.pth"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{path} {told}"):
+    with pytest.raises(ValueError, match=f"{path} does not fit .* or cannot be read; give"):
         ActionDetector(DetectorConfig("resnet18", weights=str(path)))
 
 
@@ -599,7 +599,7 @@ REFUSED = [
     (torch.full((1, 3, 160, 160), float("nan")), one(), r"\[-1, 1\]"),
     (torch.zeros(1, 3, 160, 160, dtype=torch.uint8), one(), "float"),
     (torch.zeros(3, 160, 160), one(), r"\(B, 3, H, W\)"),
-    (torch.zeros(0, 3, 160, 160), [], "no frame"),
+    (torch.zeros(0, 3, 160, 160), [], "B above 0"),
 ]
 
 

@@ -182,11 +182,6 @@ def test_where_forks_cannot_ask_any_more_this_process_does(monkeypatch):
     )
 
 
-def test_a_fork_that_dies_while_it_asks_has_seen_no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.kill(os.getpid(), signal.SIGKILL))
-    assert optim.gpu_memory() == 0.0
-
-
 @pytest.mark.parametrize(
     "device, gpu, training, cores, wanted",
     [

@@ -227,7 +227,7 @@ def test_a_copy_of_a_checkpointed_network_is_checkpointed_by_itself(tiny, faces)
 
 
 def test_checkpointing_and_compile_exclude_each_other(tiny):
-    with pytest.raises(presets.ConfigError, match="checkpointing is true, and so is compile"):
+    with pytest.raises(presets.ConfigError, match="checkpointing is True: compile decides"):
         tiny(checkpointing=True, compile=True)
 
 
@@ -521,13 +521,8 @@ def test_what_two_processes_cannot_do_is_refused_before_they_wait(
     ):
         with pytest.raises(ValueError, match=sentence):
             optim.init_distributed("cpu", tiny(**fields))
-    with pytest.raises(ValueError, match="give --device cuda, and each process takes one GPU"):
+    with pytest.raises(ValueError, match="device is 'cuda:0': .*give --device cuda"):
         optim.init_distributed("cuda:0", tiny())
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(
-        ValueError, match="torchrun started 2 processes for 1 GPU: give --nproc-per-node 1"
-    ):
-        optim.init_distributed("cuda", tiny())
     assert run(*tiny_args, "--jobs", 2, "--out", tmp_path) == 2
     assert "--jobs is 2: it must be at least 1, and 1 under torchrun" in capfd.readouterr().err
     assert run(*tiny_args, "--check", "--out", tmp_path) == 2
@@ -550,13 +545,6 @@ def test_a_gradient_is_the_mean_over_the_processes_and_none_counts_as_zeros(monk
     optim.average_gradients([*weights, fixed])
     assert len(sent) == 1 and sent[0].tolist() == [1, 5, 0]  # once for all
     assert [weight.grad.tolist() for weight in weights] == [[2, 4], [1.5]] and fixed.grad is None
-
-
-def test_a_torch_without_distributed_is_alone(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
-    for name in ("is_torchelastic_launched", "is_initialized"):
-        monkeypatch.delattr(torch.distributed, name)  # as such a torch has it
-    assert (optim.launched_processes(), optim.world_size(), optim.is_main_process()) == (1, 1, True)
 
 
 def test_alone_nothing_is_done(tiny):

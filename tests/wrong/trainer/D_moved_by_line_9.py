@@ -8,7 +8,7 @@ REPLACE = [
             for last, f, f_new, points, people, v, objects, regions in self._split(""",
     ),
     (
-        'learning = [self.optimizers["modifier"], self.optimizers["detector"]]',
-        "learning = list(self.optimizers.values())",
+        'self._learn(loss, last, "modifier", "detector")',
+        "self._learn(loss, last, *self.optimizers)",
     ),
 ]

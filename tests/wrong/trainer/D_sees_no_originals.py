@@ -2,7 +2,7 @@ WRONG = "D learns from modified faces only"
 HINT = "both kinds of face count"
 REPLACE = [
     (
-        "loss = -L_adv / config.accumulate",
-        "loss = on_modified / config.accumulate",
+        "self._learn(-L_adv, last",
+        "self._learn(on_modified, last",
     ),
 ]

@@ -2,7 +2,7 @@ WRONG = "D raises its own losses"
 HINT = "watch the sign"
 REPLACE = [
     (
-        "loss = -L_adv / config.accumulate",
-        "loss = L_adv / config.accumulate",
+        "self._learn(-L_adv, last",
+        "self._learn(L_adv, last",
     ),
 ]

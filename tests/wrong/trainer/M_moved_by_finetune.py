@@ -3,10 +3,8 @@ HINT = "M moved by finetune"
 REPLACE = [
     ("with torch.no_grad(), self.autocast:", "with self.autocast:"),
     (
-        """            loss = L_det / self.config.accumulate
-            optim.backward_and_step(loss, [self.optimizers["detector"]], self.scaler, last)""",
-        """            loss = L_det / self.config.accumulate
-            both = [one for name, one in self.optimizers.items() if name != "recognizer"]
-            optim.backward_and_step(loss, both, self.scaler, last)""",
+        """            self._learn(L_det, last, "detector")""",
+        """            both = [name for name in self.optimizers if name != "recognizer"]
+            self._learn(L_det, last, *both)""",
     ),
 ]

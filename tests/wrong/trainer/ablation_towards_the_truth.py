@@ -2,7 +2,7 @@ WRONG = "the random-label ablation descends towards the true identity"
 HINT = "not the true identity"
 REPLACE = [
     (
-        "identities = losses.random_label_targets(identities, people)",
-        "identities = identities % people",
+        "losses.random_label_targets(identities, len(self.recognizer.head.weight))",
+        "identities",
     ),
 ]
