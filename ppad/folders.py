@@ -366,8 +366,18 @@ def offered_frames(frames, split: str, limit: int, table) -> list[str]:
 
 
 def action_names(table, frames: dict[str, _Frame], train) -> list[str]:
-    """The actions of all frames, by name. DataError for one that no _Frame of `train` shows."""
+    """The actions of all frames, by name.
+
+    Raises DataError for two of nearly one name, and for one that no _Frame of `train` shows.
+    """
     classes = sorted({action for frame in frames.values() for action in frame.actions})
+    spelled = {}
+    for action in classes:
+        letters = "".join(filter(str.isalnum, action.casefold())) or action
+        if spelled.setdefault(letters, action) != action:
+            fault = f"has the actions {spelled[letters]!r} and {action!r}"
+            fix = "give them one name, or names that differ in letters"
+            raise DataError(f"{table}: {fault}; {fix}")
     learned = {action for frame in train for action in frame.actions}
     if train and (unknown := sorted(set(classes) - learned)):
         fault = f"no train frame shows the action {unknown[0]!r}"

@@ -535,7 +535,7 @@ def test_own_frames(tmp_path, capsys):
         ("30,40", "300,40", "outside"),
         ("30,40", "x,40", "not a finite number"),
         (",action,", ",label,", "lacks the column"),
-        ("b/3.png,test,jump", "b/3.png,test,Jump", "no train frame shows the action 'Jump'"),
+        ("b/3.png,test,jump", "b/3.png,test,Jump", "has the actions 'Jump' and 'jump'"),
         ("b/3.png,test,jump", "b/3.png,test,run", "no train frame shows the action 'run'"),
     ],
 )

@@ -566,6 +566,13 @@ def test_a_table_of_face_boxes_may_hold_its_header_alone_which_is_said_once(tmp_
     assert "no face" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("other", ["Phoning", "phon ing", "phoning_", "PHONING"])
+def test_two_spellings_of_an_action_are_refused(tmp_path, other):
+    lines = [*ANNOTATIONS[:-1], ANNOTATIONS[-1].replace("phoning", other)]
+    with pytest.raises(DataError, match=f"has the actions .*{other}"):
+        read_actions(*action_folder(tmp_path, lines), "train", (60, 80))
+
+
 def test_an_action_that_nobody_learns_is_refused(tmp_path):
     lines = [*ANNOTATIONS[:-1], ANNOTATIONS[-1].replace("phoning", "drinking")]
     for split in ("train", "test"):
