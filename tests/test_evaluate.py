@@ -414,6 +414,13 @@ def test_each_answer_of_an_own_anonymizer_is_checked(tmp_path):
         anonymizer(faces)
 
 
+def test_an_own_anonymizer_that_ends_the_program_is_refused():
+    """With status 0 the run would look like a finished one."""
+    anonymizer = evaluate.Guarded(lambda faces: sys.exit(0), "--row A: Own of own.py")
+    with pytest.raises(DataError, match="Own of own.py ends the program"):
+        anonymizer(torch.rand(2, 3, 32, 32))
+
+
 def test_an_own_anonymizer_may_import_what_lies_beside_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "half_of_it.py").write_text("def half(faces):\n    return faces / 2\n")

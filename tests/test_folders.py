@@ -372,7 +372,8 @@ def test_read_actions_limit_takes_frames_evenly(tmp_path):
 @pytest.mark.parametrize(
     "table, line, says",
     [
-        (0, "p/1.png,train,,40,30,4,6,20,28", "annotations.csv, line 6: action is empty"),
+        (0, "p/1.png,train,walk,40,30,4,6,20,28", "annotations.csv, line 6: a duplicate"),
+        (0, "p/1.png,train,,40,30,4,6,20,28", "line 6: action is empty"),
         (0, "p/1.png,test,walk,40,30,4,6,20,28", "line 6: .*another split"),
         (0, "p/1.png,train,walk,40,30,4,6,4,28", "line 6: box .*no area"),
         (0, "p/1.png,train,walk,40,30,4,6,60,28", "line 6: box .*outside"),
@@ -380,6 +381,7 @@ def test_read_actions_limit_takes_frames_evenly(tmp_path):
         (0, "p/4.png,train,walk,40,30,4,6,20,28", "4.png: there is no such picture"),
         (1, "p/9.png,1,8,8,18,18", "faces.csv, line 5: p/9.png is not in"),
         (1, "p/1.png,1,8,8,8,18", "line 5: face box .*no area"),
+        (1, "p/1.png,1,8,8,18,18", "line 5: a duplicate"),
     ],
 )
 def test_read_actions_faults_are_named(tmp_path, table, line, says):
