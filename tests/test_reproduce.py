@@ -588,8 +588,8 @@ def test_other_settings_of_the_machine_are_welcome(copied, tiny_args):
 def test_out_that_cannot_be_made(tmp_path, tiny_args, capsys):
     (tmp_path / "file").write_text("I am no folder")
     assert run(*tiny_args, "--out", tmp_path / "file" / "run") == 2
-    lock = tmp_path / "file" / "run" / ".lock"
-    assert f"cannot write {lock} (Not a directory): choose another" in capsys.readouterr().err
+    out = tmp_path / "file" / "run"
+    assert f"cannot write {out} (Not a directory): choose another" in capsys.readouterr().err
 
 
 def test_corrupt_checkpoint_is_named(copied, tiny_args, capsys):
