@@ -255,14 +255,15 @@ def _resize_weights(boxes, length, size):
 def _overlay(frames, patches, flat, frame_of):
     """A copy of the frames (B, 3, H, W) with patch k (3, h, w) over the pixels of box k, the later
     on top. What a patch has beyond its box or beyond the frame is left out."""
-    height, width = frames.shape[-2:]
     start, end = _whole_pixels(flat)
-    rows = torch.cat([frame_of[:, None], start, end], 1).tolist()  # (K, 5)
+    limit = start.new_tensor(frames.shape[-2:]).flip(0)  # (2,), width and height
+    low = start.clamp(min=0).minimum(limit)  # (K, 2), what lies in the frame
+    high = end.clamp(min=0).minimum(limit)  # (K, 2)
+    rows = torch.cat([frame_of[:, None], low, high, low - start, high - start], 1)  # (K, 9)
     painted = [frame.clone() for frame in frames]  # one by one: a paste's gradient copies its frame
-    for patch, (frame, left, top, right, bottom) in zip(patches, rows, strict=True):
-        x0, x1 = (min(max(x, 0), width) for x in (left, right))
-        y0, y1 = (min(max(y, 0), height) for y in (top, bottom))
-        painted[frame][:, y0:y1, x0:x1] = patch[:, y0 - top : y1 - top, x0 - left : x1 - left]
+    for patch, row in zip(patches, rows.tolist(), strict=True):
+        frame, x0, y0, x1, y1, u0, v0, u1, v1 = row
+        painted[frame][:, y0:y1, x0:x1] = patch[:, v0:v1, u0:u1]
     return torch.stack(painted)
 
 

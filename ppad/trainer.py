@@ -244,13 +244,15 @@ class Game:
         """
         parts = self.config.accumulate
         split = []
-        for one in batch:
-            if len(one) % parts:
-                raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(one)}")
-            size = len(one) // parts
-            split.append([one[start : start + size] for start in range(0, len(one), size)])
-        is_last = [False] * (parts - 1) + [True]
-        return list(zip(is_last, *split))
+        for number in range(parts):
+            part = [number == parts - 1]
+            for one in batch:
+                if len(one) % parts:
+                    raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(one)}")
+                size = len(one) // parts
+                part.append(one[number * size : (number + 1) * size])
+            split.append(part)
+        return split
 
     def _learn(self, loss: torch.Tensor, last: bool, *players: str) -> None:
         """Backward pass of a part of a batch; after the last part these players take a step."""
@@ -260,7 +262,11 @@ class Game:
 
 def mean_terms(terms: list[dict]) -> dict:
     """Each term's mean over the parts of a batch, without its graph."""
-    return {name: torch.stack([part[name].detach() for part in terms]).mean() for name in terms[0]}
+    means = dict.fromkeys(terms[0], 0)
+    for part in terms:
+        for name, value in part.items():
+            means[name] = means[name] + value.detach() / len(terms)
+    return means
 
 
 class Exchange:

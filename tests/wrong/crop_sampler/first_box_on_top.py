@@ -2,7 +2,7 @@ WRONG = "where boxes overlap the first one wins"
 HINT = "the later box is on top"
 REPLACE = [
     (
-        "in zip(patches, rows, strict=True):",
-        "in [*zip(patches, rows, strict=True)][::-1]:",
+        "in zip(patches, rows.tolist(), strict=True):",
+        "in [*zip(patches, rows.tolist(), strict=True)][::-1]:",
     ),
 ]
