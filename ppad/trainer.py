@@ -238,18 +238,16 @@ class Game:
         return mean_terms(terms)
 
     def _split(self, *batch) -> list:
-        """The `accumulate` parts of a batch of tensors and lists: (is it the last?, part of each).
-
-        Raises ValueError if `accumulate` does not divide the number of pictures.
-        """
+        """The `accumulate` parts of a batch of tensors and lists: [is it the last?, part of each].
+        Raises ValueError if `accumulate` does not divide the number of pictures."""
         parts = self.config.accumulate
         split = []
         for number in range(parts):
             part = [number == parts - 1]
             for one in batch:
-                if len(one) % parts:
+                size, rest = divmod(len(one), parts)
+                if rest:
                     raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(one)}")
-                size = len(one) // parts
                 part.append(one[number * size : (number + 1) * size])
             split.append(part)
         return split
