@@ -6,7 +6,7 @@ SOURCE: the folder PERSON/PERSON_0001.jpg (or one that holds it, such as the off
 or its .tgz or .zip. The official pairs.txt is looked for in SOURCE and beside it, unless --pairs
 names it. OUT gets test/, pairs_test.txt and the test rows of landmarks.csv, box and five points by
 our own MTCNN; a script that makes train/ may share the same OUT. The face is the one a portrait is
-of, see `_common.main_face`. A picture without a face is named and left out; pairs that need it are
+of, see `_faces.main_face`. A picture without a face is named and left out; pairs that need it are
 named too, and the reader drops them. Stop it when you like: the same command goes on.
 
 Last it writes mean_face.png, the mean of all faces aligned by their landmarks, by their boxes, and

@@ -232,7 +232,7 @@ def paste_faces(frames, crops, boxes):
     down = weights[:, None, 1, :high]  # (K, 1, h, S)
     with torch.autocast(frames.device.type, enabled=False):  # half precision would show as banding
         patches = down @ crops.to(frames.dtype) @ across.mT  # (K, 3, h, w)
-    return _overlay(frames, patches, flat, frame_of)
+    return _overlay(frames, patches, frame_of, start, end)
 
 
 def _resize_weights(boxes, length, size):
@@ -252,10 +252,10 @@ def _resize_weights(boxes, length, size):
     return tent / tent.sum(-1, keepdim=True)
 
 
-def _overlay(frames, patches, flat, frame_of):
-    """A copy of the frames (B, 3, H, W) with patch k (3, h, w) over the pixels of box k, the later
-    on top. What a patch has beyond its box or beyond the frame is left out."""
-    start, end = _whole_pixels(flat)
+def _overlay(frames, patches, frame_of, start, end):
+    """A copy of the frames (B, 3, H, W) with patch k (3, h, w) over the pixels of box k, from
+    `start` to `end`, (K, 2) each as `_whole_pixels` gives them; the later on top. What a patch has
+    beyond its box or beyond the frame is left out."""
     limit = start.new_tensor(frames.shape[-2:]).flip(0)  # (2,), width and height
     low = start.clamp(min=0).minimum(limit)  # (K, 2), what lies in the frame
     high = end.clamp(min=0).minimum(limit)  # (K, 2)
@@ -305,7 +305,8 @@ def write_pixels(frames, squares, boxes):
     paste_faces. Raises ValueError as crop_faces does, or for another number of squares.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
-    return _overlay(frames, [square[0] for square in squares], flat, frame_of)
+    patches = [square[0] for square in squares]
+    return _overlay(frames, patches, frame_of, *_whole_pixels(flat))
 
 
 def repaint(frames, boxes, anonymizer):

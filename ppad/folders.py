@@ -337,28 +337,25 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
             raise DataError(f"{row['where']}: action is empty; name it, or delete the row")
         if (row["split"], size) != (frame.split, frame.size):
             raise DataError(f"{row['where']}: {file} has another split or size further up; fix one")
-        box = checked_boxes(numbers(row, BOX_COLUMNS), *size, f"{row['where']}: box")
-        same = [seen for seen, of in zip(frame.boxes, frame.actions) if of == row["action"]]
-        refuse_duplicate(box, same, row)
+        others = [box for box, of in zip(frame.boxes, frame.actions) if of == row["action"]]
+        frame.boxes.append(_new_box(row, "box", size, ROUNDING, others))
         frame.actions.append(row["action"])
-        frame.boxes.append(box)
     for row in faces:
-        where = row["where"]
         if row["file"] not in frames:
             fault = f"{row['file']} is not in {annotations_csv}"
-            raise DataError(f"{where}: {fault}; use two tables of one version")
+            raise DataError(f"{row['where']}: {fault}; use two tables of one version")
         frame = frames[row["file"]]
-        box = checked_boxes(numbers(row, BOX_COLUMNS), *frame.size, f"{where}: face box", math.inf)
-        refuse_duplicate(box, frame.faces, row)
-        frame.faces.append(box)
+        frame.faces.append(_new_box(row, "face box", frame.size, math.inf, frame.faces))
     action_names(annotations_csv, frames, [f for f in frames.values() if f.split == "train"])
     return frames
 
 
-def refuse_duplicate(box, boxes, row) -> None:
-    """DataError if the box of a row is among those of former rows: it would count twice."""
-    if any(torch.equal(box, other) for other in boxes):
+def _new_box(row, kind, size, slack, others):
+    """The box (1, 4) of a row. DataError for one that cannot be right, or is among the `others`."""
+    box = checked_boxes(numbers(row, BOX_COLUMNS), *size, f"{row['where']}: {kind}", slack)
+    if any(torch.equal(box, other) for other in others):  # it would count twice
         raise DataError(f"{row['where']}: a duplicate row for {row['file']}; delete it")
+    return box
 
 
 def offered_frames(frames, split: str, limit: int, table) -> list[str]:

@@ -214,27 +214,22 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-def check_batches(config) -> None:
-    """Raise ValueError naming the first batch of `config` that the processes cannot share."""
-    processes = launched_processes()
-    for name in BATCHES if processes > 1 else ():
-        size = getattr(config, name)
-        parts = processes * (1 if name == "pretrain_recognizer_batch" else config.accumulate)
-        if size % parts:
-            raise ValueError(
-                f"{name} is {size}: {processes} processes share it, so {parts} must divide it"
-            )
-
-
 def init_distributed(device: str, config) -> None:
     """Connect the processes that torchrun started; "cuda" is then this process's own GPU.
 
     Raises ValueError, before anything is waited for, for another GPU or a batch of `config` that
     cannot be shared. Does nothing without torchrun.
     """
-    if launched_processes() == 1:
+    processes = launched_processes()
+    if processes == 1:
         return
-    check_batches(config)
+    for name in BATCHES:
+        size = getattr(config, name)
+        parts = processes * (1 if name == "pretrain_recognizer_batch" else config.accumulate)
+        if size % parts:
+            raise ValueError(
+                f"{name} is {size}: {processes} processes share it, so {parts} must divide it"
+            )
     if device.startswith("cuda:"):
         raise ValueError(f"device is '{device}': under torchrun give --device cuda, a GPU each")
     if device == "cuda":

@@ -2,7 +2,7 @@ WRONG = "the frames that came in are painted over"
 HINT = "changed in place"
 REPLACE = [
     (
-        "return _overlay(frames, patches, flat, frame_of)",
-        "return frames.copy_(_overlay(frames, patches, flat, frame_of))",
+        "return _overlay(frames, patches, frame_of, start, end)",
+        "return frames.copy_(_overlay(frames, patches, frame_of, start, end))",
     ),
 ]
