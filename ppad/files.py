@@ -1,8 +1,8 @@
 """Reading pictures, tables and text, and writing files whole or not at all (ours, not the paper's).
 
-Every module may import this one; it imports none of ours. What it reads was often made by
-strangers: pictures are decoded by a few safe decoders and limited in size, and whatever is wrong
-is a `DataError` that names the file (of a table also the line) and says how to fix it.
+What it reads was often made by strangers: pictures are decoded by a few safe decoders and limited
+in size, and whatever is wrong is a `DataError` that names the file (of a table also the line) and
+says how to fix it.
 """
 
 import csv
@@ -57,15 +57,13 @@ class WriteError(OSError):
 def atomic_path(path, durable: bool = True):
     """Give the block a temporary path, which becomes `path` if the block ends well.
 
-    Folders are made as needed, and an empty file is written at once: a place that cannot be written
-    is noticed before the work. The temporary file is `.NAME.PROCESS.part`, beside `path`, and is
-    removed if the block fails. durable: have the content on the disk before the name, as after a
-    power failure the name might be there without it. Raises WriteError for any OSError, from the
-    block as well.
+    Folders are made as needed. The temporary file, `.NAME.PROCESS.part` beside `path`, is written
+    at once, so that a place that cannot be written is noticed before the work, and is removed if
+    the block fails. durable: have the content on the disk before the name, else a power failure
+    might leave the name alone. Raises WriteError for any OSError, from the block as well.
     """
     path = Path(path)
-    # systems allow names of 255 bytes
-    start = os.fsencode(path.name)[:200].decode(errors="ignore")
+    start = os.fsencode(path.name)[:200].decode(errors="ignore")  # names may have 255 bytes
     temporary = path.with_name(f".{start}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,10 +142,10 @@ def lock(folder):
     SQLite locks the file `.lock` on every system, until its process ends in any way; `.lock.txt`
     says whose it is. A file system without locks is only warned of.
     """
-    path = Path(folder, ".lock")
-    owner = path.with_suffix(".txt")
     check_writable(folder)
+    path = Path(folder, ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
+    owner = path.with_suffix(".txt")
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
             connection.execute("PRAGMA journal_mode = OFF")  # no second file beside it
@@ -255,37 +253,38 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     """
     text = unicodedata.normalize("NFC", read_text(path, "table"))
     delimiter = next((mark for mark in "\t,;" if mark in text.partition("\n")[0]), ",")
-    reader = csv.reader(StringIO(text), delimiter=delimiter)
+    reader = csv.DictReader(StringIO(text), delimiter=delimiter)
     rows = []
+    suffixes = {}  # of each plain name, as the table has it
     try:
-        names = [name.strip() for name in next(reader, [])]
+        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         if twice := next((name for name in names if name and names.count(name) > 1), ""):
             raise DataError(f"{path}: two columns are named {twice}; delete or rename one of them")
         if missing := ", ".join(column for column in columns if column not in names):
             fix = "add them or use another table"
             raise DataError(f"{path}: its first line lacks the column(s) {missing}; {fix}")
-        for cells in filter(None, reader):
+        for cells in reader:
             where = f"{path}, line {reader.line_num}"
-            cells = [cell.strip() for cell in cells]
-            if any(cells[len(names) :]):
-                fault = f"has {len(cells)} cells, the first line {len(names)}"
+            surplus = cells.pop(None, [])
+            if any(map(str.strip, surplus)):
+                fault = f"has {len(names) + len(surplus)} cells, the first line {len(names)}"
                 raise DataError(f"{where}: {fault}; put quotes about cells with commas")
-            rows.append({**dict.fromkeys(names), **dict(zip(names, cells)), "where": where})
+            row = {name: cell and cell.strip() for name, cell in cells.items()} | {"where": where}
+            if "file" in columns:
+                if not row["file"]:
+                    raise DataError(f"{where}: file is empty; name the picture, or delete the row")
+                name = plain_name(row["file"])
+                suffix = Path(row["file"]).suffix
+                if suffixes.setdefault(name, suffix) != suffix:
+                    fault = f"{row['file']} ends in {suffixes[name]} further up"
+                    raise DataError(f"{where}: {fault}; rename one picture, or write both alike")
+                row["file"] = name
+            rows.append(row)
     except csv.Error as error:
         fix = "save it as CSV in UTF-8"
         raise DataError(f"{path}: cannot be read as a table ({error}); {fix}") from error
     if not rows and not may_be_empty:
         raise DataError(f"{path}: there is no row below the header; make or download it again")
-    suffixes = {}  # of each plain name, as the table has it
-    for row in rows if "file" in columns else ():
-        if not row["file"]:
-            raise DataError(f"{row['where']}: file is empty; name the picture, or delete the row")
-        name = plain_name(row["file"])
-        suffix = Path(row["file"]).suffix
-        if suffixes.setdefault(name, suffix) != suffix:
-            fault = f"{row['file']} ends in {suffixes[name]} further up"
-            raise DataError(f"{row['where']}: {fault}; rename one picture, or write both alike")
-        row["file"] = name
     return rows
 
 
@@ -349,10 +348,9 @@ def find_pairs(pairs_txt, names: list[str]):
     and unless two folds or more are left with pairs of one person and of two in each.
     """
     per_fold, lines = read_pair_lines(pairs_txt)
-    folds = range(len(lines) // per_fold)
     position = {name: i for i, name in enumerate(names)}
     spelled = {name.casefold(): name for name in names}
-    kept = {(fold, same): [] for fold in folds for same in (True, False)}
+    folds = [([], []) for _ in range(0, len(lines), per_fold)]  # pairs of two people, of one
     dropped = []
     for number, pair in enumerate(lines):
         ends = [f"{person}/{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
@@ -364,27 +362,27 @@ def find_pairs(pairs_txt, names: list[str]):
         if absent:
             dropped.append(" ".join(name.split("/")[1] for name in ends))
         else:
-            kind = (number // per_fold, pair[0][0] == pair[1][0])
-            kept[kind].append([position[name] for name in ends])
+            same = pair[0][0] == pair[1][0]
+            folds[number // per_fold][same].append([position[name] for name in ends])
     said = f"{len(dropped)} of {len(lines)} pairs are dropped, as the set lacks a picture of each"
+    found = []
     extras = []
-    for fold in folds:
-        both = kept[fold, True], kept[fold, False]
-        fewer, more = sorted(both, key=len)
+    for number, (of_two, of_one) in enumerate(folds):
+        fewer, more = sorted((of_two, of_one), key=len)
         if not fewer or len(folds) < 2:
-            fault = (
-                f"fold {fold + 1} of {len(folds)} has {len(both[0])} and {len(both[1])} pairs of"
-            )
-            such = f"one person and of two in a set that has {next(iter(names), 'nothing')}"
+            have = f"{len(of_one)} and {len(of_two)} pairs of one person and of two"
+            such = f"in a set that has {''.join(names[:1]) or 'nothing'}"
             need = "at least two folds need both: restore the pictures or pairs"
-            raise DataError(f"{pairs_txt}: {fault} {such}; {need} ({said})")
+            fault = f"fold {number + 1} of {len(folds)} has {have} {such}; {need} ({said})"
+            raise DataError(f"{pairs_txt}: {fault}")
         if len(more) - len(fewer) > UNEQUAL * per_fold:
             extras += [f"{names[first]} {names[second]}" for first, second in more[len(fewer) :]]
             del more[len(fewer) :]
+        found += [(*ends, True, number) for ends in of_one]
+        found += [(*ends, False, number) for ends in of_two]
     if dropped:
         more = f"{len(extras)} pairs more are dropped, so that each fold has as many of both kinds"
         print(f"{pairs_txt}: {said}: {', '.join(dropped[:3])}; {more}", file=sys.stderr)
-    found = [(*ends, same, fold) for (fold, same), pairs in kept.items() for ends in pairs]
     return found, dropped + extras
 
 

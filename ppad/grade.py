@@ -24,6 +24,7 @@ process goes on with the others. This is a seat belt, no sandbox (tests/README.m
 import argparse
 import ast
 import json
+import math
 import os
 import re
 import secrets
@@ -209,19 +210,15 @@ def grade(
             break
         run.results[run.test] = stop or "the tests were broken off"  # pytest.exit
         # Its line is lost, and each of the line's other tests might take a process down, too.
-        lost = next(line.tests for line in lines if run.test.partition("[")[0] in line.tests)
-        rest = (test for test in run.collected if test.partition("[")[0] in lost)
-        run.results = dict.fromkeys(rest, SKIPPED) | run.results
+        lost = next(names for names in map(run.names, lines) if run.test in names)
+        run.results = dict.fromkeys(lost, SKIPPED) | run.results
         stop = f"not reached: the {limits.seconds:g} s for the whole file were over"
     if stop and not run.results:
         run.notes.append(stop)
     for line in lines:
-        for test in line.tests:
-            # A test with parameters was collected under several names.
-            names = sorted(name for name in run.collected if name.partition("[")[0] == test)
-            for name in names or [test]:
-                if reason := run.results.get(name, stop or "not run"):
-                    line.reasons.append(f"{name.partition('::')[2]}: {reason}")
+        for name in run.names(line):
+            if reason := run.results.get(name, stop or "not run"):
+                line.reasons.append(f"{name.partition('::')[2]}: {reason}")
         line.reasons.sort(key=lambda reason: SKIPPED in reason)  # what took it down comes first
         line.earned = 0 if line.reasons else line.points
     points = sum(line.earned for line in lines)
@@ -251,15 +248,22 @@ class _Run:
         self.collected = set()
         self.notes = []
 
+    def names(self, line: Line) -> list[str]:
+        """Those of the line's tests; one with parameters was collected under several."""
+        names = []
+        for test in line.tests:
+            names += sorted(n for n in self.collected if n.partition("[")[0] == test) or [test]
+        return names
+
     def process_tests(self, place: Path, orders: dict) -> str:
         """Run the tests without result in a new process. Returns why it did not end well, or ""."""
-        self.token = secrets.token_hex(16)  # rows of the journal count only with it
+        token = secrets.token_hex(16)  # rows of the journal count only with it
         path = place / f"{secrets.token_hex(8)}.jsonl"
-        orders = orders | {"done": list(self.results), "journal": str(path), "token": self.token}
-        self.half_row = b""
+        orders = orders | {"done": list(self.results), "journal": str(path), "token": token}
         self.test = None  # the last one started
         self.ended = None  # why the process ended, "" if it ended well
         self.phase = "starting"
+        self.may_take = math.inf  # seconds, of the phase or test
         self.clock = 0.0  # seconds now, without those spent waiting for a processor
         self.since = 0.0  # when the phase or test began
         self.began = 0.0  # when the file was imported
@@ -269,7 +273,7 @@ class _Run:
                 with suppress(OSError):  # it ended at once, which _watch notices
                     process.stdin.write(json.dumps(orders).encode() + b"\n")
                     process.stdin.close()
-                return self._watch(process, journal)
+                return self._watch(process, journal, token)
             finally:
                 self.left -= self.clock - self.began
                 with suppress(ProcessLookupError, PermissionError):  # all of it may have ended
@@ -278,17 +282,23 @@ class _Run:
                     process.kill()
                 process.wait()
 
-    def _watch(self, process: subprocess.Popen, journal) -> str:
+    def _watch(self, process: subprocess.Popen, journal, token: str) -> str:
         """Wait for the process's end or for a reason to end it. Returns the reason, or ""."""
         started = time.monotonic()
         waited = 0.0
+        half_row = b""
         problem = ""
         while not problem:
             time.sleep(0.1)
             code = process.poll()
             waited = max(waited, _seconds_waited(process.pid))
             self.clock = time.monotonic() - started - waited
-            self._read(journal)
+            *rows, half_row = (half_row + journal.read()).split(b"\n")
+            for row in rows:
+                with suppress(ValueError, TypeError):  # the student's own row
+                    its_token, *event = json.loads(row)
+                    if its_token == token:
+                        self._note(*event)
             if self.ended is not None:
                 return self.ended
             problem = self._problem(code, _memory(process.pid))
@@ -300,45 +310,35 @@ class _Run:
             return f"the process crashed ({signal.strsignal(-code)})"
         if code is not None:
             return f"the process ended (status {code}: os._exit, sys.exit?)"
-        limits = self.limits
-        seconds = 2 * limits.test_seconds
-        if self.phase == "starting":
-            seconds = self.left
-        elif self.phase == "test":
-            seconds = limits.game_seconds if GAME in self.test else limits.test_seconds
-        if self.clock - self.since > seconds:
-            return f"took longer than {seconds:g} s (an endless loop?)"
+        if self.clock - self.since > self.may_take:
+            return f"took longer than {self.may_take:g} s (an endless loop?)"
         if self.clock - self.began > self.left:
-            return f"the {limits.seconds:g} s for the whole file were over"
-        if memory > limits.memory:
-            return f"used more than {limits.memory / MB:g} MB of memory"
+            return f"the {self.limits.seconds:g} s for the whole file were over"
+        if memory > self.limits.memory:
+            return f"used more than {self.limits.memory / MB:g} MB of memory"
         return ""
 
-    def _read(self, journal) -> None:
-        *rows, self.half_row = (self.half_row + journal.read()).split(b"\n")
-        for row in rows:
-            try:
-                token, event, value, reason = json.loads(row)
-            except (ValueError, TypeError):
-                continue
-            if token != self.token:
-                continue
-            self.since = self.clock
-            if event == "phase":
-                self.phase = value
-                if value == "your file was imported":
-                    self.began = self.clock
-            elif event == "note" and reason not in self.notes:
-                self.notes.append(reason)
-            elif event == "collected":
-                self.collected.update(value)
-            elif event == "start":
-                self.phase = "test"
-                self.test = value
-            elif event == "result" and value == self.test:
-                self.results[value] = self.results.get(value) or reason
-            elif event == "end":
-                self.ended = reason
+    def _note(self, event: str, value, reason: str) -> None:
+        """Take a row of the journal, see tests/grading_child.py."""
+        self.since = self.clock
+        if event == "phase":
+            self.phase = value
+            self.may_take = 2 * self.limits.test_seconds
+            if value == "your file was imported":
+                self.began = self.clock
+        elif event == "note" and reason not in self.notes:
+            self.notes.append(reason)
+        elif event == "collected":
+            self.collected.update(value)
+        elif event == "start":
+            self.phase = "test"
+            self.test = value
+            game = GAME in value
+            self.may_take = self.limits.game_seconds if game else self.limits.test_seconds
+        elif event == "result" and value == self.test:
+            self.results[value] = self.results.get(value) or reason
+        elif event == "end":
+            self.ended = reason
 
 
 def _memory(pid: int) -> int:
@@ -393,15 +393,15 @@ def _junit(reports: list[Report]) -> bytes:
     """The reports as JUnit XML, a test suite per file and a test case per line."""
     top = ElementTree.Element("testsuites")
     for report in reports:
-        suite = ElementTree.SubElement(top, "testsuite", errors="0", time=str(report.seconds))
         # XML has neither control characters nor what stands for a byte of a name that is no UTF-8.
         name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in report.file)
-        suite.set("name", f"{report.component} {name}")
-        suite.set("tests", str(len(report.lines)))
+        about = {"name": f"{report.component} {name}", "errors": "0", "time": str(report.seconds)}
+        suite = ElementTree.SubElement(top, "testsuite", about, tests=str(len(report.lines)))
         suite.set("failures", str(sum(bool(line.reasons) for line in report.lines)))
         for line in report.lines:
-            case = ElementTree.SubElement(suite, "testcase", classname=f"ppad.{report.component}")
-            case.set("name", f"{line.text} ({line.points:g} points)")
+            about = {"name": f"{line.text} ({line.points:g} points)"}
+            about["classname"] = f"ppad.{report.component}"
+            case = ElementTree.SubElement(suite, "testcase", about)
             if line.reasons:
                 failure = ElementTree.SubElement(case, "failure", message=line.hint)
                 failure.text = "\n".join(line.reasons)
