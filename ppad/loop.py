@@ -168,12 +168,9 @@ class Loop:
             if torch.cuda.is_available():  # perhaps with fewer GPUs than before
                 torch.cuda.set_rng_state_all(mine["cuda_rng"][: torch.cuda.device_count()])
         if optim.is_main_process() and self.log_path.exists():
-            lines = [
-                line for line in read_log(self.log_path) if line["step"] <= self.done[line["stage"]]
-            ]
-            text = "".join(json.dumps(line) + "\n" for line in lines)
-            if text != self.log_path.read_text():
-                files.write_file(self.log_path, text)
+            lines = read_log(self.log_path)
+            kept = [line for line in lines if line["step"] <= self.done[line["stage"]]]
+            files.write_file(self.log_path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _show(self, stage: str, step: int, steps: int, left: float) -> None:
         """Write a line of the log, the mean of each term since the last one; print progress."""
@@ -371,6 +368,7 @@ def side_by_side(tasks: dict, jobs: int) -> None:
     processes = [process(target=run_task, args=(task,), name=name) for name, task in tasks.items()]
     waiting = list(processes)
     running = []
+    failed = {}  # name -> exit status
     stopped = False
 
     def forward(signum, frame):  # `kill` reaches this process alone; let the forks save
@@ -378,27 +376,28 @@ def side_by_side(tasks: dict, jobs: int) -> None:
             one.terminate()
 
     with files.on_signals(forward):
-        while True:
-            running = [one for one in running if one.is_alive()]
-            failed = stopped or any(one.exitcode for one in processes)
-            while waiting and len(running) < jobs and not failed:
+        while waiting or running:
+            while waiting and len(running) < jobs:
                 running.append(waiting.pop(0))
                 running[-1].start()
-            if not running:
-                break
             try:
                 multiprocessing.connection.wait([one.sentinel for one in running])
             except KeyboardInterrupt:  # the forks received Ctrl-C, too
                 stopped = True
-    if stopped or any(one.exitcode == 130 for one in processes):
+            running = [one for one in running if one.is_alive()]
+            failed = {one.name: one.exitcode for one in processes if one.exitcode}
+            if stopped or failed:
+                waiting.clear()
+    if stopped or 130 in failed.values():
         raise Interrupted("stopped; the same command goes on from the last checkpoints")
-    if bad := [f"{one.name} ended with status {one.exitcode}" for one in processes if one.exitcode]:
+    if failed:
+        said = ", ".join(f"{name} ended with status {code}" for name, code in failed.items())
         fix = "see above; the same command goes on from the last checkpoints"
-        raise LoopError(f"{', '.join(bad)}: {fix}")
+        raise LoopError(f"{said}: {fix}")
 
 
 def run_task(task) -> None:
-    """The main function of a forked process; its exit status is that of `exit_status`."""
+    """The main function of a forked process."""
     threading.Thread(target=exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     sys.exit(exit_status(task))

@@ -12,10 +12,8 @@ Six fields of a preset (see `config`), all off by default: a CPU gains little by
 
 All but `precision` change no more than that and rounding, so a run may go on with others.
 
-Several processes may train together: `torchrun --nproc-per-node N -m ppad.reproduce ...`. Each has
-the same players and an equal part of every batch. Gradients are averaged; only the main process
-writes files and progress. Random draws differ from those of one process, and on a CPU batch norm
-sees one process's part of the batch.
+Several processes may train together (torchrun, see ppad/README.md): each has the same players and
+an equal part of every batch. Gradients are averaged; only the main process writes.
 """
 
 import math
@@ -26,7 +24,7 @@ import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -45,7 +43,6 @@ BODIES = ("network", "backbone")  # where most of the work of D and of A is done
 MOST_JOBS = 4  # ours: each takes 1 GB on a CPU; on a GPU more would only wait for each other
 CAN_FORK = sys.platform == "linux"  # macOS's libraries do not survive a fork; Windows has none
 GIB = 2**30
-TIMEOUT = timedelta(hours=24)  # ours: the others wait while the main process evaluates a row
 
 
 # ---------------------------------------------------------------- one network
@@ -144,22 +141,20 @@ def frozen(player: nn.Module):
 # ---------------------------------------------------------------- activation checkpointing
 
 
-def blocks(network: nn.Module) -> list[nn.Module]:
-    """The blocks of `network` that are checkpointed, found by form and never one in another.
+def blocks(network: nn.Module):
+    """Yield the blocks of `network` that are checkpointed, found by form and never one in another.
 
     Modules with layers in an nn.Sequential (D's units, M's residual blocks, a ResNet's
     bottlenecks), else an nn.Sequential of layers (M's encoder and decoder).
     """
-    found = []
     for part in network.children():
         with_layers = [inner for inner in part.children() if list(inner.children())]
         if not isinstance(part, nn.Sequential):
-            found += blocks(part)
+            yield from blocks(part)
         elif with_layers:
-            found += with_layers
+            yield from with_layers
         elif len(part) > 1:
-            found.append(part)
-    return found
+            yield part
 
 
 def recompute(network: nn.Module) -> None:
@@ -236,7 +231,8 @@ def init_distributed(device: str, config) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # Gradients travel between GPUs; flags and Python objects stay on the CPU.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=TIMEOUT)
+    day = timedelta(hours=24)  # ours: the others wait while the main process evaluates a row
+    distributed.init_process_group(backend, timeout=day)
 
 
 def shut_down() -> None:
@@ -267,33 +263,30 @@ def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
     return tensor / world_size()
 
 
-def any_process(*flags: bool) -> tuple[bool, ...]:
-    """For each flag: is it set on any process? Asked on the CPU: no GPU sync."""
-    if world_size() == 1:
-        return flags
-    raised = torch.tensor(flags, dtype=torch.uint8)
-    distributed.all_reduce(raised, distributed.ReduceOp.MAX)
-    return tuple(raised.bool().tolist())
-
-
 def all_gather(thing) -> list:
-    """What each process has, by rank (anything that pickles)."""
+    """What each process has, by rank (anything that pickles). Sent by the CPU: no GPU sync."""
     things = [thing] * world_size()
-    if world_size() > 1:
+    if len(things) > 1:
         distributed.all_gather_object(things, thing)
     return things
+
+
+def any_process(*flags: bool) -> tuple[bool, ...]:
+    """For each flag: is it set on any process?"""
+    if world_size() == 1:
+        return flags
+    return tuple(map(any, zip(*all_gather(flags))))
 
 
 def run_on_main(work):
     """`work()` on the main process alone; the others wait and return what it returned."""
     if world_size() == 1:
         return work()
-    result = [work() if is_main_process() else None]
+    result = work() if is_main_process() else None
     try:
-        distributed.broadcast_object_list(result)
+        return all_gather(result)[0]
     except RuntimeError as error:  # the connection is closed
         raise ValueError("the main process has stopped: see its message") from error
-    return result[0]
 
 
 # ---------------------------------------------------------------- the machine
@@ -448,10 +441,8 @@ def gpu_memory(device: str = "cuda") -> float:
     """
     if CAN_FORK and not torch.cuda.is_initialized():
         with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fork:
-            try:
+            with suppress(RuntimeError):  # torch's "Cannot re-initialize CUDA in forked subprocess"
                 return fork.submit(_gpu_memory, device).result()
-            except RuntimeError:  # torch's "Cannot re-initialize CUDA in forked subprocess"
-                pass
     return _gpu_memory(device)
 
 
