@@ -1,9 +1,8 @@
 """Presets: every number of a run in one place, each with where it comes from.
 
-A preset is a dataclass. `Paper` holds every field, at the paper's value where the paper gives one
-(Sec. 3-5), and switches off what the paper has not. `Small` overrides what a smaller world needs,
-`Toy`, `PhotoCPU` and `Photo` the rest. Any field can be set on the command line of `ppad.reproduce`
-as `--field value`; --help lists them with a line each.
+`Paper` holds every field, at the paper's value where the paper gives one (Sec. 3-5), and switches
+off what the paper has not. `Small` overrides what a smaller world needs, the others the rest. Any
+field can be set on the command line of `ppad.reproduce` as `--field value`.
 
 The source of a value is the last text of its `option`, or the comment behind it: a section of the
 paper, a component's original source (`SphereFace`: the authors' training file), or `ours`, with the
@@ -59,14 +58,10 @@ class Paper:
     modifier_width: int = option(64, "channels of M's first layer", "Sec. 4, CycleGAN: c7s1-64")
     modifier_blocks: int = option(9, "residual blocks of M", "Sec. 4")
     modifier_upsample: str = option("transposed", '"transposed" or "resize"', "Sec. 4, CycleGAN")
-    modifier_match_color: bool = option(
-        False, "match the color statistics of M's input", "Sec. 4: no"
-    )
+    modifier_match_color: bool = option(False, "match color statistics of M's input", "Sec. 4: no")
     modifier_exchange: bool = option(False, "M is given another person (players.Exchanger)", "ours")
     exchange_steps: int = option(0, "updates of such an M before the game", "ours")
-    code_weight: float = option(
-        3.5e-4, "price of a nat in its code", "ours: more blurs, hides more"
-    )
+    code_weight: float = option(3.5e-4, "price of a nat in its code", "ours: more hides and blurs")
     reader_weight: float = option(7.5, "weight of its code's reader, whom M must fool", "ours")
     # ---- D, the recognizer
     recognizer_depth: int = option(20, "layers of D: 4, 10 or 20", "Sec. 4: SphereFace-20")
@@ -76,9 +71,7 @@ class Paper:
     recognizer_breadth: int = option(96, "width of the aligned crops, px", "SphereFace")
     other_width: int = option(64, "first width of the other-architecture attacker", "ours")
     margin: int = option(4, "m of the angular margin, 1 to 4", "SphereFace")
-    lambda_base: float = option(
-        1000.0, "lambda(t) = max(floor, base / (1 + gamma t))", "SphereFace"
-    )
+    lambda_base: float = option(1e3, "lambda(t) = max(floor, base / (1 + gamma t))", "SphereFace")
     lambda_gamma: float = option(0.12, "gamma in lambda(t)", "SphereFace")
     lambda_floor: float = option(5.0, "floor in lambda(t)", "SphereFace")
     recognizer_scale: float = option(0.0, "length of D's feature in L_D; 0 = its own", "SphereFace")
@@ -89,9 +82,7 @@ class Paper:
     detector_trainable: int = option(3, "stages that learn of such a body", "ours: torchvision")
     # ---- before the game
     pretrain_recognizer_steps: int = option(28000, "updates of D on originals", "SphereFace: 28k")
-    pretrain_recognizer_batch: int = option(
-        256, "faces in each; attackers too", "SphereFace: 256-512"
-    )
+    pretrain_recognizer_batch: int = option(256, "faces each; attackers too", "SphereFace: 256-512")
     pretrain_modifier_steps: int = option(0, "updates of M to learn to copy (L1 alone)", "ours")
     warmup_steps: int = option(0, "updates of M against a throwaway copy of D", "ours")
     warmup_faces: int = option(16, "faces a step while M learns before the game", "ours")
@@ -118,9 +109,7 @@ class Paper:
     adversarial_weight: float = option(1.0, "weight of L_adv for M", "eq. 4: none")
     l1_weight: float = option(5.0, "lambda, weight of L1", 'ours; eq. 3: "relatively small"')
     detection_weight: float = option(1.0, "weight of L_det for M and A", "eq. 4: none")
-    adversarial_cap: float = option(
-        math.inf, "cap on L_D in M's term, in log N (see ppad.losses)", "eq. 2: none"
-    )
+    adversarial_cap: float = option(math.inf, "cap on L_D in M's term, in log N", "eq. 2: none")
     adversarial_margin: bool = option(True, "M's term is L_D with its angular margin", "eq. 2")
     adversarial_target: str = option(
         "ascent", 'M\'s term: "ascent", "random", "entropy" or "non_saturating"', "eq. 2, Sec. 5.6"
@@ -336,9 +325,14 @@ LEAST = {  # the least that works, of each field that needs more than 0
     **dict.fromkeys(("face_size", "frame_height", "frame_width"), 16),  # halved four times
     **dict.fromkeys(("recognizer_height", "recognizer_breadth"), 8),  # halved three times
     "folds": 2,  # the threshold is fitted on the other folds
+    **dict.fromkeys(("face_scale", "adversarial_cap"), 0.01),
 }
-MOST = {"adam_beta1": 0.9999, "adam_beta2": 0.9999, "lr_drop_at": 1}
 UNBOUNDED = ("adversarial_cap", "memory_gb")  # may be infinite
+MOST = {  # of the others a billion, so that all are finite
+    **dict.fromkeys(UNBOUNDED, math.inf),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), 0.9999),
+    "lr_drop_at": 1,
+}
 CHOICES = {
     "modifier_upsample": ("transposed", "resize"),
     "recognizer_depth": (4, 10, 20),
@@ -378,9 +372,8 @@ def build(preset: str, **overrides) -> Paper:
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset '{preset}' is unknown: choose one of {', '.join(PRESETS)}")
-    for name in overrides:
-        if name not in Paper.__annotations__:
-            raise ConfigError(f"field '{name}' is unknown: the fields are listed in ppad/config.py")
+    for name in overrides.keys() - Paper.__annotations__.keys():
+        raise ConfigError(f"field '{name}' is unknown: the fields are listed in ppad/config.py")
     given = {name: value for name, value in overrides.items() if value is not None}
     config = PRESETS[preset](**given)
     for name, fault in _problems(config):
@@ -407,23 +400,15 @@ def from_flags(preset: str, flags: dict) -> Paper:
 def _problems(config: Paper):
     """Yield (field, what is wrong) for every value that cannot work."""
     values = dataclasses.asdict(config)
-    for name, least in (LEAST | dict.fromkeys(DRAWN if config.drawn else (), 1)).items():
-        if values[name] < least:
-            yield name, f"it must be at least {least}"
-    for name, most in MOST.items():
-        if values[name] > most:
-            yield name, f"it must be at most {most}"
+    least = LEAST | dict.fromkeys(DRAWN if config.drawn else (), 1)
     for name, value in values.items():
-        if isinstance(value, (int, float)) and not value >= 0:
-            yield name, "it must not be negative"
-        if value == math.inf and name not in UNBOUNDED:
-            yield name, "it must be finite"
-    for name in ("face_scale", "adversarial_cap"):
-        if values[name] == 0:
-            yield name, "it must be above 0"
-    for name, choices in CHOICES.items():
-        if values[name] not in choices:
-            yield name, f"it must be {' or '.join(map(repr, choices))}"
+        if value not in CHOICES.get(name, [value]):
+            yield name, f"it must be {' or '.join(map(repr, CHOICES[name]))}"
+        elif isinstance(value, (int, float)):
+            low = least.get(name, 0)
+            high = MOST.get(name, 10**9)
+            if not low <= value <= high:  # also where it is nan
+                yield name, f"it must be from {low:,} to {high:,}"
     for name in ACCUMULATED:
         if values[name] % config.accumulate:
             yield "accumulate", f"it must divide {name}, which is {values[name]}"
@@ -451,12 +436,12 @@ def _problems_of_drawn_data(config: Paper):
 
 def missing_weights(config: Paper) -> dict[str, str]:
     """A sentence for each field that names a file of weights which is not there."""
-    given = {name: getattr(config, name) for name in ("detector_weights", "recognizer_weights")}
-    return {
-        name: f"{name} {path} is not there: see data_scripts/README.md"
-        for name, path in given.items()
-        if path and not Path(path).is_file()
-    }
+    missing = {}
+    for name in ("detector_weights", "recognizer_weights"):
+        path = getattr(config, name)
+        if path and not Path(path).is_file():
+            missing[name] = f"{name} {path} is not there: see data_scripts/README.md"
+    return missing
 
 
 def check_counts(config: Paper, counts: dict) -> None:
@@ -467,13 +452,12 @@ def check_counts(config: Paper, counts: dict) -> None:
     if counts["train_people"] < 2:
         raise ConfigError("there is one person to train on, and D tells people apart: give more")
     for name in BATCHES:
+        size = getattr(config, name)
         what = "frames" if name == "batch_frames" else "faces"
         count = counts[f"train_{what}"]
-        if getattr(config, name) > count:
-            raise ConfigError(
-                f"{name} is {getattr(config, name)}, but there are {count} {what} to train on: "
-                f"give more pictures, or a smaller --{name}"
-            )
+        if size > count:
+            fault = f"{name} is {size}, but there are {count} {what} to train on"
+            raise ConfigError(f"{fault}: give more pictures, or a smaller --{name}")
 
 
 def with_steps(config: Paper, frames: int) -> Paper:
@@ -502,11 +486,9 @@ def budget(config: Paper) -> dict:
 
 
 def as_fields(config: Paper) -> dict:
-    """Every field as JSON can hold it: it has no number for an infinite cap."""
-    return {
-        name: str(value) if value == math.inf else value
-        for name, value in dataclasses.asdict(config).items()
-    }
+    """Every field as JSON can hold it, which has no number for infinity."""
+    fields = dataclasses.asdict(config)
+    return {name: "inf" if value == math.inf else value for name, value in fields.items()}
 
 
 def as_json(config: Paper, preset: str) -> str:
@@ -522,28 +504,20 @@ def differences(config: Paper, preset: str, path: Path) -> list[str]:
     try:
         there = deciding(dict(json.loads(path.read_text())))
     except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error}): restore it, or choose another --out"
-        ) from error
+        fix = "restore it, or choose another --out"
+        raise ConfigError(f"{path} cannot be read ({error}): {fix}") from error
     return unlike(there, {"preset": preset, **deciding(as_fields(config))})
 
 
 def unlike(there: dict, here: dict) -> list[str]:
     """'NAME: THERE there, HERE here' for every value in which two dicts of settings differ."""
-    return [
-        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    ]
+    pairs = {name: (there.get(name), here.get(name)) for name in sorted(there | here)}
+    return [f"{name}: {a!r} there, {b!r} here" for name, (a, b) in pairs.items() if a != b]
 
 
 def deciding(fields: dict) -> dict:
-    """The fields that decide a run's numbers: not those of the machine.
-
-    A `precision` of fp32 is left out as well: older runs do not name it.
-    """
-    return {
-        name: value
-        for name, value in fields.items()
-        if name not in MACHINE and (name, value) != ("precision", "fp32")
-    }
+    """The fields that decide a run's numbers: not those of the machine."""
+    kept = {name: value for name, value in fields.items() if name not in MACHINE}
+    if kept.get("precision") == "fp32":  # older runs do not name it
+        del kept["precision"]
+    return kept
