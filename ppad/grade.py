@@ -1,10 +1,7 @@
 """Grade a student's module: replace ours by it, run our own tests and a short game that must learn.
 
     python -m ppad.grade COMPONENT student.py [more.py ...] [--json F] [--junit F]
-    python -m ppad.grade --starter COMPONENT [--out F]
-
-The first form prints points for every line of the rubric, with a hint and the reason for each line
-missed. The second writes the file that students begin with: the real module without its bodies.
+    python -m ppad.grade --starter COMPONENT [--out F]  # the file that students begin with
 
 A component is any module of `ppad` whose test file has marks like this one:
 
@@ -18,7 +15,7 @@ about: in all other lines the reference's take their place, so that their mistak
 A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
 student's file in the component's place, and writes the start and result of each to a journal. This
 process watches time and memory. A test that hangs or ends its process costs its line, and a new
-process goes on with the others. This is a seat belt, no sandbox (tests/README.md).
+process goes on with the others. A seat belt, no sandbox (tests/README.md).
 """
 
 import argparse
@@ -129,7 +126,12 @@ def _edits(rows: list[str], nodes: list[ast.stmt]):
     """Yield (first row, last row, rows in their place) for every body and private helper."""
     for node in (node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))):
         if node.name.startswith("_") and not node.name.endswith("__"):
-            yield _first_row(rows, node), node.end_lineno, []
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
+            while rows[first - 1].lstrip().startswith("#") and "# --" not in rows[first - 1]:
+                first -= 1  # a comment that is no section heading
+            while not rows[first - 1].strip():
+                first -= 1
+            yield first, node.end_lineno, []
         elif isinstance(node, ast.ClassDef):
             yield from _edits(rows, node.body)
         else:
@@ -139,16 +141,6 @@ def _edits(rows: list[str], nodes: list[ast.stmt]):
             first = node.body[0]  # the docstring, if there is one
             begin = first.lineno - 1 if ast.get_docstring(node) is None else first.end_lineno
             yield begin, node.end_lineno, [f"{' ' * (node.col_offset + 4)}{todo}\n"]
-
-
-def _first_row(rows: list[str], node) -> int:
-    """Where `node` begins, with its decorators, its comment and the blank rows above."""
-    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
-    while first and rows[first - 1].lstrip().startswith("#") and "# --" not in rows[first - 1]:
-        first -= 1  # a comment that is no section heading
-    while first and not rows[first - 1].strip():
-        first -= 1
-    return first
 
 
 # ------------------------------------------------------------------ the rubric and grading
@@ -171,11 +163,10 @@ def _rubric(files: list[Path]) -> list[Line]:
                 if not ast.unparse(mark).startswith("pytest.mark.rubric("):
                     continue
                 text = ast.literal_eval(mark.args[0])
-                given = {word.arg: ast.literal_eval(word.value) for word in mark.keywords}
                 line = lines.setdefault(text, Line(text))
-                line.points = line.points or given.get("points", 0)
-                line.hint = line.hint or given.get("hint", "")
-                line.helper = line.helper or given.get("helper", "")
+                for given in mark.keywords:  # points, hint, helper: the first of each counts
+                    if not getattr(line, given.arg):
+                        setattr(line, given.arg, ast.literal_eval(given.value))
                 line.tests.append(f"tests/{file.name}::{node.name}")
     return list(lines.values())
 
@@ -228,7 +219,7 @@ def grade(
 
 
 def _copy_files(place: Path, root: Path, files: list[Path], component: str, source: bytes) -> None:
-    """Fill the folder `place` with all it needs."""
+    """Fill the folder `place` with all that the tests need."""
     for name in ("ppad", "tests", "home"):
         (place / name).mkdir()
     (place / "pytest.ini").write_text("[pytest]\n")  # else pytest looks above
