@@ -1,7 +1,7 @@
 """Presets: every number of a run in one place, each with where it comes from.
 
 `Paper` holds every field, at the paper's value where the paper gives one (Sec. 3-5), and switches
-off what the paper has not. `Small` overrides what a smaller world needs, the others the rest. Any
+off what the paper has not. `SMALL` replaces what a smaller world needs, the others the rest. Any
 field can be set on the command line of `ppad.reproduce` as `--field value`.
 
 The source of a value is the last text of its `option`, or the comment behind it: a section of the
@@ -13,8 +13,10 @@ import argparse
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+UNBOUNDED = ("adversarial_cap", "memory_gb")  # may be infinite
 
 
 class ConfigError(ValueError):
@@ -135,154 +137,149 @@ class Paper:
     checkpoint_seconds: int = option(120, "seconds between checkpoints", "ours: no more is lost")
 
 
-@dataclass
-class Small(Paper):
-    """What the smaller presets share: sizes for two CPU cores, and what short trainings need."""
+# What the smaller presets share: sizes for two CPU cores, and what short trainings need.
+SMALL = replace(
+    Paper(),
+    face_size=64,  # ours
+    modifier_width=16,  # ours
+    modifier_blocks=3,  # ours
+    modifier_upsample="resize",  # ours: no checkerboard after a short training
+    modifier_match_color=True,  # ours: the picture's own colors after a short training
+    modifier_exchange=True,  # ours: hides more, and paints faces instead of smears
+    exchange_steps=5000,  # ours: about half an hour on one core
+    recognizer_depth=10,  # ours: a few hundred people do not fill SphereFace-20
+    recognizer_scale=16.0,  # ours: a free norm shrinks to 0 when M wins (ASoftmaxLoss)
+    recognizer_height=56,  # ours: half of 112x96, as the faces are
+    recognizer_breadth=48,  # ours
+    other_width=16,  # ours
+    pretrain_recognizer_batch=64,  # ours
+    pretrain_modifier_steps=500,  # ours
+    warmup_steps=3200,  # ours: about seven minutes on one core
+    warmup_faces=8,  # ours: M learns more from twice the steps than from twice the faces
+    lr_warmup=1e-3,  # ours: three times the paper's; a small M from scratch has little time
+    lr_modifier=5e-4,  # ours: M only refines in the game what it learned before
+    lr_recognizer=5e-4,  # ours: D must follow a quicker M
+    epochs=0,  # ours: T1 says it
+    batch_frames=8,  # ours
+    recognizer_updates=2,  # ours: D must keep up for the figure to mean anything
+    adversarial_weight=0.15,  # ours: at 1, M destroys faces before it can redraw one
+    adversarial_cap=1.0,  # ours: enough is enough; more only swaps identities
+    adversarial_margin=False,  # ours: only then is log N the loss of a D at chance
+    detection_weight=2.0,  # ours: M meets A late, and must regain what the warm-up lost
+    attack_steps=300,  # ours
+    invert_steps=300,  # ours
+    landmark_steps=400,  # ours
+    eval_batch=64,  # ours
+    sample_every=100,  # ours
+    checkpoint_seconds=60,  # ours
+)
 
-    face_size: int = 64  # ours
-    modifier_width: int = 16  # ours
-    modifier_blocks: int = 3  # ours
-    modifier_upsample: str = "resize"  # ours: no checkerboard after a short training
-    modifier_match_color: bool = True  # ours: the picture's own colors after a short training
-    modifier_exchange: bool = True  # ours: hides more, and paints faces instead of smears
-    exchange_steps: int = 5000  # ours: about half an hour on one core
-    recognizer_depth: int = 10  # ours: a few hundred people do not fill SphereFace-20
-    recognizer_scale: float = 16.0  # ours: a free norm shrinks to 0 when M wins (ASoftmaxLoss)
-    recognizer_height: int = 56  # ours: half of 112x96, as the faces are
-    recognizer_breadth: int = 48  # ours
-    other_width: int = 16  # ours
-    pretrain_recognizer_batch: int = 64  # ours
-    pretrain_modifier_steps: int = 500  # ours
-    warmup_steps: int = 3200  # ours: about seven minutes on one core
-    warmup_faces: int = 8  # ours: M learns more from twice the steps than from twice the faces
-    lr_warmup: float = 1e-3  # ours: three times the paper's; a small M from scratch has little time
-    lr_modifier: float = 5e-4  # ours: M only refines in the game what it learned before
-    lr_recognizer: float = 5e-4  # ours: D must follow a quicker M
-    epochs: int = 0  # ours: T1 says it
-    batch_frames: int = 8  # ours
-    recognizer_updates: int = 2  # ours: D must keep up for the figure to mean anything
-    adversarial_weight: float = 0.15  # ours: at 1, M destroys faces before it can redraw one
-    adversarial_cap: float = 1.0  # ours: enough is enough; more only swaps identities
-    adversarial_margin: bool = False  # ours: only then is log N the loss of a D at chance
-    detection_weight: float = 2.0  # ours: M meets A late, and must regain what the warm-up lost
-    attack_steps: int = 300  # ours
-    invert_steps: int = 300  # ours
-    landmark_steps: int = 400  # ours
-    eval_batch: int = 64  # ours
-    sample_every: int = 100  # ours
-    checkpoint_seconds: int = 60  # ours
+# The drawn world on two CPU cores: all rows in about 35 minutes (see ppad.toyworld).
+TOY = replace(
+    SMALL,
+    faces="",  # ours: nothing to read
+    actions="",  # ours
+    drawn=True,  # ours
+    train_identities=300,  # ours: enough that D generalizes to new people
+    pictures_each=20,  # ours
+    test_identities=80,  # ours: none of them in training
+    test_pictures_each=10,  # ours
+    train_frames=2400,  # ours
+    test_frames=400,  # ours
+    test_pairs=2000,  # ours: a standard error of about 1 % at 30 % error
+    frame_height=160,  # ours
+    frame_width=160,  # ours
+    recognizer_width=16,  # ours
+    embedding=128,  # ours
+    lambda_gamma=0.6,  # ours: reaches the floor at step 332 instead of 1,659
+    detector_body="toy",  # ours
+    pretrain_recognizer_steps=500,  # ours
+    pretrain_detector_steps=700,  # ours
+    T1=300,  # ours
+    T2=150,  # ours
+    lr_detector=2e-3,  # ours: twice the paper's; a small A from scratch has little time
+)
 
+# A first look, three minutes on two CPU cores: fewer people, frames and steps; four rows.
+QUICK = replace(
+    TOY,
+    train_identities=120,  # ours: D then errs on about one pair in twenty-five of originals
+    pictures_each=8,  # ours: the retrained attacker repaints them all, twice
+    test_identities=40,  # ours
+    test_pictures_each=8,  # ours
+    train_frames=800,  # ours: drawing them takes time as well
+    test_frames=150,  # ours
+    test_pairs=800,  # ours: a standard error of about 2 % at 30 % error
+    other_width=8,  # ours: a quarter of the work
+    lambda_gamma=1.5,  # ours: reaches the floor at step 133 of 300
+    pretrain_recognizer_steps=300,  # ours
+    pretrain_recognizer_batch=32,  # ours: half of toy's; D errs hardly more, in half the time
+    pretrain_detector_steps=550,  # ours: all rows share it, and A is what learns slowest
+    pretrain_modifier_steps=100,  # ours
+    exchange_steps=250,  # ours: M trains for about a minute on one core
+    warmup_steps=150,  # ours
+    batch_faces=8,  # ours
+    batch_frames=4,  # ours
+    l1_weight=10.0,  # ours: twice toy's, or so few steps would leave a smear
+    lr_detector=3e-3,  # ours: 1.5 times toy's, for fewer, smaller batches
+    T1=30,  # ours
+    T2=30,  # ours
+    attack_steps=100,  # ours
+    invert_steps=40,  # ours
+    landmark_steps=150,  # ours
+)
 
-@dataclass
-class Toy(Small):
-    """The drawn world on two CPU cores: all rows in about 35 minutes (see ppad.toyworld)."""
+# Real photographs on two CPU cores, within two hours.
+PHOTO_CPU = replace(
+    SMALL,
+    faces="data/photo_pack/faces",  # ours: people's folders, landmarks.csv
+    actions="data/photo_pack/actions",  # ours: stills with annotations.csv and faces.csv
+    frame_height=256,  # ours: ImageNet features tell 63 % of actions at 224, 70 % at 320
+    frame_width=256,  # ours
+    recognizer_width=24,  # ours
+    embedding=192,  # ours
+    lambda_gamma=0.3,  # ours: reaches the floor at step 664 of 2,500
+    detector_body="mobilenet_v2",  # ours: with --detector_weights; 1,000 stills are few
+    detector_trainable=4,  # ours
+    lr_detector=2e-4,  # ours: at 1e-3 the body forgot ImageNet
+    pretrain_recognizer_steps=2500,  # ours: D still learned after 1,500
+    pretrain_detector_steps=600,  # ours
+    landmark_jitter=1.0,  # ours: 254 people overfit without it
+    color_jitter=0.2,  # ours
+    T1=120,  # ours: M and D are warmed up; eleven rows take it, three seeds each
+    T2=60,  # ours
+    folds=2,  # LFW: the pack holds folds 9 and 10
+)
 
-    faces: str = ""  # ours: nothing to read
-    actions: str = ""  # ours
-    drawn: bool = True  # ours
-    train_identities: int = 300  # ours: enough that D generalizes to new people
-    pictures_each: int = 20  # ours
-    test_identities: int = 80  # ours: none of them in training
-    test_pictures_each: int = 10  # ours
-    train_frames: int = 2400  # ours
-    test_frames: int = 400  # ours
-    test_pairs: int = 2000  # ours: a standard error of about 1 % at 30 % error
-    frame_height: int = 160  # ours
-    frame_width: int = 160  # ours
-    recognizer_width: int = 16  # ours
-    embedding: int = 128  # ours
-    lambda_gamma: float = 0.6  # ours: reaches the floor at step 332 instead of 1,659
-    detector_body: str = "toy"  # ours
-    pretrain_recognizer_steps: int = 500  # ours
-    pretrain_detector_steps: int = 700  # ours
-    T1: int = 300  # ours
-    T2: int = 150  # ours
-    lr_detector: float = 2e-3  # ours: twice the paper's; a small A from scratch has little time
+# Real photographs on one GPU; two rows of one seed took ten minutes on an H200.
+PHOTO = replace(
+    PHOTO_CPU,
+    frame_height=320,  # ours: the stills' longest side
+    frame_width=320,  # ours
+    face_size=128,  # ours: the crops are 160x160
+    modifier_width=32,  # ours: minutes, not days
+    modifier_blocks=6,  # ours: CycleGAN's choice at 128x128
+    recognizer_height=112,  # SphereFace
+    recognizer_breadth=96,  # SphereFace
+    recognizer_width=32,  # ours
+    embedding=256,  # ours
+    other_width=32,  # ours
+    lambda_gamma=0.12,  # SphereFace
+    pretrain_recognizer_steps=3000,  # ours: 70 epochs; at the CPU size 30 were enough
+    pretrain_recognizer_batch=128,  # ours
+    warmup_steps=6400,  # ours: twice as many, for a picture of four times the pixels
+    pretrain_detector_steps=1500,  # ours: 12 times through the stills
+    landmark_jitter=1.5,  # ours
+    T1=800,  # ours
+    T2=160,  # ours
+    batch_faces=32,  # ours
+    attack_steps=1000,  # ours: the retrained attacker starts from D, the other from nothing
+    invert_steps=1000,  # ours
+    landmark_steps=1000,  # ours
+    sample_every=250,  # ours
+)
 
-
-@dataclass
-class Quick(Toy):
-    """A first look, three minutes on two CPU cores: fewer people, frames and steps; four rows."""
-
-    train_identities: int = 120  # ours: D then errs on about one pair in twenty-five of originals
-    pictures_each: int = 8  # ours: the retrained attacker repaints them all, twice
-    test_identities: int = 40  # ours
-    test_pictures_each: int = 8  # ours
-    train_frames: int = 800  # ours: drawing them takes time as well
-    test_frames: int = 150  # ours
-    test_pairs: int = 800  # ours: a standard error of about 2 % at 30 % error
-    other_width: int = 8  # ours: a quarter of the work
-    lambda_gamma: float = 1.5  # ours: reaches the floor at step 133 of 300
-    pretrain_recognizer_steps: int = 300  # ours
-    pretrain_recognizer_batch: int = 32  # ours: half of toy's; D errs hardly more, in half the time
-    pretrain_detector_steps: int = 550  # ours: all rows share it, and A is what learns slowest
-    pretrain_modifier_steps: int = 100  # ours
-    exchange_steps: int = 250  # ours: M trains for about a minute on one core
-    warmup_steps: int = 150  # ours
-    batch_faces: int = 8  # ours
-    batch_frames: int = 4  # ours
-    l1_weight: float = 10.0  # ours: twice toy's, or so few steps would leave a smear
-    lr_detector: float = 3e-3  # ours: 1.5 times toy's, for fewer, smaller batches
-    T1: int = 30  # ours
-    T2: int = 30  # ours
-    attack_steps: int = 100  # ours
-    invert_steps: int = 40  # ours
-    landmark_steps: int = 150  # ours
-
-
-@dataclass
-class PhotoCPU(Small):
-    """Real photographs on two CPU cores, within two hours."""
-
-    faces: str = "data/photo_pack/faces"  # ours: people's folders, landmarks.csv
-    actions: str = "data/photo_pack/actions"  # ours: stills with annotations.csv and faces.csv
-    frame_height: int = 256  # ours: ImageNet features tell 63 % of actions at 224, 70 % at 320
-    frame_width: int = 256  # ours
-    recognizer_width: int = 24  # ours
-    embedding: int = 192  # ours
-    lambda_gamma: float = 0.3  # ours: reaches the floor at step 664 of 2,500
-    detector_body: str = "mobilenet_v2"  # ours: with --detector_weights; 1,000 stills are few
-    detector_trainable: int = 4  # ours
-    lr_detector: float = 2e-4  # ours: at 1e-3 the body forgot ImageNet
-    pretrain_recognizer_steps: int = 2500  # ours: D still learned after 1,500
-    pretrain_detector_steps: int = 600  # ours
-    landmark_jitter: float = 1.0  # ours: 254 people overfit without it
-    color_jitter: float = 0.2  # ours
-    T1: int = 120  # ours: M and D are warmed up; eleven rows take it, three seeds each
-    T2: int = 60  # ours
-    folds: int = 2  # LFW: the pack holds folds 9 and 10
-
-
-@dataclass
-class Photo(PhotoCPU):
-    """Real photographs on one GPU; two rows of one seed took ten minutes on an H200."""
-
-    frame_height: int = 320  # ours: the stills' longest side
-    frame_width: int = 320  # ours
-    face_size: int = 128  # ours: the crops are 160x160
-    modifier_width: int = 32  # ours: minutes, not days
-    modifier_blocks: int = 6  # ours: CycleGAN's choice at 128x128
-    recognizer_height: int = 112  # SphereFace
-    recognizer_breadth: int = 96  # SphereFace
-    recognizer_width: int = 32  # ours
-    embedding: int = 256  # ours
-    other_width: int = 32  # ours
-    lambda_gamma: float = 0.12  # SphereFace
-    pretrain_recognizer_steps: int = 3000  # ours: 70 epochs; at the CPU size 30 were enough
-    pretrain_recognizer_batch: int = 128  # ours
-    warmup_steps: int = 6400  # ours: twice as many, for a picture of four times the pixels
-    pretrain_detector_steps: int = 1500  # ours: 12 times through the stills
-    landmark_jitter: float = 1.5  # ours
-    T1: int = 800  # ours
-    T2: int = 160  # ours
-    batch_faces: int = 32  # ours
-    attack_steps: int = 1000  # ours: the retrained attacker starts from D, the other from nothing
-    invert_steps: int = 1000  # ours
-    landmark_steps: int = 1000  # ours
-    sample_every: int = 250  # ours
-
-
-PRESETS = {"quick": Quick, "toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
+PRESETS = {"quick": QUICK, "toy": TOY, "photo": PHOTO, "photo_cpu": PHOTO_CPU, "paper": Paper()}
 RESTARTS = {"adversarial_target": "entropy", "warmup_restart": 100}  # 32 times in toy's warm-up
 AS_PRINTED = (
     "modifier_upsample modifier_match_color lr_warmup lr_modifier adversarial_weight "
@@ -327,7 +324,6 @@ LEAST = {  # the least that works, of each field that needs more than 0
     "folds": 2,  # the threshold is fitted on the other folds
     **dict.fromkeys(("face_scale", "adversarial_cap"), 0.01),
 }
-UNBOUNDED = ("adversarial_cap", "memory_gb")  # may be infinite
 MOST = {  # of the others a billion, so that all are finite
     **dict.fromkeys(UNBOUNDED, math.inf),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), 0.9999),
@@ -375,7 +371,7 @@ def build(preset: str, **overrides) -> Paper:
     for name in overrides.keys() - Paper.__annotations__.keys():
         raise ConfigError(f"field '{name}' is unknown: the fields are listed in ppad/config.py")
     given = {name: value for name, value in overrides.items() if value is not None}
-    config = PRESETS[preset](**given)
+    config = replace(PRESETS[preset], **given)
     for name, fault in _problems(config):
         raise ConfigError(f"{name} is {getattr(config, name)!r}: {fault}")
     return config
@@ -467,7 +463,7 @@ def with_steps(config: Paper, frames: int) -> Paper:
     drop after 7 of 12 epochs, which is `lr_drop_at` of T1.
     """
     steps = config.T1 or config.epochs * (frames // config.batch_frames)
-    return dataclasses.replace(config, T1=steps)
+    return replace(config, T1=steps)
 
 
 def budget(config: Paper) -> dict:
