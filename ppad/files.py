@@ -31,7 +31,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # of Pillow's others, some start programs
 MAX_PIXELS = 50_000_000  # ours: of one picture; a small file can claim any number
-LARGEST = 1e30  # ours: numbers of a table are smaller; of those above 3.4e38 float32 makes infinity
+LARGEST = 1e30  # ours: numbers of a table are smaller, also as float32
 UNEQUAL = 0.01  # ours: of a fold, pairs of one kind too many; chance is then 49.5 %
 STOPS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")  # of kill, a terminal, batch systems
 
@@ -59,8 +59,8 @@ def atomic_path(path, durable: bool = True):
 
     Folders are made as needed. The temporary file, `.NAME.PROCESS.part` beside `path`, is written
     at once, so that a place that cannot be written is noticed before the work, and is removed if
-    the block fails. durable: have the content on the disk before the name, else a power failure
-    might leave the name alone. Raises WriteError for any OSError, from the block as well.
+    the block fails. durable: the content is on the disk before the name, against power failures.
+    Raises WriteError for any OSError, from the block as well.
     """
     path = Path(path)
     start = os.fsencode(path.name)[:200].decode(errors="ignore")  # names may have 255 bytes
@@ -84,9 +84,8 @@ def atomic_path(path, durable: bool = True):
 
 def write_file(path, content: str | bytes, durable: bool = True) -> None:
     """Write text (as UTF-8) or bytes to `path`, whole or not at all. Raises WriteError."""
-    data = content.encode() if isinstance(content, str) else content
     with atomic_path(path, durable) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_error(path, error: OSError) -> WriteError:
@@ -109,7 +108,7 @@ def unlink_unfinished(path) -> None:
 
 @contextmanager
 def on_signals(handler):
-    """Have `handler` called in the block at STOPS, but those ignored, as nohup ignores SIGHUP."""
+    """In the block `handler` is called at STOPS, but those ignored, as nohup ignores SIGHUP."""
     main = threading.current_thread() is threading.main_thread()  # no other one gets signals
     numbers = [getattr(signal, name) for name in STOPS if main and hasattr(signal, name)]
     heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
@@ -122,7 +121,7 @@ def on_signals(handler):
 
 
 def check_writable(folder) -> None:
-    """WriteError unless a file can be made in `folder`, or where it would be made. None is left."""
+    """WriteError unless a file can be made in `folder`, or where that would be made."""
     try:
         tempfile.TemporaryFile(dir=existing(folder)).close()
     except OSError as error:
@@ -153,8 +152,8 @@ def lock(folder):
         except sqlite3.Error as error:
             if "locked" in str(error):
                 who = read_text(owner) if owner.exists() else "another run"
-                fix = "wait for its end, or choose another folder"
-                raise DataError(f"{folder} is in use by {who}: {fix}") from error
+                fault = f"{folder} is in use by {who}"
+                raise DataError(f"{fault}: wait for its end, or choose another folder") from error
             print(f"{path} cannot be locked ({error}): start no second run here", file=sys.stderr)
         now = time.strftime("%Y-%m-%d %H:%M")
         write_file(owner, f"process {os.getpid()} on {socket.gethostname()}, since {now}", False)
@@ -191,8 +190,8 @@ def is_picture(path) -> bool:
 def plain_name(file: str) -> str:
     """The one spelling of a picture's name in which tables, folders and pairs are compared.
 
-    Composed characters (macOS stores them decomposed), "/" (Windows writes backslashes), no "./",
-    and the suffix in small letters.
+    Composed characters (macOS decomposes them), "/" instead of Windows' backslash, no "./", and the
+    suffix in small letters.
     """
     path = PurePosixPath(unicodedata.normalize("NFC", file).replace("\\", "/"))
     return (path.parent / (path.stem + path.suffix.lower())).as_posix()
@@ -259,10 +258,9 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     try:
         names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         if twice := next((name for name in names if name and names.count(name) > 1), ""):
-            raise DataError(f"{path}: two columns are named {twice}; delete or rename one of them")
+            raise DataError(f"{path}: two columns are named {twice}; delete or rename one")
         if missing := ", ".join(column for column in columns if column not in names):
-            fix = "add them or use another table"
-            raise DataError(f"{path}: its first line lacks the column(s) {missing}; {fix}")
+            raise DataError(f"{path}: its first line lacks the column(s) {missing}; add them")
         for cells in reader:
             where = f"{path}, line {reader.line_num}"
             surplus = cells.pop(None, [])
@@ -281,10 +279,9 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
                 row["file"] = name
             rows.append(row)
     except csv.Error as error:
-        fix = "save it as CSV in UTF-8"
-        raise DataError(f"{path}: cannot be read as a table ({error}); {fix}") from error
+        raise DataError(f"{path}: cannot be read as a table ({error}); save it as CSV") from error
     if not rows and not may_be_empty:
-        raise DataError(f"{path}: there is no row below the header; make or download it again")
+        raise DataError(f"{path}: there is no row below the header; make it again")
     return rows
 
 
@@ -297,8 +294,8 @@ def numbers(row: dict, columns) -> list[float]:
         except (AttributeError, ValueError):  # None where the row is too short
             value = math.nan
         if not abs(value) < LARGEST:
-            fault = f"{column} is {row[column]!r}, not a finite number of 32 bits"
-            raise DataError(f"{row['where']}: {fault}; correct or delete the row")
+            fault = f"{row['where']}: {column} is {row[column]!r}, not a finite number of 32 bits"
+            raise DataError(f"{fault}; correct or delete the row")
         values.append(value)
     return values
 
@@ -331,8 +328,8 @@ def read_pair_lines(path):
                 ends = frozenset((first, second))
         if len(ends) < 2 or ends in pairs:
             form = "name i j" if same else "name i other j"
-            fault = f"pair {number + 1} ({' '.join(line)}) must be {form}, of two pictures, and new"
-            raise DataError(f"{path}: {fault}; correct or delete the line")
+            fault = f"{path}: pair {number + 1} ({' '.join(line)})"
+            raise DataError(f"{fault} must be {form}, of two pictures, and new; correct it")
         pairs[ends] = (first, second)
     return 2 * each, list(pairs.values())
 
@@ -357,8 +354,8 @@ def find_pairs(pairs_txt, names: list[str]):
         absent = [name for name in ends if name not in position]
         for name in absent:
             if there := spelled.get(name.casefold()):
-                fault = f"names {name}, the folder has {there}"
-                raise DataError(f"{pairs_txt}: {fault}; write the names alike")
+                fault = f"{pairs_txt}: names {name}, the folder has {there}"
+                raise DataError(f"{fault}; write the names alike")
         if absent:
             dropped.append(" ".join(name.split("/")[1] for name in ends))
         else:
@@ -371,10 +368,10 @@ def find_pairs(pairs_txt, names: list[str]):
         fewer, more = sorted((of_two, of_one), key=len)
         if not fewer or len(folds) < 2:
             have = f"{len(of_one)} and {len(of_two)} pairs of one person and of two"
+            fault = f"{pairs_txt}: fold {number + 1} of {len(folds)} has {have}"
             such = f"in a set that has {''.join(names[:1]) or 'nothing'}"
             need = "at least two folds need both: restore the pictures or pairs"
-            fault = f"fold {number + 1} of {len(folds)} has {have} {such}; {need} ({said})"
-            raise DataError(f"{pairs_txt}: {fault}")
+            raise DataError(f"{fault} {such}; {need} ({said})")
         if len(more) - len(fewer) > UNEQUAL * per_fold:
             extras += [f"{names[first]} {names[second]}" for first, second in more[len(fewer) :]]
             del more[len(fewer) :]
@@ -412,14 +409,13 @@ def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Ima
 
     source: a path or an open binary file. max_pixels: the most that it may have. formats: Pillow's
     names of those that are tried, whatever the file's suffix. Returns a Pillow picture as `to_rgb`
-    makes it. Raises BadPicture without the file's name, which the caller knows.
+    makes it. Raises BadPicture without the file's name.
     """
     try:
         with Image.open(source, formats=formats) as picture:  # reads the size, not yet the pixels
             width, height = picture.size
             if width * height > max_pixels:
-                fault = f"{width} x {height}, more than the {max_pixels:,} pixels that are allowed"
-                raise ValueError(fault)
+                raise ValueError(f"{width} x {height}, more than the {max_pixels:,} pixels allowed")
             return to_rgb(picture)
     except UnidentifiedImageError:  # its own text names an address in memory, another on every run
         reason = "no picture format is known"
@@ -475,5 +471,5 @@ def print_progress(text: str, end: bool = False) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="\n" if end else "", file=sys.stderr, flush=True)
     else:
-        # in one piece: jobs print at the same time, and a line must not break into another's
+        # in one piece, as jobs print at the same time
         print(f"{text}\n", end="", file=sys.stderr, flush=True)

@@ -34,7 +34,7 @@ import torch
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
-from ppad.config import BATCHES
+from ppad.config import ACCUMULATED, BATCHES
 from ppad.files import DataError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -59,10 +59,9 @@ def prepare(player: nn.Module, config, device) -> None:
         nn.SyncBatchNorm.convert_sync_batchnorm(player)  # in place; it does not exist on a CPU
     modules = player.named_modules()
     body = next((part for name, part in modules if name.split(".")[-1] in BODIES), player)
-    if config.precision != "fp32" and device == "cpu":
-        for layer in body.modules():
-            if isinstance(layer, nn.PReLU):  # a CPU's autocast does not cast its slopes
-                layer.register_forward_pre_hook(_to_float)
+    for layer in body.modules():
+        if isinstance(layer, nn.PReLU) and config.precision != "fp32" and device == "cpu":
+            layer.register_forward_pre_hook(_to_float)  # a CPU's autocast does not cast its slopes
     if config.channels_last:
         body.to(memory_format=torch.channels_last)
     if config.checkpointing:
@@ -220,17 +219,16 @@ def init_distributed(device: str, config) -> None:
         return
     for name in BATCHES:
         size = getattr(config, name)
-        parts = processes * (1 if name == "pretrain_recognizer_batch" else config.accumulate)
+        parts = processes * (config.accumulate if name in ACCUMULATED else 1)
         if size % parts:
-            raise ValueError(
-                f"{name} is {size}: {processes} processes share it, so {parts} must divide it"
-            )
+            fault = f"{processes} processes share it, so {parts} must divide it"
+            raise ValueError(f"{name} is {size}: {fault}")
     if device.startswith("cuda:"):
         raise ValueError(f"device is '{device}': under torchrun give --device cuda, a GPU each")
+    backend = "gloo"
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Gradients travel between GPUs; flags and Python objects stay on the CPU.
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl"  # flags and Python objects stay on the CPU
     day = timedelta(hours=24)  # ours: the others wait while the main process evaluates a row
     distributed.init_process_group(backend, timeout=day)
 
@@ -246,13 +244,13 @@ def average_gradients(parameters) -> None:
 
     A gradient that is None on a process counts as zeros.
     """
-    parameters = [p for p in parameters if p.requires_grad]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])  # (sum of all sizes,)
-    mean = all_reduce_mean(flat)
-    sizes = [p.numel() for p in parameters]
-    for p, gradient, values in zip(parameters, gradients, mean.split(sizes)):
-        p.grad = gradient.copy_(values.view_as(gradient))
+    learning = [p for p in parameters if p.requires_grad]
+    for p in learning:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    mean = all_reduce_mean(torch.cat([p.grad.flatten() for p in learning]))  # (sum of sizes,)
+    for p, values in zip(learning, mean.split([p.numel() for p in learning])):
+        p.grad.copy_(values.view_as(p))
 
 
 def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
@@ -297,14 +295,10 @@ def check_device(name: str) -> None:
 
     That a GPU is there is not asked: it would keep this process from forking.
     """
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:  # a word that torch does not know
-        kind = None
-    if kind not in ("cpu", "cuda", "mps"):
+    if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", name):
         fix = "use cpu, cuda, cuda:1 (another GPU) or mps (an Apple GPU)"
         raise DataError(f"device is '{name}': {fix}")
-    if kind == "mps" and not torch.backends.mps.is_available():
+    if name.startswith("mps") and not torch.backends.mps.is_available():
         raise DataError(f"device is '{name}', but torch sees no Apple GPU here: use --device cpu")
 
 
@@ -435,13 +429,10 @@ def default_jobs(device: str, gpu: float, need: dict) -> int:
 
 
 def gpu_memory(device: str = "cuda") -> float:
-    """GiB of the GPU `device`, 0.0 without one; a fork asks torch, so that this process can fork.
-
-    Where torch was asked here before (in a notebook), forks cannot ask and this process does.
-    """
+    """GiB of the GPU `device`, 0.0 without one; a fork asks, so that this process can fork."""
     if CAN_FORK and not torch.cuda.is_initialized():
         with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fork:
-            with suppress(RuntimeError):  # torch's "Cannot re-initialize CUDA in forked subprocess"
+            with suppress(RuntimeError):  # forks cannot ask if this process did (in a notebook)
                 return fork.submit(_gpu_memory, device).result()
     return _gpu_memory(device)
 
