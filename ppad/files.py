@@ -23,6 +23,7 @@ import warnings
 import zlib
 from contextlib import closing, contextmanager, suppress
 from io import BytesIO, StringIO
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -300,13 +301,13 @@ def numbers(row: dict, columns) -> list[float]:
     return values
 
 
-def read_pair_lines(path):
+def read_pair_lines(path) -> list[tuple[str, str, bool, int]]:
     """Read a verification list in LFW's format.
 
     Its first line holds the number of folds and N; a fold is N lines `name i j` (pictures i and j
-    of one person), then N lines `name i other j`. Returns the number of pairs a fold (2 N) and the
-    pairs, each ((name, i), (name, j)). Raises DataError for a line of another form, a pair that
-    comes twice, or another number of lines than promised.
+    of one person), then N lines `name i other j`. Returns (first, second, same, fold) of each pair,
+    pictures named as LFW does: "name/name_0001". Raises DataError for a line of another form, a
+    pair that comes twice, or another number of lines than promised.
     """
     text = unicodedata.normalize("NFC", read_text(path))
     header, *lines = [line.split() for line in text.splitlines() if line.strip()] or [[]]
@@ -314,24 +315,24 @@ def read_pair_lines(path):
         fault = f"its first line is {' '.join(header)!r}"
         raise DataError(f"{path}: {fault}; it must hold folds and pairs, as LFW's 10 300")
     folds, each = map(int, header)
-    if len(lines) != 2 * folds * each:
+    if not lines or len(lines) != 2 * folds * each:
         fault = f"has {len(lines)} pairs, its first line promises {2 * folds * each}"
         raise DataError(f"{path}: {fault}; download it again")
-    pairs = {}  # a dict, which keeps their order: {the two ends: the two in the list's order}
+    pairs = {}  # {the two: the pair in the list's order}
     for number, line in enumerate(lines):
-        same = number % (2 * each) < each
-        ends = frozenset()
-        if len(line) == (3 if same else 4) and (line[1] + line[-1]).isdecimal():
-            first = (line[0], int(line[1]))
-            second = (line[0] if same else line[2], int(line[-1]))
-            if same == (first[0] == second[0]):
-                ends = frozenset((first, second))
-        if len(ends) < 2 or ends in pairs:
+        fold, place = divmod(number, 2 * each)
+        same = place < each
+        words = [*line[:2], line[0], *line[2:]] if same else line  # name i other j
+        ends = []
+        if len(words) == 4 and (words[1] + words[3]).isdecimal():
+            if same == (words[0] == words[2]):
+                ends = [f"{name}/{name}_{int(i):04d}" for name, i in (words[:2], words[2:])]
+        if len(set(ends)) < 2 or frozenset(ends) in pairs:
             form = "name i j" if same else "name i other j"
             fault = f"{path}: pair {number + 1} ({' '.join(line)})"
             raise DataError(f"{fault} must be {form}, of two pictures, and new; correct it")
-        pairs[ends] = (first, second)
-    return 2 * each, list(pairs.values())
+        pairs[frozenset(ends)] = (*ends, same, fold)
+    return list(pairs.values())
 
 
 def find_pairs(pairs_txt, names: list[str]):
@@ -344,43 +345,41 @@ def find_pairs(pairs_txt, names: list[str]):
     Raises DataError for what `read_pair_lines` refuses, for a name that is there in other letters,
     and unless two folds or more are left with pairs of one person and of two in each.
     """
-    per_fold, lines = read_pair_lines(pairs_txt)
+    pairs = read_pair_lines(pairs_txt)
     position = {name: i for i, name in enumerate(names)}
     spelled = {name.casefold(): name for name in names}
-    folds = [([], []) for _ in range(0, len(lines), per_fold)]  # pairs of two people, of one
+    kept = {(fold, same): [] for *_, same, fold in pairs}
     dropped = []
-    for number, pair in enumerate(lines):
-        ends = [f"{person}/{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
-        absent = [name for name in ends if name not in position]
+    for first, second, same, fold in pairs:
+        absent = [name for name in (first, second) if name not in position]
         for name in absent:
             if there := spelled.get(name.casefold()):
                 fault = f"{pairs_txt}: names {name}, the folder has {there}"
                 raise DataError(f"{fault}; write the names alike")
         if absent:
-            dropped.append(" ".join(name.split("/")[1] for name in ends))
+            dropped.append(f"{first} {second}")
         else:
-            same = pair[0][0] == pair[1][0]
-            folds[number // per_fold][same].append([position[name] for name in ends])
-    said = f"{len(dropped)} of {len(lines)} pairs are dropped, as the set lacks a picture of each"
-    found = []
+            kept[fold, same].append((position[first], position[second], same, fold))
+    said = f"{len(dropped)} of {len(pairs)} pairs are dropped, as the set lacks a picture of each"
+    folds = len(kept) // 2
     extras = []
-    for number, (of_two, of_one) in enumerate(folds):
-        fewer, more = sorted((of_two, of_one), key=len)
-        if not fewer or len(folds) < 2:
+    for fold in range(folds):
+        of_one, of_two = kept[fold, True], kept[fold, False]
+        fewer, more = sorted((of_one, of_two), key=len)
+        if not fewer or folds < 2:
             have = f"{len(of_one)} and {len(of_two)} pairs of one person and of two"
-            fault = f"{pairs_txt}: fold {number + 1} of {len(folds)} has {have}"
+            fault = f"{pairs_txt}: fold {fold + 1} of {folds} has {have}"
             such = f"in a set that has {''.join(names[:1]) or 'nothing'}"
             need = "at least two folds need both: restore the pictures or pairs"
             raise DataError(f"{fault} {such}; {need} ({said})")
-        if len(more) - len(fewer) > UNEQUAL * per_fold:
-            extras += [f"{names[first]} {names[second]}" for first, second in more[len(fewer) :]]
+        if len(more) - len(fewer) > UNEQUAL * (len(pairs) // folds):
+            extras += more[len(fewer) :]
             del more[len(fewer) :]
-        found += [(*ends, True, number) for ends in of_one]
-        found += [(*ends, False, number) for ends in of_two]
     if dropped:
         more = f"{len(extras)} pairs more are dropped, so that each fold has as many of both kinds"
         print(f"{pairs_txt}: {said}: {', '.join(dropped[:3])}; {more}", file=sys.stderr)
-    return found, dropped + extras
+    dropped += [f"{names[first]} {names[second]}" for first, second, *_ in extras]
+    return list(chain.from_iterable(kept.values())), dropped
 
 
 # ---------------------------------------------------------------- pictures
