@@ -16,6 +16,8 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ppad.files import read_json
+
 UNBOUNDED = ("adversarial_cap", "memory_gb")  # may be infinite
 
 
@@ -495,14 +497,10 @@ def as_json(config: Paper, preset: str) -> str:
 def differences(config: Paper, preset: str, path: Path) -> list[str]:
     """Every field that config.json at `path` has otherwise, as `unlike` says it.
 
-    Raises ConfigError naming the file when it is not what `as_json` writes.
+    Raises DataError naming the file when it is not what `as_json` writes.
     """
-    try:
-        there = deciding(dict(json.loads(path.read_text())))
-    except (ValueError, TypeError) as error:
-        fix = "restore it, or choose another --out"
-        raise ConfigError(f"{path} cannot be read ({error}): {fix}") from error
-    return unlike(there, {"preset": preset, **deciding(as_fields(config))})
+    there = read_json(path, "restore it, or choose another --out")
+    return unlike(deciding(there), {"preset": preset, **deciding(as_fields(config))})
 
 
 def unlike(there: dict, here: dict) -> list[str]:

@@ -386,13 +386,16 @@ def _junit(reports: list[Report]) -> bytes:
     for report in reports:
         # XML has neither control characters nor what stands for a byte of a name that is no UTF-8.
         name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in report.file)
-        about = {"name": f"{report.component} {name}", "errors": "0", "time": str(report.seconds)}
-        suite = ElementTree.SubElement(top, "testsuite", about, tests=str(len(report.lines)))
+        suite = ElementTree.SubElement(top, "testsuite", name=f"{report.component} {name}")
+        suite.attrib |= {
+            "errors": "0",
+            "time": str(report.seconds),
+            "tests": str(len(report.lines)),
+        }
         suite.set("failures", str(sum(bool(line.reasons) for line in report.lines)))
         for line in report.lines:
-            about = {"name": f"{line.text} ({line.points:g} points)"}
-            about["classname"] = f"ppad.{report.component}"
-            case = ElementTree.SubElement(suite, "testcase", about)
+            case = ElementTree.SubElement(suite, "testcase", classname=f"ppad.{report.component}")
+            case.set("name", f"{line.text} ({line.points:g} points)")
             if line.reasons:
                 failure = ElementTree.SubElement(case, "failure", message=line.hint)
                 failure.text = "\n".join(line.reasons)
@@ -410,22 +413,18 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, help="write the reports there as JSON")
     add("--junit", type=Path, help="write the reports there as JUnit XML")
     add("--skip-game", action="store_true", help="leave out the toy game and its points")
-    for name, default, what in (
-        ("--seconds", Limits.seconds, "seconds per file"),
-        ("--test-seconds", Limits.test_seconds, "seconds per test"),
-        ("--memory", Limits.memory / MB, "MB per file"),
-    ):
-        add(name, type=positive, default=default, help=f"limit: {what} (default %(default)g)")
+    add("--seconds", type=positive, default=Limits.seconds, help="a file's limit (%(default)g)")
+    add("--test-seconds", type=positive, default=Limits.test_seconds, help="a test's (%(default)g)")
+    add("--memory", type=positive, default=Limits.memory / MB, help="a file's limit, MB (4096)")
     args = parser.parse_args(words)
-    reports = [path for path in (args.json, args.junit) if path]
-    mixed = reports if args.starter else args.out
-    if args.starter == bool(args.files) or mixed:
+    args.reports = [path for path in (args.json, args.junit) if path]
+    if args.starter == bool(args.files) or (args.reports if args.starter else args.out):
         fix = "or give --starter alone, which grades nothing"
         parser.error(f"name the file to grade, {fix}; --out goes with --starter, a report does not")
     for path in args.files:
         if not path.is_file():
             parser.error(f"{path} is not there, or a folder: name .py and .ipynb files")
-    places = [path.resolve() for path in (*args.files, *reports)]
+    places = [path.resolve() for path in (*args.files, *args.reports)]
     if len(set(places)) < len(places):
         parser.error("a report is one of the files, or a file is given twice: name another")
     return args
@@ -433,10 +432,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def positive(text: str) -> float:
     """A number above 0; ValueError otherwise, which argparse makes a sentence of."""
-    number = float(text)
-    if not 0 < number < 1e9:
+    if not 0 < float(text) < 1e9:
         raise ValueError
-    return number
+    return float(text)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -451,7 +449,7 @@ def main(words: list[str] | None = None) -> int:
                 file.write(starter(source))
             print(f"wrote {out}: write every body that says NotImplementedError")
             return 0
-        for path in filter(None, (args.json, args.junit)):
+        for path in args.reports:
             path.open("a").close()  # an error now, not after all the grading
         limits = Limits(args.seconds, args.test_seconds, int(args.memory * MB))
         reports = []

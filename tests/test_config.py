@@ -11,6 +11,7 @@ import pytest
 
 from ppad import config as presets
 from ppad import detector
+from ppad.files import DataError
 
 NAMES = [field.name for field in dataclasses.fields(presets.Paper)]
 
@@ -343,7 +344,7 @@ def test_fields_of_the_machine_may_differ(tmp_path):
 def test_a_broken_config_file_is_named(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_text(text)
-    with pytest.raises(presets.ConfigError, match="config.json cannot be read"):
+    with pytest.raises(DataError, match="config.json cannot be read .*restore it"):
         presets.differences(presets.build("toy"), "toy", path)
 
 
