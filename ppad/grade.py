@@ -32,7 +32,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -191,31 +191,31 @@ def grade(
         "file": limits.file,
         "memory": limits.memory,
     }
-    run = _Run(limits)
+    seen = _Seen()
     stop = ""
-    while run.left > 0:
+    while seen.seconds < limits.seconds:
         with tempfile.TemporaryDirectory(prefix="ppad_grade_", ignore_cleanup_errors=True) as place:
             _copy_files(Path(place), root, files, component, source)
-            stop = run.process_tests(Path(place), orders)
-        if run.test is None or run.test in run.results:  # it did not end in the middle of a test
+            stop = _run_tests(Path(place), orders, limits, seen)
+        if seen.test is None or seen.test in seen.results:  # it did not end in the middle of one
             break
-        run.results[run.test] = stop or "the tests were broken off"  # pytest.exit
+        seen.results[seen.test] = stop or "the tests were broken off"  # pytest.exit
         # Its line is lost, and each of the line's other tests might take a process down, too.
-        lost = next(names for names in map(run.names, lines) if run.test in names)
-        run.results = dict.fromkeys(lost, SKIPPED) | run.results
+        lost = next(names for names in map(seen.names, lines) if seen.test in names)
+        seen.results = dict.fromkeys(lost, SKIPPED) | seen.results
         stop = f"not reached: the {limits.seconds:g} s for the whole file were over"
-    if stop and not run.results:
-        run.notes.append(stop)
+    if stop and not seen.results:
+        seen.notes.append(stop)
     for line in lines:
-        for name in run.names(line):
-            if reason := run.results.get(name, stop or "not run"):
+        for name in seen.names(line):
+            if reason := seen.results.get(name, stop or "not run"):
                 line.reasons.append(f"{name.partition('::')[2]}: {reason}")
         line.reasons.sort(key=lambda reason: SKIPPED in reason)  # what took it down comes first
         line.earned = 0 if line.reasons else line.points
     points = sum(line.earned for line in lines)
     out_of = sum(line.points for line in lines)
     seconds = round(time.monotonic() - began, 1)
-    return Report(component, str(student), points, out_of, lines, run.notes, seconds)
+    return Report(component, str(student), points, out_of, lines, seen.notes, seconds)
 
 
 def _copy_files(place: Path, root: Path, files: list[Path], component: str, source: bytes) -> None:
@@ -229,15 +229,15 @@ def _copy_files(place: Path, root: Path, files: list[Path], component: str, sour
     (place / "ppad" / f"{component}.py").write_bytes(source)
 
 
-class _Run:
-    """The tests of one submission, in one process after another."""
+@dataclass
+class _Seen:
+    """What the processes that ran the tests of one submission have told so far."""
 
-    def __init__(self, limits: Limits):
-        self.limits = limits
-        self.left = limits.seconds
-        self.results = {}  # test -> "" if passed, else the reason
-        self.collected = set()
-        self.notes = []
+    results: dict[str, str] = field(default_factory=dict)  # test -> "" if passed, else the reason
+    collected: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    test: str | None = None  # the last one that the last process started
+    seconds: float = 0.0  # of all processes, each from the file's import on
 
     def names(self, line: Line) -> list[str]:
         """Those of the line's tests; one with parameters was collected under several."""
@@ -246,90 +246,90 @@ class _Run:
             names += sorted(n for n in self.collected if n.partition("[")[0] == test) or [test]
         return names
 
-    def process_tests(self, place: Path, orders: dict) -> str:
-        """Run the tests without result in a new process. Returns why it did not end well, or ""."""
-        token = secrets.token_hex(16)  # rows of the journal count only with it
-        path = place / f"{secrets.token_hex(8)}.jsonl"
-        orders = orders | {"done": list(self.results), "journal": str(path), "token": token}
-        self.test = None  # the last one started
-        self.ended = None  # why the process ended, "" if it ended well
-        self.phase = "starting"
-        self.may_take = math.inf  # seconds, of the phase or test
-        self.clock = 0.0  # seconds now, without those spent waiting for a processor
-        self.since = 0.0  # when the phase or test began
-        self.began = 0.0  # when the file was imported
-        with path.open("a+b") as journal:  # kept open, so that deleting it does no harm
-            process = _start(place)
-            try:
-                with suppress(OSError):  # it ended at once, which _watch notices
-                    process.stdin.write(json.dumps(orders).encode() + b"\n")
-                    process.stdin.close()
-                return self._watch(process, journal, token)
-            finally:
-                self.left -= self.clock - self.began
-                with suppress(ProcessLookupError, PermissionError):  # all of it may have ended
-                    if hasattr(os, "killpg"):
-                        os.killpg(process.pid, signal.SIGKILL)
-                    process.kill()
-                process.wait()
 
-    def _watch(self, process: subprocess.Popen, journal, token: str) -> str:
-        """Wait for the process's end or for a reason to end it. Returns the reason, or ""."""
+def _run_tests(place: Path, orders: dict, limits: Limits, seen: _Seen) -> str:
+    """Run the tests without result in a new process. Returns why it did not end well, or ""."""
+    token = secrets.token_hex(16)  # rows of the journal count only with it
+    path = place / f"{secrets.token_hex(8)}.jsonl"
+    orders = orders | {"done": list(seen.results), "journal": str(path), "token": token}
+    seen.test = None
+    before = seen.seconds
+    waited = 0.0  # seconds, for a processor
+    phase = "starting"
+    since = 0.0  # when the phase or test began; such times are seconds without those waited
+    may_take = math.inf  # how long
+    imported = 0.0  # when the file was
+    half_row = b""
+    # The journal is kept open, so that deleting it does no harm.
+    with path.open("a+b") as journal, _process(place) as process:
         started = time.monotonic()
-        waited = 0.0
-        half_row = b""
-        problem = ""
-        while not problem:
+        with suppress(OSError):  # it ended at once, as is noticed below
+            process.stdin.write(json.dumps(orders).encode() + b"\n")
+            process.stdin.close()
+        while True:
             time.sleep(0.1)
             code = process.poll()
             waited = max(waited, _seconds_waited(process.pid))
-            self.clock = time.monotonic() - started - waited
+            clock = time.monotonic() - started - waited
+            seen.seconds = before + clock - imported
             *rows, half_row = (half_row + journal.read()).split(b"\n")
             for row in rows:
-                with suppress(ValueError, TypeError):  # the student's own row
-                    its_token, *event = json.loads(row)
-                    if its_token == token:
-                        self._note(*event)
-            if self.ended is not None:
-                return self.ended
-            problem = self._problem(code, _memory(process.pid))
-        return problem if self.phase == "test" else f"{problem} while {self.phase}"
+                try:
+                    its_token, event, value, reason = json.loads(row)
+                except (ValueError, TypeError):
+                    continue
+                if its_token != token:
+                    continue
+                since = clock
+                if event == "phase":
+                    phase = value
+                    may_take = 2 * limits.test_seconds
+                    if value == "your file was imported":
+                        imported = clock
+                elif event == "note" and reason not in seen.notes:
+                    seen.notes.append(reason)
+                elif event == "collected":
+                    seen.collected.update(value)
+                elif event == "start":
+                    phase = "test"
+                    seen.test = value
+                    may_take = limits.game_seconds if GAME in value else limits.test_seconds
+                elif event == "result" and value == seen.test:
+                    seen.results[value] = seen.results.get(value) or reason
+                elif event == "end":
+                    return reason
+            if code is not None and code < 0:
+                problem = f"the process crashed ({signal.strsignal(-code)})"
+            elif code is not None:
+                problem = f"the process ended (status {code}: os._exit, sys.exit?)"
+            elif clock - since > may_take:
+                problem = f"took longer than {may_take:g} s (an endless loop?)"
+            elif seen.seconds > limits.seconds:
+                problem = f"the {limits.seconds:g} s for the whole file were over"
+            elif _memory(process.pid) > limits.memory:
+                problem = f"used more than {limits.memory / MB:g} MB of memory"
+            else:
+                continue
+            return problem if phase == "test" else f"{problem} while {phase}"
 
-    def _problem(self, code: int | None, memory: int) -> str:
-        """Why it must end, "" if it may go on. code: its exit status, None while it runs."""
-        if code is not None and code < 0:
-            return f"the process crashed ({signal.strsignal(-code)})"
-        if code is not None:
-            return f"the process ended (status {code}: os._exit, sys.exit?)"
-        if self.clock - self.since > self.may_take:
-            return f"took longer than {self.may_take:g} s (an endless loop?)"
-        if self.clock - self.began > self.left:
-            return f"the {self.limits.seconds:g} s for the whole file were over"
-        if memory > self.limits.memory:
-            return f"used more than {self.limits.memory / MB:g} MB of memory"
-        return ""
 
-    def _note(self, event: str, value, reason: str) -> None:
-        """Take a row of the journal, see tests/grading_child.py."""
-        self.since = self.clock
-        if event == "phase":
-            self.phase = value
-            self.may_take = 2 * self.limits.test_seconds
-            if value == "your file was imported":
-                self.began = self.clock
-        elif event == "note" and reason not in self.notes:
-            self.notes.append(reason)
-        elif event == "collected":
-            self.collected.update(value)
-        elif event == "start":
-            self.phase = "test"
-            self.test = value
-            game = GAME in value
-            self.may_take = self.limits.game_seconds if game else self.limits.test_seconds
-        elif event == "result" and value == self.test:
-            self.results[value] = self.results.get(value) or reason
-        elif event == "end":
-            self.ended = reason
+@contextmanager
+def _process(place: Path):
+    """The subprocess in the folder `place`, with as little of our environment as it needs."""
+    environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    environment |= NEW_ENVIRONMENT | dict.fromkeys(HOME_FOLDERS, str(place / "home"))
+    environment["PYTHONPATH"] = str(place)
+    command = [sys.executable, "-s", f"tests/{COPIED[0]}.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=place, env=environment, start_new_session=True, **pipes)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError, PermissionError):  # all of it may have ended
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+        process.wait()
 
 
 def _memory(pid: int) -> int:
@@ -349,16 +349,6 @@ def _seconds_waited(pid: int) -> float:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
-
-
-def _start(place: Path) -> subprocess.Popen:
-    """The subprocess in the folder `place`, with as little of our environment as it needs."""
-    environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-    environment |= NEW_ENVIRONMENT | dict.fromkeys(HOME_FOLDERS, str(place / "home"))
-    environment["PYTHONPATH"] = str(place)
-    command = [sys.executable, "-s", f"tests/{COPIED[0]}.py"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, cwd=place, env=environment, start_new_session=True, **pipes)
 
 
 # ------------------------------------------------------------------ reports and the command
