@@ -26,7 +26,7 @@ from torchvision.ops import clip_boxes_to_image
 from ppad import files, folders, optim
 from ppad.crop_sampler import FACE_SCALE, face_squares
 from ppad.files import DataError, find_pairs
-from ppad.folders import Floats, PictureFiles, person_of, to_floats
+from ppad.folders import PictureFiles, person_of
 from ppad.toyworld import ACTIONS, ToyWorld
 
 MIRROR_ORDER = [1, 0, 2, 4, 3]  # of the landmarks, in a mirror
@@ -39,6 +39,38 @@ MAX_LOADERS = 4  # ours: processes of one DataLoader; each holds two batches rea
 def checksum(*known) -> str:
     """Plain values in 16 hexadecimal digits."""
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+
+
+def to_floats(pictures, device):
+    """uint8 pictures as float in [-1, 1] on `device`; a CUDA GPU fetches pinned ones by itself."""
+    pinned = torch.device(device).type == "cuda"
+    return pictures.to(device, non_blocking=pinned).float().div_(127.5).sub_(1)
+
+
+def flipped(pictures, mirror):
+    """Pictures (B, 3, H, W), in place those flipped left to right that `mirror` (B,) says."""
+    if mirror.any():
+        pictures[mirror] = pictures[mirror].flip(3)
+    return pictures
+
+
+def mirrored(boxes, width):
+    """Boxes (n, 4) in a frame of a width, px, that is flipped left to right."""
+    x0, y0, x1, y1 = boxes.unbind(1)
+    return torch.stack([width - x1, y0, width - x0, y1], 1)
+
+
+@dataclass
+class Floats:
+    """Pictures (N, 3, H, W) uint8, in [-1, 1] when indexed."""
+
+    pictures: torch.Tensor | PictureFiles
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, indices) -> torch.Tensor:
+        return to_floats(self.pictures[indices], "cpu")
 
 
 class _PictureSet(Dataset):
@@ -83,13 +115,6 @@ class _PictureSet(Dataset):
         pictures, *rest = self.select(indices, mirror)
         return to_floats(pictures, device), *rest
 
-    def flipped(self, indices, mirror):
-        """Pictures (B, 3, H, W) uint8, those flipped left to right that `mirror` (B,) says."""
-        pictures = self.pictures[indices]
-        if mirror.any():
-            pictures[mirror] = pictures[mirror].flip(3)
-        return pictures
-
 
 @dataclass
 class FaceSet(_PictureSet):
@@ -124,10 +149,10 @@ class FaceSet(_PictureSet):
         indices: (B,) int64. mirror: (B,) bool.
         """
         points = self.landmarks[indices]  # (B, 5, 2)
-        mirrored = points[:, MIRROR_ORDER]
-        mirrored[..., 0] = self.images.shape[3] - mirrored[..., 0]
-        points = torch.where(mirror[:, None, None], mirrored, points)
-        return self.flipped(indices, mirror), points, self.identities[indices]
+        turned = points[:, MIRROR_ORDER]
+        turned[..., 0] = self.images.shape[3] - turned[..., 0]
+        points = torch.where(mirror[:, None, None], turned, points)
+        return flipped(self.images[indices], mirror), points, self.identities[indices]
 
 
 @dataclass
@@ -172,17 +197,17 @@ class ActionSet(_PictureSet):
         squares about the faces. indices: (B,) int64. mirror: (B,) bool.
         """
         width = self.frames.shape[3]
-
-        def placed(boxes, flip):
-            x0, y0, x1, y1 = boxes.unbind(1)
-            return torch.stack([width - x1, y0, width - x0, y1], 1) if flip else boxes
-
         targets = []
         regions = []
         for i, flip in zip(indices.tolist(), mirror.tolist()):
-            targets.append({"boxes": placed(self.boxes[i], flip), "labels": self.labels[i]})
-            regions.append(placed(self.regions[i], flip))
-        return self.flipped(indices, mirror), targets, regions
+            boxes = self.boxes[i]
+            squares = self.regions[i]
+            if flip:
+                boxes = mirrored(boxes, width)
+                squares = mirrored(squares, width)
+            targets.append({"boxes": boxes, "labels": self.labels[i]})
+            regions.append(squares)
+        return flipped(self.frames[indices], mirror), targets, regions
 
 
 @dataclass
