@@ -47,13 +47,6 @@ def to_floats(pictures, device):
     return pictures.to(device, non_blocking=pinned).float().div_(127.5).sub_(1)
 
 
-def flipped(pictures, mirror):
-    """Pictures (B, 3, H, W), in place those flipped left to right that `mirror` (B,) says."""
-    if mirror.any():
-        pictures[mirror] = pictures[mirror].flip(3)
-    return pictures
-
-
 def mirrored(boxes, width):
     """Boxes (n, 4) in a frame of a width, px, that is flipped left to right."""
     x0, y0, x1, y1 = boxes.unbind(1)
@@ -115,33 +108,36 @@ class _PictureSet(Dataset):
         pictures, *rest = self.select(indices, mirror)
         return to_floats(pictures, device), *rest
 
+    def flipped(self, indices, mirror):
+        """Pictures (B, 3, H, W) uint8, those flipped left to right that `mirror` (B,) says."""
+        pictures = self.pictures[indices]
+        if mirror.any():
+            pictures[mirror] = pictures[mirror].flip(3)
+        return pictures
+
 
 @dataclass
 class FaceSet(_PictureSet):
     """Face crops with landmarks and people.
 
-    images (N, 3, S, S) uint8 RGB; landmarks (N, 5, 2) float32 px of the crop; identities (N,)
+    pictures (N, 3, S, S) uint8 RGB; landmarks (N, 5, 2) float32 px of the crop; identities (N,)
     int64, 0..P-1 without gaps; names: N times "person/picture", without suffix; skipped: which
     pictures a reader left out, and why; checksums: N times (bytes, CRC-32) of the file, if any.
     """
 
-    images: torch.Tensor | PictureFiles
+    pictures: torch.Tensor | PictureFiles
     landmarks: torch.Tensor
     identities: torch.Tensor
     names: list[str]
     skipped: list[str] = field(default_factory=list)
     checksums: list[tuple] = field(default_factory=list)
 
-    @property
-    def pictures(self):
-        return self.images
-
     def tables(self):
         return [self.landmarks, self.identities]
 
     def floats(self):
         """All pictures in [-1, 1], made when they are indexed, like a tensor (N, 3, S, S)."""
-        return Floats(self.images)
+        return Floats(self.pictures)
 
     def select(self, indices, mirror):
         """Faces (B, 3, S, S) uint8, their landmarks (B, 5, 2) px and identities (B,) int64.
@@ -150,16 +146,16 @@ class FaceSet(_PictureSet):
         """
         points = self.landmarks[indices]  # (B, 5, 2)
         turned = points[:, MIRROR_ORDER]
-        turned[..., 0] = self.images.shape[3] - turned[..., 0]
+        turned[..., 0] = self.pictures.shape[3] - turned[..., 0]
         points = torch.where(mirror[:, None, None], turned, points)
-        return flipped(self.images[indices], mirror), points, self.identities[indices]
+        return self.flipped(indices, mirror), points, self.identities[indices]
 
 
 @dataclass
 class ActionSet(_PictureSet):
     """Action frames of one size.
 
-    frames (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people, clipped to
+    pictures (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people, clipped to
     the frame; labels (n,) int64, 1 to len(classes), 0 being the background; face_boxes (k, 4) px
     as found, k may be 0; names. classes: `classes[label - 1]` is the action's name; skipped and
     checksums: as in a `FaceSet`. Made from these: regions, one entry a frame, (k, 4) px, the
@@ -167,7 +163,7 @@ class ActionSet(_PictureSet):
     (Sec. 5.2).
     """
 
-    frames: torch.Tensor | PictureFiles
+    pictures: torch.Tensor | PictureFiles
     boxes: list
     labels: list
     face_boxes: list
@@ -179,13 +175,9 @@ class ActionSet(_PictureSet):
     regions: list = field(init=False, default_factory=list)
 
     def __post_init__(self):
-        size = self.frames.shape[2:]
+        size = self.pictures.shape[2:]
         self.boxes = [clip_boxes_to_image(boxes, size) for boxes in self.boxes]
         self.regions = [face_squares(boxes, self.face_scale) for boxes in self.face_boxes]
-
-    @property
-    def pictures(self):
-        return self.frames
 
     def tables(self):
         return [*self.boxes, *self.labels, *self.face_boxes]
@@ -196,7 +188,7 @@ class ActionSet(_PictureSet):
         Targets: B times {"boxes": (n, 4) px, "labels": (n,) int64}. Regions: B times (k, 4) px, the
         squares about the faces. indices: (B,) int64. mirror: (B,) bool.
         """
-        width = self.frames.shape[3]
+        width = self.pictures.shape[3]
         targets = []
         regions = []
         for i, flip in zip(indices.tolist(), mirror.tolist()):
@@ -207,7 +199,7 @@ class ActionSet(_PictureSet):
                 squares = mirrored(squares, width)
             targets.append({"boxes": boxes, "labels": self.labels[i]})
             regions.append(squares)
-        return flipped(self.frames[indices], mirror), targets, regions
+        return self.flipped(indices, mirror), targets, regions
 
 
 @dataclass
