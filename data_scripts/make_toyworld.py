@@ -55,7 +55,7 @@ def write_faces(out, halves):
     """halves: {"train": FaceSet, "test": FaceSet}."""
     rows = []
     for split, faces in halves.items():
-        for image, points, name in zip(faces.images, faces.landmarks, faces.names):
+        for image, points, name in zip(faces.pictures, faces.landmarks, faces.names):
             write_picture(out / split / f"{name}.png", image)
             rows.append([f"{split}/{name}.png", *exact(points.flatten())])
     write_file(out / "landmarks.csv", table_text(["file", *POINT_COLUMNS], rows))
@@ -79,7 +79,7 @@ def write_actions(out, halves):
     people = []
     faces = []
     for split, actions in halves.items():
-        for i, image in enumerate(actions.frames):
+        for i, image in enumerate(actions.pictures):
             file = f"{actions.names[i]}.png"
             size = [image.shape[2], image.shape[1]]
             write_picture(out / file, image)

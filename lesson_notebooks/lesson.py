@@ -248,6 +248,8 @@ def expect_close(what: str, got, wanted, hint: str = "", tolerance: float = 1e-4
     right_kind = type(wanted)
     is_right = right_kind not in (torch.Tensor, np.ndarray) or isinstance(got, right_kind)
     try:
+        if isinstance(got, (list, tuple)):
+            got = np.array(got)  # torch warns of a list of arrays
         got = torch.as_tensor(got).detach().double()
     except (TypeError, ValueError, RuntimeError) as error:
         raise Wrong(
@@ -283,6 +285,8 @@ def expect_not(what: str, got, wanted, mistakes) -> None:
 def agrees(got, values) -> bool:
     """Whether an answer equals these values (tensors, arrays, lists, numbers)."""
     try:
+        if isinstance(got, (list, tuple)):
+            got = np.array(got)  # torch warns of a list of arrays
         got = torch.as_tensor(got).detach().double()
         values = torch.as_tensor(values).detach().double()
     except (TypeError, ValueError, RuntimeError):

@@ -94,7 +94,7 @@ class RepaintedFaces(datasets.FaceSet):
         aligned: keep the crops that a recognizer is shown instead of the pictures.
     """
 
-    lazy = False  # as soon as `images` is asked for, it is there
+    lazy = False  # as soon as `pictures` is asked for, it is there
 
     def __init__(
         self, faces, anonymizer, config, device="cpu", folder=None, mirrored=False, aligned=False
@@ -115,7 +115,7 @@ class RepaintedFaces(datasets.FaceSet):
 
     @functools.cached_property
     @torch.no_grad()
-    def images(self) -> torch.Tensor:
+    def pictures(self) -> torch.Tensor:
         """(N, 3, S, S) or, aligned, (N, 3, h, w) uint8 RGB; mirror images behind the others."""
         with tempfile.TemporaryFile(dir=self.folder) as file:
             for mirror in (False, True) if self.mirrored else (False,):
@@ -133,7 +133,7 @@ class RepaintedFaces(datasets.FaceSet):
 
     def flipped(self, indices, mirror):
         """As in `FaceSet`; a mirror image is that of the face, anonymized, not of the result."""
-        return self.images[indices + len(self) * mirror]  # (B, 3, S, S) or (B, 3, h, w)
+        return self.pictures[indices + len(self) * mirror]  # (B, 3, S, S) or (B, 3, h, w)
 
 
 @torch.no_grad()

@@ -260,7 +260,7 @@ def _overlay(frames, patches, frame_of, start, end):
     low = start.clamp(min=0).minimum(limit)  # (K, 2), what lies in the frame
     high = end.clamp(min=0).minimum(limit)  # (K, 2)
     rows = torch.cat([frame_of[:, None], low, high, low - start, high - start], 1)  # (K, 9)
-    painted = [frame.clone() for frame in frames]  # one by one: a paste's gradient copies its frame
+    painted = list(map(torch.clone, frames))  # one by one: a paste's gradient copies its frame
     for patch, row in zip(patches, rows.tolist(), strict=True):
         frame, x0, y0, x1, y1, u0, v0, u1, v1 = row
         painted[frame][:, y0:y1, x0:x1] = patch[:, v0:v1, u0:u1]

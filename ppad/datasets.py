@@ -26,7 +26,7 @@ from torchvision.ops import clip_boxes_to_image
 from ppad import files, folders, optim
 from ppad.crop_sampler import FACE_SCALE, face_squares
 from ppad.files import DataError, find_pairs
-from ppad.folders import Floats, PictureFiles, person_of, to_floats
+from ppad.folders import PictureFiles, person_of
 from ppad.toyworld import ACTIONS, ToyWorld
 
 MIRROR_ORDER = [1, 0, 2, 4, 3]  # of the landmarks, in a mirror
@@ -39,6 +39,31 @@ MAX_LOADERS = 4  # ours: processes of one DataLoader; each holds two batches rea
 def checksum(*known) -> str:
     """Plain values in 16 hexadecimal digits."""
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+
+
+def to_floats(pictures, device):
+    """uint8 pictures as float in [-1, 1] on `device`; a CUDA GPU fetches pinned ones by itself."""
+    pinned = torch.device(device).type == "cuda"
+    return pictures.to(device, non_blocking=pinned).float().div_(127.5).sub_(1)
+
+
+def mirrored(boxes, width):
+    """Boxes (n, 4) in a frame of a width, px, that is flipped left to right."""
+    x0, y0, x1, y1 = boxes.unbind(1)
+    return torch.stack([width - x1, y0, width - x0, y1], 1)
+
+
+@dataclass
+class Floats:
+    """Pictures (N, 3, H, W) uint8, in [-1, 1] when indexed."""
+
+    pictures: torch.Tensor | PictureFiles
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, indices) -> torch.Tensor:
+        return to_floats(self.pictures[indices], "cpu")
 
 
 class _PictureSet(Dataset):
@@ -95,28 +120,24 @@ class _PictureSet(Dataset):
 class FaceSet(_PictureSet):
     """Face crops with landmarks and people.
 
-    images (N, 3, S, S) uint8 RGB; landmarks (N, 5, 2) float32 px of the crop; identities (N,)
+    pictures (N, 3, S, S) uint8 RGB; landmarks (N, 5, 2) float32 px of the crop; identities (N,)
     int64, 0..P-1 without gaps; names: N times "person/picture", without suffix; skipped: which
     pictures a reader left out, and why; checksums: N times (bytes, CRC-32) of the file, if any.
     """
 
-    images: torch.Tensor | PictureFiles
+    pictures: torch.Tensor | PictureFiles
     landmarks: torch.Tensor
     identities: torch.Tensor
     names: list[str]
     skipped: list[str] = field(default_factory=list)
     checksums: list[tuple] = field(default_factory=list)
 
-    @property
-    def pictures(self):
-        return self.images
-
     def tables(self):
         return [self.landmarks, self.identities]
 
     def floats(self):
         """All pictures in [-1, 1], made when they are indexed, like a tensor (N, 3, S, S)."""
-        return Floats(self.images)
+        return Floats(self.pictures)
 
     def select(self, indices, mirror):
         """Faces (B, 3, S, S) uint8, their landmarks (B, 5, 2) px and identities (B,) int64.
@@ -124,9 +145,9 @@ class FaceSet(_PictureSet):
         indices: (B,) int64. mirror: (B,) bool.
         """
         points = self.landmarks[indices]  # (B, 5, 2)
-        mirrored = points[:, MIRROR_ORDER]
-        mirrored[..., 0] = self.images.shape[3] - mirrored[..., 0]
-        points = torch.where(mirror[:, None, None], mirrored, points)
+        turned = points[:, MIRROR_ORDER]
+        turned[..., 0] = self.pictures.shape[3] - turned[..., 0]
+        points = torch.where(mirror[:, None, None], turned, points)
         return self.flipped(indices, mirror), points, self.identities[indices]
 
 
@@ -134,7 +155,7 @@ class FaceSet(_PictureSet):
 class ActionSet(_PictureSet):
     """Action frames of one size.
 
-    frames (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people, clipped to
+    pictures (N, 3, H, W) uint8 RGB. One entry a frame in: boxes (n, 4) px of the people, clipped to
     the frame; labels (n,) int64, 1 to len(classes), 0 being the background; face_boxes (k, 4) px
     as found, k may be 0; names. classes: `classes[label - 1]` is the action's name; skipped and
     checksums: as in a `FaceSet`. Made from these: regions, one entry a frame, (k, 4) px, the
@@ -142,7 +163,7 @@ class ActionSet(_PictureSet):
     (Sec. 5.2).
     """
 
-    frames: torch.Tensor | PictureFiles
+    pictures: torch.Tensor | PictureFiles
     boxes: list
     labels: list
     face_boxes: list
@@ -154,13 +175,9 @@ class ActionSet(_PictureSet):
     regions: list = field(init=False, default_factory=list)
 
     def __post_init__(self):
-        size = self.frames.shape[2:]
+        size = self.pictures.shape[2:]
         self.boxes = [clip_boxes_to_image(boxes, size) for boxes in self.boxes]
         self.regions = [face_squares(boxes, self.face_scale) for boxes in self.face_boxes]
-
-    @property
-    def pictures(self):
-        return self.frames
 
     def tables(self):
         return [*self.boxes, *self.labels, *self.face_boxes]
@@ -171,17 +188,17 @@ class ActionSet(_PictureSet):
         Targets: B times {"boxes": (n, 4) px, "labels": (n,) int64}. Regions: B times (k, 4) px, the
         squares about the faces. indices: (B,) int64. mirror: (B,) bool.
         """
-        width = self.frames.shape[3]
-
-        def placed(boxes, flip):
-            x0, y0, x1, y1 = boxes.unbind(1)
-            return torch.stack([width - x1, y0, width - x0, y1], 1) if flip else boxes
-
+        width = self.pictures.shape[3]
         targets = []
         regions = []
         for i, flip in zip(indices.tolist(), mirror.tolist()):
-            targets.append({"boxes": placed(self.boxes[i], flip), "labels": self.labels[i]})
-            regions.append(placed(self.regions[i], flip))
+            boxes = self.boxes[i]
+            squares = self.regions[i]
+            if flip:
+                boxes = mirrored(boxes, width)
+                squares = mirrored(squares, width)
+            targets.append({"boxes": boxes, "labels": self.labels[i]})
+            regions.append(squares)
         return self.flipped(indices, mirror), targets, regions
 
 

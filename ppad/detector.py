@@ -147,7 +147,8 @@ def _in_full_precision(head, inputs, outputs):
 
     In bf16 a box of 300 px could be off by one.
     """
-    return tuple([scores_or_shifts.float() for scores_or_shifts in maps] for maps in outputs)
+    scores, shifts = outputs  # a map of each level
+    return list(map(Tensor.float, scores)), list(map(Tensor.float, shifts))
 
 
 # ------------------------------------------------------------------ checks

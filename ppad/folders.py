@@ -87,25 +87,6 @@ class PictureFiles:
         return letterbox(picture, self.size)[0]
 
 
-def to_floats(pictures, device):
-    """uint8 pictures as float in [-1, 1] on `device`; a CUDA GPU fetches pinned ones by itself."""
-    pinned = torch.device(device).type == "cuda"
-    return pictures.to(device, non_blocking=pinned).float().div_(127.5).sub_(1)
-
-
-@dataclass
-class Floats:
-    """Pictures (N, 3, H, W) uint8, in [-1, 1] when indexed."""
-
-    pictures: torch.Tensor | PictureFiles
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, indices) -> torch.Tensor:
-        return to_floats(self.pictures[indices], "cpu")
-
-
 def read_pictures(
     title, offered, look, size, on_bad: str = "error", memory: float = math.inf, workers: int = 0
 ):

@@ -104,7 +104,7 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
     scaler.scale(loss).backward()
     if not last_part:
         return
-    if world_size() > 1:
+    if distributed.is_initialized():
         average_gradients([p for one in optimizers for p in one.param_groups[0]["params"]])
     for optimizer in optimizers:
         scaler.unscale_(optimizer)

@@ -57,6 +57,7 @@ class Game:
         self.recognizer = recognizer
         self.detector = detector
         self.anonymizer = anonymizer
+        self.crop_size = config.crop_size
         self.autocast = optim.autocast(config, device)  # of a network's forward pass
         self.scaler = optim.make_scaler(config, device)
         self.optimizers = {}
@@ -109,20 +110,21 @@ class Game:
         config = self.config
         self.recognizer.train()
         terms = []
-        for last, f, f_new, points, people in self._split(
-            pictures, modified.detach(), landmarks, identities
-        ):
+        parts = self._split(pictures, modified.detach(), landmarks, identities)
+        for last, f, f_new, points, people in parts:
             points = jitter_landmarks(points, config.landmark_jitter)  # (B, 5, 2)
             faces = torch.cat([f_new, f])  # (2B, 3, S, S)
-            crops = aligned_crops(faces, points.repeat(2, 1, 1), config.crop_size)  # (2B, 3, h, w)
+            crops = aligned_crops(faces, points.repeat(2, 1, 1), self.crop_size)  # (2B, 3, h, w)
             crops = jitter_colors(crops, config.color_jitter)
             with self.autocast:
                 each = self.recognizer.loss(crops, people.repeat(2), reduction="none")  # (2B,)
             on_modified, on_original = each.view(2, -1).mean(dim=1)
             L_adv = losses.loss_adv(on_modified, on_original)
-            self._learn(-L_adv, last, "recognizer")
+            if last:
+                self.recognizer.margin.advance()  # the margin counts D's updates
+            learning = [self.optimizers["recognizer"]]
+            optim.backward_and_step(-L_adv / config.accumulate, learning, self.scaler, last)
             terms.append({"D_modified": on_modified, "D_original": on_original})
-        self.recognizer.margin.advance()
         return mean_terms(terms)
 
     def update_modifier_and_detector(
@@ -140,21 +142,24 @@ class Game:
         config = self.config
         self.detector.train()
         terms = []
+        parts = self._split(pictures, modified, landmarks, identities, frames, targets, boxes)
         with optim.frozen(self.recognizer):
-            for last, f, f_new, points, people, v, objects, regions in self._split(
-                pictures, modified, landmarks, identities, frames, targets, boxes
-            ):
+            for last, f, f_new, points, people, v, objects, regions in parts:
                 if config.accumulate > 1:
                     f_new = self.anonymize(f)  # M's graph of the whole batch would not fit
                 with self.autocast:
                     v_new = repaint(v, regions, self.anonymizer)  # lines 4-8
                     L_det = losses.loss_det(self.detector.losses(v_new, objects))
                 L_adv = self.modifier_objective(f_new, points, people)
-                L_l1 = self.copy_objective(f, f_new, points, people)
+                if self.exchange is None:
+                    L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
+                else:  # M shall copy where it is given the true identity
+                    L_l1 = self.exchange.objective(self.anonymizer, f, points, people)
                 loss = losses.full_objective(
                     config.detection_weight * L_det, config.adversarial_weight * L_adv, L_l1
                 )
-                self._learn(loss, last, "modifier", "detector")
+                learning = [self.optimizers["modifier"], self.optimizers["detector"]]
+                optim.backward_and_step(loss / config.accumulate, learning, self.scaler, last)
                 terms.append({"L_det": L_det, "L_adv": L_adv, "L_l1": L_l1})
         if self.exchange is not None:
             self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
@@ -164,15 +169,16 @@ class Game:
         """Line 9 in the warm-up: M lowers adversarial_weight L_adv + lambda L1; D is frozen."""
         config = self.config
         terms = []
+        parts = self._split(pictures, modified, landmarks, identities)
         with optim.frozen(self.recognizer):
-            for last, f, f_new, points, people in self._split(
-                pictures, modified, landmarks, identities
-            ):
+            for last, f, f_new, points, people in parts:
                 if config.accumulate > 1:
                     f_new = self.anonymize(f)
                 L_adv = self.modifier_objective(f_new, points, people)
                 L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
-                self._learn(config.adversarial_weight * L_adv + L_l1, last, "modifier")
+                loss = config.adversarial_weight * L_adv + L_l1
+                learning = [self.optimizers["modifier"]]
+                optim.backward_and_step(loss / config.accumulate, learning, self.scaler, last)
                 terms.append({"L_adv": L_adv, "L_l1": L_l1})
         return mean_terms(terms)
 
@@ -182,7 +188,7 @@ class Game:
         The small presets cap it and leave the margin out of it (`adversarial_margin`): only then is
         the loss of a D at chance log N, the unit of the cap.
         """
-        crops = aligned_crops(modified, landmarks, self.config.crop_size)  # (B, 3, h, w)
+        crops = aligned_crops(modified, landmarks, self.crop_size)  # (B, 3, h, w)
         target = self.config.adversarial_target
         if target in ("entropy", "non_saturating"):
             with self.autocast:
@@ -199,12 +205,6 @@ class Game:
             )
         return each.mean() if random else losses.modifier_adversarial(each, self.cap)
 
-    def copy_objective(self, pictures, modified, landmarks, identities) -> torch.Tensor:
-        """M's L1 term (eq. 3): f' stays close to f, or does so where f' gets the true identity."""
-        if self.exchange is None:
-            return losses.loss_l1(modified, pictures, self.config.l1_weight)
-        return self.exchange.objective(self.anonymizer, pictures, landmarks, identities)
-
     def finetune_detector(self, frames, targets, boxes) -> dict:
         """Line 11: A alone learns on repainted frames; M and D are frozen."""
         self.detector.train()
@@ -214,7 +214,8 @@ class Game:
                 v_new = repaint(v, regions, self.anonymizer)  # (B', 3, H, W)
             with self.autocast:
                 L_det = losses.loss_det(self.detector.losses(v_new, objects))
-            self._learn(L_det, last, "detector")
+            learning = [self.optimizers["detector"]]
+            optim.backward_and_step(L_det / self.config.accumulate, learning, self.scaler, last)
             terms.append({"L_det": L_det})
         return mean_terms(terms)
 
@@ -223,7 +224,8 @@ class Game:
         terms = []
         for last, f in self._split(pictures):
             L_l1 = losses.loss_l1(self.anonymize(f), f, 1.0)
-            self._learn(L_l1, last, "modifier")
+            learning = [self.optimizers["modifier"]]
+            optim.backward_and_step(L_l1 / self.config.accumulate, learning, self.scaler, last)
             terms.append({"L_l1": L_l1})
         return mean_terms(terms)
 
@@ -232,7 +234,8 @@ class Game:
         terms = []
         for last, f, points, people in self._split(pictures, landmarks, identities):
             L_copy = self.exchange.objective(self.anonymizer, f, points, people)
-            self._learn(L_copy, last, "modifier")
+            learning = [self.optimizers["modifier"]]
+            optim.backward_and_step(L_copy / self.config.accumulate, learning, self.scaler, last)
             terms.append({"L_copy": L_copy})
         self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
         return mean_terms(terms)
@@ -251,11 +254,6 @@ class Game:
                 part.append(one[number * size : (number + 1) * size])
             split.append(part)
         return split
-
-    def _learn(self, loss: torch.Tensor, last: bool, *players: str) -> None:
-        """Backward pass of a part of a batch; after the last part these players take a step."""
-        learning = [self.optimizers[player] for player in players]
-        optim.backward_and_step(loss / self.config.accumulate, learning, self.scaler, last)
 
 
 def mean_terms(terms: list[dict]) -> dict:

@@ -361,7 +361,7 @@ def test_square_crops_need_no_box(tmp_path):
     )
     faces = datasets.read_faces(out / "train", out / "landmarks.csv", 80)
     original = np.asarray(Image.open(source / (faces.names[0] + ".png")))
-    assert np.array_equal(faces.images[0].permute(1, 2, 0).numpy(), original) and torch.allclose(
+    assert np.array_equal(faces.pictures[0].permute(1, 2, 0).numpy(), original) and torch.allclose(
         faces.landmarks[0], POINTS, atol=0.01
     )
 
@@ -492,12 +492,14 @@ def test_toy_world_on_disk_equals_the_one_in_memory(tmp_path, tiny, tiny_args, c
     for a, b in ((memory.faces, disk.faces), (memory.test_faces, disk.test_faces)):
         assert (
             a.names == b.names
-            and torch.equal(a.images, b.images)
+            and torch.equal(a.pictures, b.pictures)
             and torch.equal(a.landmarks, b.landmarks)
         )
         assert torch.equal(a.identities, b.identities)
     for a, b in ((memory.actions, disk.actions), (memory.test_actions, disk.test_actions)):
-        assert torch.equal(a.frames, b.frames) and [f"{name}.png" for name in a.names] == b.names
+        assert (
+            torch.equal(a.pictures, b.pictures) and [f"{name}.png" for name in a.names] == b.names
+        )
         assert all(map(torch.equal, a.boxes, b.boxes)) and all(
             map(torch.equal, a.face_boxes, b.face_boxes)
         )

@@ -171,27 +171,27 @@ def test_toy_faces():
     faces = toy_faces(3, range(5, 9), 2, size=32)
     assert (
         len(faces) == 8
-        and faces.images.shape == (8, 3, 32, 32)
-        and faces.images.dtype == torch.uint8
+        and faces.pictures.shape == (8, 3, 32, 32)
+        and faces.pictures.dtype == torch.uint8
     )
     assert (
         faces.identities.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
         and faces.names[3] == "toy_0006/toy_0006_0002"
     )
     again = toy_faces(3, range(6, 7), 2, size=32)  # the same person of the same world, drawn alone
-    assert torch.equal(again.images, faces.images[2:4]) and torch.equal(
+    assert torch.equal(again.pictures, faces.pictures[2:4]) and torch.equal(
         again.landmarks, faces.landmarks[2:4]
     )
-    assert not torch.equal(toy_faces(4, range(6, 7), 2, size=32).images, again.images)
+    assert not torch.equal(toy_faces(4, range(6, 7), 2, size=32).pictures, again.pictures)
 
 
 def test_toy_actions_are_balanced_and_apart():
     train = toy_actions(0, 40, 80, range(4))
     test = toy_actions(0, 10, 80, range(4, 6), start=40)
     assert torch.cat(train.labels).bincount().tolist() == [0] + [4] * 10
-    assert train.frames.shape == (40, 3, 80, 80) and not set(train.names) & set(test.names)
+    assert train.pictures.shape == (40, 3, 80, 80) and not set(train.names) & set(test.names)
     # scene 0 is not scene 40
-    assert not torch.equal(toy_actions(0, 1, 80, range(4, 5)).frames, test.frames[:1])
+    assert not torch.equal(toy_actions(0, 1, 80, range(4, 5)).pictures, test.pictures[:1])
     frames, targets, faces = train.batch(torch.arange(40))
     assert frames.min() >= -1 and frames.max() <= 1 and all(len(t["boxes"]) == 1 for t in targets)
     assert {len(f) for f in faces} <= {0, 1}
@@ -419,7 +419,7 @@ def test_a_person_without_usable_pictures_leaves_no_gap(folder, monkeypatch):
             "P1_0000",
             "P1_0001",
         ]
-        assert len(faces.images) == 3 and faces.identities.tolist() == [0, 1, 1]
+        assert len(faces.pictures) == 3 and faces.identities.tolist() == [0, 1, 1]
 
 
 def test_a_long_reading_says_how_far_it_is(folder, monkeypatch, capsys):
@@ -588,7 +588,7 @@ def test_a_picture_spoilt_later_stops_the_batches_at_its_turn(folder, workers, m
     monkeypatch.setattr(datasets, "MAX_LOADERS", workers)
     data = faces_of(folder, memory=0, workers=2)
     order = BatchSampler(12, 2, seed=0)
-    path = Path(data.images.sources[int(order.batch(2)[0][1])][0])
+    path = Path(data.pictures.sources[int(order.batch(2)[0][1])][0])
     truncate(path)
     stream = batches(data, 2, seed=0)
     next(stream)
@@ -770,7 +770,7 @@ def test_lfw_is_cropped_as_photo_pack_was(photographs):
         lfw.landmarks[a] - pack.landmarks[b]
     ).abs().max() < 0.02  # px; the tables are rounded to 0.1 and 0.01
     # of 255: webp's loss
-    assert np.abs(lfw.images[a].numpy().astype(int) - pack.images[b].numpy()).mean() < 5
+    assert np.abs(lfw.pictures[a].numpy().astype(int) - pack.pictures[b].numpy()).mean() < 5
 
 
 def test_lfw_picture_without_a_face_is_an_error_or_is_skipped(photographs, tmp_path):

@@ -179,12 +179,12 @@ def test_read_faces_of_one_split_by_a_table_of_several(tmp_path, monkeypatch):
     )
     save(tmp_path / "landmarks.csv", lines)
     faces = read_faces(tmp_path / "train", tmp_path / "landmarks.csv", 20)
-    assert len(faces) == 9 and faces.images.shape == (9, 3, 20, 20) and faces.skipped == []
+    assert len(faces) == 9 and faces.pictures.shape == (9, 3, 20, 20) and faces.skipped == []
     assert (
         faces.identities.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
         and faces.names[4] == "Bob/Bob_0002"
     )
-    assert faces.images[4, :, 5, 5].tolist() == [10, 2, 0]
+    assert faces.pictures[4, :, 5, 5].tolist() == [10, 2, 0]
     # 40 px -> 20 px
     assert faces.landmarks[4].tolist() == [
         [5, 6],
@@ -319,7 +319,7 @@ def action_folder(root, annotations=ANNOTATIONS, faces=FACES):
 
 def test_read_actions_letterboxes_frames_with_their_boxes(tmp_path):
     actions = read_actions(*action_folder(tmp_path), "train", (60, 80))
-    assert actions.frames.shape == (2, 3, 60, 80) and actions.names == ["p/1.png", "p/2.png"]
+    assert actions.pictures.shape == (2, 3, 60, 80) and actions.names == ["p/1.png", "p/2.png"]
     assert actions.classes == ["phoning", "walk"]
     assert [label.tolist() for label in actions.labels] == [[2], [1, 2]]
     assert actions.boxes[0].tolist() == [[8, 12, 40, 56]]  # twice as large
@@ -332,10 +332,10 @@ def test_read_actions_letterboxes_frames_with_their_boxes(tmp_path):
         [16, 16, 36, 36],
         [-12, 0, 12, 18],
     ] and actions.face_boxes[1].shape == (0, 4)
-    for frame, boxes in zip(actions.frames, actions.boxes):
+    for frame, boxes in zip(actions.pictures, actions.boxes):
         x0, y0, x1, y1 = (int(v) for v in boxes[0])
         assert (frame[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1] == 255).all()
-    assert (actions.frames[1, :, :, 45:] == 128).all()
+    assert (actions.pictures[1, :, :, 45:] == 128).all()
 
 
 def test_read_actions_skips_and_counts(tmp_path):

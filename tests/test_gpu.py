@@ -112,7 +112,7 @@ def test_neither_D_nor_M_waits_for_the_gpu(tiny, tiny_faces, tiny_actions, excha
 
 
 def test_faces_are_found_and_repainted_there_as_on_the_cpu():
-    pictures = list(datasets.toy_actions(0, 2, 128, range(2)).frames.permute(0, 2, 3, 1).numpy())
+    pictures = list(datasets.toy_actions(0, 2, 128, range(2)).pictures.permute(0, 2, 3, 1).numpy())
 
     def found_and_repainted(device):
         torch.manual_seed(0)  # of MTCNN no weights ship: random ones, that find much

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_reproduce import numbers, read, run, started
+from test_reproduce import forked, numbers, read, run, started
 
 from ppad import files, loop, optim
 from ppad.loop import Interrupted, LoopError
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="without fork the tasks run in turn"
 )
 ROWS = ["Ours", "Masked", "Noise(0.1)"]
+T1 = 25  # steps of the game, during which a signal arrives
 
 
 # ------------------------------------------------------------------ tasks
@@ -234,28 +235,29 @@ def test_two_rows_side_by_side_on_a_gpu(tmp_path, tiny_args):
 # ------------------------------------------------------------------ the main job
 
 
-def test_two_jobs_give_the_numbers_of_one(tiny_args, tmp_path):
+@pytest.fixture(scope="module")
+def in_turn(tiny_args, tmp_path_factory):
+    """A run of ROWS one after the other, in a game that is long enough to be stopped."""
+    out = tmp_path_factory.mktemp("in_turn")
+    assert run(*tiny_args, "--jobs", 1, "--rows", *ROWS, "--T1", T1, "--out", out) == 0
+    return out
+
+
+def test_two_jobs_give_the_numbers_of_one(in_turn, tiny_args, tmp_path):
     """Every row.json, whatever runs beside it; torch has one thread in both (see conftest)."""
-    for count in (1, 2):
-        assert (
-            run(*tiny_args, "--jobs", count, "--rows", *ROWS, "--out", tmp_path / str(count)) == 0
-        )
+    assert run(*tiny_args, "--jobs", 2, "--rows", *ROWS, "--T1", T1, "--out", tmp_path) == 0
     for row in ROWS:
-        one, two = (
-            numbers(tmp_path / count / "seed0" / files.file_name(row) / "row.json")
-            for count in "12"
-        )
+        place = Path("seed0", files.file_name(row), "row.json")
+        one, two = (numbers(out / place) for out in (in_turn, tmp_path))
         assert one == two and one["name"] == row
-    one, two = (read(tmp_path / count / "results.json") for count in "12")
+    one, two = (read(out / "results.json") for out in (in_turn, tmp_path))
     assert (
         one["rows"] == two["rows"]
         and one["controls"] == two["controls"]
         and one["budget"] == two["budget"]
     )
     assert (one["hardware"]["jobs"], two["hardware"]["jobs"]) == (1, 2)
-    assert {path.name for path in (tmp_path / "1").iterdir()} == {
-        path.name for path in (tmp_path / "2").iterdir()
-    }
+    assert {path.name for path in in_turn.iterdir()} == {path.name for path in tmp_path.iterdir()}
 
 
 def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp_path, capfd):
@@ -274,11 +276,10 @@ def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp
     )
 
 
-def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(tiny_args, tmp_path):
+def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(in_turn, tiny_args, tmp_path):
     """A terminal sends Ctrl-C to the parent and all its forks. The numbers are those of one run."""
-    words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "Masked", "--T1", "30"]
-    process = started(words, tmp_path / "stopped", "seed0/Ours/sample_game_000002.png")
-    out = tmp_path / "stopped"
+    words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "Masked", "--T1", T1]
+    process = started(words, tmp_path, "seed0/Ours/sample_game_000002.png")
     os.killpg(process.pid, signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130
@@ -286,27 +287,27 @@ def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(tiny_args, tmp_path):
         "stopped at Ours game step" in error
         and "\nppad.reproduce: stopped; the same command goes on from the last checkpoint" in error
     )
-    assert "Traceback" not in error and not list(out.rglob(".*.part"))
-    assert not (out / "seed0/Ours/row.json").exists()
-    assert run(*words, "--out", out) == 0
-    assert run(*words, "--jobs", "1", "--out", tmp_path / "unbroken") == 0
+    assert "Traceback" not in error and not list(tmp_path.rglob(".*.part"))
+    assert not (tmp_path / "seed0/Ours/row.json").exists()
+    assert run(*words, "--out", tmp_path) == 0
     for row in ("Ours", "Masked"):
-        assert numbers(out / "seed0" / row / "row.json") == numbers(
-            tmp_path / "unbroken/seed0" / row / "row.json"
-        )
+        place = Path("seed0", row, "row.json")
+        assert numbers(tmp_path / place) == numbers(in_turn / place)
 
 
 @pytest.mark.parametrize("to_all", [False, True])
 def test_sigterm_saves_every_row_and_ends_with_130(tiny_args, tmp_path, to_all):
     """`kill` sends it to the parent alone, a batch system to all: both as Ctrl-C."""
     words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "Masked", "--T1", "100000"]
-    process = started(words, tmp_path, "seed0/Ours/sample_game_000002.png")
+    log = tmp_path / "messages"
+    process = forked(words, tmp_path, "seed0/Ours/sample_game_000002.png", log)
     if to_all:
         os.killpg(process.pid, signal.SIGTERM)
     else:
         process.terminate()
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "Traceback" not in error
+    process.join(60)
+    error = log.read_text()
+    assert process.exitcode == 130 and "Traceback" not in error
     assert error.count("stopped at Ours game step") == 1
     assert "\nppad.reproduce: stopped; the same command goes on from the last checkpoint" in error
     assert not list(tmp_path.rglob(".*.part")) and read(tmp_path / "minutes.json")["minutes"] > 0

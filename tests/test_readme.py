@@ -402,6 +402,15 @@ def test_the_package_stays_small():
 # ---------------------------------------------------------------- form, links and commands
 
 
+def test_a_step_of_the_game_makes_few_calls(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
+    import count_calls
+
+    parts = [count_calls.summary(calls) for calls in count_calls.calls_of_a_step()]
+    assert sum(part["calls"] for part in parts) <= count_calls.MOST_CALLS == 90
+    assert sum(part["changes_of_file"] for part in parts) <= count_calls.MOST_CHANGES == 25
+
+
 def test_the_readme_is_short():
     assert len(read(README).splitlines()) <= 150
 

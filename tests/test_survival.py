@@ -249,4 +249,4 @@ def test_spoilt_training_pictures_are_named_skipped_counted_and_replaced_by_noth
     left = {Path(name).stem for name in data.faces.names} | set(data.actions.names)
     assert not left & {"P1_0002", "P3_0003", "0.png"}
     # no picture twice in the place of another
-    assert len(torch.unique(data.faces.images.flatten(1), dim=0)) == 10
+    assert len(torch.unique(data.faces.pictures.flatten(1), dim=0)) == 10

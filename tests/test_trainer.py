@@ -686,7 +686,7 @@ def test_each_stage_of_a_row_has_its_own_rates(
 def test_every_row_sees_the_same_data_with_its_boxes(tiny, tiny_faces, tiny_actions, tmp_path):
     """In the seed's order, whatever else has drawn from torch's global chance."""
     config = tiny(T1=3, T2=2)
-    width = tiny_actions.frames.shape[3]
+    width = tiny_actions.pictures.shape[3]
     orders = []
     for row in ("Ours", "Masked"):
         game = make_game(config, row)

@@ -120,7 +120,7 @@ def test_a_study_that_is_there_is_not_overwritten(run_folder, study_folder, caps
 def test_a_study_of_photographs_reads_the_runs_own_folder(tmp_path, tiny, monkeypatch):
     """players.pt, which is shared, has the folder's name alone: another one may lie here."""
     faces = datasets.toy_faces(3, range(30, 70), 2, 32)
-    for name, picture in zip(faces.names, faces.images.permute(0, 2, 3, 1).numpy()):
+    for name, picture in zip(faces.names, faces.pictures.permute(0, 2, 3, 1).numpy()):
         path = tmp_path / "data" / "faces" / "test" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)

@@ -78,7 +78,7 @@ def other_people(data: Path, test_names: set[str], size: int, most: int | None):
     identities = torch.tensor([i for i, numbers in enumerate(people) for _ in numbers])  # (N,)
     names = [everybody.names[number] for number in chosen]
     return datasets.FaceSet(
-        everybody.images[chosen], everybody.landmarks[chosen], identities, names
+        everybody.pictures[chosen], everybody.landmarks[chosen], identities, names
     )
 
 

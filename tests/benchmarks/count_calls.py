@@ -54,11 +54,8 @@ def summary(calls) -> dict:
     return {"calls": len(calls), "files": len(set(files)), "changes_of_file": changes}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("calls.json"))
-    parser.add_argument("--list", action="store_true", help="print every call, in order")
-    args = parser.parse_args()
+def calls_of_a_step() -> tuple:
+    """The calls of lines 2-3 and of lines 4-9."""
     torch.manual_seed(0)
     config = presets.build("toy", **TINY)
     faces = datasets.toy_faces(0, range(6), 4, config.face_size)
@@ -83,6 +80,15 @@ def main():
         _, second = count(
             lambda seen=seen: game.update_modifier_and_detector(*seen, *next(frame_batches))
         )
+    return first, second
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("calls.json"))
+    parser.add_argument("--list", action="store_true", help="print every call, in order")
+    args = parser.parse_args()
+    first, second = calls_of_a_step()
     if args.list:
         for file, name in first + second:
             print(f"{file:20}{name}")

@@ -2,12 +2,10 @@ WRONG = "line 9 takes A in the mode it came in"
 HINT = "train() first"
 REPLACE = [
     (
-        """        self.detector.train()
-        terms = []
-        with optim.frozen(self.recognizer):
+        """        config = self.config
+        self.detector.train()
 """,
-        """        terms = []
-        with optim.frozen(self.recognizer):
+        """        config = self.config
 """,
     ),
 ]

@@ -3,12 +3,12 @@ HINT = "D's weights and D's buffers"
 REPLACE = [
     (
         """        with optim.frozen(self.recognizer):
-            for last, f, f_new, points, people, v, objects, regions in self._split(""",
+            for last, f, f_new, points, people, v, objects, regions in parts:""",
         """        if True:
-            for last, f, f_new, points, people, v, objects, regions in self._split(""",
+            for last, f, f_new, points, people, v, objects, regions in parts:""",
     ),
     (
-        'self._learn(loss, last, "modifier", "detector")',
-        "self._learn(loss, last, *self.optimizers)",
+        'learning = [self.optimizers["modifier"], self.optimizers["detector"]]',
+        "learning = list(self.optimizers.values())",
     ),
 ]

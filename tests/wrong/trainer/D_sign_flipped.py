@@ -2,7 +2,7 @@ WRONG = "D raises its own losses"
 HINT = "watch the sign"
 REPLACE = [
     (
-        "self._learn(-L_adv, last",
-        "self._learn(L_adv, last",
+        "backward_and_step(-L_adv /",
+        "backward_and_step(L_adv /",
     ),
 ]

@@ -3,8 +3,8 @@ HINT = "M moved by finetune"
 REPLACE = [
     ("with torch.no_grad(), self.autocast:", "with self.autocast:"),
     (
-        """            self._learn(L_det, last, "detector")""",
+        """            learning = [self.optimizers["detector"]]""",
         """            both = [name for name in self.optimizers if name != "recognizer"]
-            self._learn(L_det, last, *both)""",
+            learning = [self.optimizers[name] for name in both]""",
     ),
 ]

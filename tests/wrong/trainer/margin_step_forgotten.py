@@ -2,7 +2,8 @@ WRONG = "the margin's lambda never anneals"
 HINT = "must advance once an update"
 REPLACE = [
     (
-        """        self.recognizer.margin.advance()
+        """            if last:
+                self.recognizer.margin.advance()  # the margin counts D's updates
 """,
         "",
     ),
