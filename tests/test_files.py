@@ -383,7 +383,7 @@ def test_pair_lines(tmp_path):
         ("A\t1\tB\t1", "A\t1\t2", "pair 3"),
         ("A\t1\t3", "A\t2\t1", "pair 2 .*new"),
         ("A\t1\t3", "A\t3\t3", "pair 2 .*two pictures"),
-        ("A\t2\tB\t1", "A\t2\tA\t1", "pair 4"),
+        ("A\t2\tB\t1", "A\t2\tA\t9", "pair 4"),
     ],
 )
 def test_pair_list_faults_are_named(tmp_path, old, new, says):
