@@ -93,11 +93,9 @@ def write_error(path, error: OSError) -> WriteError:
     """The WriteError that says what went wrong at `path` and how to fix it."""
     if isinstance(error, WriteError):
         return error
-    fix = "choose another place, or see that this one can be written"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        fix = "free some disk space and run the same command again"
-    if error.errno == errno.ENAMETOOLONG:
-        fix = "choose a shorter name"
+    full = "free some disk space and run the same command again"
+    fixes = {errno.ENOSPC: full, errno.EDQUOT: full, errno.ENAMETOOLONG: "choose a shorter name"}
+    fix = fixes.get(error.errno, "choose another place, or see that this one can be written")
     return WriteError(f"cannot write {path} ({error.strerror or error}): {fix}")
 
 
@@ -468,7 +466,7 @@ def clock(seconds: float) -> str:
 def print_progress(text: str, end: bool = False) -> None:
     """Print to stderr: on a terminal one line, rewritten until `end`; elsewhere plain lines."""
     if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="\n" if end else "", file=sys.stderr, flush=True)
+        text = f"\r\033[K{text}" + "\n" * end
     else:
-        # in one piece, as jobs print at the same time
-        print(f"{text}\n", end="", file=sys.stderr, flush=True)
+        text += "\n"
+    print(text, end="", file=sys.stderr, flush=True)  # in one piece: jobs print at the same time
