@@ -170,7 +170,9 @@ class Loop:
         if optim.is_main_process() and self.log_path.exists():
             lines = read_log(self.log_path)
             kept = [line for line in lines if line["step"] <= self.done[line["stage"]]]
-            files.write_file(self.log_path, "".join(json.dumps(line) + "\n" for line in kept))
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            if text != self.log_path.read_text():
+                files.write_file(self.log_path, text)
 
     def _show(self, stage: str, step: int, steps: int, left: float) -> None:
         """Write a line of the log, the mean of each term since the last one; print progress."""
