@@ -324,7 +324,7 @@ LEAST = {  # the least that works, of each field that needs more than 0
     **dict.fromkeys(("face_size", "frame_height", "frame_width"), 16),  # halved four times
     **dict.fromkeys(("recognizer_height", "recognizer_breadth"), 8),  # halved three times
     "folds": 2,  # the threshold is fitted on the other folds
-    **dict.fromkeys(("face_scale", "adversarial_cap"), 0.01),
+    **dict.fromkeys(("face_scale", "adversarial_cap"), 1e-6),  # above 0
 }
 MOST = {  # of the others a billion, so that all are finite
     **dict.fromkeys(UNBOUNDED, math.inf),

@@ -187,11 +187,11 @@ def test_as_many_pairs_as_there_are_can_be_asked_for():
             "adversarial_target is 'descent': it must be 'ascent' or 'random'",
         ),
         ("toy", {"face_size": 8}, "face_size is 8: it must be from 16 to"),
-        ("paper", {"face_scale": 0.0}, "face_scale is 0.0: it must be from 0.01 to"),
+        ("paper", {"face_scale": 0.0}, "face_scale is 0.0: it must be from 1e-06 to"),
         (
             "paper",
             {"face_scale": math.inf},
-            "face_scale is inf: it must be from 0.01 to 1,000,000,000",
+            "face_scale is inf: it must be from 1e-06 to 1,000,000,000",
         ),
         (
             "toy",
@@ -232,7 +232,7 @@ def test_as_many_pairs_as_there_are_can_be_asked_for():
         ("toy", {"other_width": 0}, "other_width is 0"),
         ("toy", {"invert_steps": 0}, "invert_steps is 0: it must be from 1 to"),
         ("paper", {"pretrain_detector_steps": 0}, "pretrain_detector_steps is 0"),
-        ("toy", {"adversarial_cap": 0.0}, "adversarial_cap is 0.0: it must be from 0.01 to"),
+        ("toy", {"adversarial_cap": 0.0}, "adversarial_cap is 0.0: it must be from 1e-06 to"),
         ("toy", {"train_frames": 0}, "train_frames is 0: it must be from 1 to"),
         ("toy", {"test_identities": 0}, "test_identities is 0"),
         ("toy", {"frame_height": 320}, "frame_width is 160: drawn frames are square: give it 320"),
