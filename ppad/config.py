@@ -310,7 +310,6 @@ MACHINE = (
 ).split()
 ACCUMULATED = ("batch_faces", "batch_frames", "warmup_faces")  # batches that `accumulate` divides
 BATCHES = (*ACCUMULATED, "pretrain_recognizer_batch")
-FOLDERS = ("faces", "actions")  # read unless the data are drawn
 AT_LEAST_ONE = (
     "modifier_width recognizer_width other_width embedding recognizer_updates accumulate "
     "eval_batch warmup_recognizers log_every sample_every attack_steps invert_steps "
@@ -388,7 +387,7 @@ def from_flags(preset: str, flags: dict) -> Paper:
     config = build(preset, **flags)
     if not (config.T1 or config.epochs or config.T2):
         raise ConfigError("T1, epochs and T2 are 0, so the game trains nothing: give one of them")
-    for name in FOLDERS:
+    for name in ("faces", "actions"):
         if config.drawn and flags.get(name) is not None:
             fix = "give --preset photo_cpu, or another preset that reads folders, or --drawn false"
             raise ConfigError(f"{name} is given, but preset '{preset}' draws its data: {fix}")
