@@ -446,8 +446,7 @@ def main(words: list[str] | None = None) -> int:
         if len(reports) > 1:
             print("", *(f"{r.points:>5g} / {r.out_of:g}  {r.file}" for r in reports), sep="\n")
         if args.json:
-            text = json.dumps([asdict(report) for report in reports], indent=1)
-            args.json.write_text(text + "\n", encoding="utf-8")
+            args.json.write_text(json.dumps([asdict(one) for one in reports], indent=1) + "\n")
         if args.junit:
             args.junit.write_bytes(_junit(reports))
     except OSError as error:
