@@ -138,7 +138,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     check_places(args.source, args.out, args.landmarks, args.pairs)
     pairs_file = find_pairs(args.source, args.pairs)
-    _, pairs = read_pair_lines(pairs_file)
+    pairs = read_pair_lines(pairs_file)
     faces = Faces(args)
     source = open_source(args.source)
     pictures = list(portraits(source))
@@ -153,8 +153,9 @@ def main(argv=None):
     write_file(args.out / "pairs_test.txt", pairs_file.read_bytes())
 
     have = {PurePosixPath(file).stem for file in files}
-    needed = {f"{person}_{number:04d}" for pair in pairs for person, number in pair}
-    whole = sum(all(f"{person}_{i:04d}" in have for person, i in pair) for pair in pairs)
+    ends = [{PurePosixPath(name).name for name in pair[:2]} for pair in pairs]
+    needed = set().union(*ends)
+    whole = sum(both <= have for both in ends)
     people = len({file.split("/")[0] for file in files})
     print(count_line("pictures", len(files), PICTURES))
     print(count_line("people", people, PEOPLE))

@@ -90,7 +90,7 @@ def players(preset: str = "toy") -> types.SimpleNamespace:
     """
     stored = read_checkpoint(HERE / "results" / preset / "players.pt")
     fields = {name: value for name, value in stored["config"].items() if name != "preset"}
-    config = presets.PRESETS[preset](**fields)  # fields newer than the run: its preset's
+    config = dataclasses.replace(presets.PRESETS[preset], **fields)  # newer fields: the preset's
     plain = dataclasses.replace(config, **presets.VARIANTS["Ours(ascent)"])
     people = len(stored["parts"]["recognizer"]["head.weight"])
     made = {

@@ -1,9 +1,8 @@
 """Presets: every number of a run in one place, each with where it comes from.
 
-A preset is a dataclass. `Paper` holds every field, at the paper's value where the paper gives one
-(Sec. 3-5), and switches off what the paper has not. `Small` overrides what a smaller world needs,
-`Toy`, `PhotoCPU` and `Photo` the rest. Any field can be set on the command line of `ppad.reproduce`
-as `--field value`; --help lists them with a line each.
+`Paper` holds every field, at the paper's value where the paper gives one (Sec. 3-5), and switches
+off what the paper has not. `SMALL` replaces what a smaller world needs, the others the rest. Any
+field can be set on the command line of `ppad.reproduce` as `--field value`.
 
 The source of a value is the last text of its `option`, or the comment behind it: a section of the
 paper, a component's original source (`SphereFace`: the authors' training file), or `ours`, with the
@@ -14,8 +13,12 @@ import argparse
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from ppad.files import read_json
+
+UNBOUNDED = ("adversarial_cap", "memory_gb")  # may be infinite
 
 
 class ConfigError(ValueError):
@@ -59,14 +62,10 @@ class Paper:
     modifier_width: int = option(64, "channels of M's first layer", "Sec. 4, CycleGAN: c7s1-64")
     modifier_blocks: int = option(9, "residual blocks of M", "Sec. 4")
     modifier_upsample: str = option("transposed", '"transposed" or "resize"', "Sec. 4, CycleGAN")
-    modifier_match_color: bool = option(
-        False, "match the color statistics of M's input", "Sec. 4: no"
-    )
+    modifier_match_color: bool = option(False, "match color statistics of M's input", "Sec. 4: no")
     modifier_exchange: bool = option(False, "M is given another person (players.Exchanger)", "ours")
     exchange_steps: int = option(0, "updates of such an M before the game", "ours")
-    code_weight: float = option(
-        3.5e-4, "price of a nat in its code", "ours: more blurs, hides more"
-    )
+    code_weight: float = option(3.5e-4, "price of a nat in its code", "ours: more hides and blurs")
     reader_weight: float = option(7.5, "weight of its code's reader, whom M must fool", "ours")
     # ---- D, the recognizer
     recognizer_depth: int = option(20, "layers of D: 4, 10 or 20", "Sec. 4: SphereFace-20")
@@ -76,9 +75,7 @@ class Paper:
     recognizer_breadth: int = option(96, "width of the aligned crops, px", "SphereFace")
     other_width: int = option(64, "first width of the other-architecture attacker", "ours")
     margin: int = option(4, "m of the angular margin, 1 to 4", "SphereFace")
-    lambda_base: float = option(
-        1000.0, "lambda(t) = max(floor, base / (1 + gamma t))", "SphereFace"
-    )
+    lambda_base: float = option(1e3, "lambda(t) = max(floor, base / (1 + gamma t))", "SphereFace")
     lambda_gamma: float = option(0.12, "gamma in lambda(t)", "SphereFace")
     lambda_floor: float = option(5.0, "floor in lambda(t)", "SphereFace")
     recognizer_scale: float = option(0.0, "length of D's feature in L_D; 0 = its own", "SphereFace")
@@ -89,9 +86,7 @@ class Paper:
     detector_trainable: int = option(3, "stages that learn of such a body", "ours: torchvision")
     # ---- before the game
     pretrain_recognizer_steps: int = option(28000, "updates of D on originals", "SphereFace: 28k")
-    pretrain_recognizer_batch: int = option(
-        256, "faces in each; attackers too", "SphereFace: 256-512"
-    )
+    pretrain_recognizer_batch: int = option(256, "faces each; attackers too", "SphereFace: 256-512")
     pretrain_modifier_steps: int = option(0, "updates of M to learn to copy (L1 alone)", "ours")
     warmup_steps: int = option(0, "updates of M against a throwaway copy of D", "ours")
     warmup_faces: int = option(16, "faces a step while M learns before the game", "ours")
@@ -118,9 +113,7 @@ class Paper:
     adversarial_weight: float = option(1.0, "weight of L_adv for M", "eq. 4: none")
     l1_weight: float = option(5.0, "lambda, weight of L1", 'ours; eq. 3: "relatively small"')
     detection_weight: float = option(1.0, "weight of L_det for M and A", "eq. 4: none")
-    adversarial_cap: float = option(
-        math.inf, "cap on L_D in M's term, in log N (see ppad.losses)", "eq. 2: none"
-    )
+    adversarial_cap: float = option(math.inf, "cap on L_D in M's term, in log N", "eq. 2: none")
     adversarial_margin: bool = option(True, "M's term is L_D with its angular margin", "eq. 2")
     adversarial_target: str = option(
         "ascent", 'M\'s term: "ascent", "random", "entropy" or "non_saturating"', "eq. 2, Sec. 5.6"
@@ -146,154 +139,149 @@ class Paper:
     checkpoint_seconds: int = option(120, "seconds between checkpoints", "ours: no more is lost")
 
 
-@dataclass
-class Small(Paper):
-    """What the smaller presets share: sizes for two CPU cores, and what short trainings need."""
+# What the smaller presets share: sizes for two CPU cores, and what short trainings need.
+SMALL = replace(
+    Paper(),
+    face_size=64,  # ours
+    modifier_width=16,  # ours
+    modifier_blocks=3,  # ours
+    modifier_upsample="resize",  # ours: no checkerboard after a short training
+    modifier_match_color=True,  # ours: the picture's own colors after a short training
+    modifier_exchange=True,  # ours: hides more, and paints faces instead of smears
+    exchange_steps=5000,  # ours: about half an hour on one core
+    recognizer_depth=10,  # ours: a few hundred people do not fill SphereFace-20
+    recognizer_scale=16.0,  # ours: a free norm shrinks to 0 when M wins (ASoftmaxLoss)
+    recognizer_height=56,  # ours: half of 112x96, as the faces are
+    recognizer_breadth=48,  # ours
+    other_width=16,  # ours
+    pretrain_recognizer_batch=64,  # ours
+    pretrain_modifier_steps=500,  # ours
+    warmup_steps=3200,  # ours: about seven minutes on one core
+    warmup_faces=8,  # ours: M learns more from twice the steps than from twice the faces
+    lr_warmup=1e-3,  # ours: three times the paper's; a small M from scratch has little time
+    lr_modifier=5e-4,  # ours: M only refines in the game what it learned before
+    lr_recognizer=5e-4,  # ours: D must follow a quicker M
+    epochs=0,  # ours: T1 says it
+    batch_frames=8,  # ours
+    recognizer_updates=2,  # ours: D must keep up for the figure to mean anything
+    adversarial_weight=0.15,  # ours: at 1, M destroys faces before it can redraw one
+    adversarial_cap=1.0,  # ours: enough is enough; more only swaps identities
+    adversarial_margin=False,  # ours: only then is log N the loss of a D at chance
+    detection_weight=2.0,  # ours: M meets A late, and must regain what the warm-up lost
+    attack_steps=300,  # ours
+    invert_steps=300,  # ours
+    landmark_steps=400,  # ours
+    eval_batch=64,  # ours
+    sample_every=100,  # ours
+    checkpoint_seconds=60,  # ours
+)
 
-    face_size: int = 64  # ours
-    modifier_width: int = 16  # ours
-    modifier_blocks: int = 3  # ours
-    modifier_upsample: str = "resize"  # ours: no checkerboard after a short training
-    modifier_match_color: bool = True  # ours: the picture's own colors after a short training
-    modifier_exchange: bool = True  # ours: hides more, and paints faces instead of smears
-    exchange_steps: int = 5000  # ours: about half an hour on one core
-    recognizer_depth: int = 10  # ours: a few hundred people do not fill SphereFace-20
-    recognizer_scale: float = 16.0  # ours: a free norm shrinks to 0 when M wins (ASoftmaxLoss)
-    recognizer_height: int = 56  # ours: half of 112x96, as the faces are
-    recognizer_breadth: int = 48  # ours
-    other_width: int = 16  # ours
-    pretrain_recognizer_batch: int = 64  # ours
-    pretrain_modifier_steps: int = 500  # ours
-    warmup_steps: int = 3200  # ours: about seven minutes on one core
-    warmup_faces: int = 8  # ours: M learns more from twice the steps than from twice the faces
-    lr_warmup: float = 1e-3  # ours: three times the paper's; a small M from scratch has little time
-    lr_modifier: float = 5e-4  # ours: M only refines in the game what it learned before
-    lr_recognizer: float = 5e-4  # ours: D must follow a quicker M
-    epochs: int = 0  # ours: T1 says it
-    batch_frames: int = 8  # ours
-    recognizer_updates: int = 2  # ours: D must keep up for the figure to mean anything
-    adversarial_weight: float = 0.15  # ours: at 1, M destroys faces before it can redraw one
-    adversarial_cap: float = 1.0  # ours: enough is enough; more only swaps identities
-    adversarial_margin: bool = False  # ours: only then is log N the loss of a D at chance
-    detection_weight: float = 2.0  # ours: M meets A late, and must regain what the warm-up lost
-    attack_steps: int = 300  # ours
-    invert_steps: int = 300  # ours
-    landmark_steps: int = 400  # ours
-    eval_batch: int = 64  # ours
-    sample_every: int = 100  # ours
-    checkpoint_seconds: int = 60  # ours
+# The drawn world on two CPU cores: all rows in about 35 minutes (see ppad.toyworld).
+TOY = replace(
+    SMALL,
+    faces="",  # ours: nothing to read
+    actions="",  # ours
+    drawn=True,  # ours
+    train_identities=300,  # ours: enough that D generalizes to new people
+    pictures_each=20,  # ours
+    test_identities=80,  # ours: none of them in training
+    test_pictures_each=10,  # ours
+    train_frames=2400,  # ours
+    test_frames=400,  # ours
+    test_pairs=2000,  # ours: a standard error of about 1 % at 30 % error
+    frame_height=160,  # ours
+    frame_width=160,  # ours
+    recognizer_width=16,  # ours
+    embedding=128,  # ours
+    lambda_gamma=0.6,  # ours: reaches the floor at step 332 instead of 1,659
+    detector_body="toy",  # ours
+    pretrain_recognizer_steps=500,  # ours
+    pretrain_detector_steps=700,  # ours
+    T1=300,  # ours
+    T2=150,  # ours
+    lr_detector=2e-3,  # ours: twice the paper's; a small A from scratch has little time
+)
 
+# A first look, three minutes on two CPU cores: fewer people, frames and steps; four rows.
+QUICK = replace(
+    TOY,
+    train_identities=120,  # ours: D then errs on about one pair in twenty-five of originals
+    pictures_each=8,  # ours: the retrained attacker repaints them all, twice
+    test_identities=40,  # ours
+    test_pictures_each=8,  # ours
+    train_frames=800,  # ours: drawing them takes time as well
+    test_frames=150,  # ours
+    test_pairs=800,  # ours: a standard error of about 2 % at 30 % error
+    other_width=8,  # ours: a quarter of the work
+    lambda_gamma=1.5,  # ours: reaches the floor at step 133 of 300
+    pretrain_recognizer_steps=300,  # ours
+    pretrain_recognizer_batch=32,  # ours: half of toy's; D errs hardly more, in half the time
+    pretrain_detector_steps=550,  # ours: all rows share it, and A is what learns slowest
+    pretrain_modifier_steps=100,  # ours
+    exchange_steps=250,  # ours: M trains for about a minute on one core
+    warmup_steps=150,  # ours
+    batch_faces=8,  # ours
+    batch_frames=4,  # ours
+    l1_weight=10.0,  # ours: twice toy's, or so few steps would leave a smear
+    lr_detector=3e-3,  # ours: 1.5 times toy's, for fewer, smaller batches
+    T1=30,  # ours
+    T2=30,  # ours
+    attack_steps=100,  # ours
+    invert_steps=40,  # ours
+    landmark_steps=150,  # ours
+)
 
-@dataclass
-class Toy(Small):
-    """The drawn world on two CPU cores: all rows in about 35 minutes (see ppad.toyworld)."""
+# Real photographs on two CPU cores, within two hours.
+PHOTO_CPU = replace(
+    SMALL,
+    faces="data/photo_pack/faces",  # ours: people's folders, landmarks.csv
+    actions="data/photo_pack/actions",  # ours: stills with annotations.csv and faces.csv
+    frame_height=256,  # ours: ImageNet features tell 63 % of actions at 224, 70 % at 320
+    frame_width=256,  # ours
+    recognizer_width=24,  # ours
+    embedding=192,  # ours
+    lambda_gamma=0.3,  # ours: reaches the floor at step 664 of 2,500
+    detector_body="mobilenet_v2",  # ours: with --detector_weights; 1,000 stills are few
+    detector_trainable=4,  # ours
+    lr_detector=2e-4,  # ours: at 1e-3 the body forgot ImageNet
+    pretrain_recognizer_steps=2500,  # ours: D still learned after 1,500
+    pretrain_detector_steps=600,  # ours
+    landmark_jitter=1.0,  # ours: 254 people overfit without it
+    color_jitter=0.2,  # ours
+    T1=120,  # ours: M and D are warmed up; eleven rows take it, three seeds each
+    T2=60,  # ours
+    folds=2,  # LFW: the pack holds folds 9 and 10
+)
 
-    faces: str = ""  # ours: nothing to read
-    actions: str = ""  # ours
-    drawn: bool = True  # ours
-    train_identities: int = 300  # ours: enough that D generalizes to new people
-    pictures_each: int = 20  # ours
-    test_identities: int = 80  # ours: none of them in training
-    test_pictures_each: int = 10  # ours
-    train_frames: int = 2400  # ours
-    test_frames: int = 400  # ours
-    test_pairs: int = 2000  # ours: a standard error of about 1 % at 30 % error
-    frame_height: int = 160  # ours
-    frame_width: int = 160  # ours
-    recognizer_width: int = 16  # ours
-    embedding: int = 128  # ours
-    lambda_gamma: float = 0.6  # ours: reaches the floor at step 332 instead of 1,659
-    detector_body: str = "toy"  # ours
-    pretrain_recognizer_steps: int = 500  # ours
-    pretrain_detector_steps: int = 700  # ours
-    T1: int = 300  # ours
-    T2: int = 150  # ours
-    lr_detector: float = 2e-3  # ours: twice the paper's; a small A from scratch has little time
+# Real photographs on one GPU; two rows of one seed took ten minutes on an H200.
+PHOTO = replace(
+    PHOTO_CPU,
+    frame_height=320,  # ours: the stills' longest side
+    frame_width=320,  # ours
+    face_size=128,  # ours: the crops are 160x160
+    modifier_width=32,  # ours: minutes, not days
+    modifier_blocks=6,  # ours: CycleGAN's choice at 128x128
+    recognizer_height=112,  # SphereFace
+    recognizer_breadth=96,  # SphereFace
+    recognizer_width=32,  # ours
+    embedding=256,  # ours
+    other_width=32,  # ours
+    lambda_gamma=0.12,  # SphereFace
+    pretrain_recognizer_steps=3000,  # ours: 70 epochs; at the CPU size 30 were enough
+    pretrain_recognizer_batch=128,  # ours
+    warmup_steps=6400,  # ours: twice as many, for a picture of four times the pixels
+    pretrain_detector_steps=1500,  # ours: 12 times through the stills
+    landmark_jitter=1.5,  # ours
+    T1=800,  # ours
+    T2=160,  # ours
+    batch_faces=32,  # ours
+    attack_steps=1000,  # ours: the retrained attacker starts from D, the other from nothing
+    invert_steps=1000,  # ours
+    landmark_steps=1000,  # ours
+    sample_every=250,  # ours
+)
 
-
-@dataclass
-class Quick(Toy):
-    """A first look, three minutes on two CPU cores: fewer people, frames and steps; four rows."""
-
-    train_identities: int = 120  # ours: D then errs on about one pair in twenty-five of originals
-    pictures_each: int = 8  # ours: the retrained attacker repaints them all, twice
-    test_identities: int = 40  # ours
-    test_pictures_each: int = 8  # ours
-    train_frames: int = 800  # ours: drawing them takes time as well
-    test_frames: int = 150  # ours
-    test_pairs: int = 800  # ours: a standard error of about 2 % at 30 % error
-    other_width: int = 8  # ours: a quarter of the work
-    lambda_gamma: float = 1.5  # ours: reaches the floor at step 133 of 300
-    pretrain_recognizer_steps: int = 300  # ours
-    pretrain_recognizer_batch: int = 32  # ours: half of toy's; D errs hardly more, in half the time
-    pretrain_detector_steps: int = 550  # ours: all rows share it, and A is what learns slowest
-    pretrain_modifier_steps: int = 100  # ours
-    exchange_steps: int = 250  # ours: M trains for about a minute on one core
-    warmup_steps: int = 150  # ours
-    batch_faces: int = 8  # ours
-    batch_frames: int = 4  # ours
-    l1_weight: float = 10.0  # ours: twice toy's, or so few steps would leave a smear
-    lr_detector: float = 3e-3  # ours: 1.5 times toy's, for fewer, smaller batches
-    T1: int = 30  # ours
-    T2: int = 30  # ours
-    attack_steps: int = 100  # ours
-    invert_steps: int = 40  # ours
-    landmark_steps: int = 150  # ours
-
-
-@dataclass
-class PhotoCPU(Small):
-    """Real photographs on two CPU cores, within two hours."""
-
-    faces: str = "data/photo_pack/faces"  # ours: people's folders, landmarks.csv
-    actions: str = "data/photo_pack/actions"  # ours: stills with annotations.csv and faces.csv
-    frame_height: int = 256  # ours: ImageNet features tell 63 % of actions at 224, 70 % at 320
-    frame_width: int = 256  # ours
-    recognizer_width: int = 24  # ours
-    embedding: int = 192  # ours
-    lambda_gamma: float = 0.3  # ours: reaches the floor at step 664 of 2,500
-    detector_body: str = "mobilenet_v2"  # ours: with --detector_weights; 1,000 stills are few
-    detector_trainable: int = 4  # ours
-    lr_detector: float = 2e-4  # ours: at 1e-3 the body forgot ImageNet
-    pretrain_recognizer_steps: int = 2500  # ours: D still learned after 1,500
-    pretrain_detector_steps: int = 600  # ours
-    landmark_jitter: float = 1.0  # ours: 254 people overfit without it
-    color_jitter: float = 0.2  # ours
-    T1: int = 120  # ours: M and D are warmed up; eleven rows take it, three seeds each
-    T2: int = 60  # ours
-    folds: int = 2  # LFW: the pack holds folds 9 and 10
-
-
-@dataclass
-class Photo(PhotoCPU):
-    """Real photographs on one GPU; two rows of one seed took ten minutes on an H200."""
-
-    frame_height: int = 320  # ours: the stills' longest side
-    frame_width: int = 320  # ours
-    face_size: int = 128  # ours: the crops are 160x160
-    modifier_width: int = 32  # ours: minutes, not days
-    modifier_blocks: int = 6  # ours: CycleGAN's choice at 128x128
-    recognizer_height: int = 112  # SphereFace
-    recognizer_breadth: int = 96  # SphereFace
-    recognizer_width: int = 32  # ours
-    embedding: int = 256  # ours
-    other_width: int = 32  # ours
-    lambda_gamma: float = 0.12  # SphereFace
-    pretrain_recognizer_steps: int = 3000  # ours: 70 epochs; at the CPU size 30 were enough
-    pretrain_recognizer_batch: int = 128  # ours
-    warmup_steps: int = 6400  # ours: twice as many, for a picture of four times the pixels
-    pretrain_detector_steps: int = 1500  # ours: 12 times through the stills
-    landmark_jitter: float = 1.5  # ours
-    T1: int = 800  # ours
-    T2: int = 160  # ours
-    batch_faces: int = 32  # ours
-    attack_steps: int = 1000  # ours: the retrained attacker starts from D, the other from nothing
-    invert_steps: int = 1000  # ours
-    landmark_steps: int = 1000  # ours
-    sample_every: int = 250  # ours
-
-
-PRESETS = {"quick": Quick, "toy": Toy, "photo": Photo, "photo_cpu": PhotoCPU, "paper": Paper}
+PRESETS = {"quick": QUICK, "toy": TOY, "photo": PHOTO, "photo_cpu": PHOTO_CPU, "paper": Paper()}
 RESTARTS = {"adversarial_target": "entropy", "warmup_restart": 100}  # 32 times in toy's warm-up
 AS_PRINTED = (
     "modifier_upsample modifier_match_color lr_warmup lr_modifier adversarial_weight "
@@ -322,7 +310,6 @@ MACHINE = (
 ).split()
 ACCUMULATED = ("batch_faces", "batch_frames", "warmup_faces")  # batches that `accumulate` divides
 BATCHES = (*ACCUMULATED, "pretrain_recognizer_batch")
-FOLDERS = ("faces", "actions")  # read unless the data are drawn
 AT_LEAST_ONE = (
     "modifier_width recognizer_width other_width embedding recognizer_updates accumulate "
     "eval_batch warmup_recognizers log_every sample_every attack_steps invert_steps "
@@ -336,9 +323,13 @@ LEAST = {  # the least that works, of each field that needs more than 0
     **dict.fromkeys(("face_size", "frame_height", "frame_width"), 16),  # halved four times
     **dict.fromkeys(("recognizer_height", "recognizer_breadth"), 8),  # halved three times
     "folds": 2,  # the threshold is fitted on the other folds
+    **dict.fromkeys(("face_scale", "adversarial_cap"), 1e-6),  # above 0
 }
-MOST = {"adam_beta1": 0.9999, "adam_beta2": 0.9999, "lr_drop_at": 1}
-UNBOUNDED = ("adversarial_cap", "memory_gb")  # may be infinite
+MOST = {  # of the others a billion, so that all are finite
+    **dict.fromkeys(UNBOUNDED, math.inf),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), 0.9999),
+    "lr_drop_at": 1,
+}
 CHOICES = {
     "modifier_upsample": ("transposed", "resize"),
     "recognizer_depth": (4, 10, 20),
@@ -378,11 +369,10 @@ def build(preset: str, **overrides) -> Paper:
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset '{preset}' is unknown: choose one of {', '.join(PRESETS)}")
-    for name in overrides:
-        if name not in Paper.__annotations__:
-            raise ConfigError(f"field '{name}' is unknown: the fields are listed in ppad/config.py")
+    for name in overrides.keys() - Paper.__annotations__.keys():
+        raise ConfigError(f"field '{name}' is unknown: the fields are listed in ppad/config.py")
     given = {name: value for name, value in overrides.items() if value is not None}
-    config = PRESETS[preset](**given)
+    config = replace(PRESETS[preset], **given)
     for name, fault in _problems(config):
         raise ConfigError(f"{name} is {getattr(config, name)!r}: {fault}")
     return config
@@ -397,7 +387,7 @@ def from_flags(preset: str, flags: dict) -> Paper:
     config = build(preset, **flags)
     if not (config.T1 or config.epochs or config.T2):
         raise ConfigError("T1, epochs and T2 are 0, so the game trains nothing: give one of them")
-    for name in FOLDERS:
+    for name in ("faces", "actions"):
         if config.drawn and flags.get(name) is not None:
             fix = "give --preset photo_cpu, or another preset that reads folders, or --drawn false"
             raise ConfigError(f"{name} is given, but preset '{preset}' draws its data: {fix}")
@@ -407,23 +397,15 @@ def from_flags(preset: str, flags: dict) -> Paper:
 def _problems(config: Paper):
     """Yield (field, what is wrong) for every value that cannot work."""
     values = dataclasses.asdict(config)
-    for name, least in (LEAST | dict.fromkeys(DRAWN if config.drawn else (), 1)).items():
-        if values[name] < least:
-            yield name, f"it must be at least {least}"
-    for name, most in MOST.items():
-        if values[name] > most:
-            yield name, f"it must be at most {most}"
+    least = LEAST | dict.fromkeys(DRAWN if config.drawn else (), 1)
     for name, value in values.items():
-        if isinstance(value, (int, float)) and not value >= 0:
-            yield name, "it must not be negative"
-        if value == math.inf and name not in UNBOUNDED:
-            yield name, "it must be finite"
-    for name in ("face_scale", "adversarial_cap"):
-        if values[name] == 0:
-            yield name, "it must be above 0"
-    for name, choices in CHOICES.items():
-        if values[name] not in choices:
-            yield name, f"it must be {' or '.join(map(repr, choices))}"
+        if value not in CHOICES.get(name, [value]):
+            yield name, f"it must be {' or '.join(map(repr, CHOICES[name]))}"
+        elif isinstance(value, (int, float)):
+            low = least.get(name, 0)
+            high = MOST.get(name, 10**9)
+            if not low <= value <= high:  # also where it is nan
+                yield name, f"it must be from {low:,} to {high:,}"
     for name in ACCUMULATED:
         if values[name] % config.accumulate:
             yield "accumulate", f"it must divide {name}, which is {values[name]}"
@@ -451,12 +433,12 @@ def _problems_of_drawn_data(config: Paper):
 
 def missing_weights(config: Paper) -> dict[str, str]:
     """A sentence for each field that names a file of weights which is not there."""
-    given = {name: getattr(config, name) for name in ("detector_weights", "recognizer_weights")}
-    return {
-        name: f"{name} {path} is not there: see data_scripts/README.md"
-        for name, path in given.items()
-        if path and not Path(path).is_file()
-    }
+    missing = {}
+    for name in ("detector_weights", "recognizer_weights"):
+        path = getattr(config, name)
+        if path and not Path(path).is_file():
+            missing[name] = f"{name} {path} is not there: see data_scripts/README.md"
+    return missing
 
 
 def check_counts(config: Paper, counts: dict) -> None:
@@ -467,13 +449,12 @@ def check_counts(config: Paper, counts: dict) -> None:
     if counts["train_people"] < 2:
         raise ConfigError("there is one person to train on, and D tells people apart: give more")
     for name in BATCHES:
+        size = getattr(config, name)
         what = "frames" if name == "batch_frames" else "faces"
         count = counts[f"train_{what}"]
-        if getattr(config, name) > count:
-            raise ConfigError(
-                f"{name} is {getattr(config, name)}, but there are {count} {what} to train on: "
-                f"give more pictures, or a smaller --{name}"
-            )
+        if size > count:
+            fault = f"{name} is {size}, but there are {count} {what} to train on"
+            raise ConfigError(f"{fault}: give more pictures, or a smaller --{name}")
 
 
 def with_steps(config: Paper, frames: int) -> Paper:
@@ -483,7 +464,7 @@ def with_steps(config: Paper, frames: int) -> Paper:
     drop after 7 of 12 epochs, which is `lr_drop_at` of T1.
     """
     steps = config.T1 or config.epochs * (frames // config.batch_frames)
-    return dataclasses.replace(config, T1=steps)
+    return replace(config, T1=steps)
 
 
 def budget(config: Paper) -> dict:
@@ -502,11 +483,9 @@ def budget(config: Paper) -> dict:
 
 
 def as_fields(config: Paper) -> dict:
-    """Every field as JSON can hold it: it has no number for an infinite cap."""
-    return {
-        name: str(value) if value == math.inf else value
-        for name, value in dataclasses.asdict(config).items()
-    }
+    """Every field as JSON can hold it, which has no number for infinity."""
+    fields = dataclasses.asdict(config)
+    return {name: "inf" if value == math.inf else value for name, value in fields.items()}
 
 
 def as_json(config: Paper, preset: str) -> str:
@@ -517,33 +496,21 @@ def as_json(config: Paper, preset: str) -> str:
 def differences(config: Paper, preset: str, path: Path) -> list[str]:
     """Every field that config.json at `path` has otherwise, as `unlike` says it.
 
-    Raises ConfigError naming the file when it is not what `as_json` writes.
+    Raises DataError naming the file when it is not what `as_json` writes.
     """
-    try:
-        there = deciding(dict(json.loads(path.read_text())))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error}): restore it, or choose another --out"
-        ) from error
-    return unlike(there, {"preset": preset, **deciding(as_fields(config))})
+    there = read_json(path, "restore it, or choose another --out")
+    return unlike(deciding(there), {"preset": preset, **deciding(as_fields(config))})
 
 
 def unlike(there: dict, here: dict) -> list[str]:
     """'NAME: THERE there, HERE here' for every value in which two dicts of settings differ."""
-    return [
-        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    ]
+    pairs = {name: (there.get(name), here.get(name)) for name in sorted(there | here)}
+    return [f"{name}: {a!r} there, {b!r} here" for name, (a, b) in pairs.items() if a != b]
 
 
 def deciding(fields: dict) -> dict:
-    """The fields that decide a run's numbers: not those of the machine.
-
-    A `precision` of fp32 is left out as well: older runs do not name it.
-    """
-    return {
-        name: value
-        for name, value in fields.items()
-        if name not in MACHINE and (name, value) != ("precision", "fp32")
-    }
+    """The fields that decide a run's numbers: not those of the machine."""
+    kept = {name: value for name, value in fields.items() if name not in MACHINE}
+    if kept.get("precision") == "fp32":  # older runs do not name it
+        del kept["precision"]
+    return kept

@@ -1,8 +1,8 @@
 """Reading pictures, tables and text, and writing files whole or not at all (ours, not the paper's).
 
-Every module may import this one; it imports none of ours. What it reads was often made by
-strangers: pictures are decoded by a few safe decoders and limited in size, and whatever is wrong
-is a `DataError` that names the file (of a table also the line) and says how to fix it.
+What it reads was often made by strangers: pictures are decoded by a few safe decoders and limited
+in size, and whatever is wrong is a `DataError` that names the file (of a table also the line) and
+says how to fix it.
 """
 
 import csv
@@ -23,6 +23,7 @@ import warnings
 import zlib
 from contextlib import closing, contextmanager, suppress
 from io import BytesIO, StringIO
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -31,7 +32,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # of Pillow's others, some start programs
 MAX_PIXELS = 50_000_000  # ours: of one picture; a small file can claim any number
-LARGEST = 1e30  # ours: numbers of a table are smaller; of those above 3.4e38 float32 makes infinity
+LARGEST = 1e30  # ours: numbers of a table are smaller, also as float32
 UNEQUAL = 0.01  # ours: of a fold, pairs of one kind too many; chance is then 49.5 %
 STOPS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")  # of kill, a terminal, batch systems
 
@@ -57,15 +58,13 @@ class WriteError(OSError):
 def atomic_path(path, durable: bool = True):
     """Give the block a temporary path, which becomes `path` if the block ends well.
 
-    Folders are made as needed, and an empty file is written at once: a place that cannot be written
-    is noticed before the work. The temporary file is `.NAME.PROCESS.part`, beside `path`, and is
-    removed if the block fails. durable: have the content on the disk before the name, as after a
-    power failure the name might be there without it. Raises WriteError for any OSError, from the
-    block as well.
+    Folders are made as needed. The temporary file, `.NAME.PROCESS.part` beside `path`, is written
+    at once, so that a place that cannot be written is noticed before the work, and is removed if
+    the block fails. durable: the content is on the disk before the name, against power failures.
+    Raises WriteError for any OSError, from the block as well.
     """
     path = Path(path)
-    # systems allow names of 255 bytes
-    start = os.fsencode(path.name)[:200].decode(errors="ignore")
+    start = os.fsencode(path.name)[:200].decode(errors="ignore")  # names may have 255 bytes
     temporary = path.with_name(f".{start}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,20 +85,17 @@ def atomic_path(path, durable: bool = True):
 
 def write_file(path, content: str | bytes, durable: bool = True) -> None:
     """Write text (as UTF-8) or bytes to `path`, whole or not at all. Raises WriteError."""
-    data = content.encode() if isinstance(content, str) else content
     with atomic_path(path, durable) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_error(path, error: OSError) -> WriteError:
     """The WriteError that says what went wrong at `path` and how to fix it."""
     if isinstance(error, WriteError):
         return error
-    fix = "choose another place, or see that this one can be written"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        fix = "free some disk space and run the same command again"
-    if error.errno == errno.ENAMETOOLONG:
-        fix = "choose a shorter name"
+    full = "free some disk space and run the same command again"
+    fixes = {errno.ENOSPC: full, errno.EDQUOT: full, errno.ENAMETOOLONG: "choose a shorter name"}
+    fix = fixes.get(error.errno, "choose another place, or see that this one can be written")
     return WriteError(f"cannot write {path} ({error.strerror or error}): {fix}")
 
 
@@ -111,7 +107,7 @@ def unlink_unfinished(path) -> None:
 
 @contextmanager
 def on_signals(handler):
-    """Have `handler` called in the block at STOPS, but those ignored, as nohup ignores SIGHUP."""
+    """In the block `handler` is called at STOPS, but those ignored, as nohup ignores SIGHUP."""
     main = threading.current_thread() is threading.main_thread()  # no other one gets signals
     numbers = [getattr(signal, name) for name in STOPS if main and hasattr(signal, name)]
     heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
@@ -124,7 +120,7 @@ def on_signals(handler):
 
 
 def check_writable(folder) -> None:
-    """WriteError unless a file can be made in `folder`, or where it would be made. None is left."""
+    """WriteError unless a file can be made in `folder`, or where that would be made."""
     try:
         tempfile.TemporaryFile(dir=existing(folder)).close()
     except OSError as error:
@@ -144,10 +140,10 @@ def lock(folder):
     SQLite locks the file `.lock` on every system, until its process ends in any way; `.lock.txt`
     says whose it is. A file system without locks is only warned of.
     """
-    path = Path(folder, ".lock")
-    owner = path.with_suffix(".txt")
     check_writable(folder)
+    path = Path(folder, ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
+    owner = path.with_suffix(".txt")
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
             connection.execute("PRAGMA journal_mode = OFF")  # no second file beside it
@@ -155,8 +151,8 @@ def lock(folder):
         except sqlite3.Error as error:
             if "locked" in str(error):
                 who = read_text(owner) if owner.exists() else "another run"
-                fix = "wait for its end, or choose another folder"
-                raise DataError(f"{folder} is in use by {who}: {fix}") from error
+                fault = f"{folder} is in use by {who}"
+                raise DataError(f"{fault}: wait for its end, or choose another folder") from error
             print(f"{path} cannot be locked ({error}): start no second run here", file=sys.stderr)
         now = time.strftime("%Y-%m-%d %H:%M")
         write_file(owner, f"process {os.getpid()} on {socket.gethostname()}, since {now}", False)
@@ -193,8 +189,8 @@ def is_picture(path) -> bool:
 def plain_name(file: str) -> str:
     """The one spelling of a picture's name in which tables, folders and pairs are compared.
 
-    Composed characters (macOS stores them decomposed), "/" (Windows writes backslashes), no "./",
-    and the suffix in small letters.
+    Composed characters (macOS decomposes them), "/" instead of Windows' backslash, no "./", and the
+    suffix in small letters.
     """
     path = PurePosixPath(unicodedata.normalize("NFC", file).replace("\\", "/"))
     return (path.parent / (path.stem + path.suffix.lower())).as_posix()
@@ -255,37 +251,36 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     """
     text = unicodedata.normalize("NFC", read_text(path, "table"))
     delimiter = next((mark for mark in "\t,;" if mark in text.partition("\n")[0]), ",")
-    reader = csv.reader(StringIO(text), delimiter=delimiter)
+    reader = csv.DictReader(StringIO(text), delimiter=delimiter)
     rows = []
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        if twice := next((name for name in names if name and names.count(name) > 1), ""):
-            raise DataError(f"{path}: two columns are named {twice}; delete or rename one of them")
-        if missing := ", ".join(column for column in columns if column not in names):
-            fix = "add them or use another table"
-            raise DataError(f"{path}: its first line lacks the column(s) {missing}; {fix}")
-        for cells in filter(None, reader):
-            where = f"{path}, line {reader.line_num}"
-            cells = [cell.strip() for cell in cells]
-            if any(cells[len(names) :]):
-                fault = f"has {len(cells)} cells, the first line {len(names)}"
-                raise DataError(f"{where}: {fault}; put quotes about cells with commas")
-            rows.append({**dict.fromkeys(names), **dict(zip(names, cells)), "where": where})
-    except csv.Error as error:
-        fix = "save it as CSV in UTF-8"
-        raise DataError(f"{path}: cannot be read as a table ({error}); {fix}") from error
-    if not rows and not may_be_empty:
-        raise DataError(f"{path}: there is no row below the header; make or download it again")
     suffixes = {}  # of each plain name, as the table has it
-    for row in rows if "file" in columns else ():
-        if not row["file"]:
-            raise DataError(f"{row['where']}: file is empty; name the picture, or delete the row")
-        name = plain_name(row["file"])
-        suffix = Path(row["file"]).suffix
-        if suffixes.setdefault(name, suffix) != suffix:
-            fault = f"{row['file']} ends in {suffixes[name]} further up"
-            raise DataError(f"{row['where']}: {fault}; rename one picture, or write both alike")
-        row["file"] = name
+    try:
+        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        if twice := next((name for name in names if name and names.count(name) > 1), ""):
+            raise DataError(f"{path}: two columns are named {twice}; delete or rename one")
+        if missing := ", ".join(column for column in columns if column not in names):
+            raise DataError(f"{path}: its first line lacks the column(s) {missing}; add them")
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            surplus = cells.pop(None, [])
+            if any(map(str.strip, surplus)):
+                fault = f"has {len(names) + len(surplus)} cells, the first line {len(names)}"
+                raise DataError(f"{where}: {fault}; put quotes about cells with commas")
+            row = {name: cell and cell.strip() for name, cell in cells.items()} | {"where": where}
+            if "file" in columns:
+                if not row["file"]:
+                    raise DataError(f"{where}: file is empty; name the picture, or delete the row")
+                name = plain_name(row["file"])
+                suffix = Path(row["file"]).suffix
+                if suffixes.setdefault(name, suffix) != suffix:
+                    fault = f"{row['file']} ends in {suffixes[name]} further up"
+                    raise DataError(f"{where}: {fault}; rename one picture, or write both alike")
+                row["file"] = name
+            rows.append(row)
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read as a table ({error}); save it as CSV") from error
+    if not rows and not may_be_empty:
+        raise DataError(f"{path}: there is no row below the header; make it again")
     return rows
 
 
@@ -298,19 +293,19 @@ def numbers(row: dict, columns) -> list[float]:
         except (AttributeError, ValueError):  # None where the row is too short
             value = math.nan
         if not abs(value) < LARGEST:
-            fault = f"{column} is {row[column]!r}, not a finite number of 32 bits"
-            raise DataError(f"{row['where']}: {fault}; correct or delete the row")
+            fault = f"{row['where']}: {column} is {row[column]!r}, not a finite number of 32 bits"
+            raise DataError(f"{fault}; correct or delete the row")
         values.append(value)
     return values
 
 
-def read_pair_lines(path):
+def read_pair_lines(path) -> list[tuple[str, str, bool, int]]:
     """Read a verification list in LFW's format.
 
     Its first line holds the number of folds and N; a fold is N lines `name i j` (pictures i and j
-    of one person), then N lines `name i other j`. Returns the number of pairs a fold (2 N) and the
-    pairs, each ((name, i), (name, j)). Raises DataError for a line of another form, a pair that
-    comes twice, or another number of lines than promised.
+    of one person), then N lines `name i other j`. Returns (first, second, same, fold) of each pair,
+    pictures named as LFW does: "name/name_0001". Raises DataError for a line of another form, a
+    pair that comes twice, or another number of lines than promised.
     """
     text = unicodedata.normalize("NFC", read_text(path))
     header, *lines = [line.split() for line in text.splitlines() if line.strip()] or [[]]
@@ -318,24 +313,24 @@ def read_pair_lines(path):
         fault = f"its first line is {' '.join(header)!r}"
         raise DataError(f"{path}: {fault}; it must hold folds and pairs, as LFW's 10 300")
     folds, each = map(int, header)
-    if len(lines) != 2 * folds * each:
+    if not lines or len(lines) != 2 * folds * each:
         fault = f"has {len(lines)} pairs, its first line promises {2 * folds * each}"
         raise DataError(f"{path}: {fault}; download it again")
-    pairs = {}  # a dict, which keeps their order: {the two ends: the two in the list's order}
+    pairs = {}  # {the two: the pair in the list's order}
     for number, line in enumerate(lines):
-        same = number % (2 * each) < each
-        ends = frozenset()
-        if len(line) == (3 if same else 4) and (line[1] + line[-1]).isdecimal():
-            first = (line[0], int(line[1]))
-            second = (line[0] if same else line[2], int(line[-1]))
-            if same == (first[0] == second[0]):
-                ends = frozenset((first, second))
-        if len(ends) < 2 or ends in pairs:
+        fold, place = divmod(number, 2 * each)
+        same = place < each
+        words = [*line[:2], line[0], *line[2:]] if same else line  # name i other j
+        ends = []
+        if len(words) == 4 and (words[1] + words[3]).isdecimal():
+            if same == (words[0] == words[2]):
+                ends = [f"{name}/{name}_{int(i):04d}" for name, i in (words[:2], words[2:])]
+        if len(set(ends)) < 2 or frozenset(ends) in pairs:
             form = "name i j" if same else "name i other j"
-            fault = f"pair {number + 1} ({' '.join(line)}) must be {form}, of two pictures, and new"
-            raise DataError(f"{path}: {fault}; correct or delete the line")
-        pairs[ends] = (first, second)
-    return 2 * each, list(pairs.values())
+            fault = f"{path}: pair {number + 1} ({' '.join(line)})"
+            raise DataError(f"{fault} must be {form}, of two pictures, and new; correct it")
+        pairs[frozenset(ends)] = (*ends, same, fold)
+    return list(pairs.values())
 
 
 def find_pairs(pairs_txt, names: list[str]):
@@ -348,44 +343,41 @@ def find_pairs(pairs_txt, names: list[str]):
     Raises DataError for what `read_pair_lines` refuses, for a name that is there in other letters,
     and unless two folds or more are left with pairs of one person and of two in each.
     """
-    per_fold, lines = read_pair_lines(pairs_txt)
-    folds = range(len(lines) // per_fold)
+    pairs = read_pair_lines(pairs_txt)
     position = {name: i for i, name in enumerate(names)}
     spelled = {name.casefold(): name for name in names}
-    kept = {(fold, same): [] for fold in folds for same in (True, False)}
+    kept = {(fold, same): [] for *_, same, fold in pairs}
     dropped = []
-    for number, pair in enumerate(lines):
-        ends = [f"{person}/{person}_{i:04d}" for person, i in pair]  # as LFW names pictures
-        absent = [name for name in ends if name not in position]
+    for first, second, same, fold in pairs:
+        absent = [name for name in (first, second) if name not in position]
         for name in absent:
             if there := spelled.get(name.casefold()):
-                fault = f"names {name}, the folder has {there}"
-                raise DataError(f"{pairs_txt}: {fault}; write the names alike")
+                fault = f"{pairs_txt}: names {name}, the folder has {there}"
+                raise DataError(f"{fault}; write the names alike")
         if absent:
-            dropped.append(" ".join(name.split("/")[1] for name in ends))
+            dropped.append(f"{first} {second}")
         else:
-            kind = (number // per_fold, pair[0][0] == pair[1][0])
-            kept[kind].append([position[name] for name in ends])
-    said = f"{len(dropped)} of {len(lines)} pairs are dropped, as the set lacks a picture of each"
+            kept[fold, same].append((position[first], position[second], same, fold))
+    said = f"{len(dropped)} of {len(pairs)} pairs are dropped, as the set lacks a picture of each"
+    folds = len(kept) // 2
     extras = []
-    for fold in folds:
-        both = kept[fold, True], kept[fold, False]
-        fewer, more = sorted(both, key=len)
-        if not fewer or len(folds) < 2:
-            fault = (
-                f"fold {fold + 1} of {len(folds)} has {len(both[0])} and {len(both[1])} pairs of"
-            )
-            such = f"one person and of two in a set that has {next(iter(names), 'nothing')}"
+    for fold in range(folds):
+        of_one, of_two = kept[fold, True], kept[fold, False]
+        fewer, more = sorted((of_one, of_two), key=len)
+        if not fewer or folds < 2:
+            have = f"{len(of_one)} and {len(of_two)} pairs of one person and of two"
+            fault = f"{pairs_txt}: fold {fold + 1} of {folds} has {have}"
+            such = f"in a set that has {''.join(names[:1]) or 'nothing'}"
             need = "at least two folds need both: restore the pictures or pairs"
-            raise DataError(f"{pairs_txt}: {fault} {such}; {need} ({said})")
-        if len(more) - len(fewer) > UNEQUAL * per_fold:
-            extras += [f"{names[first]} {names[second]}" for first, second in more[len(fewer) :]]
+            raise DataError(f"{fault} {such}; {need} ({said})")
+        if len(more) - len(fewer) > UNEQUAL * (len(pairs) // folds):
+            extras += more[len(fewer) :]
             del more[len(fewer) :]
     if dropped:
         more = f"{len(extras)} pairs more are dropped, so that each fold has as many of both kinds"
         print(f"{pairs_txt}: {said}: {', '.join(dropped[:3])}; {more}", file=sys.stderr)
-    found = [(*ends, same, fold) for (fold, same), pairs in kept.items() for ends in pairs]
-    return found, dropped + extras
+    dropped += [f"{names[first]} {names[second]}" for first, second, *_ in extras]
+    return list(chain.from_iterable(kept.values())), dropped
 
 
 # ---------------------------------------------------------------- pictures
@@ -414,14 +406,13 @@ def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Ima
 
     source: a path or an open binary file. max_pixels: the most that it may have. formats: Pillow's
     names of those that are tried, whatever the file's suffix. Returns a Pillow picture as `to_rgb`
-    makes it. Raises BadPicture without the file's name, which the caller knows.
+    makes it. Raises BadPicture without the file's name.
     """
     try:
         with Image.open(source, formats=formats) as picture:  # reads the size, not yet the pixels
             width, height = picture.size
             if width * height > max_pixels:
-                fault = f"{width} x {height}, more than the {max_pixels:,} pixels that are allowed"
-                raise ValueError(fault)
+                raise ValueError(f"{width} x {height}, more than the {max_pixels:,} pixels allowed")
             return to_rgb(picture)
     except UnidentifiedImageError:  # its own text names an address in memory, another on every run
         reason = "no picture format is known"
@@ -475,7 +466,7 @@ def clock(seconds: float) -> str:
 def print_progress(text: str, end: bool = False) -> None:
     """Print to stderr: on a terminal one line, rewritten until `end`; elsewhere plain lines."""
     if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="\n" if end else "", file=sys.stderr, flush=True)
+        text = f"\r\033[K{text}" + "\n" * end
     else:
-        # in one piece: jobs print at the same time, and a line must not break into another's
-        print(f"{text}\n", end="", file=sys.stderr, flush=True)
+        text += "\n"
+    print(text, end="", file=sys.stderr, flush=True)  # in one piece: jobs print at the same time

@@ -1,10 +1,7 @@
 """Grade a student's module: replace ours by it, run our own tests and a short game that must learn.
 
     python -m ppad.grade COMPONENT student.py [more.py ...] [--json F] [--junit F]
-    python -m ppad.grade --starter COMPONENT [--out F]
-
-The first form prints points for every line of the rubric, with a hint and the reason for each line
-missed. The second writes the file that students begin with: the real module without its bodies.
+    python -m ppad.grade --starter COMPONENT [--out F]  # the file that students begin with
 
 A component is any module of `ppad` whose test file has marks like this one:
 
@@ -18,12 +15,13 @@ about: in all other lines the reference's take their place, so that their mistak
 A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
 student's file in the component's place, and writes the start and result of each to a journal. This
 process watches time and memory. A test that hangs or ends its process costs its line, and a new
-process goes on with the others. This is a seat belt, no sandbox (tests/README.md).
+process goes on with the others. A seat belt, no sandbox (tests/README.md).
 """
 
 import argparse
 import ast
 import json
+import math
 import os
 import re
 import secrets
@@ -34,7 +32,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -128,7 +126,12 @@ def _edits(rows: list[str], nodes: list[ast.stmt]):
     """Yield (first row, last row, rows in their place) for every body and private helper."""
     for node in (node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))):
         if node.name.startswith("_") and not node.name.endswith("__"):
-            yield _first_row(rows, node), node.end_lineno, []
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
+            while rows[first - 1].lstrip().startswith("#") and "# --" not in rows[first - 1]:
+                first -= 1  # a comment that is no section heading
+            while not rows[first - 1].strip():
+                first -= 1
+            yield first, node.end_lineno, []
         elif isinstance(node, ast.ClassDef):
             yield from _edits(rows, node.body)
         else:
@@ -140,24 +143,13 @@ def _edits(rows: list[str], nodes: list[ast.stmt]):
             yield begin, node.end_lineno, [f"{' ' * (node.col_offset + 4)}{todo}\n"]
 
 
-def _first_row(rows: list[str], node) -> int:
-    """Where `node` begins, with its decorators, its comment and the blank rows above."""
-    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
-    while first and rows[first - 1].lstrip().startswith("#") and "# --" not in rows[first - 1]:
-        first -= 1  # a comment that is no section heading
-    while first and not rows[first - 1].strip():
-        first -= 1
-    return first
-
-
 # ------------------------------------------------------------------ the rubric and grading
 
 
 def components(root: Path = ROOT) -> list[str]:
     """Names of the modules that can be graded: those whose test file has rubric marks."""
     tests = sorted((root / "tests").glob("test_*.py"))
-    names = [test.stem.removeprefix("test_") for test in tests if _rubric([test])]
-    return [name for name in names if (root / "ppad" / f"{name}.py").is_file()]
+    return [test.stem.removeprefix("test_") for test in tests if _rubric([test])]
 
 
 def _rubric(files: list[Path]) -> list[Line]:
@@ -170,11 +162,10 @@ def _rubric(files: list[Path]) -> list[Line]:
                 if not ast.unparse(mark).startswith("pytest.mark.rubric("):
                     continue
                 text = ast.literal_eval(mark.args[0])
-                given = {word.arg: ast.literal_eval(word.value) for word in mark.keywords}
                 line = lines.setdefault(text, Line(text))
-                line.points = line.points or given.get("points", 0)
-                line.hint = line.hint or given.get("hint", "")
-                line.helper = line.helper or given.get("helper", "")
+                for given in mark.keywords:  # points, hint, helper: the first of each counts
+                    if not getattr(line, given.arg):
+                        setattr(line, given.arg, ast.literal_eval(given.value))
                 line.tests.append(f"tests/{file.name}::{node.name}")
     return list(lines.values())
 
@@ -199,39 +190,35 @@ def grade(
         "file": limits.file,
         "memory": limits.memory,
     }
-    run = _Run(limits)
+    seen = _Seen()
     stop = ""
-    while run.left > 0:
+    while seen.seconds < limits.seconds:
         with tempfile.TemporaryDirectory(prefix="ppad_grade_", ignore_cleanup_errors=True) as place:
             _copy_files(Path(place), root, files, component, source)
-            stop = run.process_tests(Path(place), orders)
-        if run.test is None or run.test in run.results:  # it did not end in the middle of a test
+            stop = _run_tests(Path(place), orders, limits, seen)
+        if seen.test is None or seen.test in seen.results:  # it did not end in the middle of one
             break
-        run.results[run.test] = stop or "the tests were broken off"  # pytest.exit
+        seen.results[seen.test] = stop or "the tests were broken off"  # pytest.exit
         # Its line is lost, and each of the line's other tests might take a process down, too.
-        lost = next(line.tests for line in lines if run.test.partition("[")[0] in line.tests)
-        rest = (test for test in run.collected if test.partition("[")[0] in lost)
-        run.results = dict.fromkeys(rest, SKIPPED) | run.results
+        lost = next(names for names in map(seen.names, lines) if seen.test in names)
+        seen.results = dict.fromkeys(lost, SKIPPED) | seen.results
         stop = f"not reached: the {limits.seconds:g} s for the whole file were over"
-    if stop and not run.results:
-        run.notes.append(stop)
+    if stop and not seen.results:
+        seen.notes.append(stop)
     for line in lines:
-        for test in line.tests:
-            # A test with parameters was collected under several names.
-            names = sorted(name for name in run.collected if name.partition("[")[0] == test)
-            for name in names or [test]:
-                if reason := run.results.get(name, stop or "not run"):
-                    line.reasons.append(f"{name.partition('::')[2]}: {reason}")
+        for name in seen.names(line):
+            if reason := seen.results.get(name, stop or "not run"):
+                line.reasons.append(f"{name.partition('::')[2]}: {reason}")
         line.reasons.sort(key=lambda reason: SKIPPED in reason)  # what took it down comes first
         line.earned = 0 if line.reasons else line.points
     points = sum(line.earned for line in lines)
     out_of = sum(line.points for line in lines)
     seconds = round(time.monotonic() - began, 1)
-    return Report(component, str(student), points, out_of, lines, run.notes, seconds)
+    return Report(component, str(student), points, out_of, lines, seen.notes, seconds)
 
 
 def _copy_files(place: Path, root: Path, files: list[Path], component: str, source: bytes) -> None:
-    """Fill the folder `place` with all it needs."""
+    """Fill the folder `place` with all that the tests need."""
     for name in ("ppad", "tests", "home"):
         (place / name).mkdir()
     (place / "pytest.ini").write_text("[pytest]\n")  # else pytest looks above
@@ -241,104 +228,107 @@ def _copy_files(place: Path, root: Path, files: list[Path], component: str, sour
     (place / "ppad" / f"{component}.py").write_bytes(source)
 
 
-class _Run:
-    """The tests of one submission, in one process after another."""
+@dataclass
+class _Seen:
+    """What the processes that ran the tests of one submission have told so far."""
 
-    def __init__(self, limits: Limits):
-        self.limits = limits
-        self.left = limits.seconds
-        self.results = {}  # test -> "" if passed, else the reason
-        self.collected = set()
-        self.notes = []
+    results: dict[str, str] = field(default_factory=dict)  # test -> "" if passed, else the reason
+    collected: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    test: str | None = None  # the last one that the last process started
+    seconds: float = 0.0  # of all processes, each from the file's import on
 
-    def process_tests(self, place: Path, orders: dict) -> str:
-        """Run the tests without result in a new process. Returns why it did not end well, or ""."""
-        self.token = secrets.token_hex(16)  # rows of the journal count only with it
-        path = place / f"{secrets.token_hex(8)}.jsonl"
-        orders = orders | {"done": list(self.results), "journal": str(path), "token": self.token}
-        self.half_row = b""
-        self.test = None  # the last one started
-        self.ended = None  # why the process ended, "" if it ended well
-        self.phase = "starting"
-        self.clock = 0.0  # seconds now, without those spent waiting for a processor
-        self.since = 0.0  # when the phase or test began
-        self.began = 0.0  # when the file was imported
-        with path.open("a+b") as journal:  # kept open, so that deleting it does no harm
-            process = _start(place)
-            try:
-                with suppress(OSError):  # it ended at once, which _watch notices
-                    process.stdin.write(json.dumps(orders).encode() + b"\n")
-                    process.stdin.close()
-                return self._watch(process, journal)
-            finally:
-                self.left -= self.clock - self.began
-                with suppress(ProcessLookupError, PermissionError):  # all of it may have ended
-                    if hasattr(os, "killpg"):
-                        os.killpg(process.pid, signal.SIGKILL)
-                    process.kill()
-                process.wait()
+    def names(self, line: Line) -> list[str]:
+        """Those of the line's tests; one with parameters was collected under several."""
+        names = []
+        for test in line.tests:
+            names += sorted(n for n in self.collected if n.partition("[")[0] == test) or [test]
+        return names
 
-    def _watch(self, process: subprocess.Popen, journal) -> str:
-        """Wait for the process's end or for a reason to end it. Returns the reason, or ""."""
+
+def _run_tests(place: Path, orders: dict, limits: Limits, seen: _Seen) -> str:
+    """Run the tests without result in a new process. Returns why it did not end well, or ""."""
+    token = secrets.token_hex(16)  # rows of the journal count only with it
+    path = place / f"{secrets.token_hex(8)}.jsonl"
+    orders = orders | {"done": list(seen.results), "journal": str(path), "token": token}
+    seen.test = None
+    before = seen.seconds
+    waited = 0.0  # seconds, for a processor
+    phase = "starting"
+    since = 0.0  # when the phase or test began; such times are seconds without those waited
+    may_take = math.inf  # how long
+    imported = 0.0  # when the file was
+    half_row = b""
+    # The journal is kept open, so that deleting it does no harm.
+    with path.open("a+b") as journal, _process(place) as process:
         started = time.monotonic()
-        waited = 0.0
-        problem = ""
-        while not problem:
+        with suppress(OSError):  # it ended at once, as is noticed below
+            process.stdin.write(json.dumps(orders).encode() + b"\n")
+            process.stdin.close()
+        while True:
             time.sleep(0.1)
             code = process.poll()
             waited = max(waited, _seconds_waited(process.pid))
-            self.clock = time.monotonic() - started - waited
-            self._read(journal)
-            if self.ended is not None:
-                return self.ended
-            problem = self._problem(code, _memory(process.pid))
-        return problem if self.phase == "test" else f"{problem} while {self.phase}"
-
-    def _problem(self, code: int | None, memory: int) -> str:
-        """Why it must end, "" if it may go on. code: its exit status, None while it runs."""
-        if code is not None and code < 0:
-            return f"the process crashed ({signal.strsignal(-code)})"
-        if code is not None:
-            return f"the process ended (status {code}: os._exit, sys.exit?)"
-        limits = self.limits
-        seconds = 2 * limits.test_seconds
-        if self.phase == "starting":
-            seconds = self.left
-        elif self.phase == "test":
-            seconds = limits.game_seconds if GAME in self.test else limits.test_seconds
-        if self.clock - self.since > seconds:
-            return f"took longer than {seconds:g} s (an endless loop?)"
-        if self.clock - self.began > self.left:
-            return f"the {limits.seconds:g} s for the whole file were over"
-        if memory > limits.memory:
-            return f"used more than {limits.memory / MB:g} MB of memory"
-        return ""
-
-    def _read(self, journal) -> None:
-        *rows, self.half_row = (self.half_row + journal.read()).split(b"\n")
-        for row in rows:
-            try:
-                token, event, value, reason = json.loads(row)
-            except (ValueError, TypeError):
+            clock = time.monotonic() - started - waited
+            seen.seconds = before + clock - imported
+            *rows, half_row = (half_row + journal.read()).split(b"\n")
+            for row in rows:
+                try:
+                    its_token, event, value, reason = json.loads(row)
+                except (ValueError, TypeError):
+                    continue
+                if its_token != token:
+                    continue
+                since = clock
+                if event == "phase":
+                    phase = value
+                    may_take = 2 * limits.test_seconds
+                    if value == "your file was imported":
+                        imported = clock
+                elif event == "note" and reason not in seen.notes:
+                    seen.notes.append(reason)
+                elif event == "collected":
+                    seen.collected.update(value)
+                elif event == "start":
+                    phase = "test"
+                    seen.test = value
+                    may_take = limits.game_seconds if GAME in value else limits.test_seconds
+                elif event == "result" and value == seen.test:
+                    seen.results[value] = seen.results.get(value) or reason
+                elif event == "end":
+                    return reason
+            if code is not None and code < 0:
+                problem = f"the process crashed ({signal.strsignal(-code)})"
+            elif code is not None:
+                problem = f"the process ended (status {code}: os._exit, sys.exit?)"
+            elif clock - since > may_take:
+                problem = f"took longer than {may_take:g} s (an endless loop?)"
+            elif seen.seconds > limits.seconds:
+                problem = f"the {limits.seconds:g} s for the whole file were over"
+            elif _memory(process.pid) > limits.memory:
+                problem = f"used more than {limits.memory / MB:g} MB of memory"
+            else:
                 continue
-            if token != self.token:
-                continue
-            self.since = self.clock
-            if event == "phase":
-                self.phase = value
-                if value == "your file was imported":
-                    self.began = self.clock
-            elif event == "note" and reason not in self.notes:
-                self.notes.append(reason)
-            elif event == "collected":
-                self.collected.update(value)
-            elif event == "start":
-                self.phase = "test"
-                self.test = value
-            elif event == "result" and value == self.test:
-                self.results[value] = self.results.get(value) or reason
-            elif event == "end":
-                self.ended = reason
+            return problem if phase == "test" else f"{problem} while {phase}"
+
+
+@contextmanager
+def _process(place: Path):
+    """The subprocess in the folder `place`, with as little of our environment as it needs."""
+    environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    environment |= NEW_ENVIRONMENT | dict.fromkeys(HOME_FOLDERS, str(place / "home"))
+    environment["PYTHONPATH"] = str(place)
+    command = [sys.executable, "-s", f"tests/{COPIED[0]}.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=place, env=environment, start_new_session=True, **pipes)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError, PermissionError):  # all of it may have ended
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+        process.wait()
 
 
 def _memory(pid: int) -> int:
@@ -354,20 +344,8 @@ def _memory(pid: int) -> int:
 
 def _seconds_waited(pid: int) -> float:
     """How long a process has waited for a processor; 0 where the system does not say."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
-
-
-def _start(place: Path) -> subprocess.Popen:
-    """The subprocess in the folder `place`, with as little of our environment as it needs."""
-    environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-    environment |= NEW_ENVIRONMENT | dict.fromkeys(HOME_FOLDERS, str(place / "home"))
-    environment["PYTHONPATH"] = str(place)
-    command = [sys.executable, "-s", f"tests/{COPIED[0]}.py"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, cwd=place, env=environment, start_new_session=True, **pipes)
+    path = Path(f"/proc/{pid}/schedstat")
+    return int(path.read_text().split()[1]) / 1e9 if path.exists() else 0.0
 
 
 # ------------------------------------------------------------------ reports and the command
@@ -393,11 +371,14 @@ def _junit(reports: list[Report]) -> bytes:
     """The reports as JUnit XML, a test suite per file and a test case per line."""
     top = ElementTree.Element("testsuites")
     for report in reports:
-        suite = ElementTree.SubElement(top, "testsuite", errors="0", time=str(report.seconds))
         # XML has neither control characters nor what stands for a byte of a name that is no UTF-8.
         name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in report.file)
-        suite.set("name", f"{report.component} {name}")
-        suite.set("tests", str(len(report.lines)))
+        suite = ElementTree.SubElement(top, "testsuite", name=f"{report.component} {name}")
+        suite.attrib |= {
+            "errors": "0",
+            "time": str(report.seconds),
+            "tests": str(len(report.lines)),
+        }
         suite.set("failures", str(sum(bool(line.reasons) for line in report.lines)))
         for line in report.lines:
             case = ElementTree.SubElement(suite, "testcase", classname=f"ppad.{report.component}")
@@ -419,22 +400,18 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, help="write the reports there as JSON")
     add("--junit", type=Path, help="write the reports there as JUnit XML")
     add("--skip-game", action="store_true", help="leave out the toy game and its points")
-    for name, default, what in (
-        ("--seconds", Limits.seconds, "seconds per file"),
-        ("--test-seconds", Limits.test_seconds, "seconds per test"),
-        ("--memory", Limits.memory / MB, "MB per file"),
-    ):
-        add(name, type=positive, default=default, help=f"limit: {what} (default %(default)g)")
+    add("--seconds", type=positive, default=Limits.seconds, help="a file's limit (%(default)g)")
+    add("--test-seconds", type=positive, default=Limits.test_seconds, help="a test's (%(default)g)")
+    add("--memory", type=positive, default=Limits.memory / MB, help="a file's limit, MB (4096)")
     args = parser.parse_args(words)
-    reports = [path for path in (args.json, args.junit) if path]
-    mixed = reports if args.starter else args.out
-    if args.starter == bool(args.files) or mixed:
+    args.reports = [path for path in (args.json, args.junit) if path]
+    if args.starter == bool(args.files) or (args.reports if args.starter else args.out):
         fix = "or give --starter alone, which grades nothing"
         parser.error(f"name the file to grade, {fix}; --out goes with --starter, a report does not")
     for path in args.files:
         if not path.is_file():
             parser.error(f"{path} is not there, or a folder: name .py and .ipynb files")
-    places = [path.resolve() for path in (*args.files, *reports)]
+    places = [path.resolve() for path in (*args.files, *args.reports)]
     if len(set(places)) < len(places):
         parser.error("a report is one of the files, or a file is given twice: name another")
     return args
@@ -442,10 +419,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def positive(text: str) -> float:
     """A number above 0; ValueError otherwise, which argparse makes a sentence of."""
-    number = float(text)
-    if not 0 < number < 1e9:
+    if not 0 < float(text) < 1e9:
         raise ValueError
-    return number
+    return float(text)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -460,7 +436,7 @@ def main(words: list[str] | None = None) -> int:
                 file.write(starter(source))
             print(f"wrote {out}: write every body that says NotImplementedError")
             return 0
-        for path in filter(None, (args.json, args.junit)):
+        for path in args.reports:
             path.open("a").close()  # an error now, not after all the grading
         limits = Limits(args.seconds, args.test_seconds, int(args.memory * MB))
         reports = []
@@ -470,8 +446,7 @@ def main(words: list[str] | None = None) -> int:
         if len(reports) > 1:
             print("", *(f"{r.points:>5g} / {r.out_of:g}  {r.file}" for r in reports), sep="\n")
         if args.json:
-            text = json.dumps([asdict(report) for report in reports], indent=1)
-            args.json.write_text(text + "\n", encoding="utf-8")
+            args.json.write_text(json.dumps([asdict(one) for one in reports], indent=1) + "\n")
         if args.junit:
             args.junit.write_bytes(_junit(reports))
     except OSError as error:

@@ -1,7 +1,7 @@
 """A training loop that can be stopped and resumed: progress, a log, checkpoints (ours).
 
-A `Loop` knows neither faces nor networks. It owns a folder and named parts (anything with
-`state_dict` and `load_state_dict`: networks, optimizers), and counts the steps of named stages:
+A `Loop` owns a folder and named parts (anything with `state_dict` and `load_state_dict`: networks,
+optimizers), and counts the steps of named stages:
 
     loop.start(network=network, optimizer=optimizer)
     for step in loop.steps("train", 1000):
@@ -50,7 +50,7 @@ SEED_STRIDE = 1_000_003  # ours: between the seeds of two processes, more than a
 
 
 class LoopError(RuntimeError):
-    """A run that cannot go on; the message is one sentence that says why and what to do."""
+    """A run that cannot go on; the message says why and what to do."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -85,7 +85,7 @@ class Loop:
         self.parts: dict[str, object] = {}
         self.done: Counter[str] = Counter()
         self.seconds = 0.0
-        self.unchecked: list[dict] = []  # terms of the steps since the last check
+        self.unchecked: list[torch.Tensor] = []  # (terms,), of each step since the last check
         self.unlogged: list[dict] = []  # checked terms of the steps since the last log line
 
     def start(self, **parts) -> None:
@@ -113,11 +113,10 @@ class Loop:
                 yield step
                 self.done[stage] = step
                 now = time.monotonic()
-                last = step == steps
                 due = now - saved > self.checkpoint_seconds
                 stop, due = optim.any_process(pressed.is_set(), due)
-                save = stop or due or last
-                show = last or step % self.log_every == 0
+                save = stop or due or step == steps
+                show = step == steps or step % self.log_every == 0
                 if save or show:
                     self._check(stage)
                 if show:
@@ -133,7 +132,8 @@ class Loop:
 
     def log(self, terms: dict) -> None:
         """Note the terms of this step, name -> scalar tensor; the log shows their means."""
-        self.unchecked.append({name: value.detach() for name, value in terms.items()})
+        self.names = list(terms)
+        self.unchecked.append(torch.stack([term.detach().float() for term in terms.values()]))
 
     def save(self) -> None:
         """Write the checkpoint; the one before stays as `checkpoint.prev.pt`. Raises WriteError."""
@@ -168,19 +168,17 @@ class Loop:
             if torch.cuda.is_available():  # perhaps with fewer GPUs than before
                 torch.cuda.set_rng_state_all(mine["cuda_rng"][: torch.cuda.device_count()])
         if optim.is_main_process() and self.log_path.exists():
-            lines = [
-                line for line in read_log(self.log_path) if line["step"] <= self.done[line["stage"]]
-            ]
-            text = "".join(json.dumps(line) + "\n" for line in lines)
+            lines = read_log(self.log_path)
+            kept = [line for line in lines if line["step"] <= self.done[line["stage"]]]
+            text = "".join(json.dumps(line) + "\n" for line in kept)
             if text != self.log_path.read_text():
                 files.write_file(self.log_path, text)
 
     def _show(self, stage: str, step: int, steps: int, left: float) -> None:
         """Write a line of the log, the mean of each term since the last one; print progress."""
-        names = self.unlogged[0] if self.unlogged else ()
-        terms = {
-            name: round(statistics.fmean(one[name] for one in self.unlogged), 5) for name in names
-        }
+        terms = {}
+        for name in self.unlogged[0] if self.unlogged else ():
+            terms[name] = round(statistics.fmean(one[name] for one in self.unlogged), 5)
         self.unlogged = []
         if not optim.is_main_process():
             return
@@ -196,17 +194,15 @@ class Loop:
         """Read the terms of the unchecked steps from the device, as means of the processes."""
         if not self.unchecked:
             return
-        names = list(self.unchecked[0])
-        rows = [torch.stack([terms[name].float() for name in names]) for terms in self.unchecked]
+        table = optim.all_reduce_mean(torch.stack(self.unchecked)).tolist()  # one read-back
         self.unchecked = []
-        table = optim.all_reduce_mean(torch.stack(rows)).tolist()  # one read-back for all
         for step, row in enumerate(table, self.done[stage] - len(table) + 1):
-            self.unlogged.append(dict(zip(names, row)))
+            self.unlogged.append(dict(zip(self.names, row)))
             for name, value in self.unlogged[-1].items():
                 if not math.isfinite(value):
                     fault = f"the term '{name}' became {value} at step {step} of stage '{stage}'"
                     fix = "lower a learning rate or a weight and run again"
-                    raise LoopError(f"{self.title}: {fault}; the last checkpoint stands: {fix}")
+                    raise LoopError(f"{self.title}: {fault}: {fix}")
 
 
 class TrialLoop:
@@ -284,19 +280,19 @@ def read_checkpoint(path) -> dict:
         fix = "run ppad.reproduce first (without row.json, if that is there) or name another run"
         raise LoopError(f"{path} does not exist: {fix}") from None
     except Exception as error:  # a torn file raises one of many types
+        fix = "start afresh"
         previous = path.with_name("checkpoint.prev.pt")
-        older = path != previous and previous.exists()
-        fix = f"delete it to {f'go on from {previous.name}' if older else 'start afresh'}"
-        fault = f"cannot be read ({type(error).__name__})"
-        raise LoopError(f"{path} {fault}: {fix}") from error
+        if path != previous and previous.exists():
+            fix = f"go on from {previous.name}"
+        fault = f"{path} cannot be read ({type(error).__name__})"
+        raise LoopError(f"{fault}: delete it to {fix}") from error
 
 
 def save_players(path, config: dict, parts: dict) -> None:
     """Write networks (name -> state dict) and the preset's fields, in half precision."""
-    halves = {
-        name: {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
-        for name, state in parts.items()
-    }
+    halves = {}
+    for name, state in parts.items():
+        halves[name] = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     save_tensors(path, {"config": config, "parts": halves})
 
 
@@ -358,10 +354,8 @@ def side_by_side(tasks: dict, jobs: int) -> None:
 
     Two rows with one thread each use two cores better than one row with two. The forks share the
     data in memory; each task leaves its result on disk. Without fork, or with one job, the tasks
-    run in this process, in turn.
-
-    Raises LoopError when a task failed (those that run still end, no other is started),
-    Interrupted when one was stopped.
+    run in this process, in turn. Raises LoopError when a task failed (those that run still end, no
+    other is started), Interrupted when one was stopped.
     """
     if jobs < 2 or not hasattr(os, "fork"):
         for task in tasks.values():
@@ -371,6 +365,7 @@ def side_by_side(tasks: dict, jobs: int) -> None:
     processes = [process(target=run_task, args=(task,), name=name) for name, task in tasks.items()]
     waiting = list(processes)
     running = []
+    failed = {}  # name -> exit status
     stopped = False
 
     def forward(signum, frame):  # `kill` reaches this process alone; let the forks save
@@ -378,27 +373,28 @@ def side_by_side(tasks: dict, jobs: int) -> None:
             one.terminate()
 
     with files.on_signals(forward):
-        while True:
-            running = [one for one in running if one.is_alive()]
-            failed = stopped or any(one.exitcode for one in processes)
-            while waiting and len(running) < jobs and not failed:
+        while waiting or running:
+            while waiting and len(running) < jobs:
                 running.append(waiting.pop(0))
                 running[-1].start()
-            if not running:
-                break
             try:
                 multiprocessing.connection.wait([one.sentinel for one in running])
             except KeyboardInterrupt:  # the forks received Ctrl-C, too
                 stopped = True
-    if stopped or any(one.exitcode == 130 for one in processes):
+            running = [one for one in running if one.is_alive()]
+            failed = {one.name: one.exitcode for one in processes if one.exitcode}
+            if stopped or failed:
+                waiting.clear()
+    if stopped or 130 in failed.values():
         raise Interrupted("stopped; the same command goes on from the last checkpoints")
-    if bad := [f"{one.name} ended with status {one.exitcode}" for one in processes if one.exitcode]:
+    if failed:
+        said = ", ".join(f"{name} ended with status {code}" for name, code in failed.items())
         fix = "see above; the same command goes on from the last checkpoints"
-        raise LoopError(f"{', '.join(bad)}: {fix}")
+        raise LoopError(f"{said}: {fix}")
 
 
 def run_task(task) -> None:
-    """The main function of a forked process; its exit status is that of `exit_status`."""
+    """The main function of a forked process."""
     threading.Thread(target=exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     sys.exit(exit_status(task))
@@ -417,9 +413,9 @@ def stop_once(signum, frame):
 
 
 def exit_status(work) -> int:
-    """Call `work()`: 0, or for an error that the user can correct one sentence and a status.
+    """Call `work()`. Returns 0; 2 after an error that the user can correct; 130 after a stop.
 
-    2 is for such an error, 130 for Ctrl-C and other signals to stop.
+    Both are said in one sentence.
     """
     status = 2
     try:

@@ -12,10 +12,8 @@ Six fields of a preset (see `config`), all off by default: a CPU gains little by
 
 All but `precision` change no more than that and rounding, so a run may go on with others.
 
-Several processes may train together: `torchrun --nproc-per-node N -m ppad.reproduce ...`. Each has
-the same players and an equal part of every batch. Gradients are averaged; only the main process
-writes files and progress. Random draws differ from those of one process, and on a CPU batch norm
-sees one process's part of the batch.
+Several processes may train together (torchrun, see ppad/README.md): each has the same players and
+an equal part of every batch. Gradients are averaged; only the main process writes.
 """
 
 import math
@@ -26,7 +24,7 @@ import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -36,7 +34,7 @@ import torch
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
-from ppad.config import BATCHES
+from ppad.config import ACCUMULATED, BATCHES
 from ppad.files import DataError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,7 +43,6 @@ BODIES = ("network", "backbone")  # where most of the work of D and of A is done
 MOST_JOBS = 4  # ours: each takes 1 GB on a CPU; on a GPU more would only wait for each other
 CAN_FORK = sys.platform == "linux"  # macOS's libraries do not survive a fork; Windows has none
 GIB = 2**30
-TIMEOUT = timedelta(hours=24)  # ours: the others wait while the main process evaluates a row
 
 
 # ---------------------------------------------------------------- one network
@@ -62,10 +59,9 @@ def prepare(player: nn.Module, config, device) -> None:
         nn.SyncBatchNorm.convert_sync_batchnorm(player)  # in place; it does not exist on a CPU
     modules = player.named_modules()
     body = next((part for name, part in modules if name.split(".")[-1] in BODIES), player)
-    if config.precision != "fp32" and device == "cpu":
-        for layer in body.modules():
-            if isinstance(layer, nn.PReLU):  # a CPU's autocast does not cast its slopes
-                layer.register_forward_pre_hook(_to_float)
+    for layer in body.modules():
+        if isinstance(layer, nn.PReLU) and config.precision != "fp32" and device == "cpu":
+            layer.register_forward_pre_hook(_to_float)  # a CPU's autocast does not cast its slopes
     if config.channels_last:
         body.to(memory_format=torch.channels_last)
     if config.checkpointing:
@@ -144,22 +140,20 @@ def frozen(player: nn.Module):
 # ---------------------------------------------------------------- activation checkpointing
 
 
-def blocks(network: nn.Module) -> list[nn.Module]:
-    """The blocks of `network` that are checkpointed, found by form and never one in another.
+def blocks(network: nn.Module):
+    """Yield the blocks of `network` that are checkpointed, found by form and never one in another.
 
     Modules with layers in an nn.Sequential (D's units, M's residual blocks, a ResNet's
     bottlenecks), else an nn.Sequential of layers (M's encoder and decoder).
     """
-    found = []
     for part in network.children():
         with_layers = [inner for inner in part.children() if list(inner.children())]
         if not isinstance(part, nn.Sequential):
-            found += blocks(part)
+            yield from blocks(part)
         elif with_layers:
-            found += with_layers
+            yield from with_layers
         elif len(part) > 1:
-            found.append(part)
-    return found
+            yield part
 
 
 def recompute(network: nn.Module) -> None:
@@ -225,18 +219,18 @@ def init_distributed(device: str, config) -> None:
         return
     for name in BATCHES:
         size = getattr(config, name)
-        parts = processes * (1 if name == "pretrain_recognizer_batch" else config.accumulate)
+        parts = processes * (config.accumulate if name in ACCUMULATED else 1)
         if size % parts:
-            raise ValueError(
-                f"{name} is {size}: {processes} processes share it, so {parts} must divide it"
-            )
+            fault = f"{processes} processes share it, so {parts} must divide it"
+            raise ValueError(f"{name} is {size}: {fault}")
     if device.startswith("cuda:"):
         raise ValueError(f"device is '{device}': under torchrun give --device cuda, a GPU each")
+    backend = "gloo"
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Gradients travel between GPUs; flags and Python objects stay on the CPU.
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=TIMEOUT)
+        backend = "cpu:gloo,cuda:nccl"  # flags and Python objects stay on the CPU
+    day = timedelta(hours=24)  # ours: the others wait while the main process evaluates a row
+    distributed.init_process_group(backend, timeout=day)
 
 
 def shut_down() -> None:
@@ -250,13 +244,13 @@ def average_gradients(parameters) -> None:
 
     A gradient that is None on a process counts as zeros.
     """
-    parameters = [p for p in parameters if p.requires_grad]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])  # (sum of all sizes,)
-    mean = all_reduce_mean(flat)
-    sizes = [p.numel() for p in parameters]
-    for p, gradient, values in zip(parameters, gradients, mean.split(sizes)):
-        p.grad = gradient.copy_(values.view_as(gradient))
+    learning = [p for p in parameters if p.requires_grad]
+    for p in learning:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    mean = all_reduce_mean(torch.cat([p.grad.flatten() for p in learning]))  # (sum of sizes,)
+    for p, values in zip(learning, mean.split([p.numel() for p in learning])):
+        p.grad.copy_(values.view_as(p))
 
 
 def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
@@ -267,33 +261,30 @@ def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
     return tensor / world_size()
 
 
-def any_process(*flags: bool) -> tuple[bool, ...]:
-    """For each flag: is it set on any process? Asked on the CPU: no GPU sync."""
-    if world_size() == 1:
-        return flags
-    raised = torch.tensor(flags, dtype=torch.uint8)
-    distributed.all_reduce(raised, distributed.ReduceOp.MAX)
-    return tuple(raised.bool().tolist())
-
-
 def all_gather(thing) -> list:
-    """What each process has, by rank (anything that pickles)."""
+    """What each process has, by rank (anything that pickles). Sent by the CPU: no GPU sync."""
     things = [thing] * world_size()
-    if world_size() > 1:
+    if len(things) > 1:
         distributed.all_gather_object(things, thing)
     return things
+
+
+def any_process(*flags: bool) -> tuple[bool, ...]:
+    """For each flag: is it set on any process?"""
+    if world_size() == 1:
+        return flags
+    return tuple(map(any, zip(*all_gather(flags))))
 
 
 def run_on_main(work):
     """`work()` on the main process alone; the others wait and return what it returned."""
     if world_size() == 1:
         return work()
-    result = [work() if is_main_process() else None]
+    result = work() if is_main_process() else None
     try:
-        distributed.broadcast_object_list(result)
+        return all_gather(result)[0]
     except RuntimeError as error:  # the connection is closed
         raise ValueError("the main process has stopped: see its message") from error
-    return result[0]
 
 
 # ---------------------------------------------------------------- the machine
@@ -304,14 +295,10 @@ def check_device(name: str) -> None:
 
     That a GPU is there is not asked: it would keep this process from forking.
     """
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:  # a word that torch does not know
-        kind = None
-    if kind not in ("cpu", "cuda", "mps"):
+    if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", name):
         fix = "use cpu, cuda, cuda:1 (another GPU) or mps (an Apple GPU)"
         raise DataError(f"device is '{name}': {fix}")
-    if kind == "mps" and not torch.backends.mps.is_available():
+    if name.startswith("mps") and not torch.backends.mps.is_available():
         raise DataError(f"device is '{name}', but torch sees no Apple GPU here: use --device cpu")
 
 
@@ -442,16 +429,11 @@ def default_jobs(device: str, gpu: float, need: dict) -> int:
 
 
 def gpu_memory(device: str = "cuda") -> float:
-    """GiB of the GPU `device`, 0.0 without one; a fork asks torch, so that this process can fork.
-
-    Where torch was asked here before (in a notebook), forks cannot ask and this process does.
-    """
+    """GiB of the GPU `device`, 0.0 without one; a fork asks, so that this process can fork."""
     if CAN_FORK and not torch.cuda.is_initialized():
         with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fork:
-            try:
+            with suppress(RuntimeError):  # forks cannot ask if this process did (in a notebook)
                 return fork.submit(_gpu_memory, device).result()
-            except RuntimeError:  # torch's "Cannot re-initialize CUDA in forked subprocess"
-                pass
     return _gpu_memory(device)
 
 

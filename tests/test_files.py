@@ -360,11 +360,13 @@ PAIRS = "2\t2\nA\t1\t2\nA\t1\t3\nA\t1\tB\t1\nA\t2\tB\t1\nC\t1\t2\nD\t1\t2\nC\t1\
 
 
 def test_pair_lines(tmp_path):
-    per_fold, pairs = read_pair_lines(write(tmp_path / "pairs.txt", PAIRS))
-    assert per_fold == 4 and len(pairs) == 8
-    assert pairs[1] == (("A", 1), ("A", 3)) and pairs[3] == (("A", 2), ("B", 1))
+    pairs = read_pair_lines(write(tmp_path / "pairs.txt", PAIRS))
+    assert [pair[2:] for pair in pairs] == [
+        (same, fold) for fold in (0, 1) for same in (True, True, False, False)
+    ]
+    assert pairs[1][:2] == ("A/A_0001", "A/A_0003") and pairs[3][:2] == ("A/A_0002", "B/B_0001")
     for same in (PAIRS.replace("\t", " "), "\ufeff" + PAIRS, PAIRS.replace("\n", " \r\n\n")):
-        assert read_pair_lines(write(tmp_path / "pairs.txt", same)) == (per_fold, pairs)
+        assert read_pair_lines(write(tmp_path / "pairs.txt", same)) == pairs
 
 
 @pytest.mark.parametrize(
@@ -372,6 +374,7 @@ def test_pair_lines(tmp_path):
     [
         ("2\t2\n", "2\n", "first line"),
         ("2\t2\n", "", "first line"),
+        (PAIRS, "0 0\n", "has 0 pairs"),
         ("C\t2\tD\t1\n", "", "has 7 pairs"),
         ("A\t1\t3", "A\t1", "pair 2 .*name i j"),
         ("A\t1\t3", "A\t1\tx", "pair 2 .*name i j"),
@@ -380,7 +383,7 @@ def test_pair_lines(tmp_path):
         ("A\t1\tB\t1", "A\t1\t2", "pair 3"),
         ("A\t1\t3", "A\t2\t1", "pair 2 .*new"),
         ("A\t1\t3", "A\t3\t3", "pair 2 .*two pictures"),
-        ("A\t2\tB\t1", "A\t2\tA\t1", "pair 4"),
+        ("A\t2\tB\t1", "A\t2\tA\t9", "pair 4"),
     ],
 )
 def test_pair_list_faults_are_named(tmp_path, old, new, says):

@@ -416,10 +416,10 @@ def test_read_pairs_finds_pictures_and_names_what_is_missing(tmp_path, capsys):
     # as many of both kinds in a fold: else who sees nothing would not err on half of them
     assert pairs.same.tolist() == [True, False, True, False]
     assert pairs.folds.tolist() == [0, 0, 1, 1] and len(pairs) == 4
-    missing = ["Bob_0009 Cy_0001", "Cy_0002 Cy_0009"]
+    missing = ["Bob/Bob_0009 Cy/Cy_0001", "Cy/Cy_0002 Cy/Cy_0009"]
     assert pairs.dropped == [*missing, "Bob/Bob_0001 Bob/Bob_0002", "Bob/Bob_0001 Cy/Cy_0001"]
     said = capsys.readouterr().err
-    assert "pairs.txt: 2 of 8 pairs are dropped" in said and "Bob_0009 Cy_0001" in said
+    assert "pairs.txt: 2 of 8 pairs are dropped" in said and "Bob/Bob_0009 Cy/Cy_0001" in said
     assert "2 pairs more are dropped, so that each fold has as many of both" in said
     with pytest.raises(DataError, match="has 0 and 0 pairs .*Ann/Ann_0001"):
         read_pairs(save(path, ["1 1", "Zoe 1 2", "Zoe 1 Yan 1"]), faces)
@@ -433,7 +433,7 @@ def test_one_pair_too_many_of_hundreds_stays(tmp_path):
     other = [f"Ann {i} Bob {j}" for i in range(1, 25) for j in range(1, 25)][:200]
     lines = ["2 100", *same[:99], "Ann 25 99", *other[:100], *same[100:], *other[100:]]
     pairs = read_pairs(save(tmp_path / "pairs.txt", lines), faces)
-    assert len(pairs) == 399 and pairs.dropped == ["Ann_0025 Ann_0099"]
+    assert len(pairs) == 399 and pairs.dropped == ["Ann/Ann_0025 Ann/Ann_0099"]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def result_block(folder: str) -> str:
     seeds = len(results["seeds"])
     place = machine.get("gpu") or f"CPU ({machine['cpu']}, {machine['cores']} cores)"
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    preset_fields = vars(config.PRESETS[results["preset"]]())
+    preset_fields = vars(config.PRESETS[results["preset"]])
     changed = [
         f"{name} {value}"
         for name, value in results["config"].items()
@@ -140,7 +140,7 @@ def preset_row(line: str) -> str:
     first = cells(line)[0]
 
     def column(preset):
-        fields = config.PRESETS[preset]()
+        fields = config.PRESETS[preset]
         return re.sub(r"`(\w+)`", lambda found: value(getattr(fields, found[1])), first)
 
     def value(field):
@@ -234,7 +234,7 @@ def test_result_block_of_a_reference_run(tmp_path, monkeypatch):
         "minutes": 41.26,
         "hardware": {"cpu": "A chip", "cores": 2},
         "versions": {"python": "3.12", "torch": "2.6"},
-        "config": {**vars(config.Toy()), **changed},
+        "config": {**vars(config.TOY), **changed},
         "rows": [row],
     }
     (tmp_path / "toy").mkdir()
