@@ -7,10 +7,6 @@ rank-1 identification, and intervals by resampling identities.
 
 Detection takes torch tensors as torchvision's detectors return them; verification takes anything
 numpy can read. Scores are similarities: higher means "same person".
-
-Open in the paper, decided here: frame-mAP follows VOC 2010 and later ("envelope") unless the
-convention of the ACT detector is asked for ("act", Kalogeiton et al. 2017); a class that never
-occurs has no AP and is left out of the mean.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
-
-# ------------------------------------------------------------------ action detection: frame-mAP
 
 
 def frame_map(
@@ -59,8 +53,9 @@ def frame_ap(
     among the truths of its class and frame that no better detection has taken, the one it overlaps
     most has IoU >= `iou_threshold`; every other detection is a false positive, a second one on a
     taken truth included.
-    convention: "envelope", the area under the precision envelope, all points (VOC 2010+), or
-    "act", trapezoids under the raw precision-recall curve from recall 0, precision 1.
+    convention (open in the paper): "envelope", the area under the precision envelope, all points
+    (VOC 2010+), or "act", trapezoids under the raw precision-recall curve from recall 0,
+    precision 1 (the ACT detector, Kalogeiton et al. 2017).
     Raises ValueError if the lists differ in length or the convention is unknown.
     """
     if len(detections) != len(truths):
@@ -115,9 +110,6 @@ def _match(boxes, scores, truths, threshold) -> np.ndarray:
 def _trapezoids(x, y) -> float:
     """Area under straight lines through the points (x, y), both (n,)."""
     return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())
-
-
-# ------------------------------------------------------------------ verification at a threshold
 
 
 @dataclass
@@ -211,9 +203,6 @@ def fold_accuracy(
     return FoldAccuracy(mean, float(accuracies.std()), accuracies, thresholds, correct)
 
 
-# ------------------------------------------------------------------ all thresholds, identification
-
-
 def auc(scores: np.ndarray, same: np.ndarray) -> float:
     """Area under the ROC curve in [0, 1]: the chance that a same pair scores higher than a
     different one, a tie counting half.
@@ -289,9 +278,6 @@ def _roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     true_accepts = np.cumsum(np.bincount(index, weights=same, minlength=len(values)))
     false_accepts = np.cumsum(np.bincount(index, weights=~same, minlength=len(values)))
     return np.r_[0.0, false_accepts / (~same).sum()], np.r_[0.0, true_accepts / same.sum()]
-
-
-# ------------------------------------------------------------------ uncertainty
 
 
 def bootstrap_identities(

@@ -226,8 +226,7 @@ class _Pen:
         self.shape(_box(a, b), fill)
 
 
-# ------------------------------------------------------------------ heads
-# p is a person, m a moment.
+# Below, p is a person and m a moment.
 
 
 def _landmarks(p, m):
@@ -339,9 +338,6 @@ def _paint_mouth(pen, p, m, left, mouth, right):
         pen.line([left, high, right], 0.04, _dark(p.lips, 0.6))
 
 
-# ------------------------------------------------------------------ bodies and objects
-
-
 def _paint_body(pen, p, m, lean):
     """Legs, torso, neck and collar; `lean` moves the hips sideways."""
     hip = complex(lean, 4.0)
@@ -398,11 +394,12 @@ def _paint_tool(pen, action, rng, hand, side):
         pen.shape(_moved((-0.55 + 0.4j, 0.55 + 0.4j, 0.5 - 0.05j, -0.2 - 0.1j), hand), b)
 
 
-def _paint_person(draw, p, m, center, unit, action, rng, away=False):
+def _paint_person(canvas, p, m, center, unit, action, rng, away=False):
     """Paint person p at moment m. center: x + iy px; unit: px; action: of ACTIONS, or "rest".
 
     Returns the landmarks, (5, 2) float32 px, and the points of body and head, x + iy px.
     """
+    draw = ImageDraw.Draw(canvas)
     body = _Pen(draw, center, unit)
     head = _Pen(draw, center, unit, m.roll)
     things = _Pen(draw, center, unit)
@@ -434,7 +431,7 @@ def _paint_person(draw, p, m, center, unit, action, rng, away=False):
 
 
 def _paint_room(m, size):
-    """A canvas with wall, floor and clutter: PIL image, _FINE * `size` px, and its ImageDraw."""
+    """A canvas with wall, floor and clutter: PIL image, _FINE * `size` px."""
     if size < 16:
         raise ValueError(f"size is {size} px: give 16 or more.")
     n = size * _FINE
@@ -447,7 +444,7 @@ def _paint_room(m, size):
         paint = draw.ellipse if is_round else draw.rectangle
         box = ((x - w / 2) * n, y * n, (x + w / 2) * n, (y + h) * n)
         paint(box, fill=_blend(color, m.walls[0], 0.35))
-    return room, draw
+    return room
 
 
 def _develop(canvas, m):
@@ -499,10 +496,10 @@ class ToyWorld:
 
     def _face(self, identity, m, action, rng, size) -> Face:
         p = _person(self._stream("person", identity))
-        canvas, draw = _paint_room(m, size)
+        canvas = _paint_room(m, size)
         center = size * complex(0.5 + 0.03 * m.dx, 0.5 + 0.03 * m.dy)
         unit = size / (2 * ENLARGE) * (1 + 0.06 * m.scale)
-        landmarks, _ = _paint_person(draw, p, m, center, unit, action, rng)
+        landmarks, _ = _paint_person(canvas, p, m, center, unit, action, rng)
         return Face(_develop(canvas, m), landmarks)
 
     def scene(self, action: int | str, identity: int, number: int, size: int = 160) -> Scene:
@@ -521,10 +518,10 @@ class ToyWorld:
         m = _moment(self._stream("scene", identity, number))
         away = m.away and name in BODY_ACTIONS
         rng = self._stream("do", name, identity, number)
-        canvas, draw = _paint_room(m, size)
+        canvas = _paint_room(m, size)
         center = size * complex(0.5 + 0.12 * m.dx, 0.25 + 0.04 * m.dy)
         unit = size * (0.099 + 0.010 * m.scale)
-        landmarks, reach = _paint_person(draw, p, m, center, unit, name, rng, away)
+        landmarks, reach = _paint_person(canvas, p, m, center, unit, name, rng, away)
         points = np.stack([np.real(reach), np.imag(reach)])  # (2, N)
         box = np.float32([*points.min(1), *points.max(1)]).clip(0, size)
         image = _develop(canvas, m)
