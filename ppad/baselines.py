@@ -153,8 +153,8 @@ class SuperPixel:
     40: of 10 (SLIC's published default, which hides nothing of a drawing), 20, 40, 80 and 160 it
     leaves about as much of a drawn face as Blur(16x16), which is next to it in Table 1. iterations
     5: on LFW faces SLIC's other 5 brought the result only 2 % closer to the original (rms). A
-    cluster starts at its cell's mean (SLIC: at its middle). SLIC's last step, which joins stray
-    fragments to a neighbor, is left out.
+    cluster starts at its cell's mean (SLIC: at its middle). Stray fragments are not joined to a
+    neighbor (SLIC's last step).
     """
 
     grid: int = 8
@@ -239,15 +239,13 @@ def _nearest(cells, other):
 
 
 def _means(values, label, clusters):
-    """The mean of each cluster's values, and how many there are: values (C, P) and label (P,) ->
-    (C, clusters), (clusters,)."""
+    """Values (C, P) by label (P,) -> each cluster's mean (C, clusters) and size (clusters,)."""
     total = values.new_zeros(len(values), clusters).index_add_(1, label, values)
     count = torch.bincount(label, minlength=clusters)
     return total / count.clamp(min=1), count
 
 
-# The paper's order and printed names (Table 1). Each entry makes the anonymizer from a seed, which
-# only Noise uses.
+# The paper's order and names (Table 1). Each makes its anonymizer from a seed, for Noise only.
 BASELINES = {
     "Un-anonymized": lambda seed: identity,
     "Blur(8x8)": lambda seed: Blur(8),
@@ -277,7 +275,7 @@ def _side(crops):
 
 
 def _gaussian(sigma):
-    """Half of a Gaussian kernel of sum 1, from its middle to 3 sigma: a list for `_filter`."""
+    """Half of a Gaussian kernel of sum 1, from its middle to 3 sigma, for `_filter`."""
     half = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(math.ceil(3 * sigma) + 1)]
     total = half[0] + 2 * sum(half[1:])
     return [weight / total for weight in half]
