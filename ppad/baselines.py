@@ -153,8 +153,8 @@ class SuperPixel:
     40: of 10 (SLIC's published default, which hides nothing of a drawing), 20, 40, 80 and 160 it
     leaves about as much of a drawn face as Blur(16x16), which is next to it in Table 1. iterations
     5: on LFW faces SLIC's other 5 brought the result only 2 % closer to the original (rms). A
-    cluster starts at its cell's mean (SLIC: at its middle). SLIC's last step, which joins stray
-    fragments to a neighbor, is left out.
+    cluster starts at its cell's mean (SLIC: at its middle). Stray fragments are not joined to a
+    neighbor (SLIC's last step).
     """
 
     grid: int = 8
@@ -178,10 +178,10 @@ class SuperPixel:
         order of the cells, row by row."""
         size = _side(crops)
         g = min(self.grid, size)
-        step = -(-size // g)  # side of a cell
+        step = math.ceil(size / g)  # side of a cell
         batch = len(crops)
         lab = _rgb_to_lab(crops)  # (B, 3, S, S)
-        lab = lab if size == g * step else F.interpolate(lab, g * step, mode="nearest-exact")
+        lab = F.interpolate(lab, g * step, mode="nearest-exact")  # (B, 3, g*step, g*step)
 
         # Features whose plain squared distance is SLIC's: color^2 + (compactness / step)^2 place^2.
         axis = torch.arange(g * step, device=crops.device, dtype=crops.dtype) + 0.5  # (g*step,)
@@ -189,8 +189,7 @@ class SuperPixel:
         xy = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(batch, -1, -1, -1)
         features = torch.cat([lab, xy], 1)  # (B, 5, g*step, g*step)
         # Pixels sorted by cell: all pixels of a cell are compared with the same nine clusters.
-        cells = features.view(batch, 5, g, step, g, step)
-        cells = cells.permute(1, 0, 2, 4, 3, 5)  # (5, B, g, g, step, step)
+        cells = features.view(batch, 5, g, step, g, step).permute(1, 0, 2, 4, 3, 5)
         cells = cells.reshape(5, batch * g * g, step * step)  # (5, N, P), N cells of P pixels
         center = cells.mean(2)  # (5, N)
 
@@ -240,15 +239,13 @@ def _nearest(cells, other):
 
 
 def _means(values, label, clusters):
-    """The mean of each cluster's values, and how many there are: values (C, P) and label (P,) ->
-    (C, clusters), (clusters,)."""
+    """Values (C, P) by label (P,) -> each cluster's mean (C, clusters) and size (clusters,)."""
     total = values.new_zeros(len(values), clusters).index_add_(1, label, values)
     count = torch.bincount(label, minlength=clusters)
     return total / count.clamp(min=1), count
 
 
-# The paper's order and printed names (Table 1). Each entry makes the anonymizer from a seed, which
-# only Noise uses.
+# The paper's order and names (Table 1). Each makes its anonymizer from a seed, for Noise only.
 BASELINES = {
     "Un-anonymized": lambda seed: identity,
     "Blur(8x8)": lambda seed: Blur(8),
@@ -278,7 +275,7 @@ def _side(crops):
 
 
 def _gaussian(sigma):
-    """Half of a Gaussian kernel of sum 1, from its middle to 3 sigma: a list for `_filter`."""
+    """Half of a Gaussian kernel of sum 1, from its middle to 3 sigma, for `_filter`."""
     half = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(math.ceil(3 * sigma) + 1)]
     total = half[0] + 2 * sum(half[1:])
     return [weight / total for weight in half]
@@ -326,11 +323,9 @@ def _is_strongest(padded, dy, dx):
     padded: (B, S+2, S+2). One side is compared with >=, the other with >, so that one of two equal
     neighbors is kept.
     """
-    size = padded.shape[-1] - 2
-    strength = padded[:, 1:-1, 1:-1]  # (B, S, S)
-    after = padded[:, 1 + dy : 1 + dy + size, 1 + dx : 1 + dx + size]  # (B, S, S)
-    before = padded[:, 1 - dy : 1 - dy + size, 1 - dx : 1 - dx + size]  # (B, S, S)
-    return (strength >= after) & (strength > before)
+    after = padded.roll((-dy, -dx), (1, 2))
+    before = padded.roll((dy, dx), (1, 2))
+    return ((padded >= after) & (padded > before))[:, 1:-1, 1:-1]
 
 
 def _rgb_to_lab(crops):
@@ -345,9 +340,7 @@ def _rgb_to_lab(crops):
         [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
     )
     to_xyz = to_xyz / to_xyz.sum(1, keepdim=True)  # relative to the white point, R = G = B = 1
-    r, g, b = linear[:, None].unbind(2)  # (B, 1, S, S) each
-    from_r, from_g, from_b = to_xyz[:, :, None, None].unbind(1)  # (3, 1, 1) each
-    xyz = from_r * r + from_g * g + from_b * b  # (B, 3, S, S)
+    xyz = (to_xyz[:, :, None, None] * linear[:, None]).sum(2)  # (B, 3, S, S)
     root = xyz.clamp(min=1e-6) ** (1 / 3)
     f = torch.where(xyz > (6 / 29) ** 3, root, xyz * (29 / 6) ** 2 / 3 + 4 / 29)  # (B, 3, S, S)
     fx, fy, fz = f.unbind(1)  # (B, S, S) each

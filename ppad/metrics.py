@@ -7,20 +7,16 @@ rank-1 identification, and intervals by resampling identities.
 
 Detection takes torch tensors as torchvision's detectors return them; verification takes anything
 numpy can read. Scores are similarities: higher means "same person".
-
-Open in the paper, decided here: frame-mAP follows VOC 2010 and later ("envelope") unless the
-convention of the ACT detector is asked for ("act", Kalogeiton et al. 2017); a class that never
-occurs has no AP and is left out of the mean.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-
-# ------------------------------------------------------------------ action detection: frame-mAP
+from torchvision.ops import box_iou
 
 
 def frame_map(
@@ -57,8 +53,9 @@ def frame_ap(
     among the truths of its class and frame that no better detection has taken, the one it overlaps
     most has IoU >= `iou_threshold`; every other detection is a false positive, a second one on a
     taken truth included.
-    convention: "envelope", the area under the precision envelope, all points (VOC 2010+), or
-    "act", trapezoids under the raw precision-recall curve from recall 0, precision 1.
+    convention (open in the paper): "envelope", the area under the precision envelope, all points
+    (VOC 2010+), or "act", trapezoids under the raw precision-recall curve from recall 0,
+    precision 1 (the ACT detector, Kalogeiton et al. 2017).
     Raises ValueError if the lists differ in length or the convention is unknown.
     """
     if len(detections) != len(truths):
@@ -66,22 +63,31 @@ def frame_ap(
     if convention not in ("envelope", "act"):
         raise ValueError(f"convention is {convention!r}; choose 'envelope' or 'act'")
     positives = 0
-    scores = [np.zeros(0)]
-    hits = [np.zeros(0, bool)]
+    scores = []
+    hits = []
     for found, truth in zip(detections, truths):
         chosen = found["labels"] == label
-        wanted = _as_array(truth["boxes"][truth["labels"] == label])  # (m, 4)
-        scores.append(_as_array(found["scores"][chosen]))  # (k,)
-        hits.append(_match(_as_array(found["boxes"][chosen]), scores[-1], wanted, iou_threshold))
+        wanted = _precise(truth["boxes"][truth["labels"] == label])  # (m, 4)
+        scores.append(_precise(found["scores"][chosen]).numpy())  # (k,)
+        hits.append(_match(_precise(found["boxes"][chosen]), scores[-1], wanted, iou_threshold))
         positives += len(wanted)
+    if positives == 0:
+        return float("nan")
     # One ranking over all frames; a stable sort keeps the order given on ties.
     ranking = np.argsort(-np.concatenate(scores), kind="stable")  # (K,)
-    return _area(np.concatenate(hits)[ranking], positives, convention)
+    true_positives = np.cumsum(np.concatenate(hits)[ranking])  # (K,)
+    recall = true_positives / positives  # (K,)
+    precision = true_positives / np.arange(1, len(ranking) + 1)  # (K,)
+    if convention == "act":
+        return _trapezoids(np.r_[0.0, recall], np.r_[1.0, precision])
+    # The best precision at this recall or a higher one.
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]  # (K,)
+    return float((np.diff(recall, prepend=0.0) * envelope).sum())
 
 
-def _as_array(tensor: Tensor) -> np.ndarray:
-    """In float32 or better: half precision is too coarse for areas."""
-    return tensor.detach().cpu().to(torch.promote_types(tensor.dtype, torch.float32)).numpy()
+def _precise(tensor: Tensor) -> Tensor:
+    """On the CPU in float32 or better: half precision is too coarse for areas."""
+    return tensor.detach().cpu().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _match(boxes, scores, truths, threshold) -> np.ndarray:
@@ -92,7 +98,7 @@ def _match(boxes, scores, truths, threshold) -> np.ndarray:
     hits = np.zeros(len(boxes), dtype=bool)
     if len(truths) == 0:
         return hits
-    iou = _iou(boxes[:, None], truths)  # (k, m)
+    iou = box_iou(boxes, truths).nan_to_num(0).numpy()  # (k, m); 0 for two boxes without area
     for i in np.argsort(-scores, kind="stable"):
         best = iou[i].argmax()
         hits[i] = iou[i, best] >= threshold
@@ -101,34 +107,9 @@ def _match(boxes, scores, truths, threshold) -> np.ndarray:
     return hits
 
 
-def _iou(a, b):
-    """Intersection over union of xyxy boxes (..., 4); 0 for two boxes without area."""
-    overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # (..., 2)
-    common = overlap.clip(min=0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-
-
-def _area(hits, positives, convention) -> float:
-    """Area under the precision-recall curve of hits (k,) by falling score; nan without truths."""
-    if positives == 0:
-        return float("nan")
-    true_positives = np.cumsum(hits)
-    recall = true_positives / positives  # (k,)
-    precision = true_positives / np.arange(1, len(hits) + 1)  # (k,)
-    if convention == "act":
-        return _trapezoids(np.r_[0.0, recall], np.r_[1.0, precision])
-    # The best precision at this recall or a higher one.
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]  # (k,)
-    return float((np.diff(recall, prepend=0.0) * envelope).sum())
-
-
 def _trapezoids(x, y) -> float:
     """Area under straight lines through the points (x, y), both (n,)."""
     return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())
-
-
-# ------------------------------------------------------------------ verification at a threshold
 
 
 @dataclass
@@ -207,23 +188,19 @@ def fold_accuracy(
     names = np.unique(folds)
     if len(names) < 2:
         raise ValueError("folds names fewer than two folds")
-    accuracies = []
-    thresholds = []
+    accuracies = np.zeros(len(names))
+    thresholds = np.zeros(len(names))
     correct = np.zeros(len(same), bool)
-    for name in names:
+    for i, name in enumerate(names):
         test = folds == name
         mean = np.concatenate([features_a[~test], features_b[~test]]).mean(0)  # (d,)
         scores = cosine_scores(features_a, features_b, mean)  # (P,)
         fitted = best_threshold(scores[~test], same[~test]) if threshold is None else threshold
         correct[test] = (scores[test] > fitted) == same[test]
-        accuracies.append(correct[test].mean())
-        thresholds.append(fitted)
-    accuracies = np.array(accuracies)
+        accuracies[i] = correct[test].mean()
+        thresholds[i] = fitted
     mean = float(accuracies.mean())
-    return FoldAccuracy(mean, float(accuracies.std()), accuracies, np.array(thresholds), correct)
-
-
-# ------------------------------------------------------------------ all thresholds, identification
+    return FoldAccuracy(mean, float(accuracies.std()), accuracies, thresholds, correct)
 
 
 def auc(scores: np.ndarray, same: np.ndarray) -> float:
@@ -303,9 +280,6 @@ def _roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.r_[0.0, false_accepts / (~same).sum()], np.r_[0.0, true_accepts / same.sum()]
 
 
-# ------------------------------------------------------------------ uncertainty
-
-
 def bootstrap_identities(
     statistic: Callable[[np.ndarray], float],
     identities: np.ndarray,
@@ -335,12 +309,9 @@ def bootstrap_identities(
     for _ in range(n):
         weight = np.bincount(rng.integers(len(people), size=len(people)), minlength=len(people))
         repeats = np.where(first == second, weight[first], weight[first] * weight[second])  # (P,)
-        if not repeats.any():
-            continue
-        try:
-            drawn.append(float(statistic(np.repeat(np.arange(len(repeats)), repeats))))
-        except ValueError:
-            continue
+        if repeats.any():
+            with suppress(ValueError):
+                drawn.append(float(statistic(np.repeat(np.arange(len(repeats)), repeats))))
     if np.isnan(drawn).all():
         raise ValueError("statistic gave no number in any draw; it needs more identities")
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])

@@ -1,7 +1,6 @@
 """The players M, D and A as a preset sizes them, and what D is shown of a face (paper Sec. 3-4).
 
-Here the networks of `modifier`, `sphereface` and `detector` are put together: D is SphereFace with
-its head and its A-Softmax; faces are aligned before D sees them, and vary a little while it learns.
+The networks themselves are in `modifier`, `sphereface` and `detector`, but for our `Exchanger`.
 """
 
 import math
@@ -26,10 +25,8 @@ class Recognizer(nn.Module):
     The number of D's updates, which sets the margin's lambda, is in the state dict: neither a
     resumed run nor an attacker that starts from trained weights counts from 0 again.
 
-    Args:
-        network: aligned crops (B, 3, h, w) to embeddings (B, E).
-        head: embeddings to cosines (B, N) and norms (B, 1).
-        margin: `losses.ASoftmaxLoss`.
+    Args: network: aligned crops (B, 3, h, w) to embeddings (B, E). head: embeddings to cosines
+        (B, N) and norms (B, 1). margin: `losses.ASoftmaxLoss`.
     """
 
     def __init__(self, network: nn.Module, head: nn.Module, margin: nn.Module):
@@ -43,12 +40,10 @@ class Recognizer(nn.Module):
         return self.network(crops)
 
     def loss(self, crops, identities, reduction="mean", margin=True) -> torch.Tensor:
-        """The paper's L_D (Sec. 3.1), in nats.
+        """The paper's L_D (Sec. 3.1) of aligned crops (B, 3, h, w), in nats.
 
-        Args:
-            crops: (B, 3, h, w), aligned. identities: (B,) int64 in 0..N-1, best on the CPU.
-            reduction: "mean" gives a scalar, "none" gives (B,).
-            margin: False leaves the margin out: what D decides, not what it is trained to reach.
+        Other arguments and shapes as in `ASoftmaxLoss.forward`. Without the margin it is about what
+        D decides, not what it is trained to reach.
         """
         cosines, norms = self._angles(crops)
         return self.margin(cosines, norms, identities, reduction=reduction, margin=margin)
@@ -59,26 +54,24 @@ class Recognizer(nn.Module):
         return cosines * (self.margin.scale or norms)
 
     def _angles(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines (B, N) to the class weights, and norms (B, 1) of the embeddings."""
         features = self.network(crops)  # (B, E)
         # Angles need full precision, whatever the network runs in.
         with torch.autocast(features.device.type, enabled=False):
-            return self.head(features.float())
+            return self.head(features.float())  # (B, N), (B, 1)
 
 
 def make_modifier(config) -> nn.Module:
     """M as the preset sizes it."""
     if config.modifier_exchange:
         return Exchanger(config.face_size, config.embedding)
-    return Modifier(
-        ModifierConfig(
-            width=config.modifier_width,
-            blocks=config.modifier_blocks,
-            size=config.face_size,
-            upsample=config.modifier_upsample,
-            match_color=config.modifier_match_color,
-        )
+    sizes = ModifierConfig(
+        width=config.modifier_width,
+        blocks=config.modifier_blocks,
+        size=config.face_size,
+        upsample=config.modifier_upsample,
+        match_color=config.modifier_match_color,
     )
+    return Modifier(sizes)
 
 
 class Exchanger(nn.Module):
@@ -97,8 +90,7 @@ class Exchanger(nn.Module):
         decoder  at S/4: conv 3 of all these, 2 blocks scaled and shifted by e
                  at S/2 and S: u and conv 3, plus conv 3 of layout, landmarks, around
 
-    Args:
-        size: side S of the faces, px, a multiple of 8. embedding: length E of e.
+    Args: size: side S of the faces, px, a multiple of 8. embedding: length E of e.
     """
 
     stochastic = True  # each call draws anew: nobody may keep and reuse its outputs
@@ -117,21 +109,20 @@ class Exchanger(nn.Module):
         super().__init__()
         self.size = size
         self.encode = nn.Sequential(  # faces (B, 3, S, S) to their code, in [-1, 1]
-            nn.Conv2d(3, 24, kernel_size=5, stride=2, padding=2),
+            conv(3, 24, kernel=5, stride=2),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(24, 48, kernel_size=4, stride=2, padding=1),
+            conv(24, 48, kernel=4, stride=2),
             ConditionalBlock(48),
             ConditionalBlock(48),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(48, 24, kernel_size=1),
+            conv(48, 24, kernel=1),
             nn.Tanh(),
         )
         # by groups: a batch of M may be one face
         self.locate = LandmarkReader(size, norm=lambda channels: nn.GroupNorm(8, channels))
-        first = nn.Conv2d(4, 24, kernel_size=5, stride=2, padding=2)
-        deeper = (nn.Conv2d(24, 24, kernel_size=4, stride=2, padding=1) for _ in range(3))
-        self.around = nn.ModuleList([first, *deeper])
-        self.back = nn.ModuleList(nn.Conv2d(48, 24, kernel_size=3, padding=1) for _ in range(2))
+        deeper = (conv(24, 24, kernel=4, stride=2) for _ in range(3))
+        self.around = nn.ModuleList([conv(4, 24, kernel=5, stride=2), *deeper])
+        self.back = nn.ModuleList(conv(48, 24) for _ in range(2))
         self.style = nn.Sequential(
             nn.Linear(embedding, 128), nn.LeakyReLU(0.2), nn.Linear(128, 128), nn.LeakyReLU(0.2)
         )
@@ -140,24 +131,20 @@ class Exchanger(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Unflatten(1, (16, 16, 16)),
             nn.Upsample(scale_factor=2, mode="bilinear"),
-            nn.Conv2d(16, 12, kernel_size=3, padding=1),
+            conv(16, 12),
             nn.LeakyReLU(0.2),
         )
         known = 12 + 2 + 5  # maps that `_known` gives
-        self.join = nn.Conv2d(known + 24 + 24, 64, kernel_size=3, padding=1)
+        self.join = conv(known + 24 + 24, 64)
         self.blocks = nn.ModuleList([ConditionalBlock(64, 128), ConditionalBlock(64, 128)])
-        self.middle = nn.Conv2d(64, 32, kernel_size=3, padding=1)
-        self.middle_known = nn.Conv2d(known + 24, 32, kernel_size=3, padding=1)
+        self.middle = conv(64, 32)
+        self.middle_known = conv(known + 24, 32)
         self.middle_block = ConditionalBlock(32, 128)
-        self.top = nn.Conv2d(32, 16, kernel_size=3, padding=1)
-        self.top_known = nn.Conv2d(known + 4, 16, kernel_size=3, padding=1)
+        self.top = conv(32, 16)
+        self.top_known = conv(known + 4, 16)
         self.top_style = nn.Linear(128, 2 * 16)
         self.paint = nn.Sequential(
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(16, 16, kernel_size=3, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(16, 3, kernel_size=3, padding=1),
-            nn.Tanh(),
+            nn.LeakyReLU(0.2), conv(16, 16), nn.LeakyReLU(0.2), conv(16, 3), nn.Tanh()
         )
         self.register_buffer("others", torch.zeros(self.OTHERS, embedding))
         self.register_buffer("shape", torch.zeros(5, 2))
@@ -174,14 +161,12 @@ class Exchanger(nn.Module):
 
     def draw(self, number: int) -> list[torch.Tensor]:
         """What `forward` draws: people, noise of codes and landmarks, ellipses; (number, ...) each.
-
-        A movie keeps a person's: nobody can average them away.
-        """
+        A movie keeps a person's: nobody can average them away."""
         device = self.others.device
-        chosen = torch.randint(len(self.others), (number,), device=device)  # (n,)
+        people = self.others[torch.randint(self.OTHERS, (number,), device=device)]  # (n, E)
         noise, shift, ellipses = self.draw_noise(number)
         size = self.SIZE * self.size * torch.randn(number, 1, 1, device=device)  # px
-        return [self.others[chosen], noise, shift + size * self.shape, ellipses]
+        return [people, noise, shift + size * self.shape, ellipses]
 
     def draw_noise(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What varies while M learns: codes, by (n, 24, S/4, S/4), landmarks, by (n, 5, 2) px, and
@@ -232,15 +217,15 @@ class Exchanger(nn.Module):
         # Ours: G is not shown the hair about the ellipse, or it would go on with it.
         covered = (self.radius(ellipses) < 1.25).to(faces)  # (B, 1, S, S)
         seen = torch.cat([faces * (1 - covered), covered], dim=1)  # (B, 4, S, S)
-        around = self._look_around(seen)  # (B, 24, S/2, S/2), (B, 24, S/4, S/4)
+        half, quarter = self._look_around(seen)  # (B, 24, S/2, S/2), (B, 24, S/4, S/4)
 
-        x = torch.cat([self._known(layout, points, self.size // 4), noisy, around[1]], dim=1)
+        x = torch.cat([self._known(layout, points, self.size // 4), noisy, quarter], dim=1)
         x = self.join(x)  # (B, 64, S/4, S/4)
         for block in self.blocks:
             x = block(x, style)
 
         x = self.middle(F.interpolate(F.relu(x), scale_factor=2))  # (B, 32, S/2, S/2)
-        known = torch.cat([self._known(layout, points, self.size // 2), around[0]], dim=1)
+        known = torch.cat([self._known(layout, points, self.size // 2), half], dim=1)
         x = self.middle_block(x + self.middle_known(known), style)
 
         x = self.top(F.interpolate(F.leaky_relu(x, 0.2), scale_factor=2))  # (B, 16, S, S)
@@ -251,12 +236,12 @@ class Exchanger(nn.Module):
     def _look_around(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Maps (B, 24, h, h), h = S/2 and S/4, of what is not covered: it goes on behind it."""
         maps = [seen]
-        for conv in self.around:
-            maps.append(F.leaky_relu(conv(maps[-1]), 0.2))  # (B, 24, h/2, h/2)
+        for layer in self.around:
+            maps.append(F.leaky_relu(layer(maps[-1]), 0.2))  # (B, 24, h/2, h/2)
         _, half, quarter, eighth, deepest = maps
-        for conv, fine in zip(self.back, (eighth, quarter)):
+        for layer, fine in zip(self.back, (eighth, quarter)):
             coarse = F.interpolate(deepest, size=fine.shape[2:])  # (B, 24, 2h, 2h)
-            deepest = F.leaky_relu(conv(torch.cat([fine, coarse], dim=1)), 0.2)
+            deepest = F.leaky_relu(layer(torch.cat([fine, coarse], dim=1)), 0.2)
         return half, deepest
 
     def _known(self, layout, points, side: int) -> torch.Tensor:
@@ -275,10 +260,7 @@ class Exchanger(nn.Module):
         return torch.cat([placed, at.permute(0, 3, 1, 2), spots], dim=1)
 
     def forward(self, faces: torch.Tensor, drawn=None) -> torch.Tensor:
-        """Faces (B, 3, S, S) in [-1, 1], each as somebody else; the same shape.
-
-        Args: drawn: of `draw(B)`, None draws anew.
-        """
+        """Faces (B, 3, S, S) in [-1, 1] to the same of others, as `draw(B)` has `drawn` them."""
         if len(faces) == 0:
             return faces
         people, noise, shift, ellipses = self.draw(len(faces)) if drawn is None else drawn
@@ -298,7 +280,7 @@ class Exchanger(nn.Module):
         place = place.lerp(last_place, self.PLACE_STAYS ** (25 * seconds))
         noisy = self.encode(face) + noise  # (1, 24, S/4, S/4)
         painted = self.generate(face, noisy, place + shift, people, ellipse)  # (1, 3, S, S)
-        if last_painted is not None:
+        if last is not None:
             painted = painted.lerp(last_painted, self.PAINT_STAYS ** (25 * seconds))
         return self.paste(painted, face, ellipse), (drawn, place, painted)
 
@@ -309,38 +291,39 @@ def fit(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     As crop_sampler.similarity, but without an error where points coincide: a network reads them.
     """
     source_mean = source.mean(dim=1, keepdim=True)  # (B, 1, 2)
-    target_mean = target.mean(dim=1)  # (B, 2)
+    target_mean = target.mean(dim=1, keepdim=True)  # (B, 1, 2)
     x, y = (source - source_mean).unbind(dim=2)  # (B, 5) each
-    u, v = (target - target_mean[:, None]).unbind(dim=2)  # (B, 5) each
+    u, v = (target - target_mean).unbind(dim=2)  # (B, 5) each
     spread = (x * x + y * y).sum(dim=1).clamp(min=1e-3)  # (B,)
     a = (x * u + y * v).sum(dim=1) / spread  # (B,)
     b = (x * v - y * u).sum(dim=1) / spread  # (B,)
-    linear = torch.stack([torch.stack([a, -b], dim=1), torch.stack([b, a], dim=1)], dim=1)
-    shift = target_mean - (linear * source_mean).sum(dim=2)  # (B, 2)
+    linear = torch.stack([a, -b, b, a], dim=1).view(-1, 2, 2)  # (B, 2, 2)
+    shift = target_mean[:, 0] - (linear * source_mean).sum(dim=2)  # (B, 2)
     return torch.cat([linear, shift[:, :, None]], dim=2)
 
 
 def moved(points: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """Points (B or 1, n, 2) moved by transforms (B, 2, 3): (B, n, 2).
-
-    Not as a matrix product, which autocast would round to half precision.
-    """
+    """Points (B or 1, n, 2) moved by transforms (B, 2, 3): (B, n, 2)."""
+    # Not as a matrix product, which autocast would round to half precision.
     return (by[:, None, :, :2] * points[:, :, None]).sum(dim=3) + by[:, None, :, 2]
 
 
-class ConditionalBlock(nn.Module):
-    """x + conv(relu(scale * conv(relu(x)) + shift)), scale and shift made of a style, if any.
+def conv(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size, or halves it with a stride of 2."""
+    padding = (kernel - 1) // 2
+    return nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=padding)
 
-    The last conv starts small, so that a block starts near the identity.
-    """
+
+class ConditionalBlock(nn.Module):
+    """x + conv(relu(scale * conv(relu(x)) + shift)), scale and shift made of a style, if any."""
 
     def __init__(self, channels: int, style: int = 0):
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        self.second = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.first = conv(channels, channels)
+        self.second = conv(channels, channels)
         self.style = nn.Linear(style, 2 * channels) if style else None
         with torch.no_grad():
-            self.second.weight.mul_(0.2)
+            self.second.weight.mul_(0.2)  # so that a block starts near the identity
 
     def forward(self, x: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
         inner = self.first(F.relu(x))  # (B, C, h, w)
@@ -371,9 +354,8 @@ class LandmarkReader(nn.Module):
         self.size = size
         layers = []
         for channels, out, stride in ((3, 16, 2), (16, 32, 2), (32, 64, 2), (64, 64, 1)):
-            conv = nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1)
-            layers += [conv, norm(out), nn.ReLU()]
-        self.body = nn.Sequential(*layers, nn.Conv2d(64, 5, kernel_size=1))
+            layers += [conv(channels, out, stride=stride), norm(out), nn.ReLU()]
+        self.body = nn.Sequential(*layers, conv(64, 5, kernel=1))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, S, S) in [-1, 1] to landmarks (B, 5, 2), px."""
@@ -381,9 +363,8 @@ class LandmarkReader(nn.Module):
         share = maps.flatten(2).softmax(dim=2).view_as(maps)  # (B, 5, S/8, S/8), each sums to 1
         cells = torch.arange(maps.shape[2], device=maps.device)  # (S/8,)
         centers = (cells + 0.5) * self.size / maps.shape[2]  # (S/8,) px
-        x = (share.sum(dim=2) * centers).sum(dim=2)  # (B, 5)
-        y = (share.sum(dim=3) * centers).sum(dim=2)  # (B, 5)
-        return torch.stack([x, y], dim=2)  # (B, 5, 2)
+        sums = torch.stack([share.sum(dim=2), share.sum(dim=3)], dim=2)  # (B, 5, 2, S/8)
+        return (sums * centers).sum(dim=3)  # (B, 5, 2)
 
 
 class CodeReader(nn.Module):
@@ -396,11 +377,11 @@ class CodeReader(nn.Module):
         super().__init__()
         self.register_buffer("people", people)
         self.net = nn.Sequential(
-            nn.Conv2d(24, 96, kernel_size=3, padding=1),
+            conv(24, 96),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(96, 96, kernel_size=4, stride=2, padding=1),
+            conv(96, 96, kernel=4, stride=2),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(96, 192, kernel_size=4, stride=2, padding=1),
+            conv(96, 192, kernel=4, stride=2),
             nn.LeakyReLU(0.2),
             nn.Flatten(),
             nn.Dropout(0.3),
@@ -414,46 +395,33 @@ class CodeReader(nn.Module):
 
 
 def make_recognizer(config, identities: int) -> Recognizer:
-    """D as the preset sizes it, for `identities` people.
-
-    From `recognizer_weights` it starts trained, but for its head, and with the smallest lambda: at
-    the start of the schedule it would forget.
-    """
-    network = SphereFace(
-        SphereFaceConfig(
-            depth=config.recognizer_depth,
-            width=config.recognizer_width,
-            embedding=config.embedding,
-            input_size=config.crop_size,
-        )
+    """D as the preset sizes it, for `identities` people; `recognizer_weights` fill its network."""
+    sizes = SphereFaceConfig(
+        config.recognizer_depth, config.recognizer_width, config.embedding, config.crop_size
     )
+    network = SphereFace(sizes)
+    base = config.lambda_base
     if config.recognizer_weights:
         loop.load_public_weights(network, config.recognizer_weights)
+        base = config.lambda_floor  # at the start of the schedule it would forget
     margin = ASoftmaxLoss(
-        m=config.margin,
-        base=config.lambda_floor if config.recognizer_weights else config.lambda_base,
-        gamma=config.lambda_gamma,
-        floor=config.lambda_floor,
-        scale=config.recognizer_scale,
+        config.margin, base, config.lambda_gamma, config.lambda_floor, config.recognizer_scale
     )
     return Recognizer(network, AngularMarginHead(config.embedding, identities), margin)
 
 
 def make_detector(config, classes: int) -> ActionDetector:
     """A as the preset sizes it, for `classes` actions."""
-    return ActionDetector(
-        DetectorConfig(
-            body=config.detector_body,
-            classes=classes,
-            weights=config.detector_weights or None,
-            trainable_layers=config.detector_trainable,
-            min_size=min(config.frame_height, config.frame_width),
-            max_size=max(config.frame_height, config.frame_width),
-        )
+    short, long = sorted((config.frame_height, config.frame_width))
+    sizes = DetectorConfig(
+        body=config.detector_body,
+        classes=classes,
+        weights=config.detector_weights or None,
+        trainable_layers=config.detector_trainable,
+        min_size=short,
+        max_size=long,
     )
-
-
-# ---------------------------------------------------------------- what D is shown
+    return ActionDetector(sizes)
 
 
 def aligned_crops(pictures, landmarks, size: tuple[int, int]) -> torch.Tensor:

@@ -3,12 +3,10 @@
 The method needs faces F with identities and action frames V (paper, section 3.1). Seeded drawings
 replace both: no download, no real person, and the paper's conflict. Identity is in small details of
 the face; so are six of the ten actions (DALY's, paper, Table 1), which differ only in a small
-object held near the mouth. `_person` draws what is constant (skin, hair, eyes, marks), `_moment`
-what varies (pose, light, expression, clothes, room).
+object held near the mouth.
 
 People are drawn in *head units*: origin at the middle of the face, 1 unit = half the side of the
 face box, v down. A point is the complex number u + iv: turning and scaling is one multiplication.
-The enlarged box (paper, section 5.2) is the square of half-side 1.6 around the origin.
 
 Every number here is ours unless it names its source. The six objects (19 px long, details of 2 to
 3 px, in a 160 px frame) were tuned on a small classifier: clear in sharp crops, uncertain when
@@ -57,57 +55,62 @@ _THING = (
 _INK = (34, 28, 30)  # pupils and outlines
 _PALE = (240, 240, 236)  # teeth and the whites of the eyes
 
-# Where the hair begins, from the right temple to the left: (u / half the face's width, v).
+# Where the hair begins, from the right temple to the left; u in half-widths of the face.
 _HAIRLINES = {
     "bald": (),
-    "short": ((1, -.1), (.8, -.45), (.35, -.6), (-.35, -.6), (-.8, -.45), (-1, -.1)),
-    "fringe": ((1, .1), (.85, -.3), (.45, -.36), (.2, -.28), (-.1, -.36), (-.4, -.28), (-.85, -.32),
-               (-1, .1)),
-    "part": ((1, .1), (.85, -.4), (.5, -.8), (.1, -.55), (-.5, -.38), (-.9, -.25), (-1, .1)),
-    "middle": ((1, .2), (.85, -.3), (.4, -.6), (0, -.86), (-.4, -.6), (-.85, -.3), (-1, .2)),
-    "receding": ((1, -.1), (.92, -.55), (.6, -.85), (.2, -.66), (-.2, -.66), (-.6, -.85),
-                 (-.92, -.55), (-1, -.1)),
+    "short": (1-.1j, .8-.45j, .35-.6j, -.35-.6j, -.8-.45j, -1-.1j),
+    "fringe": (1+.1j, .85-.3j, .45-.36j, .2-.28j, -.1-.36j, -.4-.28j, -.85-.32j, -1+.1j),
+    "part": (1+.1j, .85-.4j, .5-.8j, .1-.55j, -.5-.38j, -.9-.25j, -1+.1j),
+    "middle": (1+.2j, .85-.3j, .4-.6j, -.86j, -.4-.6j, -.85-.3j, -1+.2j),
+    "receding": (1-.1j, .92-.55j, .6-.85j, .2-.66j, -.2-.66j, -.6-.85j, -.92-.55j, -1-.1j),
 }
-# The hair behind the head, as ellipses: (u, v, half-width, half-height), u as above.
+# The hair behind the head, as ellipses: (middle, half-width, half-height), u as above.
 _BACKS = {
     "none": (),
-    "long": ((0, -.25, 1.15, .85), (-.75, .6, .5, 1), (.75, .6, .5, 1)),
-    "bob": ((0, -.25, 1.15, .85), (-.8, .25, .45, .6), (.8, .25, .45, .6)),
-    "bun": ((.1, -1.15, .45, .3),),
-    "curly": tuple((1.1 * c.real, c.imag, .27, .2) for c in _CIRCLE[9:] + _CIRCLE[:2]),
-    "afro": ((0, -.3, 1.3, 1),),
-    "tail": ((1.1, -.2, .45, .75), (1.35, .4, .3, .5)),
+    "long": ((-.25j, 1.15, .85), (-.75+.6j, .5, 1), (.75+.6j, .5, 1)),
+    "bob": ((-.25j, 1.15, .85), (-.8+.25j, .45, .6), (.8+.25j, .45, .6)),
+    "bun": ((.1-1.15j, .45, .3),),
+    "curly": tuple((complex(1.1 * c.real, c.imag), .27, .2) for c in _CIRCLE[9:] + _CIRCLE[:2]),
+    "afro": ((-.3j, 1.3, 1),),
+    "tail": ((1.1-.2j, .45, .75), (1.35+.4j, .3, .5)),
 }
 # (elbow, hand) of the working arm, for a working side at +u, then of the other arm.
 _ARMS = {
-    "rest": (1.7 + 2.7j, 1.6 + 3.9j, -1.7 + 2.7j, -1.6 + 3.9j),
-    "Floor": (1.7 + 2.6j, 1.9 + 3.5j, -.6 + 3j, 1.2 + 2.7j),
-    "Window": (2.3 + 1.5j, 2.9 - .4j, -1.7 + 2.7j, -1.6 + 3.9j),
-    "Fold": (1.6 + 2.7j, .9 + 3.1j, -1.6 + 2.7j, -.9 + 3.1j),
-    "Iron": (1.7 + 2.6j, 1.2 + 3.6j, -1.7 + 2.7j, -.9 + 3.8j),
+    "rest": (1.7+2.7j, 1.6+3.9j, -1.7+2.7j, -1.6+3.9j),
+    "Floor": (1.7+2.6j, 1.9+3.5j, -.6+3j, 1.2+2.7j),
+    "Window": (2.3+1.5j, 2.9-.4j, -1.7+2.7j, -1.6+3.9j),
+    "Fold": (1.6+2.7j, .9+3.1j, -1.6+2.7j, -.9+3.1j),
+    "Iron": (1.7+2.6j, 1.2+3.6j, -1.7+2.7j, -.9+3.8j),
 }
 # fmt: on
 
 
-def _bar(a0, b0, a1, b1):
-    return (a0, b0), (a1, b0), (a1, b1), (a0, b1)
+def _moved(points, to, ru=1.0, rv=1.0):
+    """The points, ru times as wide and rv times as high (-1 mirrors), about another origin."""
+    return [to + complex(ru * z.real, rv * z.imag) for z in points]
 
 
-# What distinguishes the objects: polygons of (along, across), from the far end, in half-lengths.
+def _box(a, b):
+    """The corners of an upright rectangle between two opposite ones."""
+    return [a, complex(b.real, a.imag), b, complex(a.real, b.imag)]
+
+
+# What distinguishes the objects: polygons, u along the object from its far end, in half-lengths.
 _PROPS = {
-    "Lip": [((0, -0.3), (0.6, -0.3), (0.2, 0.3), (0, 0.3))],  # a slanted stick
-    "Brush": [_bar(a, -0.75, a + 0.17, -0.1) for a in (-0.17, -0.52, -0.87)],  # bristles
+    "Lip": [(-0.3j, 0.6 - 0.3j, 0.2 + 0.3j, 0.3j)],  # a slanted stick
+    "Brush": [_box(a - 0.75j, a + 0.17 - 0.1j) for a in (-0.17, -0.52, -0.87)],  # bristles
     # a rim and a straw
-    "Drink": [_bar(-0.2, -0.42, 0, 0.42), ((0, 0), (0, 0.22), (0.6, -0.2), (0.6, -0.42))],
+    "Drink": [_box(-0.2 - 0.42j, 0.42j), (0j, 0.22j, 0.6 - 0.2j, 0.6 - 0.42j)],
     # rows of keys and an aerial
-    "Phone": [_bar(a, b, a + 0.24, b + 0.22) for a in (-1.2, -0.75, -0.3) for b in (-0.27, 0.05)]
-    + [_bar(0, 0.06, 0.6, 0.24)],
-    "Harmonica": [_bar(a, -0.2, a + 0.26, 0.2) for a in (-1.5, -1.08, -0.66, -0.24)],  # holes
+    "Phone": [
+        *(_box(z, z + 0.24 + 0.22j) for a in (-1.2, -0.75, -0.3) for z in (a - 0.27j, a + 0.05j)),
+        _box(0.06j, 0.6 + 0.24j),
+    ],
+    "Harmonica": [_box(a - 0.2j, a + 0.26 + 0.2j) for a in (-1.5, -1.08, -0.66, -0.24)],  # holes
     # a viewfinder, and a lens: around the outer circle and back around the inner one
     "Photo": [
-        _bar(-0.35, -0.5, -0.08, -0.26),
-        [(0.42 * c.real - 0.75, 0.42 * c.imag) for c in _RIM]
-        + [(0.2 * c.real - 0.75, 0.2 * c.imag) for c in _RIM[::-1]],
+        _box(-0.35 - 0.5j, -0.08 - 0.26j),
+        [0.42 * c - 0.75 for c in _RIM] + [0.2 * c - 0.75 for c in _RIM[::-1]],
     ],
 }
 
@@ -213,19 +216,17 @@ class _Pen:
         self.draw.polygon(self._canvas(points), fill=fill)
 
     def blob(self, center, ru, rv, fill):
-        self.shape([center + complex(ru * c.real, rv * c.imag) for c in _CIRCLE], fill)
+        self.shape(_moved(_CIRCLE, center, ru, rv), fill)
 
     def line(self, points, width, fill):
         wide = max(1, round(width * abs(self.factor) * _FINE))
-        joint = "curve" if wide > 2 else None
-        self.draw.line(self._canvas(points), fill=fill, width=wide, joint=joint)
+        self.draw.line(self._canvas(points), fill=fill, width=wide, joint="curve")
 
     def box(self, a, b, fill):
-        self.shape([a, complex(b.real, a.imag), b, complex(a.real, b.imag)], fill)
+        self.shape(_box(a, b), fill)
 
 
-# ------------------------------------------------------------------ heads
-# p is a person, m a moment.
+# Below, p is a person and m a moment.
 
 
 def _landmarks(p, m):
@@ -233,8 +234,8 @@ def _landmarks(p, m):
     turn = complex(m.yaw, m.pitch)
     eye = complex(p.eye_gap, p.eye_v)
     mouth = complex(p.mouth_width * (1 + m.smile), p.mouth_v - m.smile)
-    eyes = [z + 0.8 * turn for z in (-eye.conjugate(), eye)]
-    mouths = [z + 0.9 * turn for z in (-mouth.conjugate(), mouth)]
+    eyes = _moved((-eye.conjugate(), eye), 0.8 * turn)
+    mouths = _moved((-mouth.conjugate(), mouth), 0.9 * turn)
     return [*eyes, 1j * p.nose_v + 1.3 * turn, *mouths]
 
 
@@ -242,14 +243,10 @@ def _outline(p):
     """The face's outline, 20 points: an egg whose lower half is squared by `jaw`."""
     points = []
     for c in _CIRCLE:
-        power = p.jaw if c.imag > 0 else 0.85
+        power, height = (p.jaw, p.chin) if c.imag > 0 else (0.85, p.top)
         u = p.width * math.copysign(abs(c.real) ** power, c.real)
-        points.append(complex(u, c.imag * (p.chin if c.imag > 0 else p.top)))
+        points.append(complex(u, c.imag * height))
     return points
-
-
-def _around(center, width, points):
-    return [center + complex(u * width, v) for u, v in points]
 
 
 def _paint_head(pen, p, m):
@@ -263,8 +260,8 @@ def _paint_head(pen, p, m):
         pen.blob(ear, p.ears, 0.2, _dark(p.skin, 0.12))
     pen.shape(outline, p.skin)
     if p.beard == "stubble":
-        edge = ((-1.7, -0.08), (-0.9, -0.2), (0.9, -0.2), (1.7, -0.08))
-        cheek = _around(mouth, p.mouth_width, edge)
+        edge = (-1.7 - 0.08j, -0.9 - 0.2j, 0.9 - 0.2j, 1.7 - 0.08j)
+        cheek = _moved(edge, mouth, p.mouth_width)
         pen.shape(outline[1:10] + cheek, _blend(p.skin, p.hair, 0.35))
     elif p.beard == "goatee":
         pen.blob(mouth + 0.22j, 0.13, 0.12, _blend(p.skin, p.hair, 0.8))
@@ -279,11 +276,11 @@ def _paint_head(pen, p, m):
         if p.glasses != "none":
             _paint_lens(pen, p, eye, side, (left + right) / 2)
     if p.beard == "moustache":
-        edge = ((0, -0.18), (1.1, -0.04), (0, -0.08), (-1.1, -0.04))
-        pen.shape(_around(mouth, p.mouth_width, edge), p.hair)
+        edge = (-0.18j, 1.1 - 0.04j, -0.08j, -1.1 - 0.04j)
+        pen.shape(_moved(edge, mouth, p.mouth_width), p.hair)
     _paint_mouth(pen, p, m, mouth_l, mouth, mouth_r)
     if p.front != "bald":  # along the top of the head, and back along the hairline
-        line = _around(0, p.flip * p.width, _HAIRLINES[p.front])[:: p.flip]
+        line = _moved(_HAIRLINES[p.front], 0, p.flip * p.width)[:: p.flip]
         pen.shape([1.06 * z for z in outline[10:] + [complex(p.width, 0)]] + line, p.hair)
 
 
@@ -322,8 +319,7 @@ def _paint_lens(pen, p, eye, side, middle):
     """One lens of the glasses, its temple and its half of the bridge."""
     square = (1 + 1j, -1 + 1j, -1 - 1j, 1 - 1j, 1 + 1j)
     rim = {"round": _RIM, "half": _CIRCLE[:11], "square": square}[p.glasses]
-    rim = [eye + complex(0.25 * c.real, 0.18 * c.imag) for c in rim]
-    pen.line(rim, 0.055, p.frame)
+    pen.line(_moved(rim, eye, 0.25, 0.18), 0.055, p.frame)
     pen.line([eye + side * 0.25, complex(side * p.width, p.eye_v)], 0.05, p.frame)
     pen.line([eye - side * 0.25, middle], 0.05, p.frame)
 
@@ -340,9 +336,6 @@ def _paint_mouth(pen, p, m, left, mouth, right):
         pen.line([high - 0.1 + 0.02j, high + 0.1 + 0.02j], 0.05, _PALE)
     else:
         pen.line([left, high, right], 0.04, _dark(p.lips, 0.6))
-
-
-# ------------------------------------------------------------------ bodies and objects
 
 
 def _paint_body(pen, p, m, lean):
@@ -367,13 +360,13 @@ def _paint_prop(pen, name, rng, hand, side, tilt):
     factor = cmath.rect(length, to_mouth + math.radians(tilt))
     color = _blend(rng.choice(_THING), _PALE, 0.6)  # pale, so that the details stand out
     end = rng.uniform(0.55, 0.65)
-    wide = rng.uniform(0.26, 0.3)
+    wide = 1j * rng.uniform(0.26, 0.3)
     shapes = {"Brush": (0.6, 0.6), "Drink": (0.8, 1.3), "Photo": (1.3, 1.3)}
     foot, rim = shapes.get(name, (1, 1))  # a glass is wider at its rim
-    body = ((-1, -wide * foot), (end, -wide * rim), (end, wide * rim), (-1, wide * foot))
-    pen.shape([at + factor * complex(a, side * b) for a, b in body], color)
+    body = (-1 - wide * foot, end - wide * rim, end + wide * rim, -1 + wide * foot)
+    pen.shape([at + factor * z for z in _moved(body, 0, 1, side)], color)
     for detail in _PROPS[name]:
-        pen.shape([at + factor * complex(end + a, side * b) for a, b in detail], _INK)
+        pen.shape([at + factor * z for z in _moved(detail, end, 1, side)], _INK)
 
 
 def _paint_tool(pen, action, rng, hand, side):
@@ -386,11 +379,10 @@ def _paint_tool(pen, action, rng, hand, side):
     elif action == "Window":  # four panes and a cloth
         corner = complex(side * rng.uniform(1.75, 1.9), rng.uniform(-2.2, -1.8))
         pen.box(corner, corner + complex(side * 2.2, 3.6), (236, 234, 226))
-        for u, v in ((0.15, 0.15), (1.15, 0.15), (0.15, 1.85), (1.15, 1.85)):
-            start = corner + complex(side * u, v)
-            stop = corner + complex(side * (u + 0.88), v + 1.55)
-            pen.box(start, stop, (150, 196, 230))
-        pen.shape([hand + z for z in (-0.45 - 0.35j, 0.4 - 0.45j, 0.5 + 0.3j, -0.3 + 0.45j)], a)
+        for z in (0.15 + 0.15j, 1.15 + 0.15j, 0.15 + 1.85j, 1.15 + 1.85j):
+            pane = _moved((z, z + 0.88 + 1.55j), corner, side)
+            pen.box(*pane, (150, 196, 230))
+        pen.shape(_moved((-0.45 - 0.35j, 0.4 - 0.45j, 0.5 + 0.3j, -0.3 + 0.45j), hand), a)
     elif action == "Fold":  # a sheet with two creases
         low = 2.9 + rng.uniform(1.0, 1.7)
         pen.box(-1.15 + 2.9j, complex(1.15, low), a)
@@ -399,27 +391,29 @@ def _paint_tool(pen, action, rng, hand, side):
     elif action == "Iron":  # a board on crossed legs, and an iron
         pen.line([1.4 + 6.8j, -1.2 + 4.2j, 1.2 + 4.2j, -1.4 + 6.8j], 0.14, (120, 120, 126))
         pen.box(-2.3 + 3.95j, 2.3 + 4.3j, a)
-        pen.shape([hand + z for z in (-0.55 + 0.4j, 0.55 + 0.4j, 0.5 - 0.05j, -0.2 - 0.1j)], b)
+        pen.shape(_moved((-0.55 + 0.4j, 0.55 + 0.4j, 0.5 - 0.05j, -0.2 - 0.1j), hand), b)
 
 
-def _paint_person(draw, p, m, center, unit, action, rng, away=False):
+def _paint_person(canvas, p, m, center, unit, action, rng, away=False):
     """Paint person p at moment m. center: x + iy px; unit: px; action: of ACTIONS, or "rest".
 
     Returns the landmarks, (5, 2) float32 px, and the points of body and head, x + iy px.
     """
+    draw = ImageDraw.Draw(canvas)
     body = _Pen(draw, center, unit)
     head = _Pen(draw, center, unit, m.roll)
     things = _Pen(draw, center, unit)
     back = "none" if p.front in ("bald", "receding") else m.back or p.back
-    for u, v, ru, rv in _BACKS[back]:
-        head.blob(complex(u * p.width * p.flip, v), ru * p.width, rv, p.hair)
+    for middle, ru, rv in _BACKS[back]:
+        at = complex(middle.real * p.width * p.flip, middle.imag)
+        head.blob(at, ru * p.width, rv, p.hair)
     _paint_body(body, p, m, -0.9 * m.side if action == "Floor" else 0.0)
     if away:
         head.shape(_outline(p), p.skin if p.front == "bald" else p.hair)
     else:
         _paint_head(head, p, m)
     arms = _ARMS.get(action, (m.elbow, m.hand, *_ARMS["rest"][2:]))
-    elbow, hand, elbow2, hand2 = [complex(m.side * z.real, z.imag) for z in arms]
+    elbow, hand, elbow2, hand2 = _moved(arms, 0, m.side)
     _paint_tool(things, action, rng, hand, m.side)
     for side, bend, end in ((-m.side, elbow2, hand2), (m.side, elbow, hand)):
         sleeve = _dark(m.shirt, 0.12)
@@ -437,7 +431,7 @@ def _paint_person(draw, p, m, center, unit, action, rng, away=False):
 
 
 def _paint_room(m, size):
-    """A canvas with wall, floor and clutter: PIL image, _FINE * `size` px, and its ImageDraw."""
+    """A canvas with wall, floor and clutter: PIL image, _FINE * `size` px."""
     if size < 16:
         raise ValueError(f"size is {size} px: give 16 or more.")
     n = size * _FINE
@@ -450,7 +444,7 @@ def _paint_room(m, size):
         paint = draw.ellipse if is_round else draw.rectangle
         box = ((x - w / 2) * n, y * n, (x + w / 2) * n, (y + h) * n)
         paint(box, fill=_blend(color, m.walls[0], 0.35))
-    return room, draw
+    return room
 
 
 def _develop(canvas, m):
@@ -502,10 +496,10 @@ class ToyWorld:
 
     def _face(self, identity, m, action, rng, size) -> Face:
         p = _person(self._stream("person", identity))
-        canvas, draw = _paint_room(m, size)
+        canvas = _paint_room(m, size)
         center = size * complex(0.5 + 0.03 * m.dx, 0.5 + 0.03 * m.dy)
         unit = size / (2 * ENLARGE) * (1 + 0.06 * m.scale)
-        landmarks, _ = _paint_person(draw, p, m, center, unit, action, rng)
+        landmarks, _ = _paint_person(canvas, p, m, center, unit, action, rng)
         return Face(_develop(canvas, m), landmarks)
 
     def scene(self, action: int | str, identity: int, number: int, size: int = 160) -> Scene:
@@ -524,10 +518,10 @@ class ToyWorld:
         m = _moment(self._stream("scene", identity, number))
         away = m.away and name in BODY_ACTIONS
         rng = self._stream("do", name, identity, number)
-        canvas, draw = _paint_room(m, size)
+        canvas = _paint_room(m, size)
         center = size * complex(0.5 + 0.12 * m.dx, 0.25 + 0.04 * m.dy)
         unit = size * (0.099 + 0.010 * m.scale)
-        landmarks, reach = _paint_person(draw, p, m, center, unit, name, rng, away)
+        landmarks, reach = _paint_person(canvas, p, m, center, unit, name, rng, away)
         points = np.stack([np.real(reach), np.imag(reach)])  # (2, N)
         box = np.float32([*points.min(1), *points.max(1)]).clip(0, size)
         image = _develop(canvas, m)

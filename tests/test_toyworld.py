@@ -104,9 +104,7 @@ def test_landmarks_lie_on_what_is_drawn():
         m.open = 0.0
         m.smile = 0.0
         canvas = Image.new("RGB", (640, 640), (255, 255, 255))
-        landmarks, _ = toy._paint_person(
-            ImageDraw.Draw(canvas), p, m, 160 + 140j, 90.0, "rest", random.Random(0)
-        )
+        landmarks, _ = toy._paint_person(canvas, p, m, 160 + 140j, 90.0, "rest", random.Random(0))
         pixels = np.asarray(canvas)
         ys, xs = np.nonzero((pixels == p.eye_color).all(-1))
         # The canvas is twice as fine as the picture.
@@ -154,9 +152,7 @@ def test_person_box_is_tight_around_the_body_without_things(monkeypatch):
         unit = 160 * (0.099 + 0.010 * m.scale)
         blank = Image.new("RGB", (320, 320), (1, 2, 3))
         away = scene.face_box is None
-        toy._paint_person(
-            ImageDraw.Draw(blank), p, m, center, unit, ACTIONS[i % 10], random.Random(0), away
-        )
+        toy._paint_person(blank, p, m, center, unit, ACTIONS[i % 10], random.Random(0), away)
         ys, xs = np.nonzero((np.asarray(blank) != (1, 2, 3)).any(-1))
         drawn = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) / 2
         assert np.abs(scene.box - drawn).max() <= 2, (ACTIONS[i % 10], scene.box, drawn)
@@ -291,7 +287,7 @@ def test_people_differ_in_the_fine_print_of_the_face():
         # Colors of skin and hair may not be what tells them apart.
         p.skin = (200, 160, 130)
         p.hair = (60, 40, 30)
-        toy._paint_person(ImageDraw.Draw(canvas), p, m, 32 + 32j, 20.0, "rest", random.Random(0))
+        toy._paint_person(canvas, p, m, 32 + 32j, 20.0, "rest", random.Random(0))
         faces.append(np.asarray(canvas.reduce(2), float)[24:50, 18:46])
     gaps = [np.abs(faces[a] - faces[b]).mean() for a in range(30) for b in range(a)]
     assert min(gaps) > 5
