@@ -168,7 +168,7 @@ class Tracker:
         track_of = match(
             np.array([track.boxes[-1] for track in alive]).reshape(-1, 4),
             np.array([track.predict(self.pushed) for track in alive]).reshape(-1, 4),
-            boxes,
+            np.asarray(boxes),
             np.array([self.pushed - track.frames[-1] for track in alive]),
         )
         return alive, track_of
@@ -272,8 +272,6 @@ def match(last, predicted, boxes, apart):
     Returns:
         {index of box: index of track}.
     """
-    if not len(last) or not len(boxes):
-        return {}
     side_last = side_of(last)[:, None]  # (n, 1)
     side = side_of(boxes)  # (k,)
     larger = np.maximum(side_last, side)  # (n, k)
