@@ -51,80 +51,84 @@ class MTCNNConfig:
     nms_smaller: float = 0.7  # original: O-net, intersection over the smaller box
 
 
-class PNet(nn.Module):
-    """Proposal network, fully convolutional; 6,632 parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 10, 3)
-        self.prelu1 = nn.PReLU(10)
-        self.conv2 = nn.Conv2d(10, 16, 3)
-        self.prelu2 = nn.PReLU(16)
-        self.conv3 = nn.Conv2d(16, 32, 3)
-        self.prelu3 = nn.PReLU(32)
-        self.conv4_1 = nn.Conv2d(32, 2, 1)  # not face, face
-        self.conv4_2 = nn.Conv2d(32, 4, 1)  # box corrections
-
-    def forward(self, x):
-        """(B, 3, H, W) in [-1, 1] -> face probability (B, h, w), shifts (B, 4, h, w)."""
-        x = F.max_pool2d(self.prelu1(self.conv1(x)), 2, 2, ceil_mode=True)
-        x = self.prelu2(self.conv2(x))
-        x = self.prelu3(self.conv3(x))  # (B, 32, h, w)
-        return face_probability(self.conv4_1(x)), self.conv4_2(x)
+def conv(channels_in, channels_out, kernel, pool=None):
+    """Convolution, PReLU and, if its size is given, a max pool of stride 2."""
+    layers = [nn.Conv2d(channels_in, channels_out, kernel), nn.PReLU(channels_out)]
+    if pool:
+        layers.append(nn.MaxPool2d(pool, 2, ceil_mode=True))
+    return nn.Sequential(*layers)
 
 
-class RNet(nn.Module):
-    """Refinement network; 100,178 parameters."""
+class Dense(nn.Sequential):
+    """(N, C, H, W), flattened in the order x, y, channel -> (N, n), with PReLU."""
 
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 28, 3)
-        self.prelu1 = nn.PReLU(28)
-        self.conv2 = nn.Conv2d(28, 48, 3)
-        self.prelu2 = nn.PReLU(48)
-        self.conv3 = nn.Conv2d(48, 64, 2)
-        self.prelu3 = nn.PReLU(64)
-        self.dense4 = nn.Linear(576, 128)
-        self.prelu4 = nn.PReLU(128)
-        self.dense5_1 = nn.Linear(128, 2)
-        self.dense5_2 = nn.Linear(128, 4)
+    def __init__(self, values_in, values_out):
+        super().__init__(nn.Linear(values_in, values_out), nn.PReLU(values_out))
 
     def forward(self, x):
-        """(N, 3, 24, 24) -> face probability (N,), shifts (N, 4)."""
-        x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)  # (N, 28, 11, 11)
-        x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2, ceil_mode=True)  # (N, 48, 4, 4)
-        x = self.prelu3(self.conv3(x))  # (N, 64, 3, 3)
-        x = self.prelu4(self.dense4(x.permute(0, 3, 2, 1).flatten(1)))  # (N, 128)
-        return face_probability(self.dense5_1(x)), self.dense5_2(x)
+        return super().forward(x.permute(0, 3, 2, 1).flatten(1))
 
 
-class ONet(nn.Module):
-    """Output network; 389,040 parameters."""
+class Stage(nn.Module):
+    """One of the networks: layers, then its outputs, of which the first tells faces."""
 
-    def __init__(self):
+    def __init__(self, *layers, heads):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 32, 3)
-        self.prelu1 = nn.PReLU(32)
-        self.conv2 = nn.Conv2d(32, 64, 3)
-        self.prelu2 = nn.PReLU(64)
-        self.conv3 = nn.Conv2d(64, 64, 3)
-        self.prelu3 = nn.PReLU(64)
-        self.conv4 = nn.Conv2d(64, 128, 2)
-        self.prelu4 = nn.PReLU(128)
-        self.dense5 = nn.Linear(1152, 256)
-        self.prelu5 = nn.PReLU(256)
-        self.dense6_1 = nn.Linear(256, 2)
-        self.dense6_2 = nn.Linear(256, 4)
-        self.dense6_3 = nn.Linear(256, 10)
+        self.body = nn.Sequential(*layers)
+        self.heads = nn.ModuleList(heads)
 
     def forward(self, x):
-        """(N, 3, 48, 48) -> face probability (N,), shifts (N, 4), x1..x5, y1..y5 (N, 10)."""
-        x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)  # (N, 32, 23, 23)
-        x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2, ceil_mode=True)  # (N, 64, 10, 10)
-        x = F.max_pool2d(self.prelu3(self.conv3(x)), 2, 2, ceil_mode=True)  # (N, 64, 4, 4)
-        x = self.prelu4(self.conv4(x))  # (N, 128, 3, 3)
-        x = self.prelu5(self.dense5(x.permute(0, 3, 2, 1).flatten(1)))  # (N, 256)
-        return face_probability(self.dense6_1(x)), self.dense6_2(x), self.dense6_3(x)
+        x = self.body(x)
+        logits, *others = [head(x) for head in self.heads]
+        return face_probability(logits), *others
+
+
+class PNet(Stage):
+    """Proposal network, fully convolutional; 6,632 parameters.
+
+    (B, 3, H, W) in [-1, 1] -> face probability (B, h, w), shifts (B, 4, h, w).
+    """
+
+    def __init__(self):
+        super().__init__(
+            conv(3, 10, 3, pool=2),
+            conv(10, 16, 3),
+            conv(16, 32, 3),  # (B, 32, h, w)
+            heads=[nn.Conv2d(32, 2, 1), nn.Conv2d(32, 4, 1)],
+        )
+
+
+class RNet(Stage):
+    """Refinement network; 100,178 parameters.
+
+    (N, 3, 24, 24) -> face probability (N,), shifts (N, 4).
+    """
+
+    def __init__(self):
+        super().__init__(
+            conv(3, 28, 3, pool=3),  # (N, 28, 11, 11)
+            conv(28, 48, 3, pool=3),  # (N, 48, 4, 4)
+            conv(48, 64, 2),  # (N, 64, 3, 3)
+            Dense(576, 128),
+            heads=[nn.Linear(128, 2), nn.Linear(128, 4)],
+        )
+
+
+class ONet(Stage):
+    """Output network; 389,040 parameters.
+
+    (N, 3, 48, 48) -> face probability (N,), shifts (N, 4), x1..x5, y1..y5 (N, 10).
+    """
+
+    def __init__(self):
+        super().__init__(
+            conv(3, 32, 3, pool=3),  # (N, 32, 23, 23)
+            conv(32, 64, 3, pool=3),  # (N, 64, 10, 10)
+            conv(64, 64, 3, pool=2),  # (N, 64, 4, 4)
+            conv(64, 128, 2),  # (N, 128, 3, 3)
+            Dense(1152, 256),
+            heads=[nn.Linear(256, 2), nn.Linear(256, 4), nn.Linear(256, 10)],
+        )
 
 
 def face_probability(logits):
@@ -289,6 +293,10 @@ class MTCNN(nn.Module):
         self.onet = ONet()
         self.eval().requires_grad_(False)
 
+    @property
+    def device(self):
+        return next(self.parameters()).device
+
     @classmethod
     def load(cls, folder=None, config=MTCNNConfig()):
         """An MTCNN with pnet.pt, rnet.pt and onet.pt of `folder` (default: `weights_folder()`).
@@ -297,18 +305,18 @@ class MTCNN(nn.Module):
         """
         model = cls(config)
         folder = Path(folder or weights_folder())
+        fix = f"run: python data_scripts/get_weights.py --out {folder}"
         for name in ("pnet", "rnet", "onet"):
             path = folder / f"{name}.pt"
-            fix = f"run: python data_scripts/get_weights.py --out {folder}"
             if not path.is_file():
                 raise ValueError(f"no MTCNN weights at {path}; {fix}")
-            try:
-                weights = torch.load(path, map_location="cpu", weights_only=True)
-                getattr(model, name).load_state_dict(weights)
+            network = getattr(model, name)
+            try:  # by their order: the file's names are not ours
+                weights = torch.load(path, map_location="cpu", weights_only=True).values()
+                network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
             except Exception as error:  # a broken or foreign file: torch raises one of many types
-                raise ValueError(
-                    f"{path} holds other things than {name}: delete it, {fix}"
-                ) from error
+                fault = f"{path} holds other things than {name}"
+                raise ValueError(f"{fault}: delete it, {fix}") from error
         return model
 
     @torch.inference_mode()
@@ -321,19 +329,16 @@ class MTCNN(nn.Module):
         (k, 5, 2) px.
         Raises ValueError for frames of another shape or type.
         """
-        parts = in_batches(frames, PIXELS_AT_ONCE, self.pnet.conv1.weight.device)
-        return [found for part in parts for found in self._find(part, min_face)]
-
-    def _find(self, frames, min_face):
-        table = sum_table(frames)  # (B, H+1, W+1, 3)
-        frame, squares = self.refine(table, *self.propose(table, min_face))
-        score, boxes, landmarks = self.output(table, frame, squares)
         found = []
-        for i in range(len(frames)):  # a matrix of N x N for one frame at a time
-            own = ((frame == i) & (score > self.config.thresholds[2])).nonzero()[:, 0]
-            own = own[nms(boxes[own], score[own], self.config.nms_smaller, smaller=True)]
-            answer = {"boxes": boxes[own], "scores": score[own], "landmarks": landmarks[own]}
-            found.append(answer)
+        for part in in_batches(frames, PIXELS_AT_ONCE, self.device):
+            table = sum_table(part)  # (B, H+1, W+1, 3)
+            frame, squares = self.refine(table, *self.propose(table, min_face))
+            score, boxes, landmarks = self.output(table, frame, squares)
+            for i in range(len(part)):  # a matrix of N x N for one frame at a time
+                own = ((frame == i) & (score > self.config.thresholds[2])).nonzero()[:, 0]
+                own = own[nms(boxes[own], score[own], self.config.nms_smaller, smaller=True)]
+                answer = {"boxes": boxes[own], "scores": score[own], "landmarks": landmarks[own]}
+                found.append(answer)
         return found
 
     @torch.inference_mode()
@@ -355,7 +360,7 @@ class MTCNN(nn.Module):
         Raises:
             ValueError: frames as in `find`; another number of lists than of frames.
         """
-        frames = checked(frames, self.pnet.conv1.weight.device)
+        frames = checked(frames, self.device)
         if len(boxes) != len(frames):
             got = f"{len(boxes)} lists for {len(frames)} frames"
             raise ValueError(f"boxes: {got}; give one (k, 4) tensor a frame")
@@ -433,7 +438,7 @@ def in_batches(frames, pixels_at_once, device):
     return frames.split(max(1, budget // (frames.shape[1] * frames.shape[2])))
 
 
-def checked(frames, device):
+def checked(frames, device="cpu"):
     """frames as a tensor (B, H, W, 3) uint8 on the device. ValueError where they are none."""
     if isinstance(frames, np.ndarray):
         frames = torch.from_numpy(np.array(frames))

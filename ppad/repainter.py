@@ -262,13 +262,13 @@ class Anonymizer:
         As painted so far: what an anonymizer leaves about a face may be its neighbor.
         """
         # Only a window about it becomes floating point, 1 px wider, as crops look that far.
-        limit = torch.tensor([painted.shape[1], painted.shape[0]])
-        x0, y0 = (square[:2].floor().long() - 1).clamp(min=0).minimum(limit - 1).tolist()
-        x1, y1 = (square[2:].ceil().long() + 1).clamp(min=1).minimum(limit).tolist()
-        window = (slice(y0, y1), slice(x0, x1))
+        x0, y0, x1, y1 = square.tolist()
+        left = max(0, math.floor(x0) - 1)
+        top = max(0, math.floor(y0) - 1)
+        window = (slice(top, math.ceil(y1) + 1), slice(left, math.ceil(x1) + 1))
         pixels = torch.tensor(painted[window], device=self.device)  # (h, w, 3) uint8
         before = pixels.permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, h, w)
-        inside = [square[None] - torch.tensor([x0, y0, x0, y0])]  # (1, 4), in the window
+        inside = [square[None] - torch.tensor([left, top, left, top])]  # (1, 4), in the window
         new_face = partial(self._new_face, track)
         new_face.size = getattr(self.anonymizer, "size", None)  # which `repaint` asks for
         after = repaint(before, inside, new_face)  # (1, 3, h, w)
@@ -342,18 +342,15 @@ def fade(box, window, frame_size, part):
 
     A side on the frame's border does not fall: the face may go on behind it.
 
-    Args:
-        box: (4,) px of the frame.
-        window: two slices of the frame, of rows and of columns.
-        frame_size: (H, W).
-        part: of the box's side, over which a weight falls.
+    box: (4,) px of the frame; window: slices of its rows and columns; frame_size: (H, W); part: of
+    the box's side, over which a weight falls.
     """
     weights = []
     for pixels, length, low, high in zip(window, frame_size, box[[1, 0]], box[[3, 2]]):
         width = part * (high - low)
         low = low if low > 0 else -math.inf
         high = high if high < length else math.inf
-        place = torch.arange(pixels.start, pixels.stop) + 0.5
+        place = torch.arange(*pixels.indices(length)) + 0.5
         weights.append((torch.minimum(place - low, high - place) / width).clamp(0, 1))
     return weights[0][:, None] * weights[1]
 
@@ -403,9 +400,8 @@ class Sheet:
             key = (self.file, track)
             self.tracks.add(key)
             area = (x1 - x0) * (y1 - y0)
-            full = len(self.crops) >= CROPS and key not in self.crops
             largest, _ = self.crops.get(key, (0, None))
-            if full or area < 1.5 * largest:
+            if area < 1.5 * largest or not largest and len(self.crops) >= CROPS:
                 continue
             half = max(x1 - x0, y1 - y0)  # twice the face's side
             x = (x0 + x1) / 2

@@ -39,7 +39,7 @@ from PIL import Image
 from torch import nn
 
 from ppad.files import atomic_path
-from ppad.mtcnn import MTCNN, MTCNNConfig, in_batches, nms, overlap
+from ppad.mtcnn import MTCNN, MTCNNConfig, checked, in_batches, nms, overlap
 
 MEAN_BGR = (102.9801, 115.9465, 122.7717)  # SSH's Caffe source
 STRIDES = (8, 16, 32)  # SSH Sec. 3.1: M1, M2, M3
@@ -88,12 +88,17 @@ class VGGBody(nn.Module):
         return fine, self.features[23:](fine)
 
 
-def conv_norm(channels_in, channels_out, stride):
-    """3x3 convolution, batch norm, ReLU."""
+def conv_norms(*layers):
+    """3x3 convolutions (channels in, channels out, stride), each with batch norm and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(inplace=True),
+        *(
+            nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
+                nn.BatchNorm2d(channels_out),
+                nn.ReLU(inplace=True),
+            )
+            for channels_in, channels_out, stride in layers
+        )
     )
 
 
@@ -102,18 +107,8 @@ class LightBody(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.fine = nn.Sequential(
-            conv_norm(3, 16, 2),
-            conv_norm(16, 32, 2),
-            conv_norm(32, 32, 1),
-            conv_norm(32, 64, 2),
-            conv_norm(64, 64, 1),
-        )
-        self.coarse = nn.Sequential(
-            conv_norm(64, 128, 2),
-            conv_norm(128, 128, 1),
-            conv_norm(128, 128, 1),
-        )
+        self.fine = conv_norms((3, 16, 2), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
+        self.coarse = conv_norms((64, 128, 2), (128, 128, 1), (128, 128, 1))
 
     def forward(self, x):
         fine = self.fine(x)  # (B, 64, H/8, W/8)
@@ -228,22 +223,22 @@ class SSH(nn.Module):
         Returns a list of B dicts, best face first: boxes (k, 4) xyxy px inside the frame,
         scores (k,) in [score, 1]. Raises ValueError for frames of another shape or type.
         """
-        parts = in_batches(frames, PIXELS_AT_ONCE, self.fine.weight.device)
-        return [found for part in parts for found in self._find(part, score)]
-
-    def _find(self, frames, score):
-        height, width = frames.shape[1:3]
-        logits, shifts = self(frames)
-        probability = logits.softmax(2)[..., 1]  # (B, N)
-        anchors, _ = anchors_for(height, width)
-        frame, place = (probability > score).nonzero(as_tuple=True)  # (n,)
-        boxes = shifted(anchors.to(frames.device)[place], shifts[frame, place])  # (n, 4)
-        edge = torch.tensor([width, height] * 2, device=frames.device)
-        boxes = boxes.clamp(min=0).minimum(edge)
-        scores = probability[frame, place]
-        keep = nms(boxes, scores, TEST_NMS, frame)
-        by_frame = [keep[frame[keep] == i] for i in range(len(frames))]
-        return [{"boxes": boxes[own], "scores": scores[own]} for own in by_frame]
+        found = []
+        for part in in_batches(frames, PIXELS_AT_ONCE, self.fine.weight.device):
+            height, width = part.shape[1:3]
+            logits, shifts = self(part)
+            probability = logits.softmax(2)[..., 1]  # (B, N)
+            anchors, _ = anchors_for(height, width)
+            frame, place = (probability > score).nonzero(as_tuple=True)  # (n,)
+            boxes = shifted(anchors.to(part.device)[place], shifts[frame, place])  # (n, 4)
+            edge = torch.tensor([width, height] * 2, device=part.device)
+            boxes = boxes.clamp(min=0).minimum(edge)
+            scores = probability[frame, place]
+            keep = nms(boxes, scores, TEST_NMS, frame)
+            for i in range(len(part)):
+                own = keep[frame[keep] == i]
+                found.append({"boxes": boxes[own], "scores": scores[own]})
+        return found
 
 
 def anchors_for(height, width):
@@ -303,46 +298,48 @@ class FaceFinder:
         frames = [torch.as_tensor(f if torch.is_tensor(f) else np.array(f)) for f in frames]
         by_size = {}  # the detectors take frames of one size
         for i, frame in enumerate(frames):
-            if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != torch.uint8:
-                got = f"frames[{i}] is {tuple(frame.shape)} {frame.dtype}"
-                raise ValueError(f"{got}; give (H, W, 3) uint8 RGB")
             by_size.setdefault(frame.shape, []).append(i)
         answers = [None] * len(frames)
         for indices in by_size.values():
-            batch = torch.stack([frames[i] for i in indices])
+            batch = checked(torch.stack([frames[i] for i in indices]))
             for i, faces in zip(indices, self._find(batch)):
-                order = faces["scores"].argsort(descending=True, stable=True)
-                answers[i] = {name: values[order] for name, values in faces.items()}
+                answers[i] = chosen(faces, faces["scores"].argsort(descending=True, stable=True))
         return answers
 
     def _find(self, frames):
         if self.rule == "mtcnn":
             return self.mtcnn.find(frames)
-        if self.rule == "either":
-            return self._either(frames)
-        found = self.ssh.find(frames, score=PAPER_SCORE)
+        least = RECALL_SCORE if self.rule == "either" else PAPER_SCORE
+        found = self.ssh.find(frames, score=least)
         if self.rule == "ssh":
             for faces in found:
                 faces["landmarks"] = faces["boxes"].new_full((len(faces["boxes"]), 5, 2), torch.nan)
             return found
-        confirmed = self.mtcnn.confirm(frames, [faces["boxes"] for faces in found])
-        for faces, answer in zip(found, confirmed):
+        if self.rule == "either":
+            by_mtcnn = self.mtcnn.find(frames)
+            found = [
+                chosen(faces, is_new(faces["boxes"], known["boxes"]))
+                for faces, known in zip(found, by_mtcnn)
+            ]
+        answers = self.mtcnn.confirm(frames, [faces["boxes"] for faces in found])
+        for faces, answer in zip(found, answers):
             faces["landmarks"] = answer["landmarks"]
-            faces.update({name: values[answer["face"]] for name, values in faces.items()})
-        return found
+        if self.rule == "paper":
+            return [chosen(faces, answer["face"]) for faces, answer in zip(found, answers)]
+        return [  # "either": whether MTCNN takes for a face what SSH alone finds is not asked
+            {name: torch.cat([faces[name], more[name]]) for name in faces}
+            for faces, more in zip(by_mtcnn, found)
+        ]
 
-    def _either(self, frames):
-        """MTCNN's faces, and those that SSH alone finds."""
-        found = self.mtcnn.find(frames)
-        by_ssh = self.ssh.find(frames, score=RECALL_SCORE)
-        for mtcnn, ssh in zip(found, by_ssh):
-            known = overlap(ssh["boxes"], mtcnn["boxes"]) > SAME_FACE  # (k, n)
-            ssh.update({name: values[~known.any(1)] for name, values in ssh.items()})
-        answers = self.mtcnn.confirm(frames, [ssh["boxes"] for ssh in by_ssh])
-        for mtcnn, ssh, answer in zip(found, by_ssh, answers):
-            ssh["landmarks"] = answer["landmarks"]  # whether it is a face is not asked
-            mtcnn.update({name: torch.cat([mtcnn[name], ssh[name]]) for name in mtcnn})
-        return found
+
+def chosen(faces, which):
+    """Some of the faces of a dict of tensors, by a mask or in an order."""
+    return {name: values[which] for name, values in faces.items()}
+
+
+def is_new(boxes, known):
+    """Which of the boxes (k, 4) are of other faces than the known (n, 4): (k,) bool."""
+    return ~(overlap(boxes, known) > SAME_FACE).any(1)
 
 
 # ---------------------------------------------------------------- few misses, fast movies (ours)
@@ -386,19 +383,18 @@ class RecallFinder:
         for i, frame in enumerate(frames):
             first = i == 0 or difference(frames[i - 1], frame).mean() > CUT
             places, lost = self._again(frame, places[:0] if first else places)
-            if len(lost):
-                places = joined([places, self._about(self, frame, lost)])
+            places = joined([places, self._about(self, frame, lost)])
             if first or i == middle:
-                part = (slice(0, None),) * 2 if first else changed(searched, frame)
-                searched = frame
+                part = np.s_[:, :] if first else changed(searched, frame)
                 least = None if first else self.larger_face
-                by_mtcnn = self.mtcnn.find(np.ascontiguousarray(frame[part])[None], least)
-                corner = torch.tensor([part[1].start, part[0].start] * 2)
-                places = joined([places, by_mtcnn[0]["boxes"].cpu() + corner])
+                (seen,) = self.mtcnn.find(np.ascontiguousarray(frame[part])[None], least)
+                corner = torch.tensor([part[1].start or 0, part[0].start or 0] * 2)
+                places = joined([places, seen["boxes"].cpu() + corner])
+                searched = frame
             boxes = places
             if i == middle or first and i:
-                by_ssh = self.ssh.find(frame[None], self.ssh_score)
-                boxes = joined([places, by_ssh[0]["boxes"].cpu()])
+                (seen,) = self.ssh.find(frame[None], self.ssh_score)
+                boxes = joined([places, seen["boxes"].cpu()])
                 confirmed, _ = self._again(frame, boxes[len(places) :])
                 places = torch.cat([places, confirmed])
             found.append(boxes)
@@ -450,8 +446,7 @@ def joined(found):
     """Boxes (k, 4) of several searches in one, without those that an earlier one has found."""
     boxes = found[0]
     for more in found[1:]:
-        known = overlap(more, boxes) > SAME_FACE  # (k, n)
-        boxes = torch.cat([boxes, more[~known.any(1)]])
+        boxes = torch.cat([boxes, more[is_new(more, boxes)]])
     return boxes
 
 
