@@ -440,14 +440,12 @@ def in_batches(frames, pixels_at_once, device):
 
 def checked(frames, device="cpu"):
     """frames as a tensor (B, H, W, 3) uint8 on the device. ValueError where they are none."""
-    if isinstance(frames, np.ndarray):
-        frames = torch.from_numpy(np.array(frames))
-    is_tensor = torch.is_tensor(frames)
-    got = f"{tuple(frames.shape)} {frames.dtype}" if is_tensor else type(frames).__name__
-    usable = is_tensor and frames.dtype == torch.uint8 and frames.shape[3:] == (3,)
+    frames = frames if torch.is_tensor(frames) else np.array(frames)
+    usable = str(frames.dtype).endswith("uint8") and frames.shape[3:] == (3,)
     if not usable or 0 in frames.shape[1:3]:
+        got = f"{tuple(frames.shape)} {frames.dtype}"
         raise ValueError(f"frames are {got}; give (B, H, W, 3) uint8 RGB, of one size above 0")
-    return frames.to(device)
+    return torch.as_tensor(frames).to(device)
 
 
 def weights_folder():

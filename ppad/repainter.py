@@ -396,20 +396,20 @@ class Sheet:
         self.frames.add(frame)
         if not faces:
             self.empty.add(frame)
-        for track, (x0, y0, x1, y1) in faces:
+        for track, box in faces:
             key = (self.file, track)
             self.tracks.add(key)
-            area = (x1 - x0) * (y1 - y0)
+            size = box[2:] - box[:2]
+            area = size.prod()
             largest, _ = self.crops.get(key, (0, None))
             if area < 1.5 * largest or not largest and len(self.crops) >= CROPS:
                 continue
-            half = max(x1 - x0, y1 - y0)  # twice the face's side
-            x = (x0 + x1) / 2
-            y = (y0 + y1) / 2
+            half = size.max()  # twice the face's side
             less = max(1, int(half) // SHEET_WIDTH)  # Pillow crops no part as large as a bomb
-            window = [round(edge / less) for edge in (x - half, y - half, x + half, y + half)]
-            crop = Image.fromarray(frame).reduce(less).crop(window).resize((SHEET_WIDTH // 2,) * 2)
-            self.crops[key] = (area, crop)
+            center = (box[:2] + box[2:]) / 2
+            window = np.concatenate([center - half, center + half]) / less
+            crop = Image.fromarray(frame).reduce(less).crop(window.tolist())
+            self.crops[key] = (area, crop.resize((SHEET_WIDTH // 2, SHEET_WIDTH // 2)))
 
     def save(self, path):
         """Write the sheet as .png. Raises WriteError."""

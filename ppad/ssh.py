@@ -30,6 +30,7 @@ which SSH has done. MTCNN does not move the box: box and score are SSH's, landma
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -90,16 +91,11 @@ class VGGBody(nn.Module):
 
 def conv_norms(*layers):
     """3x3 convolutions (channels in, channels out, stride), each with batch norm and ReLU."""
-    return nn.Sequential(
-        *(
-            nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(inplace=True),
-            )
-            for channels_in, channels_out, stride in layers
-        )
-    )
+    blocks = []
+    for channels_in, channels_out, stride in layers:
+        conv = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        blocks.append(nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)))
+    return nn.Sequential(*blocks)
 
 
 class LightBody(nn.Module):
@@ -249,14 +245,13 @@ def anchors_for(height, width):
     """
     boxes = []
     modules = []
+    bottom, right = (math.ceil(side / STRIDES[-1]) * STRIDES[-1] for side in (height, width))
     for module, (stride, sides) in enumerate(zip(STRIDES, ANCHORS)):
-        rows, cols = (-(-side // STRIDES[-1]) * STRIDES[-1] // stride for side in (height, width))
-        y = (torch.arange(rows) + 0.5) * stride
-        x = (torch.arange(cols) + 0.5) * stride
-        y, x = torch.meshgrid(y, x, indexing="ij")
-        center = torch.stack([x, y], 2)[:, :, None]  # (rows, cols, 1, 2)
-        half = torch.tensor(sides, dtype=torch.float)[:, None] / 2  # (2, 1)
-        boxes.append(torch.cat([center - half, center + half], 3).view(-1, 4))  # (rows cols 2, 4)
+        y = torch.arange(stride / 2, bottom, stride)  # (rows,), centers of cells
+        x = torch.arange(stride / 2, right, stride)  # (columns,)
+        center = torch.cartesian_prod(y, x).flip(1)[:, None]  # (cells, 1, 2)
+        half = torch.tensor(sides)[:, None] / 2  # (2, 1)
+        boxes.append(torch.cat([center - half, center + half], 2).view(-1, 4))  # (2 cells, 4)
         modules.append(torch.full((len(boxes[-1]),), module))
     return torch.cat(boxes), torch.cat(modules)
 
@@ -295,41 +290,43 @@ class FaceFinder:
         edge); scores (k,) in [0, 1], of the detector whose box it is; landmarks (k, 5, 2) px, NaN
         under rule "ssh". k may be 0. Raises ValueError where a frame is not (H, W, 3) uint8.
         """
-        frames = [torch.as_tensor(f if torch.is_tensor(f) else np.array(f)) for f in frames]
+        frames = [checked(frame[None]) for frame in frames]  # (1, H, W, 3) each
         by_size = {}  # the detectors take frames of one size
         for i, frame in enumerate(frames):
             by_size.setdefault(frame.shape, []).append(i)
         answers = [None] * len(frames)
         for indices in by_size.values():
-            batch = checked(torch.stack([frames[i] for i in indices]))
-            for i, faces in zip(indices, self._find(batch)):
+            found = self._find(torch.cat([frames[i] for i in indices]))
+            for i, faces in zip(indices, found):
                 answers[i] = chosen(faces, faces["scores"].argsort(descending=True, stable=True))
         return answers
 
     def _find(self, frames):
         if self.rule == "mtcnn":
             return self.mtcnn.find(frames)
-        least = RECALL_SCORE if self.rule == "either" else PAPER_SCORE
-        found = self.ssh.find(frames, score=least)
+        if self.rule == "either":
+            return self._either(frames)
+        found = self.ssh.find(frames, score=PAPER_SCORE)
         if self.rule == "ssh":
             for faces in found:
                 faces["landmarks"] = faces["boxes"].new_full((len(faces["boxes"]), 5, 2), torch.nan)
             return found
-        if self.rule == "either":
-            by_mtcnn = self.mtcnn.find(frames)
-            found = [
-                chosen(faces, is_new(faces["boxes"], known["boxes"]))
-                for faces, known in zip(found, by_mtcnn)
-            ]
         answers = self.mtcnn.confirm(frames, [faces["boxes"] for faces in found])
-        for faces, answer in zip(found, answers):
-            faces["landmarks"] = answer["landmarks"]
-        if self.rule == "paper":
-            return [chosen(faces, answer["face"]) for faces, answer in zip(found, answers)]
-        return [  # "either": whether MTCNN takes for a face what SSH alone finds is not asked
-            {name: torch.cat([faces[name], more[name]]) for name in faces}
-            for faces, more in zip(by_mtcnn, found)
+        return [
+            chosen({**faces, "landmarks": answer["landmarks"]}, answer["face"])
+            for faces, answer in zip(found, answers)
         ]
+
+    def _either(self, frames):
+        """MTCNN's faces, and those that SSH alone finds."""
+        found = self.mtcnn.find(frames)
+        by_ssh = self.ssh.find(frames, score=RECALL_SCORE)
+        more = [chosen(b, is_new(b["boxes"], a["boxes"])) for a, b in zip(found, by_ssh)]
+        answers = self.mtcnn.confirm(frames, [faces["boxes"] for faces in more])
+        for mtcnn, ssh, answer in zip(found, more, answers):
+            ssh["landmarks"] = answer["landmarks"]  # whether it is a face is not asked
+            mtcnn.update({name: torch.cat([mtcnn[name], ssh[name]]) for name in mtcnn})
+        return found
 
 
 def chosen(faces, which):
@@ -345,17 +342,20 @@ def is_new(boxes, known):
 # ---------------------------------------------------------------- few misses, fast movies (ours)
 
 
+@dataclass(eq=False)
 class RecallFinder:
     """Boxes of frames that MTCNN or SSH takes for faces: tensors (k, 4) on the CPU.
 
     ssh_score: SSH's least score.
     """
 
-    def __init__(self, mtcnn, ssh, ssh_score=RECALL_SCORE):
-        self.mtcnn = mtcnn
-        self.ssh = ssh
-        self.ssh_score = ssh_score
-        self.larger_face = LARGER * mtcnn.config.min_face
+    mtcnn: MTCNN
+    ssh: SSH
+    ssh_score: float = RECALL_SCORE
+
+    @property
+    def larger_face(self):
+        return LARGER * self.mtcnn.config.min_face
 
     def __call__(self, frames):
         """Boxes of frames (H, W, 3) uint8, each searched by itself."""
@@ -363,9 +363,7 @@ class RecallFinder:
 
     def _both(self, frames):
         """Boxes by both detectors of frames of one size (B, H, W, 3)."""
-        by_mtcnn = self.mtcnn.find(frames)
-        by_ssh = self.ssh.find(frames, self.ssh_score)
-        pairs = zip(by_mtcnn, by_ssh)
+        pairs = zip(self.mtcnn.find(frames), self.ssh.find(frames, self.ssh_score))
         return [joined([one["boxes"].cpu(), other["boxes"].cpu()]) for one, other in pairs]
 
     def follow(self, frames):
@@ -385,10 +383,10 @@ class RecallFinder:
             places, lost = self._again(frame, places[:0] if first else places)
             places = joined([places, self._about(self, frame, lost)])
             if first or i == middle:
-                part = np.s_[:, :] if first else changed(searched, frame)
+                part = np.s_[0:, 0:] if first else changed(searched, frame)
                 least = None if first else self.larger_face
-                (seen,) = self.mtcnn.find(np.ascontiguousarray(frame[part])[None], least)
-                corner = torch.tensor([part[1].start or 0, part[0].start or 0] * 2)
+                (seen,) = self.mtcnn.find(frame[part][None], least)
+                corner = torch.tensor([part[1].start, part[0].start] * 2)
                 places = joined([places, seen["boxes"].cpu() + corner])
                 searched = frame
             boxes = places
@@ -464,7 +462,8 @@ def changed(before, frame):
     low = EVERY * places.min(0)
     high = EVERY * (places.max(0) + 1)
     margin = max(*(high - low), 2 * EVERY) // 2
-    return tuple(slice(max(0, a - margin), b + margin) for a, b in zip(low.tolist(), high.tolist()))
+    y, x = (low - margin).clip(0)
+    return np.s_[y : high[0] + margin, x : high[1] + margin]
 
 
 def lift_shadows(frame):
