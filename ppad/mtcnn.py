@@ -305,18 +305,17 @@ class MTCNN(nn.Module):
         """
         model = cls(config)
         folder = Path(folder or weights_folder())
-        fix = f"run: python data_scripts/get_weights.py --out {folder}"
         for name in ("pnet", "rnet", "onet"):
             path = folder / f"{name}.pt"
-            if not path.is_file():
-                raise ValueError(f"no MTCNN weights at {path}; {fix}")
             network = getattr(model, name)
             try:  # by their order: the file's names are not ours
                 weights = torch.load(path, map_location="cpu", weights_only=True).values()
                 network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
-            except Exception as error:  # a broken or foreign file: torch raises one of many types
-                fault = f"{path} holds other things than {name}"
-                raise ValueError(f"{fault}: delete it, {fix}") from error
+            except Exception as error:  # no file, or a broken or foreign one: one of many types
+                fix = f"run: python data_scripts/get_weights.py --out {folder}"
+                raise ValueError(
+                    f"no MTCNN weights at {path}, or they are damaged; {fix}"
+                ) from error
         return model
 
     @torch.inference_mode()
@@ -334,11 +333,11 @@ class MTCNN(nn.Module):
             table = sum_table(part)  # (B, H+1, W+1, 3)
             frame, squares = self.refine(table, *self.propose(table, min_face))
             score, boxes, landmarks = self.output(table, frame, squares)
-            for i in range(len(part)):  # a matrix of N x N for one frame at a time
-                own = ((frame == i) & (score > self.config.thresholds[2])).nonzero()[:, 0]
-                own = own[nms(boxes[own], score[own], self.config.nms_smaller, smaller=True)]
-                answer = {"boxes": boxes[own], "scores": score[own], "landmarks": landmarks[own]}
-                found.append(answer)
+            faces = {"boxes": boxes, "scores": score, "landmarks": landmarks}
+            keep = (score > self.config.thresholds[2]).nonzero()[:, 0]
+            overlap_limit = self.config.nms_smaller
+            keep = keep[nms(boxes[keep], score[keep], overlap_limit, frame[keep], smaller=True)]
+            found += [chosen(faces, keep[frame[keep] == i]) for i in range(len(part))]
         return found
 
     @torch.inference_mode()
@@ -364,22 +363,22 @@ class MTCNN(nn.Module):
         if len(boxes) != len(frames):
             got = f"{len(boxes)} lists for {len(frames)} frames"
             raise ValueError(f"boxes: {got}; give one (k, 4) tensor a frame")
-        counts = [len(own) for own in boxes]
         boxes = [torch.as_tensor(own).to(frames.device).float().reshape(-1, 4) for own in boxes]
+        counts = torch.tensor([len(own) for own in boxes])  # (B,)
+        frame = torch.repeat_interleave(counts).to(frames.device)  # (N,)
         squares = squared(torch.cat(boxes))  # (N, 4)
-        frame = torch.repeat_interleave(torch.tensor(counts)).to(frames.device)  # (N,)
-        frames, offset = around(frames, squares)
-        table = sum_table(frames)
+        part, offset = around(frames, squares)
+        table = sum_table(part)
         squares = squares - offset.repeat(2) + squares.new_tensor(FIRST_PIXEL)
         first_score, shift = self._in_parts(self.rnet, table, frame, squares, 24)
-        squares = squared(corrected(squares, shift))
-        score, boxes, landmarks = self.output(table, frame, squares)
-        boxes = boxes + offset.repeat(2)
-        landmarks = landmarks + offset
-        face = (first_score > self.config.thresholds[1]) & (score > self.config.thresholds[2])
-        answers = {"face": face, "scores": score, "boxes": boxes, "landmarks": landmarks}
-        by_frame = zip(*(values.split(counts) for values in answers.values()))
-        return [dict(zip(answers, values)) for values in by_frame]
+        score, boxes, points = self.output(table, frame, squared(corrected(squares, shift)))
+        faces = {
+            "face": (first_score > self.config.thresholds[1]) & (score > self.config.thresholds[2]),
+            "scores": score,
+            "boxes": boxes + offset.repeat(2),
+            "landmarks": points + offset,
+        }
+        return [chosen(faces, (frame == i).nonzero()[:, 0]) for i in range(len(frames))]
 
     def propose(self, table, min_face=None):
         """P-net over the pyramid: frame (N,), square boxes (N, 4) in MATLAB numbering."""
@@ -426,6 +425,11 @@ class MTCNN(nn.Module):
         parts = zip(frame.split(WINDOWS_AT_ONCE), boxes.split(WINDOWS_AT_ONCE))
         outputs = [net(resize_windows(table, *part, size)) for part in parts]
         return tuple(torch.cat(values) for values in zip(*outputs))
+
+
+def chosen(faces, which):
+    """Some of the faces of a dict of tensors, by a mask or in an order."""
+    return {name: values[which] for name, values in faces.items()}
 
 
 def in_batches(frames, pixels_at_once, device):

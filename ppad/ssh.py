@@ -40,7 +40,7 @@ from PIL import Image
 from torch import nn
 
 from ppad.files import atomic_path
-from ppad.mtcnn import MTCNN, MTCNNConfig, checked, in_batches, nms, overlap
+from ppad.mtcnn import MTCNN, MTCNNConfig, checked, chosen, in_batches, nms, overlap
 
 MEAN_BGR = (102.9801, 115.9465, 122.7717)  # SSH's Caffe source
 STRIDES = (8, 16, 32)  # SSH Sec. 3.1: M1, M2, M3
@@ -171,15 +171,15 @@ class SSH(nn.Module):
         ValueError where the file is missing or damaged.
         """
         path = Path(path or Path(__file__).parent / "weights" / "ssh_light.pt")
-        if not path.is_file():
-            fix = f"train them: python data_scripts/train_ssh.py --train DATA --out {path}"
-            raise ValueError(f"no SSH weights at {path}; {fix}")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             model = cls(saved["body"]).eval()
             model.load_state_dict(saved["weights"])
-        except Exception as error:  # a broken or foreign file: torch raises one of many types
-            raise ValueError(f"{path} holds no SSH: restore the file or train it anew") from error
+        except Exception as error:  # no file, or a broken or foreign one: one of many types
+            fix = f"or train it: python data_scripts/train_ssh.py --train DATA --out {path}"
+            raise ValueError(
+                f"no SSH weights at {path}, or they are damaged: restore the file, {fix}"
+            ) from error
         return model
 
     def save(self, path):
@@ -229,11 +229,9 @@ class SSH(nn.Module):
             boxes = shifted(anchors.to(part.device)[place], shifts[frame, place])  # (n, 4)
             edge = torch.tensor([width, height] * 2, device=part.device)
             boxes = boxes.clamp(min=0).minimum(edge)
-            scores = probability[frame, place]
-            keep = nms(boxes, scores, TEST_NMS, frame)
-            for i in range(len(part)):
-                own = keep[frame[keep] == i]
-                found.append({"boxes": boxes[own], "scores": scores[own]})
+            faces = {"boxes": boxes, "scores": probability[frame, place]}
+            keep = nms(boxes, faces["scores"], TEST_NMS, frame)
+            found += [chosen(faces, keep[frame[keep] == i]) for i in range(len(part))]
         return found
 
 
@@ -327,11 +325,6 @@ class FaceFinder:
             ssh["landmarks"] = answer["landmarks"]  # whether it is a face is not asked
             mtcnn.update({name: torch.cat([mtcnn[name], ssh[name]]) for name in mtcnn})
         return found
-
-
-def chosen(faces, which):
-    """Some of the faces of a dict of tensors, by a mask or in an order."""
-    return {name: values[which] for name, values in faces.items()}
 
 
 def is_new(boxes, known):
