@@ -187,21 +187,16 @@ def resize_windows(table, frame, boxes, size):
     y1 = y1.clamp(1, height) - 1
     left, right = bins((x2.clamp(max=width) - x1).clamp(min=1), size, table.device)
     top, bottom = bins((y2.clamp(max=height) - y1).clamp(min=1), size, table.device)
-    sums = (
-        _corners(table, frame, bottom + y1, right + x1)
-        - _corners(table, frame, bottom + y1, left + x1)
-        - _corners(table, frame, top + y1, right + x1)
-        + _corners(table, frame, top + y1, left + x1)
-    )  # (N size size, 3)
-    area = ((bottom - top)[:, :, None] * (right - left)[:, None, :]).flatten()  # (N size size,)
-    means = (sums / area[:, None] - 127.5) / 128
-    return means.view(-1, size, size, 3).permute(0, 3, 1, 2)  # (N, 3, size, size)
-
-
-def _corners(table, frame, y, x):
-    """Entries of a sum table at all pairs of y and x, (N, size) each -> (N size size, 3)."""
-    row = (frame[:, None] * table.shape[1] + y) * table.shape[2]  # (N, size)
-    return table.flatten(0, 2).index_select(0, (row[:, :, None] + x[:, None, :]).flatten())
+    y = torch.cat([top, bottom], 1) + y1  # (N, 2 size)
+    x = torch.cat([left, right], 1) + x1  # (N, 2 size)
+    row = (frame[:, None] * table.shape[1] + y) * table.shape[2]
+    place = row[:, :, None] + x[:, None, :]  # (N, 2 size, 2 size)
+    corners = table.flatten(0, 2).index_select(0, place.flatten()).view(*place.shape, 3)
+    below = corners[:, size:] - corners[:, :size]  # (N, size, 2 size, 3)
+    sums = below[:, :, size:] - below[:, :, :size]  # (N, size, size, 3)
+    area = (bottom - top)[:, :, None] * (right - left)[:, None, :]  # (N, size, size)
+    means = (sums / area[..., None] - 127.5) / 128
+    return means.permute(0, 3, 1, 2)  # (N, 3, size, size)
 
 
 # ---------------------------------------------------------------- boxes
@@ -313,9 +308,8 @@ class MTCNN(nn.Module):
                 network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
             except Exception as error:  # no file, or a broken or foreign one: one of many types
                 fix = f"run: python data_scripts/get_weights.py --out {folder}"
-                raise ValueError(
-                    f"no MTCNN weights at {path}, or they are damaged; {fix}"
-                ) from error
+                fault = f"no MTCNN weights at {path}, or they are damaged"
+                raise ValueError(f"{fault}; {fix}") from error
         return model
 
     @torch.inference_mode()

@@ -9,8 +9,7 @@ finds faces of every size by three detection modules, each on a coarser grid and
 
 An anchor is a square about the center of its cell. For each, a module gives the probability of a
 face and the shifts that fit the square to it. Two bodies: "vgg16", as published, and "light"
-(ours): the same modules, narrower, on a small body with batch norm that a CPU can train and run.
-`data_scripts/train_ssh.py` trains it.
+(ours): narrower, with batch norm, for a CPU; `data_scripts/train_ssh.py` trains it.
 
 Open in the sources, decided here: frames are padded with the mean color to a multiple of 32;
 anchors sit at cell centers and may reach over the edge; no picture pyramid at test time.
@@ -24,9 +23,9 @@ remove false positives by using it as a binary classifier". The rules of `FaceFi
     mtcnn   MTCNN's whole cascade alone
     ssh     SSH's boxes above 0.8 alone, without landmarks
 
-Decided here, as the paper leaves it open: "the rest" is read as the detections that remain, so that
-MTCNN classifies each box above 0.8. R-net and O-net see the square about it; P-net only proposes,
-which SSH has done. MTCNN does not move the box: box and score are SSH's, landmarks are O-net's.
+Decided here: "the rest" is read as the detections that remain, so that MTCNN classifies each box
+above 0.8. R-net and O-net see the square about it; P-net only proposes, which SSH has done. Box and
+score are SSH's, landmarks are O-net's.
 """
 
 import math
@@ -72,10 +71,7 @@ GAMMA = 0.6
 
 
 class VGGBody(nn.Module):
-    """VGG-16 without its last pool and dense layers.
-
-    x (B, 3, H, W) -> conv4_3 (B, 512, H/8, W/8), conv5_3 (B, 512, H/16, W/16).
-    """
+    """VGG-16 up to conv5_3. x -> conv4_3 (B, 512, H/8, W/8), conv5_3 (B, 512, H/16, W/16)."""
 
     def __init__(self):
         super().__init__()
@@ -85,7 +81,7 @@ class VGGBody(nn.Module):
         self.features[:10].requires_grad_(False)  # SSH: conv1 and conv2 stay as they are
 
     def forward(self, x):
-        fine = self.features[:23](x)  # (B, 512, H/8, W/8)
+        fine = self.features[:23](x)
         return fine, self.features[23:](fine)
 
 
@@ -107,7 +103,7 @@ class LightBody(nn.Module):
         self.coarse = conv_norms((64, 128, 2), (128, 128, 1), (128, 128, 1))
 
     def forward(self, x):
-        fine = self.fine(x)  # (B, 64, H/8, W/8)
+        fine = self.fine(x)
         return fine, self.coarse(fine)
 
 
@@ -177,9 +173,8 @@ class SSH(nn.Module):
             model.load_state_dict(saved["weights"])
         except Exception as error:  # no file, or a broken or foreign one: one of many types
             fix = f"or train it: python data_scripts/train_ssh.py --train DATA --out {path}"
-            raise ValueError(
-                f"no SSH weights at {path}, or they are damaged: restore the file, {fix}"
-            ) from error
+            fault = f"no SSH weights at {path}, or they are damaged"
+            raise ValueError(f"{fault}: restore the file, {fix}") from error
         return model
 
     def save(self, path):
@@ -337,18 +332,14 @@ def is_new(boxes, known):
 
 @dataclass(eq=False)
 class RecallFinder:
-    """Boxes of frames that MTCNN or SSH takes for faces: tensors (k, 4) on the CPU.
-
-    ssh_score: SSH's least score.
-    """
+    """Boxes of frames that MTCNN or SSH takes for faces: tensors (k, 4) on the CPU."""
 
     mtcnn: MTCNN
     ssh: SSH
-    ssh_score: float = RECALL_SCORE
+    ssh_score: float = RECALL_SCORE  # SSH's least
 
-    @property
-    def larger_face(self):
-        return LARGER * self.mtcnn.config.min_face
+    def __post_init__(self):
+        self.larger_face = LARGER * self.mtcnn.config.min_face
 
     def __call__(self, frames):
         """Boxes of frames (H, W, 3) uint8, each searched by itself."""
@@ -377,8 +368,7 @@ class RecallFinder:
             places = joined([places, self._about(self, frame, lost)])
             if first or i == middle:
                 part = np.s_[0:, 0:] if first else changed(searched, frame)
-                least = None if first else self.larger_face
-                (seen,) = self.mtcnn.find(frame[part][None], least)
+                (seen,) = self.mtcnn.find(frame[part][None], None if first else self.larger_face)
                 corner = torch.tensor([part[1].start, part[0].start] * 2)
                 places = joined([places, seen["boxes"].cpu() + corner])
                 searched = frame
@@ -448,8 +438,7 @@ def difference(before, frame):
 
 
 def changed(before, frame):
-    """Rows and columns, some at least, where a frame differs from one before, and half as many to
-    all sides."""
+    """Rows and columns, some at least, where a frame has changed, and half as many to all sides."""
     places = np.argwhere(difference(before, frame) > NOTICED)  # (n, 2)
     places = places if len(places) else np.zeros((1, 2), int)
     low = EVERY * places.min(0)
