@@ -36,8 +36,8 @@ CELL = 12  # original: each of them sees 12x12 px
 FIRST_PIXEL = (1, 1, 0, 0)  # MATLAB's numbers of a box's first and last pixel, minus its edges
 WINDOWS_AT_ONCE = 1024  # ours: bounds the memory that a crowd takes
 BOXES_AT_ONCE = 256  # ours: likewise, of the overlaps of all pairs
-# Ours, measured: on a CPU four LFW pictures at a time stay in the cache (20 % over one, 35 % over
-# twenty); a GPU is faster with full batches.
+# Ours, measured: on a CPU four LFW pictures at a time stay in the cache, 20 % faster than one, 35 %
+# than twenty; a GPU is faster with full batches.
 PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 16_000_000}
 
 
@@ -240,17 +240,12 @@ def overlap(first, second, smaller=False):
 
 
 def nms(boxes, scores, threshold, group=None, smaller=False):
-    """Non-maximum suppression: the indices kept, best first.
+    """Non-maximum suppression: the indices kept of boxes (N, 4) with scores (N,), best first.
 
     A box goes when a kept one of its group with a higher score overlaps it by more than
-    `threshold`. Over the smaller box, O-net's in the original, a small face inside a large one goes
-    too. Not torchvision's `batched_nms`: importing that package takes two seconds, more than a
-    short movie's faces.
-
-    Args:
-        boxes: (N, 4). scores: (N,).
-        group: (N,) integers; None: all are one group.
-        smaller: divide by the area of the smaller box, not of the union.
+    `threshold`. group: (N,) integers; None: all are one. smaller: as in `overlap`; so, O-net's in
+    the original, a small face inside a large one goes too. Not torchvision's `batched_nms`:
+    importing that package takes two seconds, more than a short movie's faces.
     """
     order = scores.argsort(descending=True, stable=True)
     boxes = boxes[order]
@@ -341,17 +336,10 @@ class MTCNN(nn.Module):
         R-net and O-net see the square about each box. P-net is not needed: the box is a proposal.
         Only the part of the frames about the boxes is looked at, which is fast.
 
-        Args:
-            frames: as in `find`.
-            boxes: list of B tensors (k, 4), xyxy px.
-
-        Returns:
-            A list of B dicts in the order of the boxes: face (k,) bool, true where R-net and then
-            O-net pass their thresholds; O-net's scores (k,) in [0, 1], boxes (k, 4) and
-            landmarks (k, 5, 2) px.
-
-        Raises:
-            ValueError: frames as in `find`; another number of lists than of frames.
+        frames: as in `find`. boxes: list of B tensors (k, 4), xyxy px. Returns a list of B dicts in
+        the order of the boxes: face (k,) bool, true where R-net and then O-net pass their
+        thresholds; O-net's scores (k,) in [0, 1], boxes (k, 4) and landmarks (k, 5, 2) px.
+        Raises ValueError as `find` does, or for another number of lists than of frames.
         """
         frames = checked(frames, self.device)
         if len(boxes) != len(frames):
@@ -427,17 +415,14 @@ def chosen(faces, which):
 
 
 def in_batches(frames, pixels_at_once, device):
-    """frames (B, H, W, 3), tensor or array, on the device in parts of about so many pixels.
-
-    pixels_at_once: number by type of device. Raises ValueError unless they are uint8, not empty.
-    """
+    """`checked` frames in parts of about so many pixels, a number by type of device."""
     frames = checked(frames, device)
     budget = pixels_at_once.get(frames.device.type, pixels_at_once["cpu"])
     return frames.split(max(1, budget // (frames.shape[1] * frames.shape[2])))
 
 
 def checked(frames, device="cpu"):
-    """frames as a tensor (B, H, W, 3) uint8 on the device. ValueError where they are none."""
+    """frames, tensor or array, as a tensor (B, H, W, 3) uint8 on the device; else ValueError."""
     frames = frames if torch.is_tensor(frames) else np.array(frames)
     usable = str(frames.dtype).endswith("uint8") and frames.shape[3:] == (3,)
     if not usable or 0 in frames.shape[1:3]:

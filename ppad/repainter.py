@@ -99,10 +99,9 @@ class Anonymizer:
 
     @classmethod
     def from_run(cls, run=None, device="cpu", **settings):
-        """With M of a finished run's folder (its players.pt), or with the M of this package.
+        """With M of a finished run's folder, or with the M of this package.
 
-        Raises LoopError where the file is missing, ValueError where it holds no M or `run` is a
-        file.
+        Raises as `load_modifier`, and ValueError where `run` is a file.
         """
         if run is not None and Path(run).is_file():
             raise ValueError(f"run {run} is a file: name the folder of a finished ppad.reproduce")
@@ -120,8 +119,8 @@ class Anonymizer:
     def picture(self, image):
         """One picture, (H, W, 3) uint8, with its faces repainted.
 
-        A Pillow picture gives a Pillow picture without metadata. ValueError when it cannot be
-        searched or repainted.
+        A Pillow picture gives one without metadata. ValueError when it cannot be searched or
+        repainted.
         """
         if isinstance(image, Image.Image):
             return Image.fromarray(self.picture(np.array(to_rgb(image))))
@@ -130,21 +129,14 @@ class Anonymizer:
         return single
 
     def frames(self, frames, rate=None):
-        """A movie's frames with their faces repainted.
+        """A movie's frames with their faces repainted: a generator of as many.
 
         Each is given back `steady.at_rate(rate).delay` frames after it was read; so many, and
         `workers` + 1 batches more, are in memory.
 
-        Args:
-            frames: iterable of (H, W, 3) uint8 arrays of one size.
-            rate: frames a second; None where neighbors need not look alike, so that each is
-                searched as a picture is.
-
-        Returns:
-            A generator of as many frames.
-
-        Raises:
-            ValueError: a frame of another shape, or one that cannot be searched or repainted.
+        frames: iterable of (H, W, 3) uint8 arrays of one size. rate: frames a second; None where
+        neighbors need not look alike, so that each is searched as a picture is. Raises ValueError
+        for a frame of another shape, or one that cannot be searched or repainted.
         """
         closely = getattr(self.finder, "closely", None)
         if rate is None:
@@ -184,7 +176,7 @@ class Anonymizer:
                 yield painted
 
     def _searched(self, frames, finder, at_once):
-        """(frames, boxes) of each batch, the next `workers` being searched in the meantime.
+        """(frames, boxes) of each batch, while the next `workers` are searched.
 
         The last batch is shorter than `at_once`.
         """

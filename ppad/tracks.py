@@ -149,8 +149,8 @@ class Tracker:
     def lost(self, boxes, frames):
         """Where lost tracks would be now (n, 4).
 
-        Lost are those that are not over yet, but neither among the next detections (k, 4) nor in
-        the `frames` - 1 before them.
+        Lost are those not over yet, but neither in the next detections (k, 4) nor in the `frames` -
+        1 before them.
         """
         alive, track_of = self._match(boxes)
         lost = [
@@ -164,13 +164,7 @@ class Tracker:
         """The tracks that can go on, and {index of box: index of track}."""
         last = self.pushed - 1 - self.steady.gap
         alive = [track for track in self._tracks if track.frames[-1] >= last]
-        track_of = match(
-            np.array([track.boxes[-1] for track in alive]).reshape(-1, 4),
-            np.array([track.predict(self.pushed) for track in alive]).reshape(-1, 4),
-            np.asarray(boxes),
-            np.array([self.pushed - track.frames[-1] for track in alive]),
-        )
-        return alive, track_of
+        return alive, match(alive, np.asarray(boxes), self.pushed)
 
     def push(self, boxes):
         """Add the next frame's detections (k, 4) xyxy px; k may be 0.
@@ -223,7 +217,6 @@ class Tracker:
         return np.array(boxes).reshape(-1, 4)
 
     def counts(self):
-        """The counts as a dict."""
         names = ("frames", "faces", "tracks", "filled", "longest_gap", "frames_without_face")
         return {name: getattr(self, name) for name in names}
 
@@ -253,21 +246,16 @@ def center_of(boxes):
     return (boxes[..., :2] + boxes[..., 2:]) / 2  # (..., 2)
 
 
-def match(last, predicted, boxes, apart):
-    """Which detection continues which track: nearest pairs first, each used once.
+def match(tracks, boxes, now):
+    """Which of the boxes (k, 4) in frame `now` continues which track: {index of box: of track}.
 
-    A pair fits when the box's center is within reach of the track's last or predicted center, which
-    grows with the frames between, and the sides differ by MAX_SIZE_RATIO at most.
-
-    Args:
-        last: (n, 4) the last detection of each track.
-        predicted: (n, 4) where it would be now.
-        boxes: (k, 4) the detections now.
-        apart: (n,) frames from the last detection to now.
-
-    Returns:
-        {index of box: index of track}.
+    Nearest pairs first, each used once. A pair fits when the box's center is within reach of the
+    track's last or predicted center, which grows with the frames between, and the sides differ by
+    MAX_SIZE_RATIO at most.
     """
+    last = np.array([track.boxes[-1] for track in tracks]).reshape(-1, 4)  # (n, 4)
+    predicted = np.array([track.predict(now) for track in tracks]).reshape(-1, 4)  # (n, 4)
+    apart = np.array([now - track.frames[-1] for track in tracks])  # (n,)
     side_last = side_of(last)[:, None]  # (n, 1)
     side = side_of(boxes)  # (k,)
     larger = np.maximum(side_last, side)  # (n, k)
