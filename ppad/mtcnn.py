@@ -34,6 +34,7 @@ from torch import nn
 STRIDE = 2  # original: P-net's outputs are 2 px apart
 CELL = 12  # original: each of them sees 12x12 px
 FIRST_PIXEL = (1, 1, 0, 0)  # MATLAB's numbers of a box's first and last pixel, minus its edges
+SAME_FACE = 0.3  # ours: IoU above which two boxes are one face
 WINDOWS_AT_ONCE = 1024  # ours: bounds the memory that a crowd takes
 BOXES_AT_ONCE = 256  # ours: likewise, of the overlaps of all pairs
 # Ours, measured: on a CPU four LFW pictures at a time stay in the cache, 20 % faster than one, 35 %
@@ -237,6 +238,16 @@ def overlap(first, second, smaller=False):
     area = (first[:, 2:] - first[:, :2]).prod(1)[:, None]  # (n, 1)
     other = (second[:, 2:] - second[:, :2]).prod(1)  # (k,)
     return shared / (torch.minimum(area, other) if smaller else area + other - shared)
+
+
+def is_new(boxes, known):
+    """Which of the boxes (k, 4) are of other faces than the known (n, 4): (k,) bool."""
+    return ~(overlap(boxes, known) > SAME_FACE).any(1)
+
+
+def joined(boxes, more):
+    """The boxes (k, 4), and those of (n, 4) more that are of other faces."""
+    return torch.cat([boxes, more[is_new(more, boxes)]])
 
 
 def nms(boxes, scores, threshold, group=None, smaller=False):

@@ -29,7 +29,8 @@ from PIL import Image, ImageDraw
 from ppad.baselines import make_baseline
 from ppad.crop_sampler import FACE_SCALE, face_squares, repaint
 from ppad.files import atomic_path, to_rgb
-from ppad.ssh import default_finder, joined
+from ppad.mtcnn import joined
+from ppad.ssh import default_finder
 from ppad.tracks import Steady, Tracker
 
 METHODS = {
@@ -206,7 +207,7 @@ class Anonymizer:
             (more,) = self._find([frame], tracker.pushed, lambda one: closely(one, lost))
             if more is None:
                 return None
-            boxes = joined([boxes, more])
+            boxes = joined(boxes, more)
         if len(boxes) or any(one is not None and len(one) for one in found):
             return boxes
         return self._find([frame], tracker.pushed, closely)[0]

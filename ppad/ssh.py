@@ -39,7 +39,7 @@ from PIL import Image
 from torch import nn
 
 from ppad.files import atomic_path
-from ppad.mtcnn import MTCNN, MTCNNConfig, checked, chosen, in_batches, nms, overlap
+from ppad.mtcnn import MTCNN, MTCNNConfig, checked, chosen, in_batches, is_new, joined, nms
 
 MEAN_BGR = (102.9801, 115.9465, 122.7717)  # SSH's Caffe source
 STRIDES = (8, 16, 32)  # SSH Sec. 3.1: M1, M2, M3
@@ -56,12 +56,11 @@ PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 4_000_000}  # ours: bounds the memory;
 RULES = ("paper", "either", "mtcnn", "ssh")
 PAPER_SCORE = 0.8  # paper Sec. 4
 RECALL_SCORE = 0.5  # ours: where a miss costs more than a false face
-SAME_FACE = 0.3  # ours: IoU above which two boxes are one face; as TEST_NMS
 THRESHOLD = 0.6  # ours: MTCNN's thresholds lowered by 0.1, since a miss costs more
 SMALLEST_FACE = 20.0  # MTCNN's own default, px
 ABOUT = 1.5  # ours: sides about a lost face that are searched, as far as `tracks` lets it go
-# Ours, times the smallest face: where SSH searches too, MTCNN looks for such and larger ones, in a
-# third of the time; and a lost face, which may be half as large by now, is reduced to that.
+# Ours, times the smallest face: MTCNN looks from there on where SSH searches too, in a third of the
+# time; and a lost face, which may be half as large by now, is reduced to that.
 LARGER = 2
 CUT = 20  # ours: mean change of a pixel from frame to frame, of 255, that tells of a new scene
 EVERY = 16  # ours: px between those that are compared; a face has some
@@ -162,10 +161,7 @@ class SSH(nn.Module):
 
     @classmethod
     def load(cls, path=None):
-        """An SSH from a file of `save`; by default the light one that comes with the package.
-
-        ValueError where the file is missing or damaged.
-        """
+        """From a file of `save`, by default the package's light one. Raises ValueError without."""
         path = Path(path or Path(__file__).parent / "weights" / "ssh_light.pt")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -202,8 +198,7 @@ class SSH(nn.Module):
         up = F.relu(self.coarse(coarse))  # (B, first, H/16, W/16)
         up = F.interpolate(up, scale_factor=2, mode="bilinear", align_corners=False)
         first = F.relu(self.join(F.relu(self.fine(fine)) + up))  # (B, first, H/8, W/8)
-        modules = (self.m1(first), self.m2(coarse), self.m3(F.max_pool2d(coarse, 2)))
-        logits, shifts = zip(*modules)
+        logits, shifts = zip(self.m1(first), self.m2(coarse), self.m3(F.max_pool2d(coarse, 2)))
         return torch.cat(logits, 1), torch.cat(shifts, 1)
 
     @torch.inference_mode()
@@ -231,10 +226,9 @@ class SSH(nn.Module):
 
 
 def anchors_for(height, width):
-    """All anchors of a frame, in the order of the network's outputs: module, row, column, side.
+    """All anchors of a frame padded to a multiple of 32 px, in the order of the network's outputs.
 
-    Returns xyxy px (N, 4), and the module (0, 1, 2) each belongs to (N,). The grids cover the frame
-    padded to a multiple of 32 px.
+    Returns xyxy px (N, 4), by module, row, column and side; the module (0, 1, 2) of each (N,).
     """
     boxes = []
     modules = []
@@ -263,9 +257,8 @@ def shifted(anchors, shifts):
 class FaceFinder:
     """Finds faces by one of `RULES`.
 
-    mtcnn, ssh: the detectors, or any objects with the same `find` and `confirm`; None loads the
-    default weights of those that the rule needs. Raises ValueError for an unknown rule, or where
-    weights are missing (it says what to run).
+    mtcnn, ssh: the detectors, or any objects with the same `find` and `confirm`; None loads one if
+    the rule needs it. Raises ValueError for an unknown rule, or where weights are missing.
     """
 
     def __init__(self, mtcnn=None, ssh=None, rule="paper"):
@@ -305,10 +298,9 @@ class FaceFinder:
                 faces["landmarks"] = faces["boxes"].new_full((len(faces["boxes"]), 5, 2), torch.nan)
             return found
         answers = self.mtcnn.confirm(frames, [faces["boxes"] for faces in found])
-        return [
-            chosen({**faces, "landmarks": answer["landmarks"]}, answer["face"])
-            for faces, answer in zip(found, answers)
-        ]
+        for faces, answer in zip(found, answers):
+            faces["landmarks"] = answer["landmarks"]
+        return [chosen(faces, answer["face"]) for faces, answer in zip(found, answers)]
 
     def _either(self, frames):
         """MTCNN's faces, and those that SSH alone finds."""
@@ -320,11 +312,6 @@ class FaceFinder:
             ssh["landmarks"] = answer["landmarks"]  # whether it is a face is not asked
             mtcnn.update({name: torch.cat([mtcnn[name], ssh[name]]) for name in mtcnn})
         return found
-
-
-def is_new(boxes, known):
-    """Which of the boxes (k, 4) are of other faces than the known (n, 4): (k,) bool."""
-    return ~(overlap(boxes, known) > SAME_FACE).any(1)
 
 
 # ---------------------------------------------------------------- few misses, fast movies (ours)
@@ -348,7 +335,7 @@ class RecallFinder:
     def _both(self, frames):
         """Boxes by both detectors of frames of one size (B, H, W, 3)."""
         pairs = zip(self.mtcnn.find(frames), self.ssh.find(frames, self.ssh_score))
-        return [joined([one["boxes"].cpu(), other["boxes"].cpu()]) for one, other in pairs]
+        return [joined(one["boxes"].cpu(), other["boxes"].cpu()) for one, other in pairs]
 
     def follow(self, frames):
         """Boxes of successive frames.
@@ -365,17 +352,17 @@ class RecallFinder:
         for i, frame in enumerate(frames):
             first = i == 0 or difference(frames[i - 1], frame).mean() > CUT
             places, lost = self._again(frame, places[:0] if first else places)
-            places = joined([places, self._about(self, frame, lost)])
+            places = joined(places, self._about(self, frame, lost))
             if first or i == middle:
                 part = np.s_[0:, 0:] if first else changed(searched, frame)
                 (seen,) = self.mtcnn.find(frame[part][None], None if first else self.larger_face)
                 corner = torch.tensor([part[1].start, part[0].start] * 2)
-                places = joined([places, seen["boxes"].cpu() + corner])
+                places = joined(places, seen["boxes"].cpu() + corner)
                 searched = frame
             boxes = places
             if i == middle or first and i:
                 (seen,) = self.ssh.find(frame[None], self.ssh_score)
-                boxes = joined([places, seen["boxes"].cpu()])
+                boxes = joined(places, seen["boxes"].cpu())
                 confirmed, _ = self._again(frame, boxes[len(places) :])
                 places = torch.cat([places, confirmed])
             found.append(boxes)
@@ -391,7 +378,7 @@ class RecallFinder:
 
     def _about(self, search, frame, lost):
         """Boxes that `search` finds about the boxes (k, 4), large faces at a reduced size."""
-        found = [lost[:0]]
+        found = lost[:0]
         for box in lost:
             side = (box[2:] - box[:2]).max()
             low = (box[:2] - ABOUT * side).long().clamp(min=0)
@@ -400,8 +387,8 @@ class RecallFinder:
                 part = Image.fromarray(frame[low[1] : high[1], low[0] : high[0]])
                 size = ((high - low) * min(1, self.larger_face / float(side))).ceil().int()  # (2,)
                 (boxes,) = search([np.array(part.resize(size.tolist(), Image.Resampling.BOX))])
-                found.append(boxes * ((high - low) / size).repeat(2) + low.repeat(2))
-        return joined(found)
+                found = joined(found, boxes * ((high - low) / size).repeat(2) + low.repeat(2))
+        return found
 
     def closely(self, frames, lost=None):
         """Boxes of frames, each seen as it is, turned to both sides, and with shadows lifted.
@@ -414,21 +401,15 @@ class RecallFinder:
         found = []
         for frame in frames:
             height, width = frame.shape[:2]
-            upright, lifted = self._both(np.stack([frame, lift_shadows(frame)]))
+            boxes, lifted = self._both(np.stack([frame, lift_shadows(frame)]))
             left, right = self._both(np.stack([np.rot90(frame), np.rot90(frame, -1)]))
             sign = torch.tensor([-1, 1, -1, 1])
             left = left[:, [3, 0, 1, 2]] * sign + torch.tensor([width, 0, width, 0])
             right = right[:, [1, 2, 3, 0]] * -sign + torch.tensor([0, height, 0, height])
-            found.append(joined([upright, lifted, left, right]))
+            for more in (lifted, left, right):
+                boxes = joined(boxes, more)
+            found.append(boxes)
         return found
-
-
-def joined(found):
-    """Boxes (k, 4) of several searches in one, without those that an earlier one has found."""
-    boxes = found[0]
-    for more in found[1:]:
-        boxes = torch.cat([boxes, more[is_new(more, boxes)]])
-    return boxes
 
 
 def difference(before, frame):
@@ -450,8 +431,7 @@ def changed(before, frame):
 
 def lift_shadows(frame):
     """(H, W, 3) uint8 by a gamma curve that brings its mean to BRIGHT, at least GAMMA (ours)."""
-    mean = frame.mean() / 255
-    gamma = min(GAMMA, np.log(BRIGHT) / np.log(np.clip(mean, 1e-3, 0.999)))
+    gamma = min(GAMMA, np.log(BRIGHT) / np.log(np.clip(frame.mean() / 255, 1e-3, 0.999)))
     curve = (255 * (np.arange(256) / 255) ** gamma).round().astype(np.uint8)
     return curve[frame]
 
