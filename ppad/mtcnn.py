@@ -34,10 +34,11 @@ from torch import nn
 STRIDE = 2  # original: P-net's outputs are 2 px apart
 CELL = 12  # original: each of them sees 12x12 px
 FIRST_PIXEL = (1, 1, 0, 0)  # MATLAB's numbers of a box's first and last pixel, minus its edges
+SAME_FACE = 0.3  # ours: IoU above which two boxes are one face
 WINDOWS_AT_ONCE = 1024  # ours: bounds the memory that a crowd takes
 BOXES_AT_ONCE = 256  # ours: likewise, of the overlaps of all pairs
-# Ours, measured: on a CPU four LFW pictures at a time stay in the cache (20 % over one, 35 % over
-# twenty); a GPU is faster with full batches.
+# Ours, measured: on a CPU four LFW pictures at a time stay in the cache, 20 % faster than one, 35 %
+# than twenty; a GPU is faster with full batches.
 PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 16_000_000}
 
 
@@ -51,80 +52,84 @@ class MTCNNConfig:
     nms_smaller: float = 0.7  # original: O-net, intersection over the smaller box
 
 
-class PNet(nn.Module):
-    """Proposal network, fully convolutional; 6,632 parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 10, 3)
-        self.prelu1 = nn.PReLU(10)
-        self.conv2 = nn.Conv2d(10, 16, 3)
-        self.prelu2 = nn.PReLU(16)
-        self.conv3 = nn.Conv2d(16, 32, 3)
-        self.prelu3 = nn.PReLU(32)
-        self.conv4_1 = nn.Conv2d(32, 2, 1)  # not face, face
-        self.conv4_2 = nn.Conv2d(32, 4, 1)  # box corrections
-
-    def forward(self, x):
-        """(B, 3, H, W) in [-1, 1] -> face probability (B, h, w), shifts (B, 4, h, w)."""
-        x = F.max_pool2d(self.prelu1(self.conv1(x)), 2, 2, ceil_mode=True)
-        x = self.prelu2(self.conv2(x))
-        x = self.prelu3(self.conv3(x))  # (B, 32, h, w)
-        return face_probability(self.conv4_1(x)), self.conv4_2(x)
+def conv(channels_in, channels_out, kernel, pool=None):
+    """Convolution, PReLU and, if its size is given, a max pool of stride 2."""
+    layers = [nn.Conv2d(channels_in, channels_out, kernel), nn.PReLU(channels_out)]
+    if pool:
+        layers.append(nn.MaxPool2d(pool, 2, ceil_mode=True))
+    return nn.Sequential(*layers)
 
 
-class RNet(nn.Module):
-    """Refinement network; 100,178 parameters."""
+class Dense(nn.Sequential):
+    """(N, C, H, W), flattened in the order x, y, channel -> (N, n), with PReLU."""
 
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 28, 3)
-        self.prelu1 = nn.PReLU(28)
-        self.conv2 = nn.Conv2d(28, 48, 3)
-        self.prelu2 = nn.PReLU(48)
-        self.conv3 = nn.Conv2d(48, 64, 2)
-        self.prelu3 = nn.PReLU(64)
-        self.dense4 = nn.Linear(576, 128)
-        self.prelu4 = nn.PReLU(128)
-        self.dense5_1 = nn.Linear(128, 2)
-        self.dense5_2 = nn.Linear(128, 4)
+    def __init__(self, values_in, values_out):
+        super().__init__(nn.Linear(values_in, values_out), nn.PReLU(values_out))
 
     def forward(self, x):
-        """(N, 3, 24, 24) -> face probability (N,), shifts (N, 4)."""
-        x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)  # (N, 28, 11, 11)
-        x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2, ceil_mode=True)  # (N, 48, 4, 4)
-        x = self.prelu3(self.conv3(x))  # (N, 64, 3, 3)
-        x = self.prelu4(self.dense4(x.permute(0, 3, 2, 1).flatten(1)))  # (N, 128)
-        return face_probability(self.dense5_1(x)), self.dense5_2(x)
+        return super().forward(x.permute(0, 3, 2, 1).flatten(1))
 
 
-class ONet(nn.Module):
-    """Output network; 389,040 parameters."""
+class Stage(nn.Module):
+    """One of the networks: layers, then its outputs, of which the first tells faces."""
 
-    def __init__(self):
+    def __init__(self, *layers, heads):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 32, 3)
-        self.prelu1 = nn.PReLU(32)
-        self.conv2 = nn.Conv2d(32, 64, 3)
-        self.prelu2 = nn.PReLU(64)
-        self.conv3 = nn.Conv2d(64, 64, 3)
-        self.prelu3 = nn.PReLU(64)
-        self.conv4 = nn.Conv2d(64, 128, 2)
-        self.prelu4 = nn.PReLU(128)
-        self.dense5 = nn.Linear(1152, 256)
-        self.prelu5 = nn.PReLU(256)
-        self.dense6_1 = nn.Linear(256, 2)
-        self.dense6_2 = nn.Linear(256, 4)
-        self.dense6_3 = nn.Linear(256, 10)
+        self.body = nn.Sequential(*layers)
+        self.heads = nn.ModuleList(heads)
 
     def forward(self, x):
-        """(N, 3, 48, 48) -> face probability (N,), shifts (N, 4), x1..x5, y1..y5 (N, 10)."""
-        x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)  # (N, 32, 23, 23)
-        x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2, ceil_mode=True)  # (N, 64, 10, 10)
-        x = F.max_pool2d(self.prelu3(self.conv3(x)), 2, 2, ceil_mode=True)  # (N, 64, 4, 4)
-        x = self.prelu4(self.conv4(x))  # (N, 128, 3, 3)
-        x = self.prelu5(self.dense5(x.permute(0, 3, 2, 1).flatten(1)))  # (N, 256)
-        return face_probability(self.dense6_1(x)), self.dense6_2(x), self.dense6_3(x)
+        x = self.body(x)
+        logits, *others = [head(x) for head in self.heads]
+        return face_probability(logits), *others
+
+
+class PNet(Stage):
+    """Proposal network, fully convolutional; 6,632 parameters.
+
+    (B, 3, H, W) in [-1, 1] -> face probability (B, h, w), shifts (B, 4, h, w).
+    """
+
+    def __init__(self):
+        super().__init__(
+            conv(3, 10, 3, pool=2),
+            conv(10, 16, 3),
+            conv(16, 32, 3),  # (B, 32, h, w)
+            heads=[nn.Conv2d(32, 2, 1), nn.Conv2d(32, 4, 1)],
+        )
+
+
+class RNet(Stage):
+    """Refinement network; 100,178 parameters.
+
+    (N, 3, 24, 24) -> face probability (N,), shifts (N, 4).
+    """
+
+    def __init__(self):
+        super().__init__(
+            conv(3, 28, 3, pool=3),  # (N, 28, 11, 11)
+            conv(28, 48, 3, pool=3),  # (N, 48, 4, 4)
+            conv(48, 64, 2),  # (N, 64, 3, 3)
+            Dense(576, 128),
+            heads=[nn.Linear(128, 2), nn.Linear(128, 4)],
+        )
+
+
+class ONet(Stage):
+    """Output network; 389,040 parameters.
+
+    (N, 3, 48, 48) -> face probability (N,), shifts (N, 4), x1..x5, y1..y5 (N, 10).
+    """
+
+    def __init__(self):
+        super().__init__(
+            conv(3, 32, 3, pool=3),  # (N, 32, 23, 23)
+            conv(32, 64, 3, pool=3),  # (N, 64, 10, 10)
+            conv(64, 64, 3, pool=2),  # (N, 64, 4, 4)
+            conv(64, 128, 2),  # (N, 128, 3, 3)
+            Dense(1152, 256),
+            heads=[nn.Linear(256, 2), nn.Linear(256, 4), nn.Linear(256, 10)],
+        )
 
 
 def face_probability(logits):
@@ -183,21 +188,16 @@ def resize_windows(table, frame, boxes, size):
     y1 = y1.clamp(1, height) - 1
     left, right = bins((x2.clamp(max=width) - x1).clamp(min=1), size, table.device)
     top, bottom = bins((y2.clamp(max=height) - y1).clamp(min=1), size, table.device)
-    sums = (
-        _corners(table, frame, bottom + y1, right + x1)
-        - _corners(table, frame, bottom + y1, left + x1)
-        - _corners(table, frame, top + y1, right + x1)
-        + _corners(table, frame, top + y1, left + x1)
-    )  # (N size size, 3)
-    area = ((bottom - top)[:, :, None] * (right - left)[:, None, :]).flatten()  # (N size size,)
-    means = (sums / area[:, None] - 127.5) / 128
-    return means.view(-1, size, size, 3).permute(0, 3, 1, 2)  # (N, 3, size, size)
-
-
-def _corners(table, frame, y, x):
-    """Entries of a sum table at all pairs of y and x, (N, size) each -> (N size size, 3)."""
-    row = (frame[:, None] * table.shape[1] + y) * table.shape[2]  # (N, size)
-    return table.flatten(0, 2).index_select(0, (row[:, :, None] + x[:, None, :]).flatten())
+    y = torch.cat([top, bottom], 1) + y1  # (N, 2 size)
+    x = torch.cat([left, right], 1) + x1  # (N, 2 size)
+    row = (frame[:, None] * table.shape[1] + y) * table.shape[2]
+    place = row[:, :, None] + x[:, None, :]  # (N, 2 size, 2 size)
+    corners = table.flatten(0, 2).index_select(0, place.flatten()).view(*place.shape, 3)
+    below = corners[:, size:] - corners[:, :size]  # (N, size, 2 size, 3)
+    sums = below[:, :, size:] - below[:, :, :size]  # (N, size, size, 3)
+    area = (bottom - top)[:, :, None] * (right - left)[:, None, :]  # (N, size, size)
+    means = (sums / area[..., None] - 127.5) / 128
+    return means.permute(0, 3, 1, 2)  # (N, 3, size, size)
 
 
 # ---------------------------------------------------------------- boxes
@@ -240,18 +240,23 @@ def overlap(first, second, smaller=False):
     return shared / (torch.minimum(area, other) if smaller else area + other - shared)
 
 
+def is_new(boxes, known):
+    """Which of the boxes (k, 4) are of other faces than the known (n, 4): (k,) bool."""
+    return ~(overlap(boxes, known) > SAME_FACE).any(1)
+
+
+def joined(boxes, more):
+    """The boxes (k, 4), and those of (n, 4) more that are of other faces."""
+    return torch.cat([boxes, more[is_new(more, boxes)]])
+
+
 def nms(boxes, scores, threshold, group=None, smaller=False):
-    """Non-maximum suppression: the indices kept, best first.
+    """Non-maximum suppression: the indices kept of boxes (N, 4) with scores (N,), best first.
 
     A box goes when a kept one of its group with a higher score overlaps it by more than
-    `threshold`. Over the smaller box, O-net's in the original, a small face inside a large one goes
-    too. Not torchvision's `batched_nms`: importing that package takes two seconds, more than a
-    short movie's faces.
-
-    Args:
-        boxes: (N, 4). scores: (N,).
-        group: (N,) integers; None: all are one group.
-        smaller: divide by the area of the smaller box, not of the union.
+    `threshold`. group: (N,) integers; None: all are one. smaller: as in `overlap`; so, O-net's in
+    the original, a small face inside a large one goes too. Not torchvision's `batched_nms`:
+    importing that package takes two seconds, more than a short movie's faces.
     """
     order = scores.argsort(descending=True, stable=True)
     boxes = boxes[order]
@@ -289,6 +294,10 @@ class MTCNN(nn.Module):
         self.onet = ONet()
         self.eval().requires_grad_(False)
 
+    @property
+    def device(self):
+        return next(self.parameters()).device
+
     @classmethod
     def load(cls, folder=None, config=MTCNNConfig()):
         """An MTCNN with pnet.pt, rnet.pt and onet.pt of `folder` (default: `weights_folder()`).
@@ -299,16 +308,14 @@ class MTCNN(nn.Module):
         folder = Path(folder or weights_folder())
         for name in ("pnet", "rnet", "onet"):
             path = folder / f"{name}.pt"
-            fix = f"run: python data_scripts/get_weights.py --out {folder}"
-            if not path.is_file():
-                raise ValueError(f"no MTCNN weights at {path}; {fix}")
-            try:
-                weights = torch.load(path, map_location="cpu", weights_only=True)
-                getattr(model, name).load_state_dict(weights)
-            except Exception as error:  # a broken or foreign file: torch raises one of many types
-                raise ValueError(
-                    f"{path} holds other things than {name}: delete it, {fix}"
-                ) from error
+            network = getattr(model, name)
+            try:  # by their order: the file's names are not ours
+                weights = torch.load(path, map_location="cpu", weights_only=True).values()
+                network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
+            except Exception as error:  # no file, or a broken or foreign one: one of many types
+                fix = f"run: python data_scripts/get_weights.py --out {folder}"
+                fault = f"no MTCNN weights at {path}, or they are damaged"
+                raise ValueError(f"{fault}; {fix}") from error
         return model
 
     @torch.inference_mode()
@@ -321,19 +328,16 @@ class MTCNN(nn.Module):
         (k, 5, 2) px.
         Raises ValueError for frames of another shape or type.
         """
-        parts = in_batches(frames, PIXELS_AT_ONCE, self.pnet.conv1.weight.device)
-        return [found for part in parts for found in self._find(part, min_face)]
-
-    def _find(self, frames, min_face):
-        table = sum_table(frames)  # (B, H+1, W+1, 3)
-        frame, squares = self.refine(table, *self.propose(table, min_face))
-        score, boxes, landmarks = self.output(table, frame, squares)
         found = []
-        for i in range(len(frames)):  # a matrix of N x N for one frame at a time
-            own = ((frame == i) & (score > self.config.thresholds[2])).nonzero()[:, 0]
-            own = own[nms(boxes[own], score[own], self.config.nms_smaller, smaller=True)]
-            answer = {"boxes": boxes[own], "scores": score[own], "landmarks": landmarks[own]}
-            found.append(answer)
+        for part in in_batches(frames, PIXELS_AT_ONCE, self.device):
+            table = sum_table(part)  # (B, H+1, W+1, 3)
+            frame, squares = self.refine(table, *self.propose(table, min_face))
+            score, boxes, landmarks = self.output(table, frame, squares)
+            faces = {"boxes": boxes, "scores": score, "landmarks": landmarks}
+            keep = (score > self.config.thresholds[2]).nonzero()[:, 0]
+            overlap_limit = self.config.nms_smaller
+            keep = keep[nms(boxes[keep], score[keep], overlap_limit, frame[keep], smaller=True)]
+            found += [chosen(faces, keep[frame[keep] == i]) for i in range(len(part))]
         return found
 
     @torch.inference_mode()
@@ -343,38 +347,31 @@ class MTCNN(nn.Module):
         R-net and O-net see the square about each box. P-net is not needed: the box is a proposal.
         Only the part of the frames about the boxes is looked at, which is fast.
 
-        Args:
-            frames: as in `find`.
-            boxes: list of B tensors (k, 4), xyxy px.
-
-        Returns:
-            A list of B dicts in the order of the boxes: face (k,) bool, true where R-net and then
-            O-net pass their thresholds; O-net's scores (k,) in [0, 1], boxes (k, 4) and
-            landmarks (k, 5, 2) px.
-
-        Raises:
-            ValueError: frames as in `find`; another number of lists than of frames.
+        frames: as in `find`. boxes: list of B tensors (k, 4), xyxy px. Returns a list of B dicts in
+        the order of the boxes: face (k,) bool, true where R-net and then O-net pass their
+        thresholds; O-net's scores (k,) in [0, 1], boxes (k, 4) and landmarks (k, 5, 2) px.
+        Raises ValueError as `find` does, or for another number of lists than of frames.
         """
-        frames = checked(frames, self.pnet.conv1.weight.device)
+        frames = checked(frames, self.device)
         if len(boxes) != len(frames):
             got = f"{len(boxes)} lists for {len(frames)} frames"
             raise ValueError(f"boxes: {got}; give one (k, 4) tensor a frame")
-        counts = [len(own) for own in boxes]
         boxes = [torch.as_tensor(own).to(frames.device).float().reshape(-1, 4) for own in boxes]
+        counts = torch.tensor([len(own) for own in boxes])  # (B,)
+        frame = torch.repeat_interleave(counts).to(frames.device)  # (N,)
         squares = squared(torch.cat(boxes))  # (N, 4)
-        frame = torch.repeat_interleave(torch.tensor(counts)).to(frames.device)  # (N,)
-        frames, offset = around(frames, squares)
-        table = sum_table(frames)
+        part, offset = around(frames, squares)
+        table = sum_table(part)
         squares = squares - offset.repeat(2) + squares.new_tensor(FIRST_PIXEL)
         first_score, shift = self._in_parts(self.rnet, table, frame, squares, 24)
-        squares = squared(corrected(squares, shift))
-        score, boxes, landmarks = self.output(table, frame, squares)
-        boxes = boxes + offset.repeat(2)
-        landmarks = landmarks + offset
-        face = (first_score > self.config.thresholds[1]) & (score > self.config.thresholds[2])
-        answers = {"face": face, "scores": score, "boxes": boxes, "landmarks": landmarks}
-        by_frame = zip(*(values.split(counts) for values in answers.values()))
-        return [dict(zip(answers, values)) for values in by_frame]
+        score, boxes, points = self.output(table, frame, squared(corrected(squares, shift)))
+        faces = {
+            "face": (first_score > self.config.thresholds[1]) & (score > self.config.thresholds[2]),
+            "scores": score,
+            "boxes": boxes + offset.repeat(2),
+            "landmarks": points + offset,
+        }
+        return [chosen(faces, (frame == i).nonzero()[:, 0]) for i in range(len(frames))]
 
     def propose(self, table, min_face=None):
         """P-net over the pyramid: frame (N,), square boxes (N, 4) in MATLAB numbering."""
@@ -423,26 +420,26 @@ class MTCNN(nn.Module):
         return tuple(torch.cat(values) for values in zip(*outputs))
 
 
-def in_batches(frames, pixels_at_once, device):
-    """frames (B, H, W, 3), tensor or array, on the device in parts of about so many pixels.
+def chosen(faces, which):
+    """Some of the faces of a dict of tensors, by a mask or in an order."""
+    return {name: values[which] for name, values in faces.items()}
 
-    pixels_at_once: number by type of device. Raises ValueError unless they are uint8, not empty.
-    """
+
+def in_batches(frames, pixels_at_once, device):
+    """`checked` frames in parts of about so many pixels, a number by type of device."""
     frames = checked(frames, device)
     budget = pixels_at_once.get(frames.device.type, pixels_at_once["cpu"])
     return frames.split(max(1, budget // (frames.shape[1] * frames.shape[2])))
 
 
-def checked(frames, device):
-    """frames as a tensor (B, H, W, 3) uint8 on the device. ValueError where they are none."""
-    if isinstance(frames, np.ndarray):
-        frames = torch.from_numpy(np.array(frames))
-    is_tensor = torch.is_tensor(frames)
-    got = f"{tuple(frames.shape)} {frames.dtype}" if is_tensor else type(frames).__name__
-    usable = is_tensor and frames.dtype == torch.uint8 and frames.shape[3:] == (3,)
+def checked(frames, device="cpu"):
+    """frames, tensor or array, as a tensor (B, H, W, 3) uint8 on the device; else ValueError."""
+    frames = frames if torch.is_tensor(frames) else np.array(frames)
+    usable = str(frames.dtype).endswith("uint8") and frames.shape[3:] == (3,)
     if not usable or 0 in frames.shape[1:3]:
+        got = f"{tuple(frames.shape)} {frames.dtype}"
         raise ValueError(f"frames are {got}; give (B, H, W, 3) uint8 RGB, of one size above 0")
-    return frames.to(device)
+    return torch.as_tensor(frames).to(device)
 
 
 def weights_folder():

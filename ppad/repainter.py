@@ -16,7 +16,10 @@ runs out) raises, or is blackened if asked. What was not searched is never given
 import itertools
 import math
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +27,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from ppad.baselines import make_baseline
-from ppad.crop_sampler import (
-    FACE_SCALE,
-    crop_faces,
-    cut_pixels,
-    face_squares,
-    paste_faces,
-    write_pixels,
-)
+from ppad.crop_sampler import FACE_SCALE, face_squares, repaint
 from ppad.files import atomic_path, to_rgb
-from ppad.ssh import default_finder, joined
+from ppad.mtcnn import joined
+from ppad.ssh import default_finder
 from ppad.tracks import Steady, Tracker
 
 METHODS = {
@@ -47,9 +44,9 @@ SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md b
 FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
 LOOKS_A_SECOND = 5  # ours: how often both detectors search a movie, at least
 FEATHER = 0.1  # ours: of a square 1.6 times the face, so that the face itself is replaced whole
-# Ours: the preview's columns and rows of frames, px of a frame and of a title, most tracks.
+# Ours: the preview's columns, most frames of a kind, px of a frame and of a title, most tracks.
 SHEET_COLUMNS = 4
-SHEET_ROWS = 6
+SAMPLES = 24
 SHEET_WIDTH = 240
 TITLE = 20
 CROPS = 200
@@ -57,6 +54,7 @@ CROPS = 200
 FAILURES = (RuntimeError, MemoryError, ValueError, IndexError, TypeError)
 
 
+@dataclass(eq=False)
 class Anonymizer:
     """Finds, follows and repaints faces.
 
@@ -76,32 +74,25 @@ class Anonymizer:
         steady: how far to look in movies.
         on_error: "stop" raises ValueError when a frame cannot be searched or repainted, "cover"
             blackens that frame.
+        workers: batches of a movie searched at the same time, in threads that share the finder.
         feather: part of a repainted square, at each edge, that fades into the frame.
         face_scale: side of that square, times the longer side of the face's box.
-        workers: batches of a movie searched at the same time, in threads that share the finder.
     """
 
-    def __init__(
-        self,
-        anonymizer,
-        finder=None,
-        steady=Steady(),
-        on_error="stop",
-        device="cpu",
-        workers=1,
-        feather=0.0,
-        face_scale=FACE_SCALE,
-    ):
-        if on_error not in ("stop", "cover"):
-            raise ValueError(f"on_error is {on_error!r}: choose stop or cover")
-        self.anonymizer = anonymizer
-        self.finder = default_finder(device=device) if finder is None else finder
-        self.steady = steady
-        self.on_error = on_error
-        self.device = device
-        self.workers = workers
-        self.feather = feather
-        self.face_scale = face_scale
+    anonymizer: Callable
+    finder: Callable | None = None
+    steady: Steady = Steady()
+    on_error: str = "stop"
+    device: str = "cpu"
+    workers: int = 1
+    feather: float = 0.0
+    face_scale: float = FACE_SCALE
+
+    def __post_init__(self):
+        if self.on_error not in ("stop", "cover"):
+            raise ValueError(f"on_error is {self.on_error!r}: choose stop or cover")
+        if self.finder is None:
+            self.finder = default_finder(device=self.device)
         self.summary = {}
         self.shown = []
         self.seconds = math.inf  # from one frame to the next
@@ -109,10 +100,9 @@ class Anonymizer:
 
     @classmethod
     def from_run(cls, run=None, device="cpu", **settings):
-        """With M of a finished run's folder (its players.pt), or with the M of this package.
+        """With M of a finished run's folder, or with the M of this package.
 
-        Raises LoopError where the file is missing, ValueError where it holds no M or `run` is a
-        file.
+        Raises as `load_modifier`, and ValueError where `run` is a file.
         """
         if run is not None and Path(run).is_file():
             raise ValueError(f"run {run} is a file: name the folder of a finished ppad.reproduce")
@@ -130,8 +120,8 @@ class Anonymizer:
     def picture(self, image):
         """One picture, (H, W, 3) uint8, with its faces repainted.
 
-        A Pillow picture gives a Pillow picture without metadata. ValueError when it cannot be
-        searched or repainted.
+        A Pillow picture gives one without metadata. ValueError when it cannot be searched or
+        repainted.
         """
         if isinstance(image, Image.Image):
             return Image.fromarray(self.picture(np.array(to_rgb(image))))
@@ -140,21 +130,14 @@ class Anonymizer:
         return single
 
     def frames(self, frames, rate=None):
-        """A movie's frames with their faces repainted.
+        """A movie's frames with their faces repainted: a generator of as many.
 
         Each is given back `steady.at_rate(rate).delay` frames after it was read; so many, and
         `workers` + 1 batches more, are in memory.
 
-        Args:
-            frames: iterable of (H, W, 3) uint8 arrays of one size.
-            rate: frames a second; None where neighbors need not look alike, so that each is
-                searched as a picture is.
-
-        Returns:
-            A generator of as many frames.
-
-        Raises:
-            ValueError: a frame of another shape, or one that cannot be searched or repainted.
+        frames: iterable of (H, W, 3) uint8 arrays of one size. rate: frames a second; None where
+        neighbors need not look alike, so that each is searched as a picture is. Raises ValueError
+        for a frame of another shape, or one that cannot be searched or repainted.
         """
         closely = getattr(self.finder, "closely", None)
         if rate is None:
@@ -165,55 +148,50 @@ class Anonymizer:
         return self._run(frames, tracker, follow, closely, at_once, 1 / rate)
 
     def _run(self, frames, tracker, finder, closely=None, at_once=FRAMES_AT_ONCE, seconds=math.inf):
-        unpopped = deque()
-        failed_frames = set()
         self.seconds = seconds
         self.known = {}
+        ahead = deque()  # (frame, whether it could be searched) of those not yet popped
+        covered = 0
         for batch, found in self._searched(checked(frames), finder, at_once):
-            for i, (frame, boxes) in enumerate(zip(batch, found)):
-                now = tracker.pushed
-                if closely and i == len(batch) - 1 and boxes is not None:
-                    boxes = self._look_closely(frame, found, tracker, closely)
-                if boxes is None:
-                    failed_frames.add(now)
-                tracker.push(np.zeros((0, 4)) if boxes is None else boxes)
-                unpopped.append(frame)
+            for i, frame in enumerate(batch):
+                if closely and i == len(batch) - 1:
+                    found[i] = self._look_closely(frame, found, tracker, closely)
+                ahead.append((frame, found[i] is not None))
+                tracker.push(np.zeros((0, 4)) if found[i] is None else found[i])
             if len(batch) < at_once:  # the last one, maybe empty
                 tracker.finish()
             while tracker.ready():
-                number = tracker.frames
-                frame = unpopped.popleft()
+                frame, searched = ahead.popleft()
                 boxes = tracker.pop()
                 painted = None
-                if number not in failed_frames:
+                if searched:
+                    number = tracker.frames - 1
                     painted = self._try(
-                        self._paint, (frame, boxes, tracker.shown), number, "repainted"
+                        "repainted", number, self._paint, frame, boxes, tracker.shown
                     )
                 if painted is None:
-                    failed_frames.add(number)
+                    covered += 1
                     painted = np.zeros_like(frame)
                 self.shown = list(zip(tracker.shown, boxes))
-                self.summary = {**tracker.counts(), "frames_covered_whole": len(failed_frames)}
+                self.summary = {**tracker.counts(), "frames_covered_whole": covered}
                 yield painted
 
     def _searched(self, frames, finder, at_once):
-        """(frames, boxes) of each batch, the next `workers` being searched in the meantime.
+        """(frames, boxes) of each batch, while the next `workers` are searched.
 
         The last batch is shorter than `at_once`.
         """
         searches = deque()
-        number = 0
-        more = True
         with ThreadPoolExecutor(self.workers) as pool:
-            while more or searches:
-                if more:
-                    batch = list(itertools.islice(frames, at_once))
-                    searches.append((batch, pool.submit(self._find, batch, number, finder)))
-                    number += len(batch)
-                    more = len(batch) == at_once
-                if len(searches) > self.workers or not more:
+            for number in itertools.count(0, at_once):
+                batch = list(itertools.islice(frames, at_once))
+                searches.append((batch, pool.submit(self._find, batch, number, finder)))
+                is_last = len(batch) < at_once
+                while len(searches) > (0 if is_last else self.workers):
                     batch, search = searches.popleft()
                     yield batch, search.result()
+                if is_last:
+                    return
 
     def _look_closely(self, frame, found, tracker, closely):
         """Boxes (k, 4) of a batch's last frame, of which `found` holds what was found in each.
@@ -222,25 +200,28 @@ class Anonymizer:
         known face seen again is left out, or it would get a second track, and a second new face.
         """
         boxes = found[-1]
+        if boxes is None:
+            return None
         lost = tracker.lost(boxes, len(found))
         if len(lost):
-            more = self._find([frame], tracker.pushed, lambda one: closely(one, lost))[0]
+            (more,) = self._find([frame], tracker.pushed, lambda one: closely(one, lost))
             if more is None:
                 return None
-            boxes = joined([torch.from_numpy(boxes), torch.from_numpy(more)]).numpy()
-        faces = sum(len(one) for one in [*found, boxes] if one is not None)
-        return boxes if faces else self._find([frame], tracker.pushed, closely)[0]
+            boxes = joined(boxes, more)
+        if len(boxes) or any(one is not None and len(one) for one in found):
+            return boxes
+        return self._find([frame], tracker.pushed, closely)[0]
 
     def _find(self, batch, number, finder):
         """Boxes (k, 4) of each frame; None for one that failed, if such frames are covered."""
         if not batch:
             return []
-        found = self._try(search, (finder, batch), number, "searched")
+        found = self._try("searched", number, search, finder, batch)
         if found is None and len(batch) > 1:  # one bad frame, or too many at once: each by itself
             return [self._find([frame], number + i, finder)[0] for i, frame in enumerate(batch)]
         return [None] if found is None else found
 
-    def _try(self, work, arguments, number, done):
+    def _try(self, done, number, work, *arguments):
         """work(*arguments), or where it fails None (on_error "cover") or a ValueError."""
         try:
             with torch.inference_mode():
@@ -274,27 +255,23 @@ class Anonymizer:
         As painted so far: what an anonymizer leaves about a face may be its neighbor.
         """
         # Only a window about it becomes floating point, 1 px wider, as crops look that far.
-        limit = torch.tensor([painted.shape[1], painted.shape[0]])
-        x0, y0 = (square[:2].floor().long() - 1).clamp(min=0).minimum(limit - 1).tolist()
-        x1, y1 = (square[2:].ceil().long() + 1).clamp(min=1).minimum(limit).tolist()
-        window = (slice(y0, y1), slice(x0, x1))
+        x0, y0, x1, y1 = square.tolist()
+        left = max(0, math.floor(x0) - 1)
+        top = max(0, math.floor(y0) - 1)
+        window = (slice(top, math.ceil(y1) + 1), slice(left, math.ceil(x1) + 1))
         pixels = torch.tensor(painted[window], device=self.device)  # (h, w, 3) uint8
         before = pixels.permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, h, w)
-        inside = [square[None] - torch.tensor([x0, y0, x0, y0])]  # (1, 4), in the window
-        size = getattr(self.anonymizer, "size", None)
-        if size is None:
-            (face,) = cut_pixels(before, inside)  # (1, 3, s, s)
-            after = write_pixels(before, [self._new_face(face, track)], inside)
-        else:
-            face = crop_faces(before, inside, size)  # (1, 3, S, S)
-            after = paste_faces(before, self._new_face(face, track), inside)
+        inside = [square[None] - torch.tensor([left, top, left, top])]  # (1, 4), in the window
+        new_face = partial(self._new_face, track)
+        new_face.size = getattr(self.anonymizer, "size", None)  # which `repaint` asks for
+        after = repaint(before, inside, new_face)  # (1, 3, h, w)
         if self.feather:
             weight = fade(square, window, painted.shape[:2], self.feather).to(before)  # (h, w)
             after = before * (1 - weight) + after * weight
         pixels = ((after[0] + 1) * 127.5).round().clamp(0, 255).byte()  # (3, h, w)
         painted[window] = pixels.permute(1, 2, 0).cpu().numpy()
 
-    def _new_face(self, face, track):
+    def _new_face(self, track, face):
         """A face (1, 3, S, S) anonymized: those of a track all as one person, if M can.
 
         One that is too small for a hand-made method is blackened. ValueError if not finite.
@@ -331,21 +308,21 @@ def load_modifier(path):
 
 def checked(frames):
     """The frames as arrays. ValueError unless (H, W, 3) uint8, all of one size."""
-    size = None
+    shape = None
     for frame in map(np.asarray, frames):
-        size = size or frame.shape
-        if frame.shape != size or len(size) != 3 or size[2] != 3 or frame.dtype != np.uint8:
+        shape = shape or frame.shape
+        if frame.shape != shape or shape[2:] != (3,) or frame.dtype != np.uint8:
             got = f"a frame is {frame.shape} {frame.dtype}"
             raise ValueError(f"{got}: give (H, W, 3) uint8, of one size")
         yield frame
 
 
 def search(finder, frames):
-    """A finder's boxes as numpy (k, 4), those without area dropped. ValueError for a bad answer."""
+    """A finder's boxes, float64 (k, 4), those without area dropped. ValueError for a bad answer."""
     found = []
     for boxes in finder(frames):
-        boxes = np.asarray(torch.as_tensor(boxes).cpu(), np.float64).reshape(-1, 4)
-        if not np.isfinite(boxes).all():
+        boxes = torch.as_tensor(boxes).cpu().double().reshape(-1, 4)
+        if not boxes.isfinite().all():
             raise ValueError("the finder gave a box that is not finite")
         found.append(boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)])
     if len(found) != len(frames):
@@ -358,21 +335,16 @@ def fade(box, window, frame_size, part):
 
     A side on the frame's border does not fall: the face may go on behind it.
 
-    Args:
-        box: (4,) px of the frame.
-        window: two slices of the frame, of rows and of columns.
-        frame_size: (H, W).
-        part: of the box's side, over which a weight falls.
+    box: (4,) px of the frame; window: slices of its rows and columns; frame_size: (H, W); part: of
+    the box's side, over which a weight falls.
     """
     weights = []
-    for rows, length, low, high in zip(window, frame_size, box[[1, 0]], box[[3, 2]]):
-        place = torch.arange(rows.start, rows.stop) + 0.5
-        weight = torch.ones(len(place))
-        if low > 0:
-            weight = torch.minimum(weight, (place - low) / (part * (high - low)))
-        if high < length:
-            weight = torch.minimum(weight, (high - place) / (part * (high - low)))
-        weights.append(weight.clamp(0, 1))
+    for pixels, length, low, high in zip(window, frame_size, box[[1, 0]], box[[3, 2]]):
+        width = part * (high - low)
+        low = low if low > 0 else -math.inf
+        high = high if high < length else math.inf
+        place = torch.arange(*pixels.indices(length)) + 0.5
+        weights.append((torch.minimum(place - low, high - place) / width).clamp(0, 1))
     return weights[0][:, None] * weights[1]
 
 
@@ -380,10 +352,9 @@ def fade(box, window, frame_size, part):
 
 
 class Samples:
-    """Pictures taken evenly from any number of them, between half of `most` and `most`."""
+    """Pictures taken evenly from any number of them: half of SAMPLES to all of them."""
 
-    def __init__(self, most=SHEET_COLUMNS * SHEET_ROWS):
-        self.most = most
+    def __init__(self):
         self.kept = []
         self.seen = 0
         self.every = 1
@@ -393,7 +364,7 @@ class Samples:
             picture = Image.fromarray(frame)
             picture.thumbnail((SHEET_WIDTH, SHEET_WIDTH))
             self.kept.append(picture)
-            if len(self.kept) > self.most:
+            if len(self.kept) > SAMPLES:
                 self.kept = self.kept[::2]
                 self.every *= 2
         self.seen += 1
@@ -418,32 +389,30 @@ class Sheet:
         self.frames.add(frame)
         if not faces:
             self.empty.add(frame)
-        for track, (x0, y0, x1, y1) in faces:
+        for track, box in faces:
             key = (self.file, track)
             self.tracks.add(key)
-            area = (x1 - x0) * (y1 - y0)
-            known = key in self.crops
-            if known and area < 1.5 * self.crops[key][0] or not known and len(self.crops) >= CROPS:
+            size = box[2:] - box[:2]
+            area = size.prod()
+            largest, _ = self.crops.get(key, (0, None))
+            if area < 1.5 * largest or not largest and len(self.crops) >= CROPS:
                 continue
-            half = max(x1 - x0, y1 - y0)  # twice the face's side
-            x = (x0 + x1) / 2
-            y = (y0 + y1) / 2
+            half = size.max()  # twice the face's side
             less = max(1, int(half) // SHEET_WIDTH)  # Pillow crops no part as large as a bomb
-            window = [round(edge / less) for edge in (x - half, y - half, x + half, y + half)]
-            crop = Image.fromarray(frame).reduce(less).crop(window).resize((SHEET_WIDTH // 2,) * 2)
-            self.crops[key] = (area, crop)
+            center = (box[:2] + box[2:]) / 2
+            window = np.concatenate([center - half, center + half]) / less
+            crop = Image.fromarray(frame).reduce(less).crop(window.tolist())
+            self.crops[key] = (area, crop.resize((SHEET_WIDTH // 2, SHEET_WIDTH // 2)))
 
     def save(self, path):
         """Write the sheet as .png. Raises WriteError."""
         crops = [picture for _, picture in self.crops.values()]
-        grids = [grid(f"1 of {self.frames.every} frames", self.frames.kept, SHEET_COLUMNS)]
-        if self.empty.seen:
-            title = f"nothing found ({self.empty.seen} frames)"
-            grids.append(grid(title, self.empty.kept, SHEET_COLUMNS))
-        if crops:
-            title = f"{len(crops)} of {len(self.tracks)} tracks"
-            grids.append(grid(title, crops, 2 * SHEET_COLUMNS))
-        sheet = np.concatenate(grids)
+        parts = [
+            (f"1 of {self.frames.every} frames", self.frames.kept, SHEET_COLUMNS),
+            (f"nothing found ({self.empty.seen} frames)", self.empty.kept, SHEET_COLUMNS),
+            (f"{len(crops)} of {len(self.tracks)} tracks", crops, 2 * SHEET_COLUMNS),
+        ]
+        sheet = np.concatenate([grid(*part) for part in parts if part[1]])
         with atomic_path(path) as temporary:
             Image.fromarray(sheet).save(temporary, "PNG")
 

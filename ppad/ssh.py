@@ -9,8 +9,7 @@ finds faces of every size by three detection modules, each on a coarser grid and
 
 An anchor is a square about the center of its cell. For each, a module gives the probability of a
 face and the shifts that fit the square to it. Two bodies: "vgg16", as published, and "light"
-(ours): the same modules, narrower, on a small body with batch norm that a CPU can train and run.
-`data_scripts/train_ssh.py` trains it.
+(ours): narrower, with batch norm, for a CPU; `data_scripts/train_ssh.py` trains it.
 
 Open in the sources, decided here: frames are padded with the mean color to a multiple of 32;
 anchors sit at cell centers and may reach over the edge; no picture pyramid at test time.
@@ -24,12 +23,13 @@ remove false positives by using it as a binary classifier". The rules of `FaceFi
     mtcnn   MTCNN's whole cascade alone
     ssh     SSH's boxes above 0.8 alone, without landmarks
 
-Decided here, as the paper leaves it open: "the rest" is read as the detections that remain, so that
-MTCNN classifies each box above 0.8. R-net and O-net see the square about it; P-net only proposes,
-which SSH has done. MTCNN does not move the box: box and score are SSH's, landmarks are O-net's.
+Decided here: "the rest" is read as the detections that remain, so that MTCNN classifies each box
+above 0.8. R-net and O-net see the square about it; P-net only proposes, which SSH has done. Box and
+score are SSH's, landmarks are O-net's.
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ from PIL import Image
 from torch import nn
 
 from ppad.files import atomic_path
-from ppad.mtcnn import MTCNN, MTCNNConfig, in_batches, nms, overlap
+from ppad.mtcnn import MTCNN, MTCNNConfig, checked, chosen, in_batches, is_new, joined, nms
 
 MEAN_BGR = (102.9801, 115.9465, 122.7717)  # SSH's Caffe source
 STRIDES = (8, 16, 32)  # SSH Sec. 3.1: M1, M2, M3
@@ -56,12 +56,11 @@ PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 4_000_000}  # ours: bounds the memory;
 RULES = ("paper", "either", "mtcnn", "ssh")
 PAPER_SCORE = 0.8  # paper Sec. 4
 RECALL_SCORE = 0.5  # ours: where a miss costs more than a false face
-SAME_FACE = 0.3  # ours: IoU above which two boxes are one face; as TEST_NMS
 THRESHOLD = 0.6  # ours: MTCNN's thresholds lowered by 0.1, since a miss costs more
 SMALLEST_FACE = 20.0  # MTCNN's own default, px
 ABOUT = 1.5  # ours: sides about a lost face that are searched, as far as `tracks` lets it go
-# Ours, times the smallest face: where SSH searches too, MTCNN looks for such and larger ones, in a
-# third of the time; and a lost face, which may be half as large by now, is reduced to that.
+# Ours, times the smallest face: MTCNN looks from there on where SSH searches too, in a third of the
+# time; and a lost face, which may be half as large by now, is reduced to that.
 LARGER = 2
 CUT = 20  # ours: mean change of a pixel from frame to frame, of 255, that tells of a new scene
 EVERY = 16  # ours: px between those that are compared; a face has some
@@ -71,10 +70,7 @@ GAMMA = 0.6
 
 
 class VGGBody(nn.Module):
-    """VGG-16 without its last pool and dense layers.
-
-    x (B, 3, H, W) -> conv4_3 (B, 512, H/8, W/8), conv5_3 (B, 512, H/16, W/16).
-    """
+    """VGG-16 up to conv5_3. x -> conv4_3 (B, 512, H/8, W/8), conv5_3 (B, 512, H/16, W/16)."""
 
     def __init__(self):
         super().__init__()
@@ -84,17 +80,17 @@ class VGGBody(nn.Module):
         self.features[:10].requires_grad_(False)  # SSH: conv1 and conv2 stay as they are
 
     def forward(self, x):
-        fine = self.features[:23](x)  # (B, 512, H/8, W/8)
+        fine = self.features[:23](x)
         return fine, self.features[23:](fine)
 
 
-def conv_norm(channels_in, channels_out, stride):
-    """3x3 convolution, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(inplace=True),
-    )
+def conv_norms(*layers):
+    """3x3 convolutions (channels in, channels out, stride), each with batch norm and ReLU."""
+    blocks = []
+    for channels_in, channels_out, stride in layers:
+        conv = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        blocks.append(nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)))
+    return nn.Sequential(*blocks)
 
 
 class LightBody(nn.Module):
@@ -102,21 +98,11 @@ class LightBody(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.fine = nn.Sequential(
-            conv_norm(3, 16, 2),
-            conv_norm(16, 32, 2),
-            conv_norm(32, 32, 1),
-            conv_norm(32, 64, 2),
-            conv_norm(64, 64, 1),
-        )
-        self.coarse = nn.Sequential(
-            conv_norm(64, 128, 2),
-            conv_norm(128, 128, 1),
-            conv_norm(128, 128, 1),
-        )
+        self.fine = conv_norms((3, 16, 2), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
+        self.coarse = conv_norms((64, 128, 2), (128, 128, 1), (128, 128, 1))
 
     def forward(self, x):
-        fine = self.fine(x)  # (B, 64, H/8, W/8)
+        fine = self.fine(x)
         return fine, self.coarse(fine)
 
 
@@ -175,20 +161,16 @@ class SSH(nn.Module):
 
     @classmethod
     def load(cls, path=None):
-        """An SSH from a file of `save`; by default the light one that comes with the package.
-
-        ValueError where the file is missing or damaged.
-        """
+        """From a file of `save`, by default the package's light one. Raises ValueError without."""
         path = Path(path or Path(__file__).parent / "weights" / "ssh_light.pt")
-        if not path.is_file():
-            fix = f"train them: python data_scripts/train_ssh.py --train DATA --out {path}"
-            raise ValueError(f"no SSH weights at {path}; {fix}")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             model = cls(saved["body"]).eval()
             model.load_state_dict(saved["weights"])
-        except Exception as error:  # a broken or foreign file: torch raises one of many types
-            raise ValueError(f"{path} holds no SSH: restore the file or train it anew") from error
+        except Exception as error:  # no file, or a broken or foreign one: one of many types
+            fix = f"or train it: python data_scripts/train_ssh.py --train DATA --out {path}"
+            fault = f"no SSH weights at {path}, or they are damaged"
+            raise ValueError(f"{fault}: restore the file, {fix}") from error
         return model
 
     def save(self, path):
@@ -216,8 +198,7 @@ class SSH(nn.Module):
         up = F.relu(self.coarse(coarse))  # (B, first, H/16, W/16)
         up = F.interpolate(up, scale_factor=2, mode="bilinear", align_corners=False)
         first = F.relu(self.join(F.relu(self.fine(fine)) + up))  # (B, first, H/8, W/8)
-        modules = (self.m1(first), self.m2(coarse), self.m3(F.max_pool2d(coarse, 2)))
-        logits, shifts = zip(*modules)
+        logits, shifts = zip(self.m1(first), self.m2(coarse), self.m3(F.max_pool2d(coarse, 2)))
         return torch.cat(logits, 1), torch.cat(shifts, 1)
 
     @torch.inference_mode()
@@ -228,40 +209,36 @@ class SSH(nn.Module):
         Returns a list of B dicts, best face first: boxes (k, 4) xyxy px inside the frame,
         scores (k,) in [score, 1]. Raises ValueError for frames of another shape or type.
         """
-        parts = in_batches(frames, PIXELS_AT_ONCE, self.fine.weight.device)
-        return [found for part in parts for found in self._find(part, score)]
-
-    def _find(self, frames, score):
-        height, width = frames.shape[1:3]
-        logits, shifts = self(frames)
-        probability = logits.softmax(2)[..., 1]  # (B, N)
-        anchors, _ = anchors_for(height, width)
-        frame, place = (probability > score).nonzero(as_tuple=True)  # (n,)
-        boxes = shifted(anchors.to(frames.device)[place], shifts[frame, place])  # (n, 4)
-        edge = torch.tensor([width, height] * 2, device=frames.device)
-        boxes = boxes.clamp(min=0).minimum(edge)
-        scores = probability[frame, place]
-        keep = nms(boxes, scores, TEST_NMS, frame)
-        by_frame = [keep[frame[keep] == i] for i in range(len(frames))]
-        return [{"boxes": boxes[own], "scores": scores[own]} for own in by_frame]
+        found = []
+        for part in in_batches(frames, PIXELS_AT_ONCE, self.fine.weight.device):
+            height, width = part.shape[1:3]
+            logits, shifts = self(part)
+            probability = logits.softmax(2)[..., 1]  # (B, N)
+            anchors, _ = anchors_for(height, width)
+            frame, place = (probability > score).nonzero(as_tuple=True)  # (n,)
+            boxes = shifted(anchors.to(part.device)[place], shifts[frame, place])  # (n, 4)
+            edge = torch.tensor([width, height] * 2, device=part.device)
+            boxes = boxes.clamp(min=0).minimum(edge)
+            faces = {"boxes": boxes, "scores": probability[frame, place]}
+            keep = nms(boxes, faces["scores"], TEST_NMS, frame)
+            found += [chosen(faces, keep[frame[keep] == i]) for i in range(len(part))]
+        return found
 
 
 def anchors_for(height, width):
-    """All anchors of a frame, in the order of the network's outputs: module, row, column, side.
+    """All anchors of a frame padded to a multiple of 32 px, in the order of the network's outputs.
 
-    Returns xyxy px (N, 4), and the module (0, 1, 2) each belongs to (N,). The grids cover the frame
-    padded to a multiple of 32 px.
+    Returns xyxy px (N, 4), by module, row, column and side; the module (0, 1, 2) of each (N,).
     """
     boxes = []
     modules = []
+    bottom, right = (math.ceil(side / STRIDES[-1]) * STRIDES[-1] for side in (height, width))
     for module, (stride, sides) in enumerate(zip(STRIDES, ANCHORS)):
-        rows, cols = (-(-side // STRIDES[-1]) * STRIDES[-1] // stride for side in (height, width))
-        y = (torch.arange(rows) + 0.5) * stride
-        x = (torch.arange(cols) + 0.5) * stride
-        y, x = torch.meshgrid(y, x, indexing="ij")
-        center = torch.stack([x, y], 2)[:, :, None]  # (rows, cols, 1, 2)
-        half = torch.tensor(sides, dtype=torch.float)[:, None] / 2  # (2, 1)
-        boxes.append(torch.cat([center - half, center + half], 3).view(-1, 4))  # (rows cols 2, 4)
+        y = torch.arange(stride / 2, bottom, stride)  # (rows,), centers of cells
+        x = torch.arange(stride / 2, right, stride)  # (columns,)
+        center = torch.cartesian_prod(y, x).flip(1)[:, None]  # (cells, 1, 2)
+        half = torch.tensor(sides)[:, None] / 2  # (2, 1)
+        boxes.append(torch.cat([center - half, center + half], 2).view(-1, 4))  # (2 cells, 4)
         modules.append(torch.full((len(boxes[-1]),), module))
     return torch.cat(boxes), torch.cat(modules)
 
@@ -280,9 +257,8 @@ def shifted(anchors, shifts):
 class FaceFinder:
     """Finds faces by one of `RULES`.
 
-    mtcnn, ssh: the detectors, or any objects with the same `find` and `confirm`; None loads the
-    default weights of those that the rule needs. Raises ValueError for an unknown rule, or where
-    weights are missing (it says what to run).
+    mtcnn, ssh: the detectors, or any objects with the same `find` and `confirm`; None loads one if
+    the rule needs it. Raises ValueError for an unknown rule, or where weights are missing.
     """
 
     def __init__(self, mtcnn=None, ssh=None, rule="paper"):
@@ -300,19 +276,15 @@ class FaceFinder:
         edge); scores (k,) in [0, 1], of the detector whose box it is; landmarks (k, 5, 2) px, NaN
         under rule "ssh". k may be 0. Raises ValueError where a frame is not (H, W, 3) uint8.
         """
-        frames = [torch.as_tensor(f if torch.is_tensor(f) else np.array(f)) for f in frames]
+        frames = [checked(frame[None]) for frame in frames]  # (1, H, W, 3) each
         by_size = {}  # the detectors take frames of one size
         for i, frame in enumerate(frames):
-            if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != torch.uint8:
-                got = f"frames[{i}] is {tuple(frame.shape)} {frame.dtype}"
-                raise ValueError(f"{got}; give (H, W, 3) uint8 RGB")
             by_size.setdefault(frame.shape, []).append(i)
         answers = [None] * len(frames)
         for indices in by_size.values():
-            batch = torch.stack([frames[i] for i in indices])
-            for i, faces in zip(indices, self._find(batch)):
-                order = faces["scores"].argsort(descending=True, stable=True)
-                answers[i] = {name: values[order] for name, values in faces.items()}
+            found = self._find(torch.cat([frames[i] for i in indices]))
+            for i, faces in zip(indices, found):
+                answers[i] = chosen(faces, faces["scores"].argsort(descending=True, stable=True))
         return answers
 
     def _find(self, frames):
@@ -325,21 +297,18 @@ class FaceFinder:
             for faces in found:
                 faces["landmarks"] = faces["boxes"].new_full((len(faces["boxes"]), 5, 2), torch.nan)
             return found
-        confirmed = self.mtcnn.confirm(frames, [faces["boxes"] for faces in found])
-        for faces, answer in zip(found, confirmed):
+        answers = self.mtcnn.confirm(frames, [faces["boxes"] for faces in found])
+        for faces, answer in zip(found, answers):
             faces["landmarks"] = answer["landmarks"]
-            faces.update({name: values[answer["face"]] for name, values in faces.items()})
-        return found
+        return [chosen(faces, answer["face"]) for faces, answer in zip(found, answers)]
 
     def _either(self, frames):
         """MTCNN's faces, and those that SSH alone finds."""
         found = self.mtcnn.find(frames)
         by_ssh = self.ssh.find(frames, score=RECALL_SCORE)
-        for mtcnn, ssh in zip(found, by_ssh):
-            known = overlap(ssh["boxes"], mtcnn["boxes"]) > SAME_FACE  # (k, n)
-            ssh.update({name: values[~known.any(1)] for name, values in ssh.items()})
-        answers = self.mtcnn.confirm(frames, [ssh["boxes"] for ssh in by_ssh])
-        for mtcnn, ssh, answer in zip(found, by_ssh, answers):
+        more = [chosen(b, is_new(b["boxes"], a["boxes"])) for a, b in zip(found, by_ssh)]
+        answers = self.mtcnn.confirm(frames, [faces["boxes"] for faces in more])
+        for mtcnn, ssh, answer in zip(found, more, answers):
             ssh["landmarks"] = answer["landmarks"]  # whether it is a face is not asked
             mtcnn.update({name: torch.cat([mtcnn[name], ssh[name]]) for name in mtcnn})
         return found
@@ -348,17 +317,16 @@ class FaceFinder:
 # ---------------------------------------------------------------- few misses, fast movies (ours)
 
 
+@dataclass(eq=False)
 class RecallFinder:
-    """Boxes of frames that MTCNN or SSH takes for faces: tensors (k, 4) on the CPU.
+    """Boxes of frames that MTCNN or SSH takes for faces: tensors (k, 4) on the CPU."""
 
-    ssh_score: SSH's least score.
-    """
+    mtcnn: MTCNN
+    ssh: SSH
+    ssh_score: float = RECALL_SCORE  # SSH's least
 
-    def __init__(self, mtcnn, ssh, ssh_score=RECALL_SCORE):
-        self.mtcnn = mtcnn
-        self.ssh = ssh
-        self.ssh_score = ssh_score
-        self.larger_face = LARGER * mtcnn.config.min_face
+    def __post_init__(self):
+        self.larger_face = LARGER * self.mtcnn.config.min_face
 
     def __call__(self, frames):
         """Boxes of frames (H, W, 3) uint8, each searched by itself."""
@@ -366,10 +334,8 @@ class RecallFinder:
 
     def _both(self, frames):
         """Boxes by both detectors of frames of one size (B, H, W, 3)."""
-        by_mtcnn = self.mtcnn.find(frames)
-        by_ssh = self.ssh.find(frames, self.ssh_score)
-        pairs = zip(by_mtcnn, by_ssh)
-        return [joined([one["boxes"].cpu(), other["boxes"].cpu()]) for one, other in pairs]
+        pairs = zip(self.mtcnn.find(frames), self.ssh.find(frames, self.ssh_score))
+        return [joined(one["boxes"].cpu(), other["boxes"].cpu()) for one, other in pairs]
 
     def follow(self, frames):
         """Boxes of successive frames.
@@ -386,19 +352,17 @@ class RecallFinder:
         for i, frame in enumerate(frames):
             first = i == 0 or difference(frames[i - 1], frame).mean() > CUT
             places, lost = self._again(frame, places[:0] if first else places)
-            if len(lost):
-                places = joined([places, self._about(self, frame, lost)])
+            places = joined(places, self._about(self, frame, lost))
             if first or i == middle:
-                part = (slice(0, None),) * 2 if first else changed(searched, frame)
-                searched = frame
-                least = None if first else self.larger_face
-                by_mtcnn = self.mtcnn.find(np.ascontiguousarray(frame[part])[None], least)
+                part = np.s_[0:, 0:] if first else changed(searched, frame)
+                (seen,) = self.mtcnn.find(frame[part][None], None if first else self.larger_face)
                 corner = torch.tensor([part[1].start, part[0].start] * 2)
-                places = joined([places, by_mtcnn[0]["boxes"].cpu() + corner])
+                places = joined(places, seen["boxes"].cpu() + corner)
+                searched = frame
             boxes = places
             if i == middle or first and i:
-                by_ssh = self.ssh.find(frame[None], self.ssh_score)
-                boxes = joined([places, by_ssh[0]["boxes"].cpu()])
+                (seen,) = self.ssh.find(frame[None], self.ssh_score)
+                boxes = joined(places, seen["boxes"].cpu())
                 confirmed, _ = self._again(frame, boxes[len(places) :])
                 places = torch.cat([places, confirmed])
             found.append(boxes)
@@ -414,7 +378,7 @@ class RecallFinder:
 
     def _about(self, search, frame, lost):
         """Boxes that `search` finds about the boxes (k, 4), large faces at a reduced size."""
-        found = [lost[:0]]
+        found = lost[:0]
         for box in lost:
             side = (box[2:] - box[:2]).max()
             low = (box[:2] - ABOUT * side).long().clamp(min=0)
@@ -423,8 +387,8 @@ class RecallFinder:
                 part = Image.fromarray(frame[low[1] : high[1], low[0] : high[0]])
                 size = ((high - low) * min(1, self.larger_face / float(side))).ceil().int()  # (2,)
                 (boxes,) = search([np.array(part.resize(size.tolist(), Image.Resampling.BOX))])
-                found.append(boxes * ((high - low) / size).repeat(2) + low.repeat(2))
-        return joined(found)
+                found = joined(found, boxes * ((high - low) / size).repeat(2) + low.repeat(2))
+        return found
 
     def closely(self, frames, lost=None):
         """Boxes of frames, each seen as it is, turned to both sides, and with shadows lifted.
@@ -437,22 +401,15 @@ class RecallFinder:
         found = []
         for frame in frames:
             height, width = frame.shape[:2]
-            upright, lifted = self._both(np.stack([frame, lift_shadows(frame)]))
+            boxes, lifted = self._both(np.stack([frame, lift_shadows(frame)]))
             left, right = self._both(np.stack([np.rot90(frame), np.rot90(frame, -1)]))
             sign = torch.tensor([-1, 1, -1, 1])
             left = left[:, [3, 0, 1, 2]] * sign + torch.tensor([width, 0, width, 0])
             right = right[:, [1, 2, 3, 0]] * -sign + torch.tensor([0, height, 0, height])
-            found.append(joined([upright, lifted, left, right]))
+            for more in (lifted, left, right):
+                boxes = joined(boxes, more)
+            found.append(boxes)
         return found
-
-
-def joined(found):
-    """Boxes (k, 4) of several searches in one, without those that an earlier one has found."""
-    boxes = found[0]
-    for more in found[1:]:
-        known = overlap(more, boxes) > SAME_FACE  # (k, n)
-        boxes = torch.cat([boxes, more[~known.any(1)]])
-    return boxes
 
 
 def difference(before, frame):
@@ -462,20 +419,19 @@ def difference(before, frame):
 
 
 def changed(before, frame):
-    """Rows and columns, some at least, where a frame differs from one before, and half as many to
-    all sides."""
+    """Rows and columns, some at least, where a frame has changed, and half as many to all sides."""
     places = np.argwhere(difference(before, frame) > NOTICED)  # (n, 2)
     places = places if len(places) else np.zeros((1, 2), int)
     low = EVERY * places.min(0)
     high = EVERY * (places.max(0) + 1)
     margin = max(*(high - low), 2 * EVERY) // 2
-    return tuple(slice(max(0, a - margin), b + margin) for a, b in zip(low.tolist(), high.tolist()))
+    y, x = (low - margin).clip(0)
+    return np.s_[y : high[0] + margin, x : high[1] + margin]
 
 
 def lift_shadows(frame):
     """(H, W, 3) uint8 by a gamma curve that brings its mean to BRIGHT, at least GAMMA (ours)."""
-    mean = frame.mean() / 255
-    gamma = min(GAMMA, np.log(BRIGHT) / np.log(np.clip(mean, 1e-3, 0.999)))
+    gamma = min(GAMMA, np.log(BRIGHT) / np.log(np.clip(frame.mean() / 255, 1e-3, 0.999)))
     curve = (255 * (np.arange(256) / 255) ** gamma).round().astype(np.uint8)
     return curve[frame]
 

@@ -78,14 +78,13 @@ class Steady:
         return max(self.gap + 2 * self.radius, self.hold)
 
 
+@dataclass
 class Track:
     """The detections of one face: `frames` and `boxes`, in order of time."""
 
-    def __init__(self, number, frame, box):
-        self.number = number
-        self.first = frame
-        self.frames = [frame]
-        self.boxes = [box]
+    number: int
+    frames: list[int]
+    boxes: list[np.ndarray]
 
     def predict(self, frame):
         """Where the box (4,) would be at `frame`, after the last detection, at its last speed."""
@@ -97,7 +96,7 @@ class Track:
 
     def covers(self, frame, hold):
         """Whether `frame` is at most `hold` before the first or after the last detection."""
-        return self.first - hold <= frame <= self.frames[-1] + hold
+        return self.frames[0] - hold <= frame <= self.frames[-1] + hold
 
     def box_at(self, frame, radius):
         """The box (4,) at `frame`: interpolated, smoothed, and grown where nothing was detected."""
@@ -119,7 +118,7 @@ class Track:
         return box + margin * np.array([-1, -1, 1, 1])
 
     def forget(self, frame):
-        """Drop detections that no frame from `frame` on needs: all but the last one before it."""
+        """Drop detections that nothing from `frame` on needs: all but the last one before it."""
         while len(self.frames) > 1 and self.frames[1] <= frame:
             del self.frames[0]
             del self.boxes[0]
@@ -150,8 +149,8 @@ class Tracker:
     def lost(self, boxes, frames):
         """Where lost tracks would be now (n, 4).
 
-        Lost are those that are not over yet, but neither among the next detections (k, 4) nor in
-        the `frames` - 1 before them.
+        Lost are those not over yet, but neither in the next detections (k, 4) nor in the `frames` -
+        1 before them.
         """
         alive, track_of = self._match(boxes)
         lost = [
@@ -165,13 +164,7 @@ class Tracker:
         """The tracks that can go on, and {index of box: index of track}."""
         last = self.pushed - 1 - self.steady.gap
         alive = [track for track in self._tracks if track.frames[-1] >= last]
-        track_of = match(
-            np.array([track.boxes[-1] for track in alive]).reshape(-1, 4),
-            np.array([track.predict(self.pushed) for track in alive]).reshape(-1, 4),
-            boxes,
-            np.array([self.pushed - track.frames[-1] for track in alive]),
-        )
-        return alive, track_of
+        return alive, match(alive, np.asarray(boxes), self.pushed)
 
     def push(self, boxes):
         """Add the next frame's detections (k, 4) xyxy px; k may be 0.
@@ -179,24 +172,22 @@ class Tracker:
         Raises ValueError unless they are finite with x1 < x2 and y1 < y2.
         """
         boxes = np.asarray(boxes, np.float64)
-        if boxes.shape[1:] != (4,) or not (boxes[:, 2:] > boxes[:, :2]).all():
+        have_area = boxes.shape[1:] == (4,) and (boxes[:, 2:] > boxes[:, :2]).all()
+        if not have_area or not np.isfinite(boxes).all():
             got = f"boxes of frame {self.pushed} are {boxes.tolist()}"
-            raise ValueError(f"{got}: give (k, 4) xyxy px with an area, (0, 4) for no face")
-        if not np.isfinite(boxes).all():
-            raise ValueError(f"boxes of frame {self.pushed} are not all finite: drop those")
+            raise ValueError(f"{got}: give finite (k, 4) xyxy px with an area, (0, 4) for no face")
         alive, track_of = self._match(boxes)
-        now = self.pushed
-        self.pushed += 1
-        self.faces += len(boxes)
         for index, box in enumerate(boxes):
             if index in track_of:
                 track = alive[track_of[index]]
-                self.longest_gap = max(self.longest_gap, now - track.frames[-1] - 1)
-                track.frames.append(now)
+                self.longest_gap = max(self.longest_gap, self.pushed - track.frames[-1] - 1)
+                track.frames.append(self.pushed)
                 track.boxes.append(box)
             else:
-                self._tracks.append(Track(self.tracks, now, box))
+                self._tracks.append(Track(self.tracks, [self.pushed], [box]))
                 self.tracks += 1
+        self.pushed += 1
+        self.faces += len(boxes)
 
     def finish(self):
         """No more frames: the rest can be popped."""
@@ -204,30 +195,28 @@ class Tracker:
 
     def ready(self):
         """Whether enough is known to pop the next frame."""
-        known = self.pushed - self.frames
-        return known > (0 if self._finished else self.steady.delay)
+        ahead = 0 if self._finished else self.steady.delay
+        return self.pushed - self.frames > ahead
 
     def pop(self):
         """The steady boxes (n, 4) of the oldest frame not yet popped. ValueError unless `ready`."""
         if not self.ready():
             raise ValueError("pop: the frames ahead are not known yet: push more, or call finish")
         frame = self.frames
-        hold = self.steady.hold
-        radius = self.steady.radius
-        shown = [track for track in self._tracks if track.covers(frame, hold)]
-        boxes = np.array([track.box_at(frame, radius) for track in shown]).reshape(-1, 4)  # (n, 4)
+        steady = self.steady
+        shown = [track for track in self._tracks if track.covers(frame, steady.hold)]
+        boxes = [track.box_at(frame, steady.radius) for track in shown]
         self.shown = [track.number for track in shown]
         self.filled += sum(frame not in track.frames for track in shown)
         self.frames_without_face += not shown
         self.frames += 1
         for track in self._tracks:
-            track.forget(self.frames - 2 * radius - NEIGHBORS)
-        longest = max(hold, self.steady.gap) + 1  # afterwards no frame and no detection needs it
+            track.forget(self.frames - 2 * steady.radius - NEIGHBORS)
+        longest = max(steady.hold, steady.gap) + 1  # afterwards no frame or detection needs it
         self._tracks = [t for t in self._tracks if t.frames[-1] + longest >= self.frames]
-        return boxes
+        return np.array(boxes).reshape(-1, 4)
 
     def counts(self):
-        """The counts as a dict."""
         names = ("frames", "faces", "tracks", "filled", "longest_gap", "frames_without_face")
         return {name: getattr(self, name) for name in names}
 
@@ -257,23 +246,16 @@ def center_of(boxes):
     return (boxes[..., :2] + boxes[..., 2:]) / 2  # (..., 2)
 
 
-def match(last, predicted, boxes, apart):
-    """Which detection continues which track: nearest pairs first, each used once.
+def match(tracks, boxes, now):
+    """Which of the boxes (k, 4) in frame `now` continues which track: {index of box: of track}.
 
-    A pair fits when the box's center is within reach of the track's last or predicted center, which
-    grows with the frames between, and the sides differ by MAX_SIZE_RATIO at most.
-
-    Args:
-        last: (n, 4) the last detection of each track.
-        predicted: (n, 4) where it would be now.
-        boxes: (k, 4) the detections now.
-        apart: (n,) frames from the last detection to now.
-
-    Returns:
-        {index of box: index of track}.
+    Nearest pairs first, each used once. A pair fits when the box's center is within reach of the
+    track's last or predicted center, which grows with the frames between, and the sides differ by
+    MAX_SIZE_RATIO at most.
     """
-    if not len(last) or not len(boxes):
-        return {}
+    last = np.array([track.boxes[-1] for track in tracks]).reshape(-1, 4)  # (n, 4)
+    predicted = np.array([track.predict(now) for track in tracks]).reshape(-1, 4)  # (n, 4)
+    apart = np.array([now - track.frames[-1] for track in tracks])  # (n,)
     side_last = side_of(last)[:, None]  # (n, 1)
     side = side_of(boxes)  # (k,)
     larger = np.maximum(side_last, side)  # (n, k)

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from red_square import encode, ffmpeg, find_red, red
 
-from ppad import anonymize, files, movies, mtcnn, players, repainter, ssh
+from ppad import anonymize, crop_sampler, files, movies, mtcnn, players, repainter, ssh
 from ppad.ffmpeg import sound_tracks
 from ppad.repainter import Anonymizer
 from ppad.tracks import Steady
@@ -74,7 +74,7 @@ def test_crops_are_those_of_the_whole_frame():
     """
     frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     boxes = torch.tensor([[-5.0, -5, 20, 20], [37.0, 8, 50, 27], [60, 40, 75, 55]])
-    squares = repainter.face_squares(boxes)
+    squares = crop_sampler.face_squares(boxes)
     squares = squares[squares[:, 2].sub(squares[:, 0]).argsort()]  # the largest last
     whole = torch.tensor(frame).permute(2, 0, 1)[None] / 127.5 - 1
     outside = np.ones((50, 70), bool)
@@ -90,9 +90,9 @@ def test_crops_are_those_of_the_whole_frame():
         noted.size = size
         after = Anonymizer(noted, finder=lambda frames: [boxes]).picture(frame)
         if size is None:
-            cut = repainter.cut_pixels(whole, [squares])
+            cut = crop_sampler.cut_pixels(whole, [squares])
         else:
-            cut = repainter.crop_faces(whole, [squares], size).split(1)
+            cut = crop_sampler.crop_faces(whole, [squares], size).split(1)
         for crop, expected in zip(seen, cut, strict=True):
             torch.testing.assert_close(crop, expected, atol=1e-5, rtol=0)
         np.testing.assert_array_equal(after[outside], frame[outside])

@@ -275,7 +275,7 @@ def test_bad_settings_and_missing_weights_are_named(tmp_path):
 def test_damaged_weights_are_named(tmp_path, content):
     path = tmp_path / "pnet.pt"
     path.write_text(content) if isinstance(content, str) else torch.save(content, path)
-    with pytest.raises(ValueError, match="pnet.pt holds other things .*get_weights.py") as caught:
+    with pytest.raises(ValueError, match="pnet.pt, or they are damaged; .*weights.py") as caught:
         MTCNN.load(tmp_path)
     assert "\n" not in str(caught.value)
 

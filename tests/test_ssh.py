@@ -484,7 +484,7 @@ def test_bad_body_missing_weights_and_data_are_named(tmp_path):
         SSH.load(tmp_path / "none.pt")
     for content in ({"body": "light", "weights": {}}, {"body": "resnet"}, [1]):
         torch.save(content, tmp_path / "other.pt")
-        with pytest.raises(ValueError, match="other.pt holds no SSH: restore the file"):
+        with pytest.raises(ValueError, match="other.pt, or they are damaged: restore the file"):
             SSH.load(tmp_path / "other.pt")
     with pytest.raises(ValueError, match="data:"):
         Scenes(tmp_path)

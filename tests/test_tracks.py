@@ -5,7 +5,7 @@ movies.
 import numpy as np
 import pytest
 
-from ppad.tracks import Steady, Tracker, match
+from ppad.tracks import Steady, Track, Tracker, match
 
 
 def steady_boxes(detections, steady=Steady()):
@@ -269,15 +269,14 @@ def test_a_gap_one_longer_starts_a_new_track():
 
 def test_matching_takes_the_nearest_and_only_what_fits():
     last = np.array([[0.0, 0, 20, 20], [30, 0, 50, 20]])
+    tracks = [Track(i, [0], [box]) for i, box in enumerate(last)]
     boxes = np.array([[28.0, 0, 48, 20], [3, 0, 23, 20], [0, 0, 90, 90], [300, 0, 320, 20]])
-    assert match(last, last, boxes, np.array([1, 1])) == {0: 1, 1: 0}
+    assert match(tracks, boxes, 1) == {0: 1, 1: 0}
     far = np.array([[18.0, 0, 38, 20]])  # 0.9 sides off: out of reach at once, not after 5 frames
-    assert match(last[:1], last[:1], far, np.array([1])) == {} and match(
-        last[:1], last[:1], far, np.array([5])
-    ) == {0: 0}
-    assert match(last[:1], far, far, np.array([1])) == {
-        0: 0
-    }  # but where it was going it is in reach at once
+    assert match(tracks[:1], far, 1) == {} and match(tracks[:1], far, 5) == {0: 0}
+    moving = Track(0, [0, 1], [last[0] - [18, 0, 18, 0], last[0]])
+    assert match([moving], far, 2) == {0: 0}  # but where it was going it is in reach at once
+    assert match([], far, 1) == {} and match(tracks, far[:0], 1) == {}
 
 
 def test_memory_does_not_grow():
