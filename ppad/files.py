@@ -251,6 +251,8 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     """
     text = unicodedata.normalize("NFC", read_text(path, "table"))
     delimiter = next((mark for mark in "\t,;" if mark in text.partition("\n")[0]), ",")
+    if delimiter != ",":  # decimal commas are common in such tables
+        text = re.sub(r"(?<![^\t;\n])( *-?\d+),(\d+)(?= *[\t;\r\n]| *$)", r"\1.\2", text)
     reader = csv.DictReader(StringIO(text), delimiter=delimiter)
     rows = []
     suffixes = {}  # of each plain name, as the table has it

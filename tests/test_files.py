@@ -345,14 +345,15 @@ def test_a_picture_is_found_by_its_plain_name(tmp_path, form, suffix):
     assert find_picture(tmp_path, "Zo\u00eb/u.png") == tmp_path / "Zo\u00eb/u.png"  # there is none
 
 
-def test_names_in_tables_are_plain_and_decimal_commas_are_refused(tmp_path):
-    text = "file;a;b\n.\\x\\1.PNG;2.5;-0.25\nZoe\u0308.png; 1.5 ;walk, talk\n"
-    first, second = read_table(write(tmp_path / "t.csv", text), ("file", "a", "b"))
+def test_names_in_tables_are_plain_and_decimal_commas_are_read(tmp_path):
+    text = "file;a;b\n.\\x\\1.PNG;2,5;-0,25\nZoe\u0308.png; 1,5 ;walk, talk\nx 1,5.png;2,5;3,5"
+    first, second, third = read_table(write(tmp_path / "t.csv", text), ("file", "a", "b"))
     assert first["file"] == "x/1.png" and numbers(first, ("a", "b")) == [2.5, -0.25]
     assert second["file"] == "Zo\u00eb.png" and numbers(second, ("a",)) == [1.5]
-    assert second["b"] == "walk, talk"
+    assert second["b"] == "walk, talk" and third["file"] == "x 1,5.png"
+    assert numbers(third, ("a", "b")) == [2.5, 3.5]
     with pytest.raises(DataError, match="t.csv, line 2: a is '2,5'"):  # might be thousands
-        row = read_table(write(tmp_path / "t.csv", "file;a\nx;2,5\n"), ("file", "a"))[0]
+        row = read_table(write(tmp_path / "t.csv", 'file,a\nx,"2,5"\n'), ("file", "a"))[0]
         numbers(row, ("a",))
 
 
