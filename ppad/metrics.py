@@ -179,11 +179,10 @@ def fold_accuracy(
     feature is then still that of the other folds. (The paper does not say which of the two its
     numbers use.) Raises ValueError for shapes that do not agree or fewer than two folds.
     """
-    features_a = np.asarray(features_a, np.float64)
-    features_b = np.asarray(features_b, np.float64)
+    features = np.stack([features_a, features_b]).astype(np.float64)  # (2, P, d)
     same = np.asarray(same, bool)
     folds = np.asarray(folds)
-    if not len(features_a) == len(features_b) == len(same) == len(folds):
+    if not features.shape[1] == len(same) == len(folds):
         raise ValueError("features_a, features_b, same and folds: give one row per pair in each")
     names = np.unique(folds)
     if len(names) < 2:
@@ -193,8 +192,8 @@ def fold_accuracy(
     correct = np.zeros(len(same), bool)
     for i, name in enumerate(names):
         test = folds == name
-        mean = np.concatenate([features_a[~test], features_b[~test]]).mean(0)  # (d,)
-        scores = cosine_scores(features_a, features_b, mean)  # (P,)
+        mean = np.concatenate(features[:, ~test]).mean(0)  # (d,)
+        scores = cosine_scores(*features, mean)  # (P,)
         fitted = best_threshold(scores[~test], same[~test]) if threshold is None else threshold
         correct[test] = (scores[test] > fitted) == same[test]
         accuracies[i] = correct[test].mean()

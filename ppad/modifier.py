@@ -173,10 +173,9 @@ class Modifier(nn.Module):
         Raises ValueError for any other shape.
         """
         wanted = (3, self.size, self.size)
-        if faces.ndim != 4 or tuple(faces.shape[1:]) != wanted:
-            shape = tuple(faces.shape)
-            raise ValueError(f"faces must be (B, 3, {self.size}, {self.size}), but is {shape}.")
-        if faces.shape[0] == 0:
+        if faces.shape[1:] != wanted:
+            raise ValueError(f"faces must be (B, *{wanted}), but is {tuple(faces.shape)}.")
+        if len(faces) == 0:
             return faces  # instance norm cannot take an empty batch
         features = self.encoder(faces)  # (B, 4 * width, S / 4, S / 4)
         features = self.residual_blocks(features)  # (B, 4 * width, S / 4, S / 4)

@@ -137,7 +137,7 @@ class SphereFace(nn.Module):
         ValueError for any other shape.
         """
         wanted = (3, *self.config.input_size)
-        if faces.ndim != 4 or tuple(faces.shape[1:]) != wanted:
+        if faces.shape[1:] != wanted:
             raise ValueError(f"faces must be (B, *{wanted}), but is {tuple(faces.shape)}.")
         features = self.stages(faces)  # (B, 8 * width, ~h/16, ~w/16)
         return self.fc5(features.flatten(start_dim=1))  # (B, E)
@@ -168,8 +168,8 @@ class AngularMarginHead(nn.Module):
         norms * cosines are the logits of a softmax without margin. For an embedding of all zeros
         the cosines are 0 and the gradient is finite. Raises ValueError for other shapes.
         """
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.weight.shape[1]:
-            wanted = self.weight.shape[1]
+        wanted = self.weight.shape[1]
+        if embeddings.shape[1:] != (wanted,):
             raise ValueError(f"embeddings must be (B, {wanted}), but is {tuple(embeddings.shape)}.")
         norms = embeddings.norm(dim=1, keepdim=True)  # (B, 1)
         cosines = F.normalize(embeddings, dim=1) @ F.normalize(self.weight, dim=1).T  # (B, N)

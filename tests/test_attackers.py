@@ -47,6 +47,10 @@ def test_landmark_reader_answers_in_pixels():
     nn.init.zeros_(reader.body[-1].weight), nn.init.zeros_(reader.body[-1].bias)
     # starts from the middle
     assert torch.equal(reader(torch.zeros(2, 3, 32, 32)), torch.full((2, 5, 2), 16.0))
+    maps = torch.zeros(1, 5, 4, 4)
+    maps[..., 1, 3] = 99  # the cell in row 1 and column 3, of 8 px each
+    reader.body = nn.Identity()
+    assert torch.allclose(reader(maps), torch.tensor([28.0, 12.0]))  # x, y
 
 
 # ------------------------------------------------------------------ structure
