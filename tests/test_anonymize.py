@@ -73,7 +73,7 @@ def test_crops_are_those_of_the_whole_frame():
     from the whole frame, at rims and edges too.
     """
     frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    boxes = torch.tensor([[-5.0, -5, 20, 20], [37.0, 8, 50, 27], [60, 40, 75, 55]])
+    boxes = torch.tensor([[-5.0, -5, 20, 20], [36.8, 8, 49.8, 27], [60, 40, 75, 55]])
     squares = crop_sampler.face_squares(boxes)
     squares = squares[squares[:, 2].sub(squares[:, 0]).argsort()]  # the largest last
     whole = torch.tensor(frame).permute(2, 0, 1)[None] / 127.5 - 1
