@@ -188,8 +188,8 @@ class Anonymizer:
                 searches.append((batch, pool.submit(self._find, batch, number, finder)))
                 is_last = len(batch) < at_once
                 while len(searches) > (0 if is_last else self.workers):
-                    batch, search = searches.popleft()
-                    yield batch, search.result()
+                    batch, boxes = searches.popleft()
+                    yield batch, boxes.result()
                 if is_last:
                     return
 

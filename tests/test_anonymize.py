@@ -73,14 +73,14 @@ def test_crops_are_those_of_the_whole_frame():
     from the whole frame, at rims and edges too.
     """
     frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    boxes = torch.tensor([[-5.0, -5, 20, 20], [37.0, 8, 50, 27], [60, 40, 75, 55]])
+    boxes = torch.tensor([[-5.0, -5, 20, 20], [36.8, 8, 49.8, 27], [60, 40, 75, 55]])
     squares = crop_sampler.face_squares(boxes)
     squares = squares[squares[:, 2].sub(squares[:, 0]).argsort()]  # the largest last
     whole = torch.tensor(frame).permute(2, 0, 1)[None] / 127.5 - 1
     outside = np.ones((50, 70), bool)
     for x0, y0, x1, y1 in squares.clamp(min=0).tolist():
         outside[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = False
-    for size in (None, 16):
+    for size in (None, 16, 64):
         seen = []
 
         def noted(crops, seen=seen):
@@ -1280,6 +1280,15 @@ def test_the_feathered_edge_leaves_nothing_of_the_face(place):
     np.testing.assert_array_equal(after[unchanged], before[unchanged])
     between = (after > hard).any(2)
     assert between.any() and ((after <= before) | (after <= hard)).all()
+
+
+@pytest.mark.parametrize(
+    "place, border",
+    [((4, 20), (28, 0)), ((30, 4), (0, 38)), ((76, 20), (28, 95)), ((30, 52), (71, 38))],
+)
+def test_a_square_that_just_crosses_the_frames_border_does_not_fade_there(place, border):
+    soft = Anonymizer(lambda crops: -torch.ones_like(crops), finder=find_red, feather=0.1)
+    assert (soft.picture(scene(*place))[border] == 0).all()
 
 
 # ---------------------------------------------------------------- movies

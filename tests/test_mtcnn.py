@@ -271,7 +271,10 @@ def test_bad_settings_and_missing_weights_are_named(tmp_path):
         MTCNN().confirm(np.zeros((2, 40, 40, 3), np.uint8), [torch.zeros(0, 4)])
 
 
-@pytest.mark.parametrize("content", ["junk", {"weight": torch.zeros(3)}, [1, 2]])
+@pytest.mark.parametrize(
+    "content",
+    ["junk", {"weight": torch.zeros(3)}, [1, 2], {**mtcnn.PNet().state_dict(), "more": None}],
+)
 def test_damaged_weights_are_named(tmp_path, content):
     path = tmp_path / "pnet.pt"
     path.write_text(content) if isinstance(content, str) else torch.save(content, path)
