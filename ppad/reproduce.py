@@ -102,8 +102,8 @@ class SeedRun:
     def check_unchanged(self) -> None:
         """Refuse (LoopError) to go on with other data than this folder began with, in any place."""
         path = self.folder / "data.json"
-        known = {**self.data.counts(), "classes": self.data.actions.classes}
-        known |= self.data.fingerprints()
+        data = self.data
+        known = {**data.counts(), "classes": data.actions.classes, **data.fingerprints()}
         if not path.exists():
             files.write_file(path, json.dumps(known, indent=1))
         before = files.read_json(path)

@@ -302,14 +302,12 @@ def draw(report: dict, path: Path) -> None:
     protected = report["q3_protected"] / report["subjects"]
     named = np.nan if report["q2_named"] is None else report["q2_named"]
     accuracy = report["q1_accuracy"]
-    paper = list(PAPER.values())
-    if not names:
-        paper[1] = np.nan  # the paper asks for names only
+    paper = PAPER | ({} if names else {"q2_named": np.nan})  # the paper asks for names only
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     places = np.arange(3)
     axes.bar(places - 0.2, [accuracy, named, protected], 0.4, label="this study")
-    axes.bar(places + 0.2, paper, 0.4, label="paper, Sec. 5.5", color="lightgray")
+    axes.bar(places + 0.2, list(paper.values()), 0.4, label="paper, Sec. 5.5", color="lightgray")
     if report["q1_interval"]:
         low, high = report["q1_interval"]
         axes.errorbar(-0.2, accuracy, [[accuracy - low], [high - accuracy]], color="black")
@@ -324,8 +322,8 @@ def draw(report: dict, path: Path) -> None:
 # ---------------------------------------------------------------- command line
 
 
-def parse(argv) -> argparse.Namespace:
-    """Command line to namespace."""
+def main(argv=None) -> int:
+    """Run one of the two commands; 0, or 2 after one sentence for what a user can correct."""
     parser = argparse.ArgumentParser(
         prog="python -m ppad.user_study", description=__doc__.split("\n")[0]
     )
@@ -338,12 +336,7 @@ def parse(argv) -> argparse.Namespace:
     add("key", type=Path, help="the study's key.json")
     add("answers", type=Path, nargs="+", help="files saved by the page")
     add("--out", type=Path, help="folder for the results (default: the key's)")
-    return parser.parse_args(argv)
-
-
-def main(argv=None) -> int:
-    """Run one of the two commands; 0, or 2 after one sentence for what a user can correct."""
-    args = parse(argv)
+    args = parser.parse_args(argv)
     try:
         if args.command == "make":
             make(args.run, args.out, args.seed)
