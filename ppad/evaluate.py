@@ -86,13 +86,12 @@ def draw_data(config, seed: int) -> Data:
     others = drawn_test_people(config)
     side = config.frame_height
     test_faces = datasets.toy_faces(seed, others, config.test_pictures_each, config.face_size)
-    per_fold = config.test_pairs // (2 * config.folds)
     return Data(
         datasets.toy_faces(seed, people, config.pictures_each, config.face_size),
         datasets.toy_actions(seed, config.train_frames, side, people),
         test_faces,
         datasets.toy_actions(seed, config.test_frames, side, others, config.train_frames),
-        datasets.toy_pairs(test_faces, config.folds, per_fold, seed),
+        datasets.toy_pairs(test_faces, config.folds, config.test_pairs // (2 * config.folds), seed),
     )
 
 
@@ -409,7 +408,6 @@ def judge_row(
     left = structure(faces, data.test_faces, judges.landmark_reader, config, device)
     regions = torch.cat(data.test_actions.regions) - 0.5  # (K, 4), from a pixel's center
     sides = (regions[:, 2:].ceil() - regions[:, :2].ceil()).amax(dim=1)  # (K,) px, as they are cut
-    # smaller ones are left as they are
     left["faces_too_small"] = int((sides < getattr(game.anonymizer, "smallest", 0)).sum())
     if config.drawn:
         left["spread"] = spread(game.anonymizer, seed, drawn_test_people(config), config, device)
@@ -438,14 +436,13 @@ def mean_or_none(values: list[float | None]) -> float | None:
 
 def summarize(rows: list[dict]) -> dict:
     """The rows of one name over its seeds, as `judge_row` returns them, as one row."""
-    first = rows[0]
     errors = [row["verification_error"] for row in rows]
     left = [row["structure"] for row in rows]
     kinds = [kind for kind in left[0] if all(kind in one for one in left)]
     return {
-        "name": first["name"],
+        "name": rows[0]["name"],
         "mAP": over_seeds([row["mAP"] for row in rows]),
-        "AP": {name: mean_or_none([row["AP"][name] for row in rows]) for name in first["AP"]},
+        "AP": {name: mean_or_none([row["AP"][name] for row in rows]) for name in rows[0]["AP"]},
         "verification_error": {key: over_seeds([one[key] for one in errors]) for key in errors[0]},
         "structure": {kind: mean_or_none([one[kind] for one in left]) for kind in kinds},
         "attacks": [row["attacks"] for row in rows],
