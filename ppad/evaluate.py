@@ -86,12 +86,13 @@ def draw_data(config, seed: int) -> Data:
     others = drawn_test_people(config)
     side = config.frame_height
     test_faces = datasets.toy_faces(seed, others, config.test_pictures_each, config.face_size)
+    per_fold = config.test_pairs // (2 * config.folds)
     return Data(
         datasets.toy_faces(seed, people, config.pictures_each, config.face_size),
         datasets.toy_actions(seed, config.train_frames, side, people),
         test_faces,
         datasets.toy_actions(seed, config.test_frames, side, others, config.train_frames),
-        datasets.toy_pairs(test_faces, config.folds, config.test_pairs // (2 * config.folds), seed),
+        datasets.toy_pairs(test_faces, config.folds, per_fold, seed),
     )
 
 
@@ -210,15 +211,14 @@ def action_ap(detector, anonymizer, actions, config, device="cpu") -> tuple[floa
 
 
 def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
-    """95 % interval of the error: bootstrap over identities, thresholds kept.
-
-    first, second: features (P, 2E) of the pictures of each of `data.pairs`.
-    """
-    wrong = ~metrics.fold_accuracy(first, second, data.pairs.same, data.pairs.folds).correct  # (P,)
-    people = data.test_faces.identities  # (N,)
-    pairs = torch.stack([people[data.pairs.first], people[data.pairs.second]], dim=1)  # (P, 2)
+    """95 % interval of `verify(first, second, data.pairs)["error"]`: identities are drawn anew."""
+    pairs = data.pairs
+    a = first[pairs.first]  # (P, 2E)
+    b = second[pairs.second]  # (P, 2E)
+    wrong = ~metrics.fold_accuracy(a, b, pairs.same, pairs.folds).correct  # (P,)
+    people = data.test_faces.identities[torch.stack([pairs.first, pairs.second], dim=1)]  # (P, 2)
     return metrics.bootstrap_identities(
-        lambda chosen: float(wrong[chosen].mean()), pairs.numpy(), seed=seed
+        lambda chosen: float(wrong[chosen].mean()), people.numpy(), seed=seed
     )
 
 
@@ -253,9 +253,8 @@ def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) ->
         for pictures, first in (("both", after), ("probe", before)):
             compared[report[name][pictures]["error"], name, pictures] = (first, after)
     error, name, pictures = min(compared)
-    first, second = compared[error, name, pictures]
-    interval = error_interval(first[data.pairs.first], second[data.pairs.second], data, seed)
     report["strongest"] = {"error": error, "attacker": name, "pictures": pictures}
+    interval = error_interval(*compared[error, name, pictures], data, seed)
     report["strongest"]["interval"] = list(interval)
     return report
 

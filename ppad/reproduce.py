@@ -109,9 +109,10 @@ class SeedRun:
         before = files.read_json(path)
         for name, now in known.items():
             if now != before[name]:
-                what = f"{name} was {before[name]} when this run began and is {now} now"
-                fix = "restore the pictures and tables that were there, or choose another --out"
-                raise LoopError(f"{what}: {fix}")
+                raise LoopError(
+                    f"{name} was {before[name]} when this run began and is {now} now: restore the "
+                    "pictures and tables that were there, or choose another --out"
+                )
 
     def loop(self, place: str, title: str = "", **changes) -> Loop:
         """The training loop in the folder `place` of this seed; changes: of its settings."""
