@@ -215,7 +215,7 @@ def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
     pairs = data.pairs
     a = first[pairs.first]  # (P, 2E)
     b = second[pairs.second]  # (P, 2E)
-    wrong = ~metrics.fold_accuracy(a, b, pairs.same, pairs.folds).correct  # (P,)
+    wrong = ~metrics.fold_accuracy(a, b, pairs.same, pairs.folds).correct  # (P,), thresholds kept
     people = data.test_faces.identities[torch.stack([pairs.first, pairs.second], dim=1)]  # (P, 2)
     return metrics.bootstrap_identities(
         lambda chosen: float(wrong[chosen].mean()), people.numpy(), seed=seed
