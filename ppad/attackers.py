@@ -203,8 +203,10 @@ def found_again(modified, test_faces, finder: MTCNN, config) -> dict[str, float 
         for original, after, eye in zip(
             middle_faces(pictures, finder), middle_faces(modified[indices], finder), eyes
         ):
-            before += original is not None
-            if original is not None and after is not None:
+            if original is None:
+                continue
+            before += 1
+            if after is not None:
                 distances.append(float((after - original).norm(dim=1).mean() / eye))
     return {
         "mtcnn_found": len(distances) / max(1, before),

@@ -211,15 +211,14 @@ def action_ap(detector, anonymizer, actions, config, device="cpu") -> tuple[floa
 
 
 def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
-    """95 % interval of the error: bootstrap over identities, thresholds kept.
-
-    first, second: features (P, 2E) of the pictures of each of `data.pairs`.
-    """
-    wrong = ~metrics.fold_accuracy(first, second, data.pairs.same, data.pairs.folds).correct  # (P,)
-    people = data.test_faces.identities  # (N,)
-    pairs = torch.stack([people[data.pairs.first], people[data.pairs.second]], dim=1)  # (P, 2)
+    """95 % interval of `verify(first, second, data.pairs)["error"]`: identities are drawn anew."""
+    pairs = data.pairs
+    a = first[pairs.first]  # (P, 2E)
+    b = second[pairs.second]  # (P, 2E)
+    wrong = ~metrics.fold_accuracy(a, b, pairs.same, pairs.folds).correct  # (P,), thresholds kept
+    people = data.test_faces.identities[torch.stack([pairs.first, pairs.second], dim=1)]  # (P, 2)
     return metrics.bootstrap_identities(
-        lambda chosen: float(wrong[chosen].mean()), pairs.numpy(), seed=seed
+        lambda chosen: float(wrong[chosen].mean()), people.numpy(), seed=seed
     )
 
 
@@ -254,9 +253,8 @@ def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) ->
         for pictures, first in (("both", after), ("probe", before)):
             compared[report[name][pictures]["error"], name, pictures] = (first, after)
     error, name, pictures = min(compared)
-    first, second = compared[error, name, pictures]
-    interval = error_interval(first[data.pairs.first], second[data.pairs.second], data, seed)
     report["strongest"] = {"error": error, "attacker": name, "pictures": pictures}
+    interval = error_interval(*compared[error, name, pictures], data, seed)
     report["strongest"]["interval"] = list(interval)
     return report
 
@@ -409,7 +407,6 @@ def judge_row(
     left = structure(faces, data.test_faces, judges.landmark_reader, config, device)
     regions = torch.cat(data.test_actions.regions) - 0.5  # (K, 4), from a pixel's center
     sides = (regions[:, 2:].ceil() - regions[:, :2].ceil()).amax(dim=1)  # (K,) px, as they are cut
-    # smaller ones are left as they are
     left["faces_too_small"] = int((sides < getattr(game.anonymizer, "smallest", 0)).sum())
     if config.drawn:
         left["spread"] = spread(game.anonymizer, seed, drawn_test_people(config), config, device)
@@ -438,14 +435,13 @@ def mean_or_none(values: list[float | None]) -> float | None:
 
 def summarize(rows: list[dict]) -> dict:
     """The rows of one name over its seeds, as `judge_row` returns them, as one row."""
-    first = rows[0]
     errors = [row["verification_error"] for row in rows]
     left = [row["structure"] for row in rows]
     kinds = [kind for kind in left[0] if all(kind in one for one in left)]
     return {
-        "name": first["name"],
+        "name": rows[0]["name"],
         "mAP": over_seeds([row["mAP"] for row in rows]),
-        "AP": {name: mean_or_none([row["AP"][name] for row in rows]) for name in first["AP"]},
+        "AP": {name: mean_or_none([row["AP"][name] for row in rows]) for name in rows[0]["AP"]},
         "verification_error": {key: over_seeds([one[key] for one in errors]) for key in errors[0]},
         "structure": {kind: mean_or_none([one[kind] for one in left]) for kind in kinds},
         "attacks": [row["attacks"] for row in rows],

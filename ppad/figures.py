@@ -89,9 +89,11 @@ def fig6(groups, path, clips=()):
     groups: list of (n, 3, S, S), n may differ from person to person. clips: list of (n, 3, H, W),
     modified frames of one clip.
     """
-    panels = [_named_rows(groups, "person")]
-    if clips:
-        panels.append(_named_rows(clips, "clip"))
+    panels = []
+    for kind, rows in (("person", groups), ("clip", clips)):
+        sides = [f"{kind} {i + 1}" for i in range(len(rows))]
+        if rows:
+            panels.append(_grid(list(map(_pixels, rows)), sides=sides))
     _save_panels(panels, path, inches=1.05 * max(map(len, groups)))
 
 
@@ -139,12 +141,6 @@ def _pairs(before, after, columns):
     return _grid(pairs.split(columns), heads, gap=0.17)
 
 
-def _named_rows(groups, kind):
-    """A panel with a row for each of `groups`, at its left "kind 1", "kind 2" and so on."""
-    sides = [f"{kind} {i + 1}" for i in range(len(groups))]
-    return _grid([_pixels(pictures) for pictures in groups], sides=sides)
-
-
 def _save_panels(panels, path, inches):
     """Save panels (see `_grid`), `inches` wide each, one below the other."""
     heights = [inches * sheet.shape[0] / sheet.shape[1] for sheet, *_ in panels]
@@ -180,7 +176,7 @@ def fig4(runs, path):
     if len(runs) == 1:
         panels = figure.subplots(1, 2, squeeze=False, sharey="row")
     else:
-        panels = figure.subplots(2, len(runs), squeeze=False, sharey="col").T  # a column each
+        panels = figure.subplots(2, len(runs), sharey="col").T  # a column each
     styles = {}  # the same in all panels
     names = dict.fromkeys(row["name"] for results in runs for row in results["rows"])
     for number, name in enumerate(names):
@@ -194,8 +190,9 @@ def fig4(runs, path):
             axes.set_title(f"{title}\n{run}", fontsize=10)
             drawn |= _privacy_panel(axes, results["rows"], key, styles)
     if drawn:
-        shown = list(drawn)
-        figure.legend(drawn.values(), shown, loc="outside right center", fontsize=8, frameon=False)
+        figure.legend(
+            drawn.values(), list(drawn), loc="outside right center", fontsize=8, frameon=False
+        )
     _save(figure, path)
 
 
@@ -231,8 +228,8 @@ def _privacy_panel(axes, rows, key, styles):
     if not drawn:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=GRAY)
     axes.set_ylabel("action detection mAP (%)")
-    not_run = textwrap.wrap(f"not run: {', '.join(missing)}", 55) if missing else []
-    axes.set_xlabel("\n".join(["face verification error (%)", *not_run]))
+    not_run = f"not run: {', '.join(missing)}" if missing else ""
+    axes.set_xlabel("\n".join(["face verification error (%)", *textwrap.wrap(not_run, 55)]))
     axes.grid(color="#e6e6e6", linewidth=0.6, zorder=0)
     axes.margins(0.1)
     return drawn
@@ -329,7 +326,7 @@ def looks_markdown(results):
     kinds = [kind for kind in LOOKS if any(kind in values for values in found.values())]
     lines = {"Method": kinds}
     for name, values in found.items():
-        known = [values.get(kind) for kind in kinds]
+        known = map(values.get, kinds)
         lines[name] = ["-" if value is None else f"{value:.3f}" for value in known]
     return _markdown(lines)
 

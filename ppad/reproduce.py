@@ -102,16 +102,17 @@ class SeedRun:
     def check_unchanged(self) -> None:
         """Refuse (LoopError) to go on with other data than this folder began with, in any place."""
         path = self.folder / "data.json"
-        known = {**self.data.counts(), "classes": self.data.actions.classes}
-        known |= self.data.fingerprints()
+        data = self.data
+        known = {**data.counts(), "classes": data.actions.classes, **data.fingerprints()}
         if not path.exists():
             files.write_file(path, json.dumps(known, indent=1))
         before = files.read_json(path)
         for name, now in known.items():
             if now != before[name]:
-                what = f"{name} was {before[name]} when this run began and is {now} now"
-                fix = "restore the pictures and tables that were there, or choose another --out"
-                raise LoopError(f"{what}: {fix}")
+                raise LoopError(
+                    f"{name} was {before[name]} when this run began and is {now} now: restore the "
+                    "pictures and tables that were there, or choose another --out"
+                )
 
     def loop(self, place: str, title: str = "", **changes) -> Loop:
         """The training loop in the folder `place` of this seed; changes: of its settings."""

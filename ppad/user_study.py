@@ -84,17 +84,15 @@ def compose(faces, modifier, rng) -> tuple[dict, dict]:
     """
     pictures_of = folders.grouped(map(folders.person_of, faces.names))
     pairs, same = draw_pairs(pictures_of, rng)
+    names = [f"q1-{number:02d}" for number in range(len(pairs))]
     q1 = [
-        {"id": f"q1-{number:02d}", "images": repaint(faces, modifier, pair)}
-        for number, pair in enumerate(pairs)
+        {"id": name, "images": repaint(faces, modifier, pair)} for name, pair in zip(names, pairs)
     ]
-    q2, people = draw_people(faces, modifier, pictures_of, rng)
+    q2, truth = draw_people(faces, modifier, pictures_of, rng)
     gallery = rng.choice(len(faces), min(GALLERY, len(faces)), replace=False).tolist()
     number = secrets.token_hex(8)
     study = {"study": number, "q1": q1, "q2": q2, "q3": repaint(faces, modifier, gallery)}
-    truth = {item["id"]: person for item, person in zip(q2["items"], people)}
-    key = {"study": number, "q1": {item["id"]: one for item, one in zip(q1, same)}}
-    return study, key | {"q2": {"kind": q2["kind"], "items": truth}}
+    return study, {"study": number, "q1": dict(zip(names, same)), "q2": truth}
 
 
 def draw_pairs(pictures_of: dict, rng) -> tuple[list, list]:
@@ -117,7 +115,7 @@ def draw_pairs(pictures_of: dict, rng) -> tuple[list, list]:
     return [pairs[i] for i in order], [i < PAIRS for i in order]
 
 
-def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, list]:
+def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, dict]:
     """Question 2 and its truth: names where people have names, else the place of the person.
 
     With names, the people with most pictures are taken: the best known ones (ours). Without, the
@@ -131,13 +129,13 @@ def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, list]:
         chosen = rng.choice(sorted(pictures_of), PEOPLE, replace=False).tolist()
     rng.shuffle(chosen)
     items = []
-    truth = []
+    truth = {}
     for number, person in enumerate(chosen):
         index = int(rng.choice(pictures_of[person]))
         item = {"id": f"q2-{number:02d}", "image": repaint(faces, modifier, [index])[0]}
         if by_name:
             item["original"] = repaint(faces, identity, [index])[0]
-            truth.append(person.replace("_", " "))
+            truth[item["id"]] = person.replace("_", " ")
         else:
             another = [i for i in pictures_of[person] if i != index] or [index]
             others = [other for other in sorted(pictures_of) if other != person]
@@ -145,9 +143,10 @@ def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, list]:
             options = [int(rng.choice(pictures)) for pictures in (another, *wrong)]
             order = rng.permutation(CHOICES).tolist()
             item["options"] = repaint(faces, identity, [options[i] for i in order])
-            truth.append(order.index(0))
+            truth[item["id"]] = order.index(0)
         items.append(item)
-    return {"kind": "names" if by_name else "choice", "items": items}, truth
+    kind = "names" if by_name else "choice"
+    return {"kind": kind, "items": items}, {"kind": kind, "items": truth}
 
 
 def has_name(person: str) -> bool:
@@ -202,24 +201,22 @@ def read_answers(path: Path, key: dict) -> dict:
     given = files.read_json(path, KEEP, needs=["study", "subject", "answers"])
     if given["study"] != key["study"]:
         raise files.DataError(f"{path} belongs to another study: give answers to this key only")
-    for item in [*key["q1"], *key["q2"]["items"], "q3"]:
-        if not complete(item, given["answers"].get(item, {}), key["q2"]["kind"]):
+    q2 = key["q2"]
+    usable = {  # what the page can have saved
+        **dict.fromkeys(key["q1"], ("same", "different")),
+        **dict.fromkeys(q2["items"], range(CHOICES)),
+        "q3": (True, False),
+    }
+    for item, values in usable.items():
+        answer = given["answers"].get(item, {})
+        right = "answer" in answer and answer["answer"] in values
+        if item in q2["items"] and q2["kind"] == "names":
+            right = "answer" in answer and answer.get("known") in (True, False)
+        if not right:
             raise files.DataError(
                 f"{path} has no usable answer to {item}: let the subject finish, or leave it out"
             )
     return given
-
-
-def complete(item: str, answer: dict, kind: str) -> bool:
-    """Whether `answer` is one that the page can have saved for `item`."""
-    value = answer.get("answer")
-    if item == "q3":
-        return value in (True, False)
-    if item.startswith("q1"):
-        return value in ("same", "different")
-    if kind == "choice":
-        return value in range(CHOICES)
-    return "answer" in answer and answer.get("known") in (True, False)
 
 
 def evaluate(subjects: list[dict], key: dict) -> dict:
@@ -305,14 +302,12 @@ def draw(report: dict, path: Path) -> None:
     protected = report["q3_protected"] / report["subjects"]
     named = np.nan if report["q2_named"] is None else report["q2_named"]
     accuracy = report["q1_accuracy"]
-    paper = list(PAPER.values())
-    if not names:
-        paper[1] = np.nan  # the paper asks for names only
+    paper = PAPER | ({} if names else {"q2_named": np.nan})  # the paper asks for names only
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     places = np.arange(3)
     axes.bar(places - 0.2, [accuracy, named, protected], 0.4, label="this study")
-    axes.bar(places + 0.2, paper, 0.4, label="paper, Sec. 5.5", color="lightgray")
+    axes.bar(places + 0.2, list(paper.values()), 0.4, label="paper, Sec. 5.5", color="lightgray")
     if report["q1_interval"]:
         low, high = report["q1_interval"]
         axes.errorbar(-0.2, accuracy, [[accuracy - low], [high - accuracy]], color="black")
@@ -327,8 +322,8 @@ def draw(report: dict, path: Path) -> None:
 # ---------------------------------------------------------------- command line
 
 
-def parse(argv) -> argparse.Namespace:
-    """Command line to namespace."""
+def main(argv=None) -> int:
+    """Run one of the two commands; 0, or 2 after one sentence for what a user can correct."""
     parser = argparse.ArgumentParser(
         prog="python -m ppad.user_study", description=__doc__.split("\n")[0]
     )
@@ -341,12 +336,7 @@ def parse(argv) -> argparse.Namespace:
     add("key", type=Path, help="the study's key.json")
     add("answers", type=Path, nargs="+", help="files saved by the page")
     add("--out", type=Path, help="folder for the results (default: the key's)")
-    return parser.parse_args(argv)
-
-
-def main(argv=None) -> int:
-    """Run one of the two commands; 0, or 2 after one sentence for what a user can correct."""
-    args = parse(argv)
+    args = parser.parse_args(argv)
     try:
         if args.command == "make":
             make(args.run, args.out, args.seed)

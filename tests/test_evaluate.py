@@ -188,10 +188,10 @@ def test_interval_contains_the_point():
     exact = torch.eye(40)[identities]
     features = exact + 0.25 * torch.randn(200, 40, generator=generator)
     error = attackers.verify(features, features, pairs)["error"]
-    low, high = evaluate.error_interval(features[first], features[partner], data, seed=0)
+    low, high = evaluate.error_interval(features, features, data, seed=0)
     assert 0.05 < error < 0.45 and low < error < high and 0.05 < high - low < 0.3
-    assert (low, high) == evaluate.error_interval(features[first], features[partner], data, seed=0)
-    assert evaluate.error_interval(exact[first], exact[partner], data, seed=0) == (0.0, 0.0)
+    assert (low, high) == evaluate.error_interval(features, features, data, seed=0)
+    assert evaluate.error_interval(exact, exact, data, seed=0) == (0.0, 0.0)
 
 
 def test_controls_stand_beside_every_figure(tiny, data):
