@@ -153,7 +153,7 @@ class Loop:
     def _load(self) -> None:
         path = self.path if self.path.exists() else self.previous
         state = read_checkpoint(path)
-        if different := unlike(state["settings"], self.settings):
+        if different := unlike(state.get("settings", {}), self.settings):
             fault = f"belongs to another configuration ({'; '.join(different)})"
             raise LoopError(f"{path} {fault}: choose another --out or the same settings")
         for name, part in self.parts.items():

@@ -281,6 +281,9 @@ def test_other_settings_are_refused_by_name(tmp_path, settings):
     ):
         Run(tmp_path, settings=settings).start()
     assert (tmp_path / "checkpoint.pt").read_bytes() == old
+    torch.save({"weights": torch.ones(2)}, tmp_path / "checkpoint.pt")  # of something else
+    with pytest.raises(LoopError, match="another configuration .*choose another --out"):
+        Run(tmp_path, settings=settings).start()
 
 
 def test_parts_of_another_size_are_refused(tmp_path):
