@@ -404,8 +404,10 @@ def _problems(config: Paper):
         elif isinstance(value, (int, float)):
             low = least.get(name, 0)
             high = MOST.get(name, 10**9)
-            if not low <= value <= high:  # also where it is nan
-                yield name, f"it must be from {low:,} to {high:,}"
+            if not value >= low:  # also where it is nan
+                yield name, f"it must be at least {low:,}"
+            if value > high:
+                yield name, f"it must be at most {high:,}"
     for name in ACCUMULATED:
         if values[name] % config.accumulate:
             yield "accumulate", f"it must divide {name}, which is {values[name]}"

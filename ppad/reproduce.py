@@ -71,8 +71,8 @@ def parse(argv):
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
-    if len(set(args.seed)) < len(args.seed) or min(args.seed) < 0:
-        parser.error("argument --seed: give different whole numbers, 0 or more")
+    if len(set(args.seed)) < len(args.seed) or not 0 <= min(args.seed) <= max(args.seed) < 2**63:
+        parser.error("argument --seed: give different whole numbers, 0 or more and below 2^63")
     args.rows = args.rows or FEWER_ROWS.get(args.preset, ROWS)
     args.out = args.out or Path("runs") / args.preset
     return args, presets.from_flags(args.preset, fields)

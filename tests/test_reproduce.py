@@ -406,7 +406,7 @@ def test_an_own_row_that_ends_the_program_is_refused(tiny_args, tmp_path, capsys
     assert "--row A: A of" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("seeds", [(0, 0), (-1,)])
+@pytest.mark.parametrize("seeds", [(0, 0), (-1,), (2**63,)])
 def test_seeds_are_different_numbers(tiny_args, tmp_path, capsys, seeds):
     assert run(*tiny_args, "--out", tmp_path / "run", "--seed", *seeds) == 2
     assert "argument --seed: give different whole numbers" in capsys.readouterr().err
@@ -540,14 +540,14 @@ def test_pictures_of_an_anonymizer_that_draws(tiny, tmp_path, drawn):
         (["--row", "Mine=nowhere.py:Mine"], "nowhere.py: there is no such module"),
         (["--threads", "2"], "unrecognized arguments: --threads"),
         (["--jobs", "0"], "--jobs is 0: it must be at least 1"),
-        (["--warmup_steps", "-1"], "warmup_steps is -1: it must be from 0 to"),
+        (["--warmup_steps", "-1"], "warmup_steps is -1: it must be at least 0"),
         (["--test_pairs", "3"], "test_pairs is 3: each of the 2 folds needs a pair of each kind"),
         (["--rows", "Blur(7x7)"], "invalid choice: 'Blur(7x7)'"),
         (["--preset", "tiny"], "invalid choice: 'tiny'"),
         (["--T1", "0", "--T2", "0"], "T1, epochs and T2 are 0, so the game trains nothing"),
         (["--T1", "many"], "--T1: invalid int value: 'many'"),
         (["--seed", "one"], "--seed: invalid int value: 'one'"),
-        (["--batch_faces", "0"], "batch_faces is 0: it must be from 1 to"),
+        (["--batch_faces", "0"], "batch_faces is 0: it must be at least 1"),
         (["--face_size", "30"], "face_size is 30"),
         (["--adversarial_target", "descent"], "adversarial_target is 'descent'"),
         (["--recognizer_depth", "7"], "recognizer_depth is 7: it must be 4 or 10 or 20"),
