@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
+SPOILT_SOUND = 0.1  # ours: share of a track's packets; a recording cut anywhere has fewer
+GUESSED_CHANNELS = 8  # of a sound track; what more stand for, ffmpeg has to be told
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
 # Others name further files: a crafted one would have any file of this disk published.
 CONTAINERS = (
@@ -172,19 +174,30 @@ def sound_tracks(path):
 
     Raises ValueError where the file cannot be read.
     """
-    found, complaint = ffprobe(path, "-select_streams a -count_frames -show_streams")
+    options = "-select_streams a -count_frames -show_streams"
+    found, complaint = ffprobe(path, f"{options} -show_entries packet=stream_index,flags")
     if "streams" not in found:
         raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
+    # but those (D) that an edit list has discarded, where a movie was trimmed
+    packets = [one["stream_index"] for one in found["packets"] if "D" not in one["flags"]]
     tracks = []
     left_out = []
     for number, stream in enumerate(found["streams"]):
         language = stream.get("tags", {}).get("language", "")
-        if int(stream.get("nb_read_frames", 0)) and int(stream.get("sample_rate", 0)):
-            # a code only: it is written, and any text may stand there
-            tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
-        else:
+        decoded = int(stream.get("nb_read_frames", 0))
+        layout = stream.get("channel_layout", "unknown")
+        channels = int(stream.get("channels", 0))
+        if not decoded or not int(stream.get("sample_rate", 0)):
             codec = stream.get("codec_name", "unknown")
             left_out.append(f"sound track {number + 1} (codec {codec} cannot be decoded)")
+        elif "ambisonic" in layout or layout == "unknown" and channels > GUESSED_CHANNELS:
+            left_out.append(f"sound track {number + 1} ({channels} channels cannot be mixed down)")
+        else:
+            # a code only: it is written, and any text may stand there
+            tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
+            lost = 1 - decoded / max(decoded, packets.count(stream["index"]))
+            if lost > SPOILT_SOUND:
+                left_out.append(f"{lost:.0%} of sound track {number + 1} (damaged)")
     return tracks, left_out
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -982,6 +983,51 @@ def test_odd_sound_tracks(tmp_path):
             s.get("tags", {}).get("language", s.get("tags", {}).get("LANGUAGE")) for s in sound
         ]
         assert languages == ["eng", "fra"]
+
+
+@ffmpeg
+def test_sound_that_breaks_off_is_told(tmp_path):
+    path = tmp_path / "a.mp4"
+    make(*MOVING, *TONE, *H264, "-c:a", "aac", path)
+    data = bytearray(path.read_bytes())
+    words = "ffprobe -v error -select_streams a -show_entries packet=pos,size -of csv=p=0".split()
+    for line in subprocess.check_output([*words, path], text=True).split()[9:]:
+        size, place = map(int, line.strip(",").split(","))
+        data[place : place + size] = b"\xff" * size
+    path.write_bytes(data)
+    tracks, (left_out,) = sound_tracks(path)
+    assert len(tracks) == 1 and re.fullmatch("[89].% of sound track 1 .damaged.", left_out)
+
+
+@ffmpeg
+def test_sound_before_the_start_of_a_trimmed_movie_is_not_called_damaged(tmp_path):
+    """A movie trimmed without encoding begins at a keyframe; an edit list hides what is before."""
+    make(*MOVING, *TONE, *H264, "-g", 100, "-c:a", "aac", tmp_path / "a.mp4")
+    make("-ss", 0.5, "-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "b.mp4")
+    assert sound_tracks(tmp_path / "b.mp4") == ([(0, "und")], [])
+
+
+@ffmpeg
+@pytest.mark.parametrize(
+    "name, options, kept",
+    [
+        ("a.mov", "-ac 9 -c:a pcm_s16le", False),
+        ("a.mov", "-ac 12 -c:a pcm_s16le", False),
+        ("a.mkv", "-ac 4 -c:a libopus -mapping_family 2", False),  # ambisonic
+        ("a.mov", "-ac 8 -c:a pcm_s16le", True),
+        ("a.mkv", "-ac 4 -c:a pcm_s16le", True),
+    ],
+)
+def test_sound_of_too_many_channels_does_not_cost_the_picture(tmp_path, name, options, kept):
+    source = tmp_path / name
+    channels = options.split()[1]
+    sound = f"aevalsrc={'|'.join(['sin(t)'] * int(channels))}:d=1"
+    make(*MOVING, *lavfi(sound), *H264, "-t", 1, *options.split(), source)
+    tracks, left_out = sound_tracks(source)
+    said = f"sound track 1 ({channels} channels cannot be mixed down)"
+    assert (tracks, left_out) == (([(0, "")], []) if kept else ([], [said]))
+    kinds = [stream["codec_type"] for stream in rewrite(source, tmp_path / "b.mp4")]
+    assert kinds == ["video"] + ["audio"] * kept
 
 
 @ffmpeg
