@@ -105,10 +105,12 @@ def read_picture(path):
 
 
 def pages_left_out(path):
-    """A phrase on the pages of a TIFF that `read_picture` leaves out; "" for none."""
+    """A phrase on the pages that `read_picture` leaves out, of a TIFF or an MPO; "" for none."""
     try:
         with Image.open(path, formats=DECODED) as image:
-            pages = image.n_frames if image.format == "TIFF" else 1
+            # cameras put previews into a .jpg as an MPO's further pages
+            paged = image.format == "TIFF" or path.suffix.lower() == ".mpo"
+            pages = getattr(image, "n_frames", 1) if paged else 1
             return f"pages 2 to {pages}" if pages > 1 else ""
     except Exception:  # a damaged page raises one of many types
         return "all pages but the first, which are damaged"

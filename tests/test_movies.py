@@ -226,6 +226,16 @@ def test_a_damaged_further_page_does_not_condemn_the_first(tmp_path, how):
     assert left_out == "pages 2 to 2" if how == "whole" else "page" in left_out
 
 
+def test_the_second_picture_of_an_mpo_is_told(tmp_path):
+    picture = Image.fromarray(sample())
+    for name, left_out in (("a.mpo", "pages 2 to 2"), ("a.jpg", "")):  # there: a preview
+        picture.save(tmp_path / name, "MPO", save_all=True, append_images=[picture])
+        assert movies.pages_left_out(tmp_path / name) == left_out
+    assert movies.kind(tmp_path / "a.mpo") == "picture"
+    picture.save(tmp_path / "b.mpo", "JPEG")
+    assert movies.pages_left_out(tmp_path / "b.mpo") == ""
+
+
 @pytest.mark.parametrize(
     "name, tags, raw",
     [
