@@ -41,6 +41,7 @@ VP9_OPUS = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -b:v 0 -c:a libopus -
 QUALITY = 95  # ours: of JPEG and WebP
 NEARLY_HALF = 0.4  # ours, of a frame: times in files are rounded, by up to a millisecond
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEGs in a row, of which Pillow would show the first only
+RAW = tuple(".arw .cr2 .dng .nef .nrw .orf .pef .rw2 .sr2 .srw".split())  # those that are TIFFs
 # Names that leave no doubt: of files beside pictures, and of movies that Python takes for others.
 SIDECARS = (".aae", ".xmp", ".db", ".ini")
 ALSO_MOVIES = (".3g2", ".3gp", ".asf", ".mxf", ".ogg", ".rm", ".ts")
@@ -60,9 +61,7 @@ def kind(path):
         if suffix in JPEG_STREAMS:
             raise UnidentifiedImageError
         with Image.open(path, formats=DECODED) as image:
-            is_tiff = image.format == "TIFF"
-            # Raw photos are TIFFs, by other names or with a small copy as the first page.
-            if not is_tiff or suffix in FORMATS and not image.tag_v2.get(254, 0) & 1:
+            if image.format != "TIFF" or not is_raw(image.tag_v2, suffix):
                 moves = image.format in MOVING and image.is_animated
                 return "animation" if moves else "picture"
     except UnidentifiedImageError:
@@ -70,8 +69,15 @@ def kind(path):
         return "movie"
     except Exception as error:  # a crafted or damaged file raises one of many types
         raise unreadable(path, error) from error
-    fault = "is a raw photo, of which a small copy alone can be read, or a TIFF by another name"
+    fault = "is a raw photo, of which a small copy alone can be read"
     raise ValueError(f"{path} {fault}: convert it, for instance to a JPEG")
+
+
+def is_raw(tags, suffix):
+    """Whether a TIFF with these tags, named so, holds a camera's raw pixels."""
+    further = 330 in tags and suffix not in FORMATS  # pages within, where raw pixels lie
+    small_copy = tags.get(254, 0) & 1  # the first page
+    return bool(suffix in RAW or further or small_copy or 50706 in tags)  # the last is DNG's
 
 
 def may_be_media(path):

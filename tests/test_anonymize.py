@@ -823,7 +823,7 @@ def test_what_is_left_out_is_listed(command, capsys, monkeypatch):
     Image.fromarray(scene()).save("elsewhere/e.png")
     picture = Image.fromarray(scene())
     kinds = {"a.jfif": "JPEG", "b.jpe": "JPEG", "noname": "PNG", "odd.xyz": "WEBP", "p.ppm": "PPM"}
-    kinds |= {"q.txt": "JPEG", "r.jpg.bak": "BMP"}
+    kinds |= {"q.txt": "JPEG", "r.jpg.bak": "TIFF"}
     if ".avif" in movies.FORMATS:
         kinds["c.avif"] = "AVIF"
     for name, form in kinds.items():

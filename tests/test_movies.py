@@ -241,7 +241,10 @@ def test_the_second_picture_of_an_mpo_is_told(tmp_path):
     [
         ("a.dng", {50706: b"\1\4\0\0"}, True),
         ("a.tif", {254: 1}, True),  # the first page is a reduced copy
-        ("a.xyz", {}, True),
+        ("a.tif", {50706: b"\1\4\0\0"}, True),
+        ("a.xyz", {330: 8}, True),  # there are further pictures within
+        ("a.xyz", {}, False),
+        ("scan", {}, False),
         ("a.nef", {}, True),
         ("a.tif", {330: 8}, False),  # also Photoshop's
         ("a.tiff", {254: 2}, False),
