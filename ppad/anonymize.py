@@ -159,8 +159,7 @@ def anonymize_file(
 
     show(frame, faces) is given every finished frame and `Anonymizer.shown`; progress(done, total or
     None) is called after each; sound: "drop" leaves a movie's sound out; quality: 1 to 100.
-    Returns a summary, a dict. Raises ValueError, WriteError, and what Pillow raises for a picture
-    that the target's format cannot hold.
+    Returns a summary, a dict. Raises ValueError, WriteError.
     """
     began = time.monotonic()
     was_there = os.path.lexists(target)

@@ -14,6 +14,7 @@ import itertools
 import math
 import mimetypes
 import os
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -34,6 +35,7 @@ if "avif" in features.modules and features.check("avif"):  # Pillow below 11.3 w
 ANIMATED = [suffix for suffix, form in FORMATS.items() if form in MOVING]
 # Ours: what people's folders hold. Fewer decoders leave fewer ways in for a crafted file.
 DECODED = [*dict.fromkeys(FORMATS.values()), "PPM"]
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535, "AVIF": 65536}  # px that each can hold
 MOVIES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 # Ours: hardly visible loss, fast on two cores.
 H264_AAC = "-c:v libx264 -preset veryfast -c:a aac -b:a 192k".split()
@@ -126,11 +128,11 @@ def save_picture(path, frame, quality=QUALITY):
     """Write (H, W, 3) uint8 in the format of the name's suffix, pixels only.
 
     quality: 1 to 100, of JPEG, WebP and AVIF.
-    Raises ValueError for a suffix not in FORMATS, WriteError.
+    Raises ValueError for a suffix not in FORMATS or a picture too long for its format, WriteError.
     """
     form = FORMATS[_suffix(path, "a picture", FORMATS)]
     with atomic_path(path) as temporary:
-        Image.fromarray(frame).save(temporary, format=form, quality=quality)
+        _fitting(path, form, frame).save(temporary, format=form, quality=quality)
 
 
 def read_animation(path):
@@ -160,19 +162,32 @@ def _shown(path):
 def save_animation(path, frames, times, loop, quality=QUALITY):
     """Write an animation from an iterable of (H, W, 3) uint8; times and loop as it was read.
 
-    Raises ValueError for a suffix not in ANIMATED, WriteError, and what Pillow raises for a frame
-    that the format cannot hold.
+    Raises ValueError for a suffix not in ANIMATED, frames too long or shown too long for its
+    format, WriteError.
     """
     form = FORMATS[_suffix(path, "an animation", ANIMATED)]
     options = {"duration": times, "quality": quality}
     if loop is not None:
         options["loop"] = loop
     with atomic_path(path) as temporary:
-        pictures = map(Image.fromarray, frames)
+        pictures = (_fitting(path, form, frame) for frame in frames)
         first = next(pictures)
         # Pillow goes through a PNG's frames twice.
         rest = list(pictures) if form == "PNG" else pictures
-        first.save(temporary, form, save_all=True, append_images=rest, **options)
+        try:
+            first.save(temporary, form, save_all=True, append_images=rest, **options)
+        except (OverflowError, struct.error) as error:  # Pillow makes equal neighbors one
+            fault = f"{path}: a picture is shown longer than a {form} can say"
+            raise ValueError(f"{fault}: give the output another suffix, such as .webp") from error
+
+
+def _fitting(path, form, frame):
+    """(H, W, 3) uint8 as a Pillow picture. ValueError where the format holds none so long."""
+    most = LONGEST_SIDE.get(form, math.inf)
+    if max(frame.shape) > most:
+        fault = f"{path}: a {form} is at most {most} px long, this is {max(frame.shape)}"
+        raise ValueError(f"{fault}: give the output another suffix, such as .png")
+    return Image.fromarray(frame)
 
 
 def _suffix(path, what, known):

@@ -343,6 +343,28 @@ def test_an_avif_is_not_taken_for_a_movie(tmp_path, monkeypatch, how):
         movies.kind(path)
 
 
+def test_an_animation_that_stands_still_too_long_for_its_format(tmp_path):
+    """A GIF can say 655.35 s, and equal neighbors become one picture in it."""
+    frames = [sample()] * 12 + [sample(seed=1)]
+    with pytest.raises(ValueError, match="a.gif: .* longer than a GIF can say: .*another suffix"):
+        movies.save_animation(tmp_path / "a.gif", iter(frames), [60000] * 13, 0)
+    assert list(tmp_path.iterdir()) == []
+    movies.save_animation(tmp_path / "a.webp", iter(frames), [60000] * 13, 0)
+    assert sum(movies.read_animation(tmp_path / "a.webp")[1]) == 13 * 60000
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".gif"])
+def test_a_picture_too_long_for_its_format_is_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    frame = np.zeros((2, 66000, 3), np.uint8)
+    with pytest.raises(ValueError, match=f"a{suffix}: .* px long, this is 66000"):
+        movies.save_picture(path, frame)
+    if suffix in movies.ANIMATED:
+        with pytest.raises(ValueError, match="px long"):
+            movies.save_animation(path, [frame] * 2, [70] * 2, 0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_truncated_animation_is_refused(tmp_path):
     movies.save_animation(tmp_path / "a.gif", [sample(100, 100, i) for i in range(5)], [100] * 5, 0)
     data = (tmp_path / "a.gif").read_bytes()
