@@ -258,7 +258,8 @@ def read_movie(path, movie, covered=None, stop=True, lost=None):
     if shown is not None:
         yield shown
     if black is None:
-        raise ValueError(f"{path} holds no frame that can be read: replace the file")
+        fix = "replace the file, or install a full ffmpeg"
+        raise ValueError(f"{path} holds no frame that can be read: {fix}")
 
 
 def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
@@ -295,8 +296,8 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
         if fault:
             complaints.seek(0)
             reason = f"{first_line(complaints.read(4000), temporary)} {fault}".strip()
-            fix = "see that there is disk space and memory, or leave out the sound (--sound drop)"
-            raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
+            fix = "see that there is disk space and memory; else a full ffmpeg, a smaller movie or"
+            raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix} --sound drop may help")
 
 
 def _command(path, suffix, shape, movie, source, tracks, quality):

@@ -679,6 +679,19 @@ MOVING = lavfi("testsrc2=s=128x96:r=25:d=2")
 TONE = lavfi("sine=d=2")
 
 
+@ffmpeg
+@pytest.mark.parametrize(
+    "width, encoder, remedy",
+    [(16400, "libx264", "a smaller movie"), (64, "libx999", "a full ffmpeg")],
+)
+def test_a_writer_that_cannot_is_no_full_disk(tmp_path, monkeypatch, width, encoder, remedy):
+    monkeypatch.setattr(movies, "H264_AAC", ["-c:v", encoder])
+    frames = [np.zeros((32, width, 3), np.uint8)]
+    with pytest.raises(WriteError, match=f"{remedy}.* may help"):
+        movies.save_movie(tmp_path / "a.mp4", frames, Movie(Fraction(25), None, "auto"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a shell script")
 def test_a_writer_that_is_killed_is_said_so(tmp_path, monkeypatch):
     """As Linux does where memory runs out."""
@@ -1131,7 +1144,7 @@ def test_what_an_ffmpeg_lacks_gives_no_frame(tmp_path, monkeypatch, stop):
     make(*lavfi("testsrc2=s=64x48:r=25:d=1"), *H264, path)
     lacking = dataclasses.replace(movies.probe(path), decoder="libvp999")
     said = "libvp999" if stop else "holds no frame that can be read"
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=f"{said}.*install a full ffmpeg"):
         list(movies.read_movie(path, lacking, stop=stop))
 
 
