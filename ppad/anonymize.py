@@ -429,6 +429,8 @@ def main(argv=None):
         with on_signals(stop):
             return run(parse(argv))
     except (ValueError, OSError, RuntimeError) as error:  # LoopError is a RuntimeError
+        if isinstance(error, OSError) and error.filename:
+            error = movies.unreadable(error.filename, error)
         print(f"ppad.anonymize: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

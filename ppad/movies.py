@@ -200,7 +200,7 @@ def _suffix(path, what, known):
 
 def unreadable(path, error):
     """The ValueError that says why a file cannot be read, and the fix."""
-    reason = str(error).strip() or type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return ValueError(f"{path} cannot be read ({reason}): check or replace the file")
 
 
