@@ -221,38 +221,44 @@ def readable_parts(path, movie, stop):
     """(seconds, frame) of what can be decoded; frame None where an unreadable part begins or ends.
 
     After a complaint of the decoder no further frame of it is trusted: decoding starts anew at the
-    next keyframe. Raises ValueError for damage if `stop`, and where the times of keyframes do not
-    tell which one is the next.
+    next keyframe. Raises ValueError for damage if `stop`, and where keyframes have no times to tell
+    which one is the next.
     """
     packets = None
     first = 0  # packet to start from
     last = -math.inf  # seconds of the last good frame
     shape = None  # of the first one, which all have
     for _ in range(MAX_RESTARTS):
+        place = first  # of the packet after the last good frame, nearly
         try:
             for seconds, frame in decode(path, movie, first, shape):
                 shape = frame.shape
                 last = last if seconds is None else seconds
+                place += 1
                 yield seconds, frame
             return
         except DamageError as damage:
             packets = packets or list_packets(path)
             keyframes = {i: seconds for i, (seconds, key) in enumerate(packets) if key}
             starts_late = first == 0 and last == -math.inf and 0 not in keyframes
-            times = [-math.inf, *keyframes.values(), math.inf]
-            in_order = all(before < after for before, after in itertools.pairwise(times))
-            if stop and not starts_late or not in_order:
+            times = list(keyframes.values())
+            timeless = not all(map(math.isfinite, times))
+            anew = times != sorted(times)  # as where two recordings were joined
+            if stop and not starts_late or timeless:
                 number = max(0, round(max(0, last) * movie.rate)) + 1
                 fault = f"{path} cannot be decoded at about frame {number} ({damage})"
                 fix = "repair it, install a full ffmpeg, or cover such frames by --on_error cover"
-                if not in_order:
-                    fix = "convert it first, as its keyframes' times do not follow each other"
+                if timeless:
+                    fix = "convert it first, as its keyframes have no times"
                 raise ValueError(f"{fault}: {fix}") from damage
         yield None, None
-        first = next((i for i, seconds in keyframes.items() if i > first and seconds > last), None)
+        later = [i for i, seconds in keyframes.items() if (i >= place if anew else seconds > last)]
+        first = next((i for i in later if i > first), None)
         if first is None:
             break
     end = max((seconds for seconds, _ in packets if math.isfinite(seconds)), default=0)
+    if anew:
+        end = last + float((len(packets) - place) / movie.rate)
     yield end + float(1 / movie.rate), None
 
 

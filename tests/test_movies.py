@@ -811,17 +811,34 @@ def test_frames_whose_times_repeat_or_go_back(tmp_path, monkeypatch, times, kept
 
 
 @ffmpeg
-@pytest.mark.parametrize("stop", [True, False])
-def test_damage_in_a_movie_whose_times_start_anew_is_refused(tmp_path, stop):
-    """Two recordings in one file: nobody knows which keyframe is the next."""
+@pytest.mark.parametrize("place", [5, 11, 15])  # sixteenths
+def test_after_damage_it_goes_on_where_times_start_anew(tmp_path, place):
+    """Two recordings in one file, and something broken in one of them."""
     part = tmp_path / "part.ts"
     make(*lavfi("testsrc2=s=64x48:r=30"), "-frames:v", 60, *H264, "-g", 10, part)
-    spoilt = bytearray(2 * part.read_bytes())
-    packet = len(spoilt) // 188 * 11 // 16
-    spoilt[188 * packet + 4 : 188 * packet + 184] = bytes(180)
-    part.write_bytes(spoilt)
-    with pytest.raises(ValueError, match="times do not follow each other"):
-        read(part, stop=stop)
+    whole = bytearray(2 * part.read_bytes())
+    packet = len(whole) // 188 * place // 16
+    whole[188 * packet + 4 : 188 * packet + 184] = bytes(180)
+    part.write_bytes(whole)
+    covered = []
+    frames = read(part, stop=False, covered=covered)
+    assert 114 <= len(frames) <= 122 and 0 < len(covered) < 30
+    assert not any(frames[i].any() for i in covered)
+    with pytest.raises(ValueError, match="cannot be decoded at about frame .*--on_error cover"):
+        read(part)
+
+
+@ffmpeg
+def test_damage_in_a_movie_without_times_is_refused(tmp_path):
+    """Nobody knows which keyframe is the next."""
+    path = tmp_path / "a.h264"
+    make(*lavfi("testsrc2=s=64x48:r=30"), "-frames:v", 60, *H264, "-g", 10, path)
+    spoilt = bytearray(path.read_bytes())
+    middle = len(spoilt) // 2
+    spoilt[middle : middle + 300] = bytes(300)
+    path.write_bytes(spoilt)
+    with pytest.raises(ValueError, match="keyframes have no times"):
+        read(path, stop=False)
 
 
 @ffmpeg
