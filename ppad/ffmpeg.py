@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
 SPOILT_SOUND = 0.1  # ours: share of a track's packets; a recording cut anywhere has fewer
 GUESSED_CHANNELS = 8  # of a sound track; what more stand for, ffmpeg has to be told
@@ -64,8 +65,8 @@ class Movie:
 def probe(path):
     """Ask ffprobe about the first video stream of `path`.
 
-    Raises ValueError where ffmpeg is missing, or there is no such stream, or its rate cannot be
-    known.
+    Raises ValueError where ffmpeg is missing, or there is no such stream, its frames are too large,
+    or its rate cannot be known.
     """
     if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         fault = f"ffmpeg is not on the PATH, and {path} is no picture"
@@ -80,6 +81,10 @@ def probe(path):
         fault = f"holds no picture and no movie that can be read ({complaint or 'no video'})"
         raise ValueError(f"{path} {fault}: convert or replace the file")
     stream = videos[0]
+    size = (stream.get("width", 0), stream.get("height", 0))
+    if math.prod(size) > MAX_PIXELS:
+        fault = f"has frames of {size[0]} x {size[1]} px, more than {MAX_PIXELS:,} pixels"
+        raise ValueError(f"{path} {fault}: make it smaller first")
     mean = _fraction(stream.get("avg_frame_rate"))
     base = _fraction(stream.get("r_frame_rate"))  # far too high in movies of phones
     if not 0 < mean <= MAX_RATE:

@@ -639,6 +639,14 @@ def test_files_without_frames_are_refused(tmp_path):
 
 
 @ffmpeg
+def test_frames_too_large_to_open_safely(tmp_path):
+    path = tmp_path / "a.mov"
+    make(*lavfi("color=s=16384x4112"), "-frames:v", 1, "-c:v", "png", path)
+    with pytest.raises(ValueError, match="16384 x 4112 px.*: make it smaller first"):
+        movies.probe(path)
+
+
+@ffmpeg
 def test_a_list_of_other_files_is_no_movie(tmp_path):
     """Whoever made it could choose any file of this disk to be published."""
     make(*MOVING, "-c:v", "mpeg2video", tmp_path / "private.ts")
