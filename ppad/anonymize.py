@@ -159,8 +159,7 @@ def anonymize_file(
 
     show(frame, faces) is given every finished frame and `Anonymizer.shown`; progress(done, total or
     None) is called after each; sound: "drop" leaves a movie's sound out; quality: 1 to 100.
-    Returns a summary, a dict. Raises ValueError, WriteError, and what Pillow raises for a picture
-    that the target's format cannot hold.
+    Returns a summary, a dict. Raises ValueError, WriteError.
     """
     began = time.monotonic()
     was_there = os.path.lexists(target)
@@ -430,6 +429,8 @@ def main(argv=None):
         with on_signals(stop):
             return run(parse(argv))
     except (ValueError, OSError, RuntimeError) as error:  # LoopError is a RuntimeError
+        if isinstance(error, OSError) and error.filename:
+            error = movies.unreadable(error.filename, error)
         print(f"ppad.anonymize: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -19,7 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+MAX_PIXELS = 8192 * 8192  # ours: of a movie's frame; larger ones are attacks, not movies
 MAX_RATE = 1000  # ours: frames a second; a higher number in a file is a mistake
+SPOILT_SOUND = 0.1  # ours: share of a track's packets; a recording cut anywhere has fewer
+GUESSED_CHANNELS = 8  # of a sound track; what more stand for, ffmpeg has to be told
 MAX_RESTARTS = 200  # ours: of decoding, in one damaged movie; the rest of it is unreadable
 # Others name further files: a crafted one would have any file of this disk published.
 CONTAINERS = (
@@ -62,8 +65,8 @@ class Movie:
 def probe(path):
     """Ask ffprobe about the first video stream of `path`.
 
-    Raises ValueError where ffmpeg is missing, or there is no such stream, or its rate cannot be
-    known.
+    Raises ValueError where ffmpeg is missing, or there is no such stream, its frames are too large,
+    or its rate cannot be known.
     """
     if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         fault = f"ffmpeg is not on the PATH, and {path} is no picture"
@@ -78,6 +81,10 @@ def probe(path):
         fault = f"holds no picture and no movie that can be read ({complaint or 'no video'})"
         raise ValueError(f"{path} {fault}: convert or replace the file")
     stream = videos[0]
+    size = (stream.get("width", 0), stream.get("height", 0))
+    if math.prod(size) > MAX_PIXELS:
+        fault = f"has frames of {size[0]} x {size[1]} px, more than {MAX_PIXELS:,} pixels"
+        raise ValueError(f"{path} {fault}: make it smaller first")
     mean = _fraction(stream.get("avg_frame_rate"))
     base = _fraction(stream.get("r_frame_rate"))  # far too high in movies of phones
     if not 0 < mean <= MAX_RATE:
@@ -172,19 +179,30 @@ def sound_tracks(path):
 
     Raises ValueError where the file cannot be read.
     """
-    found, complaint = ffprobe(path, "-select_streams a -count_frames -show_streams")
+    options = "-select_streams a -count_frames -show_streams"
+    found, complaint = ffprobe(path, f"{options} -show_entries packet=stream_index,flags")
     if "streams" not in found:
         raise ValueError(f"the sound of {path} cannot be read ({complaint}): replace the file")
+    # but those (D) that an edit list has discarded, where a movie was trimmed
+    packets = [one["stream_index"] for one in found["packets"] if "D" not in one["flags"]]
     tracks = []
     left_out = []
     for number, stream in enumerate(found["streams"]):
         language = stream.get("tags", {}).get("language", "")
-        if int(stream.get("nb_read_frames", 0)) and int(stream.get("sample_rate", 0)):
-            # a code only: it is written, and any text may stand there
-            tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
-        else:
+        decoded = int(stream.get("nb_read_frames", 0))
+        layout = stream.get("channel_layout", "unknown")
+        channels = int(stream.get("channels", 0))
+        if not decoded or not int(stream.get("sample_rate", 0)):
             codec = stream.get("codec_name", "unknown")
             left_out.append(f"sound track {number + 1} (codec {codec} cannot be decoded)")
+        elif "ambisonic" in layout or layout == "unknown" and channels > GUESSED_CHANNELS:
+            left_out.append(f"sound track {number + 1} ({channels} channels cannot be mixed down)")
+        else:
+            # a code only: it is written, and any text may stand there
+            tracks.append((number, language if re.fullmatch("[a-z]{2,3}", language) else ""))
+            lost = 1 - decoded / max(decoded, packets.count(stream["index"]))
+            if lost > SPOILT_SOUND:
+                left_out.append(f"{lost:.0%} of sound track {number + 1} (damaged)")
     return tracks, left_out
 
 
@@ -208,38 +226,44 @@ def readable_parts(path, movie, stop):
     """(seconds, frame) of what can be decoded; frame None where an unreadable part begins or ends.
 
     After a complaint of the decoder no further frame of it is trusted: decoding starts anew at the
-    next keyframe. Raises ValueError for damage if `stop`, and where the times of keyframes do not
-    tell which one is the next.
+    next keyframe. Raises ValueError for damage if `stop`, and where keyframes have no times to tell
+    which one is the next.
     """
     packets = None
     first = 0  # packet to start from
     last = -math.inf  # seconds of the last good frame
     shape = None  # of the first one, which all have
     for _ in range(MAX_RESTARTS):
+        place = first  # of the packet after the last good frame, nearly
         try:
             for seconds, frame in decode(path, movie, first, shape):
                 shape = frame.shape
                 last = last if seconds is None else seconds
+                place += 1
                 yield seconds, frame
             return
         except DamageError as damage:
             packets = packets or list_packets(path)
             keyframes = {i: seconds for i, (seconds, key) in enumerate(packets) if key}
             starts_late = first == 0 and last == -math.inf and 0 not in keyframes
-            times = [-math.inf, *keyframes.values(), math.inf]
-            in_order = all(before < after for before, after in itertools.pairwise(times))
-            if stop and not starts_late or not in_order:
+            times = list(keyframes.values())
+            timeless = not all(map(math.isfinite, times))
+            anew = times != sorted(times)  # as where two recordings were joined
+            if stop and not starts_late or timeless:
                 number = max(0, round(max(0, last) * movie.rate)) + 1
                 fault = f"{path} cannot be decoded at about frame {number} ({damage})"
                 fix = "repair it, install a full ffmpeg, or cover such frames by --on_error cover"
-                if not in_order:
-                    fix = "convert it first, as its keyframes' times do not follow each other"
+                if timeless:
+                    fix = "convert it first, as its keyframes have no times"
                 raise ValueError(f"{fault}: {fix}") from damage
         yield None, None
-        first = next((i for i, seconds in keyframes.items() if i > first and seconds > last), None)
+        later = [i for i, seconds in keyframes.items() if (i >= place if anew else seconds > last)]
+        first = next((i for i in later if i > first), None)
         if first is None:
             break
     end = max((seconds for seconds, _ in packets if math.isfinite(seconds)), default=0)
+    if anew:
+        end = last + float((len(packets) - place) / movie.rate)
     yield end + float(1 / movie.rate), None
 
 

@@ -76,6 +76,8 @@ def atomic_path(path, durable: bool = True):
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+    except WriteError:  # not from itself, or what it holds would live on
+        raise
     except OSError as error:
         raise write_error(path, error) from error
     finally:

@@ -14,6 +14,7 @@ import itertools
 import math
 import mimetypes
 import os
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -34,6 +35,7 @@ if "avif" in features.modules and features.check("avif"):  # Pillow below 11.3 w
 ANIMATED = [suffix for suffix, form in FORMATS.items() if form in MOVING]
 # Ours: what people's folders hold. Fewer decoders leave fewer ways in for a crafted file.
 DECODED = [*dict.fromkeys(FORMATS.values()), "PPM"]
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535, "AVIF": 65536}  # px that each can hold
 MOVIES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 # Ours: hardly visible loss, fast on two cores.
 H264_AAC = "-c:v libx264 -preset veryfast -c:a aac -b:a 192k".split()
@@ -41,6 +43,7 @@ VP9_OPUS = "-c:v libvpx-vp9 -deadline realtime -cpu-used 6 -b:v 0 -c:a libopus -
 QUALITY = 95  # ours: of JPEG and WebP
 NEARLY_HALF = 0.4  # ours, of a frame: times in files are rounded, by up to a millisecond
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEGs in a row, of which Pillow would show the first only
+RAW = tuple(".arw .cr2 .dng .nef .nrw .orf .pef .rw2 .sr2 .srw".split())  # those that are TIFFs
 # Names that leave no doubt: of files beside pictures, and of movies that Python takes for others.
 SIDECARS = (".aae", ".xmp", ".db", ".ini")
 ALSO_MOVIES = (".3g2", ".3gp", ".asf", ".mxf", ".ogg", ".rm", ".ts")
@@ -60,9 +63,7 @@ def kind(path):
         if suffix in JPEG_STREAMS:
             raise UnidentifiedImageError
         with Image.open(path, formats=DECODED) as image:
-            is_tiff = image.format == "TIFF"
-            # Raw photos are TIFFs, by other names or with a small copy as the first page.
-            if not is_tiff or suffix in FORMATS and not image.tag_v2.get(254, 0) & 1:
+            if image.format != "TIFF" or not is_raw(image.tag_v2, suffix):
                 moves = image.format in MOVING and image.is_animated
                 return "animation" if moves else "picture"
     except UnidentifiedImageError:
@@ -70,8 +71,15 @@ def kind(path):
         return "movie"
     except Exception as error:  # a crafted or damaged file raises one of many types
         raise unreadable(path, error) from error
-    fault = "is a raw photo, of which a small copy alone can be read, or a TIFF by another name"
+    fault = "is a raw photo, of which a small copy alone can be read"
     raise ValueError(f"{path} {fault}: convert it, for instance to a JPEG")
+
+
+def is_raw(tags, suffix):
+    """Whether a TIFF with these tags, named so, holds a camera's raw pixels."""
+    further = 330 in tags and suffix not in FORMATS  # pages within, where raw pixels lie
+    small_copy = tags.get(254, 0) & 1  # the first page
+    return bool(suffix in RAW or further or small_copy or 50706 in tags)  # the last is DNG's
 
 
 def may_be_media(path):
@@ -105,10 +113,12 @@ def read_picture(path):
 
 
 def pages_left_out(path):
-    """A phrase on the pages of a TIFF that `read_picture` leaves out; "" for none."""
+    """A phrase on the pages that `read_picture` leaves out, of a TIFF or an MPO; "" for none."""
     try:
         with Image.open(path, formats=DECODED) as image:
-            pages = image.n_frames if image.format == "TIFF" else 1
+            # cameras put previews into a .jpg as an MPO's further pages
+            paged = image.format == "TIFF" or path.suffix.lower() == ".mpo"
+            pages = getattr(image, "n_frames", 1) if paged else 1
             return f"pages 2 to {pages}" if pages > 1 else ""
     except Exception:  # a damaged page raises one of many types
         return "all pages but the first, which are damaged"
@@ -118,11 +128,11 @@ def save_picture(path, frame, quality=QUALITY):
     """Write (H, W, 3) uint8 in the format of the name's suffix, pixels only.
 
     quality: 1 to 100, of JPEG, WebP and AVIF.
-    Raises ValueError for a suffix not in FORMATS, WriteError.
+    Raises ValueError for a suffix not in FORMATS or a picture too long for its format, WriteError.
     """
     form = FORMATS[_suffix(path, "a picture", FORMATS)]
     with atomic_path(path) as temporary:
-        Image.fromarray(frame).save(temporary, format=form, quality=quality)
+        _fitting(path, form, frame).save(temporary, format=form, quality=quality)
 
 
 def read_animation(path):
@@ -152,19 +162,32 @@ def _shown(path):
 def save_animation(path, frames, times, loop, quality=QUALITY):
     """Write an animation from an iterable of (H, W, 3) uint8; times and loop as it was read.
 
-    Raises ValueError for a suffix not in ANIMATED, WriteError, and what Pillow raises for a frame
-    that the format cannot hold.
+    Raises ValueError for a suffix not in ANIMATED, frames too long or shown too long for its
+    format, WriteError.
     """
     form = FORMATS[_suffix(path, "an animation", ANIMATED)]
     options = {"duration": times, "quality": quality}
     if loop is not None:
         options["loop"] = loop
     with atomic_path(path) as temporary:
-        pictures = map(Image.fromarray, frames)
+        pictures = (_fitting(path, form, frame) for frame in frames)
         first = next(pictures)
         # Pillow goes through a PNG's frames twice.
         rest = list(pictures) if form == "PNG" else pictures
-        first.save(temporary, form, save_all=True, append_images=rest, **options)
+        try:
+            first.save(temporary, form, save_all=True, append_images=rest, **options)
+        except (OverflowError, struct.error) as error:  # Pillow makes equal neighbors one
+            fault = f"{path}: a picture is shown longer than a {form} can say"
+            raise ValueError(f"{fault}: give the output another suffix, such as .webp") from error
+
+
+def _fitting(path, form, frame):
+    """(H, W, 3) uint8 as a Pillow picture. ValueError where the format holds none so long."""
+    most = LONGEST_SIDE.get(form, math.inf)
+    if max(frame.shape) > most:
+        fault = f"{path}: a {form} is at most {most} px long, this is {max(frame.shape)}"
+        raise ValueError(f"{fault}: give the output another suffix, such as .png")
+    return Image.fromarray(frame)
 
 
 def _suffix(path, what, known):
@@ -177,7 +200,7 @@ def _suffix(path, what, known):
 
 def unreadable(path, error):
     """The ValueError that says why a file cannot be read, and the fix."""
-    reason = str(error).strip() or type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return ValueError(f"{path} cannot be read ({reason}): check or replace the file")
 
 
@@ -235,7 +258,8 @@ def read_movie(path, movie, covered=None, stop=True, lost=None):
     if shown is not None:
         yield shown
     if black is None:
-        raise ValueError(f"{path} holds no frame that can be read: replace the file")
+        fix = "replace the file, or install a full ffmpeg"
+        raise ValueError(f"{path} holds no frame that can be read: {fix}")
 
 
 def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
@@ -272,8 +296,8 @@ def save_movie(path, frames, movie, source=None, tracks=(), quality=QUALITY):
         if fault:
             complaints.seek(0)
             reason = f"{first_line(complaints.read(4000), temporary)} {fault}".strip()
-            fix = "see that there is disk space and memory, or leave out the sound (--sound drop)"
-            raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix}")
+            fix = "see that there is disk space and memory; else a full ffmpeg, a smaller movie or"
+            raise WriteError(f"cannot write {path} (ffmpeg: {reason}): {fix} --sound drop may help")
 
 
 def _command(path, suffix, shape, movie, source, tracks, quality):

@@ -823,7 +823,7 @@ def test_what_is_left_out_is_listed(command, capsys, monkeypatch):
     Image.fromarray(scene()).save("elsewhere/e.png")
     picture = Image.fromarray(scene())
     kinds = {"a.jfif": "JPEG", "b.jpe": "JPEG", "noname": "PNG", "odd.xyz": "WEBP", "p.ppm": "PPM"}
-    kinds |= {"q.txt": "JPEG", "r.jpg.bak": "BMP"}
+    kinds |= {"q.txt": "JPEG", "r.jpg.bak": "TIFF"}
     if ".avif" in movies.FORMATS:
         kinds["c.avif"] = "AVIF"
     for name, form in kinds.items():
@@ -905,10 +905,14 @@ def test_an_input_that_may_not_be_read(command, capsys, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     Image.fromarray(scene()).save("a.png")
-    monkeypatch.setattr(Image, "open", refuse)
-    assert command("a.png", *MASK) == 2
-    error = capsys.readouterr().err
-    assert "a.png cannot be read ([Errno 13] Permission denied" in error and error.count("\n") == 1
+    sentence = (
+        "ppad.anonymize: a.png cannot be read (Permission denied): check or replace the file\n"
+    )
+    for owner, name in ((Image, "open"), (os.path, "isdir")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuse)
+            assert command("a.png", *MASK) == 2
+        assert capsys.readouterr().err == sentence
 
 
 def test_what_was_made_before_is_no_input(command, capsys):

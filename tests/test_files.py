@@ -622,3 +622,10 @@ def test_a_line_of_progress_is_written_in_one_piece(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Place())
     files.print_progress("a line")
     assert [text for text in written if text] == ["a line\n"]
+
+
+def test_a_write_error_goes_through_as_it_is(tmp_path):
+    """With itself as its cause, all that it holds (a decoder's processes) would live on."""
+    with pytest.raises(files.WriteError) as caught, files.atomic_path(tmp_path / "a"):
+        raise files.WriteError("full")
+    assert caught.value.__cause__ is None and not list(tmp_path.iterdir())

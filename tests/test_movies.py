@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -225,12 +226,25 @@ def test_a_damaged_further_page_does_not_condemn_the_first(tmp_path, how):
     assert left_out == "pages 2 to 2" if how == "whole" else "page" in left_out
 
 
+def test_the_second_picture_of_an_mpo_is_told(tmp_path):
+    picture = Image.fromarray(sample())
+    for name, left_out in (("a.mpo", "pages 2 to 2"), ("a.jpg", "")):  # there: a preview
+        picture.save(tmp_path / name, "MPO", save_all=True, append_images=[picture])
+        assert movies.pages_left_out(tmp_path / name) == left_out
+    assert movies.kind(tmp_path / "a.mpo") == "picture"
+    picture.save(tmp_path / "b.mpo", "JPEG")
+    assert movies.pages_left_out(tmp_path / "b.mpo") == ""
+
+
 @pytest.mark.parametrize(
     "name, tags, raw",
     [
         ("a.dng", {50706: b"\1\4\0\0"}, True),
         ("a.tif", {254: 1}, True),  # the first page is a reduced copy
-        ("a.xyz", {}, True),
+        ("a.tif", {50706: b"\1\4\0\0"}, True),
+        ("a.xyz", {330: 8}, True),  # there are further pictures within
+        ("a.xyz", {}, False),
+        ("scan", {}, False),
         ("a.nef", {}, True),
         ("a.tif", {330: 8}, False),  # also Photoshop's
         ("a.tiff", {254: 2}, False),
@@ -327,6 +341,28 @@ def test_an_avif_is_not_taken_for_a_movie(tmp_path, monkeypatch, how):
         monkeypatch.setattr(movies, "DECODED", ["PNG"])
     with pytest.raises(ValueError, match="holds no picture and no movie"):
         movies.kind(path)
+
+
+def test_an_animation_that_stands_still_too_long_for_its_format(tmp_path):
+    """A GIF can say 655.35 s, and equal neighbors become one picture in it."""
+    frames = [sample()] * 12 + [sample(seed=1)]
+    with pytest.raises(ValueError, match="a.gif: .* longer than a GIF can say: .*another suffix"):
+        movies.save_animation(tmp_path / "a.gif", iter(frames), [60000] * 13, 0)
+    assert list(tmp_path.iterdir()) == []
+    movies.save_animation(tmp_path / "a.webp", iter(frames), [60000] * 13, 0)
+    assert sum(movies.read_animation(tmp_path / "a.webp")[1]) == 13 * 60000
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".gif"])
+def test_a_picture_too_long_for_its_format_is_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    frame = np.zeros((2, 66000, 3), np.uint8)
+    with pytest.raises(ValueError, match=f"a{suffix}: .* px long, this is 66000"):
+        movies.save_picture(path, frame)
+    if suffix in movies.ANIMATED:
+        with pytest.raises(ValueError, match="px long"):
+            movies.save_animation(path, [frame] * 2, [70] * 2, 0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_truncated_animation_is_refused(tmp_path):
@@ -603,6 +639,14 @@ def test_files_without_frames_are_refused(tmp_path):
 
 
 @ffmpeg
+def test_frames_too_large_to_open_safely(tmp_path):
+    path = tmp_path / "a.mov"
+    make(*lavfi("color=s=16384x4112"), "-frames:v", 1, "-c:v", "png", path)
+    with pytest.raises(ValueError, match="16384 x 4112 px.*: make it smaller first"):
+        movies.probe(path)
+
+
+@ffmpeg
 def test_a_list_of_other_files_is_no_movie(tmp_path):
     """Whoever made it could choose any file of this disk to be published."""
     make(*MOVING, "-c:v", "mpeg2video", tmp_path / "private.ts")
@@ -641,6 +685,19 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
 
 MOVING = lavfi("testsrc2=s=128x96:r=25:d=2")
 TONE = lavfi("sine=d=2")
+
+
+@ffmpeg
+@pytest.mark.parametrize(
+    "width, encoder, remedy",
+    [(16400, "libx264", "a smaller movie"), (64, "libx999", "a full ffmpeg")],
+)
+def test_a_writer_that_cannot_is_no_full_disk(tmp_path, monkeypatch, width, encoder, remedy):
+    monkeypatch.setattr(movies, "H264_AAC", ["-c:v", encoder])
+    frames = [np.zeros((32, width, 3), np.uint8)]
+    with pytest.raises(WriteError, match=f"{remedy}.* may help"):
+        movies.save_movie(tmp_path / "a.mp4", frames, Movie(Fraction(25), None, "auto"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a shell script")
@@ -762,17 +819,34 @@ def test_frames_whose_times_repeat_or_go_back(tmp_path, monkeypatch, times, kept
 
 
 @ffmpeg
-@pytest.mark.parametrize("stop", [True, False])
-def test_damage_in_a_movie_whose_times_start_anew_is_refused(tmp_path, stop):
-    """Two recordings in one file: nobody knows which keyframe is the next."""
+@pytest.mark.parametrize("place", [5, 11, 15])  # sixteenths
+def test_after_damage_it_goes_on_where_times_start_anew(tmp_path, place):
+    """Two recordings in one file, and something broken in one of them."""
     part = tmp_path / "part.ts"
     make(*lavfi("testsrc2=s=64x48:r=30"), "-frames:v", 60, *H264, "-g", 10, part)
-    spoilt = bytearray(2 * part.read_bytes())
-    packet = len(spoilt) // 188 * 11 // 16
-    spoilt[188 * packet + 4 : 188 * packet + 184] = bytes(180)
-    part.write_bytes(spoilt)
-    with pytest.raises(ValueError, match="times do not follow each other"):
-        read(part, stop=stop)
+    whole = bytearray(2 * part.read_bytes())
+    packet = len(whole) // 188 * place // 16
+    whole[188 * packet + 4 : 188 * packet + 184] = bytes(180)
+    part.write_bytes(whole)
+    covered = []
+    frames = read(part, stop=False, covered=covered)
+    assert 114 <= len(frames) <= 122 and 0 < len(covered) < 30
+    assert not any(frames[i].any() for i in covered)
+    with pytest.raises(ValueError, match="cannot be decoded at about frame .*--on_error cover"):
+        read(part)
+
+
+@ffmpeg
+def test_damage_in_a_movie_without_times_is_refused(tmp_path):
+    """Nobody knows which keyframe is the next."""
+    path = tmp_path / "a.h264"
+    make(*lavfi("testsrc2=s=64x48:r=30"), "-frames:v", 60, *H264, "-g", 10, path)
+    spoilt = bytearray(path.read_bytes())
+    middle = len(spoilt) // 2
+    spoilt[middle : middle + 300] = bytes(300)
+    path.write_bytes(spoilt)
+    with pytest.raises(ValueError, match="keyframes have no times"):
+        read(path, stop=False)
 
 
 @ffmpeg
@@ -985,6 +1059,51 @@ def test_odd_sound_tracks(tmp_path):
 
 
 @ffmpeg
+def test_sound_that_breaks_off_is_told(tmp_path):
+    path = tmp_path / "a.mp4"
+    make(*MOVING, *TONE, *H264, "-c:a", "aac", path)
+    data = bytearray(path.read_bytes())
+    words = "ffprobe -v error -select_streams a -show_entries packet=pos,size -of csv=p=0".split()
+    for line in subprocess.check_output([*words, path], text=True).split()[9:]:
+        size, place = map(int, line.strip(",").split(","))
+        data[place : place + size] = b"\xff" * size
+    path.write_bytes(data)
+    tracks, (left_out,) = sound_tracks(path)
+    assert len(tracks) == 1 and re.fullmatch("[89].% of sound track 1 .damaged.", left_out)
+
+
+@ffmpeg
+def test_sound_before_the_start_of_a_trimmed_movie_is_not_called_damaged(tmp_path):
+    """A movie trimmed without encoding begins at a keyframe; an edit list hides what is before."""
+    make(*MOVING, *TONE, *H264, "-g", 100, "-c:a", "aac", tmp_path / "a.mp4")
+    make("-ss", 0.5, "-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "b.mp4")
+    assert sound_tracks(tmp_path / "b.mp4") == ([(0, "und")], [])
+
+
+@ffmpeg
+@pytest.mark.parametrize(
+    "name, options, kept",
+    [
+        ("a.mov", "-ac 9 -c:a pcm_s16le", False),
+        ("a.mov", "-ac 12 -c:a pcm_s16le", False),
+        ("a.mkv", "-ac 4 -c:a libopus -mapping_family 2", False),  # ambisonic
+        ("a.mov", "-ac 8 -c:a pcm_s16le", True),
+        ("a.mkv", "-ac 4 -c:a pcm_s16le", True),
+    ],
+)
+def test_sound_of_too_many_channels_does_not_cost_the_picture(tmp_path, name, options, kept):
+    source = tmp_path / name
+    channels = options.split()[1]
+    sound = f"aevalsrc={'|'.join(['sin(t)'] * int(channels))}:d=1"
+    make(*MOVING, *lavfi(sound), *H264, "-t", 1, *options.split(), source)
+    tracks, left_out = sound_tracks(source)
+    said = f"sound track 1 ({channels} channels cannot be mixed down)"
+    assert (tracks, left_out) == (([(0, "")], []) if kept else ([], [said]))
+    kinds = [stream["codec_type"] for stream in rewrite(source, tmp_path / "b.mp4")]
+    assert kinds == ["video"] + ["audio"] * kept
+
+
+@ffmpeg
 @pytest.mark.parametrize("codec", ["h264", "mjpeg"])
 def test_a_broken_cover_does_not_condemn_the_picture(tmp_path, codec):
     """But for a movie of the cover's own kind, where a complaint may be of either."""
@@ -1050,7 +1169,7 @@ def test_what_an_ffmpeg_lacks_gives_no_frame(tmp_path, monkeypatch, stop):
     make(*lavfi("testsrc2=s=64x48:r=25:d=1"), *H264, path)
     lacking = dataclasses.replace(movies.probe(path), decoder="libvp999")
     said = "libvp999" if stop else "holds no frame that can be read"
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=f"{said}.*install a full ffmpeg"):
         list(movies.read_movie(path, lacking, stop=stop))
 
 
