@@ -10,9 +10,9 @@ import io
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from fractions import Fraction
@@ -28,8 +28,6 @@ from ppad import anonymize, crop_sampler, files, movies, mtcnn, players, repaint
 from ppad.ffmpeg import sound_tracks
 from ppad.repainter import Anonymizer
 from ppad.tracks import Steady
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def scene(x=30, y=20, side=16, size=(72, 96), face=True):
@@ -1026,27 +1024,27 @@ def test_a_signal_leaves_no_file(tmp_path, name):
     Image.fromarray(scene()).save(
         tmp_path / "a.gif", save_all=True, append_images=[Image.fromarray(f) for f in walk(90)]
     )
-    script = (
-        "import sys, time; from ppad import anonymize\n"
-        "def slow(frames):\n    print('found', flush=True); time.sleep(0.1)\n"
-        "    return [[] for _ in frames]\n"
-        "anonymize.default_finder = lambda *a: slow\n"
-        "sys.exit(anonymize.main(['a.gif', 'b.gif', '--method', 'mask']))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     number = getattr(signal, name)
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        env=environment,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup ignores SIGHUP
-    )
+    here, there = multiprocessing.Pipe()
+
+    def slow(frames):
+        there.send("found")
+        time.sleep(0.1)
+        return [[] for _ in frames]
+
+    def job():
+        signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
+        os.chdir(tmp_path)
+        anonymize.default_finder = lambda *a: slow
+        sys.exit(anonymize.main(["a.gif", "b.gif", "--method", "mask"]))
+
+    process = multiprocessing.get_context("fork").Process(target=job)  # Python need not start
+    process.start()
     for _ in range(5):
-        process.stdout.readline()
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + number and os.listdir(tmp_path) == ["a.gif"]
+        assert here.poll(60) and here.recv() == "found"
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 128 + number and os.listdir(tmp_path) == ["a.gif"]
 
 
 def test_bad_input_by_command(command, capsys, monkeypatch):
@@ -1407,18 +1405,23 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path):
     one shows no face.
     """
     write_movie(tmp_path / "a.mkv", walk(50) * 4)
-    script = (
-        f"import sys, time; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-        "import test_anonymize as t; from ppad import anonymize\n"
-        "def slow(frames): print('found', flush=True);"
-        " time.sleep(0.05); return t.find_red(frames)\n"
-        "anonymize.anonymize_file(t.masked(finder=slow), 'a.mkv', 'b.mkv')"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE)
+    here, there = multiprocessing.Pipe()
+
+    def slow(frames):
+        there.send("found")
+        time.sleep(0.05)
+        return find_red(frames)
+
+    def job():
+        os.chdir(tmp_path)
+        anonymize.anonymize_file(masked(finder=slow), "a.mkv", "b.mkv")
+
+    process = multiprocessing.get_context("fork").Process(target=job)
+    process.start()
     for _ in range(12):
-        process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+        assert here.poll(60) and here.recv() == "found"
+    process.kill()
+    process.join()
     assert not (tmp_path / "b.mkv").exists()
     for _ in range(50):  # ffmpeg ends by itself, its pipe being closed
         left = next(tmp_path.glob(".b.mkv.*.part"), None)
