@@ -249,7 +249,7 @@ class TrialLoop:
 @contextmanager
 def counted_minutes(path: Path):
     """Add the block's minutes to those in the JSON file at `path`, also where an error ends it."""
-    before = files.read_json(path)["minutes"] if path.exists() else 0.0
+    before = files.read_json(path, needs=["minutes"])["minutes"] if path.exists() else 0.0
     began = time.monotonic()
     try:
         yield

@@ -106,7 +106,7 @@ class SeedRun:
         known = {**data.counts(), "classes": data.actions.classes, **data.fingerprints()}
         if not path.exists():
             files.write_file(path, json.dumps(known, indent=1))
-        before = files.read_json(path)
+        before = files.read_json(path, needs=known)
         for name, now in known.items():
             if now != before[name]:
                 raise LoopError(
@@ -184,7 +184,7 @@ class SeedRun:
         file = {"file": self.own[name].checksum} if name in self.own else {}
         if not optim.run_on_main(path.exists):
             self.train_row(name, path, file)
-        row = files.read_json(path)
+        row = files.read_json(path, needs=["minutes", "attacks"])
         if not file.items() <= row.items():
             fault = f"was made with another file or class of --row {name}"
             raise LoopError(f"{path} {fault}: restore it, or choose a new name")
@@ -264,7 +264,7 @@ class SeedRun:
 def collect(args, config, rows: list, device, jobs: int) -> dict:
     """What results.json holds: `rows` of all seeds, from the files in the run folder."""
     folders = [args.out / f"seed{seed}" for seed in args.seed]
-    starts = [files.read_json(folder / "start.json") for folder in folders]
+    starts = [files.read_json(folder / "start.json", needs=["controls"]) for folder in folders]
     found = {
         name: [files.read_json(one / files.file_name(name) / "row.json") for one in folders]
         for name in rows

@@ -628,12 +628,13 @@ def test_a_damaged_log_is_read_up_to_the_damage(copied, tiny_args):
     assert run(*tiny_args, "--out", copied, "--rows", "Ours") == 0
 
 
-@pytest.mark.parametrize("name", ["start.json", "Masked/row.json", "../minutes.json"])
+@pytest.mark.parametrize("name", ["start.json", "data.json", "Masked/row.json", "../minutes.json"])
 def test_a_json_file_that_a_crash_left_empty_is_named(copied, tiny_args, capsys, name):
     path = copied / "seed0" / name
-    path.write_text("")
-    assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 2
-    assert f"{path.name} cannot be read (Expecting value" in capsys.readouterr().err
+    for text, fault in (("", "Expecting value"), ("{}", "it lacks")):
+        path.write_text(text)
+        assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 2
+        assert f"{path.name} cannot be read ({fault}" in capsys.readouterr().err
     path.unlink()
     assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 0 and read(path)
 
