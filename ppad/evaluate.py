@@ -151,9 +151,15 @@ def count_data(config) -> dict[str, int]:
             "classes": len(datasets.ACTIONS),
         }
     train, test, marks, pairs, *tables = prepared(config)
-    for folder in (train, test):
-        folders.landmark_rows(folder, marks)
-    frames = folders.annotated_frames(*tables).values()
+    folders.landmark_rows(train, marks)
+    rows = folders.landmark_rows(test, marks)
+    frames = folders.annotated_frames(*tables)
+    tested = [file for file, frame in frames.items() if frame.split == "test"]
+    for table, folder, names in ((tables[0], config.actions, tested), (marks, test, rows)):
+        if absent := [one for one in names if not files.find_picture(folder, one).is_file()]:
+            fault = f"{len(absent)} test pictures, such as {absent[0]}, are not there"
+            raise files.DataError(f"{table}: {fault}: restore them, or delete their rows")
+    frames = frames.values()
     splits = Counter(frame.split for frame in frames)
     people = Counter(name.split("/")[0] for name in folders.pictures_in(train))
     most = config.pictures_each or math.inf
