@@ -318,12 +318,16 @@ def load_public_weights(network, path) -> None:
 
 
 def read_log(path) -> list[dict]:
-    """Lines of a log.jsonl up to a damaged one: a sudden stop may tear the last."""
+    """Lines of a log.jsonl up to a damaged one: a sudden stop may tear the last. Or LoopError."""
+    if not Path(path).exists():
+        fix = f"delete the folder {Path(path).parent} and give the same command again"
+        raise LoopError(f"{path} does not exist: {fix}")
     lines = []
     for text in Path(path).read_text().splitlines():
         try:
-            lines.append(json.loads(text))
-        except ValueError:
+            line = json.loads(text)
+            lines.append({**line, "stage": line["stage"], "step": line["step"]})
+        except (ValueError, KeyError, TypeError):
             break
     return lines
 

@@ -180,6 +180,17 @@ def test_log_does_not_depend_on_when_checkpoints_are_written(tmp_path, seconds):
     assert shown == [(5, 3.0), (10, 8.0)]
 
 
+@pytest.mark.parametrize("damage", ["", "[1]", "5", '{"step": 1}'])
+def test_a_log_is_read_up_to_a_line_that_is_none(tmp_path, damage):
+    path = tmp_path / "log.jsonl"
+    line = {"stage": "train", "step": 1, "loss": 0.5}
+    path.write_text("\n".join([json.dumps(line), damage, json.dumps(line)]))
+    assert read_log(path) == [line]
+    path.unlink()
+    with pytest.raises(LoopError, match=r"log\.jsonl does not exist: delete the folder"):
+        read_log(path)
+
+
 def test_checkpoints_follow_the_clock(tmp_path):
     run = Run(tmp_path, seconds=0)
     there = []
