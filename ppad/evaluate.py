@@ -6,6 +6,7 @@ much of the face's structure is left.
 """
 
 import functools
+import io
 import math
 import re
 import runpy
@@ -377,6 +378,15 @@ def check_contract(anonymizer: Guarded, size: int) -> None:
                 "gives a face another result when it comes again or alone: treat each face by "
                 "itself, or set stochastic = True if it draws at each call"
             )
+    if hasattr(anonymizer, "state_dict"):  # else the row's checkpoints could not be read
+        kept = io.BytesIO()
+        try:
+            torch.save(anonymizer.state_dict(), kept)
+            kept.seek(0)
+            anonymizer.load_state_dict(torch.load(kept, weights_only=True))
+        except Exception:  # somebody else's code raises anything
+            fix = "give tensors and plain values, and a load_state_dict that takes them"
+            anonymizer.refuse(f"has a state_dict() that no checkpoint can bring back: {fix}")
 
 
 @functools.cache
