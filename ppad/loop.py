@@ -153,7 +153,10 @@ class Loop:
     def _load(self) -> None:
         path = self.path if self.path.exists() else self.previous
         state = read_checkpoint(path)
-        if different := unlike(state.get("settings", {}), self.settings):
+        needs = ("settings", "done", "parts")
+        if not all(isinstance(state, dict) and isinstance(state.get(one), dict) for one in needs):
+            raise LoopError(f"{path} is no checkpoint of this program: move it away to start anew")
+        if different := unlike(state["settings"], self.settings):
             fault = f"belongs to another configuration ({'; '.join(different)})"
             raise LoopError(f"{path} {fault}: choose another --out or the same settings")
         for name, part in self.parts.items():

@@ -292,9 +292,16 @@ def test_other_settings_are_refused_by_name(tmp_path, settings):
     ):
         Run(tmp_path, settings=settings).start()
     assert (tmp_path / "checkpoint.pt").read_bytes() == old
-    torch.save({"weights": torch.ones(2)}, tmp_path / "checkpoint.pt")  # of something else
-    with pytest.raises(LoopError, match="another configuration .*choose another --out"):
-        Run(tmp_path, settings=settings).start()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"weights": torch.zeros(2)}, torch.zeros(3), [1, 2], {"settings": 1, "done": {}, "parts": {}}],
+)
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path, other):
+    torch.save(other, tmp_path / "checkpoint.pt")
+    with pytest.raises(LoopError, match="is no checkpoint of this program: move it away"):
+        Run(tmp_path).start()
 
 
 def test_parts_of_another_size_are_refused(tmp_path):
