@@ -159,8 +159,12 @@ class Loop:
         if different := unlike(state["settings"], self.settings):
             fault = f"belongs to another configuration ({'; '.join(different)})"
             raise LoopError(f"{path} {fault}: choose another --out or the same settings")
-        for name, part in self.parts.items():
-            part.load_state_dict(state["parts"][name])
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state["parts"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            fault = f"does not fit this program ({str(error).splitlines()[0]})"
+            raise LoopError(f"{path} {fault}: move it away to start afresh") from error
         self.done = Counter(state["done"])
         self.seconds = state["seconds"]
         self.unlogged = state["unlogged"]

@@ -306,7 +306,7 @@ def test_a_file_of_something_else_is_no_checkpoint(tmp_path, other):
 
 def test_parts_of_another_size_are_refused(tmp_path):
     Run(tmp_path).go(3)
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(LoopError, match="does not fit this program .*move it away"):
         Run(tmp_path, width=5).start()
 
 
