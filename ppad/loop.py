@@ -189,8 +189,11 @@ class Loop:
         self.unlogged = []
         if not optim.is_main_process():
             return
-        with self.log_path.open("a") as file:
-            file.write(json.dumps({"stage": stage, "step": step, **terms}) + "\n")
+        try:
+            with self.log_path.open("a") as file:
+                file.write(json.dumps({"stage": stage, "step": step, **terms}) + "\n")
+        except OSError as error:  # such as a full disk
+            raise files.write_error(self.log_path, error) from error
         if step == steps or time.monotonic() - self.last_print > SECONDS_BETWEEN_LINES:
             self.last_print = time.monotonic()
             values = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())

@@ -180,6 +180,13 @@ def test_log_does_not_depend_on_when_checkpoints_are_written(tmp_path, seconds):
     assert shown == [(5, 3.0), (10, 8.0)]
 
 
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    run = Run(tmp_path)
+    run.before = {1: lambda: (tmp_path / "log.jsonl").mkdir()}
+    with pytest.raises(OSError, match=r"cannot write .*log\.jsonl .*choose another place"):
+        run.go(3)
+
+
 @pytest.mark.parametrize("damage", ["", "[1]", "5", '{"step": 1}'])
 def test_a_log_is_read_up_to_a_line_that_is_none(tmp_path, damage):
     path = tmp_path / "log.jsonl"
