@@ -6,6 +6,7 @@ much of the face's structure is left.
 """
 
 import functools
+import io
 import math
 import re
 import runpy
@@ -151,9 +152,15 @@ def count_data(config) -> dict[str, int]:
             "classes": len(datasets.ACTIONS),
         }
     train, test, marks, pairs, *tables = prepared(config)
-    for folder in (train, test):
-        folders.landmark_rows(folder, marks)
-    frames = folders.annotated_frames(*tables).values()
+    folders.landmark_rows(train, marks)
+    rows = folders.landmark_rows(test, marks)
+    frames = folders.annotated_frames(*tables)
+    tested = [file for file, frame in frames.items() if frame.split == "test"]
+    for table, folder, names in ((tables[0], config.actions, tested), (marks, test, rows)):
+        if absent := [one for one in names if not files.find_picture(folder, one).is_file()]:
+            fault = f"{len(absent)} test pictures, such as {absent[0]}, are not there"
+            raise files.DataError(f"{table}: {fault}: restore them, or delete their rows")
+    frames = frames.values()
     splits = Counter(frame.split for frame in frames)
     people = Counter(name.split("/")[0] for name in folders.pictures_in(train))
     most = config.pictures_each or math.inf
@@ -371,6 +378,15 @@ def check_contract(anonymizer: Guarded, size: int) -> None:
                 "gives a face another result when it comes again or alone: treat each face by "
                 "itself, or set stochastic = True if it draws at each call"
             )
+    if hasattr(anonymizer, "state_dict"):  # else the row's checkpoints could not be read
+        kept = io.BytesIO()
+        try:
+            torch.save(anonymizer.state_dict(), kept)
+            kept.seek(0)
+            anonymizer.load_state_dict(torch.load(kept, weights_only=True))
+        except Exception:  # somebody else's code raises anything
+            fix = "give tensors and plain values, and a load_state_dict that takes them"
+            anonymizer.refuse(f"has a state_dict() that no checkpoint can bring back: {fix}")
 
 
 @functools.cache

@@ -421,12 +421,16 @@ def main(argv=None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
     args = parser.parse_args(argv)
+    if args.out.suffix.lower() != ".png":
+        parser.error(f"argument --out: {args.out} is written as a PNG: give a name in .png")
     fix = "run ppad.reproduce on it again, or name another run"
     needs = ["preset", "seeds", "rows"]
     try:
         fig4([read_json(run / "results.json", fix, needs) for run in args.runs], args.out)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    except (AttributeError, KeyError, TypeError) as error:
+        parser.error(f"a results.json is no run's ({error!r}): name finished runs")
 
 
 if __name__ == "__main__":

@@ -153,11 +153,18 @@ class Loop:
     def _load(self) -> None:
         path = self.path if self.path.exists() else self.previous
         state = read_checkpoint(path)
-        if different := unlike(state.get("settings", {}), self.settings):
+        needs = ("settings", "done", "parts")
+        if not all(isinstance(state, dict) and isinstance(state.get(one), dict) for one in needs):
+            raise LoopError(f"{path} is no checkpoint of this program: move it away to start anew")
+        if different := unlike(state["settings"], self.settings):
             fault = f"belongs to another configuration ({'; '.join(different)})"
             raise LoopError(f"{path} {fault}: choose another --out or the same settings")
-        for name, part in self.parts.items():
-            part.load_state_dict(state["parts"][name])
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state["parts"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            fault = f"does not fit this program ({str(error).splitlines()[0]})"
+            raise LoopError(f"{path} {fault}: move it away to start afresh") from error
         self.done = Counter(state["done"])
         self.seconds = state["seconds"]
         self.unlogged = state["unlogged"]
@@ -182,8 +189,11 @@ class Loop:
         self.unlogged = []
         if not optim.is_main_process():
             return
-        with self.log_path.open("a") as file:
-            file.write(json.dumps({"stage": stage, "step": step, **terms}) + "\n")
+        try:
+            with self.log_path.open("a") as file:
+                file.write(json.dumps({"stage": stage, "step": step, **terms}) + "\n")
+        except OSError as error:  # such as a full disk
+            raise files.write_error(self.log_path, error) from error
         if step == steps or time.monotonic() - self.last_print > SECONDS_BETWEEN_LINES:
             self.last_print = time.monotonic()
             values = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
@@ -318,12 +328,16 @@ def load_public_weights(network, path) -> None:
 
 
 def read_log(path) -> list[dict]:
-    """Lines of a log.jsonl up to a damaged one: a sudden stop may tear the last."""
+    """Lines of a log.jsonl up to a damaged one: a sudden stop may tear the last. Or LoopError."""
+    if not Path(path).exists():
+        fix = f"delete the folder {Path(path).parent} and give the same command again"
+        raise LoopError(f"{path} does not exist: {fix}")
     lines = []
     for text in Path(path).read_text().splitlines():
         try:
-            lines.append(json.loads(text))
-        except ValueError:
+            line = json.loads(text)
+            lines.append({**line, "stage": line["stage"], "step": line["step"]})
+        except (ValueError, KeyError, TypeError):
             break
     return lines
 

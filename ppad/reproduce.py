@@ -32,6 +32,8 @@ from ppad.optim import GIB
 ROWS = [*BASELINES, "Ours"]
 KNOWN = [*BASELINES, *VARIANTS]
 FEWER_ROWS = {"quick": ["Un-anonymized", "Blur(8x8)", "Masked", "Ours"]}  # a preset's own default
+START = ("minutes", "controls", "counts")  # what start.json holds
+ROW = ("mAP", "AP", "verification_error", "structure", "attacks", "minutes", "peak_memory_gb")
 PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, and its name there
     "modifier": ("Ours", "anonymizer"),
     "recognizer": ("Ours", "recognizer"),
@@ -184,7 +186,7 @@ class SeedRun:
         file = {"file": self.own[name].checksum} if name in self.own else {}
         if not optim.run_on_main(path.exists):
             self.train_row(name, path, file)
-        row = files.read_json(path, needs=["minutes", "attacks"])
+        row = files.read_json(path, needs=ROW)
         if not file.items() <= row.items():
             fault = f"was made with another file or class of --row {name}"
             raise LoopError(f"{path} {fault}: restore it, or choose a new name")
@@ -264,7 +266,7 @@ class SeedRun:
 def collect(args, config, rows: list, device, jobs: int) -> dict:
     """What results.json holds: `rows` of all seeds, from the files in the run folder."""
     folders = [args.out / f"seed{seed}" for seed in args.seed]
-    starts = [files.read_json(folder / "start.json", needs=["controls"]) for folder in folders]
+    starts = [files.read_json(folder / "start.json", needs=START) for folder in folders]
     found = {
         name: [files.read_json(one / files.file_name(name) / "row.json") for one in folders]
         for name in rows
@@ -278,7 +280,7 @@ def collect(args, config, rows: list, device, jobs: int) -> dict:
     # pages that processes share are counted in each of them
     memory = jobs * processes * max(row["peak_memory_gb"] or 0 for row in every_row)
     used = {"jobs": jobs, "peak_memory_gb": round(memory, 2)}
-    if gpu_memory := max(row["gpu_peak_gb"] or 0 for row in every_row):
+    if gpu_memory := max(row.get("gpu_peak_gb") or 0 for row in every_row):
         used["gpu_peak_gb_a_row"] = gpu_memory
     if processes > 1:
         used["processes"] = processes

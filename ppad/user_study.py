@@ -182,6 +182,8 @@ def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
         if path.resolve() in [given.resolve() for given in (key_path, *paths)]:
             raise files.DataError(f"{path} is the key or an answer: rename it, or give another OUT")
     key = files.read_json(key_path, KEEP, needs=["study", "q1", "q2"])
+    if not is_key(key):
+        raise files.DataError(f"{key_path} is not a study's key: give the key.json that make wrote")
     subjects = {}
     for path in paths:
         given = read_answers(path, key)
@@ -196,27 +198,44 @@ def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
     return report
 
 
+def is_key(key: dict) -> bool:
+    """Whether the key has the form that `compose` gives it."""
+    try:
+        truth = {"names": str, "choice": int}[key["q2"]["kind"]]
+        people = [type(one) is truth for one in key["q2"]["items"].values()]
+        pairs = [type(one) is bool for one in key["q1"].values()]
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return bool(pairs) and all(pairs + people)
+
+
 def read_answers(path: Path, key: dict) -> dict:
     """One subject's file, complete and of this study, or DataError."""
     given = files.read_json(path, KEEP, needs=["study", "subject", "answers"])
+    if not isinstance(given["subject"], str) or not isinstance(given["answers"], dict):
+        raise files.DataError(f"{path} is not a subject's answers: give files saved by study.html")
     if given["study"] != key["study"]:
         raise files.DataError(f"{path} belongs to another study: give answers to this key only")
-    q2 = key["q2"]
-    usable = {  # what the page can have saved
-        **dict.fromkeys(key["q1"], ("same", "different")),
-        **dict.fromkeys(q2["items"], range(CHOICES)),
-        "q3": (True, False),
-    }
-    for item, values in usable.items():
-        answer = given["answers"].get(item, {})
-        right = "answer" in answer and answer["answer"] in values
-        if item in q2["items"] and q2["kind"] == "names":
-            right = "answer" in answer and answer.get("known") in (True, False)
-        if not right:
+    for item in [*key["q1"], *key["q2"]["items"], "q3"]:
+        if not usable(item, given["answers"].get(item), key["q2"]["kind"]):
             raise files.DataError(
                 f"{path} has no usable answer to {item}: let the subject finish, or leave it out"
             )
     return given
+
+
+def usable(item: str, answer, kind: str) -> bool:
+    """Whether `answer` is one that the page can have saved for `item`."""
+    if not isinstance(answer, dict) or "answer" not in answer:
+        return False
+    value = answer["answer"]
+    if item == "q3":
+        return isinstance(value, bool)
+    if item.startswith("q1"):
+        return value in ("same", "different")
+    if kind == "choice":
+        return type(value) is int and 0 <= value < CHOICES
+    return isinstance(value, str | None) and isinstance(answer.get("known"), bool)
 
 
 def evaluate(subjects: list[dict], key: dict) -> dict:
@@ -337,6 +356,8 @@ def main(argv=None) -> int:
     add("answers", type=Path, nargs="+", help="files saved by the page")
     add("--out", type=Path, help="folder for the results (default: the key's)")
     args = parser.parse_args(argv)
+    if args.command == "make" and args.seed < 0:
+        parser.error(f"argument --seed: {args.seed} is negative: give 0 or more")
     try:
         if args.command == "make":
             make(args.run, args.out, args.seed)

@@ -74,6 +74,18 @@ def test_missing_and_broken_tables_are_named(photo_config, photos):
         evaluate.count_data(photo_config)
 
 
+@pytest.mark.parametrize(
+    "table, split", [("actions/annotations.csv", "actions"), ("faces/landmarks.csv", "faces/test")]
+)
+def test_a_listed_test_picture_that_is_not_there_is_named(photo_config, photos, table, split):
+    """The run refuses it as well."""
+    path = max((photos / split).rglob("*.*g"))
+    path.unlink()
+    name = path.relative_to(photos / split).as_posix()
+    with pytest.raises(DataError, match=f"1 test pictures, such as {name}, are not there: restore"):
+        evaluate.count_data(photo_config)
+
+
 # ------------------------------------------------------------------ needs
 
 

@@ -328,6 +328,14 @@ class Random:
 class Secretly(Random):
     stochastic = False
 
+class Functions(Random):
+    def state_dict(self):
+        return {"draw": lambda: 0}
+
+class Forgetful(Random):
+    def state_dict(self):
+        return {}
+
 class Average:
     def __call__(self, faces):
         return faces.mean(0, keepdim=True).expand_as(faces)
@@ -459,6 +467,8 @@ def test_another_class_of_the_same_file_is_another_row(tmp_path):
         ("A=own.py:Fixed", "raised IndexError"),  # on frames it meets faces of other sizes
         ("A=own.py:Other", "has .size 64, but faces are 32 px: see --face_size"),
         ("A=own.py:Text", "has .size '32', but faces are 32 px"),
+        ("A=own.py:Functions", r"has a state_dict\(\) that no checkpoint can bring back: give"),
+        ("A=own.py:Forgetful", "and a load_state_dict that takes them"),
     ],
 )
 def test_an_own_anonymizer_that_cannot_be_a_row(tmp_path, monkeypatch, text, sentence):

@@ -180,6 +180,24 @@ def test_log_does_not_depend_on_when_checkpoints_are_written(tmp_path, seconds):
     assert shown == [(5, 3.0), (10, 8.0)]
 
 
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    run = Run(tmp_path)
+    run.before = {1: lambda: (tmp_path / "log.jsonl").mkdir()}
+    with pytest.raises(OSError, match=r"cannot write .*log\.jsonl .*choose another place"):
+        run.go(3)
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", "5", '{"step": 1}'])
+def test_a_log_is_read_up_to_a_line_that_is_none(tmp_path, damage):
+    path = tmp_path / "log.jsonl"
+    line = {"stage": "train", "step": 1, "loss": 0.5}
+    path.write_text("\n".join([json.dumps(line), damage, json.dumps(line)]))
+    assert read_log(path) == [line]
+    path.unlink()
+    with pytest.raises(LoopError, match=r"log\.jsonl does not exist: delete the folder"):
+        read_log(path)
+
+
 def test_checkpoints_follow_the_clock(tmp_path):
     run = Run(tmp_path, seconds=0)
     there = []
@@ -281,14 +299,21 @@ def test_other_settings_are_refused_by_name(tmp_path, settings):
     ):
         Run(tmp_path, settings=settings).start()
     assert (tmp_path / "checkpoint.pt").read_bytes() == old
-    torch.save({"weights": torch.ones(2)}, tmp_path / "checkpoint.pt")  # of something else
-    with pytest.raises(LoopError, match="another configuration .*choose another --out"):
-        Run(tmp_path, settings=settings).start()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"weights": torch.zeros(2)}, torch.zeros(3), [1, 2], {"settings": 1, "done": {}, "parts": {}}],
+)
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path, other):
+    torch.save(other, tmp_path / "checkpoint.pt")
+    with pytest.raises(LoopError, match="is no checkpoint of this program: move it away"):
+        Run(tmp_path).start()
 
 
 def test_parts_of_another_size_are_refused(tmp_path):
     Run(tmp_path).go(3)
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(LoopError, match="does not fit this program .*move it away"):
         Run(tmp_path, width=5).start()
 
 

@@ -639,6 +639,16 @@ def test_a_json_file_that_a_crash_left_empty_is_named(copied, tiny_args, capsys,
     assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 0 and read(path)
 
 
+@pytest.mark.parametrize("name, key", [("start.json", "counts"), ("Masked/row.json", "AP")])
+def test_a_json_file_that_lacks_one_figure_is_named(copied, tiny_args, capsys, name, key):
+    path = copied / "seed0" / name
+    content = read(path)
+    del content[key]
+    path.write_text(json.dumps(content))
+    assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 2
+    assert f"{path.name} cannot be read (it lacks {key})" in capsys.readouterr().err
+
+
 def test_players_are_those_of_the_last_command(copied, tiny_args, capsys):
     assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 0
     # Its networks would be another seed's than the table's, maybe.

@@ -157,6 +157,13 @@ def test_no_run_is_one_sentence(tmp_path, capsys):
     assert "players.pt" in said and said.count("\n") == 1
 
 
+def test_a_seed_that_draws_nothing_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        user_study.main(["make", "--run", "run", "--out", "out", "--seed", "-1"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "argument --seed: -1 is negative: give 0 or more" in said
+
+
 @pytest.mark.parametrize(
     "folder, named",
     [
@@ -338,6 +345,12 @@ def spoil_values(folder):
     (folder / "b.json").write_text(json.dumps(given))
 
 
+def spoil_kind(folder):
+    given = json.loads((folder / "b.json").read_text())
+    given["answers"]["q3"] = None
+    (folder / "b.json").write_text(json.dumps(given))
+
+
 @pytest.mark.parametrize(
     "spoil, word",
     [
@@ -347,6 +360,7 @@ def spoil_values(folder):
         (spoil_incomplete, "q2-01"),
         (spoil_list, "b.json"),
         (spoil_values, "q1-00"),
+        (spoil_kind, "q3"),
     ],
 )
 def test_spoilt_files_are_refused_in_one_sentence(answered, capsys, spoil, word):
@@ -376,6 +390,10 @@ def test_a_name_that_is_wrong_is_to_be_checked(answered, capsys):
             '{"study": "s", "q1": {}}',
             r"key.json cannot be read \(it lacks q2\): restore",
         ),
+        ("key.json", '{"study": "s", "q1": 5, "q2": {}}', "not a study's key"),
+        ("key.json", '{"study": "s", "q1": {}, "q2": {"kind": [], "items": {}}}', "not a study's"),
+        ("b.json", '{"study": "s", "subject": [], "answers": {}}', "not a subject's answers"),
+        ("b.json", '{"study": "s", "subject": "b", "answers": []}', "not a subject's answers"),
     ],
 )
 def test_a_damaged_file_is_never_to_be_deleted(answered, capsys, name, text, says):
