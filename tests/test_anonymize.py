@@ -23,6 +23,7 @@ import pytest
 import torch
 from PIL import Image
 from red_square import encode, ffmpeg, find_red, red
+from test_reproduce import forked
 
 from ppad import anonymize, crop_sampler, files, movies, mtcnn, players, repainter, ssh
 from ppad.ffmpeg import sound_tracks
@@ -1036,10 +1037,9 @@ def test_a_signal_leaves_no_file(tmp_path, name):
         signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
         os.chdir(tmp_path)
         anonymize.default_finder = lambda *a: slow
-        sys.exit(anonymize.main(["a.gif", "b.gif", "--method", "mask"]))
+        return anonymize.main(["a.gif", "b.gif", "--method", "mask"])
 
-    process = multiprocessing.get_context("fork").Process(target=job)  # Python need not start
-    process.start()
+    process = forked(job)
     for _ in range(5):
         assert here.poll(60) and here.recv() == "found"
     os.kill(process.pid, number)
@@ -1416,8 +1416,7 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path):
         os.chdir(tmp_path)
         anonymize.anonymize_file(masked(finder=slow), "a.mkv", "b.mkv")
 
-    process = multiprocessing.get_context("fork").Process(target=job)
-    process.start()
+    process = forked(job)
     for _ in range(12):
         assert here.poll(60) and here.recv() == "found"
     process.kill()

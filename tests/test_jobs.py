@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_reproduce import forked, numbers, read, run, started
+from test_reproduce import numbers, read, run, started, started_fork
 
 from ppad import files, loop, optim
 from ppad.loop import Interrupted, LoopError
@@ -300,7 +300,7 @@ def test_sigterm_saves_every_row_and_ends_with_130(tiny_args, tmp_path, to_all):
     """`kill` sends it to the parent alone, a batch system to all: both as Ctrl-C."""
     words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "Masked", "--T1", "100000"]
     log = tmp_path / "messages"
-    process = forked(words, tmp_path, "seed0/Ours/sample_game_000002.png", log)
+    process = started_fork(words, tmp_path, "seed0/Ours/sample_game_000002.png", log)
     if to_all:
         os.killpg(process.pid, signal.SIGTERM)
     else:

@@ -63,17 +63,29 @@ def await_file(path, alive):
         time.sleep(0.002)
 
 
-def forked(words, out, wait_for, log=os.devnull):
-    """As `started`, in a fork of this process: Python need not start; its messages go to `log`."""
+def forked(work, log=os.devnull):
+    """A fork of this process, in a session of its own: Python need not start.
+
+    It exits with the status `work()`; what it prints goes to the file `log`.
+    """
 
     def job():
         os.setsid()
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout = open(1, "w", closefd=False)
         sys.stderr = open(2, "w", closefd=False)
-        sys.exit(run(*words, "--checkpoint_seconds", 0, "--out", out))
+        sys.exit(work())
 
     process = multiprocessing.get_context("fork").Process(target=job)
     process.start()
+    return process
+
+
+def started_fork(words, out, wait_for, log=os.devnull):
+    """As `started`, in a fork of this process."""
+    process = forked(lambda: run(*words, "--checkpoint_seconds", 0, "--out", out), log)
     await_file(out / wait_for, process.is_alive)
     assert (out / wait_for).exists(), log
     return process
@@ -928,7 +940,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
     wanted = read(copied / "results.json")
     out = tmp_path / "killed"
     for folder in ("seed0/start/detector", "seed0/Ours", "seed0/Ours/retrained"):
-        process = forked(words, out, f"{folder}/checkpoint.pt")
+        process = started_fork(words, out, f"{folder}/checkpoint.pt")
         process.kill()
         process.join()
         assert not (out / "results.json").exists()

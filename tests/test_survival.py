@@ -7,7 +7,6 @@ import io
 import os
 import random
 import shutil
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_loop import Run, lines, same
-from test_reproduce import read, run, truncate
+from test_reproduce import forked, read, run, truncate
 
 from ppad import evaluate, reproduce
 from ppad.files import WriteError
@@ -26,28 +25,10 @@ KILLS = 20
 OF_THE_MACHINE = ("minutes", "minutes_by_row", "core_minutes", "hardware")
 
 
-def forked(work, log=os.devnull):
-    """Pid of a fork that exits with the status `work()`; what it prints goes to the file `log`."""
-    pid = os.fork()
-    if pid == 0:
-        status = 99
-        try:
-            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            sys.stdout = open(1, "w", closefd=False)
-            sys.stderr = open(2, "w", closefd=False)
-            status = work()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
-    return pid
-
-
-def ended(pid):
+def ended(process):
     """Exit status of a fork, negative for the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    process.join()
+    return process.exitcode
 
 
 def result(out):
@@ -112,11 +93,11 @@ def test_killed_twenty_times_at_random_moments(unbroken, words, tmp_path):
     kills = 0
     states = set()
     while kills < KILLS:
-        pid = forked(lambda: run(*words, "--out", out))
+        process = forked(lambda: run(*words, "--out", out))
         time.sleep(chance.uniform(0, 0.6 * seconds))
-        if os.waitpid(pid, os.WNOHANG) == (0, 0):
-            os.kill(pid, 9)
-            kills += ended(pid) == -9
+        if process.is_alive():
+            process.kill()
+            kills += ended(process) == -9
             states.add(tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))))
         if (out / "results.json").exists():  # the last file written
             assert_same_run(wanted, out)
