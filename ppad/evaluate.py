@@ -423,6 +423,7 @@ def judge_row(
     left = structure(faces, data.test_faces, judges.landmark_reader, config, device)
     regions = torch.cat(data.test_actions.regions) - 0.5  # (K, 4), from a pixel's center
     sides = (regions[:, 2:].ceil() - regions[:, :2].ceil()).amax(dim=1)  # (K,) px, as they are cut
+    # smaller ones are left as they are
     left["faces_too_small"] = int((sides < getattr(game.anonymizer, "smallest", 0)).sum())
     if config.drawn:
         left["spread"] = spread(game.anonymizer, seed, drawn_test_people(config), config, device)

@@ -93,8 +93,6 @@ def write_file(path, content: str | bytes, durable: bool = True) -> None:
 
 def write_error(path, error: OSError) -> WriteError:
     """The WriteError that says what went wrong at `path` and how to fix it."""
-    if isinstance(error, WriteError):
-        return error
     full = "free some disk space and run the same command again"
     fixes = {errno.ENOSPC: full, errno.EDQUOT: full, errno.ENAMETOOLONG: "choose a shorter name"}
     fix = fixes.get(error.errno, "choose another place, or see that this one can be written")

@@ -85,7 +85,7 @@ class Loop:
         self.parts: dict[str, object] = {}
         self.done: Counter[str] = Counter()
         self.seconds = 0.0
-        self.unchecked: list[torch.Tensor] = []  # (terms,), of each step since the last check
+        self.unchecked: list[dict] = []  # terms of the steps since the last check
         self.unlogged: list[dict] = []  # checked terms of the steps since the last log line
 
     def start(self, **parts) -> None:
@@ -132,8 +132,7 @@ class Loop:
 
     def log(self, terms: dict) -> None:
         """Note the terms of this step, name -> scalar tensor; the log shows their means."""
-        self.names = list(terms)
-        self.unchecked.append(torch.stack([term.detach().float() for term in terms.values()]))
+        self.unchecked.append({name: value.detach() for name, value in terms.items()})
 
     def save(self) -> None:
         """Write the checkpoint; the one before stays as `checkpoint.prev.pt`. Raises WriteError."""
@@ -204,10 +203,12 @@ class Loop:
         """Read the terms of the unchecked steps from the device, as means of the processes."""
         if not self.unchecked:
             return
-        table = optim.all_reduce_mean(torch.stack(self.unchecked)).tolist()  # one read-back
+        names = list(self.unchecked[0])
+        rows = [torch.stack([terms[name].float() for name in names]) for terms in self.unchecked]
+        table = optim.all_reduce_mean(torch.stack(rows)).tolist()  # one read-back for all
         self.unchecked = []
         for step, row in enumerate(table, self.done[stage] - len(table) + 1):
-            self.unlogged.append(dict(zip(self.names, row)))
+            self.unlogged.append(dict(zip(names, row)))
             for name, value in self.unlogged[-1].items():
                 if not math.isfinite(value):
                     fault = f"the term '{name}' became {value} at step {step} of stage '{stage}'"

@@ -26,8 +26,6 @@ ORIGINAL_SCHEDULE = {"base": 1000.0, "gamma": 0.12, "floor": 5.0}
 # The widely used PyTorch port of it: 5 is reached at t = 2,990.
 PYTORCH_PORT_SCHEDULE = {"base": 1500.0, "gamma": 0.1, "floor": 5.0}
 
-MARGINS = (1, 2, 3, 4)  # m; 4 in Liu et al. and in the paper
-
 # Equation 1, by torchvision's names: RPN classification and regression, then Fast R-CNN's.
 DETECTION_LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
@@ -47,8 +45,7 @@ def psi(cosine: torch.Tensor, m: int = 4) -> torch.Tensor:
     which is 0 at 0, would not.
     Source: Liu et al. 2017, section 3.2. Raises ValueError for another m.
     """
-    if m not in MARGINS:
-        raise ValueError(f"m must be one of {MARGINS}, but is {m}.")
+    _check_margin(m)
     previous = torch.ones_like(cosine)
     cosine_of_multiple = cosine
     for _ in range(m - 1):  # cos((n+1) t) = 2 cos(t) cos(n t) - cos((n-1) t)
@@ -110,8 +107,7 @@ class ASoftmaxLoss(nn.Module):
         scale: float = 0.0,
     ):
         super().__init__()
-        if m not in MARGINS:
-            raise ValueError(f"m must be one of {MARGINS}, but is {m}.")
+        _check_margin(m)
         self.schedule = {"base": base, "gamma": gamma, "floor": floor}
         for name, value in {**self.schedule, "scale": scale}.items():
             if not value >= 0:
@@ -172,6 +168,11 @@ class ASoftmaxLoss(nn.Module):
         length = self.scale if self.scale else norms  # a number or (B, 1)
         logits = length * cosines  # (B, N)
         return F.cross_entropy(logits, labels, reduction=reduction)
+
+
+def _check_margin(m: int) -> None:
+    if m not in (1, 2, 3, 4):
+        raise ValueError(f"m must be 1, 2, 3 or 4, but is {m}.")
 
 
 def _check_labels(labels: torch.Tensor, identities: int) -> None:
