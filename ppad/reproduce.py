@@ -433,6 +433,7 @@ def open_folder(out: Path, preset: str, config) -> None:
 
 def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     """Figures, table, players.pt and at last results.json; the table is printed as well."""
+    say_what_goes(out / "results.json", results)
     draw(first, out, results, rows)
     texts = {name: make(results) for name, make in figures.TABLES.items()}
     for name, text in texts.items():
@@ -446,6 +447,23 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in checkup.OUTPUTS if (out / name).exists()]
     print("", *texts.values(), f"{', '.join(written)} are in {out}.", sep="\n")
+
+
+def say_what_goes(path: Path, results: dict) -> None:
+    """Name rows and seeds of the results.json at `path` that `results` lack, and mixed versions."""
+    made = {json.dumps(one) for row in results["rows"] for one in row["made_with"] if one}
+    if len(made) > 1:
+        fault = "the rows were made with different versions or on different machines"
+        print(f"{fault}, see made_with in {path}: they may differ by rounding", file=sys.stderr)
+    if not path.exists():
+        return
+    before = files.read_json(path, needs=["rows", "seeds"])
+    names = [row["name"] for row in results["rows"]]
+    gone = [row["name"] for row in before["rows"] if row["name"] not in names]
+    gone += [f"seed {seed}" for seed in before["seeds"] if seed not in results["seeds"]]
+    if gone:
+        fix = "ask for them too, which takes no training, to have them in the tables again"
+        print(f"{path} loses {', '.join(gone)}: {fix}", file=sys.stderr)
 
 
 if __name__ == "__main__":

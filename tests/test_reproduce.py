@@ -640,7 +640,9 @@ def test_a_damaged_log_is_read_up_to_the_damage(copied, tiny_args):
     assert run(*tiny_args, "--out", copied, "--rows", "Ours") == 0
 
 
-@pytest.mark.parametrize("name", ["start.json", "data.json", "Masked/row.json", "../minutes.json"])
+@pytest.mark.parametrize(
+    "name", ["start.json", "data.json", "Masked/row.json", "../minutes.json", "../results.json"]
+)
 def test_a_json_file_that_a_crash_left_empty_is_named(copied, tiny_args, capsys, name):
     path = copied / "seed0" / name
     for text, fault in (("", "Expecting value"), ("{}", "it lacks")):
@@ -661,17 +663,20 @@ def test_a_json_file_that_lacks_one_figure_is_named(copied, tiny_args, capsys, n
     assert f"{path.name} cannot be read (it lacks {key})" in capsys.readouterr().err
 
 
-def test_players_are_those_of_the_last_command(copied, tiny_args, capsys):
+def test_what_a_results_file_loses_is_said(copied, tiny_args, capsys):
     assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 0
+    said = capsys.readouterr()
+    assert "results.json loses Un-anonymized, Ours, seed 1: ask for them too" in said.err
     # Its networks would be another seed's than the table's, maybe.
-    assert not (copied / "players.pt").exists()
-    assert "players.pt" not in capsys.readouterr().out
+    assert not (copied / "players.pt").exists() and "players.pt" not in said.out
     assert run(*tiny_args, "--out", copied, "--rows", "Masked", "Ours", "--seed", 1) == 0
     assert (copied / "players.pt").exists()
+    said = capsys.readouterr().err
+    assert "results.json loses seed 0: ask for them too" in said and "versions" not in said
 
 
-def test_a_row_keeps_what_it_was_made_with(copied, tiny_args):
-    """A run may go on after an update of torch, or on another machine."""
+def test_rows_of_mixed_versions_are_named(copied, tiny_args, capsys):
+    """A run may go on after an update of torch, or on another machine: the user must know."""
     words = [*tiny_args, "--out", copied, "--rows", "Un-anonymized", "Masked"]
     assert run(*words) == 0
     made = [row["made_with"] for row in read(copied / "results.json")["rows"]]
@@ -682,6 +687,7 @@ def test_a_row_keeps_what_it_was_made_with(copied, tiny_args):
     row["made_with"]["torch"] = "2.6.0"
     path.write_text(json.dumps(row))
     assert run(*words) == 0
+    assert "made with different versions or on different machines" in capsys.readouterr().err
     made = [row["made_with"][0]["torch"] for row in read(copied / "results.json")["rows"]]
     assert made == [torch.__version__, "2.6.0"]
 
