@@ -252,7 +252,7 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     text = unicodedata.normalize("NFC", read_text(path, "table"))
     delimiter = next((mark for mark in "\t,;" if mark in text.partition("\n")[0]), ",")
     if delimiter != ",":  # decimal commas are common in such tables
-        text = re.sub(r"(?<![^\t;\n])( *-?\d+),(\d+)(?= *[\t;\r\n]| *$)", r"\1.\2", text)
+        text = re.sub(r"(?<![^\t;\n\"])( *-?\d+),(\d+)(?= *[\t;\r\n\"]| *$)", r"\1.\2", text)
     reader = csv.DictReader(StringIO(text), delimiter=delimiter)
     rows = []
     suffixes = {}  # of each plain name, as the table has it
@@ -267,7 +267,8 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
             surplus = cells.pop(None, [])
             if any(map(str.strip, surplus)):
                 fault = f"has {len(names) + len(surplus)} cells, the first line {len(names)}"
-                raise DataError(f"{where}: {fault}; put quotes about cells with commas")
+                fix = "put quotes about cells with commas, write decimals with a point"
+                raise DataError(f"{where}: {fault}; {fix}")
             row = {name: cell and cell.strip() for name, cell in cells.items()} | {"where": where}
             if "file" in columns:
                 if not row["file"]:
