@@ -204,8 +204,8 @@ def paste_faces(frames, crops, boxes):
 
     frames (B, 3, H, W); crops (K, 3, S, S) and boxes (list of B tensors (k_i, 4)) as in crop_faces.
     Returns v' (B, 3, H, W). Exactly the pixels of the frame whose center lies in a box (x1 <=
-    center < x2, likewise y) change; all others stay bit for bit. Where boxes of a frame overlap,
-    the later one in its list is on top. Without any face the frames come back unchanged.
+    center < x2, likewise y) change; all others stay the same bit for bit. Where boxes of a frame
+    overlap, the later one in its list is on top. Without any face the frames come back unchanged.
     Differentiable in crops and in frames.
 
     Bilinear. Where the crop is larger than its box, the bilinear kernel widens to the size of a
@@ -260,7 +260,7 @@ def _overlay(frames, patches, frame_of, start, end):
     low = start.clamp(min=0).minimum(limit)  # (K, 2), what lies in the frame
     high = end.clamp(min=0).minimum(limit)  # (K, 2)
     rows = torch.cat([frame_of[:, None], low, high, low - start, high - start], 1)  # (K, 9)
-    painted = list(map(torch.clone, frames))  # a list: a paste's backward copies its tensor
+    painted = list(map(torch.clone, frames))  # a list: a paste's backward copies its whole tensor
     for patch, row in zip(patches, rows.tolist(), strict=True):
         frame, x0, y0, x1, y1, u0, v0, u1, v1 = row
         painted[frame][:, y0:y1, x0:x1] = patch[:, v0:v1, u0:u1]
@@ -283,7 +283,7 @@ def cut_pixels(frames, boxes):
 
     frames and boxes as in crop_faces. Returns a list of K tensors (1, 3, s, s), in list order: the
     smallest square that starts at the box's first pixel and holds all pixels whose center lies in
-    it; border pixels are repeated beyond the frame. Raises ValueError as crop_faces does.
+    the box; border pixels are repeated beyond the frame. Raises ValueError as crop_faces does.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     height, width = frames.shape[-2:]

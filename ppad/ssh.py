@@ -8,8 +8,8 @@ Three detection modules, each on a coarser grid and for larger faces, find faces
     conv5_3, max-pooled         -> M3, a cell every 32 px, anchors 256, 512 px
 
 An anchor is a square around the center of its cell. For each, a module predicts the probability of
-a face and the shifts that fit the square to it. There are two bodies: "vgg16", as published, and
-"light" (ours): narrower, with batch norm, for a CPU, trained by `data_scripts/train_ssh.py`.
+a face and the shifts that fit the square to it. Two bodies: "vgg16", as published, and "light"
+(ours): narrower, with batch norm, for a CPU; `data_scripts/train_ssh.py` trains it.
 
 Our choices, not in the sources: frames are padded with the mean color to a multiple of 32; anchors
 sit at cell centers and may reach over the edge; no picture pyramid at test time.
@@ -59,13 +59,13 @@ RECALL_SCORE = 0.5  # ours: where a miss costs more than a false positive
 THRESHOLD = 0.6  # ours: MTCNN's lowered by 0.1, since a miss costs more
 SMALLEST_FACE = 20.0  # MTCNN's own default, px
 ABOUT = 1.5  # ours: margin searched around a lost face, in its sides (`tracks.MAX_REACH`)
-# Ours, times the smallest face. Where SSH searches too, MTCNN looks only for faces of this size or
-# more, in a third of the time. A lost face is scaled down to this size, as it may have halved.
+# Ours, times the smallest face. Where SSH searches too, MTCNN looks only for faces at least this
+# large, in a third of the time. A lost face is scaled down to this size, as it may have halved.
 LARGER = 2
 CUT = 20  # ours: a larger mean change of pixels (0-255) between frames is a cut
-EVERY = 16  # ours: compare every 16th row and column; a face has some
+EVERY = 16  # ours: compare every 16th row and column; a face has several
 NOTICED = 8  # ours: a pixel's change (0-255) that exceeds camera noise
-BRIGHT = 0.45  # ours: mean brightness (0-1) of lifted shadows
+BRIGHT = 0.45  # ours: mean (0-1) to which shadows are lifted
 GAMMA = 0.6
 
 
@@ -228,7 +228,7 @@ class SSH(nn.Module):
 def anchors_for(height, width):
     """All anchors of a frame padded to a multiple of 32 px, in the order of the network's outputs.
 
-    Returns xyxy px (N, 4), ordered by module, row, column, side; the modules (0, 1, 2) (N,).
+    Returns xyxy px (N, 4), by module, row, column and side, and the modules (0, 1, 2) (N,).
     """
     boxes = []
     modules = []
@@ -329,7 +329,7 @@ class RecallFinder:
         self.larger_face = LARGER * self.mtcnn.config.min_face
 
     def __call__(self, frames):
-        """Boxes of frames (H, W, 3) uint8, each searched separately."""
+        """Boxes of frames (H, W, 3) uint8, each searched alone."""
         return [self._both(frame[None])[0] for frame in frames]
 
     def _both(self, frames):
@@ -350,7 +350,7 @@ class RecallFinder:
         tracked = torch.zeros(0, 4)  # where R-net and O-net saw faces
         found = []
         for i, frame in enumerate(frames):
-            first = i == 0 or difference(frames[i - 1], frame).mean() > CUT
+            first = i == 0 or difference(frames[i - 1], frame).mean() > CUT  # of a scene
             tracked, lost = self._confirm(frame, tracked[:0] if first else tracked)
             tracked = joined(tracked, self._search_near(self, frame, lost))
             if first or i == middle:
