@@ -1,8 +1,8 @@
 """The data of an experiment, and rows of Table 1 with attackers the paper did not try (Sec. 5).
 
-A row is measured on pictures nobody trained on: mAP of its A on anonymized test frames (Sec. 5.1),
-verification errors of all attackers on its anonymized test faces (see `ppad.attackers`), and how
-much of the face's structure is left.
+A row is measured on pictures that no network was trained on: mAP of its A on anonymized test frames
+(Sec. 5.1), verification errors of all attackers on anonymized test faces (see `ppad.attackers`),
+and how much of the faces' structure is preserved.
 """
 
 import functools
@@ -30,7 +30,7 @@ from ppad.players import LandmarkReader
 
 INVERTING = ("inverting_never_saw", "inverting_other_architecture")
 ATTACKERS = ("own", "never_saw", "other_architecture", "retrained", *INVERTING)
-# Sec. 5.1: CASIA-WebFace without its three people of LFW; DALY's classes
+# Sec. 5.1: CASIA-WebFace without the three people who are in LFW; DALY's classes
 ASSUMED = {"train_people": 10572, "classes": 10}
 SETS = ("train_faces", "test_faces", "train_frames", "test_frames")  # in order of reading
 
@@ -40,7 +40,7 @@ SETS = ("train_faces", "test_faces", "train_frames", "test_frames")  # in order 
 
 @dataclass
 class Data:
-    """The four sets and the pairs. The test people are in neither training set."""
+    """The four sets and the pairs. No test person is in a training set."""
 
     faces: datasets.FaceSet  # F
     actions: datasets.ActionSet  # V
@@ -49,7 +49,7 @@ class Data:
     pairs: datasets.Pairs  # of test_faces
 
     def counts(self) -> dict[str, int]:
-        """How much there is to learn from and to test on."""
+        """How many pictures, people and pairs there are to train and test on."""
         return {
             "train_faces": len(self.faces),
             "train_people": int(self.faces.identities.max()) + 1,
@@ -63,26 +63,26 @@ class Data:
         }
 
     def fingerprints(self) -> dict[str, str]:
-        """A checksum of each set, by which it is known wherever it lies."""
+        """A checksum of each set, which does not depend on its folder."""
         sets = (self.faces, self.test_faces, self.actions, self.test_actions)
-        known = {name: one.fingerprint() for name, one in zip(SETS, sets)}
+        checksums = {name: one.fingerprint() for name, one in zip(SETS, sets)}
         pairs = (self.pairs.first, self.pairs.second, self.pairs.same, self.pairs.folds)
-        known["pairs"] = datasets.checksum(*(part.tolist() for part in pairs))
-        return {f"{name}_checksum": value for name, value in known.items()}
+        checksums["pairs"] = datasets.checksum(*(part.tolist() for part in pairs))
+        return {f"{name}_checksum": value for name, value in checksums.items()}
 
 
 def load_data(config, seed: int) -> Data:
-    """The data of one seed, drawn or read. Raises DataError for what is missing or wrong."""
+    """Draw or read the data of one seed. Raises DataError for what is missing or wrong."""
     return draw_data(config, seed) if config.drawn else read_data(config)
 
 
 def drawn_test_people(config) -> range:
-    """The toy world's people of the test sets, of whom none is trained on."""
+    """The toy world's people in the test sets; none of them is in a training set."""
     return range(config.train_identities, config.train_identities + config.test_identities)
 
 
 def draw_data(config, seed: int) -> Data:
-    """The toy world of one seed; its test people and scenes are not those of the training."""
+    """Draw the toy world of one seed; training and test share no people and no scenes."""
     people = range(config.train_identities)
     others = drawn_test_people(config)
     side = config.frame_height
@@ -98,12 +98,12 @@ def draw_data(config, seed: int) -> Data:
 
 
 def read_data(config) -> Data:
-    """The prepared folders. Sets that do not fit into what is left of `memory_gb` stay in files."""
+    """Read the prepared folders. Sets that exceed the rest of `memory_gb` stay in their files."""
     train, test, marks, pairs, *tables = prepared(config)
     stills = Path(config.actions)
     frame = (config.frame_height, config.frame_width)
     limits = (config.train_identities, config.pictures_each)
-    # a training set may do without bad pictures; a test set must not shrink
+    # a training set may skip bad pictures; a test set must not shrink
     readers = (
         (datasets.read_faces, "skip", (train, marks, config.face_size, *limits)),
         (datasets.read_faces, "error", (test, marks, config.face_size)),
@@ -128,7 +128,7 @@ def read_data(config) -> Data:
 
 
 def prepared(config) -> list[Path]:
-    """The paths below; DataError names all that are missing, or people in train/ and in test/."""
+    """The paths listed below. DataError if some are missing, or train/ and test/ share people."""
     in_faces = ("train", "test", "landmarks.csv", "pairs_test.txt")
     paths = [Path(config.faces, name) for name in in_faces]
     paths += [Path(config.actions, name) for name in ("annotations.csv", "faces.csv")]
@@ -140,7 +140,7 @@ def prepared(config) -> list[Path]:
 
 
 def count_data(config) -> dict[str, int]:
-    """What folders and tables promise, as `Data.counts`; nothing is decoded. Raises DataError."""
+    """As `Data.counts`, by folders and tables alone; nothing is decoded. Raises DataError."""
     if config.drawn:
         return {
             "train_faces": config.train_identities * config.pictures_each,
@@ -178,7 +178,7 @@ def count_data(config) -> dict[str, int]:
 
 
 def needs(config, train_people: int, classes: int, rows: int = 11) -> dict[str, float]:
-    """GiB for `training` and of `disk`, see `optim.needs`; nothing is allocated."""
+    """GiB of memory for `training` and of `disk`, see `optim.needs`; nothing is allocated."""
     config = replace(config, detector_weights="", recognizer_weights="")
     with torch.device("meta"):
         recognizer = players.make_recognizer(config, train_people)
@@ -192,7 +192,7 @@ def needs(config, train_people: int, classes: int, rows: int = 11) -> dict[str, 
 
 @dataclass
 class Judges:
-    """The networks that evaluate every row of one seed; all trained on originals only."""
+    """The networks that evaluate all rows of a seed; all are trained on originals only."""
 
     never_saw: nn.Module
     other_architecture: nn.Module
@@ -201,7 +201,7 @@ class Judges:
 
 @torch.no_grad()
 def action_ap(detector, anonymizer, actions, config, device="cpu") -> tuple[float, dict]:
-    """mAP and AP by class (frame-mAP at IoU 0.5, Sec. 5.1) on frames with anonymized faces.
+    """Frame-mAP at IoU 0.5 and AP by class (Sec. 5.1), on frames with anonymized faces.
 
     detector: A, or anything with `.detect(frames)`. actions: `datasets.ActionSet` of test frames.
     Returns the mean and {class: AP}; nan for a class that no frame shows.
@@ -210,19 +210,19 @@ def action_ap(detector, anonymizer, actions, config, device="cpu") -> tuple[floa
     truths = []
     for indices in torch.arange(len(actions)).split(max(1, config.eval_batch // 8)):
         frames, targets, boxes = actions.batch(indices, device=device)  # frames (B, 3, H, W)
-        for found in detector.detect(repaint(frames, boxes, anonymizer)):
-            detections.append({key: value.cpu() for key, value in found.items()})
+        for detected in detector.detect(repaint(frames, boxes, anonymizer)):
+            detections.append({key: value.cpu() for key, value in detected.items()})
         truths += targets
     mean, per_class = metrics.frame_map(detections, truths, len(actions.classes))
     return mean, {name: float(value) for name, value in zip(actions.classes, per_class)}
 
 
 def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
-    """95 % interval of `verify(first, second, data.pairs)["error"]`: identities are drawn anew."""
+    """95 % interval of `verify(first, second, data.pairs)["error"]` by resampling identities."""
     pairs = data.pairs
     a = first[pairs.first]  # (P, 2E)
     b = second[pairs.second]  # (P, 2E)
-    wrong = ~metrics.fold_accuracy(a, b, pairs.same, pairs.folds).correct  # (P,), thresholds kept
+    wrong = ~metrics.fold_accuracy(a, b, pairs.same, pairs.folds).correct  # (P,), fixed thresholds
     people = data.test_faces.identities[torch.stack([pairs.first, pairs.second], dim=1)]  # (P, 2)
     return metrics.bootstrap_identities(
         lambda chosen: float(wrong[chosen].mean()), people.numpy(), seed=seed
@@ -232,19 +232,19 @@ def error_interval(first, second, data: Data, seed: int) -> tuple[float, float]:
 def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) -> dict:
     """Every attacker's figures on one row's anonymized test faces.
 
-    attackers: for each of ATTACKERS, name -> (recognizer, what it is shown of the anonymized test
-    faces: (N, 3, S, S) or `FaceSet.floats()`).
+    attackers: for each of ATTACKERS, name -> (recognizer, the anonymized test faces as it sees
+    them: (N, 3, S, S) or `FaceSet.floats()`).
 
     Returns for each attacker `both` (both pictures of a pair modified) and `probe` (original
     against modified), each as `attackers.verify`, its error on `originals` and its `rank1` rate.
-    `strongest` is the lowest error that any reaches in either way, the figure to quote as privacy,
+    `strongest` is the lowest of all these errors on modified faces, the figure to quote as privacy,
     with a 95 % interval by bootstrap over identities.
     """
     originals = data.test_faces.floats()
     landmarks = data.test_faces.landmarks
     people = data.test_faces.identities  # (N,)
     gallery = np.unique(people.numpy(), return_index=True)[1]  # the first picture of each person
-    probe = np.setdiff1d(np.arange(len(people)), gallery)  # all others
+    probe = np.setdiff1d(np.arange(len(people)), gallery)  # all other pictures
     report = {}
     compared = {}  # (error, attacker, pictures) -> features (N, 2E) of first and second pictures
     for name, (recognizer, modified) in attackers.items():
@@ -267,9 +267,9 @@ def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) ->
 
 
 def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
-    """What belongs beside every privacy figure: the evaluators on originals.
+    """The evaluators on originals: figures that belong beside every privacy figure.
 
-    Bad alignment, too, costs an intact recognizer its accuracy, and must not pass for privacy.
+    Wrong alignment, too, makes a good recognizer fail; that is not privacy.
     """
     pictures = data.test_faces.floats()
     landmarks = data.test_faces.landmarks
@@ -282,8 +282,8 @@ def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
             "originals": verify(good, good, data.pairs),
             "misaligned_originals": verify(bad, bad, data.pairs),
         }
-    left = structure(pictures, data.test_faces, judges.landmark_reader, config, device)
-    report["landmark_reader_on_originals"] = left["landmark_error"]
+    looks = structure(pictures, data.test_faces, judges.landmark_reader, config, device)
+    report["landmark_reader_on_originals"] = looks["landmark_error"]
     faceless = sum(len(boxes) == 0 for boxes in data.test_actions.face_boxes)
     report["frames_without_face"] = faceless / len(data.test_actions)
     return report
@@ -294,7 +294,7 @@ def controls(judges: Judges, data: Data, config, device="cpu") -> dict:
 
 @dataclass
 class OwnRow:
-    """An anonymizer that is no part of this package, as a row: `--row NAME=FILE.py:CLASS`."""
+    """A row with an anonymizer from outside this package: `--row NAME=FILE.py:CLASS`."""
 
     name: str
     make: Callable  # device -> `Guarded`
@@ -302,11 +302,11 @@ class OwnRow:
 
 
 class Guarded:
-    """An anonymizer of the user's own, which gets copies, and whose every answer is checked."""
+    """Wraps a user's anonymizer: gives it copies of the faces and checks what it returns."""
 
     def __init__(self, anonymizer, where: str):
         self.anonymizer = anonymizer
-        self.where = where  # how sentences about it begin
+        self.where = where  # how error messages begin
         for name in ("size", "smallest", "stochastic", "state_dict", "load_state_dict"):
             if hasattr(anonymizer, name):
                 setattr(self, name, getattr(anonymizer, name))
@@ -391,7 +391,7 @@ def check_contract(anonymizer: Guarded, size: int) -> None:
 
 @functools.cache
 def face_finder(device="cpu") -> MTCNN | None:
-    """MTCNN, or None if its weights are not there; that is said once."""
+    """MTCNN, or None if its weights are missing, with one message a process."""
     try:
         return MTCNN.load().to(device)
     except ValueError as error:
@@ -402,11 +402,11 @@ def face_finder(device="cpu") -> MTCNN | None:
 def judge_row(
     game, attacker, inverter, judges: Judges, data: Data, config, seed: int, folder=None
 ) -> dict:
-    """One row of one seed, as `row.json` keeps it; game: a `trainer.Game`, played.
+    """Evaluate one row of one seed: the content of `row.json`.
 
-    attacker, inverter: of `attackers`. folder: where the anonymized faces lie meanwhile.
+    game: `trainer.Game`, played. attacker, inverter: of `attackers`. folder: for temporary files.
     """
-    torch.manual_seed(seed)  # an M that draws is judged alike, whatever was done before
+    torch.manual_seed(seed)  # an M that draws gives the same faces at each evaluation
     device = game.device
     mean, per_class = action_ap(game.detector, game.anonymizer, data.test_actions, config, device)
     modified = RepaintedFaces(data.test_faces, game.anonymizer, config, device, folder)
@@ -420,15 +420,15 @@ def judge_row(
         "inverting_never_saw": (judges.never_saw, restored),
         "inverting_other_architecture": (judges.other_architecture, restored),
     }
-    left = structure(faces, data.test_faces, judges.landmark_reader, config, device)
-    regions = torch.cat(data.test_actions.regions) - 0.5  # (K, 4), from a pixel's center
-    sides = (regions[:, 2:].ceil() - regions[:, :2].ceil()).amax(dim=1)  # (K,) px, as they are cut
-    # smaller ones are left as they are
-    left["faces_too_small"] = int((sides < getattr(game.anonymizer, "smallest", 0)).sum())
+    looks = structure(faces, data.test_faces, judges.landmark_reader, config, device)
+    regions = torch.cat(data.test_actions.regions) - 0.5  # (K, 4), relative to pixel centers
+    sides = (regions[:, 2:].ceil() - regions[:, :2].ceil()).amax(dim=1)  # (K,) whole px, as cut
+    # smaller faces stay unchanged
+    looks["faces_too_small"] = int((sides < getattr(game.anonymizer, "smallest", 0)).sum())
     if config.drawn:
-        left["spread"] = spread(game.anonymizer, seed, drawn_test_people(config), config, device)
+        looks["spread"] = spread(game.anonymizer, seed, drawn_test_people(config), config, device)
     elif (finder := face_finder(device)) is not None:
-        left |= found_again(faces, data.test_faces, finder, config)
+        looks |= found_again(faces, data.test_faces, finder, config)
     report = privacy(attackers, data, config, device, seed)
     error = {attack: report[attack]["both"]["error"] for attack in ATTACKERS}
     error["inverting"] = min(error[attack] for attack in INVERTING)
@@ -438,29 +438,29 @@ def judge_row(
         "mAP": mean,
         "AP": per_class,
         "verification_error": error,
-        "structure": left,
+        "structure": looks,
         "attacks": report,
         "made_with": optim.made_with(),
     }
 
 
 def mean_or_none(values: list[float | None]) -> float | None:
-    """Mean without nan and None; None where nothing is left (a class that no test frame shows)."""
+    """Mean without nan and None; None if nothing is left (a class that no frame shows)."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     return float(np.mean(known)) if known else None
 
 
 def summarize(rows: list[dict]) -> dict:
-    """The rows of one name over its seeds, as `judge_row` returns them, as one row."""
+    """Combine one row's results of all seeds, as `judge_row` returns them."""
     errors = [row["verification_error"] for row in rows]
-    left = [row["structure"] for row in rows]
-    kinds = [kind for kind in left[0] if all(kind in one for one in left)]
+    looks = [row["structure"] for row in rows]
+    kinds = [kind for kind in looks[0] if all(kind in one for one in looks)]
     return {
         "name": rows[0]["name"],
         "mAP": over_seeds([row["mAP"] for row in rows]),
         "AP": {name: mean_or_none([row["AP"][name] for row in rows]) for name in rows[0]["AP"]},
         "verification_error": {key: over_seeds([one[key] for one in errors]) for key in errors[0]},
-        "structure": {kind: mean_or_none([one[kind] for one in left]) for kind in kinds},
+        "structure": {kind: mean_or_none([one[kind] for one in looks]) for kind in kinds},
         "attacks": [row["attacks"] for row in rows],
-        "made_with": [row.get("made_with") for row in rows],  # older rows do not say it
+        "made_with": [row.get("made_with") for row in rows],  # older rows lack it
     }

@@ -2,7 +2,7 @@
 
     python -m ppad.reproduce [--preset toy] [--out runs/toy] [--rows Ours Masked ...] [--seed 0 1 2]
 
-What is done is skipped: run the same command again after any stop, or with more rows or seeds.
+Finished parts are skipped: run the same command again after any stop, or with more rows or seeds.
 ppad/README.md lists the files of a run folder.
 """
 
@@ -31,10 +31,10 @@ from ppad.optim import GIB
 
 ROWS = [*BASELINES, "Ours"]
 KNOWN = [*BASELINES, *VARIANTS]
-FEWER_ROWS = {"quick": ["Un-anonymized", "Blur(8x8)", "Masked", "Ours"]}  # a preset's own default
-START = ("minutes", "controls", "counts")  # what start.json holds
+FEWER_ROWS = {"quick": ["Un-anonymized", "Blur(8x8)", "Masked", "Ours"]}  # presets' own defaults
+START = ("minutes", "controls", "counts")  # keys of start.json
 ROW = ("mAP", "AP", "verification_error", "structure", "attacks", "minutes", "peak_memory_gb")
-PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, and its name there
+PLAYERS = {  # parts of players.pt: folder of the checkpoint in a seed's folder, and name in it
     "modifier": ("Ours", "anonymizer"),
     "recognizer": ("Ours", "recognizer"),
     "detector": ("Ours", "detector"),
@@ -42,16 +42,16 @@ PLAYERS = {  # in players.pt: the folder of a seed that holds its checkpoint, an
     "detector_start": ("start/detector", "detector"),
     "other": ("judges/other_architecture", "network"),
     "reader": ("judges/landmark_reader", "network"),
-    # where that row is run: the paper's kind of M, for the lessons
+    # if that row is run: an M of the paper's kind, for the lessons
     "plain_modifier": ("Ours_ascent", "anonymizer"),
     "plain_recognizer": ("Ours_ascent", "recognizer"),
     "plain_detector": ("Ours_ascent", "detector"),
 }
-PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")  # results.json: names only
+PATHS = ("faces", "actions", "detector_weights", "recognizer_weights")  # fields that are paths
 
 
 def parse(argv):
-    """Command line to (namespace, config). A wrong flag or value ends with a sentence, status 2."""
+    """Parse the command line: (namespace, config). A wrong flag ends with a sentence, status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m ppad.reproduce",
         description=__doc__.split("\n")[0],
@@ -84,10 +84,10 @@ def parse(argv):
 
 
 class SeedRun:
-    """One seed of a run: what is trained before all rows, and each row.
+    """One seed of a run: the networks that are trained before all rows, and each row.
 
-    Every method trains what it returns, or reads it from its checkpoint where that is done. data:
-    None: load them. own: `evaluate.OwnRow` by name.
+    Each method trains what it returns, or reads it from its checkpoint if that is finished.
+    data: None to load them. own: `evaluate.OwnRow` by name.
     """
 
     def __init__(self, config, folder: Path, seed: int, device, data=None, own=None):
@@ -102,14 +102,14 @@ class SeedRun:
         optim.run_on_main(self.check_unchanged)
 
     def check_unchanged(self) -> None:
-        """Refuse (LoopError) to go on with other data than this folder began with, in any place."""
+        """Raise LoopError if the data differ from those with which this folder began."""
         path = self.folder / "data.json"
         data = self.data
-        known = {**data.counts(), "classes": data.actions.classes, **data.fingerprints()}
+        found = {**data.counts(), "classes": data.actions.classes, **data.fingerprints()}
         if not path.exists():
-            files.write_file(path, json.dumps(known, indent=1))
-        before = files.read_json(path, needs=known)
-        for name, now in known.items():
+            files.write_file(path, json.dumps(found, indent=1))
+        before = files.read_json(path, needs=found)
+        for name, now in found.items():
             if now != before[name]:
                 raise LoopError(
                     f"{name} was {before[name]} when this run began and is {now} now: restore the "
@@ -117,12 +117,12 @@ class SeedRun:
                 )
 
     def loop(self, place: str, title: str = "", **changes) -> Loop:
-        """The training loop in the folder `place` of this seed; changes: of its settings."""
+        """The training loop in the subfolder `place`; changes: settings that differ."""
         times = (self.config.log_every, self.config.checkpoint_seconds)
         return Loop(self.folder / place, title, self.seed, self.settings | changes, *times)
 
     def recognizer(self):
-        """D trained on originals, where every row starts."""
+        """D trained on originals, from which every row starts."""
         torch.manual_seed(self.seed)
         people = self.data.counts()["train_people"]
         recognizer = players.make_recognizer(self.config, people).to(self.device)
@@ -133,7 +133,7 @@ class SeedRun:
         )
 
     def detector(self):
-        """A trained on originals, where every row starts."""
+        """A trained on originals, from which every row starts."""
         torch.manual_seed(self.seed)
         classes = len(self.data.actions.classes)
         detector = players.make_detector(self.config, classes).to(self.device)
@@ -153,11 +153,11 @@ class SeedRun:
         return attackers.train_landmark_reader(self.data.faces, self.config, training, self.device)
 
     def judges(self) -> evaluate.Judges:
-        """What all rows are measured with."""
+        """The networks that measure all rows."""
         return evaluate.Judges(self.recognizer(), self.other(), self.landmark_reader())
 
     def controls(self) -> None:
-        """Write start.json, once: the evaluators on originals, and the minutes that starts took."""
+        """Write start.json, once: the evaluators on originals, and minutes of training so far."""
         path = self.folder / "start.json"
         if path.exists():
             return
@@ -172,8 +172,8 @@ class SeedRun:
         files.write_file(path, json.dumps(start, indent=1))
 
     def make_anonymizer(self, name: str):
-        """A row's anonymizer as it is before the game, the same at each call."""
-        torch.manual_seed(self.seed)  # in several processes all start with the same weights
+        """A row's anonymizer before the game, the same at each call."""
+        torch.manual_seed(self.seed)  # the same weights in all processes
         if name in VARIANTS:
             return players.make_modifier(dataclasses.replace(self.config, **VARIANTS[name]))
         if name in self.own:
@@ -181,7 +181,7 @@ class SeedRun:
         return make_baseline(name, seed=self.seed)
 
     def row(self, name: str) -> None:
-        """Train and evaluate one row, unless that is done, and show its line of Table 1."""
+        """Train and evaluate one row unless it is finished, and print its line of Table 1."""
         path = self.folder / files.file_name(name) / "row.json"
         file = {"file": self.own[name].checksum} if name in self.own else {}
         if not optim.run_on_main(path.exists):
@@ -194,7 +194,7 @@ class SeedRun:
             files.print_progress(figures.screen_line(name, row), end=True)
 
     def train_row(self, name: str, path: Path, file: dict) -> None:
-        """Train and evaluate one row and write its result to `path`; file: of an own row."""
+        """Train and evaluate one row, write the result to `path`. file: an own row's checksum."""
         began = time.monotonic()
         changes = VARIANTS.get(name, {})
         config = dataclasses.replace(self.config, **changes)
@@ -230,7 +230,7 @@ class SeedRun:
         optim.run_on_main(judge)
 
     def trained(self, place: str, part: str) -> dict:
-        """State dict of a part of the checkpoint in the folder `place` of this seed."""
+        """State dict of a part of the checkpoint in the subfolder `place`."""
         return loop.read_checkpoint(self.folder / place / "checkpoint.pt")["parts"][part]
 
     def finished(self, name: str):
@@ -242,20 +242,20 @@ class SeedRun:
         return anonymizer
 
     def inverter(self, name: str):
-        """The network that a finished row's inverting attackers use."""
+        """The network of a finished row's inverting attackers."""
         inverter = attackers.make_inverter(self.config)
         inverter.load_state_dict(self.trained(f"{files.file_name(name)}/inverting", "network"))
         return inverter.to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()
     def faces(self, indices: list[int], anonymizer=identity) -> torch.Tensor:
-        """Some test faces, anonymized, (n, 3, S, S) on the CPU."""
+        """Anonymized test faces, (n, 3, S, S) on the CPU."""
         pictures, _, _ = self.data.test_faces.batch(indices, device=self.device)  # (n, 3, S, S)
         return anonymizer(pictures).cpu()
 
     @torch.no_grad()
     def frames(self, indices: list[int], anonymizer=identity) -> torch.Tensor:
-        """Some test frames with their faces repainted in place, (n, 3, H, W) on the CPU."""
+        """Test frames with repainted faces, (n, 3, H, W) on the CPU."""
         frames, _, boxes = self.data.test_actions.batch(indices, device=self.device)
         return repaint(frames, boxes, anonymizer).cpu()
 
@@ -264,7 +264,7 @@ class SeedRun:
 
 
 def collect(args, config, rows: list, device, jobs: int) -> dict:
-    """What results.json holds: `rows` of all seeds, from the files in the run folder."""
+    """The content of results.json: `rows` of all seeds, from the files in the run folder."""
     folders = [args.out / f"seed{seed}" for seed in args.seed]
     starts = [files.read_json(folder / "start.json", needs=START) for folder in folders]
     found = {
@@ -277,19 +277,19 @@ def collect(args, config, rows: list, device, jobs: int) -> dict:
         for name, per_seed in found.items()
     }
     processes = optim.world_size()
-    # pages that processes share are counted in each of them
+    # memory that processes share is counted in each of them
     memory = jobs * processes * max(row["peak_memory_gb"] or 0 for row in every_row)
     used = {"jobs": jobs, "peak_memory_gb": round(memory, 2)}
     if gpu_memory := max(row.get("gpu_peak_gb") or 0 for row in every_row):
         used["gpu_peak_gb_a_row"] = gpu_memory
     if processes > 1:
         used["processes"] = processes
-    fields = presets.as_fields(config)  # results.json is shared: paths are cut to their names
+    fields = presets.as_fields(config)  # of paths only the last name, as results.json is published
     return {
         "preset": args.preset,
         "hardware": optim.hardware(device) | used,
         "versions": optim.versions(),
-        "minutes": round(files.read_json(args.out / "minutes.json")["minutes"], 2),  # of all calls
+        "minutes": round(files.read_json(args.out / "minutes.json")["minutes"], 2),  # all commands
         "core_minutes": round(sum(one["minutes"] for one in starts + every_row), 2),
         "minutes_by_row": minutes,
         "seeds": args.seed,
@@ -302,15 +302,15 @@ def collect(args, config, rows: list, device, jobs: int) -> dict:
 
 
 def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
-    """The figures of a finished run, from test pictures of its first seed."""
-    torch.manual_seed(run.seed)  # an M that draws paints the same at each call
+    """Draw the figures of a finished run, from test pictures of its first seed."""
+    torch.manual_seed(run.seed)  # an M that draws gives the same faces at each call
     best = "Ours" if "Ours" in rows else rows[-1]
     people = grouped(run.data.test_faces.identities.tolist()).values()
     shown = [pictures[0] for pictures in eight_of(people)]
     groups = [pictures[:6] for pictures in eight_of(p for p in people if len(p) >= 4)]
     actions = run.data.test_actions
     with_face = [i for i, boxes in enumerate(actions.face_boxes) if len(boxes)]
-    clips = [  # folders with four frames; one named after an action holds stills of many people
+    clips = [  # folders with four frames, but not those named after an action: stills, many people
         [with_face[i] for i in frames[:4]]
         for folder, frames in grouped(Path(actions.names[i]).parent for i in with_face).items()
         if len(frames) >= 4 and folder.name not in ("", *actions.classes)
@@ -342,7 +342,7 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
 
 
 def eight_of(things) -> list:
-    """Eight of them at most, the same at each call."""
+    """At most eight of them, the same at each call."""
     things = list(things)
     return random.Random(0).sample(things, min(8, len(things)))
 
@@ -356,16 +356,16 @@ def main(argv=None) -> int:
 
 
 def run(args, config) -> None:
-    """All seeds and rows, then table and figures."""
+    """Train all seeds and rows, then write tables and figures."""
     own = {}
     for row in (evaluate.read_own_row(text, config.face_size) for text in args.row):
         others = ("start", "judges", "data.json", "start.json", *KNOWN, *own)
         taken = [files.file_name(name).casefold() for name in others]
-        if files.file_name(row.name).casefold() in taken:  # one folder, on some systems
+        if files.file_name(row.name).casefold() in taken:  # some systems ignore case
             raise ValueError(f"--row {row.name}: that name is taken: choose another")
         own[row.name] = row
     rows = [name for name in KNOWN if name in args.rows] + list(own)  # the paper's order
-    device, jobs = choose_device_and_jobs(args, config)  # now: files of rows may use the GPU
+    device, jobs = choose_device_and_jobs(args, config)  # now, as the rows' files may use the GPU
     if args.check:
         if optim.launched_processes() > 1:
             raise ValueError("--check looks at one process: give the command without torchrun")
@@ -387,16 +387,16 @@ def run(args, config) -> None:
 
 
 def train_rows(args, config, rows: list, own: dict, device, jobs: int) -> SeedRun:
-    """Train and evaluate what is not done yet, seed by seed. Returns the first seed's run."""
+    """Train and evaluate what is unfinished, seed by seed. Returns the first seed's run."""
     first = None
     for seed in args.seed:
-        data = first.data if first and not config.drawn else None  # folders: same for each seed
+        data = first.data if first and not config.drawn else None  # seeds share data from folders
         one = SeedRun(config, args.out / f"seed{seed}", seed, device, data, own)
         first = first or one
         starts = (one.detector, one.recognizer, one.other, one.landmark_reader)
         loop.side_by_side({f"start: {train.__name__}": train for train in starts}, jobs)
         loop.side_by_side({"controls": functools.partial(optim.run_on_main, one.controls)}, jobs)
-        # M's rows first: they take longest, and the other rows use the other cores meanwhile
+        # rows with an M take longest, so they start first, beside the others
         order = sorted(rows, key=lambda name: name not in VARIANTS)
         if optim.is_main_process():
             files.print_progress(figures.screen_line(f"Method, seed {seed}"), end=True)
@@ -405,7 +405,7 @@ def train_rows(args, config, rows: list, own: dict, device, jobs: int) -> SeedRu
 
 
 def choose_device_and_jobs(args, config) -> tuple[str, int]:
-    """The device and the number of jobs, given or chosen; ValueError for what cannot be."""
+    """The device and the number of jobs, as given or chosen. ValueError for what cannot work."""
     device = config.device
     if device != "auto":
         optim.check_device(device)
@@ -424,21 +424,21 @@ def choose_device_and_jobs(args, config) -> tuple[str, int]:
 
 
 def open_folder(out: Path, preset: str, config) -> None:
-    """Put the settings into the run's folder; ValueError if it holds a run with others."""
+    """Write the settings into the run's folder. ValueError if it holds a run with others."""
     checkup.check_free(out, preset, config)
     files.write_file(out / "config.json", presets.as_json(config, preset))
     for path in [*out.glob(".*"), *out.glob("seed*/**/.*")]:
-        files.unlink_unfinished(path)  # of this run, when it was killed
+        files.unlink_unfinished(path)  # from when this run was killed
 
 
 def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
-    """Figures, table, players.pt and at last results.json; the table is printed as well."""
-    say_what_goes(out / "results.json", results)
+    """Write figures, tables, players.pt and, last, results.json; print the tables."""
+    warn_of_changes(out / "results.json", results)
     draw(first, out, results, rows)
     texts = {name: make(results) for name, make in figures.TABLES.items()}
     for name, text in texts.items():
         files.write_file(out / name, text)
-    (out / "players.pt").unlink(missing_ok=True)  # an earlier command's, of other seeds maybe
+    (out / "players.pt").unlink(missing_ok=True)  # an earlier command's, perhaps of other seeds
     if "Ours" in rows:
         done = list(map(files.file_name, rows))
         found = {name: at for name, at in PLAYERS.items() if "/" in at[0] or at[0] in done}
@@ -449,21 +449,21 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     print("", *texts.values(), f"{', '.join(written)} are in {out}.", sep="\n")
 
 
-def say_what_goes(path: Path, results: dict) -> None:
-    """Name rows and seeds of the results.json at `path` that `results` lack, and mixed versions."""
-    made = {json.dumps(one) for row in results["rows"] for one in row["made_with"] if one}
-    if len(made) > 1:
+def warn_of_changes(path: Path, results: dict) -> None:
+    """Print which rows and seeds of the file at `path` `results` lack, and if versions differ."""
+    versions = {json.dumps(one) for row in results["rows"] for one in row["made_with"] if one}
+    if len(versions) > 1:
         fault = "the rows were made with different versions or on different machines"
         print(f"{fault}, see made_with in {path}: they may differ by rounding", file=sys.stderr)
     if not path.exists():
         return
     before = files.read_json(path, needs=["rows", "seeds"])
     names = [row["name"] for row in results["rows"]]
-    gone = [row["name"] for row in before["rows"] if row["name"] not in names]
-    gone += [f"seed {seed}" for seed in before["seeds"] if seed not in results["seeds"]]
-    if gone:
+    lost = [row["name"] for row in before["rows"] if row["name"] not in names]
+    lost += [f"seed {seed}" for seed in before["seeds"] if seed not in results["seeds"]]
+    if lost:
         fix = "ask for them too, which takes no training, to have them in the tables again"
-        print(f"{path} loses {', '.join(gone)}: {fix}", file=sys.stderr)
+        print(f"{path} loses {', '.join(lost)}: {fix}", file=sys.stderr)
 
 
 if __name__ == "__main__":
