@@ -46,7 +46,7 @@ from ppad.config import unlike
 SECONDS_BETWEEN_LINES = 5  # ours: progress a person can follow, also when two rows report
 TRIAL_STEPS = 5  # ours: the median of five leaves out the first, which is slower
 TRIAL_SECONDS = 60  # ours: after this time, a stage's trial ends early
-SEED_STRIDE = 1_000_003  # ours: between processes; a run's own seeds differ by less
+SEED_STRIDE = 1_000_003  # ours: between processes; larger than gaps between a run's own seeds
 
 
 class LoopError(RuntimeError):
@@ -329,7 +329,7 @@ def load_public_weights(network, path) -> None:
 
 
 def read_log(path) -> list[dict]:
-    """Lines of a log.jsonl before any damaged one: a crash may cut off the last. Or LoopError."""
+    """Lines of a log.jsonl before a damaged one (a crash may cut the last). Raises LoopError."""
     if not Path(path).exists():
         fix = f"delete the folder {Path(path).parent} and give the same command again"
         raise LoopError(f"{path} does not exist: {fix}")
@@ -345,7 +345,7 @@ def read_log(path) -> list[dict]:
 
 @contextmanager
 def _delayed_interrupt():
-    """Give an Event that signals to stop set, so the step can end; Ctrl-C again stops at once."""
+    """Yield an Event that a signal to stop sets: the step ends; Ctrl-C again stops at once."""
     pressed = threading.Event()
 
     def handler(signum, frame):
@@ -365,7 +365,7 @@ def _delayed_interrupt():
 
 
 def side_by_side(tasks: dict, jobs: int) -> None:
-    """Run the tasks (name -> function), `jobs` at a time, each in a forked process, one thread.
+    """Run the tasks (name -> function), `jobs` at a time, each in a fork with one thread.
 
     Two rows with one thread each use two cores better than one row with two. The forks share the
     data in memory; each task writes its result to disk. Without fork, or with one job, the tasks
@@ -383,7 +383,7 @@ def side_by_side(tasks: dict, jobs: int) -> None:
     failed = {}  # name -> exit status
     stopped = False
 
-    def forward(signum, frame):  # `kill` only reaches this process; let forks save
+    def forward(signum, frame):  # `kill` reaches only this process; let the forks save
         for fork in running:
             fork.terminate()
 

@@ -10,7 +10,7 @@ Six fields of a preset (see `config`), all off by default: they help a CPU littl
                    memory, a third more work. Not together with `compile`.
     channels_last, compile, fused
 
-Apart from this, all but `precision` change only rounding, so a run may resume with other values.
+Beyond these, all but `precision` only change rounding, so a run may resume with other values.
 
 Several processes may train together (torchrun, see ppad/README.md): each has the same players and
 an equal part of every batch. Gradients are averaged; only the main process writes.
@@ -295,7 +295,7 @@ def run_on_main(work):
 def check_device(name: str) -> None:
     """Raise DataError unless `name` is a device that is supported here.
 
-    Does not ask torch whether there is a GPU: this process could not fork then.
+    Does not check for a CUDA GPU: this process could not fork then.
     """
     if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", name):
         fix = "use cpu, cuda, cuda:1 (another GPU) or mps (an Apple GPU)"
