@@ -230,7 +230,7 @@ class Game:
         return mean_terms(terms)
 
     def copy_people(self, pictures, landmarks, identities) -> dict:
-        """The same for an M that is given the person: it minimizes the objective of `Exchange`."""
+        """Before the game (ours): an M that is given the person learns by `Exchange.objective`."""
         terms = []
         for last, f, points, people in self._split(pictures, landmarks, identities):
             L_copy = self.exchange.objective(self.anonymizer, f, points, people)
@@ -302,9 +302,9 @@ class Exchange:
         )
         with optim.frozen(self.reader):
             L_reader = losses.modifier_non_saturating(self.read(noisy), identities)
-        price = config.code_weight * modifier.nats(code)
+        L_code = config.code_weight * modifier.nats(code)
         L_landmarks = F.smooth_l1_loss(located, landmarks)  # px
-        return L_l1 + L_slopes + price + config.reader_weight * L_reader + L_landmarks
+        return L_l1 + L_slopes + L_code + config.reader_weight * L_reader + L_landmarks
 
     def read(self, noisy: torch.Tensor) -> torch.Tensor:
         """The reader's logits (B, N) for noisy codes."""
