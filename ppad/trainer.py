@@ -100,7 +100,7 @@ class Game:
             return self.anonymizer(pictures).float()
 
     def update_recognizer(self, pictures, modified, landmarks, identities) -> dict:
-        """Line 3: D learns to name both f' and f (eq. 2).
+        """Line 3: D learns to identify both f' and f (eq. 2).
 
         D maximizes L_adv, that is, it minimizes both of its losses. `modified` is detached, so M
         gets no gradient. The same jittered landmarks align f' and f.
