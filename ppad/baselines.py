@@ -1,13 +1,13 @@
-"""The hand-made anonymizers that the paper compares itself with.
+"""The hand-made anonymizers that the paper compares M with.
 
 Paper: Sec. 5.2 and Fig. 3, the rows of Table 1. Each baseline is an anonymizer like M: a callable
 from face crops (B, 3, S, S), RGB in [-1, 1], to the same shape and range, on the crops' device. All
 but `identity` raise ValueError for anything but square RGB. None of them learns anything, and the
 result for a picture does not depend on the others in the batch.
 
-M has a `.size`, these have none: they take crops of any S. So on frames they are called once a face
-with the frame's own pixels (`crop_sampler.repaint`), and what their names say, a variance or lines
-one pixel wide, holds in the picture that the action detector A sees.
+M has a `.size`; these have none and take crops of any S. On frames, `crop_sampler.repaint` calls
+them once per face with the frame's own pixels. So a noise's variance is exact in the frame that the
+action detector A sees, and an edge is one pixel wide.
 
 What the paper leaves open is marked as ours.
 """
@@ -28,16 +28,16 @@ def identity(crops):
 class Blur:
     """Down to cells x cells pixels, then back up (8, 16 and 24 in the paper).
 
-    Down by area mean, so that no finer detail is left as aliasing; up bilinear (both ours). Crops
-    of fewer than `smallest` (= cells) pixels a side come back as they are: whoever calls must count
-    them, or hide them in another way.
+    Down by area mean, so that finer detail leaves no aliasing; up bilinear (both ours). Crops of
+    fewer than `smallest` (= cells) pixels a side come back unchanged: callers must count them or
+    hide them in another way.
     """
 
     cells: int
 
     @property
     def smallest(self):
-        """The side, in pixels, from which on crops are changed."""
+        """The smallest side, in pixels, of crops that are changed."""
         return self.cells
 
     def __call__(self, crops):
@@ -52,15 +52,15 @@ class Blur:
 class Noise:
     """Additive Gaussian noise of a variance (0.1, 0.3, 0.5 in the paper), clipped to the range.
 
-    The variance is that of pictures in [0, 1] (ours: as in the image libraries whose noise takes a
-    variance), before clipping. In [-1, 1] the standard deviation is then 2 sqrt(variance).
+    The variance holds for pictures in [0, 1] before clipping (ours, as in image libraries). In
+    [-1, 1] the standard deviation is then 2 sqrt(variance).
 
-    Each call draws new noise, determined by (seed, number of earlier calls), each pair another. To
-    continue a stopped run, save `state_dict()`, which holds that number, and load it. The noise
-    differs between kinds of device, as torch's generators do.
+    Each call draws new noise, determined by (seed, number of earlier calls); different pairs give
+    different noise. To continue a stopped run, save `state_dict()`, which holds that number, and
+    load it. The noise differs between kinds of device, as torch's generators do.
     """
 
-    stochastic = True  # each call draws anew: nobody may keep and reuse its outputs
+    stochastic = True  # each call draws new noise: do not cache its outputs
 
     def __init__(self, variance, seed=0):
         if not variance > 0:
@@ -73,7 +73,7 @@ class Noise:
         """(B, 3, S, S) -> same, in [-1, 1]."""
         _side(crops)
         generator = torch.Generator(crops.device)
-        # The prime (ours) makes the calls of all seeds differ.
+        # The prime factor (ours) makes the calls of all seeds differ.
         generator.manual_seed((self.seed * 1_000_003 + self.calls) % 2**64)
         self.calls += 1
         draw = crops.new_empty(crops.shape).normal_(generator=generator)  # (B, 3, S, S)
@@ -90,7 +90,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Masked:
-    """The whole face box in one color: black (open in the paper; ours)."""
+    """The whole face box in one color: black (ours; the paper does not say)."""
 
     value: float = -1.0
 
@@ -106,8 +106,8 @@ class Edge:
 
     The parameters (ours) were set by eye on LFW faces so that outline, brows, eyes and mouth are
     drawn and skin is not. Their unit of length is 1/64 of the crop's side, so that a face gives the
-    same drawing at any S: sigma is the smoothing, low and high the thresholds in gray levels (0 to
-    1) per 1/64.
+    same drawing at any S: sigma is the smoothing; low and high are the thresholds in gray levels
+    (0 to 1) per 1/64.
     """
 
     sigma: float = 1.0
@@ -120,8 +120,8 @@ class Edge:
         unit = _side(crops) / 64  # pixels
         luma = crops.new_tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601 gray
         gray = ((crops + 1) / 2 * luma).sum(1)  # (B, S, S), in [0, 1]
-        bell = _gaussian(self.sigma * unit)
-        gray = _filter(_filter(gray, bell, dim=1), bell, dim=2)  # (B, S, S)
+        kernel = _gaussian(self.sigma * unit)
+        gray = _filter(_filter(gray, kernel, dim=1), kernel, dim=2)  # (B, S, S)
 
         # Sobel: [-1 0 1]/2 one way and [1 2 1]/4 the other, in gray levels per pixel.
         gx = _filter(_slope(gray, dim=2), [0.5, 0.25], dim=1)  # (B, S, S)
@@ -144,15 +144,15 @@ class Edge:
 class SuperPixel:
     """Each pixel takes the mean RGB of its super-pixel, after SLIC (k-means in Lab color and x, y).
 
-    The crop is divided into g x g cells, g = min(grid, S), one cluster each, which are updated for
-    `iterations` rounds: each pixel joins the nearest of the nine clusters of its own cell and those
-    around it, each cluster moves to the mean of its pixels. Where g does not divide S, some rows
-    and columns count twice in this.
+    The crop is divided into g x g cells, g = min(grid, S), with one cluster each. In each of
+    `iterations` rounds, every pixel joins the nearest of the nine clusters of its own cell and the
+    cells around it, then every cluster moves to the mean of its pixels. Where g does not divide S,
+    some rows and columns count twice.
 
-    All open in the paper; ours: grid 8, as many super-pixels as Blur(8x8) has cells. compactness
-    40: of 10 (SLIC's published default, which hides nothing of a drawing), 20, 40, 80 and 160 it
-    leaves about as much of a drawn face as Blur(16x16), which is next to it in Table 1. iterations
-    5: on LFW faces SLIC's other 5 brought the result only 2 % closer to the original (rms). A
+    The paper does not say; ours: grid 8, as many super-pixels as Blur(8x8) has cells. compactness
+    40: among 10 (SLIC's published default, which hides nothing of a drawing), 20, 40, 80 and 160,
+    it leaves about as much of a drawn face as Blur(16x16), which is next to it in Table 1.
+    iterations 5: SLIC's 10 bring the result only 2 % closer to the original (rms, on LFW faces). A
     cluster starts at its cell's mean (SLIC: at its middle). Stray fragments are not joined to a
     neighbor (SLIC's last step).
     """
@@ -165,8 +165,8 @@ class SuperPixel:
     def __call__(self, crops):
         """(B, 3, S, S) -> same, in [-1, 1]."""
         label = self.segment(crops)  # (B, S, S)
-        clusters = self.grid**2 * torch.arange(len(crops), device=crops.device)[:, None, None]
-        label = (label + clusters).flatten()  # (B*S*S,), numbered through all pictures
+        offset = self.grid**2 * torch.arange(len(crops), device=crops.device)[:, None, None]
+        label = (label + offset).flatten()  # (B*S*S,), distinct in each picture
         rgb = crops.transpose(0, 1)  # (3, B, S, S)
         mean, _ = _means(rgb.flatten(1), label, self.grid**2 * len(crops))  # (3, B * grid^2)
         mean = mean.clamp(-1, 1)  # the clamp only removes rounding errors
@@ -196,7 +196,7 @@ class SuperPixel:
         for _ in range(self.iterations):
             label = _assign(cells, center, g).flatten()  # (N*P,)
             mean, count = _means(cells.flatten(1), label, len(center[0]))  # (5, N), (N,)
-            center = torch.where(count > 0, mean, center)  # one without pixels stays
+            center = torch.where(count > 0, mean, center)  # empty clusters stay
         label = _assign(cells, center, g) % (g * g)  # (N, P), numbered from 0 in each picture
         label = label.view(batch, g, g, step, step).transpose(2, 3)  # (B, g, step, g, step)
         label = label.reshape(batch, 1, g * step, g * step)
@@ -211,22 +211,22 @@ def _assign(cells, center, g):
     """
     # Clusters beyond the grid's border are too far away to be chosen.
     around = F.pad(center.view(5, -1, g, g), (1, 1, 1, 1), value=1e6)  # (5, B, g+2, g+2)
-    other = around.unfold(2, 3, 1).unfold(3, 3, 1).reshape(5, -1, 9, 1)  # (5, N, 9, 1)
+    nine = around.unfold(2, 3, 1).unfold(3, 3, 1).reshape(5, -1, 9, 1)  # (5, N, 9, 1)
     # 256 cells at a time (ours): four pictures of 8 x 8 cells fit into a processor's cache.
-    parts = zip(cells.split(256, 1), other.split(256, 1))
+    parts = zip(cells.split(256, 1), nine.split(256, 1))
     choice = torch.cat([_nearest(*part) for part in parts])  # (N, P)
     own = torch.arange(cells.shape[1], device=cells.device)[:, None]  # (N, 1)
     step = torch.arange(-1, 2, device=cells.device)
     return own + (step[:, None] * g + step).flatten()[choice]  # (N, P)
 
 
-def _nearest(cells, other):
-    """Which of nine clusters is nearest: cells (5, n, P), other (5, n, 9, 1) -> (n, P) int64.
+def _nearest(cells, nine):
+    """Which of nine clusters is nearest: cells (5, n, P), nine (5, n, 9, 1) -> (n, P) int64.
 
     The loop over clusters is over twice as fast as argmin(1) on a CPU.
     """
-    distance = cells.new_zeros(len(other[0]), 9, cells.shape[2])  # (n, 9, P)
-    for feature, clusters in zip(cells, other):  # not by matrix products, which may run in TF32
+    distance = cells.new_zeros(len(nine[0]), 9, cells.shape[2])  # (n, 9, P)
+    for feature, clusters in zip(cells, nine):  # not by matrix products, which may run in TF32
         gap = feature[:, None] - clusters  # (n, 9, P)
         distance.addcmul_(gap, gap)
     best = distance[:, 0]  # (n, P)
@@ -245,7 +245,7 @@ def _means(values, label, clusters):
     return total / count.clamp(min=1), count
 
 
-# The paper's order and names (Table 1). Each makes its anonymizer from a seed, for Noise only.
+# Names and order of Table 1. Each makes its anonymizer from a seed, which only Noise uses.
 BASELINES = {
     "Un-anonymized": lambda seed: identity,
     "Blur(8x8)": lambda seed: Blur(8),
@@ -284,8 +284,8 @@ def _gaussian(sigma):
 def _filter(x, half, dim):
     """Filter (B, S, S) along dim with the kernel [..., half[1], half[0], half[1], ...].
 
-    A sum of shifted pictures, because that gives exactly the mirrored result for a mirrored
-    picture, and the same for a picture in any batch; a convolution guarantees neither.
+    A sum of shifted pictures, because a mirrored picture then gives exactly the mirrored result,
+    and no other picture of the batch matters; a convolution guarantees neither.
     """
     out = half[0] * x
     for k in range(1, len(half)):
@@ -301,8 +301,8 @@ def _slope(x, dim):
 def _shifted(x, by, dim):
     """(B, S, S) moved so that each pixel shows the one `by` further along dim; border repeated."""
     size = x.shape[dim]
-    places = torch.arange(by, by + size, device=x.device).clamp(0, size - 1)
-    return x.index_select(dim, places)
+    index = torch.arange(by, by + size, device=x.device).clamp(0, size - 1)
+    return x.index_select(dim, index)
 
 
 def _is_ridge(strength, gx, gy):

@@ -1,10 +1,9 @@
-"""What a run would meet on this machine: `python -m ppad.reproduce --check`.
+"""What a run needs and whether this machine has it: `python -m ppad.reproduce --check`.
 
-Printed before hours go into a run: the machine; what the preset's folders hold, counted but not
-decoded; memory and disk, judging included; and a dry run, a few steps of each stage on drawn
-pictures, with what the rows would take at that speed: hours, FLOP as torch counts them, and the
-share of this device's own speed that this is. Nothing is written. Whatever would stop the preset
-here is collected and named at the end, in one sentence.
+It prints the machine's hardware and versions; the counts of the preset's data, which are not
+decoded; and the memory and disk space needed. A dry run then times a few steps of each stage on
+drawn pictures and estimates the run's hours, its FLOP as torch counts them, and their share of the
+device's speed. Nothing is written. One sentence at the end names all that would stop the run.
 """
 
 import dataclasses
@@ -26,9 +25,9 @@ OUTPUTS = ("results.json", *figures.TABLES, "players.pt", *FIGURES)  # of a run
 
 
 def check(args, config, rows: list, device: str, jobs: int) -> None:
-    """Print everything; raise ValueError with all that would stop this preset here.
+    """Print everything. Raises ValueError naming all problems that would stop this preset here.
 
-    args: of the command line, `reproduce.parse`.
+    args: the command line, from `reproduce.parse`.
     """
     problems = []
 
@@ -71,25 +70,25 @@ def check(args, config, rows: list, device: str, jobs: int) -> None:
 
 
 def check_free(out: Path, preset: str, config) -> None:
-    """Raise ValueError if `out` holds a run with other settings, or what is no run's."""
+    """Raise ValueError if `out` holds a run with other settings, or outputs without a run."""
     settings = out / "config.json"
-    there = [name for name in OUTPUTS if (out / name).exists()]
-    begun = any(out.glob("seed*"))  # else its data could not be read, and it is a run's no longer
-    if there and not begun and not settings.exists():  # such as the reference results
-        raise ValueError(f"{out} holds {there[0]} but no config.json: choose another --out")
-    if settings.exists() and (begun or there):
+    outputs = [name for name in OUTPUTS if (out / name).exists()]
+    begun = any(out.glob("seed*"))  # else a run stopped before its data were read
+    if outputs and not begun and not settings.exists():  # such as the reference results
+        raise ValueError(f"{out} holds {outputs[0]} but no config.json: choose another --out")
+    if settings.exists() and (begun or outputs):
         if different := "; ".join(presets.differences(config, preset, settings)):
             fault = f"{out} holds a run with other settings ({different})"
             raise ValueError(f"{fault}: choose another --out")
 
 
 def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int) -> list[str]:
-    """Print what a run needs of memory and disk (GiB). Returns what is too little."""
+    """Print the memory and disk space (GiB) that a run needs. Returns sentences on shortages."""
     need = evaluate.needs(config, counts["train_people"], counts["classes"], rows)
     training = jobs * need["training"]
-    # features of all test faces, original and anonymized, for each attacker
+    # each attacker's features of all test faces, original and anonymized
     judging = jobs * len(evaluate.ATTACKERS) * 2 * counts["test_faces"] * 8 * config.embedding / GIB
-    # test faces repainted and inverted, training faces and their mirror images repainted
+    # stored: test faces, repainted and inverted; training faces and their mirror images, repainted
     face = config.face_size**2
     crop = face if config.landmark_jitter else math.prod(config.crop_size)
     repainted = 2 * 3 * (counts["test_faces"] * face + counts["train_faces"] * crop) / GIB
@@ -107,14 +106,14 @@ def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int)
         ("networks in training", training, optim.memory(device)[0], less),
     )
     return [
-        f"{what} need {needed:.1f} GiB where {there:.1f} are free: {fix}"
-        for what, needed, there, fix in checks
-        if needed > there
+        f"{what} need {needed:.1f} GiB where {free:.1f} are free: {fix}"
+        for what, needed, free, fix in checks
+        if needed > free
     ]
 
 
 def picture_memory(config, counts: dict) -> float:
-    """GiB of pictures in memory, one byte a value; of folders no more than `memory_gb`."""
+    """GiB of pictures in memory, one byte per value; at most `memory_gb` if read from folders."""
     faces = counts["train_faces"] + counts["test_faces"]
     frames = counts["train_frames"] + counts["test_frames"]
     values = faces * config.face_size**2 + frames * config.frame_height * config.frame_width
@@ -125,13 +124,13 @@ def picture_memory(config, counts: dict) -> float:
 
 
 def rehearse(config, counts: dict, device, jobs: int, rows: list, seeds: list) -> None:
-    """The dry run; prints times and FLOP."""
+    """Do the dry run and print times and FLOP."""
     if jobs > 1:
-        torch.set_num_threads(1)  # as each of the rows that are trained at once will have
+        torch.set_num_threads(1)  # as for rows that are trained at the same time
     print(f"dry run on {device}:", flush=True)
     trials = dry_run(config, counts, device, rows)
     each = [trials[row if row in VARIANTS else "fixed"] for row in rows]
-    at_once = min(jobs, len(rows)) if device == "cpu" else 1  # rows on one GPU share its speed
+    at_once = min(jobs, len(rows)) if device == "cpu" else 1  # rows on a GPU share its speed
     minutes = len(seeds) * sum(one.minutes for one in [trials["start"], *each])
     flop = len(seeds) * sum(one.flop for one in [trials["start"], *each])
     speed = optim.measured_speed(config, device)
@@ -145,17 +144,17 @@ def rehearse(config, counts: dict, device, jobs: int, rows: list, seeds: list) -
 
 
 def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
-    """A few steps of everything that takes time.
+    """Run a few steps of everything that takes time.
 
-    Returns what it would take: "start", before all rows; every row with an M, by its name; and
-    "fixed", any row without.
+    Returns estimates: "start" before all rows, one by name for each row with an M, and "fixed" for
+    each other row.
     """
     n = max(config.batch_faces, config.warmup_faces, config.pretrain_recognizer_batch)
     faces = datasets.toy_faces(0, range(n), 1, config.face_size)
-    faces.identities %= max(2, counts["train_people"])  # who may be fewer than a batch's faces
+    faces.identities %= max(2, counts["train_people"])  # a batch may hold more faces than people
     side = round(math.sqrt(config.frame_height * config.frame_width))  # drawn frames are square
     actions = datasets.toy_actions(0, config.batch_frames, side, range(1))
-    config = dataclasses.replace(config, sample_every=10**9)  # writes no pictures
+    config = dataclasses.replace(config, sample_every=10**9)  # write no sample pictures
     loop = TrialLoop("start")
     trials = {"start": loop}
     recognizer = players.make_recognizer(config, max(2, counts["train_people"])).to(device)
@@ -175,7 +174,7 @@ def dry_run(config, counts: dict, device, rows: list) -> dict[str, TrialLoop]:
         trainer.play(game, faces, actions, own, loop)
         attackers.train_attacker(recognizer, game.anonymizer, faces, own, loop, device)
         repainted = counts["test_faces"]
-        if not getattr(game.anonymizer, "stochastic", False):  # else the attacker repaints anew
+        if not getattr(game.anonymizer, "stochastic", False):  # else it is called at each step
             repainted += 2 * counts["train_faces"]  # and their mirror images, once
         attackers.train_inverter(game.anonymizer, faces, config, loop, device)
         with torch.no_grad():

@@ -4,8 +4,8 @@ Paper: Sec. 3.1 forms the modified frame v' = v - r_v + M(r_v): crop the face re
 it back, change nothing else. Sec. 4 crops aligned faces for the recognizer D with "a differentiable
 non-parametric grid generator and sampler", a Spatial Transformer without learnable parameters.
 
-Two routes, and the loss whose gradient flows back along each; and how a hand-made anonymizer, which
-takes any size, is given the frame's own pixels:
+Two routes with the loss whose gradient flows back along each, and a third for hand-made
+anonymizers, which take any size and get the frame's own pixels:
 
     picture f -> M -> align_faces (by f's own landmarks) -> recognizer_input -> D            L_adv
     frame v -> crop_faces -> M -> paste_faces -> v' -> A     (repaint does all three)        L_det
@@ -16,7 +16,7 @@ Coordinates are continuous: pixel i covers [i, i + 1), so its center is i + 0.5 
 roi_align. Images are RGB in [-1, 1]; boxes are xyxy in pixels; landmarks are five x, y points in
 pixels: left eye, right eye, nose, left mouth corner, right mouth corner (as seen in the picture).
 
-Boxes and landmarks are best kept on the CPU, where they are checked without waiting for a GPU.
+Keep boxes and landmarks on the CPU, where checking them needs no GPU sync.
 """
 
 import math
@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 
 # SphereFace's alignment targets in its 96 (wide) x 112 (high) frame, from its public alignment
-# script, which counts pixels from 1. We take them as continuous coordinates (ours): so they are
-# symmetric (the mean of the five x is 48.03, the frame's middle 48), as D's mirrored features are.
+# script, which counts pixels from 1. We use them as continuous coordinates (ours). They are then
+# symmetric (their mean x is 48.03, the frame's middle 48), which suits D's mirrored crops.
 TEMPLATE_96x112 = (
     (30.2946, 51.6963),
     (65.5318, 51.5014),
@@ -35,11 +35,11 @@ TEMPLATE_96x112 = (
     (62.7299, 92.2041),
 )
 
-# What align_faces shows beyond the picture: black, as in SphereFace's alignment script.
+# Aligned crops beyond the picture's edge: black, as in SphereFace's alignment script.
 BLACK = -1.0
 # px (ours): landmarks closer together than this, before or after the fit, are degenerate.
 MIN_SPREAD = 1e-2
-# Sec. 5.2: how much larger than its face box a face is cut, to hold most of the head.
+# Sec. 5.2: face boxes are enlarged by this factor, to hold most of the head.
 FACE_SCALE = 1.6
 
 
@@ -94,7 +94,7 @@ def align_faces(images, landmarks, out_size=(112, 96)):
 
     For D's view of M(f) pass M(f) as images and the landmarks of the original f: with landmarks
     detected on the modified face, M could win by breaking the landmark detector. If f was resized
-    for M, scale its landmarks alike. Pictures over about twice the crop's scale would alias.
+    for M, scale its landmarks too. Pictures over about twice the crop's scale would alias.
 
     Raises ValueError as `similarity` does, or when the two batch sizes differ.
     """
@@ -105,7 +105,7 @@ def align_faces(images, landmarks, out_size=(112, 96)):
     images = images.to(torch.promote_types(images.dtype, torch.float32))
     with torch.autocast(images.device.type, enabled=False):
         grid = _sampling_grid(images, landmarks.to(images.dtype), out_size)  # (B, h, w, 2)
-        # Zero padding is gray in [-1, 1]; with black moved to 0 while sampling, it is black.
+        # Zero padding would be gray in [-1, 1]; with black shifted to 0, the padding is black.
         crops = F.grid_sample(images - BLACK, grid, "bilinear", "zeros", align_corners=False)
         return crops + BLACK  # (B, 3, h, w)
 
@@ -135,7 +135,7 @@ def _sampling_grid(images, landmarks, out_size):
 
 
 def recognizer_input(aligned):
-    """M's scale to D's: RGB x/127.5 - 1 to BGR (x - 127.5)/128, x in 0...255. (B, 3, h, w) -> same.
+    """From M's RGB x/127.5 - 1 to D's BGR (x - 127.5)/128, x in 0...255. (B, 3, h, w) -> same.
 
     Source: SphereFace's public model files, which take BGR.
     """
@@ -146,9 +146,9 @@ def recognizer_input(aligned):
 
 
 def face_squares(boxes, scale=FACE_SCALE):
-    """The squares that faces f and regions r_v are cut by: `scale` times a box's longer side.
+    """The squares that cut out faces f and regions r_v: `scale` times a box's longer side.
 
-    Sec. 5.2 says 1.6 times, not how. Ours: a square about the box's center, never clipped, so that
+    Sec. 5.2 says 1.6 times, not how. Ours: a square around the box's center, never clipped, so that
     a face at the border is framed like any other.
 
     boxes (k, 4) xyxy px, k may be 0. Returns (k, 4), which may reach out of the frame.
@@ -171,7 +171,7 @@ def crop_faces(frames, boxes, size):
     A crop pixel that covers more than one frame pixel averages ceil(box side / S) bilinear samples
     along each axis, so that strong down-scaling does not pick single pixels.
 
-    Raises ValueError for a list of the wrong length and for boxes without area or not finite.
+    Raises ValueError for a list of the wrong length and for boxes not finite or without area.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     regions = torch.cat([frame_of[:, None].to(flat), flat], 1)  # (K, 5)
@@ -180,19 +180,19 @@ def crop_faces(frames, boxes, size):
     # The sampler is 0 beyond the frame: boxes that reach there are sampled from a padded frame.
     height, width = frames.shape[-2:]
     beyond = torch.cat([-flat[:, :2], flat[:, 2:] - flat.new_tensor([width, height])], 1)  # (K, 4)
-    outside = (beyond > 0).any(1).nonzero()[:, 0]  # (n,), numbers of boxes
+    outside = (beyond > 0).any(1).nonzero()[:, 0]  # (n,), indices of boxes
     if len(outside):
         margin = math.ceil(beyond.max())
         padded = F.pad(frames, [margin] * 4, mode="replicate")
         shift = flat.new_tensor([0, margin, margin, margin, margin])
-        again = _sample(padded, regions[outside] + shift, size)  # (n, 3, S, S)
-        crops = crops.index_copy(0, outside.to(crops.device), again)
+        fixed = _sample(padded, regions[outside] + shift, size)  # (n, 3, S, S)
+        crops = crops.index_copy(0, outside.to(crops.device), fixed)
     return crops
 
 
 def _sample(frames, regions, size):
     """roi_align of regions (K, 5), each [frame, x1, y1, x2, y2]: (K, 3, size, size)."""
-    from torchvision.ops import roi_align  # slow to load, and hand-made anonymizers do without
+    from torchvision.ops import roi_align  # a slow import that hand-made anonymizers avoid
 
     regions = regions.to(frames.device, non_blocking=frames.device.type != "cpu")
     # sampling_ratio=-1: ceil(box side / size) samples along each axis.
@@ -204,15 +204,15 @@ def paste_faces(frames, crops, boxes):
 
     frames (B, 3, H, W); crops (K, 3, S, S) and boxes (list of B tensors (k_i, 4)) as in crop_faces.
     Returns v' (B, 3, H, W). Exactly the pixels of the frame whose center lies in a box (x1 <=
-    center < x2, likewise y) change; all others keep their bits. Where boxes of a frame overlap, the
-    later one in its list is on top. Without any face the frames come back as they are.
+    center < x2, likewise y) change; all others stay the same bit for bit. Where boxes of a frame
+    overlap, the later one in its list is on top. Without any face the frames come back unchanged.
     Differentiable in crops and in frames.
 
-    Bilinear; where the crop is larger than its box the bilinear tent is widened to the box pixel's
-    own size (as torch's `antialias=True`), so that every crop pixel contributes to v' and gets a
-    gradient of L_det.
+    Bilinear. Where the crop is larger than its box, the bilinear kernel widens to the size of a
+    frame pixel (like torch's `antialias=True`), so that every crop pixel contributes to v' and gets
+    a gradient of L_det.
 
-    Raises ValueError as crop_faces does, or when the number of crops and of boxes differ.
+    Raises ValueError as crop_faces does, or if the numbers of crops and boxes differ.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     if crops.ndim != 4 or len(crops) != len(flat) or crops.shape[-1] != crops.shape[-2]:
@@ -224,10 +224,10 @@ def paste_faces(frames, crops, boxes):
     start, end = _whole_pixels(flat)  # (K, 2) each
     wide, high = (end - start).amax(0).tolist()  # of the largest box
 
-    # All crops are resized at once, each by a matrix for its rows and one for its columns, to
-    # patches as large as the largest box.
-    there = flat.to(frames.device, non_blocking=frames.device.type != "cpu")
-    weights = _resize_weights(there, max(wide, high), crops.shape[-1])  # (K, 2, max, S)
+    # Resize all crops at once to the size of the largest box, each by one matrix for its rows and
+    # one for its columns.
+    flat = flat.to(frames.device, non_blocking=frames.device.type != "cpu")
+    weights = _resize_weights(flat, max(wide, high), crops.shape[-1])  # (K, 2, max, S)
     across = weights[:, None, 0, :wide]  # (K, 1, w, S)
     down = weights[:, None, 1, :high]  # (K, 1, h, S)
     with torch.autocast(frames.device.type, enabled=False):  # half precision would show as banding
@@ -247,20 +247,20 @@ def _resize_weights(boxes, length, size):
     ratio = size / (high - low)  # (K, 2, 1), crop pixels per frame pixel
     point = ((pixel - low) * ratio).clamp(0.5, size - 0.5)  # (K, 2, length), in the crop
     centers = torch.arange(size, device=boxes.device, dtype=boxes.dtype) + 0.5  # (size,)
-    reach = ratio.clamp(min=1)[..., None]  # (K, 2, 1, 1), half the tent's width
+    reach = ratio.clamp(min=1)[..., None]  # (K, 2, 1, 1), half the kernel's width
     tent = (1 - (point[..., None] - centers).abs() / reach).clamp(min=0)  # (K, 2, length, size)
     return tent / tent.sum(-1, keepdim=True)
 
 
 def _overlay(frames, patches, frame_of, start, end):
-    """A copy of the frames (B, 3, H, W) with patch k (3, h, w) over the pixels of box k, from
-    `start` to `end`, (K, 2) each as `_whole_pixels` gives them; the later on top. What a patch has
-    beyond its box or beyond the frame is left out."""
+    """A copy of the frames (B, 3, H, W) with patch k (3, h, w) over the pixels of box k, which run
+    from `start` to `end`, (K, 2) each, see `_whole_pixels`. Later patches are on top. Parts
+    outside the box or the frame are dropped."""
     limit = start.new_tensor(frames.shape[-2:]).flip(0)  # (2,), width and height
     low = start.clamp(min=0).minimum(limit)  # (K, 2), what lies in the frame
     high = end.clamp(min=0).minimum(limit)  # (K, 2)
     rows = torch.cat([frame_of[:, None], low, high, low - start, high - start], 1)  # (K, 9)
-    painted = list(map(torch.clone, frames))  # one by one: a paste's gradient copies its frame
+    painted = list(map(torch.clone, frames))  # a list: a paste's backward copies its whole tensor
     for patch, row in zip(patches, rows.tolist(), strict=True):
         frame, x0, y0, x1, y1, u0, v0, u1, v1 = row
         painted[frame][:, y0:y1, x0:x1] = patch[:, v0:v1, u0:u1]
@@ -268,8 +268,8 @@ def _overlay(frames, patches, frame_of, start, end):
 
 
 def _whole_pixels(flat):
-    """The first pixel whose center lies in each box (K, 4), and the one after the last, along x and
-    y: (K, 2) int64 each."""
+    """Start and end (exclusive) of the pixels whose center lies in each box (K, 4), along x and y:
+    (K, 2) int64 each."""
     start = (flat[:, :2] - 0.5).ceil().long()  # (K, 2)
     end = (flat[:, 2:] - 0.5).ceil().long()  # (K, 2)
     return start, end
@@ -282,8 +282,8 @@ def cut_pixels(frames, boxes):
     """Every face box of every frame as the frame's own pixels, a square of whole pixels.
 
     frames and boxes as in crop_faces. Returns a list of K tensors (1, 3, s, s), in list order: the
-    smallest square that starts at the box's first pixel and holds all whose center lies in the box;
-    border pixels are repeated beyond the frame. Raises ValueError as crop_faces does.
+    smallest square that starts at the box's first pixel and holds all pixels whose center lies in
+    the box; border pixels are repeated beyond the frame. Raises ValueError as crop_faces does.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     height, width = frames.shape[-2:]
@@ -299,10 +299,10 @@ def cut_pixels(frames, boxes):
 
 
 def write_pixels(frames, squares, boxes):
-    """Write what `cut_pixels` cut, anonymized, over the same pixels of a copy of the frames.
+    """Write the squares of `cut_pixels`, now anonymized, into a copy of the frames.
 
-    squares: K tensors (1, 3, s, s). Returns v' (B, 3, H, W), of which the same pixels change as by
-    paste_faces. Raises ValueError as crop_faces does, or for another number of squares.
+    squares: K tensors (1, 3, s, s). Returns v' (B, 3, H, W); the same pixels change as in
+    paste_faces. Raises ValueError as crop_faces does, or if the number of squares is not K.
     """
     flat, frame_of = _flatten_boxes(frames, boxes)  # (K, 4), (K,)
     patches = [square[0] for square in squares]
@@ -310,16 +310,16 @@ def write_pixels(frames, squares, boxes):
 
 
 def repaint(frames, boxes, anonymizer):
-    """Cut every face out, anonymize it, put it back: lines 5-8 of Algorithm 1.
+    """Cut out every face, anonymize it, put it back: lines 5-8 of Algorithm 1.
 
     frames (B, 3, H, W); boxes a list of B tensors (k_i, 4), already enlarged (`face_squares`);
     anonymizer any callable (K, 3, S, S) -> same shape, [-1, 1] both ways. Its `.size` alone decides
     how it is called. M has one: all crops are resampled to S = size, modified in one call, and
     pasted. A hand-made anonymizer has none: it is called once a face, on the frame's own pixels,
-    and what it gives is written back pixel by pixel; resampling would average its noise away.
+    and its output is written back pixel by pixel; resampling would average its noise away.
 
-    Frames without a face come back unmodified; without any face nothing is called. Raises
-    ValueError as crop_faces and paste_faces do.
+    Frames without a face come back unmodified; without any face the anonymizer is not called.
+    Raises ValueError as crop_faces and paste_faces do.
     """
     size = getattr(anonymizer, "size", None)
     if size is None:

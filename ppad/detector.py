@@ -9,20 +9,20 @@ suppression - is torchvision's. This file adds three things:
 * `ActionDetector`, with this package's conventions: frames in [-1, 1], boxes in pixels, checked
   targets, one method for training (`losses`) and one for use (`detect`);
 * the choice of body: "resnet101_c4", the ResNet-101 as Faster R-CNN used it when the paper was
-  written (conv1 to layer3 make one map of stride 16; layer4, on 14x14 of it for each region, and a
-  mean over space are the head); ResNets with a feature pyramid, as torchvision does today; a
-  MobileNetV2, whose deepest ImageNet map classifies the action (for small sets and machines); and
-  "toy";
+  written (conv1 to layer3 make one map of stride 16; the head pools 14x14 of it for each region,
+  then applies layer4 and a spatial mean); ResNets with a feature pyramid, as in today's
+  torchvision; a MobileNetV2, whose deepest ImageNet map classifies the action (for small sets and
+  machines); and "toy";
 * `ToyBody` with `ToyBoxHead`, a detector of under 2 M parameters that learns from scratch on two
   CPU cores.
 
-Why the toy is built as it is. Six of its ten actions differ only by an object of a few pixels
-beside a face, yet the box around the person covers most of the frame. So finding a person, which
-needs a large receptive field, reads a stride-16 map; classifying the action, which needs detail, a
-fine grid of a stride-4 map and a box head with convolutions.
+The toy's design. Six of its ten actions differ only by an object of a few pixels beside a face, yet
+the box around the person covers most of the frame. Finding a person needs a large receptive field,
+so it uses a stride-16 map. Classifying the action needs detail, so it uses a fine grid of a
+stride-4 map and a box head with convolutions.
 
-Open in the paper, decided here: the C4 form; "600 x 800" for DALY as min_size=600, max_size=800
-(JHMDB's frames never reach the limit); and torchvision's defaults where nothing else is said.
+Our choices where the paper is silent: the C4 form; "600 x 800" for DALY as min_size=600,
+max_size=800 (JHMDB's frames never reach the limit); torchvision's defaults for the rest.
 """
 
 from dataclasses import dataclass
@@ -42,26 +42,26 @@ BODIES = ("resnet101_c4", *PYRAMIDS, "mobilenet_v2", "toy")
 # torchvision's names of the four losses.
 LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
-# Of ImageNet pictures in [0, 1], channel by channel, for torchvision's weight files.
+# Per channel, of ImageNet pictures in [0, 1], for torchvision's weight files.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Height over width of the anchors: Ren et al.'s three, and torchvision's.
+# Height / width of the anchors, in Ren et al. and torchvision.
 SHAPES = (0.5, 1.0, 2.0)
-# Ren et al. 2016, section 3.3: anchors in px at a short side of 600. At another they scale with it
+# Ren et al. 2016, section 3.3: anchors in px for a short side of 600. For others they are scaled
 # (ours; 73, 145 and 290 at JHMDB's 340), so that they cover the same share of a frame.
 C4_ANCHORS = (128, 256, 512)
 
 
 @dataclass
 class DetectorConfig:
-    """Settings of A. The defaults are the paper's for JHMDB, except that DALY has the 10 classes.
+    """Settings of A. The defaults are the paper's for JHMDB, but with DALY's 10 classes.
 
     body              one of `BODIES`; the paper uses a ResNet-101 (section 4).
     classes           number of actions without background: 10 for DALY, 21 for JHMDB (section 5).
     min_size,         frames are resized so that the short side is `min_size`, unless the long side
     max_size          would then exceed `max_size` (pixels). Section 4: 340 for JHMDB; 600 and 800
-                      for DALY. None: 340 and 800; for the toy, whose frames are 160 px wide and so
-                      keep their size, 160 and 160.
+                      for DALY. None: 340 and 800, or 160 and 160 for the toy, whose 160 px frames
+                      then keep their size.
     weights           path of a torchvision ImageNet file for this body, or None to start from
                       scratch.
     trainable_layers  how many of the body's stages are trained, counted from the top, when it
@@ -113,7 +113,7 @@ class ActionDetector(nn.Module):
         """The four losses whose sum is the paper's L_det, with gradients to weights and frames.
 
         frames: (B, 3, H, W) in [-1, 1]. targets: one dict per frame, with "boxes" (n, 4) xyxy px
-        and "labels" (n,) integers from 1 to `classes`; n may be 0; they are left as they are.
+        and "labels" (n,) integers from 1 to `classes`; n may be 0; they are not modified.
         Returns scalars under torchvision's names `LOSS_NAMES`.
         Raises ValueError for a wrong shape or range, a box without area or outside the frame, a
         label out of range; RuntimeError in evaluation mode, where torchvision computes no losses.
@@ -143,16 +143,16 @@ class ActionDetector(nn.Module):
 
 
 def _in_full_precision(head, inputs, outputs):
-    """A hook on the RPN's head, as torchvision gives all boxes, true ones too, its outputs' type.
+    """A hook on the RPN's head that makes its outputs float32.
 
-    In bf16 a box of 300 px could be off by one.
+    torchvision casts all boxes, true ones too, to their type: in bf16, 300 px could be off by one.
     """
-    scores, shifts = outputs  # a map of each level
+    scores, shifts = outputs  # one map per level each
     return list(map(Tensor.float, scores)), list(map(Tensor.float, shifts))
 
 
 # ------------------------------------------------------------------ checks
-# A bad box does not stop torchvision: the loss is nan, or a class that does not exist is learned.
+# torchvision accepts bad boxes: the loss becomes nan, or A learns a class that does not exist.
 
 
 def _check_frames(frames: Tensor) -> None:
@@ -167,7 +167,7 @@ def _check_frames(frames: Tensor) -> None:
 def _check_targets(
     targets: list[dict[str, Tensor]], frames: Tensor, classes: int
 ) -> list[dict[str, Tensor]]:
-    """The targets on the frames' device, in torchvision's dtypes. Raises ValueError on bad ones."""
+    """The targets on the frames' device, in torchvision's dtypes. ValueError for bad ones."""
     if len(targets) != len(frames):
         raise ValueError(
             f"{len(targets)} targets for {len(frames)} frames; give one dict per frame"
@@ -207,8 +207,8 @@ def _stages(body: str) -> int:
 def _build(config: DetectorConfig) -> FasterRCNN:
     """Faster R-CNN on one of `BODIES`.
 
-    ImageNet's batch statistics stay fixed when they come with the weights: a few frames per step
-    are too few to estimate them again.
+    With ImageNet weights, the batch norm statistics stay fixed: a few frames per step are too few
+    to estimate them again.
     """
     scratch = config.weights is None
     norm_layer = nn.BatchNorm2d if scratch else FrozenBatchNorm2d
@@ -229,8 +229,8 @@ def _build(config: DetectorConfig) -> FasterRCNN:
         )
         _load_body(backbone.body, config)
         settings = {"num_classes": config.classes + 1}  # and background
-    # The model normalizes frames by (x - mean) / std. A value v in [0, 1] is 2 v - 1 in [-1, 1],
-    # and so are ImageNet's constants.
+    # The model normalizes frames by (x - mean) / std. A value v in [0, 1] is 2 v - 1 in [-1, 1], so
+    # ImageNet's constants are converted.
     imagenet = {
         "image_mean": [2 * mean - 1 for mean in IMAGENET_MEAN],
         "image_std": [2 * std for std in IMAGENET_STD],
@@ -246,8 +246,8 @@ def _build(config: DetectorConfig) -> FasterRCNN:
 def _c4(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Module, dict]:
     """The Faster R-CNN of 2018 (He et al. 2016; Ren et al. 2016; the public code of both).
 
-    ResNet-101's conv1 to layer3 make one map of stride 16. Each region is pooled from it to 14x14;
-    layer4, which halves that to 7x7, and a mean over space are the head.
+    ResNet-101's conv1 to layer3 make one map of stride 16. Each region is pooled from it to 14x14.
+    The head is layer4, which halves that to 7x7, and a spatial mean.
     """
     resnet = resnet101(norm_layer=norm_layer)
     resnet.fc = nn.Identity()
@@ -276,8 +276,8 @@ class MobileBody(nn.Module):
     """MobileNetV2 as two maps of a frame: "deep" (stride 32) to classify the action, "wide"
     (stride 16) to find the person.
 
-    A linear layer on the deepest map reads most actions off a person's region (ours: 63 % of ten on
-    held-out training stills). A pyramid would add layers that a few hundred stills cannot train.
+    A linear layer on the deepest map recognizes most actions in a person's region (ours: 63 % of
+    ten on held-out training stills). A pyramid's layers need more than a few hundred stills.
 
     learning: how many of the six stages are trained, from the top.
     """
@@ -302,9 +302,9 @@ def _mobile(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Modul
     """Proposals from the wide map, classes from a 3x3 grid on the deep one (ours)."""
     backbone = MobileBody(norm_layer, learning)
     _load_body(backbone.body, config)
-    grid = 3  # of a region that fills most of a small still; the deep map is 8x8 at 256 px
+    grid = 3  # a region fills most of a small still; the deep map is 8x8 at 256 px
     # Many sizes and few samples per frame: one person fills most of a small picture, and the few
-    # positive anchors would have no weight among torchvision's 256 samples.
+    # positive anchors would not count among torchvision's 256 samples.
     anchors = CoarseAnchors(sizes=((32, 48, 72, 108, 160, 230),), aspect_ratios=(SHAPES,))
     return backbone, {
         "rpn_anchor_generator": anchors,
@@ -323,20 +323,20 @@ def _mobile(config: DetectorConfig, norm_layer, learning: int) -> tuple[nn.Modul
 
 
 def _load_body(body: nn.Module, config: DetectorConfig) -> None:
-    """Fill a body from a torchvision classification file, if one is given, but its classifier."""
+    """Load a torchvision classification file, if given, into a body, without its classifier."""
     if config.weights is None:
         return
     try:
-        # weights_only: a weight file from elsewhere may hold tensors, never code.
+        # weights_only: a weight file from elsewhere must not run code.
         state = torch.load(config.weights, map_location="cpu", weights_only=True)
-        # A ResNet names its layers as the body does; MobileNetV2 keeps them under "features.".
+        # ResNet files have the body's layer names; MobileNetV2's have the prefix "features.".
         layers = {
             name.removeprefix("features."): value
             for name, value in state.items()
             if not name.startswith(("fc.", "classifier."))
         }
         body.load_state_dict(layers)
-    except Exception as error:  # a missing, broken or foreign file: torch raises one of many types
+    except Exception as error:  # torch.load raises many types
         raise ValueError(
             f"weights file {config.weights} does not fit body {config.body} or cannot be read; "
             "give torchvision's file for that body"
@@ -344,7 +344,7 @@ def _load_body(body: nn.Module, config: DetectorConfig) -> None:
 
 
 # ------------------------------------------------------------------ the toy detector
-# All sizes are ours: a step of four frames in under 0.1 s on two CPU cores.
+# All sizes are ours: a step of four frames takes under 0.1 s on two CPU cores.
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -394,9 +394,9 @@ class CoarseRPNHead(RPNHead):
 class ToyBoxHead(nn.Module):
     """RoI features (R, FINE, GRID, GRID) -> one vector per region (R, WIDTH).
 
-    Two parts: the layout of the region, which places the box and distinguishes postures, and the
-    maximum of each filter over the region, so that a small object is learned once and not once per
-    place.
+    Two parts: the layout of the region, which places the box and distinguishes postures, and
+    the maximum of each filter over the region, so that a small object is learned once,
+    wherever it is.
     """
 
     GRID = 14
@@ -420,8 +420,8 @@ class ToyBoxHead(nn.Module):
 
 
 def _toy(config: DetectorConfig) -> tuple[nn.Module, dict]:
-    # Toy people are 53-90 px wide and 111-145 px tall, one in a frame: three sizes and
-    # two shapes of anchor and a few dozen proposals are enough.
+    # Toy people are 53-90 px wide and 111-145 px tall, one per frame: anchors of three sizes and
+    # two shapes and a few dozen proposals are enough.
     anchors = CoarseAnchors(sizes=((64, 92, 128),), aspect_ratios=((1.0, 1.7),))
     return ToyBody(), {
         "image_mean": [0.0, 0.0, 0.0],
@@ -437,6 +437,6 @@ def _toy(config: DetectorConfig) -> tuple[nn.Module, dict]:
         "box_head": ToyBoxHead(),
         "box_predictor": FastRCNNPredictor(ToyBoxHead.WIDTH, config.classes + 1),
         "box_batch_size_per_image": 8,
-        "box_positive_fraction": 0.5,  # torchvision's 0.25 would leave two regions with an action
+        "box_positive_fraction": 0.5,  # torchvision's 0.25 would leave two positive regions
         "box_detections_per_img": 10,
     }

@@ -2,11 +2,11 @@
 
     python -m ppad.figures runs/toy runs/photo --out fig4.png      Fig. 4 of several runs
 
-Every function takes plain tensors, dicts or lists and writes one PNG (or returns text), so that a
-notebook, a run and a test call the same code. matplotlib is used without pyplot: no figure is kept
-open and no screen is needed. A number that was not measured is "not run" or "-", never zero.
+Every function takes plain tensors, dicts or lists and writes one PNG (or returns text), so that
+notebooks, runs and tests call the same code. matplotlib is used without pyplot: no figure stays
+open and no screen is needed. A number that was not measured is shown as "not run" or "-".
 
-Pictures are RGB float tensors (n, 3, H, W) in [-1, 1], of any number and size; another shape raises
+Pictures are RGB float tensors (n, 3, H, W) in [-1, 1] of any n and size; another shape raises
 ValueError, an output that cannot be written `files.WriteError`. Errors and APs are given as
 fractions and shown in %.
 """
@@ -27,10 +27,10 @@ from torchvision.utils import make_grid
 from ppad.files import read_json, write_file
 
 DPI = 110  # ours: sharp in a README, small on disk
-MOST_BYTES = 300_000  # ours: a figure that is committed or mailed stays below this
+MOST_BYTES = 300_000  # ours: small enough to commit or to mail
 RED = "#d62728"
 GRAY = "#8a8a8a"
-# Color and marker of a row of Table 1. Red: ours, as in the paper's Fig. 4; rows `Ours(...)` too.
+# Color and marker of each row. `Ours` and `Ours(...)` are red, as in the paper's Fig. 4.
 STYLES = {
     "Ours": (RED, "s"),
     "Un-anonymized": ("#222222", "o"),
@@ -44,7 +44,7 @@ STYLES = {
     "Edge": ("#9467bd", "D"),
     "Super-Pixel": ("#e08214", "P"),
 }
-OTHERS = "v<>ph*d"  # markers of gray rows, somebody's own
+OTHERS = "v<>ph*d"  # markers of a user's own rows, which are gray
 # Key in results.json -> heading.
 ERRORS = {
     "own": "error: own D",
@@ -55,7 +55,7 @@ ERRORS = {
     "strongest": "error: strongest",
 }
 LOOKS = ("l1", "landmark_error", "outside_gradient", "spread", "mtcnn_found", "mtcnn_landmarks")
-ON_SCREEN = ("own", "retrained", "strongest")  # ours: those that fit into 80 characters
+ON_SCREEN = ("own", "retrained", "strongest")  # ours: as many as fit into 80 characters
 
 
 # ------------------------------------------------------------------ pictures
@@ -64,18 +64,18 @@ ON_SCREEN = ("own", "retrained", "strongest")  # ours: those that fit into 80 ch
 def fig3(columns, path, sides=()):
     """Fig. 3, the modifications side by side: one column per method, one row per face.
 
-    columns: dict, name of the method -> (n, 3, S, S), the same n faces through each. sides: texts
-    at the left of the rows.
+    columns: dict, name of the method -> (n, 3, S, S), the same n faces modified by it. sides: row
+    labels, at the left.
     """
     rows = torch.stack([_pixels(pictures) for pictures in columns.values()], 1)
-    titles = [name.replace(", ", ",\n") for name in columns]  # as wide as a picture
+    titles = [name.replace(", ", ",\n") for name in columns]  # no wider than a picture
     _save_panels([_grid(list(rows), titles, sides)], path, inches=1.05 * len(columns))
 
 
 def fig5(before, after, path, frames=None):
-    """Fig. 5, faces before and after modification, as pairs; below them action frames likewise.
+    """Fig. 5, pairs of faces before and after modification; below them pairs of action frames.
 
-    before, after: (n, 3, S, S) each. frames: two of (m, 3, H, W), frames before and after, or None.
+    before, after: (n, 3, S, S) each. frames: (before, after), (m, 3, H, W) each, or None.
     """
     panels = [_pairs(before, after, columns=4)]
     if frames is not None:
@@ -86,8 +86,8 @@ def fig5(before, after, path, frames=None):
 def fig6(groups, path, clips=()):
     """Fig. 6, modified pictures of the same person: one row per person, below them one per clip.
 
-    groups: list of (n, 3, S, S), n may differ from person to person. clips: list of (n, 3, H, W),
-    modified frames of one clip.
+    groups: for each person (n, 3, S, S); n may differ. clips: for each clip its modified frames
+    (n, 3, H, W).
     """
     panels = []
     for kind, rows in (("person", groups), ("clip", clips)):
@@ -98,8 +98,7 @@ def fig6(groups, path, clips=()):
 
 
 def contact_sheet(tensor, path, columns):
-    """Pictures (n, 3, S, S) as plain tiles, `columns` per row, at their own size while the file
-    stays below MOST_BYTES."""
+    """Pictures (n, 3, S, S) as tiles, `columns` per row, smaller if the file exceeds MOST_BYTES."""
     sheet, *_ = _grid(_pixels(tensor).split(columns))
     _write(Image.fromarray(sheet), path)
 
@@ -113,13 +112,13 @@ def _pixels(pictures):
 
 
 def _grid(rows, heads=(), sides=(), gap=0.05):
-    """A panel of pictures: rows of (n, 3, H, W) uint8, n may differ, `gap` of H apart.
+    """A panel of pictures: rows of (n, 3, H, W) uint8, n may differ, `gap` * H apart.
 
-    heads: texts for each column, one or several side by side. sides: a text for each row. A panel
-    is a sheet (h, w, 3), the heads (x, text) above it and the sides (y, text) at its left.
+    heads: one or more labels per column. sides: one label per row. A panel is a sheet (h, w, 3),
+    the heads (x, text) above it, and the sides (y, text) at its left.
     """
     columns = max(map(len, rows))
-    # White pictures fill the shorter rows.
+    # White pictures fill shorter rows.
     rows = [F.pad(row, (0, 0, 0, 0, 0, 0, 0, columns - len(row)), value=255) for row in rows]
     tiles = torch.cat(rows)  # (rows * columns, 3, H, W)
     high, wide = tiles.shape[2:]
@@ -134,7 +133,7 @@ def _grid(rows, heads=(), sides=(), gap=0.05):
 
 
 def _pairs(before, after, columns):
-    """A panel of pairs, `columns` of them side by side (see `_grid`)."""
+    """A panel of pairs, `columns` pairs per row (see `_grid`)."""
     # (n, 3, H, 2 W + 2)
     pairs = torch.cat([F.pad(_pixels(before), (0, 2), value=255), _pixels(after)], 3)
     heads = ["before", "after"] * min(columns, len(pairs))
@@ -142,7 +141,7 @@ def _pairs(before, after, columns):
 
 
 def _save_panels(panels, path, inches):
-    """Save panels (see `_grid`), `inches` wide each, one below the other."""
+    """Save panels (see `_grid`), each `inches` wide, one below the other."""
     heights = [inches * sheet.shape[0] / sheet.shape[1] for sheet, *_ in panels]
     margin = 0.3  # inches, for a line of text above a panel
     total = sum(heights) + margin * (len(panels) - 1)
@@ -163,11 +162,11 @@ def _save_panels(panels, path, inches):
 
 
 def fig4(runs, path):
-    """Fig. 4: face verification error (x) against action detection mAP (y), the best at top right.
+    """Fig. 4: face verification error (x) against action detection mAP (y); top right is best.
 
-    runs: the content of a `results.json`, or a list of several, which stand side by side. For each,
-    the error of the training adversary, which the paper shows, and that of the strongest attacker.
-    Bars are +- 1 std over seeds. Rows without the numbers are listed as not run.
+    runs: the content of a `results.json`, or a list of several, drawn side by side. Each run has
+    two panels: the error of the training adversary, as in the paper, and of the strongest attacker.
+    Bars are +- 1 std over seeds. Rows without these numbers are listed as not run.
     """
     runs = [runs] if isinstance(runs, dict) else runs
     titles = {"own": "Training adversary D (as in the paper)", "strongest": "Strongest attacker"}
@@ -197,7 +196,7 @@ def fig4(runs, path):
 
 
 def _privacy_panel(axes, rows, key, styles):
-    """One panel of Fig. 4, with the error under `key`. Returns name -> what was drawn for it."""
+    """Draw one panel of Fig. 4, for the error `key`. Returns row name -> its points and bars."""
     drawn = {}
     missing = []
     for row in rows:
@@ -236,7 +235,7 @@ def _privacy_panel(axes, rows, key, styles):
 
 
 def training_curves(log_lines, path):
-    """One panel per term of `log.jsonl`: values thin, their running mean thick, stages in a row.
+    """One panel per term of `log.jsonl`: values thin, running mean thick, one stage after another.
 
     log_lines: dicts with `stage`, `step` (from 1 in each stage) and floats.
     """
@@ -254,7 +253,7 @@ def training_curves(log_lines, path):
         axes.set_xlabel("step", fontsize=7)
         axes.tick_params(labelsize=7)
         end = 0
-        shown = []  # where stages with this term begin and end
+        borders = []  # where stages with this term begin and end
         for i, (stage, lines) in enumerate(stages.items()):
             if i > 0:
                 axes.axvline(end, color="#cccccc", linewidth=0.8)
@@ -266,10 +265,10 @@ def training_curves(log_lines, path):
                 marker = "." if len(x) < 3 else None
                 axes.plot(x, y, color=f"C{i}", linewidth=0.6, alpha=0.45, marker=marker)
                 drawn[stage] = axes.plot(x, _smooth(y), color=f"C{i}", linewidth=1.8)[0]
-                shown += [end, last]
+                borders += [end, last]
             end = last
-        if shown:
-            axes.set_xlim(min(shown), max(shown))
+        if borders:
+            axes.set_xlim(min(borders), max(borders))
     figure.legend(drawn.values(), list(drawn), loc="outside upper center", ncols=6, fontsize=7)
     _save(figure, path)
 
@@ -288,10 +287,10 @@ def table1_markdown(results):
 
 
 def screen_line(name, row=None):
-    """The line of Table 1 that is shown when a row is finished: mAP and three errors.
+    """The line of Table 1 that is printed when a row is finished: mAP and three errors.
 
-    All are of one width, so that they form a table though they come one by one. row: the row of one
-    seed, as `evaluate.judge_row` returns it; None gives the head.
+    All lines have the same width, so that they form a table. row: the row of one seed, as
+    `evaluate.judge_row` returns it; None gives the head.
     """
     heads = ["mAP", *(ERRORS[key] for key in ON_SCREEN)]
     cells = heads if row is None else _numbers(row, ON_SCREEN)
@@ -321,7 +320,7 @@ def ablation_markdown(results):
 
 
 def looks_markdown(results):
-    """What each row leaves of the faces, as Markdown; "-" = not measured on such pictures."""
+    """How much of the faces each row preserves, as Markdown; "-" = not measured."""
     found = {row["name"]: row.get("structure") or {} for row in results["rows"]}
     kinds = [kind for kind in LOOKS if any(kind in values for values in found.values())]
     lines = {"Method": kinds}
@@ -347,8 +346,8 @@ def _markdown(lines):
 
 
 def over_seeds(values):
-    """Mean, standard deviation (n - 1; 0 for one seed) and every seed's value, as `results.json`
-    has them; None for no values."""
+    """Mean, standard deviation (n - 1; 0 for one seed) and every seed's value, in the form of
+    `results.json`; None for no values."""
     if not values:
         return None
     std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
@@ -356,7 +355,7 @@ def over_seeds(values):
 
 
 def _measured(value):
-    """A number or what `over_seeds` gives -> (mean, std) in %, std None for one seed; or None."""
+    """A number, or a result of `over_seeds` -> (mean, std) in %, std None for one seed; or None."""
     value = value if isinstance(value, dict) else {"mean": value}
     mean = value.get("mean")
     if mean is None or not math.isfinite(mean):
@@ -372,7 +371,7 @@ def _percent(value):
 
 
 def _smooth(values):
-    """Running mean over about a tenth of the curve, its window cut at both ends. (n,) -> (n,)"""
+    """Running mean over a tenth of the curve, over less at its ends. (n,) -> (n,)"""
     half = max(1, len(values) // 20)
     window = np.ones(2 * half + 1)
     total, count = (np.convolve(x, window)[half:-half] for x in (values, np.ones_like(values)))
@@ -389,11 +388,10 @@ def _save(figure, path):
 
 
 def _write(picture, path):
-    """Write a PNG of at most MOST_BYTES: as it is, else in 256 colors, else also smaller."""
+    """Write a PNG of at most MOST_BYTES: if needed in 256 colors, then also smaller."""
     data = _png(picture)
     if len(data) > MOST_BYTES:
-        # Chosen on a small copy: a round of k-means takes a third off the colors' error, but is
-        # slow on a large picture.
+        # A round of k-means reduces the colors' error by a third; on the large picture it is slow.
         palette = picture.resize((320, 200), Image.Resampling.NEAREST).quantize(256, kmeans=1)
         width, height = picture.size
         while len(data) > MOST_BYTES:
@@ -412,7 +410,7 @@ def _png(picture):
 
 
 def main(argv=None) -> None:
-    """Fig. 4 of one or more finished runs. A user's error ends with a sentence and status 2."""
+    """Draw Fig. 4 of finished runs. A user's error ends with one sentence and status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m ppad.figures",
         description="Fig. 4 for one or more finished runs, side by side.",

@@ -142,7 +142,10 @@ def lock(folder):
     """
     check_writable(folder)
     path = Path(folder, ".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # as where a link leads nowhere
+        raise write_error(folder, error) from error
     owner = path.with_suffix(".txt")
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:

@@ -369,7 +369,8 @@ def action_names(table, frames: dict[str, _Frame], train) -> list[str]:
     learned = {action for frame in train for action in frame.actions}
     if train and (unknown := sorted(set(classes) - learned)):
         fault = f"no train frame shows the action {unknown[0]!r}"
-        raise DataError(f"{table}: {fault}; add some, or read more (--train_frames)")
+        fix = "add some, delete its rows, or have the main job read more (--train_frames)"
+        raise DataError(f"{table}: {fault}; {fix}")
     return classes
 
 

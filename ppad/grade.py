@@ -1,4 +1,4 @@
-"""Grade a student's module: replace ours by it, run our own tests and a short game that must learn.
+"""Grade a student's module: put it in place of ours, run our tests and a short training game.
 
     python -m ppad.grade COMPONENT student.py [more.py ...] [--json F] [--junit F]
     python -m ppad.grade --starter COMPONENT [--out F]  # the file that students begin with
@@ -7,15 +7,15 @@ A component is any module of `ppad` whose test file has marks like this one:
 
     @pytest.mark.rubric("line of the rubric", points=2, hint="what is probably wrong")
 
-A line's points and hint come from the first of its tests that gives them; it is earned only if all
-its tests pass, and a skipped test has not passed. `helper="psi"` names functions that a line is
-about: in all other lines the reference's take their place, so that their mistakes cost points once.
-`tests/grading_game.py` adds its line to every component.
+Several tests may share a line. Its points and hint come from the first test that gives them; it is
+earned only if all its tests pass, and a skipped test has not passed. `helper="psi"` names the
+functions that a line tests: all other lines use the reference's, so that a mistake costs points
+only once. `tests/grading_game.py` adds a line to every component.
 
-A subprocess (`tests/grading_child.py`) runs the tests on copies in a temporary folder, with the
-student's file in the component's place, and writes the start and result of each to a journal. This
-process watches time and memory. A test that hangs or ends its process costs its line, and a new
-process goes on with the others. A seat belt, no sandbox (tests/README.md).
+A subprocess (`tests/grading_child.py`) runs the tests in a temporary copy that contains the
+student's file, and writes each test's start and result to a journal. This process watches time and
+memory. A test that hangs or crashes loses its line, and a new process continues with the others.
+This is a seat belt, not a sandbox (tests/README.md).
 """
 
 import argparse
@@ -51,7 +51,7 @@ NEW_ENVIRONMENT = {
 }
 HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")
 MB = 2**20
-NOT_TRIED = ("not written yet", "your file has no ", ": not run", ": not reached")  # no hint there
+NOT_TRIED = ("not written yet", "your file has no ", ": not run", ": not reached")  # need no hint
 SKIPPED = "not run: another test of this line had taken its process down"
 HEADER = """\
 # Write every body that says "not written yet". Leave arguments unchanged. A ValueError's message
@@ -61,13 +61,13 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use; ours: several times what ours need."""
+    """What one submission may use; ours: several times what our modules need."""
 
-    seconds: float = 180  # for everything, waiting for a processor not counted
+    seconds: float = 180  # in all, without the time spent waiting for a processor
     test_seconds: float = 30  # for one test; twice that to import the file and to collect tests
     game_seconds: float = 90  # for the game, which is one test
-    memory: int = 4096 * MB  # bytes resident, all its processes together
-    file: int = 256 * MB  # bytes in one file it writes
+    memory: int = 4096 * MB  # resident bytes of all its processes together
+    file: int = 256 * MB  # bytes of one file that it writes
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Line:
     text: str
     points: float = 0
     hint: str = ""
-    helper: str = ""  # functions that the line is about and others use
+    helper: str = ""  # functions that this line tests and other lines use
     tests: list[str] = field(default_factory=list)  # "file::function"
     earned: float = 0
     reasons: list[str] = field(default_factory=list)  # one for each test that did not pass
@@ -103,8 +103,8 @@ def starter(source: str) -> str:
     """The file that a student begins with, made from the source of the real module.
 
     Every body is replaced by `raise NotImplementedError`; private helpers, and imports that only
-    bodies use, are left out. Docstrings, constants, signatures and the fields of dataclasses stay
-    as they are, comments included. Expects this package's style, as `ruff format` leaves it.
+    bodies use, are removed. Docstrings, comments, constants, signatures and dataclass fields stay.
+    Expects source formatted by `ruff format`.
     """
     rows = source.splitlines(keepends=True)
     for first, last, text in sorted(_edits(rows, ast.parse(source).body), reverse=True):
@@ -128,7 +128,7 @@ def _edits(rows: list[str], nodes: list[ast.stmt]):
         if node.name.startswith("_") and not node.name.endswith("__"):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
             while rows[first - 1].lstrip().startswith("#") and "# --" not in rows[first - 1]:
-                first -= 1  # a comment that is no section heading
+                first -= 1  # the helper's own comment, but not a section heading
             while not rows[first - 1].strip():
                 first -= 1
             yield first, node.end_lineno, []
@@ -136,7 +136,7 @@ def _edits(rows: list[str], nodes: list[ast.stmt]):
             yield from _edits(rows, node.body)
         else:
             todo = f'raise NotImplementedError("not written yet: {node.name}")'
-            if node.name == "__post_init__":  # runs at import, in a default like `config=Config()`
+            if node.name == "__post_init__":  # defaults such as `config=Config()` run it at import
                 todo = "pass  # not written yet"
             first = node.body[0]  # the docstring, if there is one
             begin = first.lineno - 1 if ast.get_docstring(node) is None else first.end_lineno
@@ -147,13 +147,13 @@ def _edits(rows: list[str], nodes: list[ast.stmt]):
 
 
 def components(root: Path = ROOT) -> list[str]:
-    """Names of the modules that can be graded: those whose test file has rubric marks."""
+    """Names of the modules whose test file has rubric marks: they can be graded."""
     tests = sorted((root / "tests").glob("test_*.py"))
     return [test.stem.removeprefix("test_") for test in tests if _rubric([test])]
 
 
 def _rubric(files: list[Path]) -> list[Line]:
-    """Lines in the order of their first test."""
+    """The rubric's lines, in the order of their first test."""
     lines = {}
     for file in files:
         source = file.read_text(encoding="utf-8")
@@ -175,7 +175,7 @@ def grade(
 ) -> Report:
     """Grade the file `student` as `ppad.COMPONENT`; game=False leaves out the game and its points.
 
-    Raises OSError if it cannot be read; whatever it does gives a Report.
+    Raises OSError if the file cannot be read; anything else that it does ends in the Report.
     """
     began = time.monotonic()
     source = Path(student).read_bytes()
@@ -196,10 +196,10 @@ def grade(
         with tempfile.TemporaryDirectory(prefix="ppad_grade_", ignore_cleanup_errors=True) as place:
             _copy_files(Path(place), root, files, component, source)
             stop = _run_tests(Path(place), orders, limits, seen)
-        if seen.test is None or seen.test in seen.results:  # it did not end in the middle of one
+        if seen.test is None or seen.test in seen.results:  # no test was interrupted
             break
         seen.results[seen.test] = stop or "the tests were broken off"  # pytest.exit
-        # Its line is lost, and each of the line's other tests might take a process down, too.
+        # The line is lost, so its other tests, which might crash too, are skipped.
         lost = next(names for names in map(seen.names, lines) if seen.test in names)
         seen.results = dict.fromkeys(lost, SKIPPED) | seen.results
         stop = f"not reached: the {limits.seconds:g} s for the whole file were over"
@@ -209,7 +209,7 @@ def grade(
         for name in seen.names(line):
             if reason := seen.results.get(name, stop or "not run"):
                 line.reasons.append(f"{name.partition('::')[2]}: {reason}")
-        line.reasons.sort(key=lambda reason: SKIPPED in reason)  # what took it down comes first
+        line.reasons.sort(key=lambda reason: SKIPPED in reason)  # the crash itself comes first
         line.earned = 0 if line.reasons else line.points
     points = sum(line.earned for line in lines)
     out_of = sum(line.points for line in lines)
@@ -218,10 +218,10 @@ def grade(
 
 
 def _copy_files(place: Path, root: Path, files: list[Path], component: str, source: bytes) -> None:
-    """Fill the folder `place` with all that the tests need."""
+    """Copy everything that the tests need into the folder `place`."""
     for name in ("ppad", "tests", "home"):
         (place / name).mkdir()
-    (place / "pytest.ini").write_text("[pytest]\n")  # else pytest looks above
+    (place / "pytest.ini").write_text("[pytest]\n")  # else pytest searches the parent folders
     tests = [*files, *(root / "tests" / f"{name}.py" for name in COPIED)]
     for path in [*(root / "ppad").glob("*.py"), *tests]:
         shutil.copyfile(path, place / path.relative_to(root))
@@ -230,16 +230,16 @@ def _copy_files(place: Path, root: Path, files: list[Path], component: str, sour
 
 @dataclass
 class _Seen:
-    """What the processes that ran the tests of one submission have told so far."""
+    """What the processes that run one submission's tests have reported so far."""
 
     results: dict[str, str] = field(default_factory=dict)  # test -> "" if passed, else the reason
     collected: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
-    test: str | None = None  # the last one that the last process started
-    seconds: float = 0.0  # of all processes, each from the file's import on
+    test: str | None = None  # the last test that the last process started
+    seconds: float = 0.0  # of all processes, each counted from the file's import
 
     def names(self, line: Line) -> list[str]:
-        """Those of the line's tests; one with parameters was collected under several."""
+        """The names under which the line's tests were collected; parameters add several."""
         names = []
         for test in line.tests:
             names += sorted(n for n in self.collected if n.partition("[")[0] == test) or [test]
@@ -247,22 +247,22 @@ class _Seen:
 
 
 def _run_tests(place: Path, orders: dict, limits: Limits, seen: _Seen) -> str:
-    """Run the tests without result in a new process. Returns why it did not end well, or ""."""
-    token = secrets.token_hex(16)  # rows of the journal count only with it
+    """Run the tests that have no result yet in a new process. Returns why it failed, or ""."""
+    token = secrets.token_hex(16)  # the journal's rows must contain it
     path = place / f"{secrets.token_hex(8)}.jsonl"
     orders = orders | {"done": list(seen.results), "journal": str(path), "token": token}
     seen.test = None
     before = seen.seconds
-    waited = 0.0  # seconds, for a processor
+    waited = 0.0  # seconds, for a processor; not counted in the times below
     phase = "starting"
-    since = 0.0  # when the phase or test began; such times are seconds without those waited
-    may_take = math.inf  # how long
-    imported = 0.0  # when the file was
+    since = 0.0  # when the phase or test began
+    may_take = math.inf  # seconds that it may last
+    imported = 0.0  # when the student's file was imported
     half_row = b""
-    # The journal is kept open, so that deleting it does no harm.
+    # The journal stays open, so that deleting it does no harm.
     with path.open("a+b") as journal, _process(place) as process:
         started = time.monotonic()
-        with suppress(OSError):  # it ended at once, as is noticed below
+        with suppress(OSError):  # it has ended already, which is noticed below
             process.stdin.write(json.dumps(orders).encode() + b"\n")
             process.stdin.close()
         while True:
@@ -314,7 +314,7 @@ def _run_tests(place: Path, orders: dict, limits: Limits, seen: _Seen) -> str:
 
 @contextmanager
 def _process(place: Path):
-    """The subprocess in the folder `place`, with as little of our environment as it needs."""
+    """Start the subprocess in the folder `place`, with only the environment that it needs."""
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     environment |= NEW_ENVIRONMENT | dict.fromkeys(HOME_FOLDERS, str(place / "home"))
     environment["PYTHONPATH"] = str(place)
@@ -324,7 +324,7 @@ def _process(place: Path):
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError, PermissionError):  # all of it may have ended
+        with suppress(ProcessLookupError, PermissionError):  # the session may have ended
             if hasattr(os, "killpg"):
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
@@ -332,10 +332,10 @@ def _process(place: Path):
 
 
 def _memory(pid: int) -> int:
-    """Bytes of all processes of the session `pid`; 0 on systems without /proc."""
+    """Resident bytes of all processes in the session `pid`; 0 on systems without /proc."""
     memory = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # a process that has ended meanwhile
+        with suppress(OSError):  # the process has ended meanwhile
             words = stat.read_text().rpartition(")")[2].split()
             if int(words[3]) == pid:
                 memory += int(words[21]) * os.sysconf("SC_PAGE_SIZE")
@@ -343,7 +343,7 @@ def _memory(pid: int) -> int:
 
 
 def _seconds_waited(pid: int) -> float:
-    """How long a process has waited for a processor; 0 where the system does not say."""
+    """Seconds that a process has waited for a processor; 0 where the system does not say."""
     path = Path(f"/proc/{pid}/schedstat")
     return int(path.read_text().split()[1]) / 1e9 if path.exists() else 0.0
 
@@ -359,19 +359,19 @@ def _table(report: Report) -> str:
     for line in report.lines:
         rows.append(f"  {line.earned:>3g} / {line.points:g}  {line.text}")
         if not line.reasons or line.reasons[0].endswith(tuple(report.notes)):
-            continue  # nothing missed, or a note above has said why
+            continue  # earned, or a note above gives the reason
         more = f" (and {len(line.reasons) - 1} more)" if len(line.reasons) > 1 else ""
-        untried = any(words in line.reasons[0] for words in NOT_TRIED)
-        for text in [f"hint: {line.hint}"] * (not untried) + [line.reasons[0] + more]:
+        tried = not any(words in line.reasons[0] for words in NOT_TRIED)
+        for text in [f"hint: {line.hint}"] * tried + [line.reasons[0] + more]:
             rows += textwrap.wrap(text, 100, initial_indent=" " * 11, subsequent_indent=" " * 13)
     return "\n".join(rows)
 
 
 def _junit(reports: list[Report]) -> bytes:
-    """The reports as JUnit XML, a test suite per file and a test case per line."""
+    """The reports as JUnit XML: a test suite per file, a test case per line."""
     top = ElementTree.Element("testsuites")
     for report in reports:
-        # XML has neither control characters nor what stands for a byte of a name that is no UTF-8.
+        # XML allows no control characters and no surrogates (bytes of names that are not UTF-8).
         name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in report.file)
         suite = ElementTree.SubElement(top, "testsuite", name=f"{report.component} {name}")
         suite.attrib |= {
@@ -390,7 +390,7 @@ def _junit(reports: list[Report]) -> bytes:
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
-    """The command line; a mistake in it ends with one sentence and status 2."""
+    """Parse the command line; a mistake ends with one sentence and status 2."""
     parser = argparse.ArgumentParser("python -m ppad.grade", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("component", choices=components(), help="the module that the students wrote")
@@ -418,7 +418,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def positive(text: str) -> float:
-    """A number above 0; ValueError otherwise, which argparse makes a sentence of."""
+    """A number above 0; argparse turns the ValueError for others into a sentence."""
     if not 0 < float(text) < 1e9:
         raise ValueError
     return float(text)
@@ -427,7 +427,7 @@ def positive(text: str) -> float:
 def main(words: list[str] | None = None) -> int:
     args = parse(words)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a console may not know a file's name
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that a console cannot show
     try:
         if args.starter:
             source = (ROOT / "ppad" / f"{args.component}.py").read_text(encoding="utf-8")

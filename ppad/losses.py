@@ -39,10 +39,10 @@ def psi(cosine: torch.Tensor, m: int = 4) -> torch.Tensor:
     paper; 1 gives cos(theta) back. Returns the same shape: from 1 at 0 degrees psi falls to 1 - 2m
     at 180, each piece a slice of cos(m theta), flipped and shifted to continue the one before.
 
-    cos(m theta) is a polynomial in cos(theta) (Chebyshev), so no acos is needed, whose slope is
-    infinite at +-1. k counts the borders cos(j pi / m) passed and has no gradient. On a border
-    itself the k of either side gives the same value and the same slope, 0; a k made of sign(cos),
-    which is 0 at 0, would not.
+    cos(m theta) is a polynomial in cos(theta) (Chebyshev), so acos, whose slope is infinite at
+    +-1, is not needed. k counts the borders cos(j pi / m) passed and has no gradient. On a border
+    itself, the k of either side gives the same value and the same slope, 0; a k computed from
+    sign(cos), which is 0 at 0, would not.
     Source: Liu et al. 2017, section 3.2. Raises ValueError for another m.
     """
     _check_margin(m)
@@ -65,7 +65,7 @@ def lambda_schedule(
 ) -> float:
     """The weight lambda of the plain cosine after `step` updates of D (0 = before the first).
 
-    lambda = max(floor, base / (1 + gamma * step)). Large: almost no margin; 0: the margin alone.
+    lambda = max(floor, base / (1 + gamma * step)). Large: almost no margin. 0: the margin alone.
     The defaults are ORIGINAL_SCHEDULE; PYTORCH_PORT_SCHEDULE is the other published one. Raises
     ValueError for a negative step.
     """
@@ -213,11 +213,11 @@ def loss_l1(modified: torch.Tensor, original: torch.Tensor, weight: float) -> to
     """Equation 3: L_l1 = E[lambda |M(f) - f|_1], which preserves pose, lighting and background.
 
     modified, original: same shape, (B, 3, S, S) in [-1, 1]. weight: the paper's lambda (not
-    the margin's), "relatively small", its value nowhere printed. Returns a scalar in
+    the margin's), called "relatively small" without a value. Returns a scalar in
     [0, 2 weight]. Raises ValueError if the shapes differ, which broadcasting would hide.
 
-    Open in the paper: lambda is in equation 3 and again in Algorithm 1; it is applied once, here.
-    |.|_1 is the mean over pixels and channels, not their sum, as in Zhu et al.
+    The paper has lambda in equation 3 and again in Algorithm 1; we apply it once, here. |.|_1 is
+    the mean over pixels and channels, not their sum, as in Zhu et al.
     """
     if modified.shape != original.shape:
         shapes = f"{tuple(modified.shape)} and {tuple(original.shape)}"
@@ -247,8 +247,8 @@ def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.T
     M for D being *sure of somebody else*, for instance by swapping identities, which a recognizer
     trained on M's outputs learns. A face above the cap gives no gradient.
 
-    For log N to mean chance, M needs the loss without margin, `margin=False`. With it D's loss is
-    above log N even where D is right: with N = 20, |x| = 10, a cosine of 0.3 to the true identity
+    For log N to mean chance, M needs `margin=False`. With the margin, D's loss can exceed log N
+    even if D is right: with N = 20, |x| = 10, a cosine of 0.3 to the true identity
     and 0 to the rest, the plain loss is 0.67 and the A-Softmax loss at lambda = 5 is 4.37, above
     log 20 = 3.00.
 
@@ -259,7 +259,7 @@ def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.T
         raise ValueError(f"per_sample_loss_D must be (B,) with B >= 1, but is {shape}.")
     if not cap > 0:
         raise ValueError(f"cap must be above 0 nats, but is {cap}.")
-    # Capped per face: under a cap on the mean, one large loss would hide all the others.
+    # Capped per face: with a cap on the mean, one large loss would hide all the others.
     return -per_sample_loss_D.clamp(max=cap).mean()
 
 
@@ -267,8 +267,8 @@ def modifier_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Another term for M (ours): minus the entropy of D's softmax, in nats.
 
     logits: (B, N), D's without margin. Returns a scalar in [-log N, 0], to be minimized: -log N
-    where D holds all identities for equally likely. No label enters, so being taken for always the
-    same somebody else does not pay. Source: Wu et al., "Privacy-Preserving Deep Action
+    if D finds all identities equally likely. It uses no label, so M gains nothing by making every
+    face look like one other person. Source: Wu et al., "Privacy-Preserving Deep Action
     Recognition", TPAMI 2020.
     """
     log_p = logits.log_softmax(dim=1)  # (B, N)
@@ -279,19 +279,19 @@ def modifier_non_saturating(logits: torch.Tensor, labels: torch.Tensor) -> torch
     """Another term for M (ours): mean of -log(1 - p), p being D's probability of the true identity.
 
     logits: (B, N), D's without margin, N >= 2. labels: (B,) int64, the true ones. Returns a scalar
-    >= 0, to be minimized. Ascent on L_D = -log p has the slope 1 - p in the true logit: none where
-    D is sure. This term has p: it pulls hardest just there. A face with p < 1/N, below chance, has
-    no gradient. Source: the generator's loss of GANs in the same form (Goodfellow et al. 2014).
+    >= 0, to be minimized. Ascent on L_D = -log p has the slope 1 - p in the true logit, near 0 if
+    D is sure. This term has the slope p, which is largest there. A face with p < 1/N, below chance,
+    has no gradient. Source: the generator's loss of GANs in the same form (Goodfellow et al. 2014).
 
-    1 - p is not taken from p: where fp32 rounds p to 1, its logarithm would be -inf and the
+    1 - p is not computed from p: where fp32 rounds p to 1, its logarithm would be -inf and the
     gradient nan. log(1 - p) = logsumexp of the other logits - logsumexp of all.
     """
     index = labels.to(logits.device, non_blocking=logits.device.type != "cpu")[:, None]  # (B, 1)
-    everybody = logits.logsumexp(dim=1)  # (B,)
-    others = logits.scatter(1, index, -math.inf).logsumexp(dim=1)  # (B,)
-    log_p = logits.gather(1, index)[:, 0] - everybody  # (B,)
+    log_all = logits.logsumexp(dim=1)  # (B,)
+    log_others = logits.scatter(1, index, -math.inf).logsumexp(dim=1)  # (B,)
+    log_p = logits.gather(1, index)[:, 0] - log_all  # (B,)
     below_chance = log_p <= -math.log(logits.shape[1])  # (B,)
-    return (everybody - others).masked_fill(below_chance, 0.0).mean()
+    return (log_all - log_others).masked_fill(below_chance, 0.0).mean()
 
 
 def random_label_targets(
@@ -299,10 +299,10 @@ def random_label_targets(
 ) -> torch.Tensor:
     """The paper's ablation (section 5.6): for each face some *other* identity, at random.
 
-    labels: (B,) int64 in 0..N-1, the true ones. identities: N >= 2. generator: of random
-    numbers, on its own device; None is torch's global one. Returns (B,) int64 on the labels'
+    labels: (B,) int64 in 0..N-1, the true ones. identities: N >= 2. generator: random
+    numbers, on its own device; None: torch's global one. Returns (B,) int64 on the labels'
     device, uniform over the N - 1 others, never the true one. In place of gradient ascent M then
-    *minimizes* L_D(M(f), target), drawn anew each step.
+    *minimizes* L_D(M(f), target); targets are new each step.
     Raises ValueError for labels outside 0..N-1 or fewer than 2 identities.
     """
     if identities < 2:

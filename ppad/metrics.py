@@ -1,12 +1,12 @@
 """Metrics: frame-mAP of the action detector, and face verification.
 
 Paper: section 5. Action detection is scored by "standard mean Average Precision" at IoU 0.5, face
-recognition by verification accuracy on LFW with cosine similarity. Besides, to tell a low accuracy
-from a badly fitted threshold: AUC, equal error rate, true accepts at a fixed rate of false accepts,
-rank-1 identification, and intervals by resampling identities.
+recognition by verification accuracy on LFW with cosine similarity. More measures (ours) tell a low
+accuracy from a badly fitted threshold: AUC, equal error rate, the true accept rate at a fixed false
+accept rate, rank-1 identification, and intervals by resampling identities.
 
-Detection takes torch tensors as torchvision's detectors return them; verification takes anything
-numpy can read. Scores are similarities: higher means "same person".
+Detection takes torch tensors as torchvision's detectors return them; verification takes arrays, or
+lists numpy can convert. Scores are similarities: higher means "same person".
 """
 
 from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ def frame_map(
     """Mean average precision over frames (paper section 5).
 
     detections: one dict per frame: "boxes" (k, 4) xyxy px, "labels" (k,), "scores" (k,). truths:
-    likewise without scores. Labels run from 1 to `classes`. Other arguments as in `frame_ap`.
-    Returns (mean, ap): ap (classes,) in [0, 1], ap[c - 1] for class c, nan where the class has no
-    truth; the mean is over the others (nan if there are none).
+    the same without scores. Labels run from 1 to `classes`. Other arguments as in `frame_ap`.
+    Returns (mean, ap): ap (classes,) in [0, 1], ap[c - 1] for class c, nan for a class without
+    truths; the mean is over the other classes (nan if there are none).
     """
     labels = range(1, classes + 1)
     ap = [frame_ap(detections, truths, label, iou_threshold, convention) for label in labels]
@@ -49,11 +49,11 @@ def frame_ap(
 ) -> float:
     """Average precision of one class over all frames, in [0, 1]; nan if no truth has that class.
 
-    The class's detections are taken by falling score (ties in the order given). One is a hit if,
-    among the truths of its class and frame that no better detection has taken, the one it overlaps
-    most has IoU >= `iou_threshold`; every other detection is a false positive, a second one on a
-    taken truth included.
-    convention (open in the paper): "envelope", the area under the precision envelope, all points
+    The class's detections are matched by falling score (ties in the order given). A detection is a
+    hit if, among the truths of its class and frame that no better detection has matched, the one it
+    overlaps most has IoU >= `iou_threshold`. All others are false positives, including a second one
+    on a matched truth.
+    convention (not in the paper): "envelope", the area under the precision envelope, all points
     (VOC 2010+), or "act", trapezoids under the raw precision-recall curve from recall 0,
     precision 1 (the ACT detector, Kalogeiton et al. 2017).
     Raises ValueError if the lists differ in length or the convention is unknown.
@@ -65,15 +65,15 @@ def frame_ap(
     positives = 0
     scores = []
     hits = []
-    for found, truth in zip(detections, truths):
-        chosen = found["labels"] == label
-        wanted = _precise(truth["boxes"][truth["labels"] == label])  # (m, 4)
-        scores.append(_precise(found["scores"][chosen]).numpy())  # (k,)
-        hits.append(_match(_precise(found["boxes"][chosen]), scores[-1], wanted, iou_threshold))
-        positives += len(wanted)
+    for frame, truth in zip(detections, truths):
+        chosen = frame["labels"] == label
+        targets = _precise(truth["boxes"][truth["labels"] == label])  # (m, 4)
+        scores.append(_precise(frame["scores"][chosen]).numpy())  # (k,)
+        hits.append(_match(_precise(frame["boxes"][chosen]), scores[-1], targets, iou_threshold))
+        positives += len(targets)
     if positives == 0:
         return float("nan")
-    # One ranking over all frames; a stable sort keeps the order given on ties.
+    # One ranking over all frames; a stable sort keeps tied scores in order.
     ranking = np.argsort(-np.concatenate(scores), kind="stable")  # (K,)
     true_positives = np.cumsum(np.concatenate(hits)[ranking])  # (K,)
     recall = true_positives / positives  # (K,)
@@ -91,7 +91,7 @@ def _precise(tensor: Tensor) -> Tensor:
 
 
 def _match(boxes, scores, truths, threshold) -> np.ndarray:
-    """Which detections of one class in one frame are hits, each truth being taken once.
+    """Which detections of one class in one frame are hits; each truth is matched once.
 
     boxes (k, 4), scores (k,), truths (m, 4) -> bool (k,).
     """
@@ -103,7 +103,7 @@ def _match(boxes, scores, truths, threshold) -> np.ndarray:
         best = iou[i].argmax()
         hits[i] = iou[i, best] >= threshold
         if hits[i]:
-            iou[:, best] = -1.0  # taken
+            iou[:, best] = -1.0  # matched
     return hits
 
 
@@ -116,10 +116,10 @@ def _trapezoids(x, y) -> float:
 class FoldAccuracy:
     """Verification accuracy in [0, 1] over folds."""
 
-    mean: float  # of `accuracies`: every fold counts once, whatever its size
+    mean: float  # of `accuracies`: every fold has the same weight
     std: float  # population standard deviation over the folds
     accuracies: np.ndarray  # (folds,)
-    thresholds: np.ndarray  # (folds,), the threshold that each fold was tested with
+    thresholds: np.ndarray  # (folds,), the threshold used to test each fold
     correct: np.ndarray  # (P,) bool: pairs that their fold's threshold classifies correctly
 
 
@@ -129,7 +129,7 @@ def cosine_scores(
     """Cosine similarity of each pair of rows, after subtracting `mean`.
 
     features_a, features_b: (P, d). Returns (P,) in [-1, 1]; 0 where a feature equals the mean and
-    so has no direction. Raises ValueError unless both have one shape (P, d).
+    has no direction. Raises ValueError unless both have one shape (P, d).
     """
     a = np.asarray(features_a, np.float64) - mean
     b = np.asarray(features_b, np.float64) - mean
@@ -140,11 +140,11 @@ def cosine_scores(
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
-    """The threshold t with the most pairs for which "score > t means same" is right.
+    """The threshold t for which "score > t means same" is right for the most pairs.
 
     scores (P,), same (P,) bool. Candidates lie below the lowest score, midway between neighboring
-    distinct scores, and above the highest: every way of splitting the pairs, once (SphereFace's
-    evaluation tries a fixed grid of 1/10,000 steps). The outer two lie half the widest gap outside.
+    distinct scores, and above the highest, so each split of the pairs is tried once (SphereFace
+    tries a fixed grid of 1/10,000 steps). The outer two lie half the widest gap outside.
     Returns the mean of the candidates that tie for the best.
     """
     scores, same = _scores_and_same(scores, same)
@@ -175,8 +175,8 @@ def fold_accuracy(
     features_a, features_b: (P, d), the two faces of each pair. same: (P,) bool. folds: (P,) the
     fold of each pair, any integers. For each fold, everything is fitted on the other folds: the
     mean feature that is subtracted, and the threshold (`best_threshold`) on cosine similarity.
-    threshold: one fitted elsewhere, for instance on the original faces, for every fold; the mean
-    feature is then still that of the other folds. (The paper does not say which of the two its
+    threshold: a fixed one for all folds, fitted elsewhere, for instance on the original faces; the
+    mean feature still comes from the other folds. (The paper does not say which of the two its
     numbers use.) Raises ValueError for shapes that do not agree or fewer than two folds.
     """
     features = np.stack([features_a, features_b]).astype(np.float64)  # (2, P, d)
@@ -203,10 +203,10 @@ def fold_accuracy(
 
 
 def auc(scores: np.ndarray, same: np.ndarray) -> float:
-    """Area under the ROC curve in [0, 1]: the chance that a same pair scores higher than a
-    different one, a tie counting half.
+    """Area under the ROC curve in [0, 1]: the probability that a same pair scores higher than a
+    different one; ties count half.
 
-    scores (P,), same (P,) bool. Raises ValueError unless both kinds of pair are there.
+    scores (P,), same (P,) bool. Raises ValueError unless both kinds of pair occur.
     """
     false_accepts, true_accepts = _roc(scores, same)
     return _trapezoids(false_accepts, true_accepts)
@@ -227,8 +227,8 @@ def eer(scores: np.ndarray, same: np.ndarray) -> float:
 def tar_at_far(scores: np.ndarray, same: np.ndarray, far: float = 1e-3) -> float:
     """True accept rate in [0, 1] at the lowest threshold whose false accept rate is at most `far`.
 
-    With N different pairs, rates are multiples of 1/N: below 1/N this is the rate with no false
-    accept at all. Arguments as in `auc`. Raises ValueError for a rate outside [0, 1].
+    With N different pairs, rates are multiples of 1/N: for far < 1/N this is the rate without any
+    false accept. Arguments as in `auc`. Raises ValueError for a rate outside [0, 1].
     """
     if not 0 <= far <= 1:
         raise ValueError(f"far is {far}; give a rate from 0 to 1")
@@ -242,7 +242,7 @@ def rank1(
     """Identification rate in [0, 1]: the share of probes whose nearest gallery face, by cosine,
     has the probe's identity.
 
-    gallery (G, d), gallery_ids (G,), probe (Q, d), probe_ids (Q,). The first of equal neighbors
+    gallery (G, d), gallery_ids (G,), probe (Q, d), probe_ids (Q,). Of equal neighbors the first
     counts. Raises ValueError for lengths that do not agree or an empty gallery or probe.
     """
     gallery = np.asarray(gallery, np.float64)
@@ -250,7 +250,7 @@ def rank1(
     lengths_agree = len(gallery) == len(gallery_ids) and len(probe) == len(probe_ids)
     if not lengths_agree or len(gallery) == 0 or len(probe) == 0:
         raise ValueError("gallery and probe each need one identity per row and at least one row")
-    # The length of a probe does not change which face is nearest: only the gallery is normalized.
+    # A probe's length does not change which face is nearest: only the gallery is normalized.
     norms = np.linalg.norm(gallery, axis=1, keepdims=True)  # (G, 1)
     gallery = np.divide(gallery, norms, out=np.zeros_like(gallery), where=norms > 0)
     nearest = np.argmax(probe @ gallery.T, axis=1)  # (Q,)
@@ -289,14 +289,14 @@ def bootstrap_identities(
     """A percentile interval for a statistic of pairs (or single samples), by resampling identities.
 
     Pairs that share a person are not independent, so people are drawn with replacement, not pairs.
-    In one draw a person drawn w times counts w times, and a pair as often as its people can form
-    it: w for a pair of one person (or a single sample), w_a * w_b for a pair of two.
+    In one draw, a pair of one person (or a single sample) drawn w times is repeated w times; a pair
+    of people drawn w_a and w_b times is repeated w_a * w_b times.
 
     statistic: takes an index array (m,) into the pairs, repeats included, and returns a number.
     identities: (P, 2), the two people of each pair, or (P,) for single samples; any labels.
-    n: draws. seed: of the draws. level: coverage of the interval, in (0, 1).
-    Returns (low, high). A draw without a pair, or whose statistic is nan or raises ValueError (one
-    kind of pair only), is left out. Raises ValueError if every draw is.
+    n: number of draws. seed: their random seed. level: coverage of the interval, in (0, 1).
+    Returns (low, high). Draws without a pair, or whose statistic is nan or raises ValueError (one
+    kind of pair only), are left out. Raises ValueError if no draw remains.
     """
     identities = np.asarray(identities)
     if identities.ndim == 1:
@@ -304,14 +304,14 @@ def bootstrap_identities(
     people, index = np.unique(identities, return_inverse=True)
     first, second = index.reshape(identities.shape).T  # (P,) each
     rng = np.random.default_rng(seed)
-    drawn = []
+    values = []
     for _ in range(n):
         weight = np.bincount(rng.integers(len(people), size=len(people)), minlength=len(people))
         repeats = np.where(first == second, weight[first], weight[first] * weight[second])  # (P,)
         if repeats.any():
             with suppress(ValueError):
-                drawn.append(float(statistic(np.repeat(np.arange(len(repeats)), repeats))))
-    if np.isnan(drawn).all():
+                values.append(float(statistic(np.repeat(np.arange(len(repeats)), repeats))))
+    if np.isnan(values).all():
         raise ValueError("statistic gave no number in any draw; it needs more identities")
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

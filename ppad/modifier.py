@@ -15,11 +15,11 @@ with nine residual blocks and instance normalization, on 256 x 256 pictures. Nam
 
 The encoder lowers the resolution so that one 3 x 3 kernel spans much of a face. Each residual
 block adds a correction to its input, so that the identity is easy to learn. There is no skip
-connection from encoder to decoder (as in a U-Net): every pixel is generated anew, and only the
+connection from encoder to decoder (as in a U-Net): every pixel is newly generated, and only the
 losses preserve anything of the original.
 
 M is an *anonymizer* in the sense of this package: any callable
-(B, 3, S, S) in [-1, 1] -> (B, 3, S, S) in [-1, 1], RGB. The baselines are others.
+(B, 3, S, S) in [-1, 1] -> (B, 3, S, S) in [-1, 1], RGB. So are the baselines.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from torch import nn
 
 # Standard deviation of every conv weight at the start; biases start at 0 (Zhu et al.).
 INIT_STD = 0.02
-# After two halvings a side of 2 is left: a reflect-pad of 1 needs 2 pixels to mirror.
+# Halved twice, a side of 8 becomes 2, the least that a reflect-pad of 1 can mirror.
 SMALLEST_SIZE = 8
 
 UPSAMPLERS = ("transposed", "resize")

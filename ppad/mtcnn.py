@@ -2,24 +2,24 @@
 
 The paper uses MTCNN [58: Zhang, Zhang, Li, Qiao, IEEE SPL 2016] twice: as a binary classifier that
 removes SSH's false positives, and to find the landmarks by which every face is aligned for D. Each
-stage sees fewer windows with a larger network:
+stage is a larger network and sees fewer windows:
 
     P-net  12x12  every window of an image pyramid  ->  proposals        (`MTCNN.propose`)
     R-net  24x24  each proposal, resized            ->  fewer, better    (`MTCNN.refine`)
-    O-net  48x48  each survivor, resized            ->  box, score, five landmarks
+    O-net  48x48  each remaining box, resized       ->  box, score, five landmarks
 
-All frames pass a stage together. Resizing uses a table of running sums (an integral image): the
-mean color of any rectangle is four look-ups, so every pyramid level and window is area-averaged,
-exactly as by `adaptive_avg_pool2d`, in a few indexing operations.
+A stage processes all frames together. Resizing uses an integral image: the sum over any rectangle
+takes four look-ups. So a few indexing operations area-average every pyramid level and window,
+exactly as `adaptive_avg_pool2d` does.
 
-Pixel numbering. The original is MATLAB code: pixel 1 is the first, and a box [x1, x2] includes both
-ends. Its rounding, widths (x2 - x1 + 1) and overlaps depend on that, so boxes keep this numbering
-inside and are returned in continuous coordinates (pixel i covers [i, i + 1)).
+Pixel numbering. The original is MATLAB code: the first pixel is 1, and a box [x1, x2] includes both
+ends. Its rounding, widths (x2 - x1 + 1) and overlaps depend on that. So this file computes with
+MATLAB's numbers and returns continuous coordinates (pixel i covers [i, i + 1)).
 
-Settings and layers are the original's. Like the public PyTorch port whose weights are loaded
-(facenet-pytorch 2.6.0, fetched by `data_scripts/get_weights.py`), this code resizes by area
-averaging, cuts off the part of a window outside the frame (the original fills it with black), and
-flattens in the order (x, y, channel), since the networks were trained on transposed pictures.
+Settings and layers are the original's. We load the weights of a public PyTorch port
+(facenet-pytorch 2.6.0, fetched by `data_scripts/get_weights.py`). Like that port, this code resizes
+by area averaging, crops windows at the frame's edge (the original pads with black), and flattens
+in the order (x, y, channel), since the networks were trained on transposed pictures.
 """
 
 import os
@@ -32,20 +32,20 @@ import torch.nn.functional as F
 from torch import nn
 
 STRIDE = 2  # original: P-net's outputs are 2 px apart
-CELL = 12  # original: each of them sees 12x12 px
-FIRST_PIXEL = (1, 1, 0, 0)  # MATLAB's numbers of a box's first and last pixel, minus its edges
+CELL = 12  # original: each output sees 12x12 px
+FIRST_PIXEL = (1, 1, 0, 0)  # a box in MATLAB's numbering minus the same box in ours
 SAME_FACE = 0.3  # ours: IoU above which two boxes are one face
-WINDOWS_AT_ONCE = 1024  # ours: bounds the memory that a crowd takes
-BOXES_AT_ONCE = 256  # ours: likewise, of the overlaps of all pairs
-# Ours, measured: on a CPU four LFW pictures at a time stay in the cache, 20 % faster than one, 35 %
-# than twenty; a GPU is faster with full batches.
+WINDOWS_AT_ONCE = 1024  # ours: limits memory in crowded pictures
+BOXES_AT_ONCE = 256  # ours: limits the memory of pairwise overlaps
+# Ours, measured: on a CPU four LFW pictures at a time fit the cache: 20 % faster than one, 35 %
+# faster than twenty. A GPU is faster with full batches.
 PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 16_000_000}
 
 
 @dataclass(frozen=True)
 class MTCNNConfig:
     min_face: float = 20.0  # original demo, and the public weights' default: smallest face, px
-    factor: float = 0.709  # original: one pyramid level to the next, about sqrt(1/2)
+    factor: float = 0.709  # original: scale between pyramid levels, about sqrt(1/2)
     thresholds: tuple = (0.6, 0.7, 0.7)  # original: least face probability after P, R, O
     nms_level: float = 0.5  # original: P-net, within one level
     nms_frame: float = 0.7  # original: P-net across levels, and R-net
@@ -53,7 +53,7 @@ class MTCNNConfig:
 
 
 def conv(channels_in, channels_out, kernel, pool=None):
-    """Convolution, PReLU and, if its size is given, a max pool of stride 2."""
+    """Convolution, PReLU and, if `pool` gives its size, a max pool of stride 2."""
     layers = [nn.Conv2d(channels_in, channels_out, kernel), nn.PReLU(channels_out)]
     if pool:
         layers.append(nn.MaxPool2d(pool, 2, ceil_mode=True))
@@ -61,7 +61,7 @@ def conv(channels_in, channels_out, kernel, pool=None):
 
 
 class Dense(nn.Sequential):
-    """(N, C, H, W), flattened in the order x, y, channel -> (N, n), with PReLU."""
+    """Linear layer and PReLU, (N, C, H, W) -> (N, n), on inputs flattened as x, y, channel."""
 
     def __init__(self, values_in, values_out):
         super().__init__(nn.Linear(values_in, values_out), nn.PReLU(values_out))
@@ -71,7 +71,7 @@ class Dense(nn.Sequential):
 
 
 class Stage(nn.Module):
-    """One of the networks: layers, then its outputs, of which the first tells faces."""
+    """One of the networks: layers, then output heads; the first one classifies faces."""
 
     def __init__(self, *layers, heads):
         super().__init__()
@@ -80,8 +80,8 @@ class Stage(nn.Module):
 
     def forward(self, x):
         x = self.body(x)
-        logits, *others = [head(x) for head in self.heads]
-        return face_probability(logits), *others
+        logits, *outputs = [head(x) for head in self.heads]
+        return face_probability(logits), *outputs
 
 
 class PNet(Stage):
@@ -133,7 +133,7 @@ class ONet(Stage):
 
 
 def face_probability(logits):
-    """The second class's share of a softmax over two: (N, 2, ...) -> (N, ...)."""
+    """The second class's softmax probability: (N, 2, ...) -> (N, ...)."""
     return torch.sigmoid(logits[:, 1] - logits[:, 0])
 
 
@@ -143,8 +143,8 @@ def face_probability(logits):
 def sum_table(frames):
     """Running sums: entry (y, x) is the sum of all pixels above and to the left.
 
-    frames: (B, H, W, 3) uint8. Returns (B, H+1, W+1, 3) int32. Sums beyond 2^31 wrap around;
-    differences are still right while one rectangle's own sum fits (8 million pixels).
+    frames: (B, H, W, 3) uint8. Returns (B, H+1, W+1, 3) int32. Sums beyond 2^31 wrap around, but
+    differences are right for rectangles whose own sum fits (8 million pixels).
     """
     table = F.pad(frames.cumsum(2, dtype=torch.int32), (0, 0, 1, 0, 1, 0))  # (B, H+1, W+1, 3)
     if table.device.type != "cpu":
@@ -156,7 +156,7 @@ def sum_table(frames):
 
 
 def bins(length, n, device=None):
-    """First and one-past-last pixel of n area bins: i L / n floored, (i + 1) L / n ceiled.
+    """Start and end (exclusive) of n area bins: floor(i L / n) and ceil((i + 1) L / n), L = length.
 
     length: int, or an integer tensor (N, 1). Returns two integer tensors (n,) or (N, n).
     """
@@ -178,8 +178,8 @@ def resize_frames(table, height, width):
 def resize_windows(table, frame, boxes, size):
     """Windows of a sum table, each area-averaged to size x size.
 
-    frame: (N,) the frame that each window lies in; boxes: (N, 4), MATLAB numbering, cut off at the
-    frame's edge. Returns (N, 3, size, size), (mean - 127.5) / 128.
+    frame: (N,), each window's frame. boxes: (N, 4) in MATLAB numbering, cropped to the frame.
+    Returns (N, 3, size, size), (mean - 127.5) / 128.
     """
     height = table.shape[1] - 1
     width = table.shape[2] - 1
@@ -191,8 +191,8 @@ def resize_windows(table, frame, boxes, size):
     y = torch.cat([top, bottom], 1) + y1  # (N, 2 size)
     x = torch.cat([left, right], 1) + x1  # (N, 2 size)
     row = (frame[:, None] * table.shape[1] + y) * table.shape[2]
-    place = row[:, :, None] + x[:, None, :]  # (N, 2 size, 2 size)
-    corners = table.flatten(0, 2).index_select(0, place.flatten()).view(*place.shape, 3)
+    index = row[:, :, None] + x[:, None, :]  # (N, 2 size, 2 size)
+    corners = table.flatten(0, 2).index_select(0, index.flatten()).view(*index.shape, 3)
     below = corners[:, size:] - corners[:, :size]  # (N, size, 2 size, 3)
     sums = below[:, :, size:] - below[:, :, :size]  # (N, size, size, 3)
     area = (bottom - top)[:, :, None] * (right - left)[:, None, :]  # (N, size, size)
@@ -204,7 +204,7 @@ def resize_windows(table, frame, boxes, size):
 
 
 def squared(boxes):
-    """Boxes (N, 4) as squares of their longer side about the same center."""
+    """Squares with the longer side and the center of the boxes (N, 4)."""
     size = boxes[:, 2:] - boxes[:, :2]
     side = size.amax(1, keepdim=True)
     corner = boxes[:, :2] + size / 2 - side / 2
@@ -212,15 +212,15 @@ def squared(boxes):
 
 
 def corrected(boxes, shift):
-    """Boxes (N, 4) in MATLAB numbering, moved by shifts (N, 4) in their widths and heights."""
+    """Boxes (N, 4) in MATLAB numbering, moved by shifts (N, 4) in widths and heights."""
     size = boxes[:, 2:] - boxes[:, :2] + 1
     return boxes + shift * size.repeat(1, 2)
 
 
 def around(frames, squares):
-    """The part of frames (B, H, W, 3) that the squares (N, 4) and one more side about them cover.
+    """The part of frames (B, H, W, 3) with the squares (N, 4) and one side's length around them.
 
-    Returns it, a pixel at least, and its first corner x, y (2,), whole px.
+    Returns this part, at least one pixel, and its top left corner x, y (2,), whole px.
     """
     size = torch.tensor([frames.shape[2], frames.shape[1]], device=frames.device)
     side = squares[:, 2:] - squares[:, :2]  # (N, 2)
@@ -236,40 +236,40 @@ def overlap(first, second, smaller=False):
     high = torch.minimum(first[:, None, 2:], second[:, 2:])
     shared = (high - low).clamp(min=0).prod(2)  # (n, k)
     area = (first[:, 2:] - first[:, :2]).prod(1)[:, None]  # (n, 1)
-    other = (second[:, 2:] - second[:, :2]).prod(1)  # (k,)
-    return shared / (torch.minimum(area, other) if smaller else area + other - shared)
+    area2 = (second[:, 2:] - second[:, :2]).prod(1)  # (k,)
+    return shared / (torch.minimum(area, area2) if smaller else area + area2 - shared)
 
 
 def is_new(boxes, known):
-    """Which of the boxes (k, 4) are of other faces than the known (n, 4): (k,) bool."""
+    """Whether each of the boxes (k, 4) shows a face not among the known (n, 4): (k,) bool."""
     return ~(overlap(boxes, known) > SAME_FACE).any(1)
 
 
 def joined(boxes, more):
-    """The boxes (k, 4), and those of (n, 4) more that are of other faces."""
+    """The boxes (k, 4), followed by those of `more` (n, 4) that show other faces."""
     return torch.cat([boxes, more[is_new(more, boxes)]])
 
 
 def nms(boxes, scores, threshold, group=None, smaller=False):
     """Non-maximum suppression: the indices kept of boxes (N, 4) with scores (N,), best first.
 
-    A box goes when a kept one of its group with a higher score overlaps it by more than
-    `threshold`. group: (N,) integers; None: all are one. smaller: as in `overlap`; so, O-net's in
-    the original, a small face inside a large one goes too. Not torchvision's `batched_nms`:
-    importing that package takes two seconds, more than a short movie's faces.
+    A box is removed if a kept box of its group with a higher score overlaps it by more than
+    `threshold`. group: (N,) integers; None: one group. smaller: as in `overlap`; it also removes a
+    small face inside a large one (the original uses it for O-net). Not torchvision's `batched_nms`:
+    importing that package takes two seconds, longer than finding a short movie's faces.
     """
     order = scores.argsort(descending=True, stable=True)
     boxes = boxes[order]
     group = torch.zeros_like(order) if group is None else group[order]
 
-    def removes_by(first, second):  # (n, k), places in the order
-        one_group = group[first, None] == group[second]
-        return one_group & (overlap(boxes[first], boxes[second], smaller) > threshold)
+    def conflict(first, second):  # (n, k), indices into the sorted boxes
+        same_group = group[first, None] == group[second]
+        return same_group & (overlap(boxes[first], boxes[second], smaller) > threshold)
 
-    kept = order[:0]  # places in the order
+    kept = order[:0]  # indices into the sorted boxes
     for part in torch.arange(len(order), device=order.device).split(BOXES_AT_ONCE):
-        part = part[~removes_by(part, kept).any(1)]
-        removes = removes_by(part, part).triu(1)  # row: better
+        part = part[~conflict(part, kept).any(1)]
+        removes = conflict(part, part).triu(1)  # a row's box removes a column's
         alive = torch.ones_like(part, dtype=torch.bool)
         previous = None
         while previous is None or not torch.equal(alive, previous):
@@ -280,7 +280,7 @@ def nms(boxes, scores, threshold, group=None, smaller=False):
 
 
 class MTCNN(nn.Module):
-    """The cascade. `MTCNN.load` gives one with weights; `MTCNN(config)` has random ones."""
+    """The cascade. `MTCNN.load` loads weights; `MTCNN(config)` has random ones."""
 
     def __init__(self, config=MTCNNConfig()):
         super().__init__()
@@ -300,19 +300,19 @@ class MTCNN(nn.Module):
 
     @classmethod
     def load(cls, folder=None, config=MTCNNConfig()):
-        """An MTCNN with pnet.pt, rnet.pt and onet.pt of `folder` (default: `weights_folder()`).
+        """Load pnet.pt, rnet.pt and onet.pt from `folder` (default: `weights_folder()`).
 
-        ValueError where one of them is missing or damaged.
+        Raises ValueError if one of them is missing or damaged.
         """
         model = cls(config)
         folder = Path(folder or weights_folder())
         for name in ("pnet", "rnet", "onet"):
             path = folder / f"{name}.pt"
             network = getattr(model, name)
-            try:  # by their order: the file's names are not ours
+            try:  # matched by order: the port names them differently
                 weights = torch.load(path, map_location="cpu", weights_only=True).values()
                 network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
-            except Exception as error:  # no file, or a broken or foreign one: one of many types
+            except Exception as error:  # torch.load raises many types
                 fix = f"run: python data_scripts/get_weights.py --out {folder}"
                 fault = f"no MTCNN weights at {path}, or they are damaged"
                 raise ValueError(f"{fault}; {fix}") from error
@@ -320,15 +320,14 @@ class MTCNN(nn.Module):
 
     @torch.inference_mode()
     def find(self, frames, min_face=None):
-        """All faces in frames of one size.
+        """Find all faces in frames of one size.
 
-        frames: (B, H, W, 3) uint8 RGB, tensor or array. min_face: px, of the smallest face to find;
+        frames: (B, H, W, 3) uint8 RGB, tensor or array. min_face: the smallest face to find, px;
         None: the config's. Returns a list of B dicts, best face first: boxes (k, 4) xyxy px, which
-        may reach over the frame's edge; scores (k,), O-net's, above its threshold; landmarks
-        (k, 5, 2) px.
-        Raises ValueError for frames of another shape or type.
+        may reach over the frame's edge; O-net's scores (k,), above its threshold; landmarks
+        (k, 5, 2) px. Raises ValueError for frames of another shape or type.
         """
-        found = []
+        detections = []
         for part in in_batches(frames, PIXELS_AT_ONCE, self.device):
             table = sum_table(part)  # (B, H+1, W+1, 3)
             frame, squares = self.refine(table, *self.propose(table, min_face))
@@ -337,27 +336,27 @@ class MTCNN(nn.Module):
             keep = (score > self.config.thresholds[2]).nonzero()[:, 0]
             overlap_limit = self.config.nms_smaller
             keep = keep[nms(boxes[keep], score[keep], overlap_limit, frame[keep], smaller=True)]
-            found += [chosen(faces, keep[frame[keep] == i]) for i in range(len(part))]
-        return found
+            detections += [chosen(faces, keep[frame[keep] == i]) for i in range(len(part))]
+        return detections
 
     @torch.inference_mode()
     def confirm(self, frames, boxes):
         """MTCNN as a binary classifier of given boxes (paper Sec. 4): face or not?
 
-        R-net and O-net see the square about each box. P-net is not needed: the box is a proposal.
-        Only the part of the frames about the boxes is looked at, which is fast.
+        R-net and O-net see the square around each box. P-net is not needed: the box is a proposal.
+        To be fast, only the part of the frames around the boxes is processed.
 
         frames: as in `find`. boxes: list of B tensors (k, 4), xyxy px. Returns a list of B dicts in
-        the order of the boxes: face (k,) bool, true where R-net and then O-net pass their
+        the order of the boxes: face (k,) bool, true if both R-net's and O-net's scores exceed their
         thresholds; O-net's scores (k,) in [0, 1], boxes (k, 4) and landmarks (k, 5, 2) px.
-        Raises ValueError as `find` does, or for another number of lists than of frames.
+        Raises ValueError as `find` does, or if the numbers of lists and frames differ.
         """
         frames = checked(frames, self.device)
         if len(boxes) != len(frames):
             got = f"{len(boxes)} lists for {len(frames)} frames"
             raise ValueError(f"boxes: {got}; give one (k, 4) tensor a frame")
         boxes = [torch.as_tensor(own).to(frames.device).float().reshape(-1, 4) for own in boxes]
-        counts = torch.tensor([len(own) for own in boxes])  # (B,)
+        counts = torch.tensor(list(map(len, boxes)))  # (B,)
         frame = torch.repeat_interleave(counts).to(frames.device)  # (N,)
         squares = squared(torch.cat(boxes))  # (N, 4)
         part, offset = around(frames, squares)
@@ -394,11 +393,11 @@ class MTCNN(nn.Module):
         keep = nms(boxes, prob, self.config.nms_level, frame * len(levels) + number)
         keep = keep[nms(boxes[keep], prob[keep], self.config.nms_frame, frame[keep])]
         boxes = boxes[keep]
-        size = boxes[:, 2:] - boxes[:, :2]  # without + 1 here: as the original
+        size = boxes[:, 2:] - boxes[:, :2]  # the original adds no 1 here
         return frame[keep], squared(boxes + shift[keep] * size.repeat(1, 2))
 
     def refine(self, table, frame, boxes):
-        """R-net on P-net's squares: frame (n,), square boxes (n, 4) of those it takes for faces."""
+        """R-net on P-net's squares: frame (n,), square boxes (n, 4) of the accepted ones."""
         prob, shift = self._in_parts(self.rnet, table, frame, boxes, 24)
         keep = (prob > self.config.thresholds[1]).nonzero()[:, 0]
         keep = keep[nms(boxes[keep], prob[keep], self.config.nms_frame, frame[keep])]
@@ -408,32 +407,32 @@ class MTCNN(nn.Module):
         """O-net on R-net's squares: scores (N,), boxes (N, 4) and landmarks (N, 5, 2) in px."""
         score, shift, points = self._in_parts(self.onet, table, frame, squares, 48)
         first_pixel = squares.new_tensor(FIRST_PIXEL)
-        points = points.view(-1, 2, 5).transpose(1, 2)  # (N, 5, 2), in shares of the square
+        points = points.view(-1, 2, 5).transpose(1, 2)  # (N, 5, 2), relative to the square
         size = squares[:, None, 2:] - squares[:, None, :2] + 1
         landmarks = squares[:, None, :2] - 1 + size * points
         return score, corrected(squares, shift) - first_pixel, landmarks
 
     def _in_parts(self, net, table, frame, boxes, size):
-        """A network's outputs for all windows, at most WINDOWS_AT_ONCE of them in memory."""
+        """A network's outputs for all windows, computed WINDOWS_AT_ONCE at a time."""
         parts = zip(frame.split(WINDOWS_AT_ONCE), boxes.split(WINDOWS_AT_ONCE))
         outputs = [net(resize_windows(table, *part, size)) for part in parts]
         return tuple(torch.cat(values) for values in zip(*outputs))
 
 
 def chosen(faces, which):
-    """Some of the faces of a dict of tensors, by a mask or in an order."""
+    """The faces of a dict of tensors that `which`, a mask or indices, selects."""
     return {name: values[which] for name, values in faces.items()}
 
 
 def in_batches(frames, pixels_at_once, device):
-    """`checked` frames in parts of about so many pixels, a number by type of device."""
+    """`checked` frames in batches of at most about `pixels_at_once[device type]` pixels."""
     frames = checked(frames, device)
     budget = pixels_at_once.get(frames.device.type, pixels_at_once["cpu"])
     return frames.split(max(1, budget // (frames.shape[1] * frames.shape[2])))
 
 
 def checked(frames, device="cpu"):
-    """frames, tensor or array, as a tensor (B, H, W, 3) uint8 on the device; else ValueError."""
+    """Frames, tensor or array (B, H, W, 3) uint8, as a tensor on the device; else ValueError."""
     frames = frames if torch.is_tensor(frames) else np.array(frames)
     usable = str(frames.dtype).endswith("uint8") and frames.shape[3:] == (3,)
     if not usable or 0 in frames.shape[1:3]:
@@ -443,5 +442,5 @@ def checked(frames, device="cpu"):
 
 
 def weights_folder():
-    """Where fetched weights are kept: $PPAD_WEIGHTS, or ~/.cache/ppad/weights."""
+    """The folder of downloaded weights: $PPAD_WEIGHTS, or ~/.cache/ppad/weights."""
     return Path(os.environ.get("PPAD_WEIGHTS") or Path.home() / ".cache" / "ppad" / "weights")

@@ -297,10 +297,14 @@ def check_device(name: str) -> None:
 
     Does not check for a CUDA GPU: this process could not fork then.
     """
-    if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", name):
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:  # a word that torch does not know
+        kind = ""
+    if kind not in ("cpu", "cuda", "mps"):
         fix = "use cpu, cuda, cuda:1 (another GPU) or mps (an Apple GPU)"
         raise DataError(f"device is '{name}': {fix}")
-    if name.startswith("mps") and not torch.backends.mps.is_available():
+    if kind == "mps" and not torch.backends.mps.is_available():
         raise DataError(f"device is '{name}', but torch sees no Apple GPU here: use --device cpu")
 
 

@@ -16,8 +16,7 @@ channel order; `crop_sampler.recognizer_input` converts, so that published weigh
     fc6     512 -> N identities, only while training: `AngularMarginHead`
 
 Every conv is 3 x 3 with padding 1 and a bias, followed by a PReLU with one slope per channel.
-There is no batch norm, so an embedding depends on its own picture and on nothing else in the
-batch.
+There is no batch norm, so an embedding depends on its own picture alone, not on the batch.
 
 **Parameters without fc6.** Depth 20 has 22,670,656, depth 10 has 15,219,264 and depth 4 has
 12,562,496; fc5 alone is 11,010,560 of them. The head is not used after training: new people are
@@ -60,8 +59,8 @@ class SphereFaceConfig:
 
     def __post_init__(self):
         if self.depth not in UNITS_PER_DEPTH:
-            known = sorted(UNITS_PER_DEPTH)
-            raise ValueError(f"depth must be one of {known}, but is {self.depth}.")
+            depths = sorted(UNITS_PER_DEPTH)
+            raise ValueError(f"depth must be one of {depths}, but is {self.depth}.")
         for name in ("width", "embedding"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")

@@ -1,31 +1,31 @@
 """SSH, the single-stage headless face detector, and Sec. 4's face finder: SSH, then MTCNN.
 
-SSH [29: Najibi, Samangouei, Chellappa, Davis, ICCV 2017] passes a picture through one network and
-finds faces of every size by three detection modules, each on a coarser grid and for larger faces:
+SSH [29: Najibi, Samangouei, Chellappa, Davis, ICCV 2017] passes a picture through one network.
+Three detection modules, each on a coarser grid and for larger faces, find faces of every size:
 
     conv4_3 + upsampled conv5_3 -> M1, a cell every  8 px, anchors  16,  32 px
     conv5_3                     -> M2, a cell every 16 px, anchors  64, 128 px
     conv5_3, max-pooled         -> M3, a cell every 32 px, anchors 256, 512 px
 
-An anchor is a square about the center of its cell. For each, a module gives the probability of a
-face and the shifts that fit the square to it. Two bodies: "vgg16", as published, and "light"
+An anchor is a square around the center of its cell. For each, a module predicts the probability of
+a face and the shifts that fit the square to it. Two bodies: "vgg16", as published, and "light"
 (ours): narrower, with batch norm, for a CPU; `data_scripts/train_ssh.py` trains it.
 
-Open in the sources, decided here: frames are padded with the mean color to a multiple of 32;
-anchors sit at cell centers and may reach over the edge; no picture pyramid at test time.
+Our choices, not in the sources: frames are padded with the mean color to a multiple of 32; anchors
+sit at cell centers and may reach over the edge; no picture pyramid at test time.
 
-The paper goes on: SSH "produces high recall but with some false positives. Therefore, we keep the
+Sec. 4 goes on: SSH "produces high recall but with some false positives. Therefore, we keep the
 detections with probability greater than 0.8 and feed the rest into the MTCNN face detector to
 remove false positives by using it as a binary classifier". The rules of `FaceFinder`:
 
-    paper   SSH's boxes above 0.8 that MTCNN takes for faces: few false faces, for data sets
-    either  what MTCNN finds, and what only SSH finds (above 0.5): few misses, for anonymizing
+    paper   SSH's boxes above 0.8 that MTCNN confirms: few false positives, for data sets
+    either  MTCNN's faces, and those that only SSH finds (above 0.5): few misses, to anonymize
     mtcnn   MTCNN's whole cascade alone
     ssh     SSH's boxes above 0.8 alone, without landmarks
 
-Decided here: "the rest" is read as the detections that remain, so that MTCNN classifies each box
-above 0.8. R-net and O-net see the square about it; P-net only proposes, which SSH has done. Box and
-score are SSH's, landmarks are O-net's.
+We read "the rest" as the detections that remain: MTCNN classifies each box above 0.8. R-net and
+O-net see the square around it; P-net, which only proposes boxes, is skipped. Box and score are
+SSH's, landmarks are O-net's.
 """
 
 import math
@@ -46,26 +46,26 @@ STRIDES = (8, 16, 32)  # SSH Sec. 3.1: M1, M2, M3
 ANCHORS = ((16, 32), (64, 128), (256, 512))  # SSH: sides in px, ratio 1
 TEST_SCORE = 0.05  # SSH: test
 TEST_NMS = 0.3  # SSH: test
-LARGEST_LOG = math.log(1000 / 16)  # Faster R-CNN (torchvision): no box grows by more at once
-# Channels of conv4_3 and conv5_3; width of A and M1; width of M2 and M3.
+LARGEST_LOG = math.log(1000 / 16)  # Faster R-CNN (torchvision): a side's largest growth
+# Channels of conv4_3, of conv5_3, of their fusion and M1, of M2 and M3.
 WIDTHS = {
     "vgg16": (512, 512, 128, 256),  # SSH
     "light": (64, 128, 48, 96),  # ours: below 1 M parameters
 }
-PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 4_000_000}  # ours: bounds the memory; CPU as in `mtcnn`
+PIXELS_AT_ONCE = {"cpu": 300_000, "cuda": 4_000_000}  # ours: limits memory; CPU as in `mtcnn`
 RULES = ("paper", "either", "mtcnn", "ssh")
 PAPER_SCORE = 0.8  # paper Sec. 4
-RECALL_SCORE = 0.5  # ours: where a miss costs more than a false face
-THRESHOLD = 0.6  # ours: MTCNN's thresholds lowered by 0.1, since a miss costs more
+RECALL_SCORE = 0.5  # ours: where a miss costs more than a false positive
+THRESHOLD = 0.6  # ours: MTCNN's lowered by 0.1, since a miss costs more
 SMALLEST_FACE = 20.0  # MTCNN's own default, px
-ABOUT = 1.5  # ours: sides about a lost face that are searched, as far as `tracks` lets it go
-# Ours, times the smallest face: MTCNN looks from there on where SSH searches too, in a third of the
-# time; and a lost face, which may be half as large by now, is reduced to that.
+ABOUT = 1.5  # ours: margin searched around a lost face, in its sides (`tracks.MAX_REACH`)
+# Ours, times the smallest face. Where SSH searches too, MTCNN looks only for faces at least this
+# large, in a third of the time. A lost face is scaled down to this size, as it may have halved.
 LARGER = 2
-CUT = 20  # ours: mean change of a pixel from frame to frame, of 255, that tells of a new scene
-EVERY = 16  # ours: px between those that are compared; a face has some
-NOTICED = 8  # ours: change of a pixel, of 255, above the noise of a camera
-BRIGHT = 0.45  # ours: mean, of 1, to which shadows are lifted
+CUT = 20  # ours: a larger mean change of pixels (0-255) between frames is a cut
+EVERY = 16  # ours: compare every 16th row and column; a face has several
+NOTICED = 8  # ours: a pixel's change (0-255) that exceeds camera noise
+BRIGHT = 0.45  # ours: mean (0-1) to which shadows are lifted
 GAMMA = 0.6
 
 
@@ -74,10 +74,10 @@ class VGGBody(nn.Module):
 
     def __init__(self):
         super().__init__()
-        from torchvision.models.vgg import cfgs, make_layers  # slow to load, as `mtcnn.nms` says
+        from torchvision.models.vgg import cfgs, make_layers  # a slow import, see `mtcnn.nms`
 
         self.features = make_layers(cfgs["D"][:-1])
-        self.features[:10].requires_grad_(False)  # SSH: conv1 and conv2 stay as they are
+        self.features[:10].requires_grad_(False)  # SSH freezes conv1 and conv2
 
     def forward(self, x):
         fine = self.features[:23](x)
@@ -107,9 +107,9 @@ class LightBody(nn.Module):
 
 
 class DetectionModule(nn.Module):
-    """M1, M2 or M3 (SSH Fig. 3 and 4): a 3x3 path beside a context path that sees 5x5 and 7x7.
+    """M1, M2 or M3 (SSH Fig. 3, 4): a 3x3 convolution beside context filters of 5x5 and 7x7.
 
-    x (B, channels, h, w) -> class logits (B, 2hw, 2), box shifts (B, 2hw, 4); two anchors a cell.
+    x (B, channels, h, w) -> class logits (B, 2hw, 2), box shifts (B, 2hw, 4); 2 anchors per cell.
     """
 
     def __init__(self, channels, width):
@@ -133,9 +133,9 @@ class DetectionModule(nn.Module):
 
 
 class SSH(nn.Module):
-    """The detector. body: "light" or "vgg16". `find` is for use, `forward` for training.
+    """The detector. body: "light" or "vgg16". Call `forward` in training, `find` otherwise.
 
-    Fresh, it is in training mode; `load` gives one in evaluation mode.
+    A new one is in training mode, one from `load` in evaluation mode.
     """
 
     def __init__(self, body="light"):
@@ -143,14 +143,14 @@ class SSH(nn.Module):
         if body not in WIDTHS:
             raise ValueError(f"body is {body!r}; choose one of {sorted(WIDTHS)}")
         self.kind = body
-        fine, coarse, first, other = WIDTHS[body]
-        self.fine = nn.Conv2d(fine, first, 1)
-        self.coarse = nn.Conv2d(coarse, first, 1)
-        self.join = nn.Conv2d(first, first, 3, padding=1)
-        self.m1 = DetectionModule(first, first)
-        self.m2 = DetectionModule(coarse, other)
-        self.m3 = DetectionModule(coarse, other)
-        for name, layer in self.named_modules():  # before the body is added: new layers only
+        fine, coarse, fused, width = WIDTHS[body]
+        self.fine = nn.Conv2d(fine, fused, 1)
+        self.coarse = nn.Conv2d(coarse, fused, 1)
+        self.join = nn.Conv2d(fused, fused, 3, padding=1)
+        self.m1 = DetectionModule(fused, fused)
+        self.m2 = DetectionModule(coarse, width)
+        self.m3 = DetectionModule(coarse, width)
+        for name, layer in self.named_modules():  # the body, added below, is not touched
             if isinstance(layer, nn.Conv2d):
                 nn.init.zeros_(layer.bias)
                 if body == "vgg16" or name.endswith(("score", "box")):
@@ -161,33 +161,33 @@ class SSH(nn.Module):
 
     @classmethod
     def load(cls, path=None):
-        """From a file of `save`, by default the package's light one. Raises ValueError without."""
+        """Load a file of `save`, by default our light SSH. ValueError if missing or damaged."""
         path = Path(path or Path(__file__).parent / "weights" / "ssh_light.pt")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             model = cls(saved["body"]).eval()
             model.load_state_dict(saved["weights"])
-        except Exception as error:  # no file, or a broken or foreign one: one of many types
+        except Exception as error:  # torch.load raises many types
             fix = f"or train it: python data_scripts/train_ssh.py --train DATA --out {path}"
             fault = f"no SSH weights at {path}, or they are damaged"
             raise ValueError(f"{fault}: restore the file, {fix}") from error
         return model
 
     def save(self, path):
-        """Write the body's name and the weights, whole or not at all."""
+        """Write the body's name and the weights atomically."""
         weights = {name: value.cpu() for name, value in self.state_dict().items()}
         with atomic_path(path) as temporary:
             torch.save({"body": self.kind, "weights": weights}, temporary)
 
     def fold_batch_norm(self):
-        """Put the light body's batch norms into its convolutions, for use only: a sixth faster."""
+        """Fold the light body's batch norms into its convolutions: a sixth faster, no training."""
         for block in (*self.body.fine, *self.body.coarse):
             block[0] = nn.utils.fuse_conv_bn_eval(block[0], block[1])
             block[1] = nn.Identity()
         return self
 
     def forward(self, frames):
-        """Logits (B, N, 2) not face, face and shifts (B, N, 4) of the anchors of `anchors_for`.
+        """Logits (B, N, 2) of no face and face, box shifts (B, N, 4) for `anchors_for`.
 
         frames: (B, H, W, 3) uint8 RGB.
         """
@@ -195,40 +195,40 @@ class SSH(nn.Module):
         x = bgr - torch.tensor(MEAN_BGR, device=frames.device)[:, None, None]
         x = F.pad(x, (0, -x.shape[3] % STRIDES[-1], 0, -x.shape[2] % STRIDES[-1]))  # 0: the mean
         fine, coarse = self.body(x)
-        up = F.relu(self.coarse(coarse))  # (B, first, H/16, W/16)
+        up = F.relu(self.coarse(coarse))  # (B, fused, H/16, W/16)
         up = F.interpolate(up, scale_factor=2, mode="bilinear", align_corners=False)
-        first = F.relu(self.join(F.relu(self.fine(fine)) + up))  # (B, first, H/8, W/8)
-        logits, shifts = zip(self.m1(first), self.m2(coarse), self.m3(F.max_pool2d(coarse, 2)))
+        fused = F.relu(self.join(F.relu(self.fine(fine)) + up))  # (B, fused, H/8, W/8)
+        logits, shifts = zip(self.m1(fused), self.m2(coarse), self.m3(F.max_pool2d(coarse, 2)))
         return torch.cat(logits, 1), torch.cat(shifts, 1)
 
     @torch.inference_mode()
     def find(self, frames, score=TEST_SCORE):
-        """Faces in frames of one size.
+        """Find the faces in frames of one size.
 
-        frames: (B, H, W, 3) uint8 RGB, tensor or array; score: the least of an answer.
+        frames: (B, H, W, 3) uint8 RGB, tensor or array. score: faces need a higher one.
         Returns a list of B dicts, best face first: boxes (k, 4) xyxy px inside the frame,
         scores (k,) in [score, 1]. Raises ValueError for frames of another shape or type.
         """
-        found = []
+        detections = []
         for part in in_batches(frames, PIXELS_AT_ONCE, self.fine.weight.device):
             height, width = part.shape[1:3]
             logits, shifts = self(part)
             probability = logits.softmax(2)[..., 1]  # (B, N)
             anchors, _ = anchors_for(height, width)
-            frame, place = (probability > score).nonzero(as_tuple=True)  # (n,)
-            boxes = shifted(anchors.to(part.device)[place], shifts[frame, place])  # (n, 4)
+            frame, index = (probability > score).nonzero(as_tuple=True)  # (n,)
+            boxes = shifted(anchors.to(part.device)[index], shifts[frame, index])  # (n, 4)
             edge = torch.tensor([width, height] * 2, device=part.device)
             boxes = boxes.clamp(min=0).minimum(edge)
-            faces = {"boxes": boxes, "scores": probability[frame, place]}
+            faces = {"boxes": boxes, "scores": probability[frame, index]}
             keep = nms(boxes, faces["scores"], TEST_NMS, frame)
-            found += [chosen(faces, keep[frame[keep] == i]) for i in range(len(part))]
-        return found
+            detections += [chosen(faces, keep[frame[keep] == i]) for i in range(len(part))]
+        return detections
 
 
 def anchors_for(height, width):
     """All anchors of a frame padded to a multiple of 32 px, in the order of the network's outputs.
 
-    Returns xyxy px (N, 4), by module, row, column and side; the module (0, 1, 2) of each (N,).
+    Returns xyxy px (N, 4), by module, row, column and side, and the modules (0, 1, 2) (N,).
     """
     boxes = []
     modules = []
@@ -244,7 +244,7 @@ def anchors_for(height, width):
 
 
 def shifted(anchors, shifts):
-    """Anchors (N, 4) moved by (N, 4): center in sides, log of width and height (Faster R-CNN)."""
+    """Anchors (N, 4) moved by shifts (N, 4): center in sides, log size (Faster R-CNN)."""
     size = anchors[:, 2:] - anchors[:, :2]
     center = anchors[:, :2] + size / 2 + shifts[:, :2] * size
     half = size * shifts[:, 2:].clamp(max=LARGEST_LOG).exp() / 2
@@ -258,7 +258,7 @@ class FaceFinder:
     """Finds faces by one of `RULES`.
 
     mtcnn, ssh: the detectors, or any objects with the same `find` and `confirm`; None loads one if
-    the rule needs it. Raises ValueError for an unknown rule, or where weights are missing.
+    the rule needs it. Raises ValueError for an unknown rule or missing weights.
     """
 
     def __init__(self, mtcnn=None, ssh=None, rule="paper"):
@@ -269,12 +269,12 @@ class FaceFinder:
         self.ssh = SSH.load() if ssh is None and rule != "mtcnn" else ssh
 
     def find(self, frames):
-        """Faces in frames, each searched by itself.
+        """Find the faces in each frame.
 
         frames: (B, H, W, 3) uint8 RGB, or a list of (H, W, 3) whose sizes may differ.
         Returns a list of B dicts, best face first: boxes (k, 4) xyxy px (MTCNN's may reach over the
-        edge); scores (k,) in [0, 1], of the detector whose box it is; landmarks (k, 5, 2) px, NaN
-        under rule "ssh". k may be 0. Raises ValueError where a frame is not (H, W, 3) uint8.
+        edge); scores (k,) in [0, 1], from the detector that gave the box; landmarks (k, 5, 2) px,
+        NaN under rule "ssh". k may be 0. Raises ValueError if a frame is not (H, W, 3) uint8.
         """
         frames = [checked(frame[None]) for frame in frames]  # (1, H, W, 3) each
         by_size = {}  # the detectors take frames of one size
@@ -304,14 +304,14 @@ class FaceFinder:
 
     def _either(self, frames):
         """MTCNN's faces, and those that SSH alone finds."""
-        found = self.mtcnn.find(frames)
+        by_mtcnn = self.mtcnn.find(frames)
         by_ssh = self.ssh.find(frames, score=RECALL_SCORE)
-        more = [chosen(b, is_new(b["boxes"], a["boxes"])) for a, b in zip(found, by_ssh)]
-        answers = self.mtcnn.confirm(frames, [faces["boxes"] for faces in more])
-        for mtcnn, ssh, answer in zip(found, more, answers):
-            ssh["landmarks"] = answer["landmarks"]  # whether it is a face is not asked
+        ssh_only = [chosen(b, is_new(b["boxes"], a["boxes"])) for a, b in zip(by_mtcnn, by_ssh)]
+        answers = self.mtcnn.confirm(frames, [faces["boxes"] for faces in ssh_only])
+        for mtcnn, ssh, answer in zip(by_mtcnn, ssh_only, answers):
+            ssh["landmarks"] = answer["landmarks"]  # answer["face"] is ignored
             mtcnn.update({name: torch.cat([mtcnn[name], ssh[name]]) for name in mtcnn})
-        return found
+        return by_mtcnn
 
 
 # ---------------------------------------------------------------- few misses, fast movies (ours)
@@ -319,65 +319,65 @@ class FaceFinder:
 
 @dataclass(eq=False)
 class RecallFinder:
-    """Boxes of frames that MTCNN or SSH takes for faces: tensors (k, 4) on the CPU."""
+    """Finds the faces that MTCNN or SSH detects: a tensor (k, 4) a frame, on the CPU."""
 
     mtcnn: MTCNN
     ssh: SSH
-    ssh_score: float = RECALL_SCORE  # SSH's least
+    ssh_score: float = RECALL_SCORE  # SSH's threshold
 
     def __post_init__(self):
         self.larger_face = LARGER * self.mtcnn.config.min_face
 
     def __call__(self, frames):
-        """Boxes of frames (H, W, 3) uint8, each searched by itself."""
+        """Boxes of frames (H, W, 3) uint8, each searched alone."""
         return [self._both(frame[None])[0] for frame in frames]
 
     def _both(self, frames):
-        """Boxes by both detectors of frames of one size (B, H, W, 3)."""
+        """Boxes of frames (B, H, W, 3), joined from both detectors."""
         pairs = zip(self.mtcnn.find(frames), self.ssh.find(frames, self.ssh_score))
-        return [joined(one["boxes"].cpu(), other["boxes"].cpu()) for one, other in pairs]
+        return [joined(mtcnn["boxes"].cpu(), ssh["boxes"].cpu()) for mtcnn, ssh in pairs]
 
     def follow(self, frames):
         """Boxes of successive frames.
 
-        MTCNN searches the first, SSH the middle one with MTCNN, for LARGER faces, where the picture
-        has changed since, and both all after a cut. In all, R-net and O-net look where they saw the
-        faces last, in a twentieth of the time; where they lose one, both detectors search about it.
-        What appears for a moment only may be missed.
+        MTCNN searches the first frame. SSH searches the middle one, where MTCNN looks for LARGER
+        faces in the part that has changed. After a cut, both search everything. In all frames R-net
+        and O-net look where they last saw faces, in a twentieth of the time. Where they lose a
+        face, both detectors search around it. A face seen only for a moment may be missed.
         """
         middle = len(frames) // 2
-        searched = None  # by MTCNN, the last time
-        places = torch.zeros(0, 4)  # where R-net and O-net saw faces
+        searched = None  # the last frame that MTCNN searched
+        tracked = torch.zeros(0, 4)  # where R-net and O-net saw faces
         found = []
         for i, frame in enumerate(frames):
-            first = i == 0 or difference(frames[i - 1], frame).mean() > CUT
-            places, lost = self._again(frame, places[:0] if first else places)
-            places = joined(places, self._about(self, frame, lost))
+            first = i == 0 or difference(frames[i - 1], frame).mean() > CUT  # of a scene
+            tracked, lost = self._confirm(frame, tracked[:0] if first else tracked)
+            tracked = joined(tracked, self._search_near(self, frame, lost))
             if first or i == middle:
                 part = np.s_[0:, 0:] if first else changed(searched, frame)
-                (seen,) = self.mtcnn.find(frame[part][None], None if first else self.larger_face)
+                (faces,) = self.mtcnn.find(frame[part][None], None if first else self.larger_face)
                 corner = torch.tensor([part[1].start, part[0].start] * 2)
-                places = joined(places, seen["boxes"].cpu() + corner)
+                tracked = joined(tracked, faces["boxes"].cpu() + corner)
                 searched = frame
-            boxes = places
+            boxes = tracked
             if i == middle or first and i:
-                (seen,) = self.ssh.find(frame[None], self.ssh_score)
-                boxes = joined(places, seen["boxes"].cpu())
-                confirmed, _ = self._again(frame, boxes[len(places) :])
-                places = torch.cat([places, confirmed])
+                (faces,) = self.ssh.find(frame[None], self.ssh_score)
+                boxes = joined(tracked, faces["boxes"].cpu())
+                confirmed, _ = self._confirm(frame, boxes[len(tracked) :])
+                tracked = torch.cat([tracked, confirmed])
             found.append(boxes)
         return found
 
-    def _again(self, frame, boxes):
-        """The boxes (k, 4) that MTCNN takes for faces, where it sees them now; the others."""
+    def _confirm(self, frame, boxes):
+        """Boxes that MTCNN confirms, moved to the faces' new places; boxes that it rejects."""
         if len(boxes) == 0:
             return boxes, boxes
-        (seen,) = self.mtcnn.confirm(frame[None], [boxes])
-        face = seen["face"].cpu()
-        return seen["boxes"].cpu()[face], boxes[~face]
+        (answer,) = self.mtcnn.confirm(frame[None], [boxes])
+        face = answer["face"].cpu()
+        return answer["boxes"].cpu()[face], boxes[~face]
 
-    def _about(self, search, frame, lost):
-        """Boxes that `search` finds about the boxes (k, 4), large faces at a reduced size."""
+    def _search_near(self, search, frame, lost):
+        """Boxes that `search` finds around `lost` (k, 4); large faces are scaled down."""
         found = lost[:0]
         for box in lost:
             side = (box[2:] - box[:2]).max()
@@ -391,13 +391,13 @@ class RecallFinder:
         return found
 
     def closely(self, frames, lost=None):
-        """Boxes of frames, each seen as it is, turned to both sides, and with shadows lifted.
+        """Boxes of frames, each searched as it is, turned left and right, and with lifted shadows.
 
-        A face that lies, or in the dark, is found in one of these only. lost: (k, 4), look there.
+        This finds lying and dark faces. lost: boxes (k, 4); search only around them.
         """
         if lost is not None:
             lost = torch.as_tensor(lost, dtype=torch.float)
-            return [self._about(self.closely, frame, lost) for frame in frames]
+            return [self._search_near(self.closely, frame, lost) for frame in frames]
         found = []
         for frame in frames:
             height, width = frame.shape[:2]
@@ -406,20 +406,20 @@ class RecallFinder:
             sign = torch.tensor([-1, 1, -1, 1])
             left = left[:, [3, 0, 1, 2]] * sign + torch.tensor([width, 0, width, 0])
             right = right[:, [1, 2, 3, 0]] * -sign + torch.tensor([0, height, 0, height])
-            for more in (lifted, left, right):
-                boxes = joined(boxes, more)
+            for extra_boxes in (lifted, left, right):
+                boxes = joined(boxes, extra_boxes)
             found.append(boxes)
         return found
 
 
 def difference(before, frame):
-    """How much one pixel of EVERY each way has changed, (h, w), of 255."""
+    """Mean absolute change (0-255) at every EVERY-th row and column, (h, w)."""
     before = before[::EVERY, ::EVERY].astype(np.float32)
     return np.abs(frame[::EVERY, ::EVERY] - before).mean(2)
 
 
 def changed(before, frame):
-    """Rows and columns, some at least, where a frame has changed, and half as many to all sides."""
+    """Slices of the rows and columns that have changed, plus half their extent; never empty."""
     places = np.argwhere(difference(before, frame) > NOTICED)  # (n, 2)
     places = places if len(places) else np.zeros((1, 2), int)
     low = EVERY * places.min(0)
@@ -430,17 +430,17 @@ def changed(before, frame):
 
 
 def lift_shadows(frame):
-    """(H, W, 3) uint8 by a gamma curve that brings its mean to BRIGHT, at least GAMMA (ours)."""
+    """Brighten (H, W, 3) uint8 by a gamma <= GAMMA that moves its mean to >= BRIGHT (ours)."""
     gamma = min(GAMMA, np.log(BRIGHT) / np.log(np.clip(frame.mean() / 255, 1e-3, 0.999)))
     curve = (255 * (np.arange(256) / 255) ** gamma).round().astype(np.uint8)
     return curve[frame]
 
 
 def default_finder(min_face=SMALLEST_FACE, device="cpu", threshold=THRESHOLD):
-    """A finder of few misses: MTCNN or SSH.
+    """A finder with few misses, by MTCNN and SSH.
 
-    min_face: px; threshold: least face probability, 0.1 less for MTCNN's P-net and for SSH.
-    Raises ValueError for a threshold not in (0.1, 1), or where weights are missing.
+    min_face: px. threshold: least face probability; for MTCNN's P-net and SSH 0.1 less.
+    Raises ValueError for a threshold not in (0.1, 1), or if weights are missing.
     """
     if not 0.1 < threshold < 1:
         raise ValueError(f"threshold is {threshold}: give a number between 0.1 and 1")

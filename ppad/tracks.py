@@ -1,21 +1,21 @@
-"""Face boxes of consecutive frames, made steady: matched, filled and smoothed.
+"""Tracks: face boxes of consecutive frames, matched, filled and smoothed.
 
-The paper finds faces frame by frame (Sec. 4) and has no movies; all of this is ours. A detector
-that looks at single frames misses a face now and then, and its boxes tremble. So:
+The paper finds faces frame by frame (Sec. 4) and repaints no movies; all of this is ours. A
+detector that sees single frames misses a face now and then, and its boxes jitter. So:
 
-    gap      a face missed between two detections is covered there, interpolated linearly
+    gap      between two detections of a face, its box is interpolated linearly
     hold     a face is covered for some frames before its first and after its last detection
-    growth   where it is covered without a detection it may have moved, so its box grows with the
-             number of frames to the nearest detection
-    shrink   a box far larger than its track's others nearby counts in its own frame only
-    smooth   each edge of a box moves to its outermost place within `radius` frames, and is then
+    growth   a face without a detection may have moved, so its box grows with the number of frames
+             to the nearest detection
+    shrink   a box far larger than others of its track nearby counts in its own frame only
+    smooth   each edge of a box moves to its outermost position within `radius` frames, and is then
              averaged over the frames within `radius`
 
 Smoothing never uncovers a face: the average at frame t is over frames within `radius` of t, and
-each of those has taken the outermost place within `radius` of itself, t included. So no term is
-inside the edge at t, nor is their mean. A fast face gets a longer box.
+each of these has taken the outermost position within `radius` of itself, which includes t. So no
+term is inside the edge at t, nor is their mean. A fast face gets a longer box.
 
-Filling and smoothing need frames ahead, so that boxes come out `delay` frames after they went in:
+Filling and smoothing look ahead, so boxes come out `delay` frames after they went in:
 
     tracker = Tracker()
     for boxes in detections:
@@ -24,7 +24,7 @@ Filling and smoothing need frames ahead, so that boxes come out `delay` frames a
             covered = tracker.pop()     # of the frame pushed `delay` frames ago
     tracker.finish()                    # then pop the rest while ready
 
-Every pushed box lies within a popped box of its frame. Boxes are xyxy px, numpy float64 (k, 4).
+Each pushed box lies inside a popped box of its frame. Boxes are xyxy px, numpy float64 (k, 4).
 """
 
 import math
@@ -32,30 +32,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# How far a detection may be from a track that it continues, in sides of the box (ours): a head
-# seldom moves by more than half its width in a frame, from where it was or where it was going.
-# Too far only costs a needless line between two faces.
+# Ours: a detection's largest distance from the track that it continues, in sides of the box. A head
+# seldom moves by more than half its width in a frame, from its last or predicted position. A wrong
+# match only covers a needless line between two faces.
 REACH = 0.6
-REACH_PER_FRAME = 0.1  # more for each frame without a detection
+REACH_PER_FRAME = 0.1  # added for each frame without a detection
 MAX_REACH = 1.5
-MAX_SIZE_RATIO = 2.0  # ours: sides that differ by more are two faces
-# How far each edge moves outward without a detection, in sides of the box a frame (ours): enough
-# for a head that swings by its own width, not found in ten frames; more would make boxes pulse.
-# The frames next to a detection get nothing: interpolation is good enough there.
+MAX_SIZE_RATIO = 2.0  # ours: boxes whose sides differ by more are two faces
+# Ours: each edge's growth per frame without a detection, in sides of the box: enough for a head
+# that swings by its own width, missed for ten frames; more would make boxes pulse. Next to a
+# detection nothing is added, as interpolation is good enough there.
 GROWTH = 0.02
 MAX_GROWTH = 0.15
-NEIGHBORS = 10  # ours: frames to either side with which a box is compared
-TOO_LARGE = 1.4  # ours: times their median side; a head comes nearer more slowly
-TUNED_RATE = 30  # frames a second of the movies that `Steady` was tried on
+NEIGHBORS = 10  # ours: frames before and after with whose boxes a box is compared
+TOO_LARGE = 1.4  # ours: times their median side; heads approach more slowly
+TUNED_RATE = 30  # frames a second of the movies on which `Steady` was tried
 
 
 @dataclass(frozen=True)
 class Steady:
-    """How far to look, in frames of a movie of up to 30 a second; `at_rate` gives it for others.
+    """The tracker's ranges in frames, for up to 30 frames a second; `at_rate` gives them for more.
 
-    Ours, tried on four movies with 30 % of the boxes missing. gap: most frames without detection
-    between two detections of one track (half a second); hold: frames covered before the first and
-    after the last; radius: of the smoothing.
+    Ours, tried on four movies with 30 % of the boxes removed. gap: most frames between two
+    detections of a track (half a second). hold: frames covered before the first and after the last
+    detection. radius: of the smoothing.
     """
 
     gap: int = 15
@@ -68,26 +68,26 @@ class Steady:
                 raise ValueError(f"{name} is {value}: give a number of frames, 0 or more")
 
     def at_rate(self, rate):
-        """The same gap and hold in seconds at `rate` frames a second, never fewer frames."""
+        """The same gap and hold in seconds at `rate` frames a second, never in fewer frames."""
         scale = max(1.0, float(rate) / TUNED_RATE)
         return Steady(math.ceil(self.gap * scale), math.ceil(self.hold * scale), self.radius)
 
     @property
     def delay(self):
-        """Frames to know ahead: the far end of a gap that begins within the smoothing's window."""
+        """Frames to look ahead: to the end of a gap that begins within the smoothing window."""
         return max(self.gap + 2 * self.radius, self.hold)
 
 
 @dataclass
 class Track:
-    """The detections of one face: `frames` and `boxes`, in order of time."""
+    """The detections of one face in order of time: `frames` and `boxes`."""
 
     number: int
     frames: list[int]
     boxes: list[np.ndarray]
 
     def predict(self, frame):
-        """Where the box (4,) would be at `frame`, after the last detection, at its last speed."""
+        """The box (4,) at `frame`, after the last detection, if it keeps its speed."""
         if len(self.boxes) == 1:
             return self.boxes[0]
         step = center_of(self.boxes[-1]) - center_of(self.boxes[-2])  # (2,) px
@@ -99,7 +99,7 @@ class Track:
         return self.frames[0] - hold <= frame <= self.frames[-1] + hold
 
     def box_at(self, frame, radius):
-        """The box (4,) at `frame`: interpolated, smoothed, and grown where nothing was detected."""
+        """The box (4,) at `frame`: interpolated, smoothed, and grown if it was not detected."""
         window = np.arange(frame - 2 * radius, frame + 2 * radius + 1)  # (4r + 1,)
         frames = np.array(self.frames)  # (n,)
         boxes = np.stack(self.boxes)  # (n, 4)
@@ -109,7 +109,7 @@ class Track:
         nearby = np.lib.stride_tricks.sliding_window_view(path, 2 * radius + 1, axis=1)
         outermost = np.concatenate([nearby[:2].min(2), nearby[2:].max(2)])  # (4, 2r + 1)
         mean = outermost.mean(1)  # (4,)
-        here = path[:, 2 * radius]  # (4,), within `mean` but for rounding
+        here = path[:, 2 * radius]  # (4,), inside `mean` up to rounding
         own = boxes[(frames == frame) & ~usual]  # (0 or 1, 4)
         covered = np.stack([mean, here, *own])
         box = np.concatenate([covered[:, :2].min(0), covered[:, 2:].max(0)])
@@ -118,19 +118,18 @@ class Track:
         return box + margin * np.array([-1, -1, 1, 1])
 
     def forget(self, frame):
-        """Drop detections that nothing from `frame` on needs: all but the last one before it."""
+        """Drop detections that `frame` and later ones do not need: all but the last before it."""
         while len(self.frames) > 1 and self.frames[1] <= frame:
             del self.frames[0]
             del self.boxes[0]
 
 
 class Tracker:
-    """Detections in, steady boxes out, `steady.delay` frames later, in constant memory.
+    """Takes detections, gives steady boxes `steady.delay` frames later, in constant memory.
 
-    Counts so far: `frames` popped; `faces` pushed; `tracks` begun; `filled` boxes in frames without
-    a detection of that face; `longest_gap`, in frames, between two detections of one track;
-    `frames_without_face` popped without a box. `shown` lists the numbers of the tracks whose boxes
-    were popped last.
+    Counts so far: `frames` popped; `faces` pushed; `tracks` begun; `filled` boxes, popped without a
+    detection; `longest_gap`, in frames, between two detections of one track; `frames_without_face`
+    popped. `shown`: numbers of the tracks whose boxes were popped last.
     """
 
     def __init__(self, steady=Steady()):
@@ -147,10 +146,10 @@ class Tracker:
         self._finished = False
 
     def lost(self, boxes, frames):
-        """Where lost tracks would be now (n, 4).
+        """Predicted boxes (n, 4) of lost tracks in the next frame, whose detections are `boxes`.
 
-        Lost are those not over yet, but neither in the next detections (k, 4) nor in the `frames` -
-        1 before them.
+        A track is lost if it can go on, but has no detection in the last `frames` frames, the next
+        one included.
         """
         alive, track_of = self._match(boxes)
         lost = [
@@ -161,7 +160,7 @@ class Tracker:
         return np.array(lost).reshape(-1, 4)
 
     def _match(self, boxes):
-        """The tracks that can go on, and {index of box: index of track}."""
+        """The tracks that can go on, and which boxes continue them: {index of box: of track}."""
         last = self.pushed - 1 - self.steady.gap
         alive = [track for track in self._tracks if track.frames[-1] >= last]
         return alive, match(alive, np.asarray(boxes), self.pushed)
@@ -190,16 +189,16 @@ class Tracker:
         self.faces += len(boxes)
 
     def finish(self):
-        """No more frames: the rest can be popped."""
+        """End the movie: all remaining frames can be popped."""
         self._finished = True
 
     def ready(self):
-        """Whether enough is known to pop the next frame."""
+        """Whether enough frames were pushed to pop the next one."""
         ahead = 0 if self._finished else self.steady.delay
         return self.pushed - self.frames > ahead
 
     def pop(self):
-        """The steady boxes (n, 4) of the oldest frame not yet popped. ValueError unless `ready`."""
+        """The steady boxes (n, 4) of the oldest frame not popped yet. ValueError unless `ready`."""
         if not self.ready():
             raise ValueError("pop: the frames ahead are not known yet: push more, or call finish")
         frame = self.frames
@@ -212,7 +211,7 @@ class Tracker:
         self.frames += 1
         for track in self._tracks:
             track.forget(self.frames - 2 * steady.radius - NEIGHBORS)
-        longest = max(steady.hold, steady.gap) + 1  # afterwards no frame or detection needs it
+        longest = max(steady.hold, steady.gap) + 1  # older tracks are not needed any more
         self._tracks = [t for t in self._tracks if t.frames[-1] + longest >= self.frames]
         return np.array(boxes).reshape(-1, 4)
 
@@ -224,8 +223,8 @@ class Tracker:
 def too_large(frames, boxes):
     """Which detections of a track, frames (n,) and boxes (n, 4), are far larger than the others.
 
-    A detector may take a face and another on the shirt below it for one. Such a box counts in its
-    own frame only: it is not interpolated, held or smoothed. Returns (n,) bool.
+    A detector may join a face with a face printed on the shirt. Such a box counts in its own frame
+    only: it is not interpolated, held or smoothed. Returns (n,) bool.
     """
     side = side_of(boxes)  # (n,)
     answer = np.zeros(len(side), bool)
@@ -238,7 +237,7 @@ def too_large(frames, boxes):
 
 
 def side_of(boxes):
-    """The side of a square of the same area: (..., 4) -> (...)."""
+    """Sides of squares with the boxes' areas: (..., 4) -> (...)."""
     return np.sqrt((boxes[..., 2:] - boxes[..., :2]).prod(-1))
 
 
@@ -247,11 +246,11 @@ def center_of(boxes):
 
 
 def match(tracks, boxes, now):
-    """Which of the boxes (k, 4) in frame `now` continues which track: {index of box: of track}.
+    """Which of the boxes (k, 4) in frame `now` continue which tracks: {index of box: of track}.
 
-    Nearest pairs first, each used once. A pair fits when the box's center is within reach of the
-    track's last or predicted center, which grows with the frames between, and the sides differ by
-    MAX_SIZE_RATIO at most.
+    The nearest pairs come first; each box and track is used once. A pair fits if the box's center
+    is within reach of the track's last or predicted center (the reach grows with the frames in
+    between) and the sides differ by MAX_SIZE_RATIO at most.
     """
     last = np.array([track.boxes[-1] for track in tracks]).reshape(-1, 4)  # (n, 4)
     predicted = np.array([track.predict(now) for track in tracks]).reshape(-1, 4)  # (n, 4)

@@ -125,7 +125,7 @@ class Game:
             learning = [self.optimizers["recognizer"]]
             optim.backward_and_step(-L_adv / config.accumulate, learning, self.scaler, last)
             terms.append({"D_modified": on_modified, "D_original": on_original})
-        return mean_terms(terms)
+        return _mean_terms(terms)
 
     def update_modifier_and_detector(
         self, pictures, modified, landmarks, identities, frames, targets, boxes
@@ -163,7 +163,7 @@ class Game:
                 terms.append({"L_det": L_det, "L_adv": L_adv, "L_l1": L_l1})
         if self.exchange is not None:
             self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
-        return mean_terms(terms)
+        return _mean_terms(terms)
 
     def update_modifier(self, pictures, modified, landmarks, identities) -> dict:
         """Line 9 in the warm-up: M minimizes adversarial_weight L_adv + lambda L1; D is frozen."""
@@ -180,7 +180,7 @@ class Game:
                 learning = [self.optimizers["modifier"]]
                 optim.backward_and_step(loss / config.accumulate, learning, self.scaler, last)
                 terms.append({"L_adv": L_adv, "L_l1": L_l1})
-        return mean_terms(terms)
+        return _mean_terms(terms)
 
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
         """M's adversarial term: ascent on L_D (eq. 2), the ablation (Sec. 5.6), or one of ours.
@@ -217,7 +217,7 @@ class Game:
             learning = [self.optimizers["detector"]]
             optim.backward_and_step(L_det / self.config.accumulate, learning, self.scaler, last)
             terms.append({"L_det": L_det})
-        return mean_terms(terms)
+        return _mean_terms(terms)
 
     def copy_faces(self, pictures) -> dict:
         """Before the game (ours): M learns to copy (eq. 3), so that D meets faces, not noise."""
@@ -227,7 +227,7 @@ class Game:
             learning = [self.optimizers["modifier"]]
             optim.backward_and_step(L_l1 / self.config.accumulate, learning, self.scaler, last)
             terms.append({"L_l1": L_l1})
-        return mean_terms(terms)
+        return _mean_terms(terms)
 
     def copy_people(self, pictures, landmarks, identities) -> dict:
         """Before the game (ours): an M that is given the person learns by `Exchange.objective`."""
@@ -238,7 +238,7 @@ class Game:
             optim.backward_and_step(L_copy / self.config.accumulate, learning, self.scaler, last)
             terms.append({"L_copy": L_copy})
         self.exchange.update_reader(self.anonymizer, pictures, identities, self.scaler)
-        return mean_terms(terms)
+        return _mean_terms(terms)
 
     def _split(self, *batch) -> list:
         """Split tensors and lists into `accumulate` parts, each [is it the last?, *pieces]. Raises
@@ -256,7 +256,7 @@ class Game:
         return split
 
 
-def mean_terms(terms: list[dict]) -> dict:
+def _mean_terms(terms: list[dict]) -> dict:
     """Each term's mean over the parts of a batch, detached."""
     means = dict.fromkeys(terms[0], 0)
     for part in terms:

@@ -3,11 +3,11 @@
     python -m ppad.user_study make --run runs/toy --out study
     python -m ppad.user_study score study/key.json answers/*.json
 
-`make` repaints test faces with a run's M and writes `study/study.html`, one file that works without
-a server or a network. Q1: 12 + 12 pairs of repainted faces, "same person or not". Q2: 16 repainted
+`make` repaints test faces with a run's M and writes `study/study.html`, one file that needs no
+server and no network. Q1: 12 + 12 pairs of repainted faces, "same person or not". Q2: 16 repainted
 faces, "who is this?" (in a set without names: "which of these four people?"). Q3: a gallery,
-"would you feel protected?". The truth goes to `study/key.json` and is in no form part of the page.
-`score` reads the files that the subjects saved; it prints and draws the answers beside the paper's.
+"would you feel protected?". The truth goes to `study/key.json`; the page does not contain it.
+`score` reads the files that the subjects saved, and prints and draws the result beside the paper's.
 
 A study with people needs their informed consent and, nearly everywhere, the approval of an ethics
 board. Do not ask children, and do not show pictures of people who have not agreed to it.
@@ -35,11 +35,11 @@ from ppad.repainter import load_modifier
 
 PAIRS = 12  # Sec. 5.5: 12 positive and 12 negative pairs
 PEOPLE = 16  # Sec. 5.5: 16 celebrities
-CHOICES = 4  # ours: originals to choose from where nobody has a name
-GALLERY = 12  # ours: "a set of modified images"
+CHOICES = 4  # ours: originals to choose from in a set without names
+GALLERY = 12  # ours; the paper: "a set of modified images"
 PAPER = {"q1_accuracy": 0.533, "q2_named": 0.1975, "q3_protected": 0.8}  # Sec. 5.5
 RESAMPLES = 2000  # ours: bootstrap over subjects
-KEEP = "restore it from a copy, as what it held cannot be made again"
+KEEP = "restore it from a copy, as it cannot be made again"
 TEMPLATE = Path(__file__).with_name("user_study.html")
 
 
@@ -49,8 +49,8 @@ TEMPLATE = Path(__file__).with_name("user_study.html")
 def make(run: Path, out: Path, seed: int) -> None:
     """Write study.html and key.json to `out` from the finished run `run`.
 
-    Raises LoopError when the run is not there, DataError when its test faces are not there or too
-    few, or a study is there.
+    Raises LoopError if the run is missing, DataError if its test faces are missing or too few, or
+    if `out` already holds a study.
     """
     for path in (out / "study.html", out / "key.json"):
         if path.exists():
@@ -65,20 +65,20 @@ def make(run: Path, out: Path, seed: int) -> None:
 
 
 def test_faces(config, run: Path) -> datasets.FaceSet:
-    """The run's test faces, drawn (with the run's first seed) or read."""
+    """The run's test faces: drawn with the run's first seed, or read from its folder."""
     size = config.face_size
     if config.drawn:
         seed = files.read_json(run / "results.json", needs=["seeds"])["seeds"][0]
         people = drawn_test_people(config)
         return datasets.toy_faces(seed, people, config.test_pictures_each, size)
-    # players.pt, which is shared, has the folder's name only
+    # players.pt holds only the folder's name, because people share it
     root = Path(files.read_json(run / "config.json", needs=["faces"])["faces"])
     table = root / "landmarks.csv"
     return datasets.read_faces(root / "test", table, size, face_scale=config.face_scale)
 
 
 def compose(faces, modifier, rng) -> tuple[dict, dict]:
-    """What the page shows (pictures as data URIs) and its key, the truth: two dicts, by question.
+    """The page's content (pictures as data URIs) and the key: two dicts, by question.
 
     faces: a FaceSet. modifier: M. rng: numpy Generator that draws people, pictures and order.
     """
@@ -116,10 +116,10 @@ def draw_pairs(pictures_of: dict, rng) -> tuple[list, list]:
 
 
 def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, dict]:
-    """Question 2 and its truth: names where people have names, else the place of the person.
+    """Question 2 and its truth: the person's name or, in a set without names, the right choice.
 
-    With names, the people with most pictures are taken: the best known ones (ours). Without, the
-    person is shown in another picture: the background would tell the same one.
+    With names, the people with most pictures are chosen: the best known (ours). Without, the right
+    choice is another picture, as the same one has the same background.
     """
     named = [person for person in pictures_of if has_name(person)]
     by_name = len(named) >= PEOPLE
@@ -150,13 +150,13 @@ def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, dict]:
 
 
 def has_name(person: str) -> bool:
-    """Whether a folder name is a person's name rather than a number: two words without digits."""
+    """Whether a folder name is a person's name, not a number: two or more words without digits."""
     return bool(re.fullmatch(r"[^\W\d]+([_ .'-]+[^\W\d]+)+\.?", person))
 
 
 @torch.no_grad()
 def repaint(faces, modifier, indices: list[int]) -> list[str]:
-    """Pictures `indices` of the set through M, as data URIs: PNGs inside an address."""
+    """Pictures `indices` of the set, modified by M, as data URIs that contain the PNGs."""
     pictures = modifier(faces.batch(torch.tensor(indices))[0])  # (B, 3, S, S) in [-1, 1]
     pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).byte()
     uris = []
@@ -173,10 +173,11 @@ def repaint(faces, modifier, indices: list[int]) -> list[str]:
 def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
     """Read the key and every subject's answers; print, draw and write the result to `out`.
 
-    Raises DataError naming the first file that is torn, incomplete, double or of another study.
+    Raises DataError naming the first file that is damaged, incomplete, a duplicate, or from another
+    study.
     """
     paths = []
-    for path in answer_paths:  # Windows leaves a * to the program
+    for path in answer_paths:  # on Windows the shell does not expand a *
         paths += [path] if path.exists() else sorted(path.parent.glob(path.name)) or [path]
     for path in (out / "study_results.json", out / "study_results.png"):
         if path.resolve() in [given.resolve() for given in (key_path, *paths)]:
@@ -199,7 +200,7 @@ def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
 
 
 def is_key(key: dict) -> bool:
-    """Whether the key has the form that `compose` gives it."""
+    """Whether the key has the structure that `compose` gives it."""
     try:
         truth = {"names": str, "choice": int}[key["q2"]["kind"]]
         people = [type(one) is truth for one in key["q2"]["items"].values()]
@@ -210,7 +211,7 @@ def is_key(key: dict) -> bool:
 
 
 def read_answers(path: Path, key: dict) -> dict:
-    """One subject's file, complete and of this study, or DataError."""
+    """One subject's file. DataError unless it is complete and belongs to this study."""
     given = files.read_json(path, KEEP, needs=["study", "subject", "answers"])
     if not isinstance(given["subject"], str) or not isinstance(given["answers"], dict):
         raise files.DataError(f"{path} is not a subject's answers: give files saved by study.html")
@@ -225,7 +226,7 @@ def read_answers(path: Path, key: dict) -> dict:
 
 
 def usable(item: str, answer, kind: str) -> bool:
-    """Whether `answer` is one that the page can have saved for `item`."""
+    """Whether the page could have saved `answer` for `item`."""
     if not isinstance(answer, dict) or "answer" not in answer:
         return False
     value = answer["answer"]
@@ -239,11 +240,11 @@ def usable(item: str, answer, kind: str) -> bool:
 
 
 def evaluate(subjects: list[dict], key: dict) -> dict:
-    """Figures of all subjects, whose answers are given.
+    """The study's figures. subjects: the answers of each.
 
     Q1: share of right answers, with a 95 % interval by bootstrap over subjects (None for one).
-    Q2: share named right among the people a subject knows; without names, share chosen right.
-    Q3: how many would feel protected.
+    Q2: share of right names among the people a subject knows; without names, of right choices.
+    Q3: how many subjects would feel protected.
     """
     kind = key["q2"]["kind"]
     right = []  # (n, 24)
@@ -272,7 +273,7 @@ def evaluate(subjects: list[dict], key: dict) -> dict:
 
 
 def same_name(answer: str | None, truth: str) -> bool:
-    """Whether an answer is the person's full name or family name, whatever its case and accents.
+    """Whether an answer is the person's full name or family name; case and accents are ignored.
 
     The family name alone counts (ours): a subject who writes "Bush" has seen through M.
     """
@@ -282,7 +283,7 @@ def same_name(answer: str | None, truth: str) -> bool:
 
 
 def words_of(name: str) -> list[str]:
-    """A name's words in lower case without accents or punctuation; Jr, no family name, is none."""
+    """A name's words in lower case, without accents, punctuation and the suffix Jr."""
     letters = unicodedata.normalize("NFKD", name.casefold())
     letters = "".join(one for one in letters if not unicodedata.combining(one))
     letters = re.sub(r"(?<=[aou])e", "", letters)  # LFW writes Schroeder for Schröder
@@ -299,7 +300,7 @@ def interval(per_subject: np.ndarray) -> list[float] | None:
 
 
 def as_text(report: dict) -> str:
-    """The result as a few lines beside the paper's."""
+    """The result in a few lines, beside the paper's."""
     subjects = report["subjects"]
     spread = "no interval from one subject"
     if report["q1_interval"]:
@@ -316,7 +317,7 @@ Q3 would feel protected: {report["q3_protected"]} of {subjects} (paper 8 of 10)"
 
 
 def draw(report: dict, path: Path) -> None:
-    """The three figures as bars beside the paper's."""
+    """Draw the three figures as bars beside the paper's."""
     names = report["q2_kind"] == "names"
     protected = report["q3_protected"] / report["subjects"]
     named = np.nan if report["q2_named"] is None else report["q2_named"]
@@ -342,7 +343,7 @@ def draw(report: dict, path: Path) -> None:
 
 
 def main(argv=None) -> int:
-    """Run one of the two commands; 0, or 2 after one sentence for what a user can correct."""
+    """Run one of the two commands. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m ppad.user_study", description=__doc__.split("\n")[0]
     )

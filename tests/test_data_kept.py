@@ -165,7 +165,7 @@ def test_a_run_in_use_is_refused_and_left_as_it_is(words, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("more", [[], ["--check"]])
-@pytest.mark.parametrize("device", ["gpu", "tpu", "banana", "mps", "meta", "cuda:x"])
+@pytest.mark.parametrize("device", ["gpu", "tpu", "banana", "mps", "meta", "cuda:x", "cuda:01"])
 def test_a_device_that_cannot_be_is_one_sentence(words, capsys, device, more):
     assert run(*words, "--device", device, *more) == 2
     said = capsys.readouterr().err.strip()

@@ -728,7 +728,7 @@ def test_minutes_of_all_calls_are_added_up(tmp_path, monkeypatch, capsys):
         ("mps", "device is 'mps', but torch sees no Apple GPU here: use --device cpu"),
         *(
             (name, f"device is '{name}': use cpu, cuda, cuda:1 (another GPU) or mps (an Apple GPU)")
-            for name in ("banana", "gpu", "tpu", "meta", "")
+            for name in ("banana", "gpu", "tpu", "meta", "", "cpu:01", "cuda:99999999999")
         ),
     ],
 )

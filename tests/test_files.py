@@ -148,6 +148,13 @@ def test_a_second_run_is_told_whose_the_folder_is(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "disk that is not there" / "data")
+    with pytest.raises(WriteError, match="cannot write .*link .File exists.: choose another"):
+        with lock(tmp_path / "link"):
+            pass
+
+
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path):
     context = multiprocessing.get_context("spawn")
     held, leave = context.Event(), context.Event()

@@ -117,6 +117,7 @@ def test_starter_has_no_leftovers(component):
     assert {name.asname or name.name for row in imports(begun) for name in row.names} <= used
     assert not re.findall(r"\b_[a-z]\w*\(|`_\w+`", source.replace("self._", ""))
     assert source.startswith(grade.HEADER)
+    assert "mean_terms" not in source  # how terms are averaged is not asked
     assert "\n\n\n\n" not in source and "NotImplementedError" in source
     assert not re.search(r"# -{9,}[^\n]*\s*(# -{9}|\Z)", source)  # a heading of nothing
 

@@ -1,5 +1,5 @@
 WRONG = "a detection of any class can hit"
 HINT = "of another class"
 REPLACE = [
-    ('chosen = found["labels"] == label', 'chosen = found["labels"] > 0'),
+    ('chosen = frame["labels"] == label', 'chosen = frame["labels"] > 0'),
 ]

@@ -3,7 +3,7 @@ HINT = "one truth matched twice"
 REPLACE = [
     (
         """        if hits[i]:
-            iou[:, best] = -1.0  # taken
+            iou[:, best] = -1.0  # matched
 """,
         "",
     ),
