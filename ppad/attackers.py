@@ -1,14 +1,14 @@
 """Attackers: recognizers that try to see through an anonymizer (paper Sec. 5.1; mostly ours).
 
-The paper measures privacy as the verification error of the very D that M was trained against, and
-has learned to fool. So every row of the table also faces recognizers that M never met:
+The paper measures privacy as the verification error of the D that M was trained against and has
+learned to fool. So every row of the table is also tested with recognizers that M never met:
 
 * `never_saw`: D as it was before the game, trained on originals only;
 * `other_architecture`: a plain convolutional network with batch norm and an ordinary softmax;
 * `retrained`: an attacker who owns the anonymizer, repaints a labeled face set with it and trains
   on the result with the true names (these people are not in the test pairs);
 * `inverting`: the same attacker trains a second M to undo the first, M(f) -> f; then `never_saw`
-  and `other_architecture` judge what it gives back.
+  and `other_architecture` are tested on its outputs.
 
 All are measured by `verify`. A recognizer is any module that maps aligned crops (B, 3, h, w), BGR,
 to embeddings (B, E).
@@ -36,12 +36,12 @@ from ppad.players import (
     make_modifier,
 )
 
-# Ours: Adam's rates before they fall along a cosine.
+# Ours: Adam's initial learning rates, before the cosine decay.
 LR_RECOGNIZER = 1e-3
 LR_LANDMARK_READER = 5e-3
 LR_INVERTER = 2e-3
-POSES = 8  # ours: each with all test people
-ENLARGED = 2  # ours: faces of 40 px, whose landmarks MTCNN then reads at 80
+POSES = 8  # ours: all test people are drawn in each
+ENLARGED = 2  # ours: MTCNN gets faces of 40 px at 80 px
 
 
 class PlainRecognizer(nn.Module):
@@ -56,7 +56,7 @@ class PlainRecognizer(nn.Module):
         channels = 3
         for stage in range(4):
             out = width * 2**stage
-            for _ in range(2 if stage > 0 else 1):  # at full resolution a conv costs most
+            for _ in range(2 if stage > 0 else 1):  # a conv costs most at full resolution
                 conv = nn.Conv2d(channels, out, kernel_size=3, padding=1, bias=False)
                 layers += [conv, nn.BatchNorm2d(out), nn.ReLU()]
                 channels = out
@@ -78,23 +78,23 @@ class PlainRecognizer(nn.Module):
         return F.cross_entropy(logits, identities, label_smoothing=0.1)
 
 
-# ---------------------------------------------------------------- what an anonymizer leaves
+# ---------------------------------------------------------------- anonymized faces
 
 
 class RepaintedFaces(datasets.FaceSet):
-    """A face set as an anonymizer leaves it; each picture goes through it once, when first needed.
+    """An anonymized face set. Each picture is anonymized once, at the first use of `pictures`.
 
-    Pictures are kept in 8 bits, as published pictures are: off by at most half a gray level. They
-    lie in a temporary file that is mapped into memory and vanishes with this object.
+    Pictures are stored in 8 bits, like published pictures: the error is at most half a gray level.
+    They are in a memory-mapped temporary file, which is deleted with this object.
 
     Args:
         faces: `datasets.FaceSet`. anonymizer: any (B, 3, S, S) -> (B, 3, S, S).
-        folder: where the file lies; None: the system's folder for such files.
-        mirrored: keep the mirror images of the faces as well, anonymized.
-        aligned: keep the crops that a recognizer is shown instead of the pictures.
+        folder: of the temporary file; None: the system's.
+        mirrored: also store the anonymized mirror images of the faces.
+        aligned: store the aligned crops for a recognizer instead of the pictures.
     """
 
-    lazy = False  # as soon as `pictures` is asked for, it is there
+    lazy = False  # `pictures` holds them all
 
     def __init__(
         self, faces, anonymizer, config, device="cpu", folder=None, mirrored=False, aligned=False
@@ -116,33 +116,33 @@ class RepaintedFaces(datasets.FaceSet):
     @functools.cached_property
     @torch.no_grad()
     def pictures(self) -> torch.Tensor:
-        """(N, 3, S, S) or, aligned, (N, 3, h, w) uint8 RGB; mirror images behind the others."""
+        """(N, 3, S, S) or, aligned, (N, 3, h, w) uint8 RGB; then N mirror images if `mirrored`."""
         with tempfile.TemporaryFile(dir=self.folder) as file:
             for mirror in (False, True) if self.mirrored else (False,):
                 for indices in torch.arange(len(self)).split(self.config.eval_batch):
                     flip = torch.full((len(indices),), mirror)  # (B,)
                     pictures, points, _ = self.faces.batch(indices, flip, self.device)
-                    made = self.anonymizer(pictures)  # (B, 3, S, S)
+                    output = self.anonymizer(pictures)  # (B, 3, S, S)
                     if self.aligned:
-                        made = align_faces(made, points, self.config.crop_size)  # (B, 3, h, w)
-                    made = (made.clamp(-1, 1) + 1) * 127.5
-                    file.write(made.round().byte().cpu().numpy().tobytes())
+                        output = align_faces(output, points, self.config.crop_size)  # (B, 3, h, w)
+                    output = (output.clamp(-1, 1) + 1) * 127.5
+                    file.write(output.round().byte().cpu().numpy().tobytes())
             file.flush()
-            kept = np.memmap(file, dtype=np.uint8, mode="r+")
-        return torch.from_numpy(kept).view(-1, *made.shape[1:])
+            stored = np.memmap(file, dtype=np.uint8, mode="r+")
+        return torch.from_numpy(stored).view(-1, *output.shape[1:])
 
     def flipped(self, indices, mirror):
-        """As in `FaceSet`; a mirror image is that of the face, anonymized, not of the result."""
+        """As in `FaceSet`; a mirrored face was mirrored before it was anonymized."""
         return self.pictures[indices + len(self) * mirror]  # (B, 3, S, S) or (B, 3, h, w)
 
 
 @torch.no_grad()
 def structure(modified, test_faces, reader, config, device="cpu") -> dict[str, float]:
-    """How much of the faces is left, and of what is not the face.
+    """How much an anonymizer preserves of the faces and of their surroundings.
 
-    modified: (N, 3, S, S) in [-1, 1], or `FaceSet.floats()`: `test_faces`, anonymized. Returns `l1`
-    to the originals (eq. 3); the landmark reader's error in eye distances; and `outside_gradient`,
-    the share of the originals' gradient energy outside the middle 1 / face_scale of a picture.
+    modified: `test_faces`, anonymized: (N, 3, S, S) in [-1, 1], or `FaceSet.floats()`. Returns
+    `l1`, the distance to the originals (eq. 3); `landmark_error`, the reader's, in eye distances;
+    `outside_gradient`, gradient energy outside the middle 1 / face_scale, relative to originals.
     """
     distances = []
     errors = []
@@ -152,10 +152,10 @@ def structure(modified, test_faces, reader, config, device="cpu") -> dict[str, f
         after = modified[indices]  # (B, 3, S, S)
         distances.append((after - pictures).abs().mean(dim=(1, 2, 3)))  # (B,)
         eyes = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1)  # (B,)
-        read = reader(after.to(device)).cpu()  # (B, 5, 2)
-        errors.append((read - landmarks).norm(dim=2).mean(dim=1) / eyes)  # (B,)
-        for kind, shown in enumerate((pictures, after)):
-            energy[kind] += gradient_outside(shown, config.face_scale)
+        predicted = reader(after.to(device)).cpu()  # (B, 5, 2)
+        errors.append((predicted - landmarks).norm(dim=2).mean(dim=1) / eyes)  # (B,)
+        for kind, images in enumerate((pictures, after)):
+            energy[kind] += gradient_outside(images, config.face_scale)
     return {
         "l1": float(torch.cat(distances).mean()),
         "landmark_error": float(torch.cat(errors).mean()),
@@ -164,7 +164,7 @@ def structure(modified, test_faces, reader, config, device="cpu") -> dict[str, f
 
 
 def gradient_outside(pictures: torch.Tensor, face_scale: float) -> torch.Tensor:
-    """Sum of squared differences of neighbors in (B, 3, S, S) outside the middle 1 / face_scale."""
+    """Sum of squared pixel differences of (B, 3, S, S) outside the middle 1 / face_scale."""
     size = pictures.shape[-1]
     outside = torch.ones(size, size)
     middle = slice(round(size * (1 - 1 / face_scale) / 2), round(size * (1 + 1 / face_scale) / 2))
@@ -176,26 +176,26 @@ def gradient_outside(pictures: torch.Tensor, face_scale: float) -> torch.Tensor:
 
 @torch.no_grad()
 def spread(anonymizer, seed: int, people: range, config, device="cpu") -> float:
-    """Does everybody get one face? 0 then; only the toy world can show people in one pose.
+    """How much anonymized faces differ between people: 0 if everybody gets the same face.
 
-    The standard deviation of pixels between `people` in the same pose, room and light, as a share
-    of the originals'.
+    The standard deviation of pixels between `people` in the same pose, room and light, relative to
+    the originals'. Only the toy world can draw such pictures.
     """
     deviations = torch.zeros(2)  # of originals, of modified
     for number in range(POSES):
         pictures = datasets.toy_pose(seed, number, people, config.face_size).to(device)
-        for kind, shown in enumerate((pictures, anonymizer(pictures))):
-            deviations[kind] += shown.std(dim=0).mean().cpu()
+        for kind, images in enumerate((pictures, anonymizer(pictures))):
+            deviations[kind] += images.std(dim=0).mean().cpu()
     return float(deviations[1] / deviations[0])
 
 
 def found_again(modified, test_faces, finder: MTCNN, config) -> dict[str, float | None]:
     """Does MTCNN still see the faces that it finds in the originals? modified: as in `structure`.
 
-    Returns `mtcnn_found`, the share of these that it finds in `modified`; `mtcnn_landmarks`, how
-    far its landmarks moved, in eye distances, a mean over those found (None without any).
+    Returns `mtcnn_found`, the share of these that it also finds in `modified`; `mtcnn_landmarks`,
+    the mean distance that its landmarks moved, in eye distances (None if it finds none again).
     """
-    before = 0
+    total = 0
     distances = []
     for indices in torch.arange(len(test_faces)).split(config.eval_batch):
         pictures, landmarks, _ = test_faces.batch(indices)
@@ -205,26 +205,26 @@ def found_again(modified, test_faces, finder: MTCNN, config) -> dict[str, float 
         ):
             if original is None:
                 continue
-            before += 1
+            total += 1
             if after is not None:
                 distances.append(float((after - original).norm(dim=1).mean() / eye))
     return {
-        "mtcnn_found": len(distances) / max(1, before),
+        "mtcnn_found": len(distances) / max(1, total),
         "mtcnn_landmarks": float(np.mean(distances)) if distances else None,
     }
 
 
 def middle_faces(pictures: torch.Tensor, finder: MTCNN) -> list[torch.Tensor | None]:
-    """Landmarks (5, 2), px, of the surest face that covers the middle of each picture, if any."""
+    """Landmarks (5, 2), px, of the most confident face over each picture's center, or None."""
     size = pictures.shape[-1]  # of (B, 3, S, S)
     pixels = F.interpolate(pictures, scale_factor=ENLARGED, mode="bilinear", antialias=True)
     pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
     points = []
-    for found in finder.find(pixels):
-        boxes = found["boxes"] / ENLARGED
+    for detections in finder.find(pixels):
+        boxes = detections["boxes"] / ENLARGED
         inside = (boxes[:, :2] < size / 2).all(dim=1) & (boxes[:, 2:] > size / 2).all(dim=1)
-        sure = found["landmarks"][inside] / ENLARGED  # best first
-        points.append(sure[0].cpu() if len(sure) else None)
+        landmarks = detections["landmarks"][inside] / ENLARGED  # best first
+        points.append(landmarks[0].cpu() if len(landmarks) else None)
     return points
 
 
@@ -234,12 +234,12 @@ def middle_faces(pictures: torch.Tensor, finder: MTCNN) -> list[torch.Tensor | N
 def train(
     network, loss_of, faces, config, steps, lr, loop, seed, device, anonymizer=None, batch_size=None
 ):
-    """Adam on shuffled faces and mirror images, its rate falling along half a cosine to zero.
+    """Train by Adam with cosine decay to zero, on shuffled faces and mirror images.
 
     Args:
-        loss_of: (seen, landmarks, identities, originals) of a batch -> scalar; seen are the
-            originals through the anonymizer, if there is one.
-        faces: `datasets.FaceSet` of the people to learn. seed: decides their order.
+        loss_of: (pictures, landmarks, identities, originals) of a batch -> scalar; the pictures
+            are the originals, anonymized if there is an anonymizer.
+        faces: `datasets.FaceSet` to train on. seed: decides their order.
         loop: a new `loop.Loop`. batch_size: None: `pretrain_recognizer_batch`.
     Returns the network in eval mode.
     """
@@ -248,7 +248,7 @@ def train(
     scaler = optim.make_scaler(config, device)
     parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
     if hasattr(anonymizer, "state_dict") and not isinstance(anonymizer, nn.Module):
-        parts["anonymizer"] = anonymizer  # Noise counts its calls; M stays as it is
+        parts["anonymizer"] = anonymizer  # Noise counts its calls; M does not change
     loop.start(**parts)
     batch_size = batch_size or config.pretrain_recognizer_batch
     batches = datasets.batches(faces, batch_size, seed, loop.done["train"], device)
@@ -256,11 +256,11 @@ def train(
     for step in loop.steps("train", steps):
         optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
         originals, landmarks, identities = next(batches)
-        seen = originals
+        pictures = originals
         if anonymizer is not None:
             with torch.no_grad():
-                seen = anonymizer(originals)  # (B, 3, S, S)
-        loss = loss_of(seen, landmarks, identities, originals)
+                pictures = anonymizer(originals)  # (B, 3, S, S)
+        loss = loss_of(pictures, landmarks, identities, originals)
         optim.backward_and_step(loss, [optimizer], scaler)
         loop.log({"loss": loss})
     return network.eval()
@@ -269,9 +269,9 @@ def train(
 def train_recognizer(
     recognizer, faces, config, steps: int, loop, seed: int, anonymizer=None, device="cpu"
 ):
-    """Train a recognizer on (anonymized) faces with their true names; returns it in eval mode.
+    """Train a recognizer on (anonymized) faces and true identities; return it in eval mode.
 
-    recognizer: module with `.loss(crops, identities)`; if it has a `.margin`, that is advanced.
+    recognizer: module with `.loss(crops, identities)`; each step advances its `.margin`, if any.
     faces: as in `train`, or aligned `RepaintedFaces`.
     """
 
@@ -303,13 +303,13 @@ def train_other(faces, config, loop, device="cpu") -> PlainRecognizer:
 
 
 def train_attacker(recognizer, anonymizer, faces, config, loop, device="cpu"):
-    """The `retrained` attacker: a copy of the pretrained D goes on learning on a row's outputs.
+    """The `retrained` attacker: a copy of the pretrained D, trained further on a row's outputs.
 
-    Each picture and each mirror image is anonymized once and kept, as an aligned crop if the
-    alignment does not vary. A `stochastic` anonymizer draws anew: it is called at each step.
+    Each picture and each mirror image is anonymized once and stored, as an aligned crop if there
+    is no landmark jitter. Only a `stochastic` anonymizer is called again at each step.
     """
     attacker = copy.deepcopy(recognizer).to(device)
-    seed = loop.seed + 1  # another order than the one D was pretrained with
+    seed = loop.seed + 1  # not the order of D's pretraining
     if not getattr(anonymizer, "stochastic", False):
         aligned = config.landmark_jitter == 0
         faces = RepaintedFaces(faces, anonymizer, config, device, loop.folder, True, aligned)
@@ -320,14 +320,14 @@ def train_attacker(recognizer, anonymizer, faces, config, loop, device="cpu"):
 
 
 def make_inverter(config):
-    """A second M, of the paper's kind, that shall undo the first and keeps none of its colors."""
+    """A second M, of the paper's kind, to undo the first; without color matching."""
     return make_modifier(
         dataclasses.replace(config, modifier_exchange=False, modifier_match_color=False)
     )
 
 
 def train_inverter(anonymizer, faces, config, loop, device="cpu"):
-    """The network of the `inverting` attackers learns M(f) -> f, by L1 (ours)."""
+    """Train the network of the `inverting` attackers: M(f) -> f, by L1 (ours)."""
     torch.manual_seed(loop.seed)
     inverter = make_inverter(config).to(device)
 
@@ -336,7 +336,7 @@ def train_inverter(anonymizer, faces, config, loop, device="cpu"):
             restored = inverter(modified)  # (B, 3, S, S)
         return F.l1_loss(restored.float(), originals)
 
-    seed = loop.seed + 2  # another order than the other attacker's
+    seed = loop.seed + 2  # not the other attacker's order
     size = config.batch_faces
     steps = config.invert_steps
     train(
@@ -346,7 +346,7 @@ def train_inverter(anonymizer, faces, config, loop, device="cpu"):
 
 
 def train_landmark_reader(faces, config, loop, device="cpu") -> LandmarkReader:
-    """The landmark reader, trained on originals by L1 in px (ours)."""
+    """Train the landmark reader on originals, by L1 in px (ours)."""
     torch.manual_seed(loop.seed)
     reader = LandmarkReader(config.face_size).to(device)
 
@@ -364,7 +364,7 @@ def train_landmark_reader(faces, config, loop, device="cpu") -> LandmarkReader:
 def embed(
     recognizer, pictures, landmarks: torch.Tensor, config, device="cpu", align_twice=False
 ) -> torch.Tensor:
-    """Features of face pictures: f(crop) beside f(mirrored crop), as SphereFace tests on LFW.
+    """Features of face pictures: f(crop) and f(mirrored crop), as in SphereFace's LFW test.
 
     Args:
         pictures: (N, 3, S, S) in [-1, 1], or `FaceSet.floats()`.
@@ -390,11 +390,11 @@ def embed(
 def verify(first: torch.Tensor, second: torch.Tensor, pairs) -> dict[str, float]:
     """One attacker's success on the test pairs, by the LFW protocol (SphereFace; paper Sec. 5.1).
 
-    Args: first, second: features (N, 2E) of all test pictures, as they appear as the first and as
-        the second picture of a pair. pairs: `datasets.Pairs`.
+    Args: first, second: features (N, 2E) of all test pictures, in the role of a pair's first and
+        second picture. pairs: `datasets.Pairs`.
     Returns `error` (1 - mean fold accuracy; mean feature and threshold fitted on the other folds),
-    and `auc`, `eer` and `tar_at_far_1e-3`, which look at all pairs at once and subtract the mean of
-    all first pictures (no label enters it).
+    and `auc`, `eer` and `tar_at_far_1e-3`, which use all pairs at once and subtract the mean
+    feature of all first pictures (no label is used for it).
     """
     a = first[pairs.first]  # (P, 2E)
     b = second[pairs.second]  # (P, 2E)

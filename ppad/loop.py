@@ -8,16 +8,16 @@ optimizers), and counts the steps of named stages:
         ...
         loop.log({"loss": loss})
 
-After any stop, planned or not, the same lines go on where the last checkpoint was made:
+After any stop, planned or not, the same lines continue from the last checkpoint:
 
 * `checkpoint.pt` holds every part, the steps done in each stage and the random states. It is
-  written whole or not at all, and the one before is kept as `checkpoint.prev.pt`;
+  written completely or not at all, and the previous one is kept as `checkpoint.prev.pt`;
 * `log.jsonl` has a line every `log_every` steps; lines past the checkpoint are dropped on resuming;
-* Ctrl-C, and whatever else asks a program to end (`files.STOPS`), finishes the step, saves and
-  stops; a term that is not finite stops the run and is named.
+* after Ctrl-C or another signal to stop (`files.STOPS`), the loop finishes the step, saves and
+  stops. If a term is not finite, an error stops the run and names the term.
 
-Where several processes train together (`ppad.optim`), each runs the loop, the main process writes,
-and all save and stop after the same step.
+If several processes train together (`ppad.optim`), each runs the loop, only the main process
+writes, and all save and stop after the same step.
 """
 
 import errno
@@ -45,8 +45,8 @@ from ppad.config import unlike
 
 SECONDS_BETWEEN_LINES = 5  # ours: progress a person can follow, also when two rows report
 TRIAL_STEPS = 5  # ours: the median of five leaves out the first, which is slower
-TRIAL_SECONDS = 60  # ours: after so many a stage is tried for fewer steps
-SEED_STRIDE = 1_000_003  # ours: between the seeds of two processes, more than any run's own differ
+TRIAL_SECONDS = 60  # ours: after this time, a stage's trial ends early
+SEED_STRIDE = 1_000_003  # ours: between processes; larger than gaps between a run's own seeds
 
 
 class LoopError(RuntimeError):
@@ -59,13 +59,13 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(eq=False)
 class Loop:
-    """Stages of training; `done` counts the steps of each and `seconds` the time, of all calls.
+    """Training in stages; `done` counts the steps of each and `seconds` the time, over all calls.
 
     Args:
-        folder: made if absent. title: what progress lines call this run.
-        seed: seeds torch when the loop starts from nothing.
+        folder: created if absent. title: the run's name in progress lines.
+        seed: seeds torch if there is no checkpoint.
         settings: plain dict; a checkpoint with other settings is refused, naming the difference.
-        log_every: steps between log lines. Terms are read from the device, and checked, only then.
+        log_every: steps between log lines. Terms are read and checked only then and before a save.
         checkpoint_seconds: time between checkpoints.
     """
 
@@ -95,14 +95,14 @@ class Loop:
         if self.path.exists() or self.previous.exists():
             self._load()
         elif optim.is_main_process():
-            self.log_path.unlink(missing_ok=True)  # of a run without a checkpoint
+            self.log_path.unlink(missing_ok=True)  # from a run without a checkpoint
 
     def steps(self, stage: str, steps: int):
         """Yield the numbers (from 1) of the steps of `stage` that are not done yet.
 
         The loop's body calls `log` once. Saves at the end and every `checkpoint_seconds`. Raises
-        LoopError for a term that is not finite, and Interrupted after Ctrl-C; both leave a
-        checkpoint to go on from.
+        LoopError for a term that is not finite, and Interrupted after Ctrl-C; a run can resume
+        after both.
         """
         first = self.done[stage]
         began = saved = time.monotonic()
@@ -131,11 +131,11 @@ class Loop:
                     raise Interrupted(f"stopped at {place}; the same command goes on from here")
 
     def log(self, terms: dict) -> None:
-        """Note the terms of this step, name -> scalar tensor; the log shows their means."""
+        """Record the terms of this step, name -> scalar tensor; the log shows their means."""
         self.unchecked.append({name: value.detach() for name, value in terms.items()})
 
     def save(self) -> None:
-        """Write the checkpoint; the one before stays as `checkpoint.prev.pt`. Raises WriteError."""
+        """Write the checkpoint; keep the previous as `checkpoint.prev.pt`. Raises WriteError."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         main, *others = optim.all_gather({"rng": torch.get_rng_state(), "cuda_rng": cuda})
         state = {
@@ -153,8 +153,8 @@ class Loop:
         path = self.path if self.path.exists() else self.previous
         state = read_checkpoint(path)
         needs = ("settings", "done", "parts")
-        if not all(isinstance(state, dict) and isinstance(state.get(one), dict) for one in needs):
-            raise LoopError(f"{path} is no checkpoint of this program: move it away to start anew")
+        if not all(isinstance(state, dict) and isinstance(state.get(key), dict) for key in needs):
+            raise LoopError(f"{path} is no checkpoint of this program: move it away to start over")
         if different := unlike(state["settings"], self.settings):
             fault = f"belongs to another configuration ({'; '.join(different)})"
             raise LoopError(f"{path} {fault}: choose another --out or the same settings")
@@ -163,16 +163,16 @@ class Loop:
                 part.load_state_dict(state["parts"][name])
         except (KeyError, RuntimeError, ValueError) as error:
             fault = f"does not fit this program ({str(error).splitlines()[0]})"
-            raise LoopError(f"{path} {fault}: move it away to start afresh") from error
+            raise LoopError(f"{path} {fault}: move it away to start over") from error
         self.done = Counter(state["done"])
         self.seconds = state["seconds"]
         self.unlogged = state["unlogged"]
-        random = [state, *state["others"]]
-        if optim.rank() < len(random):  # else this run has more processes than the one before
-            mine = random[optim.rank()]
-            torch.set_rng_state(mine["rng"])
+        states = [state, *state["others"]]  # by rank
+        if optim.rank() < len(states):  # else this run has more processes than before
+            own = states[optim.rank()]
+            torch.set_rng_state(own["rng"])
             if torch.cuda.is_available():  # perhaps with fewer GPUs than before
-                torch.cuda.set_rng_state_all(mine["cuda_rng"][: torch.cuda.device_count()])
+                torch.cuda.set_rng_state_all(own["cuda_rng"][: torch.cuda.device_count()])
         if optim.is_main_process() and self.log_path.exists():
             lines = read_log(self.log_path)
             kept = [line for line in lines if line["step"] <= self.done[line["stage"]]]
@@ -184,7 +184,7 @@ class Loop:
         """Write a line of the log, the mean of each term since the last one; print progress."""
         terms = {}
         for name in self.unlogged[0] if self.unlogged else ():
-            terms[name] = round(statistics.fmean(one[name] for one in self.unlogged), 5)
+            terms[name] = round(statistics.fmean(row[name] for row in self.unlogged), 5)
         self.unlogged = []
         if not optim.is_main_process():
             return
@@ -200,12 +200,12 @@ class Loop:
             files.print_progress(text, end=step == steps)
 
     def _check(self, stage: str) -> None:
-        """Read the terms of the unchecked steps from the device, as means of the processes."""
+        """Read the unchecked terms from the device, averaged over the processes; check them."""
         if not self.unchecked:
             return
         names = list(self.unchecked[0])
         rows = [torch.stack([terms[name].float() for name in names]) for terms in self.unchecked]
-        table = optim.all_reduce_mean(torch.stack(rows)).tolist()  # one read-back for all
+        table = optim.all_reduce_mean(torch.stack(rows)).tolist()  # one transfer
         self.unchecked = []
         for step, row in enumerate(table, self.done[stage] - len(table) + 1):
             self.unlogged.append(dict(zip(names, row)))
@@ -217,13 +217,13 @@ class Loop:
 
 
 class TrialLoop:
-    """Used like `Loop`: a few steps of each stage are timed, and nothing is written.
+    """Used like `Loop`, but times a few steps of each stage and writes nothing.
 
-    `minutes` and `flop` are those that all steps of the stages so far would take. torch counts the
-    FLOP of the first step, of convolutions and matrix products.
+    `minutes` and `flop` estimate the cost of all steps of the stages so far. torch counts the FLOP
+    of convolutions and matrix products in the first step.
     """
 
-    folder = None  # nothing is kept
+    folder = None  # nothing is written
     seed = 0
 
     def __init__(self, title: str):
@@ -259,7 +259,7 @@ class TrialLoop:
 
 @contextmanager
 def counted_minutes(path: Path):
-    """Add the block's minutes to those in the JSON file at `path`, also where an error ends it."""
+    """Add the block's minutes to those in the JSON file at `path`, also if an error ends it."""
     before = files.read_json(path, needs=["minutes"])["minutes"] if path.exists() else 0.0
     began = time.monotonic()
     try:
@@ -269,7 +269,7 @@ def counted_minutes(path: Path):
 
 
 def save_tensors(path: Path, state: dict, previous: Path | None = None) -> None:
-    """Write a dict of tensors whole or not at all; a file before it becomes `previous`."""
+    """Write a dict of tensors completely or not at all; an old file becomes `previous`."""
     with files.atomic_path(path) as temporary:
         try:
             torch.save(state, temporary)
@@ -280,18 +280,18 @@ def save_tensors(path: Path, state: dict, previous: Path | None = None) -> None:
 
 
 def read_checkpoint(path) -> dict:
-    """The file of tensors and plain values at `path`. Raises LoopError."""
+    """Read the file of tensors and plain values at `path`. Raises LoopError."""
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not read them
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums but never checks them
             if broken := archive.testzip():
-                raise OSError(f"{broken} in it is not what was written")
+                raise OSError(f"{broken} in it is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        fix = "run ppad.reproduce first (without row.json, if that is there) or name another run"
+        fix = "run ppad.reproduce first (delete row.json if it is there) or name another run"
         raise LoopError(f"{path} does not exist: {fix}") from None
-    except Exception as error:  # a torn file raises one of many types
-        fix = "start afresh"
+    except Exception as error:  # damaged files raise many types
+        fix = "start over"
         previous = path.with_name("checkpoint.prev.pt")
         if path != previous and previous.exists():
             fix = f"go on from {previous.name}"
@@ -308,11 +308,11 @@ def save_players(path, config: dict, parts: dict) -> None:
 
 
 def load_public_weights(network, path) -> None:
-    """Fill D's network from a public file of SphereFace-20, trained on CASIA-WebFace (Sec. 4).
+    """Load D's network from a public file of SphereFace-20, trained on CASIA-WebFace (Sec. 4).
 
     Such files name their tensors as Caffe does (conv1_1.weight, conv1_1.bias, relu1_1.weight) or by
     blocks, but hold the same 62 in the same order: each convolution's weight, bias and slopes, then
-    fc5's weight and bias. The class weights behind them, of other people than ours, are dropped.
+    fc5's weight and bias. Class weights after these are dropped: they are for other people.
 
     Raises ValueError for a file that holds something else.
     """
@@ -323,13 +323,13 @@ def load_public_weights(network, path) -> None:
         if len(values) > len(own) + 1:
             raise ValueError(f"it holds {len(values)} tensors")
         network.load_state_dict(dict(zip(own, values)))
-    except Exception as error:  # torch raises one of many types
+    except Exception as error:  # torch raises many types
         fix = f"give a public PyTorch file of SphereFace-20, {len(own)} tensors and class weights"
         raise ValueError(f"recognizer_weights {path} does not fit D: {fix}") from error
 
 
 def read_log(path) -> list[dict]:
-    """Lines of a log.jsonl up to a damaged one: a sudden stop may tear the last. Or LoopError."""
+    """Lines of a log.jsonl before a damaged one (a crash may cut the last). Raises LoopError."""
     if not Path(path).exists():
         fix = f"delete the folder {Path(path).parent} and give the same command again"
         raise LoopError(f"{path} does not exist: {fix}")
@@ -345,17 +345,17 @@ def read_log(path) -> list[dict]:
 
 @contextmanager
 def _delayed_interrupt():
-    """An Event that signals to stop set, so that the step ends; a second Ctrl-C stops at once."""
+    """Yield an Event that a signal to stop sets: the step ends; Ctrl-C again stops at once."""
     pressed = threading.Event()
 
-    def note(signum, frame):
+    def handler(signum, frame):
         if pressed.is_set() and signum == signal.SIGINT:
             raise KeyboardInterrupt
         pressed.set()
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, handler)
     try:
-        with files.on_signals(note):
+        with files.on_signals(handler):
             yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
@@ -365,12 +365,12 @@ def _delayed_interrupt():
 
 
 def side_by_side(tasks: dict, jobs: int) -> None:
-    """Run the tasks (name -> function), `jobs` at a time, each in a forked process, one thread.
+    """Run the tasks (name -> function), `jobs` at a time, each in a fork with one thread.
 
     Two rows with one thread each use two cores better than one row with two. The forks share the
-    data in memory; each task leaves its result on disk. Without fork, or with one job, the tasks
-    run in this process, in turn. Raises LoopError when a task failed (those that run still end, no
-    other is started), Interrupted when one was stopped.
+    data in memory; each task writes its result to disk. Without fork, or with one job, the tasks
+    run in this process, in turn. Raises LoopError if a task failed (running tasks may finish, but
+    no new ones start), Interrupted if one was stopped.
     """
     if jobs < 2 or not hasattr(os, "fork"):
         for task in tasks.values():
@@ -383,9 +383,9 @@ def side_by_side(tasks: dict, jobs: int) -> None:
     failed = {}  # name -> exit status
     stopped = False
 
-    def forward(signum, frame):  # `kill` reaches this process alone; let the forks save
-        for one in running:
-            one.terminate()
+    def forward(signum, frame):  # `kill` reaches only this process; let the forks save
+        for fork in running:
+            fork.terminate()
 
     with files.on_signals(forward):
         while waiting or running:
@@ -393,19 +393,19 @@ def side_by_side(tasks: dict, jobs: int) -> None:
                 running.append(waiting.pop(0))
                 running[-1].start()
             try:
-                multiprocessing.connection.wait([one.sentinel for one in running])
+                multiprocessing.connection.wait([fork.sentinel for fork in running])
             except KeyboardInterrupt:  # the forks received Ctrl-C, too
                 stopped = True
-            running = [one for one in running if one.is_alive()]
-            failed = {one.name: one.exitcode for one in processes if one.exitcode}
+            running = [fork for fork in running if fork.is_alive()]
+            failed = {fork.name: fork.exitcode for fork in processes if fork.exitcode}
             if stopped or failed:
                 waiting.clear()
     if stopped or 130 in failed.values():
         raise Interrupted("stopped; the same command goes on from the last checkpoints")
     if failed:
-        said = ", ".join(f"{name} ended with status {code}" for name, code in failed.items())
+        fault = ", ".join(f"{name} ended with status {code}" for name, code in failed.items())
         fix = "see above; the same command goes on from the last checkpoints"
-        raise LoopError(f"{said}: {fix}")
+        raise LoopError(f"{fault}: {fix}")
 
 
 def run_task(task) -> None:
@@ -416,13 +416,13 @@ def run_task(task) -> None:
 
 
 def exit_with_parent() -> None:
-    """End this process when its parent has ended: a run started anew must not find it writing."""
+    """End this process when its parent ends: it must not write while a new run does."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
 def stop_once(signum, frame):
-    """Stop as Ctrl-C does; a batch system may send more, to several processes."""
+    """Stop as Ctrl-C does, and ignore further signals: a batch system may send several."""
     signal.signal(signum, signal.SIG_IGN)
     raise KeyboardInterrupt
 
@@ -430,7 +430,7 @@ def stop_once(signum, frame):
 def exit_status(work) -> int:
     """Call `work()`. Returns 0; 2 after an error that the user can correct; 130 after a stop.
 
-    Both are said in one sentence.
+    Prints a sentence for the error or the stop.
     """
     status = 2
     try:
@@ -443,7 +443,7 @@ def exit_status(work) -> int:
         less = "--jobs 1, --accumulate 2, --checkpointing true and a smaller --eval_batch need less"
         sentence = f"the GPU's memory is full: --check says what would fit; {less}"
     except KeyboardInterrupt as stop:
-        print(file=sys.stderr)  # progress may stand in this line
+        print(file=sys.stderr)  # ends a line of progress
         sentence = str(stop) or "stopped; the same command goes on from the last checkpoint"
         status = 130
     print(f"ppad.reproduce: {sentence}", file=sys.stderr)

@@ -1,16 +1,16 @@
-"""How a network is trained, apart from what it learns: precision, memory, several processes (ours).
+"""The technical side of training: mixed precision, memory, several processes (ours).
 
-Six fields of a preset (see `config`), all off by default: a CPU gains little by them.
+Six fields of a preset (see `config`), all off by default: they help a CPU little.
 
     precision      of the networks' activations, by torch's autocast. Weights, losses, the angles of
                    D's head, alignment and pasting stay in fp32.
-    accumulate     a batch in parts, for less memory: the same gradients, but random draws differ
-                   and batch norm sees one part at a time.
-    checkpointing  blocks of a network are computed again in the backward pass (Chen et al. 2016),
-                   for a third more work. Not together with `compile`.
+    accumulate     a batch in parts, for less memory: the same gradients, except that random draws
+                   differ and batch norm sees one part at a time.
+    checkpointing  blocks of a network are recomputed in the backward pass (Chen et al. 2016): less
+                   memory, a third more work. Not together with `compile`.
     channels_last, compile, fused
 
-All but `precision` change no more than that and rounding, so a run may go on with others.
+Beyond these, all but `precision` only change rounding, so a run may resume with other values.
 
 Several processes may train together (torchrun, see ppad/README.md): each has the same players and
 an equal part of every batch. Gradients are averaged; only the main process writes.
@@ -38,8 +38,8 @@ from ppad.config import ACCUMULATED, BATCHES
 from ppad.files import DataError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-MAX_NORM = 10.0  # ours, of each player: early on one batch can give A a huge gradient
-BODIES = ("network", "backbone")  # where most of the work of D and of A is done
+MAX_NORM = 10.0  # ours, per player: early on, one batch can give A a huge gradient
+BODIES = ("network", "backbone")  # most of D's and of A's work is there
 MOST_JOBS = 4  # ours: each takes 1 GB on a CPU; on a GPU more would only wait for each other
 CAN_FORK = sys.platform == "linux"  # macOS's libraries do not survive a fork; Windows has none
 GIB = 2**30
@@ -51,12 +51,12 @@ GIB = 2**30
 def prepare(player: nn.Module, config, device) -> None:
     """Set layout, checkpointing and compilation of a player, in place; its state dict stays.
 
-    Of D its `network` (the loss is not in D's forward), of A its `backbone` (proposals have another
-    shape each time), of others the whole.
+    This applies to D's `network` (the loss is not in D's forward), to A's `backbone` (the shapes of
+    proposals vary) and to all of any other player.
     """
     device = torch.device(device).type
     if world_size() > 1 and device == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(player)  # in place; it does not exist on a CPU
+        nn.SyncBatchNorm.convert_sync_batchnorm(player)  # in place; GPU only
     modules = player.named_modules()
     body = next((part for name, part in modules if name.split(".")[-1] in BODIES), player)
     for layer in body.modules():
@@ -75,18 +75,18 @@ def _to_float(layer, inputs):
 
 
 def adam(parameters, lr: float, config, betas=(0.9, 0.999)) -> torch.optim.Adam:
-    """Adam, fused where the preset says so."""
+    """Adam, fused if the preset says so."""
     return torch.optim.Adam(parameters, lr, betas, fused=config.fused or None)
 
 
 def autocast(config, device):
-    """The context for the forward pass of a network."""
+    """The context for a network's forward pass: the preset's precision."""
     dtype = PRECISIONS[config.precision]
     return nullcontext() if dtype is None else torch.autocast(torch.device(device).type, dtype)
 
 
 def make_scaler(config, device) -> torch.amp.GradScaler:
-    """Loss scaling for fp16, which cannot hold small gradients; does nothing for others."""
+    """Loss scaling for fp16, which cannot hold small gradients; off for other precisions."""
     return torch.amp.GradScaler(torch.device(device).type, enabled=config.precision == "fp16")
 
 
@@ -94,12 +94,12 @@ def make_scaler(config, device) -> torch.amp.GradScaler:
 
 
 def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = True) -> None:
-    """Backward pass; after the last part of a batch a step of each optimizer.
+    """Backward pass; after the last part of a batch, a step of each optimizer.
 
-    Gradients add up until then, so a part's loss must be divided by the number of parts. They are
-    averaged over the processes, cut to a length of MAX_NORM for each optimizer, and cleared. An
-    optimizer whose gradient is not finite takes no step, which is said on standard error; on a GPU,
-    where to ask is to wait, one with a gradient of zero (with fp16 the scaler skips it).
+    Gradients add up until then, so divide a part's loss by the number of parts. They are averaged
+    over the processes, clipped to a norm of MAX_NORM for each optimizer, and cleared. If a gradient
+    is not finite, its optimizer skips the step and a message goes to standard error. On a GPU, to
+    avoid a sync, it steps with zero gradients instead (with fp16 the scaler skips the step).
     """
     scaler.scale(loss).backward()
     if not last_part:
@@ -109,13 +109,13 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
         weights = optimizer.param_groups[0]["params"]
-        length = nn.utils.clip_grad_norm_(weights, MAX_NORM)
-        on_gpu = length.device.type != "cpu"
+        norm = nn.utils.clip_grad_norm_(weights, MAX_NORM)
+        on_gpu = norm.device.type != "cpu"
         if on_gpu and not scaler.is_enabled():
-            for weight in weights:  # if one value was not finite, all are nan now, or 0
+            for weight in weights:  # if any value was not finite, all are now nan or 0
                 if weight.grad is not None:
                     weight.grad.nan_to_num_(nan=0.0)
-        if scaler.is_enabled() or on_gpu or length.isfinite():
+        if scaler.is_enabled() or on_gpu or norm.isfinite():
             scaler.step(optimizer)  # fp16: skipped if a gradient overflowed
         else:
             print("a gradient is not finite: this step is skipped", file=sys.stderr)
@@ -125,7 +125,7 @@ def backward_and_step(loss: torch.Tensor, optimizers, scaler, last_part: bool = 
 
 @contextmanager
 def frozen(player: nn.Module):
-    """Inside, `player` passes gradients on to its input and keeps its weights and buffers."""
+    """Inside, gradients flow through `player`, but its weights and buffers do not change."""
     learning = [parameter.requires_grad for parameter in player.parameters()]
     training = player.training
     player.eval().requires_grad_(False)
@@ -141,10 +141,10 @@ def frozen(player: nn.Module):
 
 
 def blocks(network: nn.Module):
-    """Yield the blocks of `network` that are checkpointed, found by form and never one in another.
+    """Yield the blocks of `network` to checkpoint, found by their structure and never nested.
 
-    Modules with layers in an nn.Sequential (D's units, M's residual blocks, a ResNet's
-    bottlenecks), else an nn.Sequential of layers (M's encoder and decoder).
+    They are the composite modules in an nn.Sequential (D's units, M's residual blocks, a ResNet's
+    bottlenecks), or else an nn.Sequential of single layers (M's encoder and decoder).
     """
     for part in network.children():
         with_layers = [inner for inner in part.children() if list(inner.children())]
@@ -159,7 +159,7 @@ def blocks(network: nn.Module):
 def recompute(network: nn.Module) -> None:
     """Checkpoint the blocks of `network`, in place; a second time does nothing."""
     for block in blocks(network):
-        if "forward" not in vars(block):  # a copy of a checkpointed network is one already
+        if "forward" not in vars(block):  # copies of checkpointed networks have it
             block.forward = partial(_checkpointed, block, block.forward)
 
 
@@ -176,7 +176,7 @@ def _checkpointed(block, forward, *inputs):
 
 @contextmanager
 def _fixed_averages(block):
-    """While a block is computed again, its batch norms do not count the batch a second time."""
+    """While a block is recomputed, its batch norms do not count the batch a second time."""
     before = [buffer.clone() for buffer in block.buffers()]
     try:
         yield
@@ -211,8 +211,8 @@ def is_main_process() -> bool:
 def init_distributed(device: str, config) -> None:
     """Connect the processes that torchrun started; "cuda" is then this process's own GPU.
 
-    Raises ValueError, before anything is waited for, for another GPU or a batch of `config` that
-    cannot be shared. Does nothing without torchrun.
+    Raises ValueError, before it waits for others, for a `device` with a GPU's number or a batch
+    of `config` that cannot be shared. Does nothing without torchrun.
     """
     processes = launched_processes()
     if processes == 1:
@@ -254,7 +254,7 @@ def average_gradients(parameters) -> None:
 
 
 def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
-    """Mean of a tensor over the processes; a nan of one is a nan of all."""
+    """Mean of a tensor over the processes; nan if it is nan in one of them."""
     if world_size() == 1:
         return tensor
     distributed.all_reduce(tensor)
@@ -262,7 +262,7 @@ def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_gather(thing) -> list:
-    """What each process has, by rank (anything that pickles). Sent by the CPU: no GPU sync."""
+    """Each process's `thing`, by rank (anything that pickles). Uses the CPU: no GPU sync."""
     things = [thing] * world_size()
     if len(things) > 1:
         distributed.all_gather_object(things, thing)
@@ -270,7 +270,7 @@ def all_gather(thing) -> list:
 
 
 def any_process(*flags: bool) -> tuple[bool, ...]:
-    """For each flag: is it set on any process? Asked in each step, on the CPU: no GPU sync."""
+    """For each flag: is it set on any process? Used in each step, on the CPU: no GPU sync."""
     if world_size() == 1:
         return flags
     raised = torch.tensor(flags, dtype=torch.uint8)
@@ -279,7 +279,7 @@ def any_process(*flags: bool) -> tuple[bool, ...]:
 
 
 def run_on_main(work):
-    """`work()` on the main process alone; the others wait and return what it returned."""
+    """Call `work()` on the main process only; the others wait and return its result."""
     if world_size() == 1:
         return work()
     result = work() if is_main_process() else None
@@ -293,9 +293,9 @@ def run_on_main(work):
 
 
 def check_device(name: str) -> None:
-    """DataError unless `name` is a device that is supported here.
+    """Raise DataError unless `name` is a device that is supported here.
 
-    That a GPU is there is not asked: it would keep this process from forking.
+    Does not check for a CUDA GPU: this process could not fork then.
     """
     try:
         kind = torch.device(name).type
@@ -309,27 +309,27 @@ def check_device(name: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
-    import torchvision  # slow to load, and ppad.anonymize does without
+    """Versions of the software that affects a run's numbers."""
+    import torchvision  # slow to load, and ppad.anonymize does not need it
 
-    packages = {one.__name__: one.__version__ for one in (torch, torchvision, np)}
+    packages = {p.__name__: p.__version__ for p in (torch, torchvision, np)}
     return {"python": platform.python_version(), **packages}
 
 
 def made_with() -> dict[str, str]:
-    """The versions, and the machine, which rounds in its own way."""
+    """The versions, and the machine, which affects rounding."""
     return versions() | {"machine": platform.platform()}
 
 
 def processor() -> str:
-    """The processor's name as Linux has it; elsewhere what Python knows."""
-    known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = re.search(r"^model name\s*: (.*)", known, re.MULTILINE)
+    """The processor's name from /proc/cpuinfo on Linux, elsewhere from Python."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
     return model[1] if model else platform.processor() or platform.machine()
 
 
 def hardware(device) -> dict:
-    """What a run runs on, for results.json and the check."""
+    """A run's hardware, for results.json and `--check`."""
     report = {
         "cpu": processor(),
         "cores": os.cpu_count(),
@@ -346,7 +346,7 @@ def measured_speed(config, device) -> float:
     side = 1024 if device == "cpu" else 8192
     matrix = torch.rand(side, side, device=device)
     with autocast(config, device):
-        (matrix @ matrix)[0, 0].item()  # the first is slower
+        (matrix @ matrix)[0, 0].item()  # the first product is slower
         began = time.monotonic()
         for _ in range(4):
             product = matrix @ matrix
@@ -355,10 +355,10 @@ def measured_speed(config, device) -> float:
 
 
 def memory(device) -> tuple[float, float]:
-    """(free, whole) memory in GiB of the GPU or of this machine; infinite where it is not known."""
+    """(free, total) memory in GiB of the GPU or of this machine; infinite where unknown."""
     if torch.device(device).type == "cuda":
-        free, whole = torch.cuda.mem_get_info(device)
-        return free / GIB, whole / GIB
+        free, total = torch.cuda.mem_get_info(device)
+        return free / GIB, total / GIB
     if not Path("/proc/meminfo").exists():
         return math.inf, math.inf
     kib = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
@@ -366,7 +366,7 @@ def memory(device) -> tuple[float, float]:
 
 
 def peak_memory() -> float | None:
-    """This process's peak resident memory in GiB; None on Windows, which does not tell it."""
+    """This process's peak resident memory in GiB; None on Windows."""
     try:
         import resource
     except ImportError:
@@ -376,21 +376,21 @@ def peak_memory() -> float | None:
 
 
 def kept_bytes(network, *shape) -> int:
-    """Bytes that a network on the meta device keeps of an input of `shape` for its backward."""
+    """Bytes that a network on the meta device stores for backward, given an input of `shape`."""
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda none: none):
         network(torch.empty(shape, device="meta"))
-    own = [one.untyped_storage() for one in [*network.parameters(), *network.buffers()]]
-    storages = {id(storage): storage for storage in [one.untyped_storage() for one in saved]}
-    return sum(storages[i].nbytes() for i in storages.keys() - {id(one) for one in own})
+    own = [t.untyped_storage() for t in [*network.parameters(), *network.buffers()]]
+    storages = {id(s): s for s in [t.untyped_storage() for t in saved]}
+    return sum(storages[i].nbytes() for i in storages.keys() - {id(s) for s in own})
 
 
 def needs(config, modifier, recognizer, detector, rows: int) -> dict[str, float]:
-    """GiB of memory for `training` and of `disk`, roughly: from shapes.
+    """GiB of memory for `training` and of `disk`, estimated from shapes.
 
-    Training: weights, gradients, Adam's two moments (4 x 4 bytes a weight), and what the largest
-    update keeps for its backward pass of one part of a batch. Disk: two checkpoints a row of the
-    players and of the attacker, weights and moments. The players are on the meta device.
+    Training: weights, gradients, Adam's two moments (4 x 4 bytes a weight), and the activations
+    that the largest update stores for one part of a batch. Disk: two checkpoints per row, with
+    weights and moments of the players and the attacker. The players are on the meta device.
     """
     body = detector.model.backbone
     heads = detector.model.roi_heads
@@ -403,13 +403,13 @@ def needs(config, modifier, recognizer, detector, rows: int) -> dict[str, float]
     frames = config.batch_frames // config.accumulate
     frame = (frames, 3, config.frame_height, config.frame_width)
     maps = body(torch.empty(frame, device="meta"))  # one map, or a dict of them
-    read = maps if torch.is_tensor(maps) else maps[heads.box_roi_pool.featmap_names[0]]
+    features = maps if torch.is_tensor(maps) else maps[heads.box_roi_pool.featmap_names[0]]
     regions = frames * heads.fg_bg_sampler.batch_size_per_image
     game = (
         kept_bytes(modifier, faces + frames, 3, config.face_size, config.face_size)  # a face each
         + kept_bytes(recognizer.network, faces, *crop)
         + kept_bytes(body, *frame)
-        + kept_bytes(heads.box_head, regions, read.shape[1], *heads.box_roi_pool.output_size)
+        + kept_bytes(heads.box_head, regions, features.shape[1], *heads.box_roi_pool.output_size)
     )
     alone = kept_bytes(recognizer.network, max(config.pretrain_recognizer_batch, 2 * faces), *crop)
     copies = config.warmup_recognizers if config.warmup_steps else 0  # of D, in the warm-up
@@ -421,10 +421,10 @@ def needs(config, modifier, recognizer, detector, rows: int) -> dict[str, float]
 
 
 def default_jobs(device: str, gpu: float, need: dict) -> int:
-    """How many rows to train at once: one a core, or as many as a GPU of `gpu` GiB surely holds.
+    """How many rows to train at once: one per core, or as many as safely fit on a GPU of `gpu` GiB.
 
-    On a GPU a row is taken to need two cores, twice its networks' memory, and 1 GiB for cuDNN and
-    CUDA (ours: not measured). need: of `needs`, for a GPU.
+    On a GPU a row is assumed to need two cores, twice its networks' memory, and 1 GiB for cuDNN and
+    CUDA (ours: not measured). need: from `needs`, for a GPU.
     """
     cores = os.cpu_count() or 1
     if not CAN_FORK or torch.cuda.is_initialized() or launched_processes() > 1:
@@ -435,10 +435,10 @@ def default_jobs(device: str, gpu: float, need: dict) -> int:
 
 
 def gpu_memory(device: str = "cuda") -> float:
-    """GiB of the GPU `device`, 0.0 without one; a fork asks, so that this process can fork."""
+    """GiB of the GPU `device`, 0.0 without one. A fork asks: this process must stay forkable."""
     if CAN_FORK and not torch.cuda.is_initialized():
         with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fork:
-            with suppress(RuntimeError):  # forks cannot ask if this process did (in a notebook)
+            with suppress(RuntimeError):  # if this process asked before (in a notebook)
                 return fork.submit(_gpu_memory, device).result()
     return _gpu_memory(device)
 

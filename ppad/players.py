@@ -1,6 +1,6 @@
-"""The players M, D and A as a preset sizes them, and what D is shown of a face (paper Sec. 3-4).
+"""Build the players M, D and A from a preset, and cut D's aligned crops (paper Sec. 3-4).
 
-The networks themselves are in `modifier`, `sphereface` and `detector`, but for our `Exchanger`.
+The networks are defined in `modifier`, `sphereface` and `detector`, our `Exchanger` here.
 """
 
 import math
@@ -22,8 +22,8 @@ EYE_DISTANCE = 35.24  # px between the eyes of the 112x96 template (SphereFace's
 class Recognizer(nn.Module):
     """D: SphereFace, its angular-margin head and its A-Softmax in one module.
 
-    The number of D's updates, which sets the margin's lambda, is in the state dict: neither a
-    resumed run nor an attacker that starts from trained weights counts from 0 again.
+    The state dict contains the number of D's updates, which sets the margin's lambda. So a resumed
+    run, or an attacker that starts from trained weights, continues the count.
 
     Args: network: aligned crops (B, 3, h, w) to embeddings (B, E). head: embeddings to cosines
         (B, N) and norms (B, 1). margin: `losses.ASoftmaxLoss`.
@@ -42,26 +42,26 @@ class Recognizer(nn.Module):
     def loss(self, crops, identities, reduction="mean", margin=True) -> torch.Tensor:
         """The paper's L_D (Sec. 3.1) of aligned crops (B, 3, h, w), in nats.
 
-        Other arguments and shapes as in `ASoftmaxLoss.forward`. Without the margin it is about what
-        D decides, not what it is trained to reach.
+        Other arguments and shapes as in `ASoftmaxLoss.forward`. Without the margin, the loss
+        measures D's decisions and not its stricter training target.
         """
         cosines, norms = self._angles(crops)
         return self.margin(cosines, norms, identities, reduction=reduction, margin=margin)
 
     def logits(self, crops: torch.Tensor) -> torch.Tensor:
-        """What D decides of aligned crops (B, 3, h, w): (B, N), without margin."""
+        """D's logits (B, N) for aligned crops (B, 3, h, w), without the margin."""
         cosines, norms = self._angles(crops)
         return cosines * (self.margin.scale or norms)
 
     def _angles(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.network(crops)  # (B, E)
-        # Angles need full precision, whatever the network runs in.
+        # Angles need full precision, also under autocast.
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float())  # (B, N), (B, 1)
 
 
 def make_modifier(config) -> nn.Module:
-    """M as the preset sizes it."""
+    """M with the sizes of the preset."""
     if config.modifier_exchange:
         return Exchanger(config.face_size, config.embedding)
     sizes = ModifierConfig(
@@ -77,31 +77,31 @@ def make_modifier(config) -> nn.Module:
 class Exchanger(nn.Module):
     """Another M (ours): M(f, e) = G(E(f) + noise, e) paints the face f with the identity e.
 
-    e is somebody's mean embedding by D. While M learns, e is the true person's and the output must
-    be f, so the code E(f) need not hold the identity, and what it holds has a price (`nats`). In
-    use e is that of one of OTHERS training people, drawn for each face (`draw`). Only an ellipse
-    about the face is painted. Sources: Moyer et al., "Invariant Representations without Adversarial
-    Training", NeurIPS 2018; that G is shown the landmarks and what is around the head, Maximov et
-    al., "CIAGAN", CVPR 2020.
+    e is D's mean embedding of a person. In training it is the true person's and the output must be
+    f, so the code E(f) need not contain the identity; the loss penalizes its information (`nats`).
+    In use, e is drawn for each face from OTHERS training people (`draw`). Only an ellipse around
+    the face is painted. Sources: Moyer et al., "Invariant Representations without Adversarial
+    Training", NeurIPS 2018; for the landmarks and the surroundings of the head as inputs of G,
+    Maximov et al., "CIAGAN", CVPR 2020.
 
         code     conv 5 /2, conv 4 /2, 2 blocks, conv 1, tanh              24 x S/4 x S/4
-        around   the picture outside a wider one: 4 convs /2, back twice   24 at S/2 and at S/4
-        layout   12 maps made of e, turned and scaled as the landmarks say
+        around   picture outside a wider ellipse: 4 convs /2, 2 convs x2   24 at S/2 and at S/4
+        layout   12 maps computed from e, rotated and scaled to fit the landmarks
         decoder  at S/4: conv 3 of all these, 2 blocks scaled and shifted by e
-                 at S/2 and S: u and conv 3, plus conv 3 of layout, landmarks, around
+                 at S/2 and S: upsample, conv 3, plus conv 3 of layout, landmarks, around
 
     Args: size: side S of the faces, px, a multiple of 8. embedding: length E of e.
     """
 
-    stochastic = True  # each call draws anew: nobody may keep and reuse its outputs
-    NOISE = 0.5  # ours: standard deviation; the code itself lies in [-1, 1]
-    SHIFT = 0.005  # ours: of S, standard deviation of noise on the landmarks
-    # Ours: standard deviation of noise on the new face's size, 7 % of it. Its size beside that of
-    # the true landmarks, by which attackers align, would tell who it is.
-    SIZE = 0.02  # of S; the landmarks' distances to their mean are 0.29 S in all
-    ELLIPSE = (0.07, 0.04, 0.04)  # ours, likewise: of its size; right and down, of S / 2; evenly
-    OTHERS = 64  # ours: identities to draw from; few, as they are kept with M's weights
-    # Ours: what stays of a face's last frame after 1/25 second; without it the new face trembles.
+    stochastic = True  # each call draws new values: do not cache outputs
+    NOISE = 0.5  # ours: standard deviation; the code is in [-1, 1]
+    SHIFT = 0.005  # ours: of S, standard deviation of the noise on landmarks
+    # Ours: standard deviation of noise on the new face's size, 7 % of it. A fixed size, compared
+    # with the true landmarks that attackers align by, would reveal the person.
+    SIZE = 0.02  # share of S; the centered landmarks have a norm of 0.29 S
+    ELLIPSE = (0.07, 0.04, 0.04)  # ours, likewise: +- share of its size; right, down: of S / 2
+    OTHERS = 64  # ours: people to draw from; few, since they are stored with M's weights
+    # Ours: the previous frame's weight after 1/25 second; without smoothing the new face jitters.
     PLACE_STAYS = 0.8
     PAINT_STAYS = 0.5
 
@@ -118,7 +118,7 @@ class Exchanger(nn.Module):
             conv(48, 24, kernel=1),
             nn.Tanh(),
         )
-        # by groups: a batch of M may be one face
+        # GroupNorm: M's batch may be a single face
         self.locate = LandmarkReader(size, norm=lambda channels: nn.GroupNorm(8, channels))
         deeper = (conv(24, 24, kernel=4, stride=2) for _ in range(3))
         self.around = nn.ModuleList([conv(4, 24, kernel=5, stride=2), *deeper])
@@ -134,7 +134,7 @@ class Exchanger(nn.Module):
             conv(16, 12),
             nn.LeakyReLU(0.2),
         )
-        known = 12 + 2 + 5  # maps that `_known` gives
+        known = 12 + 2 + 5  # channels of `_known`
         self.join = conv(known + 24 + 24, 64)
         self.blocks = nn.ModuleList([ConditionalBlock(64, 128), ConditionalBlock(64, 128)])
         self.middle = conv(64, 32)
@@ -154,14 +154,14 @@ class Exchanger(nn.Module):
         self.register_buffer("axis", axis, persistent=False)
 
     def meet(self, people: torch.Tensor, landmarks: torch.Tensor) -> None:
-        """Take the first OTHERS people (N, E) to draw from, and the mean shape of (n, 5, 2) px."""
+        """Store the first OTHERS of people (N, E), and the mean shape of landmarks (n, 5, 2) px."""
         self.others.copy_(people[torch.arange(self.OTHERS) % len(people)])
         shapes = landmarks - landmarks.mean(dim=1, keepdim=True)  # (n, 5, 2)
         self.shape.copy_((shapes / shapes.flatten(1).norm(dim=1)[:, None, None]).mean(dim=0))
 
     def draw(self, number: int) -> list[torch.Tensor]:
-        """What `forward` draws: people, noise of codes and landmarks, ellipses; (number, ...) each.
-        A movie keeps a person's: nobody can average them away."""
+        """Random inputs of `forward`: people, code noise, landmark noise, ellipses, `number` each.
+        A movie keeps a person's, so averaging its frames does not remove the noise."""
         device = self.others.device
         people = self.others[torch.randint(self.OTHERS, (number,), device=device)]  # (n, E)
         noise, shift, ellipses = self.draw_noise(number)
@@ -169,55 +169,55 @@ class Exchanger(nn.Module):
         return [people, noise, shift + size * self.shape, ellipses]
 
     def draw_noise(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What varies while M learns: codes, by (n, 24, S/4, S/4), landmarks, by (n, 5, 2) px, and
-        ellipses (n, 3): how much larger, to the right and down."""
+        """Noise for training: on codes (n, 24, S/4, S/4), on landmarks (n, 5, 2) px, and for
+        ellipses (n, 3): relative growth, shift right, shift down."""
         device = self.others.device
         side = self.size // 4
         noise = self.NOISE * torch.randn(number, 24, side, side, device=device)
         shift = self.SHIFT * self.size * torch.randn(number, 5, 2, device=device)  # px
-        even = 2 * torch.rand(number, 3, device=device) - 1  # (n, 3) in [-1, 1]
-        return noise, shift, even * torch.tensor(self.ELLIPSE, device=device)
+        uniform = 2 * torch.rand(number, 3, device=device) - 1  # (n, 3) in [-1, 1]
+        return noise, shift, uniform * torch.tensor(self.ELLIPSE, device=device)
 
     def radius(self, ellipses: torch.Tensor) -> torch.Tensor:
-        """Each pixel's distance from the middle of ellipses (B, 3): 1 on them; (B, 1, S, S)."""
-        # Ours: a smaller one leaves too much of the hair.
+        """Each pixel's distance from the center of ellipses (B, 3), 1 at the edge: (B, 1, S, S)."""
+        # Ours: a smaller ellipse leaves too much hair.
         larger, right, down = ellipses[:, :, None].unbind(dim=1)  # (B, 1) each
         across = (self.axis - right) / (0.62 * (1 + larger))  # (B, S)
         along = (self.axis + 0.04 - down) / (0.73 * (1 + larger))  # (B, S)
         return (across[:, None, None, :].square() + along[:, None, :, None].square()).sqrt()
 
     def paste(self, painted, faces, ellipses) -> torch.Tensor:
-        """What G painted within ellipses (B, 3), the faces (B, 3, S, S) about them."""
-        # Ours: a pixel's width. What a wide edge let through was found by attackers in the end.
+        """G's output inside ellipses (B, 3), the faces (B, 3, S, S) outside."""
+        # Ours: an edge one pixel wide; a wider one let attackers recognize the face.
         mask = ((1.02 - self.radius(ellipses)) / 0.04).clamp(0, 1)  # (B, 1, S, S)
         return mask * painted + (1 - mask) * faces
 
     @torch.no_grad()
     def place(self, faces: torch.Tensor) -> torch.Tensor:
-        """Landmarks (B, 5, 2), px: the mean shape, which names nobody, where the faces are."""
+        """Landmarks (B, 5, 2), px: the mean shape, which identifies nobody, fitted to the faces."""
         shape = self.shape.expand(len(faces), 5, 2)
         return moved(shape, fit(shape, self.locate(faces)))
 
     def nats(self, code: torch.Tensor) -> torch.Tensor:
-        """The most that a noisy code can tell, a mean over the batch (KL divergence to noise)."""
+        """Upper bound of the information in a noisy code, batch mean (KL divergence to noise)."""
         return code.square().flatten(1).sum(dim=1).mean() / (2 * self.NOISE**2)
 
     def decode(self, faces, noisy, points, people, ellipses) -> torch.Tensor:
-        """The faces (B, 3, S, S) with what G paints pasted in; arguments as `generate`."""
+        """The faces (B, 3, S, S) with G's output pasted in; arguments as in `generate`."""
         return self.paste(self.generate(faces, noisy, points, people, ellipses), faces, ellipses)
 
     def generate(self, faces, noisy, points, people, ellipses) -> torch.Tensor:
-        """What G paints, (B, 3, S, S), in the places of faces (B, 3, S, S).
+        """G's output for faces (B, 3, S, S): new faces of the same shape.
 
         Args: noisy: codes with noise (B, 24, S/4, S/4). points: (B, 5, 2) px. people: (B, E).
             ellipses: (B, 3).
         """
         style = self.style(people)  # (B, 128)
         layout = self.layout(style)  # (B, 12, 32, 32)
-        # Ours: G is not shown the hair about the ellipse, or it would go on with it.
+        # Ours: G does not see the hair around the ellipse; it would continue it.
         covered = (self.radius(ellipses) < 1.25).to(faces)  # (B, 1, S, S)
-        seen = torch.cat([faces * (1 - covered), covered], dim=1)  # (B, 4, S, S)
-        half, quarter = self._look_around(seen)  # (B, 24, S/2, S/2), (B, 24, S/4, S/4)
+        context = torch.cat([faces * (1 - covered), covered], dim=1)  # (B, 4, S, S)
+        half, quarter = self._context_maps(context)  # (B, 24, S/2, S/2), (B, 24, S/4, S/4)
 
         x = torch.cat([self._known(layout, points, self.size // 4), noisy, quarter], dim=1)
         x = self.join(x)  # (B, 64, S/4, S/4)
@@ -229,13 +229,13 @@ class Exchanger(nn.Module):
         x = self.middle_block(x + self.middle_known(known), style)
 
         x = self.top(F.interpolate(F.leaky_relu(x, 0.2), scale_factor=2))  # (B, 16, S, S)
-        known = torch.cat([self._known(layout, points, self.size), seen], dim=1)
+        known = torch.cat([self._known(layout, points, self.size), context], dim=1)
         x = scaled_and_shifted(x + self.top_known(known), self.top_style(style))
         return self.paint(x)
 
-    def _look_around(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Maps (B, 24, h, h), h = S/2 and S/4, of what is not covered: it goes on behind it."""
-        maps = [seen]
+    def _context_maps(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps (B, 24, h, h), h = S/2 and S/4: the context, extended into the covered part."""
+        maps = [context]
         for layer in self.around:
             maps.append(F.leaky_relu(layer(maps[-1]), 0.2))  # (B, 24, h/2, h/2)
         _, half, quarter, eighth, deepest = maps
@@ -245,22 +245,22 @@ class Exchanger(nn.Module):
         return half, deepest
 
     def _known(self, layout, points, side: int) -> torch.Tensor:
-        """What belongs where, (B, 12 + 2 + 5, side, side), by the landmarks `points` (B, 5, 2).
+        """Maps (B, 12 + 2 + 5, side, side) that depend on the landmarks `points` (B, 5, 2).
 
-        The layout (B, 12, 32, 32), the coordinates in its frame, and a spot at each landmark.
+        The layout (B, 12, 32, 32) in place, coordinates in its frame, a spot at each landmark.
         """
         axis = (torch.arange(side, device=points.device) + 0.5) * self.size / side  # (side,) px
         pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=2)  # (side, side, 2)
-        at = moved(pixels.view(1, -1, 2), fit(points, self.template[None]))  # (B, side * side, 2)
-        at = at.view(-1, side, side, 2)
-        placed = F.grid_sample(layout.float(), at, align_corners=False)  # (B, 12, side, side)
+        grid = moved(pixels.view(1, -1, 2), fit(points, self.template[None]))  # (B, side^2, 2)
+        grid = grid.view(-1, side, side, 2)
+        placed = F.grid_sample(layout.float(), grid, align_corners=False)  # (B, 12, side, side)
         width = 1.5 * self.size / side  # px: ours, a spot covers a few cells
         spots = (axis - points[..., None]).div(width).square().mul(-0.5).exp()  # (B, 5, 2, side)
         spots = spots[:, :, 1, :, None] * spots[:, :, 0, None, :]  # (B, 5, side, side)
-        return torch.cat([placed, at.permute(0, 3, 1, 2), spots], dim=1)
+        return torch.cat([placed, grid.permute(0, 3, 1, 2), spots], dim=1)
 
     def forward(self, faces: torch.Tensor, drawn=None) -> torch.Tensor:
-        """Faces (B, 3, S, S) in [-1, 1] to the same of others, as `draw(B)` has `drawn` them."""
+        """Faces (B, 3, S, S) in [-1, 1] to other people's, with the values `drawn` by `draw(B)`."""
         if len(faces) == 0:
             return faces
         people, noise, shift, ellipses = self.draw(len(faces)) if drawn is None else drawn
@@ -268,11 +268,11 @@ class Exchanger(nn.Module):
         return self.decode(faces, self.encode(faces) + noise, points, people, ellipses)
 
     def next_frame(self, face: torch.Tensor, last=None, seconds: float = math.inf) -> tuple:
-        """One person's face in one more frame of a movie: one person, one new face, and steady.
+        """Repaint a person's face in the next frame of a movie: the same new face, smoothed.
 
-        Args: face: (1, 3, S, S) in [-1, 1]. last: the second result for the frame before, None in a
-            person's first. seconds: since then; infinite where frames need not be alike.
-        Returns the new face (1, 3, S, S), and what the next frame needs of this one.
+        Args: face: (1, 3, S, S) in [-1, 1]. last: the state returned for the previous frame; None
+            in a person's first. seconds: since the previous frame; infinite: no smoothing.
+        Returns the new face (1, 3, S, S), and the state for the next frame.
         """
         place = self.place(face)  # (1, 5, 2)
         drawn, last_place, last_painted = last or (self.draw(1), place, None)
@@ -288,7 +288,7 @@ class Exchanger(nn.Module):
 def fit(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """(B, 2, 3) least-squares similarity transforms of points (B or 1, 5, 2) to points.
 
-    As crop_sampler.similarity, but without an error where points coincide: a network reads them.
+    As crop_sampler.similarity, but no error if points coincide: a network predicts them.
     """
     source_mean = source.mean(dim=1, keepdim=True)  # (B, 1, 2)
     target_mean = target.mean(dim=1, keepdim=True)  # (B, 1, 2)
@@ -303,7 +303,7 @@ def fit(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def moved(points: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """Points (B or 1, n, 2) moved by transforms (B, 2, 3): (B, n, 2)."""
+    """Points (B or 1, n, 2) after the transforms `by` (B, 2, 3): (B, n, 2)."""
     # Not as a matrix product, which autocast would round to half precision.
     return (by[:, None, :, :2] * points[:, :, None]).sum(dim=3) + by[:, None, :, 2]
 
@@ -315,7 +315,7 @@ def conv(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) 
 
 
 class ConditionalBlock(nn.Module):
-    """x + conv(relu(scale * conv(relu(x)) + shift)), scale and shift made of a style, if any."""
+    """x + conv(relu(scale * conv(relu(x)) + shift)), scale and shift from a style, if any."""
 
     def __init__(self, channels: int, style: int = 0):
         super().__init__()
@@ -341,12 +341,12 @@ def scaled_and_shifted(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
 class LandmarkReader(nn.Module):
     """A small network that reads the five landmarks of a face picture.
 
-    Trained on originals, its error on modified faces says whether a face is still there and in its
-    pose: the structure that the L1 term (eq. 3) is meant to keep. Ours: a landmark is the center of
-    mass of the softmax of its map, at an eighth of the size; that is learned in far fewer steps
-    than a linear layer, which must learn where each pixel is.
+    Trained on originals, its error on modified faces shows whether a face and its pose are still
+    there: the structure that the L1 term (eq. 3) is meant to keep. Ours: a landmark is the center
+    of mass of a softmax over its map, at an eighth of the size; this learns in far fewer steps
+    than a linear layer, which must learn each pixel's position.
 
-    Args: size: side S of the pictures, px. norm: makes the normalization of so many channels.
+    Args: size: side S of the pictures, px. norm: number of channels -> normalization layer.
     """
 
     def __init__(self, size: int, norm=nn.BatchNorm2d):
@@ -368,9 +368,9 @@ class LandmarkReader(nn.Module):
 
 
 class CodeReader(nn.Module):
-    """Names the person of an Exchanger's code (B, 24, h, h): (B, N) logits. M learns to fool it.
+    """Identifies people from an Exchanger's code (B, 24, h, h): logits (B, N). M must fool it.
 
-    Args: side: h. people: (N, E), the identities that M is given; kept here for the checkpoint.
+    Args: side: h. people: (N, E), the embeddings that M is given; stored here for the checkpoint.
     """
 
     def __init__(self, side: int, people: torch.Tensor):
@@ -395,7 +395,7 @@ class CodeReader(nn.Module):
 
 
 def make_recognizer(config, identities: int) -> Recognizer:
-    """D as the preset sizes it, for `identities` people; `recognizer_weights` fill its network."""
+    """D with the preset's sizes and any `recognizer_weights`, for `identities` people."""
     sizes = SphereFaceConfig(
         config.recognizer_depth, config.recognizer_width, config.embedding, config.crop_size
     )
@@ -403,7 +403,7 @@ def make_recognizer(config, identities: int) -> Recognizer:
     base = config.lambda_base
     if config.recognizer_weights:
         loop.load_public_weights(network, config.recognizer_weights)
-        base = config.lambda_floor  # at the start of the schedule it would forget
+        base = config.lambda_floor  # the schedule's start would undo the training
     margin = ASoftmaxLoss(
         config.margin, base, config.lambda_gamma, config.lambda_floor, config.recognizer_scale
     )
@@ -411,7 +411,7 @@ def make_recognizer(config, identities: int) -> Recognizer:
 
 
 def make_detector(config, classes: int) -> ActionDetector:
-    """A as the preset sizes it, for `classes` actions."""
+    """A with the preset's sizes, for `classes` actions."""
     short, long = sorted((config.frame_height, config.frame_width))
     sizes = DetectorConfig(
         body=config.detector_body,
@@ -425,16 +425,16 @@ def make_detector(config, classes: int) -> ActionDetector:
 
 
 def aligned_crops(pictures, landmarks, size: tuple[int, int]) -> torch.Tensor:
-    """What D sees of pictures (B, 3, S, S) RGB in [-1, 1]: crops (B, 3, h, w) BGR (Sec. 4).
+    """D's input: crops (B, 3, h, w) BGR, aligned, of pictures (B, 3, S, S) RGB in [-1, 1] (Sec. 4).
 
-    landmarks: (B, 5, 2) px, of the *original* pictures also when they are modified: a fair attacker
-    may know where the face was, and an alignment that fails would look like privacy. size: (h, w).
+    landmarks: (B, 5, 2) px of the *original* pictures, also for modified ones: a fair attacker may
+    know where the face was, and a failed alignment would look like privacy. size: (h, w).
     """
     return recognizer_input(align_faces(pictures, landmarks, size))
 
 
 def jitter_landmarks(landmarks: torch.Tensor, pixels: float) -> torch.Tensor:
-    """Landmarks (B, 5, 2) with Gaussian noise of `pixels` at a crop height of 112 (ours)."""
+    """Add Gaussian noise to landmarks (B, 5, 2), `pixels` at a crop height of 112 (ours)."""
     if pixels == 0:
         return landmarks
     eyes = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1)[:, None, None]  # (B, 1, 1) px
@@ -442,9 +442,9 @@ def jitter_landmarks(landmarks: torch.Tensor, pixels: float) -> torch.Tensor:
 
 
 def jitter_colors(crops: torch.Tensor, strength: float) -> torch.Tensor:
-    """Crops (B, 3, h, w) in [-1, 1] with a random contrast 1 and brightness 0, +- strength."""
+    """Crops (B, 3, h, w) in [-1, 1], contrast and brightness changed by up to +- strength."""
     if strength == 0:
         return crops
-    even = torch.rand(2, len(crops), 1, 1, 1, device=crops.device)
-    contrast, brightness = (2 * even - 1) * strength  # (B, 1, 1, 1) each
+    uniform = torch.rand(2, len(crops), 1, 1, 1, device=crops.device)
+    contrast, brightness = (2 * uniform - 1) * strength  # (B, 1, 1, 1) each
     return (crops * (1 + contrast) + brightness).clamp(-1, 1)

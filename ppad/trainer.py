@@ -9,12 +9,12 @@ detector A, and their optimizers. A step of the game is
     line 9      arg min_{M,A} L_det + L_adv + lambda L1  `update_modifier_and_detector`
     line 11     arg min_A L_det, M and D frozen          `finetune_detector`
 
-Each update moves only its own player's weights and buffers. A fixed anonymizer has nothing to
-learn, so in its game line 9 is line 11: "the only difference being the modification procedure"
-(Sec. 3.1) is the constructor's argument.
+Each update changes only its own player's weights and buffers. With a fixed anonymizer, line 9
+trains A alone, like line 11. So rows differ in the constructor's `anonymizer` only: "the only
+difference being the modification procedure" (Sec. 3.1).
 
-With `config.accumulate` above 1 an update takes its batch in parts, one after another, and then one
-step: the same gradients in less memory.
+With `config.accumulate` above 1, an update adds up the gradients of parts of its batch and then
+takes one step: the same gradients in less memory.
 """
 
 import copy
@@ -31,24 +31,24 @@ from ppad.crop_sampler import repaint
 from ppad.loop import Loop
 from ppad.players import CodeReader, Recognizer, aligned_crops, jitter_colors, jitter_landmarks
 
-LR_CODE_READER = 1e-3  # ours: as the other networks that learn from nothing
-READER_UPDATES = 2  # ours: a batch; the reader is small, and must keep up with M
-KEPT = 1024  # ours: outputs of M that D's copies may learn from again: 128 steps of 8 faces
+LR_CODE_READER = 1e-3  # ours: the same as attackers.LR_RECOGNIZER
+READER_UPDATES = 2  # ours: per batch; the small reader must keep up with M
+KEPT = 1024  # ours: outputs of M stored for D's copies: those of 128 steps of 8 faces
 
 
 class Game:
     """One row's three players and their updates.
 
-    Each player has an Adam with the config's betas and a rate of its own. Each update returns its
-    terms as before the step, name -> scalar: D_modified and D_original, or those of L_det, L_adv
-    and L_l1 that it has.
+    Each player has its own Adam, with the config's betas and the player's learning rate. Each
+    update returns its loss terms from before the step, name -> scalar: D_modified and D_original,
+    or whichever of L_det, L_adv and L_l1 it uses.
 
     Args:
         config: a preset. device: where the players and the pictures are.
         recognizer: D, trained on originals before the game; None when only A learns.
-        detector: A, likewise, in any mode; None when only M and D play.
-        anonymizer: M or any callable (B, 3, S, S) in [-1, 1] -> same; its `.size` says how frames
-            are repainted, see `crop_sampler.repaint`.
+        detector: A, trained likewise, in train or eval mode; None when only M and D learn.
+        anonymizer: M or any callable (B, 3, S, S) in [-1, 1] -> same; its `.size`, if any, decides
+            how frames are repainted, see `crop_sampler.repaint`.
     """
 
     def __init__(self, config, recognizer: Recognizer | None, detector, anonymizer, device="cpu"):
@@ -58,7 +58,7 @@ class Game:
         self.detector = detector
         self.anonymizer = anonymizer
         self.crop_size = config.crop_size
-        self.autocast = optim.autocast(config, device)  # of a network's forward pass
+        self.autocast = optim.autocast(config, device)  # for forward passes
         self.scaler = optim.make_scaler(config, device)
         self.optimizers = {}
         betas = (config.adam_beta1, config.adam_beta2)
@@ -70,12 +70,12 @@ class Game:
                 lr = getattr(config, f"lr_{name}")
                 self.optimizers[name] = optim.adam(player.parameters(), lr, config, betas)
         self.modifier_learns = "modifier" in self.optimizers
-        self.exchange = None  # see `Exchange`; set where M is an `Exchanger` that learns
+        self.exchange = None  # an `Exchange` if M is an `Exchanger` that learns
         if recognizer is not None:  # nats, see losses.modifier_adversarial
             self.cap = config.adversarial_cap * math.log(recognizer.head.weight.shape[0])
 
     def parts(self) -> dict:
-        """All that a checkpoint must hold, by name: players, Noise too, optimizers, scaler."""
+        """Everything a checkpoint must hold, by name: players, optimizers, scaler."""
         parts = {"recognizer": self.recognizer, "scaler": self.scaler}
         if self.detector is not None:
             parts["detector"] = self.detector
@@ -89,21 +89,21 @@ class Game:
         return parts
 
     def set_rates(self, step: int, steps: int) -> None:
-        """The paper's schedule (Sec. 4): x0.1 once `lr_drop_at` of a stage's `steps` are done."""
+        """The paper's rates (Sec. 4): x0.1 once a share `lr_drop_at` of `steps` is done."""
         factor = 0.1 if step > self.config.lr_drop_at * steps else 1.0
         for name, optimizer in self.optimizers.items():
             optimizer.param_groups[0]["lr"] = factor * getattr(self.config, f"lr_{name}")
 
     def anonymize(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Line 2: f -> f' (B, 3, S, S), with the graph back to M where M learns."""
+        """Line 2: f -> f' (B, 3, S, S), with its autograd graph if M learns."""
         with self.autocast:
             return self.anonymizer(pictures).float()
 
     def update_recognizer(self, pictures, modified, landmarks, identities) -> dict:
-        """Line 3: D learns to name both f' and f (eq. 2).
+        """Line 3: D learns to identify both f' and f (eq. 2).
 
-        D maximizes L_adv, that is, it minimizes both of its losses. `modified` is cut from M's
-        graph, so M cannot move. The landmarks are jittered once, alike for f' and f.
+        D maximizes L_adv, that is, it minimizes both of its losses. `modified` is detached, so M
+        gets no gradient. The same jittered landmarks align f' and f.
 
         Args: pictures, modified (B, 3, S, S); landmarks (B, 5, 2); identities (B,).
         """
@@ -117,8 +117,8 @@ class Game:
             crops = aligned_crops(faces, points.repeat(2, 1, 1), self.crop_size)  # (2B, 3, h, w)
             crops = jitter_colors(crops, config.color_jitter)
             with self.autocast:
-                each = self.recognizer.loss(crops, people.repeat(2), reduction="none")  # (2B,)
-            on_modified, on_original = each.view(2, -1).mean(dim=1)
+                per_face = self.recognizer.loss(crops, people.repeat(2), reduction="none")  # (2B,)
+            on_modified, on_original = per_face.view(2, -1).mean(dim=1)
             L_adv = losses.loss_adv(on_modified, on_original)
             if last:
                 self.recognizer.margin.advance()  # the margin counts D's updates
@@ -132,10 +132,10 @@ class Game:
     ) -> dict:
         """Line 9: M and A together minimize L_det + L_adv + lambda L1 (eq. 4); D is frozen.
 
-        L_det and L_adv have the config's weights. A fixed anonymizer leaves only L_det, for A.
+        The config weights L_det and L_adv. With a fixed anonymizer, only A learns, from L_det.
 
-        Args: as `update_recognizer`, `modified` with M's graph; frames (B', 3, H, W), targets and
-            squares r_v a frame.
+        Args: as in `update_recognizer`, `modified` with M's graph; frames (B', 3, H, W); targets
+            and squares r_v of each frame.
         """
         if not self.modifier_learns:
             return self.finetune_detector(frames, targets, boxes)
@@ -146,14 +146,14 @@ class Game:
         with optim.frozen(self.recognizer):
             for last, f, f_new, points, people, v, objects, regions in parts:
                 if config.accumulate > 1:
-                    f_new = self.anonymize(f)  # M's graph of the whole batch would not fit
+                    f_new = self.anonymize(f)  # a whole batch's graph may not fit
                 with self.autocast:
                     v_new = repaint(v, regions, self.anonymizer)  # lines 4-8
                     L_det = losses.loss_det(self.detector.losses(v_new, objects))
                 L_adv = self.modifier_objective(f_new, points, people)
                 if self.exchange is None:
                     L_l1 = losses.loss_l1(f_new, f, config.l1_weight)
-                else:  # M shall copy where it is given the true identity
+                else:  # M must copy f when it is given the true person
                     L_l1 = self.exchange.objective(self.anonymizer, f, points, people)
                 loss = losses.full_objective(
                     config.detection_weight * L_det, config.adversarial_weight * L_adv, L_l1
@@ -166,7 +166,7 @@ class Game:
         return _mean_terms(terms)
 
     def update_modifier(self, pictures, modified, landmarks, identities) -> dict:
-        """Line 9 in the warm-up: M lowers adversarial_weight L_adv + lambda L1; D is frozen."""
+        """Line 9 in the warm-up: M minimizes adversarial_weight L_adv + lambda L1; D is frozen."""
         config = self.config
         terms = []
         parts = self._split(pictures, modified, landmarks, identities)
@@ -185,8 +185,8 @@ class Game:
     def modifier_objective(self, modified, landmarks, identities) -> torch.Tensor:
         """M's adversarial term: ascent on L_D (eq. 2), the ablation (Sec. 5.6), or one of ours.
 
-        The small presets cap it and leave the margin out of it (`adversarial_margin`): only then is
-        the loss of a D at chance log N, the unit of the cap.
+        The small presets cap L_D and leave out its margin (`adversarial_margin`): only without
+        margin does a D at chance have the loss log N, the cap's unit.
         """
         crops = aligned_crops(modified, landmarks, self.crop_size)  # (B, 3, h, w)
         target = self.config.adversarial_target
@@ -200,10 +200,10 @@ class Game:
         if random:
             identities = losses.random_label_targets(identities, len(self.recognizer.head.weight))
         with self.autocast:
-            each = self.recognizer.loss(  # (B,)
+            per_face = self.recognizer.loss(  # (B,)
                 crops, identities, reduction="none", margin=self.config.adversarial_margin
             )
-        return each.mean() if random else losses.modifier_adversarial(each, self.cap)
+        return per_face.mean() if random else losses.modifier_adversarial(per_face, self.cap)
 
     def finetune_detector(self, frames, targets, boxes) -> dict:
         """Line 11: A alone learns on repainted frames; M and D are frozen."""
@@ -220,7 +220,7 @@ class Game:
         return _mean_terms(terms)
 
     def copy_faces(self, pictures) -> dict:
-        """Before the game (ours): M learns to copy (eq. 3 alone), so that D first meets faces."""
+        """Before the game (ours): M learns to copy (eq. 3), so that D meets faces, not noise."""
         terms = []
         for last, f in self._split(pictures):
             L_l1 = losses.loss_l1(self.anonymize(f), f, 1.0)
@@ -230,7 +230,7 @@ class Game:
         return _mean_terms(terms)
 
     def copy_people(self, pictures, landmarks, identities) -> dict:
-        """Likewise, for an M that is given the person: its objective of `Exchange` alone."""
+        """Before the game (ours): an M that is given the person learns by `Exchange.objective`."""
         terms = []
         for last, f, points, people in self._split(pictures, landmarks, identities):
             L_copy = self.exchange.objective(self.anonymizer, f, points, people)
@@ -241,23 +241,23 @@ class Game:
         return _mean_terms(terms)
 
     def _split(self, *batch) -> list:
-        """The `accumulate` parts of a batch of tensors and lists: [is it the last?, part of each].
-        Raises ValueError if `accumulate` does not divide the number of pictures."""
+        """Split tensors and lists into `accumulate` parts, each [is it the last?, *pieces]. Raises
+        ValueError if `accumulate` does not divide the number of pictures."""
         parts = self.config.accumulate
         split = []
         for number in range(parts):
             part = [number == parts - 1]
-            for one in batch:
-                size, rest = divmod(len(one), parts)
+            for x in batch:
+                size, rest = divmod(len(x), parts)
                 if rest:
-                    raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(one)}")
-                part.append(one[number * size : (number + 1) * size])
+                    raise ValueError(f"accumulate is {parts}: it must divide a batch of {len(x)}")
+                part.append(x[number * size : (number + 1) * size])
             split.append(part)
         return split
 
 
 def _mean_terms(terms: list[dict]) -> dict:
-    """Each term's mean over the parts of a batch, without its graph."""
+    """Each term's mean over the parts of a batch, detached."""
     means = dict.fromkeys(terms[0], 0)
     for part in terms:
         for name, value in part.items():
@@ -266,10 +266,10 @@ def _mean_terms(terms: list[dict]) -> dict:
 
 
 class Exchange:
-    """What an `Exchanger` needs to learn (ours): who the people are, and a reader of its code.
+    """What trains an `Exchanger` (ours): the people's embeddings, and a reader of its code.
 
-    Args: recognizer: D's start, whose mean embeddings of `faces` (`datasets.FaceSet`) are the
-        people's identities.
+    Args: recognizer: D before the game; its mean embeddings of `faces` (`datasets.FaceSet`)
+        represent the people.
     """
 
     def __init__(self, config, recognizer, faces, device="cpu"):
@@ -281,10 +281,10 @@ class Exchange:
         self.optimizer = optim.adam(self.reader.parameters(), LR_CODE_READER, config)
 
     def objective(self, modifier, pictures, landmarks, identities) -> torch.Tensor:
-        """M shall give faces back where it is given the true person, by a code that names nobody.
+        """M must copy each face, given the true person and a code that identifies nobody.
 
-        L1 (eq. 3) of pixels and of the differences of neighbors, which keeps edges sharp; the price
-        of the code; the reader's success; and where M reads the landmarks.
+        Terms: L1 (eq. 3) of pixels, and of differences of neighbors for sharp edges; the
+        information in the code; the reader's success; M's error in predicting landmarks.
         """
         config = self.config
         people = self.reader.people[identities.to(self.device, non_blocking=True)]  # (B, E)
@@ -294,7 +294,7 @@ class Exchange:
             code = modifier.encode(pictures).float()  # (B, 24, S/4, S/4)
             noisy = code + noise
             copied = modifier.decode(pictures, noisy, landmarks + shift, people, ellipses)
-            found = modifier.locate(pictures)  # (B, 5, 2)
+            located = modifier.locate(pictures)  # (B, 5, 2)
         L_l1 = losses.loss_l1(copied, pictures, config.l1_weight)
         L_slopes = sum(
             losses.loss_l1(copied.diff(dim=axis), pictures.diff(dim=axis), config.l1_weight / 2)
@@ -302,17 +302,17 @@ class Exchange:
         )
         with optim.frozen(self.reader):
             L_reader = losses.modifier_non_saturating(self.read(noisy), identities)
-        price = config.code_weight * modifier.nats(code)
-        L_landmarks = F.smooth_l1_loss(found, landmarks)  # px
-        return L_l1 + L_slopes + price + config.reader_weight * L_reader + L_landmarks
+        L_code = config.code_weight * modifier.nats(code)
+        L_landmarks = F.smooth_l1_loss(located, landmarks)  # px
+        return L_l1 + L_slopes + L_code + config.reader_weight * L_reader + L_landmarks
 
     def read(self, noisy: torch.Tensor) -> torch.Tensor:
-        """Whom the reader sees in codes with noise: logits (B, N)."""
+        """The reader's logits (B, N) for noisy codes."""
         with self.autocast:
             return self.reader(noisy).float()
 
     def update_reader(self, modifier, pictures, identities, scaler) -> None:
-        """The reader learns from a batch after M: before, it would know these faces by heart."""
+        """Train the reader on a batch after M: before M, it would have memorized these faces."""
         with self.autocast, torch.no_grad():
             noise, _, _ = modifier.draw_noise(len(pictures))
             noisy = modifier.encode(pictures).float() + noise  # (B, 24, S/4, S/4)
@@ -324,7 +324,7 @@ class Exchange:
 
 @torch.no_grad()
 def mean_embeddings(recognizer, faces, config, device="cpu") -> torch.Tensor:
-    """Each person's mean embedding by D, (N, E): mean 0 over people, and of variance 1 in all."""
+    """D's mean embedding of each person, (N, E), with mean 0 over people and variance 1 overall."""
     people = int(faces.identities.max()) + 1
     sums = torch.zeros(people, config.embedding, device=device)
     with optim.frozen(recognizer):
@@ -333,13 +333,13 @@ def mean_embeddings(recognizer, faces, config, device="cpu") -> torch.Tensor:
             crops = aligned_crops(pictures, landmarks, config.crop_size)  # (B, 3, h, w)
             features = recognizer(crops).float()  # (B, E)
             sums.index_add_(0, identities.to(device), F.normalize(features))
-    means = F.normalize(sums)  # (N, E): no person counts more for having more pictures
+    means = F.normalize(sums)  # (N, E), for any number of pictures each
     means = means - means.mean(dim=0)
     return means / means.std()
 
 
 def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
-    """A on originals before the game: line 11, nothing repainted. Returns A in evaluation mode."""
+    """Train A on originals before the game: line 11 without repainting. Returns A in eval mode."""
     game = Game(config, None, detector, identity, device)
     loop.start(detector=detector, optimizer=game.optimizers["detector"], scaler=game.scaler)
     done = loop.done["detector"]
@@ -351,11 +351,11 @@ def pretrain_detector(detector, actions, config, loop: Loop, device="cpu"):
 
 
 def play(game: Game, faces, actions, config, loop: Loop) -> None:
-    """Algorithm 1: T1 adversarial steps, then T2 for A alone; before them M alone (`warm_up`).
+    """Algorithm 1: T1 adversarial steps, then T2 for A alone. M warms up first (`warm_up`).
 
     The order of F and V depends on the seed alone: every row sees the same data, resumed or not.
 
-    Args: faces: `datasets.FaceSet` F; actions: `datasets.ActionSet` V; loop: where the row is kept.
+    Args: faces: `datasets.FaceSet` F; actions: `datasets.ActionSet` V; loop: it saves the row.
     """
     if game.modifier_learns and config.modifier_exchange:
         game.exchange = Exchange(config, game.recognizer, faces, game.device)
@@ -363,24 +363,24 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
     parts = game.parts()
     if game.modifier_learns:
         warmup_game = WarmUp(game)
-        others = warmup_game.parts().items()
-        known = [*parts.values()]  # M itself, and what it learns with
-        parts |= {f"warmup_{name}": part for name, part in others if part not in known}
+        extra = warmup_game.parts().items()  # M and other parts are in both games
+        parts |= {f"warmup_{name}": part for name, part in extra if part not in parts.values()}
     loop.start(**parts)
-    shown = faces.batch(torch.arange(0, len(faces), max(1, len(faces) // 8))[:8])[0]  # (8, 3, S, S)
+    eight = torch.arange(0, len(faces), max(1, len(faces) // 8))[:8]
+    samples = faces.batch(eight)[0]  # (8, 3, S, S)
     if game.modifier_learns:
-        warm_up(warmup_game, faces, loop, shown)
+        warm_up(warmup_game, faces, loop, samples)
 
-    used = loop.done["game"] * config.recognizer_updates
-    face_batches = datasets.batches(faces, config.batch_faces, loop.seed, used, game.device)
-    used = loop.done["game"] + loop.done["finetune"]
-    frame_batches = datasets.batches(actions, config.batch_frames, loop.seed, used, game.device)
+    start = loop.done["game"] * config.recognizer_updates
+    face_batches = datasets.batches(faces, config.batch_faces, loop.seed, start, game.device)
+    start = loop.done["game"] + loop.done["finetune"]
+    frame_batches = datasets.batches(actions, config.batch_frames, loop.seed, start, game.device)
 
     for step in loop.steps("game", config.T1):
         game.set_rates(step, config.T1)
         for update in range(config.recognizer_updates):
             f, landmarks, people = next(face_batches)
-            last = update == config.recognizer_updates - 1  # the batch that line 9 takes as well
+            last = update == config.recognizer_updates - 1  # line 9 uses this batch, too
             with torch.set_grad_enabled(last and config.accumulate == 1):
                 modified = game.anonymize(f)  # line 2
             terms = game.update_recognizer(f, modified, landmarks, people)  # line 3
@@ -389,7 +389,7 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
         )
         loop.log(terms)
         if game.modifier_learns:
-            _save_samples(game, shown, loop, "game", step)
+            _save_samples(game, samples, loop, "game", step)
 
     for step in loop.steps("finetune", config.T2):
         game.set_rates(step, config.T2)
@@ -399,26 +399,26 @@ def play(game: Game, faces, actions, config, loop: Loop) -> None:
 class WarmUp(Game):
     """M against throwaway copies of D, without A, at the warm-up's learning rate (ours).
 
-    M meets the copies in turn; one after another starts again from D as it was. They can learn from
-    outputs that M made some steps ago: that costs no pass through M.
+    M meets the copies in turn. Every `warmup_restart` steps one of them is reset to D. They can
+    also learn from earlier outputs of M (`warmup_updates`), without a forward pass of M.
     """
 
     def __init__(self, game: Game):
         config = dataclasses.replace(game.config, lr_modifier=game.config.lr_warmup)
-        plays = config.warmup_steps and game.exchange is None  # else D is only there, not copied
-        recognizer = copy.deepcopy(game.recognizer) if plays else game.recognizer
+        needs_D = config.warmup_steps and game.exchange is None
+        recognizer = copy.deepcopy(game.recognizer) if needs_D else game.recognizer
         super().__init__(config, recognizer, None, game.anonymizer, game.device)
         self.start = game.recognizer
-        others = [
+        extra_games = [
             Game(config, copy.deepcopy(game.recognizer), None, identity, game.device)
             for _ in range(1, config.warmup_recognizers)
         ]
-        self.copies = [(one.recognizer, one.optimizers["recognizer"]) for one in (self, *others)]
+        self.copies = [(g.recognizer, g.optimizers["recognizer"]) for g in (self, *extra_games)]
         self.kept = datasets.KeptOutputs(KEPT if config.warmup_updates else 0, config.face_size)
         self.exchange = game.exchange
 
     def parts(self) -> dict:
-        """Those of `Game`, the other copies of D and the outputs kept."""
+        """The parts of `Game`, the other copies of D and the stored outputs."""
         parts = super().parts() | {"kept": self.kept}
         for number, (recognizer, adam) in enumerate(self.copies[1:], start=2):
             parts[f"recognizer_{number}"] = recognizer
@@ -426,11 +426,11 @@ class WarmUp(Game):
         return parts
 
     def meet(self, step: int) -> None:
-        """Take the copy of D whose turn it is at a step."""
+        """Choose the copy of D for this step."""
         self.recognizer, self.optimizers["recognizer"] = self.copies[step % len(self.copies)]
 
     def restart(self, step: int) -> None:
-        """Set one copy back to D as it was before, if a restart is due after a step."""
+        """Reset one copy to D, if a restart is due after `step`."""
         every = self.config.warmup_restart
         if every and step % every == 0:
             recognizer, adam = self.copies[step // every % len(self.copies)]
@@ -438,7 +438,7 @@ class WarmUp(Game):
             adam.state.clear()
 
     def update_on_kept(self, pictures, modified, landmarks, identities) -> None:
-        """Keep a batch, then let D learn `warmup_updates` times from batches of what is kept."""
+        """Store a batch, then update D `warmup_updates` times on random stored faces."""
         if not self.config.warmup_updates:
             return
         self.kept.add(pictures, modified, landmarks, identities)
@@ -450,16 +450,16 @@ class WarmUp(Game):
 def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
     """Before the game, M learns to copy faces and then plays against copies of D (ours).
 
-    The game's own D and A are not touched: they get exactly the updates that every other row's get.
-    An M that is given the person meets the reader of its code instead of D.
+    The game's own D and A do not change: they get exactly the same updates as in every other row.
+    An M that is given the person learns against the reader of its code instead of D.
 
-    Args: game: `WarmUp`. faces, loop: as `play`. shown: (n, 3, S, S), the samples.
+    Args: game: `WarmUp`. faces, loop: as in `play`. shown: (n, 3, S, S), for sample sheets.
     """
     config = game.config
     done = loop.done
-    used = done["copy"] + done["warmup"] * config.recognizer_updates + done["exchange"]
-    seed = loop.seed + 1  # another order than the game's
-    batches = datasets.batches(faces, config.warmup_faces, seed, used, game.device)
+    start = done["copy"] + done["warmup"] * config.recognizer_updates + done["exchange"]
+    seed = loop.seed + 1  # not the game's order
+    batches = datasets.batches(faces, config.warmup_faces, seed, start, game.device)
 
     if game.exchange is not None:
         for step in loop.steps("exchange", config.exchange_steps):
@@ -488,11 +488,11 @@ def warm_up(game: Game, faces, loop: Loop, shown: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def _save_samples(game: Game, shown: torch.Tensor, loop: Loop, stage: str, step: int) -> None:
-    """Every `sample_every` steps a sheet of the faces `shown` (n, 3, S, S) and M's outputs."""
+def _save_samples(game: Game, faces: torch.Tensor, loop: Loop, stage: str, step: int) -> None:
+    """Every `sample_every` steps, save a sheet of `faces` (n, 3, S, S) and M's outputs."""
     if step % game.config.sample_every == 0 and optim.is_main_process():
-        here = [game.device] if str(game.device).startswith("cuda") else []
-        with torch.random.fork_rng(here):  # an M that draws leaves the training's chance alone
-            after = game.anonymizer(shown.to(game.device)).cpu()  # (n, 3, S, S)
+        gpus = [game.device] if str(game.device).startswith("cuda") else []
+        with torch.random.fork_rng(gpus):  # M's random draws must not affect the training
+            after = game.anonymizer(faces.to(game.device)).cpu()  # (n, 3, S, S)
         path = loop.folder / f"sample_{stage}_{step:06d}.png"
-        figures.contact_sheet(torch.cat([shown, after]), path, columns=len(shown))
+        figures.contact_sheet(torch.cat([faces, after]), path, columns=len(faces))

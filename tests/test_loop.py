@@ -272,7 +272,7 @@ def test_corrupt_checkpoint_is_named_and_the_previous_offered(tmp_path, unbroken
 
 def test_corrupt_checkpoint_without_a_previous(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"junk")
-    with pytest.raises(LoopError, match="delete it to start afresh"):
+    with pytest.raises(LoopError, match="delete it to start over"):
         Run(tmp_path).start()
 
 

@@ -2,7 +2,7 @@ WRONG = "a resumed row takes one batch of faces a step for used, not recognizer_
 HINT = "recognizer_updates batches of faces a step"
 REPLACE = [
     (
-        'used = loop.done["game"] * config.recognizer_updates',
-        'used = loop.done["game"]',
+        'start = loop.done["game"] * config.recognizer_updates',
+        'start = loop.done["game"]',
     ),
 ]
