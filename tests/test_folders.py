@@ -420,7 +420,7 @@ def test_read_pairs_finds_pictures_and_names_what_is_missing(tmp_path, capsys):
     assert pairs.dropped == [*missing, "Bob/Bob_0001 Bob/Bob_0002", "Bob/Bob_0001 Cy/Cy_0001"]
     said = capsys.readouterr().err
     assert "pairs.txt: 2 of 8 pairs are dropped" in said and "Bob/Bob_0009 Cy/Cy_0001" in said
-    assert "2 pairs more are dropped, so that each fold has as many of both" in said
+    assert "; 2 more, to balance the folds" in said
     with pytest.raises(DataError, match="has 0 and 0 pairs .*Ann/Ann_0001"):
         read_pairs(save(path, ["1 1", "Zoe 1 2", "Zoe 1 Yan 1"]), faces)
 
