@@ -338,9 +338,9 @@ def read_pair_lines(path) -> list[tuple[str, str, bool, int]]:
 def find_pairs(pairs_txt, names: list[str]):
     """Find the pairs of a file in LFW's format among the `names` "person/picture" of a set.
 
-    Returns (first, second, same, fold) of each pair whose two pictures exist, and the dropped pairs
-    as text; prints how many are dropped. A fold with too many pairs of one kind loses its last
-    ones, so that an attacker who sees nothing errs on half of its pairs.
+    Returns (first, second, same, fold) of each pair whose two pictures exist, as positions in
+    `names`, and the dropped pairs as text; prints how many are dropped. A fold with too many pairs
+    of one kind loses its last ones, so that an attacker who sees nothing errs on half of its pairs.
 
     Raises DataError for what `read_pair_lines` refuses, for a name that differs from a picture's by
     case alone, and unless two folds or more exist and each keeps pairs of both kinds.
