@@ -1,8 +1,7 @@
-"""Reading pictures, tables and text, and writing files whole or not at all (ours, not the paper's).
+"""Reads pictures, tables and text, and writes files atomically (ours, not the paper's).
 
-What it reads was often made by strangers: pictures are decoded by a few safe decoders and limited
-in size, and whatever is wrong is a `DataError` that names the file (of a table also the line) and
-says how to fix it.
+Input files may come from strangers: only a few safe decoders open pictures, their size is limited,
+and each fault raises a `DataError` that names the file (and the line of a table) and the fix.
 """
 
 import csv
@@ -30,13 +29,13 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # of Pillow's others, some start programs
-MAX_PIXELS = 50_000_000  # ours: of one picture; a small file can claim any number
-LARGEST = 1e30  # ours: numbers of a table are smaller, also as float32
-UNEQUAL = 0.01  # ours: of a fold, pairs of one kind too many; chance is then 49.5 %
-STOPS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")  # of kill, a terminal, batch systems
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # some other Pillow decoders start programs
+MAX_PIXELS = 50_000_000  # ours: per picture; a small file can claim any size
+LARGEST = 1e30  # ours: limit of a table's numbers; fits float32
+UNEQUAL = 0.01  # ours: largest surplus of one kind, share of a fold; chance is then 49.5 %
+STOPS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")  # from kill, a closed terminal, batch systems
 
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused by name anyway
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see decode_picture
 
 
 class DataError(ValueError):
@@ -48,7 +47,7 @@ class BadPicture(DataError):
 
 
 class WriteError(OSError):
-    """An output that could not be written; `str(error)` is the whole sentence."""
+    """An output that could not be written; `str(error)` is a full sentence."""
 
 
 # ---------------------------------------------------------------- writing
@@ -56,12 +55,12 @@ class WriteError(OSError):
 
 @contextmanager
 def atomic_path(path, durable: bool = True):
-    """Give the block a temporary path, which becomes `path` if the block ends well.
+    """Give the block a temporary path; it is renamed to `path` if the block succeeds.
 
-    Folders are made as needed. The temporary file, `.NAME.PROCESS.part` beside `path`, is written
-    at once, so that a place that cannot be written is noticed before the work, and is removed if
-    the block fails. durable: the content is on the disk before the name, against power failures.
-    Raises WriteError for any OSError, from the block as well.
+    Creates missing folders. The temporary file, `.NAME.PROCESS.part` beside `path`, is created
+    first, so that an unwritable place fails before the work. It is removed if the block fails.
+    durable: sync the content to disk before renaming, in case of a power failure.
+    Raises WriteError for any OSError, including the block's.
     """
     path = Path(path)
     start = os.fsencode(path.name)[:200].decode(errors="ignore")  # names may have 255 bytes
@@ -70,13 +69,13 @@ def atomic_path(path, durable: bool = True):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(b"")
         with suppress(FileNotFoundError):
-            path.lstat()  # fails where the name is too long
+            path.lstat()  # fails if the name is too long
         yield temporary
         if durable:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except WriteError:  # not from itself, or what it holds would live on
+    except WriteError:  # it is a full sentence already
         raise
     except OSError as error:
         raise write_error(path, error) from error
@@ -93,34 +92,34 @@ def write_file(path, content: str | bytes, durable: bool = True) -> None:
 
 def write_error(path, error: OSError) -> WriteError:
     """The WriteError that says what went wrong at `path` and how to fix it."""
-    full = "free some disk space and run the same command again"
-    fixes = {errno.ENOSPC: full, errno.EDQUOT: full, errno.ENAMETOOLONG: "choose a shorter name"}
-    fix = fixes.get(error.errno, "choose another place, or see that this one can be written")
+    space = "free some disk space and run the same command again"
+    fixes = {errno.ENOSPC: space, errno.EDQUOT: space, errno.ENAMETOOLONG: "choose a shorter name"}
+    fix = fixes.get(error.errno, "choose another place, or make this one writable")
     return WriteError(f"cannot write {path} ({error.strerror or error}): {fix}")
 
 
 def unlink_unfinished(path) -> None:
-    """Remove a file that `atomic_path` of a killed process left, if it is one by its name."""
+    """Remove `path` if it is named like a temporary file of `atomic_path`."""
     if re.fullmatch(r"\..+\.\d+\.part", path.name):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def on_signals(handler):
-    """In the block `handler` is called at STOPS, but those ignored, as nohup ignores SIGHUP."""
-    main = threading.current_thread() is threading.main_thread()  # no other one gets signals
+    """Call `handler` on STOPS during the block, except on ignored ones (nohup: SIGHUP)."""
+    main = threading.current_thread() is threading.main_thread()  # only it gets signals
     numbers = [getattr(signal, name) for name in STOPS if main and hasattr(signal, name)]
-    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
+    handled = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in handled}
     try:
         yield
     finally:
-        for number, usual in before.items():
-            signal.signal(number, usual)
+        for number, old in previous.items():
+            signal.signal(number, old)
 
 
 def check_writable(folder) -> None:
-    """WriteError unless a file can be made in `folder`, or where that would be made."""
+    """Raise WriteError unless a file can be created in `folder` or its nearest parent."""
     try:
         tempfile.TemporaryFile(dir=existing(folder)).close()
     except OSError as error:
@@ -128,17 +127,17 @@ def check_writable(folder) -> None:
 
 
 def existing(folder) -> Path:
-    """`folder`, or the nearest folder above it that is there."""
+    """`folder`, or the nearest folder above it that exists."""
     folder = Path(folder).absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 @contextmanager
 def lock(folder):
-    """Keep other runs out of `folder` during the block; DataError names the one that is in it.
+    """Keep other runs out of `folder` during the block; DataError names the run that uses it.
 
-    SQLite locks the file `.lock` on every system, until its process ends in any way; `.lock.txt`
-    says whose it is. A file system without locks is only warned of.
+    SQLite locks the file `.lock`, on every system, until this process ends in any way; `.lock.txt`
+    names the owner. A file system without locks only causes a warning.
     """
     check_writable(folder)
     path = Path(folder, ".lock")
@@ -174,33 +173,33 @@ def file_name(row: str) -> str:
 
 
 def say_unused(where, what: str, unused: list) -> None:
-    """Say how many things that were found in a place are not used, and name the first."""
+    """Print how many things found in a place are not used, and name the first."""
     if unused:
         print(f"{where}: {len(unused)} {what} are not used, such as {unused[0]}", file=sys.stderr)
 
 
 def is_hidden(path) -> bool:
-    """Whether listings leave out this file or folder, like macOS's `.DS_Store` and `._` files."""
+    """Whether a file or folder is hidden, like macOS's `.DS_Store` and `._` files."""
     return Path(path).name.startswith(".")
 
 
 def is_picture(path) -> bool:
-    """Whether the name is that of a picture that is read."""
+    """Whether the name is a picture's, and not hidden."""
     return Path(path).suffix.lower() in SUFFIXES and not is_hidden(path)
 
 
 def plain_name(file: str) -> str:
-    """The one spelling of a picture's name in which tables, folders and pairs are compared.
+    """A picture's name in the form in which tables, folders and pairs are compared.
 
-    Composed characters (macOS decomposes them), "/" instead of Windows' backslash, no "./", and the
-    suffix in small letters.
+    Composed characters (macOS decomposes them), "/" instead of Windows' backslash, no "./", and a
+    lower-case suffix.
     """
     path = PurePosixPath(unicodedata.normalize("NFC", file).replace("\\", "/"))
     return (path.parent / (path.stem + path.suffix.lower())).as_posix()
 
 
 def find_picture(folder, file: str) -> Path:
-    """The path in `folder` whose `plain_name` is `file`; `folder / file` where there is none."""
+    """The path in `folder` whose `plain_name` is `file`; `folder / file` if there is none."""
     stem, dot, suffix = file.rpartition(".")
     for form in ("NFC", "NFD"):
         for ending in (suffix, suffix.upper(), suffix.title()):
@@ -213,7 +212,7 @@ def find_picture(folder, file: str) -> Path:
 def read_text(path, kind: str = "file") -> str:
     """The text of a file in UTF-8, with or without a byte order mark.
 
-    Raises DataError, which calls the file a `kind`.
+    Raises DataError; it calls the file a `kind`.
     """
     if not Path(path).is_file():
         raise DataError(f"{path}: there is no such {kind}; check the path")
@@ -225,16 +224,16 @@ def read_text(path, kind: str = "file") -> str:
 
 
 def read_json(path, fix: str = "delete it and run the same command again", needs=()) -> dict:
-    """The dict that a JSON file of ours holds.
+    """The dict in a JSON file that this package wrote.
 
     fix: what to do if it is damaged. needs: keys that it must have. Raises DataError.
     """
     if not Path(path).exists():
-        raise DataError(f"{path} does not exist: check its name, or run what writes it")
+        raise DataError(f"{path} does not exist: check its name, or run the command that writes it")
     try:
         content = json.loads(read_text(path))
         if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         if lacking := [key for key in needs if key not in content]:
             raise ValueError(f"it lacks {lacking[0]}")
     except ValueError as error:
@@ -245,12 +244,12 @@ def read_json(path, fix: str = "delete it and run the same command again", needs
 def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
     """Read a table with a header, its cells separated by commas, tabs or semicolons.
 
-    columns: names of those that must be there. If "file" is one, no row may leave it empty, and
-    names come as `plain_name` has them. may_be_empty: whether the header alone will do.
+    columns: names of the required columns. If "file" is one, it must be filled in each row, and is
+    returned as a `plain_name`. may_be_empty: accept a table with a header alone.
 
-    Returns a dict of text for each row, blanks around the cells stripped, and in it "where" ("FILE,
-    line N"); None where the row is shorter than the header. Raises DataError for an absent file, an
-    absent column or two of one name, a row longer than the header, or no rows.
+    Returns for each row a dict of its cells, stripped text, and "where" ("FILE, line N"). A cell is
+    None if the row is too short. Raises DataError if the file or a column is absent, two columns
+    have one name, a row is longer than the header, or there are no rows.
     """
     text = unicodedata.normalize("NFC", read_text(path, "table"))
     delimiter = next((mark for mark in "\t,;" if mark in text.partition("\n")[0]), ",")
@@ -258,11 +257,11 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
         text = re.sub(r"(?<![^\t;\n\"])( *-?\d+),(\d+)(?= *[\t;\r\n\"]| *$)", r"\1.\2", text)
     reader = csv.DictReader(StringIO(text), delimiter=delimiter)
     rows = []
-    suffixes = {}  # of each plain name, as the table has it
+    suffixes = {}  # {plain name: suffix as the table has it}
     try:
         names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        if twice := next((name for name in names if name and names.count(name) > 1), ""):
-            raise DataError(f"{path}: two columns are named {twice}; delete or rename one")
+        if double := next((name for name in names if name and names.count(name) > 1), ""):
+            raise DataError(f"{path}: two columns are named {double}; delete or rename one")
         if missing := ", ".join(column for column in columns if column not in names):
             raise DataError(f"{path}: its first line lacks the column(s) {missing}; add them")
         for cells in reader:
@@ -291,11 +290,11 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
 
 
 def numbers(row: dict, columns) -> list[float]:
-    """The values of `columns` in a row of `read_table`; DataError for one that is no number."""
+    """The values of `columns` in a row of `read_table`; DataError if one is not a number."""
     values = []
     for column in columns:
         try:
-            value = float(row[column].replace("_", "?"))  # Python takes 3_4 for 34
+            value = float(row[column].replace("_", "?"))  # Python reads 3_4 as 34
         except (AttributeError, ValueError):  # None where the row is too short
             value = math.nan
         if not abs(value) < LARGEST:
@@ -310,44 +309,44 @@ def read_pair_lines(path) -> list[tuple[str, str, bool, int]]:
 
     Its first line holds the number of folds and N; a fold is N lines `name i j` (pictures i and j
     of one person), then N lines `name i other j`. Returns (first, second, same, fold) of each pair,
-    pictures named as LFW does: "name/name_0001". Raises DataError for a line of another form, a
-    pair that comes twice, or another number of lines than promised.
+    pictures named as LFW does: "name/name_0001". Raises DataError for a malformed line, a
+    duplicate pair, or a wrong number of lines.
     """
     text = unicodedata.normalize("NFC", read_text(path))
     header, *lines = [line.split() for line in text.splitlines() if line.strip()] or [[]]
     if len(header) != 2 or not "".join(header).isdecimal():
         fault = f"its first line is {' '.join(header)!r}"
-        raise DataError(f"{path}: {fault}; it must hold folds and pairs, as LFW's 10 300")
+        raise DataError(f"{path}: {fault}; it must hold folds and pairs, like LFW's 10 300")
     folds, each = map(int, header)
     if not lines or len(lines) != 2 * folds * each:
         fault = f"has {len(lines)} pairs, its first line promises {2 * folds * each}"
         raise DataError(f"{path}: {fault}; download it again")
-    pairs = {}  # {the two: the pair in the list's order}
+    pairs = {}  # {set of both names: the pair}
     for number, line in enumerate(lines):
         fold, place = divmod(number, 2 * each)
         same = place < each
         words = [*line[:2], line[0], *line[2:]] if same else line  # name i other j
-        ends = []
+        pair = []
         if len(words) == 4 and (words[1] + words[3]).isdecimal():
             if same == (words[0] == words[2]):
-                ends = [f"{name}/{name}_{int(i):04d}" for name, i in (words[:2], words[2:])]
-        if len(set(ends)) < 2 or frozenset(ends) in pairs:
+                pair = [f"{name}/{name}_{int(i):04d}" for name, i in (words[:2], words[2:])]
+        if len(set(pair)) < 2 or frozenset(pair) in pairs:
             form = "name i j" if same else "name i other j"
             fault = f"{path}: pair {number + 1} ({' '.join(line)})"
-            raise DataError(f"{fault} must be {form}, of two pictures, and new; correct it")
-        pairs[frozenset(ends)] = (*ends, same, fold)
+            raise DataError(f"{fault} must be {form}, name two pictures and be new; correct it")
+        pairs[frozenset(pair)] = (*pair, same, fold)
     return list(pairs.values())
 
 
 def find_pairs(pairs_txt, names: list[str]):
     """Find the pairs of a file in LFW's format among the `names` "person/picture" of a set.
 
-    Returns (first, second, same, fold) of those whose pictures are both there, and the others as
-    text; how many those are is printed. Where a fold is left with many more pairs of one kind, its
-    last ones go too: an attacker who sees nothing would else not err on half of them.
+    Returns (first, second, same, fold) of each pair whose two pictures exist, as positions in
+    `names`, and the dropped pairs as text; prints how many are dropped. A fold with too many pairs
+    of one kind loses its last ones, so that an attacker who sees nothing errs on half of its pairs.
 
-    Raises DataError for what `read_pair_lines` refuses, for a name that is there in other letters,
-    and unless two folds or more are left with pairs of one person and of two in each.
+    Raises DataError for what `read_pair_lines` refuses, for a name that differs from a picture's by
+    case alone, and unless two folds or more exist and each keeps pairs of both kinds.
     """
     pairs = read_pair_lines(pairs_txt)
     position = {name: i for i, name in enumerate(names)}
@@ -357,32 +356,32 @@ def find_pairs(pairs_txt, names: list[str]):
     for first, second, same, fold in pairs:
         absent = [name for name in (first, second) if name not in position]
         for name in absent:
-            if there := spelled.get(name.casefold()):
-                fault = f"{pairs_txt}: names {name}, the folder has {there}"
+            if picture := spelled.get(name.casefold()):
+                fault = f"{pairs_txt}: names {name}, the folder has {picture}"
                 raise DataError(f"{fault}; write the names alike")
         if absent:
             dropped.append(f"{first} {second}")
         else:
             kept[fold, same].append((position[first], position[second], same, fold))
-    said = f"{len(dropped)} of {len(pairs)} pairs are dropped, as the set lacks a picture of each"
+    message = f"{len(dropped)} of {len(pairs)} pairs are dropped, as the set lacks their pictures"
     folds = len(kept) // 2
-    extras = []
+    surplus = []
     for fold in range(folds):
         of_one, of_two = kept[fold, True], kept[fold, False]
         fewer, more = sorted((of_one, of_two), key=len)
         if not fewer or folds < 2:
             have = f"{len(of_one)} and {len(of_two)} pairs of one person and of two"
             fault = f"{pairs_txt}: fold {fold + 1} of {folds} has {have}"
-            such = f"in a set that has {''.join(names[:1]) or 'nothing'}"
+            where = f"in a set of {len(names)} pictures {names[:1]}"
             need = "at least two folds need both: restore the pictures or pairs"
-            raise DataError(f"{fault} {such}; {need} ({said})")
+            raise DataError(f"{fault} {where}; {need} ({message})")
         if len(more) - len(fewer) > UNEQUAL * (len(pairs) // folds):
-            extras += more[len(fewer) :]
+            surplus += more[len(fewer) :]
             del more[len(fewer) :]
     if dropped:
-        more = f"{len(extras)} pairs more are dropped, so that each fold has as many of both kinds"
-        print(f"{pairs_txt}: {said}: {', '.join(dropped[:3])}; {more}", file=sys.stderr)
-    dropped += [f"{names[first]} {names[second]}" for first, second, *_ in extras]
+        message += f": {', '.join(dropped[:3])}; {len(surplus)} more, to balance the folds"
+        print(f"{pairs_txt}: {message}", file=sys.stderr)
+    dropped += [f"{names[first]} {names[second]}" for first, second, *_ in surplus]
     return list(chain.from_iterable(kept.values())), dropped
 
 
@@ -395,7 +394,7 @@ def open_picture(path) -> Image.Image:
 
 
 def read_picture(path):
-    """As `open_picture`, and the file's (bytes, CRC-32), by which it is known wherever it lies."""
+    """As `open_picture`, plus the file's (bytes, CRC-32), which identify it at any path."""
     if not Path(path).is_file():
         raise BadPicture(f"{path}: there is no such picture; restore it or delete its row")
     try:
@@ -408,11 +407,11 @@ def read_picture(path):
 
 
 def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Image.Image:
-    """Decode a picture to its last pixel: a truncated one fails here, not during training.
+    """Decode a picture fully: a truncated one fails here, not during training.
 
-    source: a path or an open binary file. max_pixels: the most that it may have. formats: Pillow's
-    names of those that are tried, whatever the file's suffix. Returns a Pillow picture as `to_rgb`
-    makes it. Raises BadPicture without the file's name.
+    source: a path or an open binary file. max_pixels: limit on width x height. formats: Pillow's
+    names of the formats to try, whatever the suffix. Returns a Pillow picture as `to_rgb` makes it.
+    Raises BadPicture, without the file's name.
     """
     try:
         with Image.open(source, formats=formats) as picture:  # reads the size, not yet the pixels
@@ -420,7 +419,7 @@ def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Ima
             if width * height > max_pixels:
                 raise ValueError(f"{width} x {height}, more than the {max_pixels:,} pixels allowed")
             return to_rgb(picture)
-    except UnidentifiedImageError:  # its own text names an address in memory, another on every run
+    except UnidentifiedImageError:  # its text holds an address, another in each run
         reason = "no picture format is known"
     except MemoryError:
         raise
@@ -432,8 +431,8 @@ def decode_picture(source, max_pixels: int = MAX_PIXELS, formats=FORMATS) -> Ima
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any Pillow picture as RGB in 8 bits, ready for the networks.
 
-    Upright as its EXIF data say, 16 bits scaled to 8, sRGB by its color profile, and white where it
-    is transparent. Raises ValueError for gray of other kinds, whose black and white nobody knows.
+    Turns it upright (EXIF), scales 16 bits to 8, converts its color profile to sRGB, and puts it on
+    white if transparent. Raises ValueError for other gray, whose black and white are unknown.
     """
     picture.load()
     with suppress(Exception):  # damaged EXIF data: the picture stays as it is stored
@@ -441,10 +440,10 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     profile = picture.info.get("icc_profile")
     if picture.mode[0] in "IF":  # gray in 16 or 32 bits
         values = np.asarray(picture)  # (H, W)
-        tags = getattr(picture, "tag_v2", {})  # of a TIFF: 258 its bits, 262 is 0 if 0 is white
-        known = tags.get(258, (16,)) == (16,) and tags.get(262) != 0
-        if picture.mode == "F" or not known or values.min() < 0 or values.max() > 65535:
-            raise ValueError("its gray is not of 16 bits; save it with 8 or 16 bits a channel")
+        tags = getattr(picture, "tag_v2", {})  # TIFF: 258 holds the bits, 262 is 0 if 0 is white
+        supported = tags.get(258, (16,)) == (16,) and tags.get(262) != 0
+        if picture.mode == "F" or not supported or values.min() < 0 or values.max() > 65535:
+            raise ValueError("its gray is not 16-bit; save it with 8 or 16 bits per channel")
         values = (values.astype(np.int64) * 255 + 32767) // 65535
         picture = Image.fromarray(values.astype(np.uint8))
     elif picture.has_transparency_data:

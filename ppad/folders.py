@@ -1,11 +1,11 @@
-"""Folders of pictures that tables describe, read and checked: `datasets.read_*` are made of this.
+"""Reads and checks folders of pictures and the tables that describe them, for `datasets.read_*`.
 
 A faces folder holds person/picture and a table with five landmarks for each; an actions folder
 holds frames, a table of person boxes with their actions, and one of face boxes
-(data_scripts/README.md tells how they are made). Every picture is decoded once when a folder is
-read, so that a damaged one is known before the training starts. A fault of a table (a column
-missing, NaN, a box without area) always raises DataError; a picture that is damaged or has no
-landmarks is a BadPicture, which can be left out, by name.
+(data_scripts/README.md says how to make them). Every picture is decoded once when a folder is
+read, so that damaged ones are found before training starts. A fault of a table (a missing column,
+NaN, a box without area) always raises DataError. A picture that is damaged or has no landmarks
+raises BadPicture; a reader can skip it and list it.
 
 Boxes are xyxy pixels and landmarks x,y pixels of the upright picture, continuous: pixel i covers
 [i, i+1), a whole picture is (0, 0, W, H).
@@ -33,30 +33,30 @@ POINT_COLUMNS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 ROUNDING = 1.0  # px; ours: tables are rounded, so a true box may leave its picture by this much
 GRAY = 128  # ours: padding of a letterboxed frame, about 0 on the networks' [-1, 1] scale
-MAX_THREADS = 16  # ours: that decode; more of them wait for the disk or for Python's lock
-CHUNK = 128  # ours: pictures decoded before their results are used: 180 MB of 600 x 800 frames
-SECONDS_BETWEEN_LINES = 5  # ours: of progress
+MAX_THREADS = 16  # ours: to decode; more would wait for the disk or for Python's lock
+CHUNK = 128  # ours: pictures decoded at a time: 180 MB of 600 x 800 frames
+SECONDS_BETWEEN_LINES = 5  # ours: of progress output
 
 
 # ---------------------------------------------------------------- many pictures
 
 
 def cores() -> int:
-    """Threads that decode where no number is given: one a core, 16 at most."""
+    """Default number of decoding threads: one per core, at most 16."""
     return min(MAX_THREADS, os.cpu_count() or 1)
 
 
 @dataclass
 class PictureFiles:
-    """N pictures that stay in their files, used like the tensor (N, 3, H, W) uint8 of them.
+    """N pictures that stay in their files, indexed like a uint8 tensor (N, 3, H, W).
 
-    `pictures[indices]` decodes some, or raises DataError for one that can no longer be decoded or
-    has changed.
+    `pictures[indices]` decodes these pictures. It raises DataError if one has changed or can no
+    longer be decoded.
     """
 
-    sources: list  # N: path, square for `cut_square` (None: letterbox it all), the file's checksum
+    sources: list  # N x (path, square for `cut_square` or None for `letterbox`, file's checksum)
     size: tuple  # (H, W)
-    threads: int  # decode at once
+    threads: int  # to decode with
 
     @property
     def shape(self) -> tuple:
@@ -68,7 +68,7 @@ class PictureFiles:
     def __getitem__(self, indices) -> torch.Tensor:
         chosen = torch.arange(len(self))[indices].tolist()
         pictures = torch.empty(len(chosen), *self.shape[1:], dtype=torch.uint8)  # (B, 3, H, W)
-        threads = 1 if get_worker_info() else self.threads  # a DataLoader's process is one of many
+        threads = 1 if get_worker_info() else self.threads  # one per DataLoader worker
         with ThreadPoolExecutor(threads) as pool:
             for picture, decoded in zip(pictures, pool.map(self._decode, chosen)):
                 picture.copy_(torch.from_numpy(decoded).permute(2, 0, 1))
@@ -79,7 +79,7 @@ class PictureFiles:
         try:
             picture, now = files.read_picture(path)
             if now != checksum:
-                raise BadPicture(f"{path}: is not the picture that was there; restore the file")
+                raise BadPicture(f"{path}: has changed since it was first read; restore the file")
         except BadPicture as error:
             raise DataError(f"{error}, and run the same command again") from error
         if square:
@@ -95,24 +95,23 @@ def read_pictures(
     Args:
         title: What is read, for messages.
         offered: Names of the pictures.
-        look: Function of a name -> the picture (H, W, 3) uint8, its source for PictureFiles, what
-            was found besides.
+        look: Function from a name to the picture (H, W, 3) uint8, its source for PictureFiles, and
+            extra data.
         size: (H, W).
-        on_bad: "error" raises DataError at the first picture that is absent, unreadable, or of a
-            face not square or without usable landmarks; "skip" leaves it out and says so in
-            `skipped`.
-        memory: Bytes that the pictures may take, as they will be used; more stay in their files.
-        workers: Threads that decode, 0 = one a core, 16 at most.
+        on_bad: "error" raises DataError for the first picture that is absent, unreadable, or a
+            face not square or without usable landmarks; "skip" lists it in `skipped`.
+        memory: Limit for all resized pictures, bytes; above it they stay in their files.
+        workers: Decoding threads, 0 = one per core, at most 16.
 
-    Returns N pictures (N, 3, H, W) uint8, what was found besides of each, and the fields `names`,
-    `skipped` and `checksums` of a set. Raises DataError where no picture is left.
+    Returns N pictures (N, 3, H, W) uint8, the extra data of each, and the fields `names`,
+    `skipped` and `checksums` of a set. Raises DataError if no picture is left.
     """
     threads = workers or cores()
     fits = len(offered) * 3 * math.prod(size) <= memory
     kept = torch.empty(len(offered) if fits else 0, 3, *size, dtype=torch.uint8)
     names = []
     sources = []
-    found = []
+    extras = []
     skipped = []
     last_print = time.monotonic()
     with ThreadPoolExecutor(threads) as pool:
@@ -123,29 +122,29 @@ def read_pictures(
             chunk = [(name, pool.submit(look, name)) for name in offered[first : first + CHUNK]]
             for name, result in chunk:
                 try:
-                    picture, source, more = result.result()
+                    picture, source, extra = result.result()
                 except BadPicture as error:
                     if on_bad != "skip":
                         raise
                     skipped.append(str(error))
                     continue
                 if fits:
-                    kept[len(found)] = torch.from_numpy(picture).permute(2, 0, 1)
+                    kept[len(extras)] = torch.from_numpy(picture).permute(2, 0, 1)
                 names.append(name)
                 sources.append(source)
-                found.append(more)
-    if not found:
+                extras.append(extra)
+    if not extras:
         raise DataError(f"{title}: no usable picture: {(skipped or ['check the path'])[0]}")
-    pictures = kept[: len(found)] if fits else PictureFiles(sources, size, threads)
+    pictures = kept[: len(extras)] if fits else PictureFiles(sources, size, threads)
     checksums = [checksum for _, _, checksum in sources]
-    return pictures, found, {"names": names, "skipped": skipped, "checksums": checksums}
+    return pictures, extras, {"names": names, "skipped": skipped, "checksums": checksums}
 
 
 # ---------------------------------------------------------------- faces
 
 
 def grouped(keys) -> dict:
-    """The positions of each different key."""
+    """{key: list of its positions in `keys`}."""
     groups = {}
     for position, key in enumerate(keys):
         groups.setdefault(key, []).append(position)
@@ -158,11 +157,11 @@ def person_of(name: str) -> str:
 
 
 def pictures_in(folder) -> list[str]:
-    """The plain names "person/picture" of what is in a folder of faces.
+    """The plain names "person/picture" of all pictures in a folder of faces.
 
-    Raises DataError for two that differ by the suffix alone, or only to a machine.
+    Raises DataError for two that are equal as plain names without suffix.
     """
-    names = {}  # without suffix: with it
+    names = {}  # {name without suffix: name}
     for path in folder.glob("*/*"):
         if files.is_picture(path) and not files.is_hidden(path.parent):
             name = files.plain_name(f"{path.parent.name}/{path.name}")
@@ -174,26 +173,26 @@ def pictures_in(folder) -> list[str]:
 
 
 def offered_faces(folder, rows, people: int, pictures_each: int) -> list[str]:
-    """The pictures that a folder of faces or the rows of its table have, sorted.
+    """Sorted names of the pictures in a folder of faces or in its table's rows.
 
-    people, pictures_each: the first ones only, 0 = all.
+    people, pictures_each: take only so many, the first ones; 0 = all.
     """
     names = sorted(rows.keys() | pictures_in(folder))
-    elsewhere = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-    elsewhere = filter(files.is_picture, elsewhere)  # loose, or deeper
-    elsewhere = [name for name in elsewhere if name.count("/") != 1 and "/." not in f"/{name}"]
-    files.say_unused(folder, "pictures not in person/picture", sorted(elsewhere))
+    others = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    others = filter(files.is_picture, others)
+    misplaced = [name for name in others if name.count("/") != 1 and "/." not in f"/{name}"]
+    files.say_unused(folder, "pictures not in person/picture", sorted(misplaced))
     groups = list(grouped(map(person_of, names)).values())[: people or None]
     return [names[i] for group in groups for i in group[: pictures_each or None]]
 
 
 def spelling(person: str) -> str:
-    """A person's name without the differences that a machine or another tool makes."""
+    """A person's name in lower case, with "_" for each gap: " Ann  Lee" is "ann_lee"."""
     return "_".join(person.replace("_", " ").casefold().split())
 
 
 def check_people(root) -> None:
-    """DataError for a person in root/train and root/test: the test would be of known people."""
+    """Raise DataError if a person is in both root/train and root/test."""
     train, test = (
         {spelling(person_of(name)): person_of(name) for name in pictures_in(Path(root, split))}
         for split in ("train", "test")
@@ -224,17 +223,17 @@ def landmark_rows(folder, table) -> dict[str, dict]:
 
 
 def check_convention(table, rows) -> None:
-    """Refuse (DataError) rows of boxes or landmarks that follow another convention than ours.
+    """Raise DataError if boxes or landmarks do not follow our convention.
 
-    Shares of the picture for pixels, "left" as the person's own, or y from the bottom.
+    Finds fractions of the picture instead of pixels, the person's own left, and y from the bottom.
     """
     for columns in (BOX_COLUMNS, POINT_COLUMNS):
-        known = [numbers(row, columns) for row in rows if row.get(columns[0])]
-        if known and np.median(known) <= 1:
+        values = [numbers(row, columns) for row in rows if row.get(columns[0])]
+        if values and np.median(values) <= 1:
             fault = f"{columns[0]} to {columns[-1]} are mostly not above 1"
-            raise DataError(f"{table}: {fault}; give pixels of the picture, not shares of it")
-    if known:
-        x, y = np.median(known, axis=0).reshape(5, 2).T  # (5,), of the median face
+            raise DataError(f"{table}: {fault}; give pixels of the picture, not fractions")
+    if values:
+        x, y = np.median(values, axis=0).reshape(5, 2).T  # (5,), of the median face
         for left, right in ((0, 1), (3, 4)):
             if x[left] > x[right]:
                 fault = f"{POINTS[left]} lies right of {POINTS[right]} in most faces"
@@ -245,9 +244,9 @@ def check_convention(table, rows) -> None:
 
 
 def look_at_face(folder, rows, size, face_scale, file):
-    """The crop (size, size, 3), its source for PictureFiles, its landmarks (5, 2) px.
+    """The crop (size, size, 3), its source for PictureFiles, and its landmarks (5, 2) px.
 
-    Raises BadPicture for a picture or landmarks that cannot be used.
+    Raises BadPicture if the picture or its landmarks cannot be used.
     """
     path = files.find_picture(folder, file)
     row = rows.get(file)
@@ -266,16 +265,17 @@ def look_at_face(folder, rows, size, face_scale, file):
         side = face_scale * max(x1 - x0, y1 - y0)
         square = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side)
     elif width != height or face_scale != FACE_SCALE:
-        fault = f"is {width} x {height} at face_scale {face_scale:g}, not square at {FACE_SCALE}"
-        raise BadPicture(f"{path}: {fault}; crop the faces, or give face boxes in the table")
+        fault = f"is {width} x {height} and face_scale is {face_scale:g}"
+        fix = f"add face boxes to the table, or give square crops and face_scale {FACE_SCALE}"
+        raise BadPicture(f"{path}: {fault}; {fix}")
     landmarks = (points - np.float32(square[:2])) * np.float32(size / square[2])  # (5, 2)
     return cut_square(picture, *square, size), (str(path), square, checksum), landmarks
 
 
 def cut_square(picture, left, top, side, size) -> np.ndarray:
-    """A square of a picture as (size, size, 3) uint8, border pixels repeated beyond the edge.
+    """A square of a picture as (size, size, 3) uint8; border pixels repeat beyond the edge.
 
-    left, top, side: where it is and how large, px.
+    left, top, side: the square, px.
     """
     overhang = max(-left, -top, left + side - picture.width, top + side - picture.height)
     if overhang > 0:
@@ -293,7 +293,7 @@ def cut_square(picture, left, top, side, size) -> np.ndarray:
 
 @dataclass
 class _Frame:
-    """What the two tables say of one picture."""
+    """The two tables' data for one picture."""
 
     split: str
     size: tuple
@@ -317,14 +317,14 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
         if not row["action"]:
             raise DataError(f"{row['where']}: action is empty; name it, or delete the row")
         if (row["split"], size) != (frame.split, frame.size):
-            raise DataError(f"{row['where']}: {file} has another split or size further up; fix one")
-        others = [box for box, of in zip(frame.boxes, frame.actions) if of == row["action"]]
-        frame.boxes.append(_new_box(row, "box", size, ROUNDING, others))
+            raise DataError(f"{row['where']}: {file} has another split or size above; fix one")
+        same = [box for box, name in zip(frame.boxes, frame.actions) if name == row["action"]]
+        frame.boxes.append(_new_box(row, "box", size, ROUNDING, same))
         frame.actions.append(row["action"])
     for row in faces:
         if row["file"] not in frames:
             fault = f"{row['file']} is not in {annotations_csv}"
-            raise DataError(f"{row['where']}: {fault}; use two tables of one version")
+            raise DataError(f"{row['where']}: {fault}; use two tables of the same version")
         frame = frames[row["file"]]
         frame.faces.append(_new_box(row, "face box", frame.size, math.inf, frame.faces))
     action_names(annotations_csv, frames, [f for f in frames.values() if f.split == "train"])
@@ -332,7 +332,7 @@ def annotated_frames(annotations_csv, faces_csv) -> dict[str, _Frame]:
 
 
 def _new_box(row, kind, size, slack, others):
-    """The box (1, 4) of a row. DataError for one that cannot be right, or is among the `others`."""
+    """The box (1, 4) of a row. DataError for an invalid box, or one that is in `others`."""
     box = checked_boxes(numbers(row, BOX_COLUMNS), *size, f"{row['where']}: {kind}", slack)
     if any(torch.equal(box, other) for other in others):  # it would count twice
         raise DataError(f"{row['where']}: a duplicate row for {row['file']}; delete it")
@@ -340,12 +340,12 @@ def _new_box(row, kind, size, slack, others):
 
 
 def offered_frames(frames, split: str, limit: int, table) -> list[str]:
-    """The names of one split's frames; limit: so many, evenly over the split, 0 = all."""
+    """The names of one split's frames; limit: take this many, evenly spaced; 0 = all."""
     offered = [file for file, frame in frames.items() if frame.split == split]
     if not offered:
         splits = ", ".join(sorted({frame.split for frame in frames.values()}))
-        raise DataError(f"{table}: no frame is of split {split!r}, but of {splits}")
-    if split == "test":  # once, where both are read
+        raise DataError(f"{table}: no frame has split {split!r}, only {splits}; add some")
+    if split == "test":  # print it only once
         others = [frame.split for frame in frames.values() if frame.split not in ("train", "test")]
         files.say_unused(table, "frames of other splits", others)
     if 0 < limit < len(offered):
@@ -354,9 +354,9 @@ def offered_frames(frames, split: str, limit: int, table) -> list[str]:
 
 
 def action_names(table, frames: dict[str, _Frame], train) -> list[str]:
-    """The actions of all frames, by name.
+    """The actions of all frames, sorted by name.
 
-    Raises DataError for two of nearly one name, and for one that no _Frame of `train` shows.
+    Raises DataError if two differ only in case or punctuation, or if no `train` frame has one.
     """
     classes = sorted({action for frame in frames.values() for action in frame.actions})
     spelled = {}
@@ -375,25 +375,25 @@ def action_names(table, frames: dict[str, _Frame], train) -> list[str]:
 
 
 def look_at_frame(folder, frames, table, frame_size, file):
-    """The frame (H, W, 3), its source, and by what (4,) its boxes are scaled.
+    """The frame (H, W, 3), its source, and the scale factors (4,) of its boxes.
 
-    Raises DataError for a picture of another size than the table says.
+    Raises DataError if the picture's size is not that in the table.
     """
     path = files.find_picture(folder, file)
     picture, checksum = files.read_picture(path)
     if picture.size != frames[file].size:
-        sizes = "{} x {}, its row in {} says {:g} x {:g}"
+        sizes = "{} x {}, but its row in {} says {:g} x {:g}"
         sizes = sizes.format(*picture.size, table, *frames[file].size)
-        raise DataError(f"{path}: is {sizes}; use the picture it was made for")
+        raise DataError(f"{path}: is {sizes}; use the picture of that size")
     frame, inner = letterbox(picture, frame_size)
     scale = torch.tensor(np.divide(inner, picture.size), dtype=torch.float32).repeat(2)  # (4,)
     return frame, (str(path), None, checksum), scale
 
 
 def letterbox(picture, frame_size):
-    """Scale a picture to fit (H, W), gray at the right or the bottom.
+    """Scale a picture to fit (H, W), padded with gray at the right or bottom.
 
-    Returns the frame (H, W, 3) uint8 and the (width, height) px that the picture has in it.
+    Returns the frame (H, W, 3) uint8 and the (width, height) of the picture in it, px.
     """
     height, width = frame_size
     scale = min(width / picture.width, height / picture.height)
@@ -408,23 +408,23 @@ def letterbox(picture, frame_size):
 
 
 def checked_boxes(boxes, width, height, where, slack=ROUNDING) -> torch.Tensor:
-    """Clip boxes to the picture, (n, 4) float32, or refuse those that cannot be right.
+    """Clip boxes to the picture, (n, 4) float32, and raise DataError for invalid ones.
 
-    boxes: anything of shape (n, 4) or (4,), px. where: what the DataError for NaN, no area, or
-    outside calls them. slack: px that a box may leave the picture by. A face detector's boxes
-    overhang the border by nature: with math.inf, only boxes wholly outside, or that leave it by
-    more than the picture's longer side, are refused, and none is clipped.
+    An invalid box holds NaN, has no area, or lies outside the picture. boxes: (n, 4) or (4,), px.
+    where: names them in the message. slack: px by which a box may extend beyond the picture. With
+    math.inf, for face detectors, no box is clipped; a box is then invalid if it lies fully outside
+    or extends beyond the picture by more than its longer side.
     """
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)  # (n, 4)
-    most = min(slack, max(width, height))
+    limit = min(slack, max(width, height))
     for x0, y0, x1, y1 in boxes.tolist():
         overhang = max(-x0, -y0, x1 - width, y1 - height)
         if not math.isfinite(x0 + y0 + x1 + y1):
             fault = "holds NaN or infinity; correct or delete it"
         elif x1 <= x0 or y1 <= y0:
             fault = "has no area; x_min must be below x_max and y_min below y_max"
-        elif overhang > most or x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
-            fault = f"lies outside its {width:g} x {height:g} picture; give it in its pixels"
+        elif overhang > limit or x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+            fault = f"lies outside its {width:g} x {height:g} picture; give pixels of the picture"
         else:
             continue
         raise DataError(f"{where} ({x0:g}, {y0:g}, {x1:g}, {y1:g}) {fault}")

@@ -655,7 +655,7 @@ def test_an_out_that_may_not_be_written_is_not_called_full(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(
         WriteError,
-        match=r"a.txt .(Not a directory|File exists).: .*see that this one can be written",
+        match=r"a.txt .(Not a directory|File exists).: .*make this one writable",
     ):
         write_file(tmp_path / "file" / "a.txt", "text")
 

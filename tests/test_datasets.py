@@ -373,9 +373,9 @@ def test_a_picture_exchanged_later_is_seen(folder, reader, workers, monkeypatch)
     places = [Path(source[0]) for source in lazy.pictures.sources[:2]]
     content = [path.read_bytes() for path in places]
     places[0].write_bytes(content[1])
-    with pytest.raises(DataError, match="is not the picture that was there; .*same command again"):
+    with pytest.raises(DataError, match="has changed since .*same command again"):
         lazy.batch(torch.tensor([0]))
-    with pytest.raises(DataError, match="is not the picture that was there"):
+    with pytest.raises(DataError, match="has changed since it was first read"):
         for _ in itertools.islice(batches(lazy, 4, seed=0), 3):
             pass
     places[0].write_bytes(content[0])

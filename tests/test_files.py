@@ -251,7 +251,7 @@ def test_read_json_asks_for_what_is_needed(tmp_path):
     path = tmp_path / "a.json"
     for content, fault in (
         ("{}", "it lacks b"),
-        ("[]", "it is no JSON object"),
+        ("[]", "it is not a JSON object"),
         ('{"a": 1}', "it lacks b"),
     ):
         path.write_text(content)

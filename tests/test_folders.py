@@ -118,13 +118,13 @@ def test_a_crop_without_a_box_has_the_paper_scale_alone(tmp_path):
     """Else frames would be cut at face_scale, and faces as they are: M would see two framings."""
     ramp(160, 160).save(tmp_path / "a.png")
     rows = {"a.png": row_of(POINTS)}
-    with pytest.raises(BadPicture, match="at face_scale 3, not square at 1.6; .* face boxes"):
+    with pytest.raises(BadPicture, match="face_scale is 3; add face boxes .* face_scale 1.6"):
         look_at_face(tmp_path, rows, 64, 3.0, "a.png")
 
 
 def test_unusable_faces(tmp_path):
     ramp(160, 150).save(tmp_path / "a.png")
-    with pytest.raises(BadPicture, match="not square"):
+    with pytest.raises(BadPicture, match="is 160 x 150 .* square crops"):
         read_face(tmp_path / "a.png", row_of(POINTS), 64)
     ramp(105, 105).save(tmp_path / "a.png")
     with pytest.raises(BadPicture, match="line 2: the landmarks do not fit"):
@@ -420,7 +420,7 @@ def test_read_pairs_finds_pictures_and_names_what_is_missing(tmp_path, capsys):
     assert pairs.dropped == [*missing, "Bob/Bob_0001 Bob/Bob_0002", "Bob/Bob_0001 Cy/Cy_0001"]
     said = capsys.readouterr().err
     assert "pairs.txt: 2 of 8 pairs are dropped" in said and "Bob/Bob_0009 Cy/Cy_0001" in said
-    assert "2 pairs more are dropped, so that each fold has as many of both" in said
+    assert "; 2 more, to balance the folds" in said
     with pytest.raises(DataError, match="has 0 and 0 pairs .*Ann/Ann_0001"):
         read_pairs(save(path, ["1 1", "Zoe 1 2", "Zoe 1 Yan 1"]), faces)
 
