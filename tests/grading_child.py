@@ -18,6 +18,7 @@ after it.
 import ast
 import builtins
 import functools
+import gc
 import importlib
 import json
 import os
@@ -165,6 +166,7 @@ def main() -> None:
     except BaseException as error:
         reason = _reason(f"{type(error).__name__}: {error}")
         journal.end(f"the tests could not use your file: {reason}")
+    gc.freeze()  # what is there now stays: no collection need look through torch again
     files = dict.fromkeys(test.partition("::")[0] for test in orders["tests"])
     words = ["-q", "-s", "--rootdir=.", "-p", "no:cacheprovider"]
     recorder = Recorder(journal, orders, watch, module, helpers)
