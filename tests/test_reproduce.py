@@ -129,6 +129,12 @@ def copied(finished, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Every call draws all figures anew, for a second; for tests that look at other things."""
+    monkeypatch.setattr(reproduce, "draw", lambda *_: None)
+
+
 # ------------------------------------------------------------------ what a run leaves
 
 
@@ -259,6 +265,7 @@ def test_table(finished):
     assert "±" in lines[2]
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_the_table_grows_as_rows_finish(jobs, tiny_args, tmp_path, capfd):
     """Each row's line is shown once, at its end, with the numbers of table1.md."""
@@ -335,6 +342,7 @@ def test_second_call_trains_nothing(copied, tiny_args, capsys):
     assert " left" not in capsys.readouterr().err  # no step was taken
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_row_is_the_same_alone_as_in_company(copied, tiny_args):
     """Rows share their pretrained start and nothing else: the order of work cannot matter."""
     wanted = shutil.copy(copied / "seed0/Ours/row.json", copied / "wanted.json")
@@ -640,6 +648,7 @@ def test_a_damaged_log_is_read_up_to_the_damage(copied, tiny_args):
     assert run(*tiny_args, "--out", copied, "--rows", "Ours") == 0
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(
     "name", ["start.json", "data.json", "Masked/row.json", "../minutes.json", "../results.json"]
 )
@@ -663,6 +672,7 @@ def test_a_json_file_that_lacks_one_figure_is_named(copied, tiny_args, capsys, n
     assert f"{path.name} cannot be read (it lacks {key})" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_what_a_results_file_loses_is_said(copied, tiny_args, capsys):
     assert run(*tiny_args, "--out", copied, "--rows", "Masked") == 0
     said = capsys.readouterr()
@@ -675,6 +685,7 @@ def test_what_a_results_file_loses_is_said(copied, tiny_args, capsys):
     assert "results.json loses seed 0: ask for them too" in said and "versions" not in said
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_rows_of_mixed_versions_are_named(copied, tiny_args, capsys):
     """A run may go on after an update of torch, or on another machine: the user must know."""
     words = [*tiny_args, "--out", copied, "--rows", "Un-anonymized", "Masked"]
@@ -702,6 +713,7 @@ def test_results_of_no_run_are_not_overwritten(copied, tiny_args, tmp_path, caps
     assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == ["table1.md"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_unfinished_files_of_others_stay(tiny_args, tmp_path):
     """Only what this program left in a folder of its own is cleared away."""
     words = [*tiny_args, "--out", tmp_path, "--rows", "Masked"]
@@ -822,6 +834,7 @@ def test_photographs_from_folders(photos, photo_args, capsys):
     }
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_folders_are_read_once_for_all_seeds(photos, photo_args, monkeypatch):
     read_faces = datasets.read_faces
     folders = []
@@ -835,6 +848,7 @@ def test_folders_are_read_once_for_all_seeds(photos, photo_args, monkeypatch):
     assert folders == ["train", "test"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_picture_that_is_gone_when_the_run_goes_on(photos, photo_args, capsys):
     """Never the advice to throw the checkpoint away: the picture can be put back."""
     picture = photos / "faces/train/P1/P1_0002.png"
@@ -937,6 +951,7 @@ def test_missing_photographs(tmp_path, capsys):
 # ------------------------------------------------------------------ kill -9
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
     finished, copied, tmp_path, tiny_args
 ):
