@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="without fork the tasks run in turn"
 )
 ROWS = ["Ours", "Masked", "Noise(0.1)"]
-T1 = 25  # steps of the game, during which a signal arrives
+T1 = 12  # steps of the game, during which a signal arrives
 
 
 # ------------------------------------------------------------------ tasks
@@ -279,10 +279,12 @@ def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp
 def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(in_turn, tiny_args, tmp_path):
     """A terminal sends Ctrl-C to the parent and all its forks. The numbers are those of one run."""
     words = [*tiny_args, "--jobs", "2", "--rows", "Ours", "Masked", "--T1", T1]
-    process = started(words, tmp_path, "seed0/Ours/sample_game_000002.png")
+    log = tmp_path / "messages"
+    process = started_fork(words, tmp_path, "seed0/Ours/sample_game_000002.png", log)
     os.killpg(process.pid, signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    process.join(60)
+    error = log.read_text()
+    assert process.exitcode == 130
     assert (
         "stopped at Ours game step" in error
         and "\nppad.reproduce: stopped; the same command goes on from the last checkpoint" in error
