@@ -266,7 +266,8 @@ def _run_tests(place: Path, orders: dict, limits: Limits, seen: _Seen) -> str:
             process.stdin.write(json.dumps(orders).encode() + b"\n")
             process.stdin.close()
         while True:
-            time.sleep(0.1)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
             code = process.poll()
             waited = max(waited, _seconds_waited(process.pid))
             clock = time.monotonic() - started - waited
