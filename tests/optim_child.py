@@ -134,6 +134,7 @@ def main_job(folder):
 def given_the_person(folder):
     """The row of an M that is given the person; each process notes its players' weights."""
     words = flags(modifier_exchange=True)
+    reproduce.draw = lambda *_: None  # no figure is looked at
     play = trainer.play
 
     def noted(game, *given):
