@@ -38,7 +38,7 @@ VARIANTS = {
         "D takes RGB",
         [
             ("aligned.flip(1) * (127.5 / 128)", "aligned * (127.5 / 128)"),
-            ("- 1 to BGR (x - 127.5)/128", "- 1 to RGB (x - 127.5)/128"),
+            ("1 to D's BGR (x - 127.5)/128", "1 to D's RGB (x - 127.5)/128"),
             ("SphereFace's public model files, which take BGR.", "for a variant of the course."),
         ],
         [
