@@ -633,6 +633,22 @@ def test_a_wrong_flag_costs_no_student_a_point(course, words, sentence):
     assert student.read_text() == SHAPES and not (course / "r.txt").exists()
 
 
+def test_each_flag_sets_the_limit_that_it_names(tmp_path, monkeypatch):
+    given = []
+
+    def graded(component, path, limits, game):
+        given.append(limits)
+        return grade.Report(component, str(path), 0, 0, [], [], 0)
+
+    monkeypatch.setattr(grade, "grade", graded)
+    (tmp_path / "ann.py").write_text("")
+    words = ["losses", str(tmp_path / "ann.py")]
+    assert grade.main(words) == grade.main([*words, "--seconds", "9", "--memory", "7"]) == 0
+    assert grade.main([*words, "--test-seconds", "8"]) == 0
+    nine = grade.Limits(seconds=9, memory=7 * grade.MB)
+    assert given == [grade.Limits(), nine, grade.Limits(test_seconds=8)]
+
+
 def test_command_prints_points_and_writes_json_and_junit(course):
     good = hand_in(course, SHAPES, "ann.py")
     bad = hand_in(course, "def double(x): raise ValueError('\\x1b')\n" + AREA, "bob.py")
