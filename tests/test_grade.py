@@ -206,6 +206,11 @@ IN_A_FUNCTION = {
         "        for _ in range(400): file.write(bytes(2 ** 20))\n    return 2 * x\n",
         "too large",
     ),
+    "deep journal": (
+        "import glob\ndef double(x):\n    for path in glob.glob('*.jsonl'):\n"
+        "        with open(path, 'a') as file: file.write('[' * 200_000 + '\\n')\n",
+        "assert None ==",
+    ),
     "wrong result": ("def double(x): return [x, x]\n", "assert [2, 2] =="),
     "wrong name": ("def twice(x): return 2 * x\n", "your file has no double"),
     "wrong signature": ("def double(): return 4\n", "TypeError"),
