@@ -15,6 +15,7 @@ from ppad.datasets import read_actions, read_faces, read_pairs
 from ppad.files import BadPicture, DataError
 from ppad.folders import (
     POINT_COLUMNS,
+    check_convention,
     check_people,
     checked_boxes,
     cut_square,
@@ -521,6 +522,17 @@ def test_landmarks_of_another_convention_are_refused(tmp_path, change, says):
     assert len(read_faces(tmp_path / "f", save(tmp_path / "t.csv", one), 8)) == 9
     with pytest.raises(DataError, match=f"t.csv: .*{says}"):
         read_faces(tmp_path / "f", save(tmp_path / "t.csv", edited(lines, change)), 8)
+
+
+def test_faces_are_compared_with_themselves_wherever_they_are():
+    face = np.array([[10, 10], [30, 10], [20, 20], [12, 30], [28, 30]])
+    mirrored = face * [-1, 1] + [40, 0]
+    shifts = [[0, 0], [500, 500], [900, 900]]
+    rows = [dict(zip(POINT_COLUMNS, (face + shift).flatten().astype(str))) for shift in shifts]
+    odd = [dict(zip(POINT_COLUMNS, (mirrored + shift).flatten().astype(str))) for shift in shifts]
+    check_convention("t.csv", [rows[0], odd[1], rows[2]])  # the one in the middle
+    with pytest.raises(DataError, match="left_eye lies right of right_eye in most faces"):
+        check_convention("t.csv", [odd[0], rows[1], odd[2]])
 
 
 def test_boxes_in_shares_of_the_picture_are_refused(tmp_path):

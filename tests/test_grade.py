@@ -206,6 +206,11 @@ IN_A_FUNCTION = {
         "        for _ in range(400): file.write(bytes(2 ** 20))\n    return 2 * x\n",
         "too large",
     ),
+    "deep journal": (
+        "import glob\ndef double(x):\n    for path in glob.glob('*.jsonl'):\n"
+        "        with open(path, 'a') as file: file.write('[' * 200_000 + '\\n')\n",
+        "assert None ==",
+    ),
     "wrong result": ("def double(x): return [x, x]\n", "assert [2, 2] =="),
     "wrong name": ("def twice(x): return 2 * x\n", "your file has no double"),
     "wrong signature": ("def double(): return 4\n", "TypeError"),
@@ -631,6 +636,22 @@ def test_a_wrong_flag_costs_no_student_a_point(course, words, sentence):
     done = command(course, "shapes", student, *words)
     assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
     assert student.read_text() == SHAPES and not (course / "r.txt").exists()
+
+
+def test_each_flag_sets_the_limit_that_it_names(tmp_path, monkeypatch):
+    given = []
+
+    def graded(component, path, limits, game):
+        given.append(limits)
+        return grade.Report(component, str(path), 0, 0, [], [], 0)
+
+    monkeypatch.setattr(grade, "grade", graded)
+    (tmp_path / "ann.py").write_text("")
+    words = ["losses", str(tmp_path / "ann.py")]
+    assert grade.main(words) == grade.main([*words, "--seconds", "9", "--memory", "7"]) == 0
+    assert grade.main([*words, "--test-seconds", "8"]) == 0
+    nine = grade.Limits(seconds=9, memory=7 * grade.MB)
+    assert given == [grade.Limits(), nine, grade.Limits(test_seconds=8)]
 
 
 def test_command_prints_points_and_writes_json_and_junit(course):
