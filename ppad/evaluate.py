@@ -11,6 +11,7 @@ import math
 import re
 import runpy
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -304,8 +305,9 @@ class OwnRow:
 class Guarded:
     """Wraps a user's anonymizer: gives it copies of the faces and checks what it returns."""
 
-    def __init__(self, anonymizer, where: str):
+    def __init__(self, anonymizer, file: str, where: str):
         self.anonymizer = anonymizer
+        self.file = file
         self.where = where  # how error messages begin
         for name in ("size", "smallest", "stochastic", "state_dict", "load_state_dict"):
             if hasattr(anonymizer, name):
@@ -315,8 +317,10 @@ class Guarded:
         """(B, 3, S, S) in [-1, 1] -> the same. Raises DataError."""
         try:
             made = self.anonymizer(faces.clone())
-        except SystemExit:  # a status of 0 would look like success
-            self.refuse("ends the program: let it return faces")
+        except (Exception, SystemExit) as error:  # somebody else's code raises anything
+            stack = traceback.extract_tb(error.__traceback__)
+            lines = [f" (line {one.lineno})" for one in stack if one.filename == self.file]
+            self.refuse(f"raised {type(error).__name__}: {error}{''.join(lines[-1:])}")
         shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
         if shape != tuple(faces.shape):
             self.refuse(f"makes {shape} of {tuple(faces.shape)}: return a tensor of the same shape")
@@ -347,7 +351,7 @@ def read_own_row(text: str, size: int) -> OwnRow:
         anonymizer = names[class_name]()
         if isinstance(anonymizer, nn.Module):
             anonymizer.to(device).eval().requires_grad_(False)
-        return Guarded(anonymizer, where)
+        return Guarded(anonymizer, file, where)
 
     try:
         names = runpy.run_path(file)

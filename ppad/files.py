@@ -141,11 +141,13 @@ def lock(folder):
     """
     check_writable(folder)
     path = Path(folder, ".lock")
+    owner = path.with_suffix(".txt")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # as where a link leads nowhere
+        if not path.exists():
+            path.touch()  # SQLite would not say why it cannot
+    except OSError as error:
         raise write_error(folder, error) from error
-    owner = path.with_suffix(".txt")
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
             connection.execute("PRAGMA journal_mode = OFF")  # no second file beside it

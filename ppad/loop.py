@@ -439,9 +439,13 @@ def exit_status(work) -> int:
         return 0
     except (ValueError, OSError, LoopError) as error:
         sentence = str(error)
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not (on_gpu or isinstance(error, MemoryError) or "allocate memory" in str(error)):
+            raise
         less = "--jobs 1, --accumulate 2, --checkpointing true and a smaller --eval_batch need less"
-        sentence = f"the GPU's memory is full: --check says what would fit; {less}"
+        full = f"the {'GPU' if on_gpu else 'processor'}'s memory is full"
+        sentence = f"{full}: --check says what would fit; {less}"
     except KeyboardInterrupt as stop:
         print(file=sys.stderr)  # ends a line of progress
         sentence = str(stop) or "stopped; the same command goes on from the last checkpoint"

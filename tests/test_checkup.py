@@ -383,9 +383,10 @@ def test_rows_side_by_side_must_fit_together(check, monkeypatch):
     monkeypatch.setattr(optim, "memory", lambda device: (2.0, 4.0))
     monkeypatch.setattr(evaluate, "needs", lambda *_, **__: {"training": 0.9, "disk": 0.0})
     assert check("--jobs", 2)[0] == 0
-    status, _, sentence = check("--jobs", 3)
+    status, out, sentence = check("--jobs", 3)
     assert (
         status == 2
+        and "dry run" not in out
         and "networks in training need 2.7 GiB where 2.0 are free: give fewer --jobs" in sentence
     )
 
@@ -403,8 +404,9 @@ def test_a_gpu_that_runs_out_of_memory_on_the_way(check, monkeypatch):
 def test_pictures_and_checkpoints_that_do_not_fit(check, monkeypatch):
     monkeypatch.setattr(evaluate, "needs", lambda *_, **__: {"training": 1e-3, "disk": 1e9})
     monkeypatch.setattr(checkup, "picture_memory", lambda *_: 1e9)
-    status, _, sentence = check()
+    status, out, sentence = check()
     assert status == 2 and "choose another --out" in sentence
+    assert "at that speed: " in out  # the dry run fits, so it says what the run would take
     assert optim.memory("cpu")[0] == math.inf or (
         "pictures and judging need 1000000000.0 GiB where" in sentence
     )

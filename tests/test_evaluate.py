@@ -424,8 +424,20 @@ def test_each_answer_of_an_own_anonymizer_is_checked(tmp_path):
 
 def test_an_own_anonymizer_that_ends_the_program_is_refused():
     """With status 0 the run would look like a finished one."""
-    anonymizer = evaluate.Guarded(lambda faces: sys.exit(0), "--row A: Own of own.py")
-    with pytest.raises(DataError, match="Own of own.py ends the program"):
+    anonymizer = evaluate.Guarded(lambda faces: sys.exit(0), "own.py", "--row A: Own of own.py")
+    with pytest.raises(DataError, match="Own of own.py raised SystemExit: 0"):
+        anonymizer(torch.rand(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize("error", ["ValueError", "KeyError", "RuntimeError"])
+def test_an_own_anonymizer_that_fails_later_is_named_with_its_line(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    text = "class Own:\n    fails = False\n    def __call__(self, faces):\n"
+    text += f"        if self.fails:\n            raise {error}('nine')\n        return faces / 2\n"
+    (tmp_path / "own.py").write_text(text)
+    anonymizer = evaluate.read_own_row(f"A={tmp_path / 'own.py'}:Own", 32).make()
+    anonymizer.anonymizer.fails = True
+    with pytest.raises(DataError, match=rf"--row A: Own of .*own.py raised {error}: .*\(line 5\)"):
         anonymizer(torch.rand(2, 3, 32, 32))
 
 

@@ -125,6 +125,8 @@ def test_a_task_that_was_stopped_stops_the_run():
             2,
             "ppad.reproduce: the GPU's memory is full: --check says what would fit",
         ),
+        (MemoryError(), 2, "ppad.reproduce: the processor's memory is full: --check says"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "memory is full: --check"),
         (KeyboardInterrupt(), 130, "goes on from the last checkpoint\n"),
     ],
 )

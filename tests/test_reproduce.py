@@ -631,6 +631,19 @@ def test_out_that_cannot_be_made(tmp_path, tiny_args, capsys):
     assert run(*tiny_args, "--out", tmp_path / "file" / "run") == 2
     out = tmp_path / "file" / "run"
     assert f"cannot write {out} (Not a directory): choose another" in capsys.readouterr().err
+    link = tmp_path / "link"
+    link.symlink_to("/nowhere/run")
+    assert run(*tiny_args, "--out", link) == 2
+    assert f"cannot write {link} (File exists): choose another" in capsys.readouterr().err
+
+
+def test_a_disk_that_takes_no_more_files(tmp_path, tiny_args, capsys, monkeypatch):
+    def full(path, *arguments, **how):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+    assert run(*tiny_args, "--out", tmp_path) == 2
+    assert f"cannot write {tmp_path} (No space left on device): free" in capsys.readouterr().err
 
 
 def test_corrupt_checkpoint_is_named(copied, tiny_args, capsys):
