@@ -1,17 +1,17 @@
 """Toy world: drawn people who have a face, an identity and something to do.
 
 The method needs faces F with identities and action frames V (paper, section 3.1). Seeded drawings
-replace both: no download, no real person, and the paper's conflict. Identity is in small details of
-the face; so are six of the ten actions (DALY's, paper, Table 1), which differ only in a small
-object held near the mouth.
+replace both: no download, no real person. They keep the paper's conflict: identity is in small
+details of the face, and six of the ten actions (DALY's, paper, Table 1) differ only in a small
+object near the mouth.
 
 People are drawn in *head units*: origin at the middle of the face, 1 unit = half the side of the
-face box, v down. A point is the complex number u + iv: turning and scaling is one multiplication.
+face box, v down. A point is a complex number u + iv: rotating and scaling is one multiplication.
 
 Every number here is ours unless it names its source. The six objects (19 px long, details of 2 to
-3 px, in a 160 px frame) were tuned on a small classifier: clear in sharp crops, uncertain when
-blurred to 24 or 16, mostly lost at 8. Coarse traits (colors, the hair's outline) are weak, so that
-a blur hides people, too.
+3 px, in a 160 px frame) were tuned on a small classifier: clear in sharp crops, uncertain in
+Blur(24x24) and Blur(16x16), mostly lost in Blur(8x8). Colors and the hair's outline say little
+about identity, so that blur hides people, too.
 """
 
 import cmath
@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 ACTIONS = (
     "Lip", "Brush", "Floor", "Window", "Drink", "Fold", "Iron", "Phone", "Harmonica", "Photo",
 )
-# Distinguished by what is inside the enlarged face box only, and outside it only.
+# Actions that differ only inside the enlarged face box, and others only outside it.
 FACE_ACTIONS = ("Lip", "Brush", "Drink", "Phone", "Harmonica", "Photo")
 BODY_ACTIONS = ("Floor", "Window", "Fold", "Iron")
 
@@ -74,7 +74,7 @@ _BACKS = {
     "afro": ((-.3j, 1.3, 1),),
     "tail": ((1.1-.2j, .45, .75), (1.35+.4j, .3, .5)),
 }
-# (elbow, hand) of the working arm, for a working side at +u, then of the other arm.
+# (elbow, hand) of the active arm, at +u, then of the other arm.
 _ARMS = {
     "rest": (1.7+2.7j, 1.6+3.9j, -1.7+2.7j, -1.6+3.9j),
     "Floor": (1.7+2.6j, 1.9+3.5j, -.6+3j, 1.2+2.7j),
@@ -86,16 +86,16 @@ _ARMS = {
 
 
 def _moved(points, to, ru=1.0, rv=1.0):
-    """The points, ru times as wide and rv times as high (-1 mirrors), about another origin."""
+    """The points scaled by ru in u and rv in v (-1 mirrors), then shifted by `to`."""
     return [to + complex(ru * z.real, rv * z.imag) for z in points]
 
 
 def _box(a, b):
-    """The corners of an upright rectangle between two opposite ones."""
+    """The corners of an upright rectangle from its opposite corners a, b."""
     return [a, complex(b.real, a.imag), b, complex(a.real, b.imag)]
 
 
-# What distinguishes the objects: polygons, u along the object from its far end, in half-lengths.
+# The objects' details: polygons; u runs along the object, in half-lengths, 0 near the mouth.
 _PROPS = {
     "Lip": [(-0.3j, 0.6 - 0.3j, 0.2 + 0.3j, 0.3j)],  # a slanted stick
     "Brush": [_box(a - 0.75j, a + 0.17 - 0.1j) for a in (-0.17, -0.52, -0.87)],  # bristles
@@ -133,7 +133,7 @@ class Scene(NamedTuple):
 
 
 def _blend(a, b, t):
-    """The color t of the way from a to b."""
+    """The color at fraction t from a to b."""
     return tuple(int(x + (y - x) * t) for x, y in zip(a, b))
 
 
@@ -142,7 +142,7 @@ def _dark(color, t):
 
 
 def _person(rng):
-    """An identity: its features are independent, so that no single one gives it away."""
+    """A person's features, independent of each other: no single one reveals who it is."""
     u = rng.uniform
     pick = rng.choice
     front = pick(tuple(_HAIRLINES))
@@ -169,7 +169,7 @@ def _person(rng):
 
 
 def _moment(rng):
-    """What differs from picture to picture, whatever the action (`back`: hair worn differently)."""
+    """What varies between pictures, whatever the action (`back`: a different hairstyle)."""
     u = rng.uniform
     pick = rng.choice
     # fmt: off
@@ -184,7 +184,7 @@ def _moment(rng):
         trousers=_dark(pick(_CLOTH), .4), elbow=complex(u(1.75, 2), u(2.4, 2.8)),
         collar=u(0, 1) < .4, sleeves=u(0, 1) < .5,
         floor=u(.72, .85), walls=[_blend(pick(_CLOTH), pick(_CLOTH), .4) for _ in range(2)],
-        # shapes of the background: x, y, width, height in frames, color, is it round
+        # background shapes: x, y, width, height (frame = 1), color, is it round
         clutter=[(u(0, 1), u(0, .7), u(.06, .2), u(.06, .25), pick(_CLOTH), u(0, 1) < .3)
                  for _ in range(6)],
         gain=u(.7, 1.2), cast=[u(-.12, .12) for _ in range(3)],
@@ -195,7 +195,7 @@ def _moment(rng):
 
 
 class _Pen:
-    """Draws shapes given in head units, turned by `roll` degrees. reach: its points, x + iy px."""
+    """Draws shapes in head units, rotated by `roll` degrees. reach: all points, x + iy px."""
 
     def __init__(self, draw, center, unit, roll=0.0):
         self.draw = draw
@@ -209,7 +209,7 @@ class _Pen:
     def _canvas(self, points):
         pixels = [self.pixel(z) for z in points]
         self.reach.extend(pixels)
-        # For PIL the first pixel's center is at 0.
+        # In PIL the first pixel's center is at 0.
         return [(z.real * _FINE - 0.5, z.imag * _FINE - 0.5) for z in pixels]
 
     def shape(self, points, fill):
@@ -219,8 +219,8 @@ class _Pen:
         self.shape(_moved(_CIRCLE, center, ru, rv), fill)
 
     def line(self, points, width, fill):
-        wide = max(1, round(width * abs(self.factor) * _FINE))
-        self.draw.line(self._canvas(points), fill=fill, width=wide, joint="curve")
+        width = max(1, round(width * abs(self.factor) * _FINE))
+        self.draw.line(self._canvas(points), fill=fill, width=width, joint="curve")
 
     def box(self, a, b, fill):
         self.shape(_box(a, b), fill)
@@ -353,7 +353,7 @@ def _paint_body(pen, p, m, lean):
 
 
 def _paint_prop(pen, name, rng, hand, side, tilt):
-    """The object at the face: all six have one size and palette and differ in small details."""
+    """Paint the object at the face. The six share size and colors; only details differ."""
     at = hand - complex(0.3 * side, 0.2)
     length = rng.uniform(0.72, 0.8)
     to_mouth = cmath.phase(complex(-side, -0.35))
@@ -370,7 +370,7 @@ def _paint_prop(pen, name, rng, hand, side, tilt):
 
 
 def _paint_tool(pen, action, rng, hand, side):
-    """The tools of the body actions: outside the enlarged face box, under the hands."""
+    """Paint a body action's tool, outside the enlarged face box and under the hands."""
     a, b = rng.sample(_THING, 2)
     if action == "Floor":  # a broom
         foot = complex(side * rng.uniform(2.5, 3.0), 6.5)
@@ -395,7 +395,7 @@ def _paint_tool(pen, action, rng, hand, side):
 
 
 def _paint_person(canvas, p, m, center, unit, action, rng, away=False):
-    """Paint person p at moment m. center: x + iy px; unit: px; action: of ACTIONS, or "rest".
+    """Paint person p at moment m. center: x + iy px; unit: px; action: in ACTIONS, or "rest".
 
     Returns the landmarks, (5, 2) float32 px, and the points of body and head, x + iy px.
     """
@@ -448,7 +448,7 @@ def _paint_room(m, size):
 
 
 def _develop(canvas, m):
-    """Average the canvas down; add light (gain, color cast, shading) and sensor noise."""
+    """Downsample the canvas; add light (gain, color cast, shading) and sensor noise."""
     image = np.array(canvas.reduce(_FINE), np.float32)  # (S, S, 3)
     ramp = np.linspace(-1, 1, len(image), dtype=np.float32)
     light = m.gain * (1 + m.shade.real * ramp[None, :] + m.shade.imag * ramp[:, None])  # (S, S)
@@ -461,9 +461,9 @@ def _develop(canvas, m):
 class ToyWorld:
     """The drawn world: every picture is a function of `seed` and the call's arguments alone.
 
-    seed: worlds of different seeds hold different people. prop_rate: share of face pictures in
-    which the person, whoever it is, holds one of the six objects, so that M meets in F what it
-    meets in V. Raises ValueError outside [0, 1].
+    seed: worlds of different seeds hold different people. prop_rate: fraction of face pictures in
+    which the person (any) holds one of the six objects, so that M sees in F what it sees in V.
+    Raises ValueError outside [0, 1].
     """
 
     def __init__(self, seed: int = 0, prop_rate: float = 0.4):
@@ -473,7 +473,7 @@ class ToyWorld:
         self.prop_rate = prop_rate
 
     def _stream(self, *key):
-        """Random numbers of its own for each key (a text seed is the same on every machine)."""
+        """A random generator for each key (text seeds work alike on every machine)."""
         return random.Random("/".join(map(str, (self.seed, *key))))
 
     def face(self, identity: int, number: int, size: int = 64) -> Face:
@@ -487,9 +487,9 @@ class ToyWorld:
         return self._face(identity, moment, action, rng, size)
 
     def pose(self, identity: int, number: int, size: int = 64) -> Face:
-        """Person `identity` in pose `number`, with nothing in hand: but for the person, all equal.
+        """Person `identity` in pose `number`, with empty hands; else as `face`.
 
-        Otherwise as `face`.
+        Pictures of one number differ only in the person.
         """
         rng = self._stream("prop of pose", number)
         return self._face(identity, _moment(self._stream("pose", number)), "rest", rng, size)
@@ -503,12 +503,12 @@ class ToyWorld:
         return Face(_develop(canvas, m), landmarks)
 
     def scene(self, action: int | str, identity: int, number: int, size: int = 160) -> Scene:
-        """Frame `number` of person `identity` doing `action`, of ACTIONS or 0 to 9.
+        """Frame `number` of person `identity` doing `action`, in ACTIONS or 0 to 9.
 
-        Room, pose, light and raised arm do not depend on the action: among FACE_ACTIONS, two frames
-        of one identity and number are equal outside the enlarged face box, pixel by pixel. One in
-        five frames of BODY_ACTIONS (8 % of all if actions are equally frequent) shows the person
-        from behind. Raises ValueError for another action or a size (px) below 16.
+        Room, pose, light and raised arm do not depend on the action: two frames of FACE_ACTIONS
+        with one identity and number have equal pixels outside the enlarged face box. One in five
+        frames of BODY_ACTIONS (8 % of all if actions are equally frequent) shows the person from
+        behind. Raises ValueError for another action or a size (px) below 16.
         """
         if action not in [*ACTIONS, *range(10)]:
             raise ValueError(f"action is {action!r}: give 0 to 9 or one of {', '.join(ACTIONS)}.")

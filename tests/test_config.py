@@ -219,10 +219,10 @@ def test_as_many_pairs_as_there_are_can_be_asked_for():
         (
             "toy",
             {"test_identities": 1},
-            "test_pairs is 2000: half are .* 45 exist: give more test_identities",
+            "test_pairs is 2000: half are .* only 45 of one exist: give more test_identities",
         ),
-        ("toy", {"test_pictures_each": 1}, "test_pairs is 2000: .* 0 exist"),
-        ("toy", {"test_pairs": 7220}, "test_pairs is 7220: .* 3600 exist"),
+        ("toy", {"test_pictures_each": 1}, "test_pairs is 2000: .* only 0 of one exist"),
+        ("toy", {"test_pairs": 7220}, "test_pairs is 7220: .* only 3600 of one exist"),
         ("toy", {"frame_height": 8, "frame_width": 8}, "frame_height is 8: it must be at least 16"),
         ("paper", {"recognizer_breadth": 7}, "recognizer_breadth is 7: it must be at least 8"),
         ("toy", {"warmup_steps": -1}, "warmup_steps is -1: it must be at least 0"),
