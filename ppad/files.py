@@ -374,7 +374,7 @@ def find_pairs(pairs_txt, names: list[str]):
         if not fewer or folds < 2:
             have = f"{len(of_one)} and {len(of_two)} pairs of one person and of two"
             fault = f"{pairs_txt}: fold {fold + 1} of {folds} has {have}"
-            where = f"in a set of {len(names)} pictures {names[:1]}"
+            where = f"in a set of {len(names)} pictures ({''.join(names[:1])} ...)"
             need = "at least two folds need both: restore the pictures or pairs"
             raise DataError(f"{fault} {where}; {need} ({message})")
         if len(more) - len(fewer) > UNEQUAL * (len(pairs) // folds):
