@@ -549,6 +549,13 @@ def test_a_byte_order_mark_and_another_encoding_do_no_harm(course):
         assert grade.grade("shapes", student, course, LIMITS).points == 10
 
 
+def test_a_file_that_always_waits_for_a_processor_is_given_up_too(course, monkeypatch):
+    monkeypatch.setattr(grade, "_seconds_waited", lambda pid: time.monotonic())
+    monkeypatch.setattr(grade, "PATIENCE", 1)
+    slow = hand_in(course, "def double(x):\n    while True: pass\n" + AREA)
+    assert points(grade.grade("shapes", slow, course, LIMITS)) == [0, 3, 0]
+
+
 def test_the_grader_gives_up_on_a_file_that_is_slow(course):
     dying = hand_in(course, "import os\ndef double(x): os._exit(1)\ndef area(a, b): os._exit(1)\n")
     report = grade.grade("shapes", dying, course)  # each line once, then it is over
