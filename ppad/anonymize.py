@@ -5,9 +5,9 @@
     python -m ppad.anonymize INPUT [OUTPUT] --run runs/photo        M of a finished run
 
 INPUT is a picture, an animation, a movie (with ffmpeg on the PATH), or a folder of these; it is
-never changed. Here the work is planned and reported; `repainter` does it on frames, and `movies`
-reads and writes them.
-A finder can miss a face, most easily a small, dark or turned one: look at the `--preview` before
+never changed. This module plans and reports the work; `repainter` repaints frames, and `movies`
+reads and writes files.
+The finder can miss a face, most easily a small, dark or turned one: look at the `--preview` before
 you publish.
 """
 
@@ -29,19 +29,19 @@ from ppad.optim import check_device
 from ppad.repainter import METHODS, Anonymizer, Sheet
 from ppad.ssh import SMALLEST_FACE, THRESHOLD, default_finder
 
-WORKERS = 4  # ours: most batches searched at once, as each holds frames in memory
-SECONDS_BETWEEN_LINES = 1.0  # ours: progress that a person can follow
-MANY = 0.1  # ours: frames left out, a share: a movie of changing rate has fewer
+WORKERS = 4  # ours: batches searched at once, at most; each holds frames in memory
+SECONDS_BETWEEN_LINES = 1.0  # ours: slow enough to read
+MAX_LEFT_OUT = 0.1  # ours: share of frames; a variable frame rate alone leaves out fewer
 
 # ---------------------------------------------------------------- files
 
 
 @dataclass
 class Plan:
-    """What is to be done, made before anything is written."""
+    """What to do, decided before anything is written."""
 
     todo: list  # (input, output)
-    there_already: list  # outputs that exist, as text
+    there_already: list  # existing outputs, as text
     left_out: list  # dicts of an input, the reason, and whether it looks like media
 
     def leave_out(self, path, reason, media=True):
@@ -49,19 +49,19 @@ class Plan:
 
 
 def plan(inputs, output, overwrite=False, others=()):
-    """The `Plan` for the inputs, files or folders.
+    """Make the `Plan` for the inputs, files or folders.
 
     output: a file or folder; None: beside the input, with _anonymized in its name. overwrite:
-    whether outputs that exist are made anew. others: further paths that will be written.
-    Raises ValueError where an input cannot be read, or an output would replace an input, another
+    whether existing outputs are replaced. others: further paths that will be written.
+    Raises ValueError if an input cannot be read, or an output would replace an input, another
     output or, unless `overwrite`, an existing file.
     """
-    made = Plan([], [], [])
+    result = Plan([], [], [])
     pairs = []
     several = len(inputs) > 1
     for source in inputs:
         if os.path.isdir(source):
-            pairs += plan_folder(source, output, several, made)
+            pairs += plan_folder(source, output, several, result)
             continue
         kind = movies.kind(source)
         default = source.with_name(f"{source.stem}_anonymized{source.suffix}")
@@ -69,37 +69,37 @@ def plan(inputs, output, overwrite=False, others=()):
         if several or os.path.isdir(target) or not target.suffix:
             target = target / movies.written_name(Path(source.name), kind)
         pairs.append((source, target))
-    if not pairs and not any(one["media"] for one in made.left_out):
+    if not pairs and not any(entry["media"] for entry in result.left_out):
         raise ValueError(f"{inputs[0]} holds no picture and no movie: check the name")
     refuse_collisions(pairs, others, overwrite)
     single = not several and not os.path.isdir(inputs[0])
     root = output and output.resolve()
     for source, target in pairs:
         if not os.path.lexists(target):
-            made.todo.append((source, target))
-        elif not single and root in source.resolve().parents:  # the output holds the input
+            result.todo.append((source, target))
+        elif not single and root in source.resolve().parents:  # the input is in the output folder
             fault = f"{target} is there and may be an original: name another output"
-            made.leave_out(source, fault)
+            result.leave_out(source, fault)
         elif overwrite:
-            made.todo.append((source, target))
+            result.todo.append((source, target))
         elif single:
             fix = "name another output, --overwrite it, or give several inputs an --out FOLDER"
             raise ValueError(f"{target} is there already: {fix}")
         elif not target.is_file():
-            made.leave_out(source, f"{target} is there and is no file: rename it")
+            result.leave_out(source, f"{target} is there and is not a file: rename it")
         elif filecmp.cmp(source, target, shallow=False):
-            # a picture that we wrote, read and written again without any face, is the same too
+            # An output of ours, repainted again with no face found, is identical too.
             fault = f"{target} is a copy of it, or no face was found"
-            made.leave_out(source, f"{fault}: delete it to have it made anew")
+            result.leave_out(source, f"{fault}: delete it to write it again")
         else:
-            made.there_already.append(str(target))
-    return made
+            result.there_already.append(str(target))
+    return result
 
 
-def plan_folder(source, output, several, made):
-    """[(input, output)] of a folder with all its sub-folders, but the output.
+def plan_folder(source, output, several, result):
+    """[(input, output)] of a folder and its subfolders, except for the output folder.
 
-    The files that are left out go to the plan `made`.
+    Files that are left out are added to the `Plan` result.
     """
     folder = Path(os.path.abspath(source))
     root = output or folder.with_name(f"{folder.name}_anonymized")
@@ -112,7 +112,7 @@ def plan_folder(source, output, several, made):
     for folder, folders, names in os.walk(source, onerror=errors.append):
         for path in [Path(folder, name) for name in sorted(folders)]:
             if path.is_symlink():
-                made.leave_out(path, "is a linked folder: name it as an input of its own")
+                result.leave_out(path, "is a linked folder: give it as a separate input")
             if os.path.realpath(path) in map(os.path.realpath, (root, output)):
                 folders.remove(path.name)
         folders.sort()
@@ -120,23 +120,23 @@ def plan_folder(source, output, several, made):
             try:
                 kind = movies.kind(path)
             except ValueError as error:
-                made.leave_out(path, str(error), movies.may_be_media(path))
+                result.leave_out(path, str(error), movies.may_be_media(path))
             else:
                 pairs.append((path, output / movies.written_name(path.relative_to(source), kind)))
     for error in errors:
-        made.leave_out(error.filename, f"cannot be read ({error.strerror})")
+        result.leave_out(error.filename, f"cannot be read ({error.strerror})")
     return pairs
 
 
 def refuse_collisions(pairs, others, overwrite):
-    """ValueError where a path would be written twice, or is an input."""
+    """Raise ValueError if a path would be written twice, or is an input."""
 
-    def file_id(path):  # what two names of one file have in common
+    def file_id(path):  # equal for two names of one file
         status = os.stat(path)
         return status.st_dev, status.st_ino
 
     inputs = {file_id(source) for source, _ in pairs}
-    users = {}  # of each place that will be written
+    users = {}  # path that will be written -> what it is for
     written = [(str(source), target) for source, target in pairs]
     written += [("the report or preview", path) for path in others]
     for user, path in written:
@@ -157,20 +157,20 @@ def anonymize_file(
 ):
     """Read `source`, repaint it, write `target`, which appears only when complete.
 
-    show(frame, faces) is given every finished frame and `Anonymizer.shown`; progress(done, total or
-    None) is called after each; sound: "drop" leaves a movie's sound out; quality: 1 to 100.
+    show(frame, faces) is called with every finished frame and `Anonymizer.shown`, progress(done,
+    total or None) after each. sound: "drop" leaves out a movie's sound. quality: 1 to 100.
     Returns a summary, a dict. Raises ValueError, WriteError.
     """
     began = time.monotonic()
-    was_there = os.path.lexists(target)
+    existed = os.path.lexists(target)
     unreadable = []
     left_out = []
     lost = []
 
-    def refuse_newcomer():
-        if os.path.lexists(target) and not was_there:
+    def check_target():
+        if os.path.lexists(target) and not existed:
             fault = f"{target} was written by something else in the meantime"
-            raise ValueError(f"{fault}: name another output, or replace it by --overwrite")
+            raise ValueError(f"{fault}: name another output, or replace it with --overwrite")
 
     def repainted(frames, rate, total):
         for number, frame in enumerate(anonymizer.frames(frames, rate), 1):
@@ -179,26 +179,26 @@ def anonymize_file(
             if progress:
                 progress(number, total)
             yield frame
-        refuse_newcomer()  # behind the last frame: the file is about to be written
+        check_target()  # after the last frame: the file appears next
 
     kind = movies.kind(source)
     threads = torch.get_num_threads()
     if kind != "picture":
-        # Networks as small as the finder's hardly gain from a second core; another frame does.
+        # The finder's small networks hardly gain from a second core; a second frame does.
         torch.set_num_threads(max(1, threads // anonymizer.workers))
     try:
         if kind == "picture":
             if pages := movies.pages_left_out(source):
                 left_out.append(pages)
             frame = anonymizer.picture(movies.read_picture(source))
-            refuse_newcomer()
+            check_target()
             movies.save_picture(target, frame, quality)
             if show:
                 show(frame, anonymizer.shown)
         elif kind == "animation":
             frames, times, loop = movies.read_animation(source)
-            after = repainted(frames, None, len(times))
-            movies.save_animation(target, after, times, loop, quality)
+            painted = repainted(frames, None, len(times))
+            movies.save_animation(target, painted, times, loop, quality)
         else:
             movie = movies.probe(source)
             stop = anonymizer.on_error == "stop"
@@ -208,14 +208,14 @@ def anonymize_file(
                 tracks, left_out = sound_tracks(source)
             if movie.streams > 1:
                 left_out.append(f"all but the first of {movie.streams} video streams")
-            after = repainted(frames, movie.rate, movie.count)
-            movies.save_movie(target, after, movie, source, tracks, quality)
+            painted = repainted(frames, movie.rate, movie.count)
+            movies.save_movie(target, painted, movie, source, tracks, quality)
     finally:
         torch.set_num_threads(threads)
     summary = dict(anonymizer.summary)
     summary["frames_covered_whole"] += len(unreadable)
-    if len(lost) > MANY * summary["frames"]:
-        left_out.append(f"{len(lost)} frames, whose times are too close to each other")
+    if len(lost) > MAX_LEFT_OUT * summary["frames"]:
+        left_out.append(f"{len(lost)} frames, too close to others in time")
     return {
         "input": str(source),
         "output": str(target),
@@ -232,29 +232,29 @@ def anonymize_file(
 
 
 def parse(argv=None):
-    """The command line as a namespace. Exits with status 2 on a flag or value it does not know."""
+    """The command line as a namespace. Exits with status 2 on an unknown flag or value."""
     parser = argparse.ArgumentParser(
         prog="python -m ppad.anonymize",
         description="Repaint the faces in pictures, folders and movies.",
     )
     add = parser.add_argument
     add("inputs", type=given_path, nargs="+", metavar="INPUT [OUTPUT]", help="file or folder")
-    add("--out", type=given_path, metavar="FOLDER", help="for the outputs, also of several inputs")
+    add("--out", type=given_path, metavar="FOLDER", help="output folder; needed for several inputs")
     methods = ["ours", *METHODS]
     add("--method", choices=methods, help="default: mask, or ours where --run is given")
-    add("--run", type=given_path, help="a finished run of ppad.reproduce; its M, not the package's")
-    add("--report", type=given_path, help="write what was done as .json")
+    add("--run", type=given_path, help="finished run of ppad.reproduce whose M to use")
+    add("--report", type=given_path, help="write a summary as .json")
     add(
         "--preview",
         type=given_path,
-        help="write finished frames and faces as .png: was one missed?",
+        help="write finished frames and faces as .png, to spot missed faces",
     )
     choices = ["stop", "cover"]
-    add("--on_error", choices=choices, default="stop", help="at a frame that fails; default: stop")
+    add("--on_error", choices=choices, default="stop", help="if a frame fails; default: stop")
     add("--overwrite", action="store_true", help="replace outputs; never the input")
-    finds_more = "default %(default)g: less finds more"
-    add("--min_face", type=float, default=SMALLEST_FACE, help=f"px, {finds_more}, slower")
-    add("--threshold", type=float, default=THRESHOLD, help=f"of a face, {finds_more}, also others")
+    finds_more = "default %(default)g; lower finds more"
+    add("--min_face", type=float, default=SMALLEST_FACE, help=f"px, {finds_more}, more slowly")
+    add("--threshold", type=float, default=THRESHOLD, help=f"score, {finds_more}, also false faces")
     pictures = "of JPEG, WebP, AVIF and movies, default %(default)s"
     add("--quality", type=int, default=movies.QUALITY, metavar="1-100", help=pictures)
     sound = "of a movie; default: keep, though voices identify people"
@@ -273,17 +273,17 @@ def parse(argv=None):
 
 
 def given_path(text):
-    """The value of a flag that names a file or folder: "" would be the current folder."""
+    """A path argument, which may not be empty: Path("") is the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("is empty: give a name")
     return Path(text)
 
 
 def run(args):
-    """All files, then report and preview.
+    """Process all files, then write report and preview.
 
-    Returns the exit status: 2 when a file could not be done, 1 when something that may be media was
-    left out. Raises ValueError, WriteError for what cannot begin.
+    Returns the exit status: 2 if a file failed, else 1 if something that may be media was left out,
+    else 0. Raises ValueError if it cannot start, WriteError if it cannot write.
     """
     to_do = check(args)
     anonymizer = make_anonymizer(args)
@@ -295,20 +295,20 @@ def run(args):
         progress = Progress(source.name if single else f"{i}/{len(to_do.todo)} {source.name}")
         sheet.file = i
         try:
-            one = anonymize_file(
+            summary = anonymize_file(
                 anonymizer, source, target, sheet.show, progress, args.sound, args.quality
             )
-        except Exception as error:  # strangers' files raise many types; the others are done
+        except Exception as error:  # damaged files raise many types; go on with the next
             reason = str(error) or "not enough memory: end other programs"
             if str(source) not in reason:
                 reason = f"{source}: {reason}"
             failed.append({"input": str(source), "reason": reason})
             print(f"not done: {reason}", file=sys.stderr)
         else:
-            done.append(one)
-            print(sentence(one))
-    for one in to_do.left_out:
-        print(f"left out: {one['input']}: {one['reason']}", file=sys.stderr)
+            done.append(summary)
+            print(sentence(summary))
+    for entry in to_do.left_out:
+        print(f"left out: {entry['input']}: {entry['reason']}", file=sys.stderr)
     there_already = to_do.there_already
     if not single:
         print(
@@ -316,8 +316,8 @@ def run(args):
             f"{len(to_do.left_out)} left out as neither picture nor movie or not readable"
         )
     if there_already:
-        made = "what was there already was made earlier, perhaps with other settings"
-        print(f"{made}: --overwrite makes it anew")
+        note = "what was there already was made earlier, perhaps with other settings"
+        print(f"{note}: --overwrite replaces it")
     if args.report:
         report = {
             "method": args.method,
@@ -332,14 +332,14 @@ def run(args):
     if args.preview and done:
         sheet.save(args.preview)
     elif args.preview:
-        print(f"{args.preview} was not written: no file was done now", file=sys.stderr)
+        print(f"{args.preview} was not written: no file was repainted", file=sys.stderr)
     if failed:
         return 2
-    return int(any(one["media"] for one in to_do.left_out) or any(one["left_out"] for one in done))
+    return int(any(e["media"] for e in to_do.left_out) or any(s["left_out"] for s in done))
 
 
 def check(args):
-    """Refuse what cannot work before anything is written (ValueError); returns the `Plan`."""
+    """Return the `Plan`. Raises ValueError if the arguments cannot work."""
     others = []
     for path, suffix in ((args.report, ".json"), (args.preview, ".png")):
         if path:
@@ -348,7 +348,7 @@ def check(args):
                 raise ValueError(f"{path}: give a name that ends in {suffix}")
     to_do = plan(args.inputs, args.output, args.overwrite, others)
     if args.run and args.method != "ours":
-        raise ValueError(f"--run has no part in --method {args.method}: leave one of the two out")
+        raise ValueError(f"--run does not fit --method {args.method}: leave one of the two out")
     check_device(args.device)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is '{args.device}', but torch sees no GPU here: use --device cpu")
@@ -358,7 +358,7 @@ def check(args):
 
 
 class Progress:
-    """Frames done, frames a second and the time left, on stderr."""
+    """Prints frames done, frames a second and the time left to stderr."""
 
     def __init__(self, title):
         self.title = title
@@ -375,7 +375,7 @@ class Progress:
 
 
 def make_anonymizer(args):
-    """The Anonymizer that the command line asks for. ValueError, LoopError where M is missing."""
+    """The Anonymizer that the command line asks for. ValueError, LoopError if M is missing."""
     settings = {
         "finder": default_finder(args.min_face, args.device, args.threshold),
         "on_error": args.on_error,
@@ -387,40 +387,40 @@ def make_anonymizer(args):
     return Anonymizer.from_method(args.method, **settings)
 
 
-def sentence(one):
-    """What a person wants to know of one finished file."""
+def sentence(file):
+    """One line for the user about a finished file."""
 
     def counted(number, noun):
         return f"{number} {noun}{'s' * (number != 1)}"
 
-    frames = one["frames"]
-    text = f"{one['output']}: {counted(one['faces'], 'face')}"
-    if one["kind"] != "picture":
-        text += f" in {frames} frames, {counted(one['tracks'], 'track')}"
-        text += f", longest gap {one['longest_gap']} (filled)"
-        text += f", {frames / max(one['seconds'], 0.01):.1f} frames a second"
-    if one["frames_covered_whole"]:
-        text += f"; {one['frames_covered_whole']} covered whole"
-    if one["frames_unreadable"]:
-        text += f" ({one['frames_unreadable']} cannot be decoded)"
-    if one["frames_left_out"]:
-        text += f"; {one['frames_left_out']} left out, too close to another in time"
-    for what in one["left_out"]:
+    frames = file["frames"]
+    text = f"{file['output']}: {counted(file['faces'], 'face')}"
+    if file["kind"] != "picture":
+        text += f" in {frames} frames, {counted(file['tracks'], 'track')}"
+        text += f", longest gap {file['longest_gap']} (filled)"
+        text += f", {frames / max(file['seconds'], 0.01):.1f} frames a second"
+    if file["frames_covered_whole"]:
+        text += f"; {file['frames_covered_whole']} covered whole"
+    if file["frames_unreadable"]:
+        text += f" ({file['frames_unreadable']} cannot be decoded)"
+    if file["frames_left_out"]:
+        text += f"; {file['frames_left_out']} left out, too close to another in time"
+    for what in file["left_out"]:
         text += f"; left out: {what}"
-    if without := one["frames_without_face"]:
-        text += f"; {without} of {frames} without any face: look whether one was missed"
+    if without := file["frames_without_face"]:
+        text += f"; {without} of {frames} without any face: check whether one was missed"
     return text
 
 
 def stop(signum, frame):
-    """A signal that ends the command ends it as an error does: no unfinished file is left."""
+    """Exit through an exception on a signal, so that no unfinished file is left."""
     sys.exit(128 + signum)
 
 
 def main(argv=None):
     """The command; returns the exit status.
 
-    0: all done; 1: something that may be media was left out; 2: what a user can fix; 130: Ctrl-C.
+    0: all done; 1: something that may be media was left out; 2: an error to fix; 130: Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -434,7 +434,7 @@ def main(argv=None):
         print(f"ppad.anonymize: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nppad.anonymize: stopped; the file under way was not written", file=sys.stderr)
+        print("\nppad.anonymize: stopped; the unfinished file was not written", file=sys.stderr)
         return 130
 
 

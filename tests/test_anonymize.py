@@ -793,7 +793,7 @@ def test_what_is_there_already_is_not_said_to_be_made_now(command, capsys):
         assert command(*words, "--method", "blur", "--report", "r.json") == 0
         printed = capsys.readouterr().out
         assert (
-            "1 done, 1 there already" in printed and f"{made}--overwrite makes it anew\n" in printed
+            "1 done, 1 there already" in printed and f"{made}--overwrite replaces it\n" in printed
         )
         report = json.loads(Path("r.json").read_text())
         assert report["there_already"] == 1 and report["made_earlier"] == [
@@ -868,7 +868,7 @@ def test_what_is_left_out_is_listed(command, capsys, monkeypatch):
     printed = capsys.readouterr()
     assert "left out: pages 2 to 3" in printed.out
     for name in ("a.jfif", "b.jpe"):  # not there already
-        assert f"in/{name}: out/{name} is there and is no file" in printed.err
+        assert f"in/{name}: out/{name} is there and is not a file" in printed.err
 
 
 @pytest.mark.parametrize("where", ["open", "stat", "scandir"])
@@ -893,7 +893,7 @@ def test_a_file_that_may_not_be_read_is_left_out_by_name(command, capsys, monkey
         monkeypatch.setattr(os, where, guarded(getattr(os, where)))
     assert command("in", "out", *MASK) == 1
     printed = capsys.readouterr()
-    reason = "no file that can be read" if where == "stat" else "Permission denied"
+    reason = "not a readable file" if where == "stat" else "Permission denied"
     assert f"left out: {refused}: " in printed.err and reason in printed.err
     assert printed.err.count("left out") == 1
     assert not red(movies.read_picture("out/c.png")).any()
@@ -935,7 +935,7 @@ def test_an_output_that_is_as_its_input_may_be_right(command, capsys):
     assert command("in", "out", *MASK) == 0
     assert Path("in/a.png").read_bytes() == Path("out/a.png").read_bytes()
     assert command("in", "out", *MASK) == 1
-    sentence = "out/a.png is a copy of it, or no face was found: delete it to have it made anew"
+    sentence = "out/a.png is a copy of it, or no face was found: delete it to write it again"
     assert sentence in capsys.readouterr().err
 
 
@@ -1057,7 +1057,7 @@ def test_bad_input_by_command(command, capsys, monkeypatch):
     if hasattr(os, "mkfifo"):
         os.mkfifo("pipe.png")
         assert command("pipe.png") == 2
-        assert "pipe.png is not there, or no file" in capsys.readouterr().err
+        assert "pipe.png is not there, or not a readable file" in capsys.readouterr().err
     files = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     mask = ("--method", "mask")
     for words, sentence in (
