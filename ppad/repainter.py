@@ -1,16 +1,16 @@
-"""Finds, follows and repaints the faces of a picture or of a movie's frames.
+"""Find, track and repaint the faces of a picture or a movie.
 
-The paper's preparation (Sec. 4: find faces; Sec. 5.2: enlarge their boxes 1.6 times) and its
-v' = v - r_v + M(r_v) (Sec. 3.1), with any anonymizer, M or a hand-made one. In between, `tracks`
-follows the faces, so that one missed in a frame is covered all the same. Frames are arrays of
-uint8 RGB; files are read and written elsewhere:
+As in the paper, faces are found (Sec. 4), their boxes are enlarged 1.6 times (Sec. 5.2), and they
+are repainted, v' = v - r_v + M(r_v) (Sec. 3.1), by M or any other anonymizer. `tracks` follows the
+faces, so that one missed in a frame is still covered. Frames are uint8 RGB arrays; files are read
+and written elsewhere:
 
     person = Anonymizer.from_run("runs/photo")
     after = person.picture(before)                      # (H, W, 3) -> the same
     for after in person.frames(movie_frames): ...       # an iterable -> a generator
 
-It fails closed: a frame that cannot be searched or repainted (a box that is not finite, memory that
-runs out) raises, or is blackened if asked. What was not searched is never given back.
+It fails closed: a frame that cannot be searched or repainted (a box is not finite, memory runs out)
+raises an error, or is blackened on request. A frame that was not searched is never returned.
 """
 
 import itertools
@@ -41,42 +41,42 @@ METHODS = {
     "superpixel": "Super-Pixel",
 }
 SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md beside it
-FRAMES_AT_ONCE = 6  # ours: searched together; few, as a movie may be large
+FRAMES_AT_ONCE = 6  # ours: searched as one batch; few, as frames may be large
 LOOKS_A_SECOND = 5  # ours: how often both detectors search a movie, at least
-FEATHER = 0.1  # ours: of a square 1.6 times the face, so that the face itself is replaced whole
-# Ours: the preview's columns, most frames of a kind, px of a frame and of a title, most tracks.
+FEATHER = 0.1  # ours: share of a square 1.6 times the face; the face itself is replaced fully
+# Ours, the preview's: columns, most frames of a kind, px of a frame and a title, most tracks.
 SHEET_COLUMNS = 4
 SAMPLES = 24
 SHEET_WIDTH = 240
 TITLE = 20
 CROPS = 200
-# What a frame can fail with; out of memory is a RuntimeError.
+# What a frame can raise; out of memory is a RuntimeError.
 FAILURES = (RuntimeError, MemoryError, ValueError, IndexError, TypeError)
 
 
 @dataclass(eq=False)
 class Anonymizer:
-    """Finds, follows and repaints faces.
+    """Finds, tracks and repaints faces.
 
     After `picture`, and after each of `frames`, `summary` holds the counts so far, and `shown` the
-    faces of the frame just given back: [(number of the track, box (4,) before it is enlarged)].
+    faces of the frame just returned: [(track number, box (4,) before it is enlarged)].
 
     Args:
-        anonymizer: any callable (B, 3, S, S) in [-1, 1] -> the same. With a `.size`, S is that;
-            else it is called once a face, on the frame's own pixels. Faces below its `.smallest`,
-            which it would give back as they are, are blackened. One with `.next_frame` (see
-            `players.Exchanger`) is called by that, so that a person keeps one new face.
+        anonymizer: any callable (B, 3, S, S) in [-1, 1] -> the same. S is its `.size`;
+            without one it is called once a face, on the frame's own pixels. Faces below its
+            `.smallest`, which it would not change, are blackened. Its method `.next_frame`, if any
+            (see `players.Exchanger`), is called instead, so that a person keeps one new face.
         finder: any callable from a list of (H, W, 3) uint8 frames to their face boxes, a list of
-            (k, 4) xyxy px. If it has `follow`, that is used for successive frames of a movie; if it
-            has `closely`, that is used for single pictures, and in movies LOOKS_A_SECOND times a
-            second: about the boxes (k, 4) of faces that are lost, its second argument, and all over
-            where none is found. None: `default_finder()`.
-        steady: how far to look in movies.
+            (k, 4) xyxy px. Its method `follow`, if any, is used for successive frames of a movie.
+            Its method `closely`, if any, is used for pictures, and in movies LOOKS_A_SECOND times a
+            second: around the boxes (k, 4) of lost faces, its second argument, or everywhere if
+            no face is found. None: `default_finder()`.
+        steady: how faces are tracked in movies.
         on_error: "stop" raises ValueError when a frame cannot be searched or repainted, "cover"
             blackens that frame.
         workers: batches of a movie searched at the same time, in threads that share the finder.
-        feather: part of a repainted square, at each edge, that fades into the frame.
-        face_scale: side of that square, times the longer side of the face's box.
+        feather: share of a repainted square, at each edge, that fades into the frame.
+        face_scale: side of that square over the longer side of the face's box.
     """
 
     anonymizer: Callable
@@ -96,13 +96,13 @@ class Anonymizer:
         self.summary = {}
         self.shown = []
         self.seconds = math.inf  # from one frame to the next
-        self.known = {}  # number of a track -> what `next_frame` gave for its last frame
+        self.states = {}  # track number -> the state that `next_frame` returned last
 
     @classmethod
     def from_run(cls, run=None, device="cpu", **settings):
-        """With M of a finished run's folder, or with the M of this package.
+        """Use M of a finished run's folder; without one, the shipped M.
 
-        Raises as `load_modifier`, and ValueError where `run` is a file.
+        Raises the errors of `load_modifier`, and ValueError if `run` is a file.
         """
         if run is not None and Path(run).is_file():
             raise ValueError(f"run {run} is a file: name the folder of a finished ppad.reproduce")
@@ -112,15 +112,15 @@ class Anonymizer:
 
     @classmethod
     def from_method(cls, method, **settings):
-        """With a hand-made anonymizer, one of METHODS. ValueError for another name."""
+        """Use a hand-made anonymizer, one of METHODS. ValueError for another name."""
         if method not in METHODS:
             raise ValueError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
         return cls(make_baseline(METHODS[method]), **settings)
 
     def picture(self, image):
-        """One picture, (H, W, 3) uint8, with its faces repainted.
+        """Repaint the faces of a picture, (H, W, 3) uint8.
 
-        A Pillow picture gives one without metadata. ValueError when it cannot be searched or
+        A Pillow picture gives one without metadata. ValueError if it cannot be searched or
         repainted.
         """
         if isinstance(image, Image.Image):
@@ -130,14 +130,14 @@ class Anonymizer:
         return single
 
     def frames(self, frames, rate=None):
-        """A movie's frames with their faces repainted: a generator of as many.
+        """Yield a movie's frames with their faces repainted.
 
-        Each is given back `steady.at_rate(rate).delay` frames after it was read; so many, and
-        `workers` + 1 batches more, are in memory.
+        A frame is returned `steady.at_rate(rate).delay` frames after it was read; that many frames
+        and `workers` + 1 batches are in memory.
 
-        frames: iterable of (H, W, 3) uint8 arrays of one size. rate: frames a second; None where
-        neighbors need not look alike, so that each is searched as a picture is. Raises ValueError
-        for a frame of another shape, or one that cannot be searched or repainted.
+        frames: iterable of (H, W, 3) uint8 arrays of one size. rate: frames a second; None if
+        successive frames may look different, so that each is searched like a picture. Raises
+        ValueError for a frame of another shape, or one that cannot be searched or repainted.
         """
         closely = getattr(self.finder, "closely", None)
         if rate is None:
@@ -149,19 +149,19 @@ class Anonymizer:
 
     def _run(self, frames, tracker, finder, closely=None, at_once=FRAMES_AT_ONCE, seconds=math.inf):
         self.seconds = seconds
-        self.known = {}
-        ahead = deque()  # (frame, whether it could be searched) of those not yet popped
+        self.states = {}
+        waiting = deque()  # (frame, whether it could be searched) of those not yet popped
         covered = 0
-        for batch, found in self._searched(checked(frames), finder, at_once):
+        for batch, detections in self._searched(checked(frames), finder, at_once):
             for i, frame in enumerate(batch):
                 if closely and i == len(batch) - 1:
-                    found[i] = self._look_closely(frame, found, tracker, closely)
-                ahead.append((frame, found[i] is not None))
-                tracker.push(np.zeros((0, 4)) if found[i] is None else found[i])
-            if len(batch) < at_once:  # the last one, maybe empty
+                    detections[i] = self._look_closely(frame, detections, tracker, closely)
+                waiting.append((frame, detections[i] is not None))
+                tracker.push(np.zeros((0, 4)) if detections[i] is None else detections[i])
+            if len(batch) < at_once:  # last batch, maybe empty
                 tracker.finish()
             while tracker.ready():
-                frame, searched = ahead.popleft()
+                frame, searched = waiting.popleft()
                 boxes = tracker.pop()
                 painted = None
                 if searched:
@@ -177,7 +177,7 @@ class Anonymizer:
                 yield painted
 
     def _searched(self, frames, finder, at_once):
-        """(frames, boxes) of each batch, while the next `workers` are searched.
+        """Yield (frames, boxes) of each batch, while the next `workers` are searched.
 
         The last batch is shorter than `at_once`.
         """
@@ -193,36 +193,36 @@ class Anonymizer:
                 if is_last:
                     return
 
-    def _look_closely(self, frame, found, tracker, closely):
-        """Boxes (k, 4) of a batch's last frame, of which `found` holds what was found in each.
+    def _look_closely(self, frame, detections, tracker, closely):
+        """Boxes (k, 4) of a batch's last frame; `detections` holds the boxes of each of its frames.
 
-        More are looked for: about the faces that the batch lost, and all over if it has none. A
-        known face seen again is left out, or it would get a second track, and a second new face.
+        Searches again around faces that the batch lost, and everywhere if it has none. A face
+        found again is dropped, or it would get a second track and a second new face.
         """
-        boxes = found[-1]
+        boxes = detections[-1]
         if boxes is None:
             return None
-        lost = tracker.lost(boxes, len(found))
+        lost = tracker.lost(boxes, len(detections))
         if len(lost):
-            (more,) = self._find([frame], tracker.pushed, lambda one: closely(one, lost))
-            if more is None:
+            (extra,) = self._find([frame], tracker.pushed, lambda frames: closely(frames, lost))
+            if extra is None:
                 return None
-            boxes = joined(boxes, more)
-        if len(boxes) or any(one is not None and len(one) for one in found):
+            boxes = joined(boxes, extra)
+        if len(boxes) or any(b is not None and len(b) for b in detections):
             return boxes
         return self._find([frame], tracker.pushed, closely)[0]
 
     def _find(self, batch, number, finder):
-        """Boxes (k, 4) of each frame; None for one that failed, if such frames are covered."""
+        """Boxes (k, 4) of each frame; None for one that failed (on_error "cover")."""
         if not batch:
             return []
         found = self._try("searched", number, search, finder, batch)
-        if found is None and len(batch) > 1:  # one bad frame, or too many at once: each by itself
+        if found is None and len(batch) > 1:  # one is bad, or they are too many: search each alone
             return [self._find([frame], number + i, finder)[0] for i, frame in enumerate(batch)]
         return [None] if found is None else found
 
-    def _try(self, done, number, work, *arguments):
-        """work(*arguments), or where it fails None (on_error "cover") or a ValueError."""
+    def _try(self, verb, number, work, *arguments):
+        """Return work(*arguments). If it fails: None (on_error "cover") or ValueError."""
         try:
             with torch.inference_mode():
                 return work(*arguments)
@@ -230,13 +230,13 @@ class Anonymizer:
             if self.on_error == "cover":
                 return None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            fault = f"frame {number} cannot be {done} ({reason}): nothing was written"
+            fault = f"frame {number} cannot be {verb} ({reason}): nothing was written"
             raise ValueError(f"{fault}; --on_error cover blackens such frames") from error
 
     def _paint(self, frame, boxes, tracks):
         """A copy of frame (H, W, 3) uint8, repainted in squares about the boxes (k, 4).
 
-        tracks: k numbers, whose boxes they are.
+        tracks: the k track numbers of the boxes.
         """
         height, width = frame.shape[:2]
         boxes = torch.as_tensor(boxes, dtype=torch.float32)
@@ -244,7 +244,7 @@ class Anonymizer:
         squares = face_squares(boxes[touches], self.face_scale)  # (k, 4)
         tracks = torch.tensor(tracks)[touches].tolist()
         painted = frame.copy()
-        # Largest last, so on top: a small box must not show again, finer, what a large one hid.
+        # Paint large ones last: a small one on top could show in more detail what they hide.
         for i in (squares[:, 2:] - squares[:, :2]).prod(1).argsort().tolist():
             self._paint_square(painted, squares[i], tracks[i])
         return painted
@@ -252,19 +252,19 @@ class Anonymizer:
     def _paint_square(self, painted, square, track):
         """Repaint the face in one square (4,) of a frame (H, W, 3) uint8, in place.
 
-        As painted so far: what an anonymizer leaves about a face may be its neighbor.
+        The anonymizer sees what is painted already, as it may keep pixels of a neighbor's face.
         """
-        # Only a window about it becomes floating point, 1 px wider, as crops look that far.
+        # Convert only a window to float: the square and 1 px around it, which crops also read.
         x0, y0, x1, y1 = square.tolist()
         left = max(0, math.floor(x0) - 1)
         top = max(0, math.floor(y0) - 1)
         window = (slice(top, math.ceil(y1) + 1), slice(left, math.ceil(x1) + 1))
         pixels = torch.tensor(painted[window], device=self.device)  # (h, w, 3) uint8
         before = pixels.permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, h, w)
-        inside = [square[None] - torch.tensor([left, top, left, top])]  # (1, 4), in the window
+        squares = [square[None] - torch.tensor([left, top, left, top])]  # (1, 4), in the window
         new_face = partial(self._new_face, track)
-        new_face.size = getattr(self.anonymizer, "size", None)  # which `repaint` asks for
-        after = repaint(before, inside, new_face)  # (1, 3, h, w)
+        new_face.size = getattr(self.anonymizer, "size", None)  # `repaint` reads it
+        after = repaint(before, squares, new_face)  # (1, 3, h, w)
         if self.feather:
             weight = fade(square, window, painted.shape[:2], self.feather).to(before)  # (h, w)
             after = before * (1 - weight) + after * weight
@@ -272,15 +272,15 @@ class Anonymizer:
         painted[window] = pixels.permute(1, 2, 0).cpu().numpy()
 
     def _new_face(self, track, face):
-        """A face (1, 3, S, S) anonymized: those of a track all as one person, if M can.
+        """Anonymize a face (1, 3, S, S); if M can, a whole track becomes one person.
 
-        One that is too small for a hand-made method is blackened. ValueError if not finite.
+        A face too small for a hand-made method is blackened. ValueError if not finite.
         """
         if face.shape[-1] < getattr(self.anonymizer, "smallest", 0):
             return torch.full_like(face, -1.0)
         if hasattr(self.anonymizer, "next_frame"):
-            last = self.known.get(track)
-            new, self.known[track] = self.anonymizer.next_frame(face, last, self.seconds)
+            state = self.states.get(track)
+            new, self.states[track] = self.anonymizer.next_frame(face, state, self.seconds)
         else:
             new = self.anonymizer(face)
         if not new.abs().amax().isfinite():
@@ -289,11 +289,11 @@ class Anonymizer:
 
 
 def load_modifier(path):
-    """M, in evaluation mode, and the preset of a run's players.pt.
+    """Load M, in evaluation mode, and the preset from a run's players.pt.
 
-    Raises LoopError where the file is missing, ValueError where it holds no M.
+    Raises LoopError if the file is missing, ValueError if it holds no M.
     """
-    from ppad import config, loop, players  # slow to load, and hand-made anonymizers need neither
+    from ppad import config, loop, players  # slow to load; hand-made anonymizers need none
 
     saved = loop.read_checkpoint(path)
     try:
@@ -307,7 +307,7 @@ def load_modifier(path):
 
 
 def checked(frames):
-    """The frames as arrays. ValueError unless (H, W, 3) uint8, all of one size."""
+    """Yield the frames as arrays. ValueError unless (H, W, 3) uint8, all of one size."""
     shape = None
     for frame in map(np.asarray, frames):
         shape = shape or frame.shape
@@ -318,7 +318,7 @@ def checked(frames):
 
 
 def search(finder, frames):
-    """A finder's boxes, float64 (k, 4), those without area dropped. ValueError for a bad answer."""
+    """A finder's boxes that have an area, float64 (k, 4). ValueError for an invalid answer."""
     found = []
     for boxes in finder(frames):
         boxes = torch.as_tensor(boxes).cpu().double().reshape(-1, 4)
@@ -333,10 +333,10 @@ def search(finder, frames):
 def fade(box, window, frame_size, part):
     """Weights (h, w) of a window's pixels, 1 inside a box and falling to 0 at its edges.
 
-    A side on the frame's border does not fall: the face may go on behind it.
+    They do not fall at the frame's border: the face may continue beyond it.
 
-    box: (4,) px of the frame; window: slices of its rows and columns; frame_size: (H, W); part: of
-    the box's side, over which a weight falls.
+    box: (4,) px of the frame; window: slices of its rows and columns; frame_size: (H, W); part:
+    share of the box's side over which weights fall.
     """
     weights = []
     for pixels, length, low, high in zip(window, frame_size, box[[1, 0]], box[[3, 2]]):
@@ -352,7 +352,7 @@ def fade(box, window, frame_size, part):
 
 
 class Samples:
-    """Pictures taken evenly from any number of them: half of SAMPLES to all of them."""
+    """Evenly spaced pictures of a sequence; of a long one, SAMPLES / 2 to SAMPLES."""
 
     def __init__(self):
         self.kept = []
@@ -371,18 +371,18 @@ class Samples:
 
 
 class Sheet:
-    """A sheet to find missed faces on: finished frames only, since an original would leak them.
+    """The preview, to find missed faces. Finished frames only, since originals would leak faces.
 
-    Some frames, evenly taken; some of those in which nothing was found; a crop of each of the first
-    CROPS tracks where it is largest, small ones enlarged.
+    It shows samples of all frames and of those in which nothing was found, and a crop of each of
+    the first CROPS tracks at its largest, with small crops enlarged.
     """
 
     def __init__(self):
-        self.file = 0  # number of the file under way: tracks are counted in each
+        self.file = 0  # number of the current file; each numbers its tracks from 0
         self.frames = Samples()
         self.empty = Samples()
         self.crops = {}  # (file, track) -> (area, picture)
-        self.tracks = set()  # (file, track) of all, also of those without a crop
+        self.tracks = set()  # all (file, track), even without a crop
 
     def show(self, frame, faces):
         """Take in a frame (H, W, 3) uint8 and its faces [(track, box (4,))]."""
@@ -397,11 +397,11 @@ class Sheet:
             largest, _ = self.crops.get(key, (0, None))
             if area < 1.5 * largest or not largest and len(self.crops) >= CROPS:
                 continue
-            half = size.max()  # twice the face's side
-            less = max(1, int(half) // SHEET_WIDTH)  # Pillow crops no part as large as a bomb
+            half = size.max()  # of a window twice the face's side
+            factor = max(1, int(half) // SHEET_WIDTH)  # Pillow refuses very large crops
             center = (box[:2] + box[2:]) / 2
-            window = np.concatenate([center - half, center + half]) / less
-            crop = Image.fromarray(frame).reduce(less).crop(window.tolist())
+            window = np.concatenate([center - half, center + half]) / factor
+            crop = Image.fromarray(frame).reduce(factor).crop(window.tolist())
             self.crops[key] = (area, crop.resize((SHEET_WIDTH // 2, SHEET_WIDTH // 2)))
 
     def save(self, path):
