@@ -1,21 +1,21 @@
-"""Face boxes of consecutive frames, made steady: matched, filled and smoothed.
+"""Track face boxes through consecutive frames: match them, fill gaps and smooth.
 
 The paper finds faces frame by frame (Sec. 4) and has no movies; all of this is ours. A detector
-that looks at single frames misses a face now and then, and its boxes tremble. So:
+that looks at single frames misses a face now and then, and its boxes jitter. So:
 
-    gap      a face missed between two detections is covered there, interpolated linearly
+    gap      a face missed between two detections is covered by linear interpolation
     hold     a face is covered for some frames before its first and after its last detection
-    growth   where it is covered without a detection it may have moved, so its box grows with the
-             number of frames to the nearest detection
-    shrink   a box far larger than its track's others nearby counts in its own frame only
+    growth   a box without a detection grows with the number of frames to the nearest one, as the
+             face may have moved
+    shrink   a box far larger than its track's nearby ones counts in its own frame only
     smooth   each edge of a box moves to its outermost place within `radius` frames, and is then
-             averaged over the frames within `radius`
+             averaged over frames within `radius`
 
-Smoothing never uncovers a face: the average at frame t is over frames within `radius` of t, and
-each of those has taken the outermost place within `radius` of itself, t included. So no term is
-inside the edge at t, nor is their mean. A fast face gets a longer box.
+Smoothing never uncovers a face. The average at frame t is over frames within `radius` of t, and in
+each of them the edge is the outermost in a window that includes t. So no term lies inside the edge
+at t, and neither does the mean. A fast face gets a longer box.
 
-Filling and smoothing need frames ahead, so that boxes come out `delay` frames after they went in:
+Filling and smoothing need later frames, so boxes come out `delay` frames after they went in:
 
     tracker = Tracker()
     for boxes in detections:
@@ -32,26 +32,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# How far a detection may be from a track that it continues, in sides of the box (ours): a head
-# seldom moves by more than half its width in a frame, from where it was or where it was going.
-# Too far only costs a needless line between two faces.
+# How far a detection may be from a track that it continues, in sides of the box (ours): in a frame
+# a head seldom moves by more than half its width from its last or predicted place.
+# Too high a value only covers a needless path between two faces.
 REACH = 0.6
-REACH_PER_FRAME = 0.1  # more for each frame without a detection
+REACH_PER_FRAME = 0.1  # added for each frame without a detection
 MAX_REACH = 1.5
 MAX_SIZE_RATIO = 2.0  # ours: sides that differ by more are two faces
-# How far each edge moves outward without a detection, in sides of the box a frame (ours): enough
-# for a head that swings by its own width, not found in ten frames; more would make boxes pulse.
-# The frames next to a detection get nothing: interpolation is good enough there.
+# How far each edge moves outward per frame without detection, in sides of the box (ours): enough
+# for a head that swings by its own width and is missed for ten frames; more would make boxes
+# pulse. Boxes next to a detection do not grow: interpolation is good enough.
 GROWTH = 0.02
 MAX_GROWTH = 0.15
 NEIGHBORS = 10  # ours: frames to either side with which a box is compared
-TOO_LARGE = 1.4  # ours: times their median side; a head comes nearer more slowly
+TOO_LARGE = 1.4  # ours: times their median side; an approaching head grows more slowly
 TUNED_RATE = 30  # frames a second of the movies that `Steady` was tried on
 
 
 @dataclass(frozen=True)
 class Steady:
-    """How far to look, in frames of a movie of up to 30 a second; `at_rate` gives it for others.
+    """Settings in frames, for up to 30 frames a second; `at_rate` converts them.
 
     Ours, tried on four movies with 30 % of the boxes missing. gap: most frames without detection
     between two detections of one track (half a second); hold: frames covered before the first and
@@ -68,13 +68,13 @@ class Steady:
                 raise ValueError(f"{name} is {value}: give a number of frames, 0 or more")
 
     def at_rate(self, rate):
-        """The same gap and hold in seconds at `rate` frames a second, never fewer frames."""
+        """Keep gap and hold in seconds at `rate` frames a second, but never fewer frames."""
         scale = max(1.0, float(rate) / TUNED_RATE)
         return Steady(math.ceil(self.gap * scale), math.ceil(self.hold * scale), self.radius)
 
     @property
     def delay(self):
-        """Frames to know ahead: the far end of a gap that begins within the smoothing's window."""
+        """Frames to look ahead: to the end of a gap that begins within the smoothing window."""
         return max(self.gap + 2 * self.radius, self.hold)
 
 
@@ -87,7 +87,7 @@ class Track:
     boxes: list[np.ndarray]
 
     def predict(self, frame):
-        """Where the box (4,) would be at `frame`, after the last detection, at its last speed."""
+        """Extrapolate the box (4,) to `frame`, after the last detection, at its last speed."""
         if len(self.boxes) == 1:
             return self.boxes[0]
         step = center_of(self.boxes[-1]) - center_of(self.boxes[-2])  # (2,) px
@@ -109,23 +109,23 @@ class Track:
         nearby = np.lib.stride_tricks.sliding_window_view(path, 2 * radius + 1, axis=1)
         outermost = np.concatenate([nearby[:2].min(2), nearby[2:].max(2)])  # (4, 2r + 1)
         mean = outermost.mean(1)  # (4,)
-        here = path[:, 2 * radius]  # (4,), within `mean` but for rounding
-        own = boxes[(frames == frame) & ~usual]  # (0 or 1, 4)
-        covered = np.stack([mean, here, *own])
+        raw = path[:, 2 * radius]  # (4,), inside `mean` but for rounding
+        oversized = boxes[(frames == frame) & ~usual]  # (0 or 1, 4)
+        covered = np.stack([mean, raw, *oversized])
         box = np.concatenate([covered[:, :2].min(0), covered[:, 2:].max(0)])
         away = np.abs(frame - frames).min()
         margin = np.clip(GROWTH * (away - 1), 0, MAX_GROWTH) * side_of(box)
         return box + margin * np.array([-1, -1, 1, 1])
 
     def forget(self, frame):
-        """Drop detections that nothing from `frame` on needs: all but the last one before it."""
+        """Drop detections not needed from `frame` on: those before it, except the last."""
         while len(self.frames) > 1 and self.frames[1] <= frame:
             del self.frames[0]
             del self.boxes[0]
 
 
 class Tracker:
-    """Detections in, steady boxes out, `steady.delay` frames later, in constant memory.
+    """Turns detections into steady boxes, `steady.delay` frames later, in constant memory.
 
     Counts so far: `frames` popped; `faces` pushed; `tracks` begun; `filled` boxes in frames without
     a detection of that face; `longest_gap`, in frames, between two detections of one track;
@@ -147,10 +147,10 @@ class Tracker:
         self._finished = False
 
     def lost(self, boxes, frames):
-        """Where lost tracks would be now (n, 4).
+        """Predicted boxes (n, 4) of lost tracks in the next frame.
 
-        Lost are those not over yet, but neither in the next detections (k, 4) nor in the `frames` -
-        1 before them.
+        A lost track can still continue, but has no detection in the next frame, boxes (k, 4), nor
+        in the `frames` - 1 before it.
         """
         alive, track_of = self._match(boxes)
         lost = [
@@ -161,9 +161,9 @@ class Tracker:
         return np.array(lost).reshape(-1, 4)
 
     def _match(self, boxes):
-        """The tracks that can go on, and {index of box: index of track}."""
-        last = self.pushed - 1 - self.steady.gap
-        alive = [track for track in self._tracks if track.frames[-1] >= last]
+        """The tracks that can continue, and {index of box: index of track}."""
+        oldest = self.pushed - 1 - self.steady.gap
+        alive = [track for track in self._tracks if track.frames[-1] >= oldest]
         return alive, match(alive, np.asarray(boxes), self.pushed)
 
     def push(self, boxes):
@@ -204,16 +204,16 @@ class Tracker:
             raise ValueError("pop: the frames ahead are not known yet: push more, or call finish")
         frame = self.frames
         steady = self.steady
-        shown = [track for track in self._tracks if track.covers(frame, steady.hold)]
-        boxes = [track.box_at(frame, steady.radius) for track in shown]
-        self.shown = [track.number for track in shown]
-        self.filled += sum(frame not in track.frames for track in shown)
-        self.frames_without_face += not shown
+        visible = [track for track in self._tracks if track.covers(frame, steady.hold)]
+        boxes = [track.box_at(frame, steady.radius) for track in visible]
+        self.shown = [track.number for track in visible]
+        self.filled += sum(frame not in track.frames for track in visible)
+        self.frames_without_face += not visible
         self.frames += 1
         for track in self._tracks:
             track.forget(self.frames - 2 * steady.radius - NEIGHBORS)
-        longest = max(steady.hold, steady.gap) + 1  # afterwards no frame or detection needs it
-        self._tracks = [t for t in self._tracks if t.frames[-1] + longest >= self.frames]
+        lifetime = max(steady.hold, steady.gap) + 1  # then nothing needs the track
+        self._tracks = [t for t in self._tracks if t.frames[-1] + lifetime >= self.frames]
         return np.array(boxes).reshape(-1, 4)
 
     def counts(self):
@@ -224,17 +224,17 @@ class Tracker:
 def too_large(frames, boxes):
     """Which detections of a track, frames (n,) and boxes (n, 4), are far larger than the others.
 
-    A detector may take a face and another on the shirt below it for one. Such a box counts in its
-    own frame only: it is not interpolated, held or smoothed. Returns (n,) bool.
+    A detector may take a face and one on the shirt below for a single face. Such a box counts in
+    its own frame only: it is not interpolated, held or smoothed. Returns (n,) bool.
     """
     side = side_of(boxes)  # (n,)
-    answer = np.zeros(len(side), bool)
+    outlier = np.zeros(len(side), bool)
     if side.max() <= TOO_LARGE * side.min():
-        return answer
+        return outlier
     for i in range(len(side)):
         near = side[(np.abs(frames - frames[i]) <= NEIGHBORS) & (frames != frames[i])]
-        answer[i] = len(near) >= 4 and side[i] > TOO_LARGE * np.median(near)
-    return answer
+        outlier[i] = len(near) >= 4 and side[i] > TOO_LARGE * np.median(near)
+    return outlier
 
 
 def side_of(boxes):
@@ -247,22 +247,22 @@ def center_of(boxes):
 
 
 def match(tracks, boxes, now):
-    """Which of the boxes (k, 4) in frame `now` continues which track: {index of box: of track}.
+    """Match boxes (k, 4) in frame `now` to the tracks: {index of box: index of track}.
 
-    Nearest pairs first, each used once. A pair fits when the box's center is within reach of the
-    track's last or predicted center, which grows with the frames between, and the sides differ by
-    MAX_SIZE_RATIO at most.
+    Nearest pairs first, each used once. A pair fits if the box's center is within reach of the
+    track's last or predicted center, and the ratio of their sides is at most MAX_SIZE_RATIO. The
+    reach grows with the frames between.
     """
     last = np.array([track.boxes[-1] for track in tracks]).reshape(-1, 4)  # (n, 4)
     predicted = np.array([track.predict(now) for track in tracks]).reshape(-1, 4)  # (n, 4)
-    apart = np.array([now - track.frames[-1] for track in tracks])  # (n,)
+    elapsed = np.array([now - track.frames[-1] for track in tracks])  # (n,)
     side_last = side_of(last)[:, None]  # (n, 1)
     side = side_of(boxes)  # (k,)
     larger = np.maximum(side_last, side)  # (n, k)
     smaller = np.minimum(side_last, side)
     offset = center_of(np.stack([last, predicted]))[:, :, None] - center_of(boxes)  # (2, n, k, 2)
     distance = np.linalg.norm(offset, axis=-1).min(0) / larger  # (n, k)
-    reach = np.minimum(REACH + REACH_PER_FRAME * (apart - 1), MAX_REACH)[:, None]  # (n, 1)
+    reach = np.minimum(REACH + REACH_PER_FRAME * (elapsed - 1), MAX_REACH)[:, None]  # (n, 1)
     track, box = np.nonzero((distance <= reach) & (larger <= MAX_SIZE_RATIO * smaller))
     track_of = {}
     nearest = np.argsort(distance[track, box], kind="stable")
