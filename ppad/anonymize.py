@@ -88,7 +88,7 @@ def plan(inputs, output, overwrite=False, others=()):
         elif not target.is_file():
             result.leave_out(source, f"{target} is there and is not a file: rename it")
         elif filecmp.cmp(source, target, shallow=False):
-            # An output of ours, repainted again with no face found, is identical too.
+            # An output of ours, repainted with no face found, is identical too.
             fault = f"{target} is a copy of it, or no face was found"
             result.leave_out(source, f"{fault}: delete it to write it again")
         else:
@@ -282,8 +282,8 @@ def given_path(text):
 def run(args):
     """Process all files, then write report and preview.
 
-    Returns the exit status: 2 if a file failed, else 1 if something that may be media was left out,
-    else 0. Raises ValueError if it cannot start, WriteError if it cannot write.
+    Returns the exit status: 2 if a file failed, 1 if something that may be media was left out.
+    Raises ValueError or LoopError if it cannot start, WriteError if it cannot write.
     """
     to_do = check(args)
     anonymizer = make_anonymizer(args)

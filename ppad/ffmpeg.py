@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-MAX_PIXELS = 8192 * 8192  # ours: in a frame; a file with larger ones is an attack
+MAX_PIXELS = 8192 * 8192  # ours: per frame; a file with more is an attack
 MAX_RATE = 1000  # ours: frames a second; a higher rate in a file is a mistake
-MAX_SOUND_LOSS = 0.1  # ours: share of a track's packets; an intact, cut track loses fewer
-GUESSED_CHANNELS = 8  # ffmpeg guesses the layout of at most this many
+MAX_SOUND_LOSS = 0.1  # ours: share of a track's packets; a track cut anywhere loses fewer
+GUESSED_CHANNELS = 8  # ffmpeg guesses the layout of up to this many
 MAX_RESTARTS = 200  # ours: per movie; the rest then counts as unreadable
-# Other formats can refer to any file on this disk, and the output would publish it.
+# Other containers can refer to any file on this disk, which the output would publish.
 CONTAINERS = (
     "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,mxf,h264,hevc,m4v,mjpeg,dv,rm,nut,ivf"
 )
@@ -41,7 +41,7 @@ HDR_TO_SDR = (
     "zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
 ).split(",")
 SHOWINFO = re.compile(r"showinfo.*\bn: *\d+ pts:.*pts_time: *(\S+)")
-# Lines that begin with [info] do not count: they quote names and titles.
+# Not a line with [info] before the error: it may quote a name or title.
 ERROR_LINE = re.compile(
     r"((?!\[info\]).)*(\[(error|fatal|panic)\]|corrupt (decoded frame|input packet))"
 )

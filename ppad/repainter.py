@@ -1,16 +1,16 @@
-"""Finds, follows and repaints the faces of a picture or of a movie's frames.
+"""Find, track and repaint the faces of a picture or a movie.
 
-The paper's preparation (Sec. 4: find faces; Sec. 5.2: enlarge their boxes 1.6 times) and its
-v' = v - r_v + M(r_v) (Sec. 3.1), with any anonymizer, M or a hand-made one. In between, `tracks`
-follows the faces, so that a face missed in one frame is still covered. Frames are uint8 RGB
-arrays; other modules read and write files:
+As in the paper, faces are found (Sec. 4), their boxes are enlarged 1.6 times (Sec. 5.2), and they
+are repainted, v' = v - r_v + M(r_v) (Sec. 3.1), by M or any other anonymizer. `tracks` follows the
+faces, so that one missed in a frame is still covered. Frames are uint8 RGB arrays; files are read
+and written elsewhere:
 
     person = Anonymizer.from_run("runs/photo")
     after = person.picture(before)                      # (H, W, 3) -> the same
     for after in person.frames(movie_frames): ...       # an iterable -> a generator
 
 It fails closed: a frame that cannot be searched or repainted (a box is not finite, memory runs out)
-raises ValueError, or becomes black on request. A frame that was not searched is never returned.
+raises an error, or is blackened on request. A frame that was not searched is never returned.
 """
 
 import itertools
@@ -40,43 +40,43 @@ METHODS = {
     "edge": "Edge",
     "superpixel": "Super-Pixel",
 }
-SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # model card: modifier.md
-FRAMES_AT_ONCE = 6  # ours: frames of a batch; few, as they may be large
-LOOKS_A_SECOND = 5  # ours: at least so often both detectors search a movie
-FEATHER = 0.1  # ours: of the square's side, outside the face, which is 1.6 times smaller
-# Ours, of the preview: columns; most frames of a kind; px of a frame and of a title; most tracks.
+SHIPPED = Path(__file__).parent / "weights" / "modifier.pt"  # see modifier.md beside it
+FRAMES_AT_ONCE = 6  # ours: searched as one batch; few, as frames may be large
+LOOKS_A_SECOND = 5  # ours: how often both detectors search a movie, at least
+FEATHER = 0.1  # ours: share of a square 1.6 times the face; the face itself is replaced fully
+# Ours, the preview's: columns, most frames of a kind, px of a frame and a title, most tracks.
 SHEET_COLUMNS = 4
 SAMPLES = 24
 SHEET_WIDTH = 240
 TITLE = 20
 CROPS = 200
-# What searching or painting may raise; torch's out of memory is a RuntimeError.
+# What a frame can raise; out of memory is a RuntimeError.
 FAILURES = (RuntimeError, MemoryError, ValueError, IndexError, TypeError)
 
 
 @dataclass(eq=False)
 class Anonymizer:
-    """Finds, follows and repaints faces.
+    """Finds, tracks and repaints faces.
 
     After `picture`, and after each of `frames`, `summary` holds the counts so far, and `shown` the
-    faces of the returned frame: [(number of the track, box (4,) before it is enlarged)].
+    faces of the frame just returned: [(track number, box (4,) before it is enlarged)].
 
     Args:
-        anonymizer: any callable (B, 3, S, S) in [-1, 1] -> the same. With a `.size`, S is that;
-            else it is called once per face, on the frame's own pixels. Faces smaller than its
-            `.smallest`, which it would not change, become black. If it has `.next_frame` (see
-            `players.Exchanger`), that is called, so that a person keeps one new face.
-        finder: any callable from a list of (H, W, 3) uint8 frames to a list of their face boxes,
-            (k, 4) xyxy px. Its `follow`, if any, is called for successive frames of a movie. Its
-            `closely`, if any, is called for pictures, and in movies LOOKS_A_SECOND times a second:
-            around lost faces, whose boxes (k, 4) are its second argument, or everywhere if no face
-            is found. None: `default_finder()`.
-        steady: the tracker's settings for movies.
-        on_error: if a frame cannot be searched or repainted, "stop" raises ValueError and "cover"
-            makes it black.
+        anonymizer: any callable (B, 3, S, S) in [-1, 1] -> the same. S is its `.size`;
+            without one it is called once a face, on the frame's own pixels. Faces below its
+            `.smallest`, which it would not change, are blackened. Its method `.next_frame`, if any
+            (see `players.Exchanger`), is called instead, so that a person keeps one new face.
+        finder: any callable from a list of (H, W, 3) uint8 frames to their face boxes, a list of
+            (k, 4) xyxy px. Its method `follow`, if any, is used for successive frames of a movie.
+            Its method `closely`, if any, is used for pictures, and in movies LOOKS_A_SECOND times a
+            second: around the boxes (k, 4) of lost faces, its second argument, or everywhere if
+            no face is found. None: `default_finder()`.
+        steady: how faces are tracked in movies.
+        on_error: "stop" raises ValueError when a frame cannot be searched or repainted, "cover"
+            blackens that frame.
         workers: batches of a movie searched at the same time, in threads that share the finder.
-        feather: width of a square's fading edge, in its sides.
-        face_scale: side of that square, times the longer side of the face's box.
+        feather: share of a repainted square, at each edge, that fades into the frame.
+        face_scale: side of that square over the longer side of the face's box.
     """
 
     anonymizer: Callable
@@ -96,13 +96,13 @@ class Anonymizer:
         self.summary = {}
         self.shown = []
         self.seconds = math.inf  # from one frame to the next
-        self.known = {}  # number of a track -> what `next_frame` returned for its last frame
+        self.states = {}  # track number -> the state that `next_frame` returned last
 
     @classmethod
     def from_run(cls, run=None, device="cpu", **settings):
-        """With M from the folder of a finished run; None: the M that is shipped.
+        """Use M of a finished run's folder; without one, the shipped M.
 
-        Raises as `load_modifier` does, and ValueError if `run` is a file.
+        Raises the errors of `load_modifier`, and ValueError if `run` is a file.
         """
         if run is not None and Path(run).is_file():
             raise ValueError(f"run {run} is a file: name the folder of a finished ppad.reproduce")
@@ -112,16 +112,16 @@ class Anonymizer:
 
     @classmethod
     def from_method(cls, method, **settings):
-        """With a hand-made anonymizer, one of METHODS; ValueError for another name."""
+        """Use a hand-made anonymizer, one of METHODS. ValueError for another name."""
         if method not in METHODS:
             raise ValueError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
         return cls(make_baseline(METHODS[method]), **settings)
 
     def picture(self, image):
-        """Repaint the faces of one picture, (H, W, 3) uint8 -> the same.
+        """Repaint the faces of a picture, (H, W, 3) uint8.
 
-        A Pillow picture gives a Pillow picture without metadata. Raises ValueError if it cannot be
-        searched or repainted.
+        A Pillow picture gives one without metadata. ValueError if it cannot be searched or
+        repainted.
         """
         if isinstance(image, Image.Image):
             return Image.fromarray(self.picture(np.array(to_rgb(image))))
@@ -130,14 +130,14 @@ class Anonymizer:
         return single
 
     def frames(self, frames, rate=None):
-        """Repaint the faces of a movie's frames: a generator of as many frames.
+        """Yield a movie's frames with their faces repainted.
 
-        Each comes `steady.at_rate(rate).delay` frames after it was read; so many frames, and
-        `workers` + 1 batches, are in memory.
+        A frame is returned `steady.at_rate(rate).delay` frames after it was read; that many frames
+        and `workers` + 1 batches are in memory.
 
         frames: iterable of (H, W, 3) uint8 arrays of one size. rate: frames a second; None if
-        neighbors may differ, so that each is searched like a picture. Raises ValueError for a frame
-        of another shape, or a frame that cannot be searched or repainted.
+        successive frames may look different, so that each is searched like a picture. Raises
+        ValueError for a frame of another shape, or one that cannot be searched or repainted.
         """
         closely = getattr(self.finder, "closely", None)
         if rate is None:
@@ -149,19 +149,19 @@ class Anonymizer:
 
     def _run(self, frames, tracker, finder, closely=None, at_once=FRAMES_AT_ONCE, seconds=math.inf):
         self.seconds = seconds
-        self.known = {}
-        ahead = deque()  # (frame, could it be searched?) of frames that are not popped yet
+        self.states = {}
+        waiting = deque()  # (frame, whether it could be searched) of those not yet popped
         covered = 0
-        for batch, found in self._searched(checked(frames), finder, at_once):
+        for batch, detections in self._searched(checked(frames), finder, at_once):
             for i, frame in enumerate(batch):
                 if closely and i == len(batch) - 1:
-                    found[i] = self._look_closely(frame, found, tracker, closely)
-                ahead.append((frame, found[i] is not None))
-                tracker.push(np.zeros((0, 4)) if found[i] is None else found[i])
-            if len(batch) < at_once:  # the last batch, which may be empty
+                    detections[i] = self._look_closely(frame, detections, tracker, closely)
+                waiting.append((frame, detections[i] is not None))
+                tracker.push(np.zeros((0, 4)) if detections[i] is None else detections[i])
+            if len(batch) < at_once:  # last batch, maybe empty
                 tracker.finish()
             while tracker.ready():
-                frame, searched = ahead.popleft()
+                frame, searched = waiting.popleft()
                 boxes = tracker.pop()
                 painted = None
                 if searched:
@@ -177,7 +177,7 @@ class Anonymizer:
                 yield painted
 
     def _searched(self, frames, finder, at_once):
-        """Yield (frames, boxes) of each batch while the next `workers` batches are searched.
+        """Yield (frames, boxes) of each batch, while the next `workers` are searched.
 
         The last batch is shorter than `at_once`.
         """
@@ -193,36 +193,36 @@ class Anonymizer:
                 if is_last:
                     return
 
-    def _look_closely(self, frame, found, tracker, closely):
-        """Boxes (k, 4) of a batch's last frame. found: the boxes of each frame of the batch.
+    def _look_closely(self, frame, detections, tracker, closely):
+        """Boxes (k, 4) of a batch's last frame; `detections` holds the boxes of each of its frames.
 
-        The frame is searched again around faces that the batch lost, or everywhere if the batch has
-        no face. A face that is known already is left out, or it would get a second track.
+        Searches again around faces that the batch lost, and everywhere if it has none. A face
+        found again is dropped, or it would get a second track and a second new face.
         """
-        boxes = found[-1]
+        boxes = detections[-1]
         if boxes is None:
             return None
-        lost = tracker.lost(boxes, len(found))
+        lost = tracker.lost(boxes, len(detections))
         if len(lost):
-            (again,) = self._find([frame], tracker.pushed, lambda frames: closely(frames, lost))
-            if again is None:
+            (extra,) = self._find([frame], tracker.pushed, lambda frames: closely(frames, lost))
+            if extra is None:
                 return None
-            boxes = joined(boxes, again)
-        if len(boxes) or any(others is not None and len(others) for others in found):
+            boxes = joined(boxes, extra)
+        if len(boxes) or any(b is not None and len(b) for b in detections):
             return boxes
         return self._find([frame], tracker.pushed, closely)[0]
 
     def _find(self, batch, number, finder):
-        """Boxes (k, 4) of each frame; None for a frame that failed and is to be covered."""
+        """Boxes (k, 4) of each frame; None for one that failed (on_error "cover")."""
         if not batch:
             return []
         found = self._try("searched", number, search, finder, batch)
-        if found is None and len(batch) > 1:  # a bad frame, or memory was short: one by one
+        if found is None and len(batch) > 1:  # one is bad, or they are too many: search each alone
             return [self._find([frame], number + i, finder)[0] for i, frame in enumerate(batch)]
         return [None] if found is None else found
 
-    def _try(self, done, number, work, *arguments):
-        """work(*arguments). If it fails: None (on_error "cover") or ValueError ("stop")."""
+    def _try(self, verb, number, work, *arguments):
+        """Return work(*arguments). If it fails: None (on_error "cover") or ValueError."""
         try:
             with torch.inference_mode():
                 return work(*arguments)
@@ -230,13 +230,13 @@ class Anonymizer:
             if self.on_error == "cover":
                 return None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            fault = f"frame {number} cannot be {done} ({reason}): nothing was written"
+            fault = f"frame {number} cannot be {verb} ({reason}): nothing was written"
             raise ValueError(f"{fault}; --on_error cover blackens such frames") from error
 
     def _paint(self, frame, boxes, tracks):
-        """A copy of a frame (H, W, 3) uint8, repainted in squares around the boxes (k, 4).
+        """A copy of frame (H, W, 3) uint8, repainted in squares about the boxes (k, 4).
 
-        tracks: the k numbers of their tracks.
+        tracks: the k track numbers of the boxes.
         """
         height, width = frame.shape[:2]
         boxes = torch.as_tensor(boxes, dtype=torch.float32)
@@ -244,7 +244,7 @@ class Anonymizer:
         squares = face_squares(boxes[touches], self.face_scale)  # (k, 4)
         tracks = torch.tensor(tracks)[touches].tolist()
         painted = frame.copy()
-        # The largest is painted last: a finer, smaller one must not show what it hides.
+        # Paint large ones last: a small one on top could show in more detail what they hide.
         for i in (squares[:, 2:] - squares[:, :2]).prod(1).argsort().tolist():
             self._paint_square(painted, squares[i], tracks[i])
         return painted
@@ -252,19 +252,19 @@ class Anonymizer:
     def _paint_square(self, painted, square, track):
         """Repaint the face in one square (4,) of a frame (H, W, 3) uint8, in place.
 
-        The crop shows what was painted so far: beside the face may be an anonymized neighbor.
+        The anonymizer sees what is painted already, as it may keep pixels of a neighbor's face.
         """
-        # Only a window around the square is converted to float, 1 px wider, which crops may read.
+        # Convert only a window to float: the square and 1 px around it, which crops also read.
         x0, y0, x1, y1 = square.tolist()
         left = max(0, math.floor(x0) - 1)
         top = max(0, math.floor(y0) - 1)
         window = (slice(top, math.ceil(y1) + 1), slice(left, math.ceil(x1) + 1))
         pixels = torch.tensor(painted[window], device=self.device)  # (h, w, 3) uint8
         before = pixels.permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, h, w)
-        inside = [square[None] - torch.tensor([left, top, left, top])]  # (1, 4), in the window
+        squares = [square[None] - torch.tensor([left, top, left, top])]  # (1, 4), in the window
         new_face = partial(self._new_face, track)
         new_face.size = getattr(self.anonymizer, "size", None)  # `repaint` reads it
-        after = repaint(before, inside, new_face)  # (1, 3, h, w)
+        after = repaint(before, squares, new_face)  # (1, 3, h, w)
         if self.feather:
             weight = fade(square, window, painted.shape[:2], self.feather).to(before)  # (h, w)
             after = before * (1 - weight) + after * weight
@@ -272,16 +272,15 @@ class Anonymizer:
         painted[window] = pixels.permute(1, 2, 0).cpu().numpy()
 
     def _new_face(self, track, face):
-        """Anonymize a face (1, 3, S, S); an M with `next_frame` gives a track one new face.
+        """Anonymize a face (1, 3, S, S); if M can, a whole track becomes one person.
 
-        A face that is too small for a hand-made method becomes black. Raises ValueError if the
-        result is not finite.
+        A face too small for a hand-made method is blackened. ValueError if not finite.
         """
         if face.shape[-1] < getattr(self.anonymizer, "smallest", 0):
             return torch.full_like(face, -1.0)
         if hasattr(self.anonymizer, "next_frame"):
-            last = self.known.get(track)
-            new, self.known[track] = self.anonymizer.next_frame(face, last, self.seconds)
+            state = self.states.get(track)
+            new, self.states[track] = self.anonymizer.next_frame(face, state, self.seconds)
         else:
             new = self.anonymizer(face)
         if not new.abs().amax().isfinite():
@@ -290,11 +289,11 @@ class Anonymizer:
 
 
 def load_modifier(path):
-    """M, in evaluation mode, and the preset, from a run's players.pt.
+    """Load M, in evaluation mode, and the preset from a run's players.pt.
 
     Raises LoopError if the file is missing, ValueError if it holds no M.
     """
-    from ppad import config, loop, players  # slow to load; only M needs them
+    from ppad import config, loop, players  # slow to load; hand-made anonymizers need none
 
     saved = loop.read_checkpoint(path)
     try:
@@ -308,7 +307,7 @@ def load_modifier(path):
 
 
 def checked(frames):
-    """Yield the frames as arrays. ValueError unless all are (H, W, 3) uint8 of one size."""
+    """Yield the frames as arrays. ValueError unless (H, W, 3) uint8, all of one size."""
     shape = None
     for frame in map(np.asarray, frames):
         shape = shape or frame.shape
@@ -319,7 +318,7 @@ def checked(frames):
 
 
 def search(finder, frames):
-    """The finder's boxes that have an area, float64 (k, 4). ValueError for a bad answer."""
+    """A finder's boxes that have an area, float64 (k, 4). ValueError for an invalid answer."""
     found = []
     for boxes in finder(frames):
         boxes = torch.as_tensor(boxes).cpu().double().reshape(-1, 4)
@@ -332,12 +331,12 @@ def search(finder, frames):
 
 
 def fade(box, window, frame_size, part):
-    """Weights (h, w) of a window's pixels: 1 inside a box, falling to 0 at its edges.
+    """Weights (h, w) of a window's pixels, 1 inside a box and falling to 0 at its edges.
 
-    They do not fall at the frame's border, beyond which the face may go on.
+    They do not fall at the frame's border: the face may continue beyond it.
 
-    box: (4,) px of the frame. window: slices of its rows and columns. frame_size: (H, W). part: the
-    width of the fall, in sides of the box.
+    box: (4,) px of the frame; window: slices of its rows and columns; frame_size: (H, W); part:
+    share of the box's side over which weights fall.
     """
     weights = []
     for pixels, length, low, high in zip(window, frame_size, box[[1, 0]], box[[3, 2]]):
@@ -353,7 +352,7 @@ def fade(box, window, frame_size, part):
 
 
 class Samples:
-    """Evenly spaced samples of any number of frames: SAMPLES / 2 to SAMPLES, or all if fewer."""
+    """Evenly spaced pictures of a sequence; of a long one, SAMPLES / 2 to SAMPLES."""
 
     def __init__(self):
         self.kept = []
@@ -372,10 +371,10 @@ class Samples:
 
 
 class Sheet:
-    """The preview, to find missed faces: finished frames only, as originals would leak faces.
+    """The preview, to find missed faces. Finished frames only, since originals would leak faces.
 
-    Samples of all frames, samples of frames in which nothing was found, and a crop of each of the
-    first CROPS tracks where it is largest.
+    It shows samples of all frames and of those in which nothing was found, and a crop of each of
+    the first CROPS tracks at its largest, with small crops enlarged.
     """
 
     def __init__(self):
@@ -383,10 +382,10 @@ class Sheet:
         self.frames = Samples()
         self.empty = Samples()
         self.crops = {}  # (file, track) -> (area, picture)
-        self.tracks = set()  # all (file, track), also those without a crop
+        self.tracks = set()  # all (file, track), even without a crop
 
     def show(self, frame, faces):
-        """Add a frame (H, W, 3) uint8 and its faces [(track, box (4,))]."""
+        """Take in a frame (H, W, 3) uint8 and its faces [(track, box (4,))]."""
         self.frames.add(frame)
         if not faces:
             self.empty.add(frame)
@@ -398,8 +397,8 @@ class Sheet:
             largest, _ = self.crops.get(key, (0, None))
             if area < 1.5 * largest or not largest and len(self.crops) >= CROPS:
                 continue
-            half = size.max()  # twice the face's side
-            factor = max(1, int(half) // SHEET_WIDTH)  # Pillow refuses to crop very large parts
+            half = size.max()  # of a window twice the face's side
+            factor = max(1, int(half) // SHEET_WIDTH)  # Pillow refuses very large crops
             center = (box[:2] + box[2:]) / 2
             window = np.concatenate([center - half, center + half]) / factor
             crop = Image.fromarray(frame).reduce(factor).crop(window.tolist())
@@ -419,7 +418,7 @@ class Sheet:
 
 
 def grid(title, pictures, columns):
-    """Pictures in a grid below a title: an array (H, SHEET_COLUMNS * SHEET_WIDTH, 3)."""
+    """Pictures side by side below a title: an array (H, SHEET_COLUMNS * SHEET_WIDTH, 3)."""
     cell = SHEET_COLUMNS * SHEET_WIDTH // columns
     height = max(picture.height for picture in pictures)
     rows = -(-len(pictures) // columns)
