@@ -237,7 +237,7 @@ def check_convention(table, rows) -> None:
         for left, right in ((0, 1), (3, 4)):
             if x[left] > x[right]:
                 fault = f"{POINTS[left]} lies right of {POINTS[right]} in most faces"
-                raise DataError(f"{table}: {fault}; exchange them: left is left in the picture")
+                raise DataError(f"{table}: {fault}; swap them: left means left in the picture")
         if y[:2].mean() > y[3:].mean():
             fault = "the eyes lie below the mouth in most faces"
             raise DataError(f"{table}: {fault}; y must be counted from the top")
