@@ -340,7 +340,7 @@ def find_pairs(pairs_txt, names: list[str]):
 
     Returns (first, second, same, fold) of each pair whose two pictures exist (first and second
     are positions in `names`), and the dropped pairs as text; prints how many are dropped. A fold
-    with too many pairs of one kind loses its last ones, so that a constant guess errs on half of them.
+    with too many pairs of one kind loses its last ones, so that a constant guess errs on half.
 
     Raises DataError for what `read_pair_lines` refuses, for a name that differs from a picture's by
     case alone, and unless two folds or more exist and each keeps pairs of both kinds.

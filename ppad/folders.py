@@ -99,7 +99,7 @@ def read_pictures(
             extra data.
         size: (H, W).
         on_bad: "error" raises DataError for the first picture that is absent, unreadable, or a
-            face not square or without usable landmarks; "skip" lists it in `skipped`.
+            face not square or without usable landmarks; "skip" only lists it in `skipped`.
         memory: Limit for all resized pictures, bytes; above it they stay in their files.
         workers: Decoding threads, 0 = one per core, at most 16.
 
