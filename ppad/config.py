@@ -65,7 +65,7 @@ class Paper:
     modifier_match_color: bool = option(False, "match color statistics of M's input", "Sec. 4: no")
     modifier_exchange: bool = option(False, "give M a person to paint (players.Exchanger)", "ours")
     exchange_steps: int = option(0, "updates of an Exchanger M before the game", "ours")
-    code_weight: float = option(3.5e-4, "weight of information in its code", "ours: more blurs")
+    code_weight: float = option(3.5e-4, "loss per nat in its code", "ours: more hides, but blurs")
     reader_weight: float = option(7.5, "weight of fooling the reader of its code", "ours")
     # ---- D, the recognizer
     recognizer_depth: int = option(20, "layers of D: 4, 10 or 20", "Sec. 4: SphereFace-20")

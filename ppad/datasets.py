@@ -255,7 +255,7 @@ class BatchSampler(Sampler):
         return self.order[batch], self.mirror[batch]
 
     def __iter__(self):
-        """This process's part of one batch after another, as lists of (index, mirrored)."""
+        """Yield this process's part of each batch, a list of (index, mirrored)."""
         size = self.batch_size // self.world_size
         part = slice(self.rank * size, (self.rank + 1) * size)
         for step in itertools.count(self.start):
@@ -289,7 +289,7 @@ def batches(data, batch_size: int, seed: int, start: int = 0, device="cpu"):
 def _set_signals(worker):
     """Ignore Ctrl-C in a worker: the main process gets it too, but first finishes its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a DataLoader ends its workers so
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a DataLoader ends its workers with it
 
 
 class KeptOutputs(nn.Module):

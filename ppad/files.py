@@ -119,7 +119,7 @@ def on_signals(handler):
 
 
 def check_writable(folder) -> None:
-    """Raise WriteError unless a file can be created in `folder` or its nearest parent."""
+    """Raise WriteError unless a file can be created in `folder` or its nearest existing parent."""
     try:
         tempfile.TemporaryFile(dir=existing(folder)).close()
     except OSError as error:
@@ -136,8 +136,8 @@ def existing(folder) -> Path:
 def lock(folder):
     """Keep other runs out of `folder` during the block; DataError names the run that uses it.
 
-    SQLite locks the file `.lock`, on every system, until this process ends in any way; `.lock.txt`
-    names the owner. A file system without locks only causes a warning.
+    SQLite locks the file `.lock` on every system; the lock also ends with a killed process.
+    `.lock.txt` names the owner. A file system without locks only causes a warning.
     """
     check_writable(folder)
     path = Path(folder, ".lock")
@@ -271,7 +271,7 @@ def read_table(path, columns, may_be_empty: bool = False) -> list[dict]:
             surplus = cells.pop(None, [])
             if any(map(str.strip, surplus)):
                 fault = f"has {len(names) + len(surplus)} cells, the first line {len(names)}"
-                fix = "put quotes about cells with commas, write decimals with a point"
+                fix = "put quotes around cells with commas, write decimals with a point"
                 raise DataError(f"{where}: {fault}; {fix}")
             row = {name: cell and cell.strip() for name, cell in cells.items()} | {"where": where}
             if "file" in columns:
@@ -318,7 +318,7 @@ def read_pair_lines(path) -> list[tuple[str, str, bool, int]]:
     header, *lines = [line.split() for line in text.splitlines() if line.strip()] or [[]]
     if len(header) != 2 or not "".join(header).isdecimal():
         fault = f"its first line is {' '.join(header)!r}"
-        raise DataError(f"{path}: {fault}; it must hold folds and pairs, like LFW's 10 300")
+        raise DataError(f"{path}: {fault}; it must give folds and pairs, like LFW's 10 300")
     folds, each = map(int, header)
     if not lines or len(lines) != 2 * folds * each:
         fault = f"has {len(lines)} pairs, its first line promises {2 * folds * each}"
@@ -343,9 +343,9 @@ def read_pair_lines(path) -> list[tuple[str, str, bool, int]]:
 def find_pairs(pairs_txt, names: list[str]):
     """Find the pairs of a file in LFW's format among the `names` "person/picture" of a set.
 
-    Returns (first, second, same, fold) of each pair whose two pictures exist, as positions in
-    `names`, and the dropped pairs as text; prints how many are dropped. A fold with too many pairs
-    of one kind loses its last ones, so that an attacker who sees nothing errs on half of its pairs.
+    Returns (first, second, same, fold) of each pair whose two pictures exist (first and second
+    are positions in `names`), and the dropped pairs as text; prints how many are dropped. A fold
+    with too many pairs of one kind loses its last ones, so that a constant guess errs on half.
 
     Raises DataError for what `read_pair_lines` refuses, for a name that differs from a picture's by
     case alone, and unless two folds or more exist and each keeps pairs of both kinds.

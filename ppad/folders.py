@@ -99,7 +99,7 @@ def read_pictures(
             extra data.
         size: (H, W).
         on_bad: "error" raises DataError for the first picture that is absent, unreadable, or a
-            face not square or without usable landmarks; "skip" lists it in `skipped`.
+            face not square or without usable landmarks; "skip" only lists it in `skipped`.
         memory: Limit for all resized pictures, bytes; above it they stay in their files.
         workers: Decoding threads, 0 = one per core, at most 16.
 
@@ -237,7 +237,7 @@ def check_convention(table, rows) -> None:
         for left, right in ((0, 1), (3, 4)):
             if np.median(x[left] - x[right]) > 0:
                 fault = f"{POINTS[left]} lies right of {POINTS[right]} in most faces"
-                raise DataError(f"{table}: {fault}; exchange them: left is left in the picture")
+                raise DataError(f"{table}: {fault}; swap them: left means left in the picture")
         if np.median(y[:2].mean(0) - y[3:].mean(0)) > 0:
             fault = "the eyes lie below the mouth in most faces"
             raise DataError(f"{table}: {fault}; y must be counted from the top")
