@@ -1075,7 +1075,7 @@ def test_why_nothing_can_be_used_is_told(tmp_path, capsys, script):
     assert script.run(script.main, words) == 2
     said = capsys.readouterr().err.splitlines()
     assert "P0/0.jpg: cannot be read as a picture" in said[0]
-    assert said[-1].startswith("no usable") and said[-1].endswith("-h says how it must look")
+    assert said[-1].startswith("no usable") and said[-1].endswith("-h says how to arrange it")
 
 
 def test_one_person_in_two_spellings_is_refused(tmp_path, capsys):
