@@ -586,7 +586,7 @@ def test_an_out_of_another_source_is_refused_and_left_as_it_is(tmp_path, capsys)
     _ = capsys.readouterr()
     other = lay(tmp_path / "other", {f"Eve_E/Eve_E_{i:04d}.jpg": picture(70 + i) for i in (1, 2)})
     said = one_sentence(capsys, prepare_lfw, other, out, *pairs)
-    assert "holds 8 pictures that SOURCE has not" in said and "give another OUT" in said
+    assert "holds 8 pictures that SOURCE lacks" in said and "give another OUT" in said
     assert "such as test/Ann_A/Ann_A_0001.jpg" in said
     changed = lay(
         tmp_path / "changed", {**lfw_files(), "Cid_C/Cid_C_0001.jpg": picture(200, (70, 80))}
@@ -1179,7 +1179,7 @@ def test_a_picture_changed_without_another_size_is_noticed(tmp_path, capsys, kin
     if kind != "folder":
         source = shutil.make_archive(str(tmp_path / "packed"), kind, source)
     said = one_sentence(capsys, prepare_lfw, source, out, *pairs)
-    assert "holds 1 picture that SOURCE has not, or has with other content" in said
+    assert "holds 1 picture that SOURCE lacks, or has with other content" in said
     assert "such as test/Cid_C/Cid_C_0001.jpg" in said and snapshot(out) == done
 
 
