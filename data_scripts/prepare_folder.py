@@ -216,7 +216,7 @@ def draw_pairs(files, seed=0):
 
 
 def pairs_of(pictures):
-    """How many pairs of one person, and as many of two, `pictures` (person, number) has."""
+    """The smaller of two counts: pairs of one person, pairs of two. pictures: (person, number)."""
     counts = Counter(person for person, _ in pictures)
     same = sum(count * (count - 1) // 2 for count in counts.values())
     return min(same, len(pictures) * (len(pictures) - 1) // 2 - same)
