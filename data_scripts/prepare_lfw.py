@@ -6,8 +6,8 @@ SOURCE: the folder PERSON/PERSON_0001.jpg (or one that holds it, such as the off
 or its .tgz or .zip. The script looks for the official pairs.txt in SOURCE and beside it, unless
 --pairs names it. OUT gets test/, pairs_test.txt and the test rows of landmarks.csv: box and five
 points of each main face (`_faces.main_face`), found by our MTCNN. A script that makes train/ may
-share OUT. Pictures without a face are named and left out, like pictures that pairs need but OUT
-lacks; the reader drops such pairs. Stop it when you like: the same command resumes.
+share OUT. Pictures without a face are left out and named, and so are missing pictures that pairs
+need; the reader drops such pairs. Stop it when you like: the same command resumes.
 
 At the end it writes mean_face.png, the mean face aligned in three ways (by landmarks, by boxes, and
 not at all), and prepared.json: counts, total time of all calls, and the sharpness of the three
