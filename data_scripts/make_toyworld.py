@@ -1,12 +1,12 @@
-"""The toy world, written to disk as the prepared folders that real data come in.
+"""Write the toy world to disk as prepared folders, like those of real data.
 
     python data_scripts/make_toyworld.py OUT
     python -m ppad.reproduce --preset photo --faces OUT/faces --actions OUT/actions
 
-What the `toy` preset draws in memory, as PNG and tables: read back, every picture, landmark and box
-is the same. It tries out the readers, and whatever you build on prepared folders, without any real
+The PNG files and tables hold exactly the pictures, landmarks and boxes that the `toy` preset draws
+in memory. Use them to test the readers, and your own code for prepared folders, without any real
 person. All fields of the preset can be set, as in the main job (--train_identities 12). Nothing is
-written outside OUT; a stopped run is simply run again.
+written outside OUT. After a stop, run the same command again.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ppad.evaluate import load_data
 from ppad.files import DataError, write_file
 from ppad.folders import BOX_COLUMNS, POINT_COLUMNS
 
-# `load_data` draws according to these; an OUT holds one choice of them
+# fields that `load_data` reads; they are fixed for an OUT
 DRAWN_BY = (
     "train_identities",
     "pictures_each",
@@ -40,14 +40,14 @@ DRAWN_BY = (
 
 
 def write_picture(path, image):
-    """image (3, S, S) uint8 as PNG, which loses nothing."""
+    """Write an image (3, S, S) uint8 as PNG, which is lossless."""
     content = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(content, "PNG")  # (S, S, 3)
     write_file(path, content.getvalue(), durable=False)
 
 
 def exact(numbers):
-    """Numbers as text that reads back to the same number."""
+    """Numbers as text that reads back as the same numbers."""
     return [repr(float(number)) for number in numbers]
 
 
@@ -122,14 +122,14 @@ def main(argv=None):
     write_faces(args.out / "faces", {"train": data.faces, "test": data.test_faces})
     write_pairs(args.out / "faces" / "pairs_test.txt", data.pairs, data.test_faces.names)
     write_actions(args.out / "actions", {"train": data.actions, "test": data.test_actions})
-    for what, there in (
+    for name, dataset in (
         ("train faces", data.faces),
         ("test faces", data.test_faces),
         ("pairs", data.pairs),
         ("train frames", data.actions),
         ("test frames", data.test_actions),
     ):
-        print(count_line(what, len(there)))
+        print(count_line(name, len(dataset)))
 
 
 if __name__ == "__main__":

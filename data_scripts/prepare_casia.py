@@ -1,12 +1,12 @@
-"""CASIA-WebFace as the training half of a face folder (paper Sec. 4: D is trained on it).
+"""Make the training half of a face folder from CASIA-WebFace (paper Sec. 4: it trains D).
 
     python data_scripts/prepare_casia.py SOURCE OUT
 
 SOURCE: the folder NUMBER/001.jpg (or one that holds it), or its .zip, .tar or .tgz. OUT gets train/
-and the train rows of landmarks.csv, box and five points by our own MTCNN; `prepare_lfw.py` may
-share the same OUT and make its test half. The three people who are also in LFW are dropped, so that
-nobody is in both. A picture that cannot be read or shows no face is named and left out. Half a
-million pictures take hours: stop it when you like, the same command goes on.
+and the train rows of landmarks.csv: box and five points, found by our MTCNN. `prepare_lfw.py` can
+make the test half in the same OUT. The three people who are also in LFW are dropped, so that nobody
+is in both. Unreadable pictures and pictures without a face are named and left out. Half a million
+pictures take hours: stop it when you like, the same command resumes.
 """
 
 import sys
@@ -18,19 +18,19 @@ from _untrusted import open_source
 
 from ppad.files import is_picture
 
-PICTURES = 494_414  # both: Yi et al., 2014, "Learning Face Representation from Scratch"
+PICTURES = 494_414  # both counts: Yi et al., 2014, "Learning Face Representation from Scratch"
 PEOPLE = 10_575
-ALSO_IN_LFW = ("0166921", "1056413", "1193098")  # SphereFace's own list of what CASIA and LFW share
+ALSO_IN_LFW = ("0166921", "1056413", "1193098")  # SphereFace's list of people in CASIA and LFW
 
 
 def portraits(source, dropped, skipped):
-    """(name in SOURCE, NUMBER/PICTURE) of every picture of a person.
+    """Yield (name in SOURCE, NUMBER/PICTURE) of every picture of a person.
 
-    Of the dropped people, their pictures are added to `dropped`. One beside the people's folders is
-    nobody's: it is added to `skipped`, with the reason.
+    Adds pictures of dropped people to `dropped` (by person), and pictures that lie beside the
+    people's folders to `skipped` (with the reason).
     """
     paths = {name: PurePosixPath(name) for name in source.members if is_picture(name)}
-    above = {path.parent.parent for path in paths.values()}  # what holds people's folders
+    above = {path.parent.parent for path in paths.values()}  # folders of people's folders
     for name, path in paths.items():
         person = path.parent.name
         file = f"{person}/{path.name}"
@@ -50,12 +50,12 @@ def main(argv=None):
     dropped = {}
     skipped = {}
     pictures = list(portraits(source, dropped, skipped))
-    faces.check_table(known for picture in pictures for known in table_names("train", *picture))
+    faces.check_table(name for picture in pictures for name in table_names("train", *picture))
     files, lost = prepare_faces(args.out, "train", source, pictures, faces, skipped=skipped)
 
     people = len({file.split("/")[0] for file in files})
-    every = len(files) + sum(map(len, dropped.values())) + lost
-    print(count_line("pictures, dropped and left out ones included", every, PICTURES))
+    total = len(files) + sum(map(len, dropped.values())) + lost
+    print(count_line("pictures, dropped and left out ones included", total, PICTURES))
     print(count_line("people without the three in LFW", people, PEOPLE - len(ALSO_IN_LFW)))
     print(count_line("pictures in train", len(files)))
     for person in ALSO_IN_LFW:

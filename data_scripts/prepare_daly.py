@@ -1,15 +1,14 @@
-"""DALY's annotated keyframes as an action folder (paper Sec. 5.1 and Table 1).
+"""Make an action folder of DALY's annotated keyframes (paper Sec. 5.1 and Table 1).
 
     python data_scripts/prepare_daly.py SOURCE OUT
 
 SOURCE holds daly1.1.0.pkl and the movies, ID.mp4 (or .webm, .mkv, .avi), beside it or in videos/.
-ffmpeg must be installed: it decodes each movie once, counting frames, so that a keyframe is the
-very frame that was annotated; in a movie fetched at another rate it is the frame at that time. One
-of another length is left out, and so is a damaged one, whose frames cannot be counted. OUT gets
+ffmpeg must be installed. It decodes each movie once and counts frames, so a keyframe is exactly the
+annotated frame, or the frame at the same time if the movie has another frame rate. Movies of
+another length are left out, as are damaged ones, whose frames cannot be counted. OUT gets
 ID/FRAME.png for each keyframe, annotations.csv and faces.csv. The first split's test videos are
-test, the rest train. Movies that are gone from YouTube are named, as are keyframes without a box
-and frames that a movie does not have. Stop it when you like: the same command goes on. Fetch a
-missing movie and run it again.
+test, the rest train. Missing movies and frames are named; keyframes without a box are counted.
+Stop it when you like: the same command resumes. Fetch a missing movie and run it again.
 """
 
 import errno
@@ -35,32 +34,32 @@ TEST_VIDEOS = 200
 CLASSES = 10
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".flv")
 SAME_RATE = 0.002  # ours: 29.97 and 30 frames a second are one rate, 30 and 50 are not
-SLACK = 0.5, 0.02  # ours: seconds, and share of the length, by which two copies may differ
+SLACK = 0.5, 0.02  # ours: copies' lengths may differ by 0.5 s + 2 %
 # ours: no playlists, which could name other files
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"
 
 
 def read_annotations(path):
-    """What DALY's pickle says, and how many keyframes have no box.
+    """Read DALY's pickle.
 
-    Returns {video id: (split, {frame number from 1: [(action, box)]}, frames a second, seconds)}, a
-    box being (x0, y0, x1, y1) in shares of the frame; of a video without metadata the last two are
-    None.
+    Returns {video id: (split, {frame number from 1: [(action, box)]}, frame rate, seconds)} and how
+    many keyframes have no box. A box is (x0, y0, x1, y1) in fractions of the frame. Frame rate and
+    seconds are None for a video without metadata.
     """
     daly = load_pickle(path)
     videos = {}
     boxless = 0
     try:
         test = {str(name).rpartition(".")[0] or str(name) for name in daly["splits"][0]}
-        for name, about in daly["annot"].items():
+        for name, video_annotation in daly["annot"].items():
             video = name.rpartition(".")[0] or name  # "ID.mp4"
             if not re.fullmatch(r"[\w-]{1,64}", video):
                 raise DataError(
                     f"{path}: names a movie {name!r}, which is no YouTube id; use the official file"
                 )
             frames = {}
-            for action, instances in about["annot"].items():
-                keyframes = [one for instance in instances for one in instance["keyframes"]]
+            for action, instances in video_annotation["annot"].items():
+                keyframes = [frame for instance in instances for frame in instance["keyframes"]]
                 for keyframe in keyframes:
                     box = np.asarray(keyframe["boundingBox"], float).reshape(-1)
                     if len(box) != 4 or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
@@ -74,8 +73,8 @@ def read_annotations(path):
                     f"{path}: {name} has a keyframe with frameNumber {min(frames)}, and frames "
                     "count from 1; use the official file"
                 )
-            known = daly.get("metadata", {}).get(name)
-            rate, seconds = rate_and_length(known, f"{path}: {name}") if known else (None, None)
+            meta = daly.get("metadata", {}).get(name)
+            rate, seconds = rate_and_length(meta, f"{path}: {name}") if meta else (None, None)
             videos[video] = ("test" if video in test else "train", frames, rate, seconds)
     except DataError:
         raise
@@ -93,12 +92,12 @@ def read_annotations(path):
     return videos, boxless
 
 
-def rate_and_length(known, where):
-    """Frames a second and seconds of a movie, from what the annotation's metadata say of it."""
-    rate = float(known["fps"])
-    count = float(known["nbframes_ffmpeg"])
+def rate_and_length(metadata, where):
+    """A movie's frame rate and length in seconds, from the annotation's metadata."""
+    rate = float(metadata["fps"])
+    count = float(metadata["nbframes_ffmpeg"])
     for name, value in (("fps", rate), ("nbframes_ffmpeg", count)):
-        if not 0 < value < np.inf:  # nor if it is NaN
+        if not 0 < value < np.inf:  # False for NaN
             raise DataError(
                 f"{where} has the {name} {value:g}, not a number above 0; use the official file"
             )
@@ -106,7 +105,7 @@ def rate_and_length(known, where):
 
 
 def find_movies(source):
-    """{video id: path} of the movies in SOURCE and SOURCE/videos; DataError for two of one id."""
+    """{video id: path} of the movies in SOURCE and SOURCE/videos; DataError if an id repeats."""
     movies = {}
     for folder in (source, source / "videos"):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -121,20 +120,20 @@ def find_movies(source):
 
 
 def extract(movie, numbers, folder, rate=None):
-    """Some frames of a movie, numbered from 1, in one pass of decoding.
+    """Decode a movie once and return the frames with these numbers (from 1).
 
-    rate: count them in a movie of so many frames a second, whose frame shows the same moment.
-    Returns {number: PNG bytes}, empty if ffmpeg complained, and what it complained of first.
-    Damage makes frames vanish, so that all later ones would be counted wrong, and ffmpeg does not
-    say after which frame it came. The chosen frames are given times of a steady 25 a second, so
-    that ffmpeg neither repeats nor drops any. Raises WriteError if the disk is full.
+    rate: frame rate to which ffmpeg converts the movie before frames are counted.
+    Returns {number: PNG bytes}, empty if ffmpeg reported an error, and the first error message.
+    Damage makes frames vanish, so all later ones would be counted wrong, and ffmpeg does not say
+    after which frame it came. The chosen frames get the times of a steady 25 frames a second, so
+    ffmpeg neither repeats nor drops any. Raises WriteError if the disk is full.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     terms = [f"eq(n,{number - 1})" for number in numbers]
     while len(terms) > 1:  # a tree: ffmpeg refuses a sum more than 100 terms deep
         terms = [f"({'+'.join(terms[i : i + 50])})" for i in range(0, len(terms), 50)]
-    (chosen,) = terms
+    (condition,) = terms
     resampled = f"setpts=PTS-STARTPTS,fps={rate}," if rate else ""
     command = [
         "ffmpeg",
@@ -150,7 +149,7 @@ def extract(movie, numbers, folder, rate=None):
         "-an",
         "-sn",
         "-filter:v",
-        f"{resampled}select='{chosen}',setpts=N/(25*TB)",
+        f"{resampled}select='{condition}',setpts=N/(25*TB)",
         "-r",
         "25",
         "-frames:v",
@@ -158,7 +157,7 @@ def extract(movie, numbers, folder, rate=None):
         "%06d.png",
     ]
     try:
-        ended = subprocess.run(
+        ffmpeg_run = subprocess.run(
             command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -170,59 +169,59 @@ def extract(movie, numbers, folder, rate=None):
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for number in (errno.ENOSPC, errno.EDQUOT):  # no fault of the movie
-        if os.strerror(number) in ended.stderr:
+        if os.strerror(number) in ffmpeg_run.stderr:
             raise write_error(folder, OSError(number, os.strerror(number)))
-    complaints = ended.stderr.strip().splitlines()
-    if ended.returncode and not complaints:
-        complaints = [f"ffmpeg ended with status {ended.returncode}"]
-    if not complaints:
+    errors = ffmpeg_run.stderr.strip().splitlines()
+    if ffmpeg_run.returncode and not errors:
+        errors = [f"ffmpeg ended with status {ffmpeg_run.returncode}"]
+    if not errors:
         return dict(zip(numbers, pictures)), "it ends before that frame"
-    first = re.sub(r"^\[[^\]]* @ 0x[0-9a-f]+\] ", "", complaints[0])  # others follow from it
+    first = re.sub(r"^\[[^\]]* @ 0x[0-9a-f]+\] ", "", errors[0])  # it causes the others
     return {}, textwrap.shorten(first, 200)
 
 
 def keyframes(videos, movies, out, done):
-    """The items for `_common.prepare_actions`.
+    """Yield the items for `_common.prepare_actions`.
 
-    Each movie whose keyframes are not all in OUT is decoded once.
+    Each movie with keyframes that are not in OUT yet is decoded once.
     """
     for video, (split, frames, rate, seconds) in sorted(videos.items()):
         wanted = [number for number in sorted(frames) if not done(f"{video}/{number:06d}.png")]
         if video not in movies or not wanted:
             continue
-        rate, complaint = other_version(movies[video], rate, seconds)
+        rate, fault = other_version(movies[video], rate, seconds)
         pictures = {}
-        if not complaint:
-            pictures, complaint = extract(movies[video], wanted, out / ".frames", rate)
+        if not fault:
+            pictures, fault = extract(movies[video], wanted, out / ".frames", rate)
         for number in wanted:
             file = f"{video}/{number:06d}.png"
-            lack = f"{movies[video].name} has no readable frame {number} ({complaint})"
-            load = partial(keyframe_bytes, pictures.get(number), lack)
+            problem = f"{movies[video].name} has no readable frame {number} ({fault})"
+            load = partial(keyframe_bytes, pictures.get(number), problem)
             yield file, [file], load, (split, partial(people_in_pixels, frames[number]))
 
 
 def other_version(movie, rate, seconds):
-    """Compare a movie with the annotation's `rate` (frames a second) and `seconds`.
+    """Compare a movie with the annotation's frame rate and length in seconds.
 
-    Returns the rate to count its frames in, None for its own; and why its frames are not the
-    annotated ones, "" if they are.
+    Returns the `rate` for `extract` (None: the movie's own), and the reason why its frames are not
+    the annotated ones, or "".
     """
     try:
-        found = ffmpeg.probe(movie)
+        stream = ffmpeg.probe(movie)
     except ValueError:  # `extract` will say why
         return None, ""
-    if rate is None or found.count is None:
+    if rate is None or stream.count is None:
         return None, ""
-    lasts = float(found.count / found.rate)
-    if abs(lasts - seconds) > SLACK[0] + SLACK[1] * seconds:
-        fault = f"it lasts {lasts:.1f} s and the annotated movie {seconds:.1f} s"
+    length = float(stream.count / stream.rate)
+    if abs(length - seconds) > SLACK[0] + SLACK[1] * seconds:
+        fault = f"it lasts {length:.1f} s and the annotated movie {seconds:.1f} s"
         return None, f"{fault}: this is another version"
-    return (None if abs(found.rate / rate - 1) < SAME_RATE else rate), ""
+    return (None if abs(stream.rate / rate - 1) < SAME_RATE else rate), ""
 
 
-def keyframe_bytes(picture, lack):
+def keyframe_bytes(picture, problem):
     if picture is None:
-        raise BadPicture(lack)
+        raise BadPicture(problem)
     return picture
 
 
@@ -257,9 +256,9 @@ def main(argv=None):
         truth,
     )
 
-    got = {Path(entry["file"]).parts[0] for entry in entries}
-    print(count_line("videos", len(got), VIDEOS))
-    test = sum(videos[video][0] == "test" for video in got if video in videos)
+    ids = {Path(entry["file"]).parts[0] for entry in entries}
+    print(count_line("videos", len(ids), VIDEOS))
+    test = sum(videos[video][0] == "test" for video in ids if video in videos)
     print(count_line("test videos", test, TEST_VIDEOS))
     classes = {action for entry in entries for action, _ in entry["people"]}
     print(count_line("classes", len(classes), CLASSES))
@@ -270,8 +269,8 @@ def main(argv=None):
     print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))
     print(f"keyframes without a box: {boxless}")
     print(count_line("left out (named above)", lost))
-    if gone := sorted(set(videos) - set(movies)):
-        print(f"{len(gone)} movies are not in SOURCE: {', '.join(gone)}")
+    if missing := sorted(set(videos) - set(movies)):
+        print(f"{len(missing)} movies are not in SOURCE: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

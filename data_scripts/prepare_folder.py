@@ -1,18 +1,18 @@
-"""Pictures of your own as a prepared folder: faces of people, or frames with person boxes.
+"""Make a prepared folder of your own pictures: faces of people, or frames with person boxes.
 
     python data_scripts/prepare_folder.py SOURCE OUT
 
-Faces, when SOURCE has no annotations.csv: a folder or archive PERSON/PICTURE, any names; a fifth of
-the people become the test half. Or train/PERSON/PICTURE and test/PERSON/PICTURE, to choose
-yourself; pictures beside those are named and left out. The people's folders must lie side by side,
-without further folders in them. OUT is what the main job's faces folder is: train/, test/ (renamed
-as in LFW), landmarks.csv, and pairs_test.txt drawn here.
+Faces: SOURCE is a folder or archive of PERSON/PICTURE, any names, without an annotations.csv. A
+fifth of the people become the test half. To choose them yourself, use train/PERSON/PICTURE and
+test/PERSON/PICTURE; other pictures are named and left out. The people's folders must lie side by
+side, with no folders in them. OUT becomes a faces folder for the main job: train/, test/ (renamed
+as in LFW), landmarks.csv, and pairs_test.txt with random pairs.
 
-Frames, when SOURCE is a folder with an annotations.csv: file, split (train or test), action, x_min,
-y_min, x_max, y_max, one row a person; width and height are filled in. OUT gets the pictures,
+Frames: SOURCE is a folder with an annotations.csv: file, split (train or test), action, x_min,
+y_min, x_max, y_max, one row per person; width and height are added. OUT gets the pictures,
 annotations.csv and faces.csv.
 
-Faces are found by MTCNN, or taken from a table. Stop it when you like: the same command goes on.
+MTCNN finds the faces, or a table gives them. Stop it when you like: the same command resumes.
 """
 
 import hashlib
@@ -51,16 +51,16 @@ from ppad.folders import BOX_COLUMNS, action_names, check_convention, checked_bo
 
 UNREAD = ".jfif .jpe .gif .tif .tiff .heic .heif .avif .jp2 .jxl .ppm .pgm .dng .cr2 .nef".split()
 TEST_SHARE = 0.2  # ours: of the people
-LEAST = {"train": 2, "test": 1}  # people: D tells several apart; `draw_pairs` needs more of these
-FOLDS = 10  # LFW: ten folds of 300 pairs of one person and 300 of two
+LEAST = {"train": 2, "test": 1}  # people: D must tell some apart; `draw_pairs` needs more for test
+FOLDS = 10  # LFW: ten folds, each 300 pairs of one person and 300 of two
 EACH = 300
-PICTURES_A_FOLD = 500  # ours: pairs of more need not be listed to draw 300 of them
-PICTURES_A_PERSON = 250  # ours: of these, so that one person does not fill a fold alone
+PICTURES_A_FOLD = 500  # ours: enough to draw 300 pairs without listing all
+PICTURES_A_PERSON = 250  # ours: in a fold, so that one person cannot fill it
 
 
 def find_portraits(names):
-    """(parts of its path, name) of every PERSON/PICTURE, and {name: why} of pictures left out."""
-    found = []
+    """(path parts, name) of every PERSON/PICTURE, and {name: reason} of pictures left out."""
+    paths = []
     skipped = {}
     for name in names:
         path = PurePosixPath(name)
@@ -69,38 +69,38 @@ def find_portraits(names):
         elif is_picture(path) and len(path.parts) < 2:
             skipped[name] = "it lies in no folder of a person"
         elif is_picture(path):
-            found.append((path.parts, name))
-    return found, skipped
+            paths.append((path.parts, name))
+    return paths, skipped
 
 
 def own_half(parts):
-    """ "train" or "test" where a path says so, in any letters; None elsewhere.
+    """The half, "train" or "test", that a path names (in any case); None if it names neither.
 
-    DataError where a folder lies between: half of such a SOURCE would be taken for something else.
+    DataError if a folder lies between the half and the person.
     """
     *above, half = [part.casefold() for part in parts[:-2]] or [""]
     if half in ("train", "test"):
         return half
-    for between in above:
-        if between in ("train", "test"):
+    for folder in above:
+        if folder in ("train", "test"):
             raise DataError(
-                f"{'/'.join(parts)}: lies deeper than {between}/PERSON/PICTURE; move the people's "
-                f"folders into {between}/ itself, and their pictures into these"
+                f"{'/'.join(parts)}: lies deeper than {folder}/PERSON/PICTURE; move the people's "
+                f"folders directly into {folder}/, and their pictures directly into these"
             )
     return None
 
 
-def check_side_by_side(found):
-    """DataError unless all people's folders lie in one folder, or in one's train/ and test/.
+def check_side_by_side(pictures):
+    """DataError unless all people's folders lie in one folder, or in its train/ and test/.
 
-    Of PERSON/2019/PICTURE the person would be 2019, one and the same of everybody's pictures.
-    found: (that folder, as parts of a path; picture) of each.
+    In PERSON/2019/PICTURE the person would be 2019, the same for everybody's pictures.
+    pictures: (path parts of the folder that holds the person's folder, name) of each.
     """
-    places = {}
-    for folder, name in found:
-        places.setdefault(folder, name)
-    if len(places) > 1:
-        first, other = list(places.values())[:2]
+    folders = {}
+    for folder, name in pictures:
+        folders.setdefault(folder, name)
+    if len(folders) > 1:
+        first, other = list(folders.values())[:2]
         raise DataError(
             f"{first} and {other}: the people's folders must lie side by side, with pictures but "
             "no folders in them; arrange SOURCE as PERSON/PICTURE, or as train/PERSON/PICTURE and "
@@ -109,33 +109,33 @@ def check_side_by_side(found):
 
 
 def split_people(names):
-    """(split, person, name) of every PERSON/PICTURE, and {name: why} of pictures left out.
+    """(split, person, name) of every PERSON/PICTURE, and {name: reason} of pictures left out.
 
-    The split is SOURCE's own train/ and test/, or a fixed fifth is for the test: people are put in
-    the order of a hash of their name, which is as good as chance and the same every time.
+    The split is SOURCE's own train/ and test/. Without these a fifth of the people is for the test:
+    the first by a hash of their names, a choice that is as good as random but never changes.
     """
-    found, skipped = find_portraits(names)
-    halves = {name: own_half(parts) for parts, name in found}
-    own = [(parts, name) for parts, name in found if halves[name]]
-    if own:
-        check_side_by_side((parts[:-3], name) for parts, name in own)
+    paths, skipped = find_portraits(names)
+    halves = {name: own_half(parts) for parts, name in paths}
+    assigned = [(parts, name) for parts, name in paths if halves[name]]
+    if assigned:
+        check_side_by_side((parts[:-3], name) for parts, name in assigned)
         for name, half in halves.items():
             if not half:
                 skipped[name] = "it lies neither in train/PERSON nor in test/PERSON"
-        return [(halves[name], parts[-2], name) for parts, name in own], skipped
-    check_side_by_side((parts[:-2], name) for parts, name in found)
+        return [(halves[name], parts[-2], name) for parts, name in assigned], skipped
+    check_side_by_side((parts[:-2], name) for parts, name in paths)
     people = sorted(
-        {parts[-2] for parts, _ in found},
+        {parts[-2] for parts, _ in paths},
         key=lambda person: hashlib.sha256(person.encode()).digest(),
     )
-    # four at least: two folds of two people; nor fewer than two to train on
+    # at least four: two folds of two people
     test = set(people[: max(4, round(TEST_SHARE * len(people)))])
-    rows = [("test" if parts[-2] in test else "train", parts[-2], name) for parts, name in found]
+    rows = [("test" if parts[-2] in test else "train", parts[-2], name) for parts, name in paths]
     return rows, skipped
 
 
 def check_halves(source, rows):
-    """DataError unless there are people in both halves, and nobody in both."""
+    """DataError if a half has too few people, or anybody is in both halves."""
     halves = {"train": {}, "test": {}}
     for split, person, _ in rows:
         halves[split][spelling(person)] = person
@@ -157,10 +157,7 @@ def check_halves(source, rows):
 
 
 def test_names(rows):
-    """{source name: PERSON/PERSON_0001.jpg}.
-
-    The pairs file counts pictures, and separates its words by blanks.
-    """
+    """{source name: PERSON/PERSON_0001.jpg}: pairs files number pictures and split at blanks."""
     names = {}
     count = {}
     persons = {}
@@ -177,17 +174,17 @@ def test_names(rows):
 
 
 def draw_pairs(files, seed=0):
-    """LFW's kind of pairs file for PERSON/PERSON_0001.jpg.
+    """The text of a pairs file in LFW's format, for files PERSON/PERSON_0001.jpg.
 
-    As many pairs as the people allow, then as many folds, up to LFW's. No person is in two folds,
-    no pair comes twice. DataError when there are too few people or pictures for two folds.
+    It has as many pairs as possible, then as many folds, up to LFW's numbers. No person is in two
+    folds, no pair repeats. DataError if there are too few people or pictures for two folds.
     """
     people = {}
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     for file in sorted(files):
         number = int(PurePosixPath(file).stem.rpartition("_")[2])
         people.setdefault(file.split("/")[0], []).append(number)
-    # those with many pictures first, each fold getting one in turn
+    # people with many pictures first: each fold gets one person in turn
     order = sorted(people, key=lambda person: (-len(people[person]), person))
     rich = sum(len(numbers) > 1 for numbers in people.values())
     best = []
@@ -213,20 +210,20 @@ def draw_pairs(files, seed=0):
         pairs = list(itertools.combinations(pictures, 2))
         same = [pair for pair in pairs if pair[0][0] == pair[1][0]]
         different = [pair for pair in pairs if pair[0][0] != pair[1][0]]
-        lines += [f"{a}\t{i}\t{j}" for (a, i), (_, j) in chance.sample(same, each)]
-        lines += [f"{a}\t{i}\t{b}\t{j}" for (a, i), (b, j) in chance.sample(different, each)]
+        lines += [f"{a}\t{i}\t{j}" for (a, i), (_, j) in rng.sample(same, each)]
+        lines += [f"{a}\t{i}\t{b}\t{j}" for (a, i), (b, j) in rng.sample(different, each)]
     return "\n".join(lines) + "\n"
 
 
 def pairs_of(pictures):
-    """Of how many pairs of one person, and of two, `pictures` (person, number) has both."""
+    """The smaller of two counts: pairs of one person, pairs of two. pictures: (person, number)."""
     counts = Counter(person for person, _ in pictures)
     same = sum(count * (count - 1) // 2 for count in counts.values())
     return min(same, len(pictures) * (len(pictures) - 1) // 2 - same)
 
 
 def half_named(name):
-    """The half in whose list a picture that was left out is named."""
+    """The half in whose left_out_*.txt a picture is listed."""
     return "test" if "test" in name.casefold().split("/")[:-1] else "train"
 
 
@@ -244,25 +241,25 @@ def faces_folder(args):
     check_names((name, f"{person}/{PurePosixPath(name).name}") for _, person, name in rows)
     renamed = test_names([row for row in rows if row[0] == "test"])
     if rows:
-        draw_pairs(renamed.values())  # too few people are found out now, not after hours
+        draw_pairs(renamed.values())  # raises DataError now, not after hours
     listing = "\n".join(f"{split} {person} {name}" for split, person, name in rows)
-    of = f", of the listing {hashlib.sha256(listing.encode()).hexdigest()[:16]}"
+    listing = f", of the listing {hashlib.sha256(listing.encode()).hexdigest()[:16]}"
     halves = {"train": [], "test": []}
-    for split, person, name in rows:  # in the order of an archive, in which reading is quick
+    for split, person, name in rows:  # in an archive's order, the fastest to read
         file = renamed[name] if split == "test" else f"{person}/{PurePosixPath(name).name}"
         halves[split].append((name, file))
     faces.check_table(
-        known
+        name
         for split, pictures in halves.items()
         for picture in pictures
-        for known in table_names(split, *picture)
+        for name in table_names(split, *picture)
     )
     also = {"train": [], "test": ["pairs_test.txt"]}
-    check_half(args.out, "test", halves["test"], also["test"])  # not after hours of train
+    check_half(args.out, "test", halves["test"], also["test"])  # now, not after hours of train
     for split, pictures in halves.items():
-        named = {name: why for name, why in skipped.items() if half_named(name) == split}
+        skips = {name: why for name, why in skipped.items() if half_named(name) == split}
         files, lost = prepare_faces(
-            args.out, split, source, pictures, faces, of, also[split], named
+            args.out, split, source, pictures, faces, listing, also[split], skips
         )
         if split == "test":
             text = draw_pairs(files)
@@ -274,7 +271,7 @@ def faces_folder(args):
 
 
 def frames(source, table):
-    """The items for `_common.prepare_actions`, from the rows of annotations.csv."""
+    """Yield the items for `_common.prepare_actions` from annotations.csv."""
     rows = {}
     listed = read_table(table, ("file", "split", "action", *BOX_COLUMNS))
     check_convention(table, listed)
@@ -292,15 +289,16 @@ def frames(source, table):
                 "give train or test, and a name"
             )
         rows.setdefault(row["file"], []).append(row)
-    shown = {
-        file: SimpleNamespace(split=here[0]["split"], actions=[row["action"] for row in here])
-        for file, here in rows.items()
+    labels = {
+        file: SimpleNamespace(split=group[0]["split"], actions=[row["action"] for row in group])
+        for file, group in rows.items()
     }
-    action_names(table, shown, [frame for frame in shown.values() if frame.split == "train"])
-    for file, here in rows.items():
-        if len({row["split"] for row in here}) > 1:
-            raise DataError(f"{here[-1]['where']}: {file} is in train and in test; choose one")
-        yield file, [file], find_picture(source, file), (here[0]["split"], partial(people_of, here))
+    action_names(table, labels, [label for label in labels.values() if label.split == "train"])
+    for file, group in rows.items():
+        split = group[0]["split"]
+        if len({row["split"] for row in group}) > 1:
+            raise DataError(f"{group[-1]['where']}: {file} is in train and in test; choose one")
+        yield file, [file], find_picture(source, file), (split, partial(people_of, group))
 
 
 def people_of(rows, width, height):
@@ -317,14 +315,14 @@ def people_of(rows, width, height):
 
 def actions_folder(args):
     table = args.source / "annotations.csv"
-    items = list(frames(args.source, table))  # the whole table is checked before the first picture
+    items = list(frames(args.source, table))  # list: check the whole table before any picture
     offered = [(file, path.stat().st_size, path) for file, _, path, _ in items if path.is_file()]
-    truth = {file: known for file, _, _, known in items}
-    how = "boxes of a table"  # each frame's boxes are compared: a corrected table goes on
-    entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how, offered, truth)
+    truths = {file: truth for file, _, _, truth in items}
+    how = "boxes of a table"  # without a hash: each frame's boxes are compared
+    entries, lost = prepare_actions(args.out, lambda done: items, Faces(args), how, offered, truths)
     for split in ("train", "test"):
-        here = sum(entry["split"] == split for entry in entries)
-        print(count_line(f"{split} frames", here, sum(item[3][0] == split for item in items)))
+        count = sum(entry["split"] == split for entry in entries)
+        print(count_line(f"{split} frames", count, sum(item[3][0] == split for item in items)))
     print(count_line("person boxes", sum(len(entry["people"]) for entry in entries)))
     print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))
     print(count_line("left out (named above)", lost))
@@ -335,7 +333,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     check_places(args.source, args.out, args.landmarks)
     if (args.source / "annotations.csv").is_file():
-        args.rule = "mtcnn"  # tells `Faces` that a table holds boxes and need not hold landmarks
+        args.rule = "mtcnn"  # tells `Faces` that a table must hold boxes, not landmarks
         actions_folder(args)
     else:
         faces_folder(args)

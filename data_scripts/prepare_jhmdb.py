@@ -1,13 +1,13 @@
-"""JHMDB, split 1, as an action folder (paper Sec. 5.1).
+"""Make an action folder of JHMDB, split 1 (paper Sec. 5.1).
 
     python data_scripts/prepare_jhmdb.py SOURCE OUT
 
 SOURCE holds the official downloads, unpacked: `Rename_Images/CLASS/VIDEO/00001.png`,
 `splits/CLASS_test_split1.txt` and `puppet_mask/CLASS/VIDEO/puppet_mask.mat`; or, instead of the
 last two, `JHMDB-GT.pkl` (the ground truth of the ACT detector, whose frames lie in `Frames/`). A
-person's box is the tight box of the mask. The last frames of some clips have no mask, and some
-masks are empty: such frames are dropped and counted. OUT gets every other frame as it is,
-annotations.csv and faces.csv. Stop it when you like: the same command goes on.
+person's box is the mask's bounding box. The last frames of some clips have no mask, and some masks
+are empty: such frames are dropped and counted. All other frames are copied to OUT, which also gets
+annotations.csv and faces.csv. Stop it when you like: the same command resumes.
 """
 
 import sys
@@ -21,15 +21,12 @@ from _untrusted import load_pickle, read_mat
 
 from ppad.files import BadPicture, DataError, is_hidden, is_picture, read_text
 
-CLIPS = 928  # both: Jhuang et al., ICCV 2013, in its introduction
+CLIPS = 928  # both counts: introduction of Jhuang et al., ICCV 2013
 CLASSES = 21
 
 
 def boxes_of_masks(mask):
-    """The tight box of what is not 0 in each of the T frames of an (H, W, T) mask, or None.
-
-    A box is the edges [x0, y0, x1, y1].
-    """
+    """The bounding box [x0, y0, x1, y1] of each frame of an (H, W, T) mask; None if all is 0."""
     boxes = []
     for frame in np.moveaxis(mask, 2, 0):  # (H, W)
         ys, xs = np.nonzero(frame)
@@ -41,10 +38,7 @@ def boxes_of_masks(mask):
 
 
 def check_names(clips, where):
-    """DataError for a clip that is not (class, video).
-
-    Names become folders in OUT, and may not lead out of it.
-    """
+    """DataError for a clip that is not (class, video): names become folders, inside OUT only."""
     for clip in clips:
         unsafe = [part for part in clip if part in ("", ".", "..") or set(part) & set("/\\:")]
         if len(clip) != 2 or unsafe:
@@ -55,10 +49,7 @@ def check_names(clips, where):
 
 
 def read_splits(folder):
-    """{(class, video): "train" or "test"}.
-
-    The files CLASS_test_split1.txt say it, in lines `VIDEO.avi 1|2`.
-    """
+    """{(class, video): "train" or "test"}, from lines `VIDEO.avi 1|2` of CLASS_test_split1.txt."""
     clips = {}
     paths = sorted(folder.glob("*_test_split1.txt"))
     for path in [path for path in paths if not is_hidden(path)]:
@@ -66,13 +57,13 @@ def read_splits(folder):
         for number, line in enumerate(read_text(path).splitlines(), 1):
             if not line.strip():
                 continue
-            video, _, which = line.strip().rpartition(" ")
-            if which not in ("1", "2") or not video.strip().endswith(".avi"):
+            video, _, split = line.strip().rpartition(" ")
+            if split not in ("1", "2") or not video.strip().endswith(".avi"):
                 raise DataError(
                     f"{path}, line {number}: is {line!r}; "
                     "it must be VIDEO.avi and 1 (train) or 2 (test)"
                 )
-            clips[action, video.strip()[:-4]] = "train" if which == "1" else "test"
+            clips[action, video.strip()[:-4]] = "train" if split == "1" else "test"
     check_names(clips, folder)
     if not clips:
         raise DataError(
@@ -82,7 +73,7 @@ def read_splits(folder):
 
 
 class Masks:
-    """Ground truth from the official masks and splits. missing: clips without a mask file."""
+    """Ground truth from the official masks and splits. missing: messages for the final report."""
 
     name = "puppet masks"
 
@@ -92,7 +83,7 @@ class Masks:
         self.missing = []
 
     def boxes(self, clip):
-        """The boxes of each frame of (class, video), and the (H, W) that they are for."""
+        """The boxes of each frame of a clip (class, video), and the frames' (H, W) or None."""
         path = self.folder.joinpath(*clip) / "puppet_mask.mat"
         if not path.is_file():
             self.missing.append(f"{'/'.join(clip)}: no puppet_mask.mat")
@@ -108,7 +99,7 @@ class Masks:
 
 
 class Tubes:
-    """Ground truth from JHMDB-GT.pkl; its numbers are taken as edges, as they stand."""
+    """Ground truth from JHMDB-GT.pkl; its numbers are used unchanged, as edges."""
 
     name = "JHMDB-GT.pkl"
 
@@ -134,7 +125,7 @@ class Tubes:
         check_names(self.clips, path)
 
     def boxes(self, clip):
-        """As `Masks.boxes`."""
+        """See `Masks.boxes`."""
         video = "/".join(clip)
         try:
             frames = [[] for _ in range(int(self.frames[video]))]
@@ -153,9 +144,9 @@ class Tubes:
 
 
 def frames_of(source, truth, counts):
-    """The items for `_common.prepare_actions`.
+    """Yield the items for `_common.prepare_actions`.
 
-    counts: frames that are dropped, "beyond" the last mask or with an "empty" one, are added to it.
+    counts: the dropped frames, "beyond" the last mask and with an "empty" mask, are added to it.
     """
     for clip, split in sorted(truth.clips.items()):
         name = "/".join(clip)
@@ -169,15 +160,15 @@ def frames_of(source, truth, counts):
         if any(int(path.stem) == 0 for path in paths):
             raise DataError(
                 f"{folder}: its frames are numbered from 0, the official ones from 00001; "
-                "rename them, or every frame would get the box of the one before"
+                "rename them, or every frame would get the previous frame's box"
             )
         pictures = by_number(sorted(paths))
-        masked = [number for number, here in enumerate(boxes, 1) if here]
-        if lacking := [number for number in masked if number not in pictures]:
-            truth.missing.append(f"{name}: no frame {', '.join(map(str, lacking))}")
+        boxed = [number for number, box in enumerate(boxes, 1) if box]
+        if missing := [number for number in boxed if number not in pictures]:
+            truth.missing.append(f"{name}: no frame {', '.join(map(str, missing))}")
         for number, path in pictures.items():
             if not 1 <= number <= len(boxes):
-                # a clip without any mask is counted as missing
+                # a clip without any mask is in `missing`
                 counts["beyond"] += size is not None
             elif not boxes[number - 1]:
                 counts["empty"] += 1
@@ -188,7 +179,7 @@ def frames_of(source, truth, counts):
 
 
 def by_number(paths):
-    """{frame number: path}; DataError for two pictures of one frame."""
+    """{frame number: path}; DataError if two pictures have one number."""
     pictures = {}
     for path in paths:
         other = pictures.setdefault(int(path.stem), path)
@@ -219,17 +210,18 @@ def main(argv=None):
     faces = Faces(args)
     items = list(frames_of(args.source, truth, counts))
     offered = [(file, path.stat().st_size, path) for file, _, path, _ in items]
-    known = {file: known for file, _, _, known in items}
-    entries, lost = prepare_actions(args.out, lambda done: items, faces, truth.name, offered, known)
+    labels = {file: label for file, _, _, label in items}
+    how = truth.name
+    entries, lost = prepare_actions(args.out, lambda done: items, faces, how, offered, labels)
 
     clips = {(entry["split"], *Path(entry["file"]).parts[:2]) for entry in entries}
     print(count_line("clips", len(clips), CLIPS))
     print(count_line("classes", len({clip[1] for clip in clips}), CLASSES))
     print(count_line("frames", len(entries)))
     for split in ("train", "test"):
-        here = sum(clip[0] == split for clip in clips)
+        count = sum(clip[0] == split for clip in clips)
         official = list(truth.clips.values()).count(split)
-        print(count_line(f"{split} clips of split 1", here, official))
+        print(count_line(f"{split} clips of split 1", count, official))
     print(count_line("frames with a face", sum(bool(entry["faces"]) for entry in entries)))
     print(
         f"dropped: {counts['beyond']} frames beyond the last mask, "

@@ -1,17 +1,17 @@
-"""LFW, Labeled Faces in the Wild, as the test half of a face folder (paper Sec. 5.1: verification).
+"""Make the test half of a face folder from LFW, Labeled Faces in the Wild (paper Sec. 5.1).
 
     python data_scripts/prepare_lfw.py SOURCE OUT
 
 SOURCE: the folder PERSON/PERSON_0001.jpg (or one that holds it, such as the official download's),
-or its .tgz or .zip. The official pairs.txt is looked for in SOURCE and beside it, unless --pairs
-names it. OUT gets test/, pairs_test.txt and the test rows of landmarks.csv, box and five points by
-our own MTCNN; a script that makes train/ may share the same OUT. The face is the one a portrait is
-of, see `_faces.main_face`. A picture without a face is named and left out; pairs that need it are
-named too, and the reader drops them. Stop it when you like: the same command goes on.
+or its .tgz or .zip. The script looks for the official pairs.txt in SOURCE and beside it, unless
+--pairs names it. OUT gets test/, pairs_test.txt and the test rows of landmarks.csv: box and five
+points of each main face (`_faces.main_face`), found by our MTCNN. A script that makes train/ may
+share OUT. Pictures without a face are left out and named, and so are missing pictures that pairs
+need; the reader drops such pairs. Stop it when you like: the same command resumes.
 
-Last it writes mean_face.png, the mean of all faces aligned by their landmarks, by their boxes, and
-as the pictures come, and prepared.json: counts, time of all calls, and how sharp the three means
-are. Landmarks that were wrong would blur the first.
+At the end it writes mean_face.png, the mean face aligned in three ways (by landmarks, by boxes, and
+not at all), and prepared.json: counts, total time of all calls, and the sharpness of the three
+means. Wrong landmarks would blur the first.
 """
 
 import io
@@ -41,18 +41,18 @@ from ppad.files import (
 )
 from ppad.folders import BOX_COLUMNS, POINT_COLUMNS, cores
 
-PICTURES = 13_233  # these three: the set's own page
+PICTURES = 13_233  # all three counts: the set's page
 PEOPLE = 5_749
 PAIRS = 6_000
 CROP = 112, 96  # SphereFace: height and width of D's aligned crops
-TIMES = "minutes", "cpu_minutes"  # of prepared.json
-WRITTEN = "pairs_test.txt", "mean_face.png", "prepared.json"  # into OUT, beside the half itself
-# ours: rows and columns of such a crop that hold eyes, nose and mouth
+TIMES = "minutes", "cpu_minutes"  # in prepared.json
+WRITTEN = "pairs_test.txt", "mean_face.png", "prepared.json"  # to OUT, apart from the half
+# ours: rows and columns of a crop that contain eyes, nose and mouth
 FEATURES = (slice(40, 104), slice(20, 76))
 
 
 def find_pairs(source, given):
-    """pairs.txt: the one given, or in SOURCE, or beside it."""
+    """The path of pairs.txt: as given, or in SOURCE, or beside it."""
     source = source.absolute()  # "." has no parent
     places = [given] if given else [source / "pairs.txt", source.parent / "pairs.txt"]
     for path in places:
@@ -65,7 +65,7 @@ def find_pairs(source, given):
 
 
 def portraits(source):
-    """(name in SOURCE, PERSON/PICTURE) of every picture; what lies further up does not count."""
+    """(name in SOURCE, PERSON/PICTURE) of every picture; folders above PERSON are ignored."""
     for name in source.members:
         parts = PurePosixPath(name).parts
         if len(parts) >= 2 and is_picture(name):
@@ -73,14 +73,14 @@ def portraits(source):
 
 
 def mean_faces(out):
-    """Means of all test faces as D's crops, (112, 96, 3) RGB of values 0..255, aligned three ways.
+    """Means of all test faces as D's crops, (112, 96, 3) RGB in 0..255, aligned in three ways.
 
-    "landmarks": each face's own five points, as D aligns it. "boxes": the points' usual places in a
-    face box, what a crop without landmarks would give. "pictures": one and the same cut for all
-    pictures, how the set itself places faces.
+    "landmarks": by each face's own five points, as D aligns it. "boxes": by the points' mean places
+    in a face box, as a crop without landmarks would be. "pictures": by the same points in all
+    pictures, which shows how LFW itself places faces.
     """
     rows = read_table(out / "landmarks.csv", ("file", *BOX_COLUMNS, *POINT_COLUMNS))
-    # another script's train half may be there too
+    # without train rows of another script
     rows = [row for row in rows if row["file"].startswith("test/")]
     points = torch.tensor([numbers(row, POINT_COLUMNS) for row in rows])
     points = points.view(-1, 5, 2)  # (N, 5, 2) px
@@ -90,9 +90,9 @@ def mean_faces(out):
     side = corners[:, 1] - first  # (N, 1, 2)
     usual = first + side * ((points - first) / side).mean(dim=0)  # (N, 5, 2)
     same = points.mean(dim=0).expand_as(points)  # (N, 5, 2)
-    known = torch.stack([points, usual, same], dim=1)  # (N, 3, 5, 2)
+    sets = torch.stack([points, usual, same], dim=1)  # (N, 3, 5, 2)
 
-    items = [(out / row["file"], points) for row, points in zip(rows, known)]
+    items = [(out / row["file"], points) for row, points in zip(rows, sets)]
     with ThreadPoolExecutor(cores()) as pool:
         mean = sum(pool.map(aligned, items)) / len(items)  # (3, 3, 112, 96)
     means = ((mean + 1) * 127.5).permute(0, 2, 3, 1).numpy()  # (3, 112, 96, 3)
@@ -100,7 +100,7 @@ def mean_faces(out):
 
 
 def aligned(item):
-    """One picture aligned by three sets of landmarks, (3, 3, 112, 96) in [-1, 1]."""
+    """One picture aligned by three sets of landmarks: (3, 3, 112, 96) in [-1, 1]."""
     path, points = item
     pixels = torch.tensor(np.asarray(open_picture(path))).permute(2, 0, 1)  # (3, H, W)
     pictures = (pixels / 127.5 - 1).expand(3, -1, -1, -1)
@@ -108,17 +108,17 @@ def aligned(item):
 
 
 def sharpness(picture):
-    """Mean length of the brightness gradient between eyes and mouth, in values 0..255 a pixel.
+    """Mean magnitude of the brightness gradient around eyes, nose and mouth, per pixel.
 
-    picture: (112, 96, 3), aligned.
+    picture: (112, 96, 3), aligned, in 0..255.
     """
     return float(np.hypot(*np.gradient(picture[FEATURES].mean(axis=2))).mean())
 
 
 def times(began, report):
-    """TIMES of this call, and together with those that `report` has of earlier calls.
+    """TIMES of this call, and their sums with the earlier calls' times in the file `report`.
 
-    began: what both clocks said at the start, in seconds.
+    began: both clocks at the start, in seconds.
     """
     this = {
         name: (now - then) / 60
@@ -127,7 +127,7 @@ def times(began, report):
     try:
         before = json.loads(report.read_bytes())
         return this, {name: value + before.get(name, 0) for name, value in this.items()}
-    except (OSError, ValueError, AttributeError, TypeError):  # no report that can be read
+    except (OSError, ValueError, AttributeError, TypeError):  # no readable report
         return this, this
 
 
@@ -142,28 +142,28 @@ def main(argv=None):
     faces = Faces(args)
     source = open_source(args.source)
     pictures = list(portraits(source))
-    faces.check_table(known for picture in pictures for known in table_names("test", *picture))
+    faces.check_table(name for picture in pictures for name in table_names("test", *picture))
     report = args.out / "prepared.json"
     try:
         files, lost = prepare_faces(args.out, "test", source, pictures, faces, also=WRITTEN)
-    except KeyboardInterrupt:  # the rest is not known yet
-        if (args.out / ".test.jsonl").exists():  # else OUT may be somebody else's
+    except KeyboardInterrupt:  # counts are not known yet
+        if (args.out / ".test.jsonl").exists():  # else OUT may not be ours
             write_file(report, json.dumps(times(began, report)[1], indent=1) + "\n")
         raise
     write_file(args.out / "pairs_test.txt", pairs_file.read_bytes())
 
     have = {PurePosixPath(file).stem for file in files}
-    ends = [{PurePosixPath(name).name for name in pair[:2]} for pair in pairs]
-    needed = set().union(*ends)
-    whole = sum(both <= have for both in ends)
+    stems = [{PurePosixPath(name).name for name in pair[:2]} for pair in pairs]
+    needed = set().union(*stems)
+    usable = sum(pair <= have for pair in stems)
     people = len({file.split("/")[0] for file in files})
     print(count_line("pictures", len(files), PICTURES))
     print(count_line("people", people, PEOPLE))
-    print(count_line("pairs", whole, PAIRS))
+    print(count_line("pairs", usable, PAIRS))
     print(count_line("left out (named above)", lost))
     if missing := sorted(needed - have):
-        shown = ", ".join(missing[:20]) + (", ..." if len(missing) > 20 else "")
-        print(f"{len(missing)} pictures that pairs need are not here: {shown}")
+        names = ", ".join(missing[:20]) + (", ..." if len(missing) > 20 else "")
+        print(f"{len(missing)} pictures that pairs need are not here: {names}")
 
     this_call, all_calls = times(began, report)
     means = mean_faces(args.out)
@@ -176,7 +176,7 @@ def main(argv=None):
     counts = {
         "pictures": len(files),
         "people": people,
-        "pairs": whole,
+        "pairs": usable,
         "left_out": lost,
     }
     facts = {
@@ -188,12 +188,12 @@ def main(argv=None):
         "versions": optim.versions(),
     }
     write_file(report, json.dumps(facts, indent=1) + "\n")
-    shown = ", ".join(f"{name} {value:.2f}" for name, value in sharp.items())
+    text = ", ".join(f"{name} {value:.2f}" for name, value in sharp.items())
     print(
         f"this call took {this_call['minutes']:.1f} minutes, "
         f"{this_call['cpu_minutes']:.1f} of processor time"
     )
-    print(f"sharpness of the mean face, aligned by: {shown} (mean_face.png)")
+    print(f"sharpness of the mean face, aligned by: {text} (mean_face.png)")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python data_scripts/train_ssh.py --train DATA --out ssh_light.pt
 
-DATA holds photo_pack/ (action stills and faces) and lfw/. Anchors are matched, mined and scored
-as SSH (Najibi and others, ICCV 2017) does it; the training frames are ours: an action still with
-up to three face pictures pasted over it, rescaled and recolored. Decided here: each face's best
-anchor is positive even below IoU 0.5, and the box loss is averaged over positives.
+DATA holds photo_pack/ (action stills and faces) and lfw/. Anchor matching, mining and the loss are
+those of SSH (Najibi et al., ICCV 2017). The training frames are ours: an action still with up to
+three face pictures pasted over it, rescaled and recolored. Also ours: each face's best anchor is
+positive even below IoU 0.5, and the box loss is averaged over positives.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 from torchvision.ops import box_iou
 
-# `python data_scripts/x.py` leaves the project out
+# a script's sys.path lacks the project's root
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _common import run
@@ -41,10 +41,10 @@ from ppad.folders import BOX_COLUMNS
 from ppad.ssh import SSH, STRIDES, anchors_for
 
 POSITIVE = 0.5  # SSH: least IoU of a positive anchor
-NEGATIVE = 0.3  # SSH: a negative anchor has less
-MINED = 256  # SSH: anchors a module and picture
-MINED_POSITIVE = 64  # SSH: 25 % of them are positive at most
-STOPPED = "weights of a 250th step, if it got so far, are in --out; begin anew with another --out"
+NEGATIVE = 0.3  # SSH: a negative anchor's IoU is lower
+MINED = 256  # SSH: anchors per module and picture
+MINED_POSITIVE = 64  # SSH: at most 25 % are positive
+STOPPED = "weights saved every 250 steps, if any, are in --out; start again with another --out"
 SMOOTH_L1_BETA = 1 / 9  # Faster R-CNN source, whose RPN loss SSH keeps (sigma = 3)
 
 
@@ -52,7 +52,7 @@ SMOOTH_L1_BETA = 1 / 9  # Faster R-CNN source, whose RPN loss SSH keeps (sigma =
 
 
 def shifts_to(anchors, boxes):
-    """The shifts (N, 4) that move anchors (N, 4) onto boxes (N, 4); inverse of `ssh.shifted`."""
+    """The shifts (N, 4) that turn anchors (N, 4) into boxes (N, 4); inverse of `ssh.shifted`."""
     size = anchors[:, 2:] - anchors[:, :2]
     target_size = boxes[:, 2:] - boxes[:, :2]
     center = (boxes[:, :2] + boxes[:, 2:] - anchors[:, :2] - anchors[:, 2:]) / 2 / size
@@ -60,7 +60,7 @@ def shifts_to(anchors, boxes):
 
 
 def match_anchors(anchors, boxes):
-    """Which anchors are faces.
+    """Label anchors by their IoU with faces.
 
     anchors: (N, 4); boxes: (k, 4), k may be 0. Returns labels (N,), 1 positive, 0 negative,
     -1 ignored, and the index of each anchor's best box (N,).
@@ -79,7 +79,7 @@ def match_anchors(anchors, boxes):
 def mine_hard(labels, face_score):
     """Hard example mining in one module: indices of positives and of negatives.
 
-    The 64 positives scored lowest, and the negatives scored highest, 256 anchors in all.
+    The 64 lowest-scoring positives and the highest-scoring negatives, 256 anchors in all.
     """
     positive = (labels == 1).nonzero()[:, 0]
     negative = (labels == 0).nonzero()[:, 0]
@@ -89,10 +89,10 @@ def mine_hard(labels, face_score):
 
 
 def ssh_loss(logits, shifts, anchors, modules, boxes):
-    """SSH's Eq. 1: for each module, cross-entropy of mined anchors + smooth L1 of mined positives.
+    """SSH's Eq. 1: per module, cross-entropy of mined anchors + smooth L1 loss of mined positives.
 
     logits: (B, N, 2); shifts: (B, N, 4); anchors: (N, 4); modules: (N,); boxes: list of B tensors
-    (k, 4), k may be 0. Returns a scalar: modules summed, pictures averaged.
+    (k, 4), k may be 0. Returns a scalar: summed over modules, averaged over pictures.
     """
     total = logits.sum() * 0
     for logit, shift, target_boxes in zip(logits, shifts, boxes):
@@ -102,8 +102,8 @@ def ssh_loss(logits, shifts, anchors, modules, boxes):
             own = (modules == module).nonzero()[:, 0]
             positive, negative = mine_hard(labels[own], score[own])
             positive = own[positive]
-            chosen = torch.cat([positive, own[negative]])
-            total = total + F.cross_entropy(logit[chosen], labels[chosen])
+            mined = torch.cat([positive, own[negative]])
+            total = total + F.cross_entropy(logit[mined], labels[mined])
             if len(positive):
                 target = shifts_to(anchors[positive], target_boxes[which[positive]])
                 box_loss = F.smooth_l1_loss(
@@ -117,20 +117,20 @@ def ssh_loss(logits, shifts, anchors, modules, boxes):
 
 
 def read_boxes(path):
-    """A face table (file, score, x_min, y_min, x_max, y_max, ...) as {file: boxes (k, 4) px}."""
-    found = {}
+    """Read a face table (file, score, x_min, y_min, x_max, y_max) as {file: boxes (k, 4) px}."""
+    faces = {}
     for row in read_table(path, ("file", *BOX_COLUMNS), may_be_empty=True):
         if row.get("score") != "NONE":  # a table of prepare_folder.py has no scores
-            found.setdefault(row["file"], []).append(numbers(row, BOX_COLUMNS))
-    return {name: np.array(boxes, np.float32) for name, boxes in found.items()}
+            faces.setdefault(row["file"], []).append(numbers(row, BOX_COLUMNS))
+    return {name: np.array(boxes, np.float32) for name, boxes in faces.items()}
 
 
 class Scenes:
     """Draws training frames: an action still, up to three faces pasted over it, new colors.
 
-    data: a folder with photo_pack/ and lfw/. Left out, for testing: stills of the official test
-    split, and every LFW person in photo_pack/faces/test. Stills without faces are negatives.
-    Raises DataError for a table that is missing, cannot be read, or names nothing to train on.
+    data: a folder with photo_pack/ and lfw/. Stills of the official test split and LFW people in
+    photo_pack/faces/test are left out, for testing. Stills without faces are negatives. Raises
+    DataError for a table that is missing, cannot be read, or lists nothing to train on.
     """
 
     def __init__(self, data):
@@ -157,15 +157,15 @@ class Scenes:
             for name, boxes in read_boxes(lfw_faces).items()
             if name.split("/")[0] not in test_people
         ]
-        # Crops of 160 px, 1.6 times the face's height, a face as wide as LFW's median box.
+        # Crops of 160 px, 1.6 times the face's height; aspect ratio: LFW's median.
         box = 80 + 50 * np.array([[-0.75, -1, 0.75, 1]], np.float32)
         self.faces += [(path, box) for path in sorted((pack / "faces" / "train").rglob("*.webp"))]
         for path, pictures in ((annotations, self.stills), (lfw_faces, self.faces)):
             if not pictures:
-                raise DataError(f"{path}: names no picture to train on; give the whole table")
+                raise DataError(f"{path}: lists no picture to train on; give the full table")
 
     def __call__(self, rng, size):
-        """One frame (size, size, 3) uint8 and its face boxes (k, 4) px, of a NumPy generator."""
+        """Draw a frame (size, size, 3) uint8 and its face boxes (k, 4) px by a NumPy generator."""
         path, boxes = self.stills[rng.integers(len(self.stills))]
         canvas = Image.new("RGB", (size, size))
         still = open_cached(path)
@@ -188,22 +188,22 @@ class Scenes:
 
 
 def change_colors(frame, rng):
-    """Random contrast, brightness and tint of (H, W, 3) float in [0, 255]; one in ten gray."""
+    """Random contrast, brightness and tint of (H, W, 3) float in [0, 255]; 10 % become gray."""
     if rng.random() < 0.1:
         frame = frame.mean(2, keepdims=True)  # (H, W, 1)
     contrast = rng.uniform(0.6, 1.3)
     return (frame - 127.5) * contrast + 127.5 + rng.uniform(-40, 40) + rng.uniform(-15, 15, 3)
 
 
-@functools.lru_cache(maxsize=4096)  # 800 MB at most; decoding takes longer than all else here
+@functools.lru_cache(maxsize=4096)  # at most 800 MB; decoding would take the most time
 def open_cached(path):
     return open_picture(path)
 
 
 def cut_around(picture, box, margin):
-    """The part of a picture about a box (1, 4), and the box in it.
+    """Crop a picture around a box (1, 4); returns the crop and the box in it.
 
-    margin: on each side, in heights of the box. More would show neighbors' faces.
+    margin: on each side, in box heights. A larger one could show neighbors' faces.
     """
     margin = margin * (box[0, 3] - box[0, 1])
     window = np.stack([box[0, :2] - margin, box[0, 2:] + margin]).clip(0, picture.size).astype(int)
@@ -211,11 +211,10 @@ def cut_around(picture, box, margin):
 
 
 def paste(canvas, picture, scale, corner, new, old):
-    """Paste a rescaled picture into `canvas`, unless it would hide a part of a face in `old`.
+    """Paste a rescaled picture into `canvas`, unless it would partly hide a face in `old`.
 
     corner: (x, y) px of the canvas; new: face boxes (k, 4) of the picture, before scaling; old: of
-    the canvas. Returns the faces then visible, cut to the canvas: of `new` those with two fifths
-    inside it.
+    the canvas. Returns the boxes then visible, clipped to the canvas; a new face needs 40 % inside.
     """
     size = canvas.size[0]
     corner = np.round(corner).astype(int)
@@ -230,7 +229,7 @@ def paste(canvas, picture, scale, corner, new, old):
 
 
 def share_inside(boxes, window):
-    """Share of each box (k, 4) that lies in window (4,) -> (k,)."""
+    """Fraction of each box (k, 4) that lies in window (4,): (k,)."""
     low = np.maximum(boxes[:, :2], window[:2])
     high = np.minimum(boxes[:, 2:], window[2:])
     return (high - low).clip(0).prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1)
@@ -252,16 +251,16 @@ def train_light(
     keep=lambda model: None,
     log=print,
 ):
-    """Train a light SSH from scratch by Adam.
+    """Train a light SSH from scratch with Adam.
 
-    The learning rate rises over the first 5 % and then falls as a cosine; it reaches 0 at `steps`
-    or `minutes`, whichever is sooner.
+    The learning rate has a linear warm-up over the first 5 % and a cosine decay to 0 at `steps` or
+    `minutes`, whichever comes first.
 
     Args:
-        draw: draw(rng, size) -> frame (size, size, 3) uint8, boxes (k, 4) px, of a NumPy generator.
-        bfloat16: whether convolutions are computed in it.
+        draw: draw(rng, size) -> frame (size, size, 3) uint8, boxes (k, 4) px; rng is NumPy's.
+        bfloat16: whether the network computes in bfloat16.
         keep: keep(model) is called every 250 steps and at the end.
-        log: takes a line of text every 50 steps.
+        log: log(text) is called every 50 steps.
 
     Returns:
         The SSH, in evaluation mode.
@@ -315,19 +314,19 @@ def parse(argv):
     parser.add_argument("--size", type=int, default=192, help="px of a frame, default 192")
     parser.add_argument("--lr", type=float, default=2e-3, help="default 0.002")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after these")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bfloat16", action="store_true", help="faster on chips that have it")
     return parser.parse_args(argv)
 
 
 def check(args):
-    """DataError or WriteError for what would end the training later, or spoil a file."""
+    """DataError or WriteError for settings that would fail later or overwrite a file."""
     for name, least in (("steps", 1), ("batch", 1), ("size", 32), ("seed", 0)):
         if getattr(args, name) < least:
             raise DataError(f"--{name} is {getattr(args, name)}; give {least} or more")
     for name in ("lr", "minutes"):
-        if not getattr(args, name) > 0:  # nor if it is NaN
+        if not getattr(args, name) > 0:  # False for NaN
             raise DataError(f"--{name} is {getattr(args, name)}; give a number above 0")
     check_device(args.device)
     if args.out.exists():

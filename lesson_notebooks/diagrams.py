@@ -1,4 +1,4 @@
-"""The lessons' diagrams, all drawn with one helper: boxes, arrows, a few colors.
+"""The lessons' diagrams, all drawn by the class `Diagram`: boxes, arrows, a few colors.
 
 Blue boxes are networks, green ones pictures, gray ones numbers or rules, orange ones losses. Solid
 arrows are data, dashed red ones gradients.
@@ -20,7 +20,7 @@ class Diagram:
         self.axis.axis("off")
 
     def box(self, x, y, text, kind="rule", width=2.6, height=1.1):
-        """A labeled box about (x, y); `kind` is a key of COLORS."""
+        """A labeled box centered at (x, y); `kind` is a key of COLORS."""
         corner = (x - width / 2, y - height / 2)
         style = {"boxstyle": "round,pad=0,rounding_size=0.15", "linewidth": 1}
         shape = plt.matplotlib.patches.FancyBboxPatch(
@@ -34,7 +34,7 @@ class Diagram:
         self.axis.text(x, y, text, ha="center", va="center", fontsize=size, color=color)
 
     def arrow(self, start, end, text="", gradient=False, bend=0.0, shift=(0, 0.25)):
-        """From `start` to `end`; the text stands in the middle, moved by `shift`."""
+        """An arrow from `start` to `end`; its text is in the middle, moved by `shift`."""
         color = GRADIENT if gradient else "#333333"
         self.axis.annotate(
             "",
@@ -60,7 +60,7 @@ class Diagram:
 
 
 def chain(labels, width=2.6, gap=0.7, height=1.1):
-    """Boxes in a row with arrows between them. labels: [(text, kind)]. Returns the diagram."""
+    """Boxes in a row, joined by arrows. labels: [(text, kind)]. Returns the diagram."""
     step = width + gap
     board = Diagram(len(labels) * step + 0.3, height + 0.5)
     y = height / 2 + 0.25
@@ -73,7 +73,7 @@ def chain(labels, width=2.6, gap=0.7, height=1.1):
 
 
 def three_players():
-    """The paper's Fig. 2: M, D and A, and whose gradient reaches whom (lessons 00 and 06)."""
+    """The paper's Fig. 2: M, D and A, and the gradients to each (lessons 00 and 06)."""
     board = Diagram(18, 7.6)
     board.box(1.5, 5.6, "face $f$", "picture", 2.2)
     board.box(1.5, 1.8, "frame $v$", "picture", 2.2)
@@ -147,7 +147,7 @@ def slic():
 
 
 def folds():
-    """The fold protocol of LFW: what is fitted where (lesson 03)."""
+    """The fold protocol of LFW: fit on nine folds, test on one (lesson 03)."""
     board = Diagram(17, 5.2)
     for number in range(10):
         kind = "loss" if number == 3 else "network"
@@ -189,7 +189,7 @@ def faster_rcnn():
 
 
 def modifier_layers(config):
-    """M layer by layer, a bar as high as the layer's output (lesson 05). config: ModifierConfig."""
+    """M layer by layer; bar heights show output sizes (lesson 05). config: ModifierConfig."""
     width = config.width
     side = config.size
     layers = [
@@ -205,8 +205,8 @@ def modifier_layers(config):
     board = Diagram(18.8, 6.4)
     for number, (name, channels, size, kind) in enumerate(layers):
         x = 1.3 + 2.35 * number
-        high = 1.1 + 2.4 * size / side
-        board.box(x, 3.2, name, kind, 1.6, high)
+        height = 1.1 + 2.4 * size / side
+        board.box(x, 3.2, name, kind, 1.6, height)
         board.text(x, 0.7, f"{channels} x\n{size} x {size}", size=8)
         if number:
             board.arrow((x - 1.55, 3.2), (x - 0.8, 3.2))
@@ -217,7 +217,7 @@ def modifier_layers(config):
 
 
 def exchanger():
-    """The M of the row Ours: what G is given, and who must not learn what (lesson 05)."""
+    """The M of the row Ours: G's inputs, and the reader of the code (lesson 05)."""
     board = Diagram(19, 7.4)
     board.box(1.7, 5.2, "face $f$", "picture")
     board.box(5.7, 5.2, "E", "network", 1.6)
@@ -260,7 +260,7 @@ def algorithm_1():
 
 
 def judging():
-    """Who attacks an anonymizer's pictures, and which number is quoted (lesson 07)."""
+    """The attackers of an anonymizer, and the error to quote (lesson 07)."""
     board = Diagram(19, 5.6)
     board.box(1.7, 4.5, "test people\n(none in training)", "picture", 3.2)
     board.box(6.2, 4.5, "anonymizer,\nfrozen", "network", 2.6)

@@ -1,4 +1,4 @@
-"""k-same averaging, a row of one's own (Newton, Sweeney and Malin, 2005; shown in lesson 07).
+"""k-same averaging as a user's own row (Newton, Sweeney and Malin, 2005; see lesson 07).
 
 python -m ppad.reproduce --preset quick --row "k-same=lesson_notebooks/k_same.py:KSame"
 """
@@ -7,9 +7,9 @@ import torch
 
 from ppad.datasets import toy_faces
 
-K = 5  # ours: with two the average is still somebody, with twenty it is nearly everybody
+K = 5  # ours: a mean of 2 faces still resembles one, a mean of 20 is nearly the mean face
 PEOPLE = 120  # ours: the training people of --preset quick, and some of those of toy
-EACH = 3  # ours: pictures of each person, so that there is one in about the face's pose
+EACH = 3  # ours: pictures of each person, so that one has about the face's pose
 
 
 class KSame:

@@ -1,7 +1,6 @@
 """What all lessons share: environment, stored results and networks, pictures, sliders, checks.
 
-A lesson imports it with `import lesson`. The file is in the lessons' folder, so that nothing has to
-be installed.
+Lessons `import lesson`. The file is in their folder, so that nothing has to be installed.
 """
 
 import dataclasses
@@ -14,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # so that `ppad` is found wherever Jupyter was started
+sys.path.insert(0, str(HERE.parent))  # finds `ppad`, wherever Jupyter was started
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
@@ -65,7 +64,7 @@ def start(seed: int = 0) -> None:
 
 
 def results(preset: str = "toy") -> dict:
-    """results.json of the stored run of a preset. FileNotFoundError says how to make one."""
+    """results.json of a preset's stored run. FileNotFoundError gives the command that makes it."""
     path = HERE / "results" / preset / "results.json"
     if not path.exists():
         rows = " ".join(f'"{row}"' for row in (*BASELINES, "Ours", "Ours(ascent)"))
@@ -76,24 +75,24 @@ def results(preset: str = "toy") -> dict:
 
 def row(name: str, preset: str = "toy") -> dict:
     """One row of the stored results, by its name in Table 1."""
-    return next(one for one in results(preset)["rows"] if one["name"] == name)
+    return next(entry for entry in results(preset)["rows"] if entry["name"] == name)
 
 
 def players(preset: str = "toy") -> types.SimpleNamespace:
     """The networks of the reference run, in eval mode and without gradients.
 
-    Returns `modifier`, `recognizer` and `detector` after the game of the row Ours,
-    `recognizer_start` and `detector_start` before it, the evaluators `other` (a recognizer of
-    another architecture) and `reader` (of landmarks), and the run's `config`; and of the row
-    Ours(ascent), whose M is of the paper's kind, `plain_modifier`, `plain_recognizer`,
-    `plain_detector` and `plain_config`.
+    Returns the run's `config`; `modifier`, `recognizer` and `detector` after the game of the row
+    Ours; `recognizer_start` and `detector_start` before it; and the evaluators `other` (a
+    recognizer of another architecture) and `reader` (of landmarks). `plain_modifier`,
+    `plain_recognizer`, `plain_detector` and `plain_config` are those of Ours(ascent), whose M is of
+    the paper's kind.
     """
     stored = read_checkpoint(HERE / "results" / preset / "players.pt")
     fields = {name: value for name, value in stored["config"].items() if name != "preset"}
-    config = dataclasses.replace(presets.PRESETS[preset], **fields)  # newer fields: the preset's
+    config = dataclasses.replace(presets.PRESETS[preset], **fields)  # not stored: the preset's
     plain = dataclasses.replace(config, **presets.VARIANTS["Ours(ascent)"])
     people = len(stored["parts"]["recognizer"]["head.weight"])
-    made = {
+    parts = {
         "modifier": networks.make_modifier(config),
         "recognizer": networks.make_recognizer(config, people),
         "recognizer_start": networks.make_recognizer(config, people),
@@ -105,10 +104,10 @@ def players(preset: str = "toy") -> types.SimpleNamespace:
         "plain_recognizer": networks.make_recognizer(config, people),
         "plain_detector": networks.make_detector(config, 10),
     }
-    for name, network in made.items():
+    for name, network in parts.items():
         network.load_state_dict(stored["parts"][name])  # stored in half precision, used in single
         network.eval().requires_grad_(False)
-    return types.SimpleNamespace(config=config, plain_config=plain, **made)
+    return types.SimpleNamespace(config=config, plain_config=plain, **parts)
 
 
 # ------------------------------------------------------------------ pictures
@@ -179,7 +178,7 @@ def strips(axis, rows, names) -> None:
 
 
 def columns(rows, heads, width: int = 11, first: int = 16, digits: int = 1) -> None:
-    """Print a table: {name: [numbers or texts]}, a head for each column, a name for each row."""
+    """Print a table. rows: {name: [numbers or texts]}; heads: the columns' titles."""
     print(" " * first + "".join(f"{head:>{width}}" for head in heads))
     for name, values in rows.items():
         texts = [x if isinstance(x, str) else f"{x:.{digits}f}" for x in values]
@@ -187,20 +186,20 @@ def columns(rows, heads, width: int = 11, first: int = 16, digits: int = 1) -> N
 
 
 def table(lines, width: int = 54) -> None:
-    """Print pairs of a text and a value, one a line."""
-    for what, value in lines:
-        print(f"{what:{width}}{value}")
+    """Print pairs of a text and a value, one pair per line."""
+    for text, value in lines:
+        print(f"{text:{width}}{value}")
 
 
 def slider(draw, start, **choices) -> None:
-    """A slider for each keyword (a list of values) that calls `draw(**chosen)`.
+    """Show a slider for each keyword (a list of values); they call `draw(**values)`.
 
-    `start`: the value shown first, a tuple where there are several sliders. It is drawn once: as a
-    plain figure where nobody can move the slider (GitHub, a printout, a test), else by the slider.
+    `start`: the initial value, or a tuple of one per slider. Without a user (PPAD_STATIC: for
+    GitHub, a printout, a test) it is drawn as a plain figure, without sliders.
     """
     values = start if isinstance(start, tuple) else (start,)
     first = dict(zip(choices, values, strict=True))
-    if os.environ.get("PPAD_STATIC"):  # set where notebooks are executed without a user
+    if os.environ.get("PPAD_STATIC"):
         draw(**first)
         return
     import ipywidgets
@@ -238,8 +237,8 @@ def expect(condition: bool, message: str) -> None:
 def expect_close(what: str, got, wanted, hint: str = "", tolerance: float = 1e-4) -> None:
     """Raise Wrong unless `got` equals `wanted` (tensors, arrays, numbers) within `tolerance`.
 
-    The message names type, shapes, or the first value that differs, then the hint. A list is no
-    tensor and no array: the cells after the check need what the exercise asks for.
+    The message gives the type, the shapes, or the first value that differs, then the hint. A list
+    is refused where a tensor or array is wanted: the next cells need the right type.
     """
     hint = f" {hint}" if hint else ""
     if got is None:
@@ -249,7 +248,7 @@ def expect_close(what: str, got, wanted, hint: str = "", tolerance: float = 1e-4
     is_right = right_kind not in (torch.Tensor, np.ndarray) or isinstance(got, right_kind)
     try:
         if isinstance(got, (list, tuple)):
-            got = np.array(got)  # torch warns of a list of arrays
+            got = np.array(got)  # torch warns about lists of arrays
         got = torch.as_tensor(got).detach().double()
     except (TypeError, ValueError, RuntimeError) as error:
         raise Wrong(
@@ -271,7 +270,7 @@ def expect_close(what: str, got, wanted, hint: str = "", tolerance: float = 1e-4
 
 
 def expect_not(what: str, got, wanted, mistakes) -> None:
-    """Raise Wrong with an explanation where `got` is the result of a known mistake.
+    """Raise Wrong with an explanation if `got` is the result of a known mistake.
 
     Args: mistakes: list of (result of the mistake, explanation).
     """
@@ -286,7 +285,7 @@ def agrees(got, values) -> bool:
     """Whether an answer equals these values (tensors, arrays, lists, numbers)."""
     try:
         if isinstance(got, (list, tuple)):
-            got = np.array(got)  # torch warns of a list of arrays
+            got = np.array(got)  # torch warns about lists of arrays
         got = torch.as_tensor(got).detach().double()
         values = torch.as_tensor(values).detach().double()
     except (TypeError, ValueError, RuntimeError):
@@ -295,9 +294,9 @@ def agrees(got, values) -> bool:
 
 
 def call(name: str, function, *inputs):
-    """What a student's function returns.
+    """Call a student's function and return its answer.
 
-    Raises Wrong where it raises an exception, returns None, or changes its inputs in place.
+    Raises Wrong if it raises an exception, returns None, or changes its inputs in place.
     """
     before = [_copy(value) for value in inputs]
     try:
@@ -324,33 +323,33 @@ def _copy(value):
 
 
 def well_done(message: str) -> None:
-    """The last line of a check that passed."""
+    """Print the last line of a passed check."""
     print(f"\x1b[32mRight.\x1b[0m {message}")
 
 
 def exercise(check, ours):
-    """What a check cell calls: `psi = check.psi(psi)` gives a function that works in any case.
+    """Make the function that a check cell calls: `psi = check.psi(psi)`.
 
-    The student's where it is right, ours where it is not yet: so a lesson runs from top to bottom
-    with nothing filled in. "Right." is printed only for a function that was written in the notebook
-    and has just been tried; what a cell with an error left behind (ours, or the function of an
-    earlier run) is named as such.
+    It returns the student's function if that is right, else ours, so a lesson runs from top to
+    bottom with nothing filled in. "Right." is printed only for a function that was written in the
+    notebook and has just been tested. If the student's cell ended with an error, the name still
+    holds ours or the function of an earlier run; the check then says so.
 
-    Args: check: raises Wrong, or prints `well_done`. ours: the function that goes on.
+    Args: check: raises Wrong, or prints `well_done`. ours: the function to continue with.
     """
     name = check.__name__.removeprefix("check_")
-    right = None
+    passed = None
 
     def checked(answer):
-        nonlocal right
+        nonlocal passed
         if _was_imported(answer) or answer is ours:
             _unfinished(f"{name} is ours here, not yours. If you have written it: did its cell end")
             print("with an error, or has your function another name? Going on with ours.")
             return ours
-        if answer is right:
+        if answer is passed:
             _unfinished(f"{name} is the function that was right before.")
             print("If you have changed it since, its cell ended with an error.")
-            return right
+            return passed
         try:
             check(answer)
         except (Wrong, NotImplementedError) as fault:
@@ -359,12 +358,12 @@ def exercise(check, ours):
             else:
                 print(f"\x1b[31mNot yet:\x1b[0m {fault}\nGoing on with ours.")
             return ours
-        except (Exception, SystemExit) as fault:  # a check has met what it does not expect
+        except (Exception, SystemExit) as fault:  # the check did not expect this answer
             what = f"{type(fault).__name__}: {fault}".removesuffix(": ")
             print(f"\x1b[31mNot yet:\x1b[0m what {name} returned cannot be checked ({what}).")
             print("Is it of the type and shape that the exercise asks for? Going on with ours.")
             return ours
-        right = answer
+        passed = answer
         return answer
 
     return checked

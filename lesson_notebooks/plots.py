@@ -1,4 +1,4 @@
-"""Figures of single lessons, so that their cells show the idea and not how it is drawn."""
+"""Figures of single lessons, so that their cells show the idea without drawing code."""
 
 import lesson
 import matplotlib.pyplot as plt
@@ -8,13 +8,13 @@ from torchvision.ops import box_iou
 
 from ppad.toyworld import ACTIONS
 
-COLORS = ["C0", "C1", "C2", "C3", "C4", "C5"]  # one a person
+COLORS = ["C0", "C1", "C2", "C3", "C4", "C5"]  # one per person
 
 # ------------------------------------------------------------------ 00 welcome, 04 actions
 
 
 def detections(cases) -> None:
-    """A's best detection in each of several pictures: {title: (picture (1, 3, H, W), A)}."""
+    """A's best detection in each picture: {title: (picture (1, 3, H, W), A)}."""
     _, axes = plt.subplots(1, len(cases), figsize=(9, 3.2))
     for axis, (title, (picture, detector)) in zip(axes, cases.items()):
         best = detector.detect(picture)[0]  # best first
@@ -31,7 +31,7 @@ def lineup(probe, pictures, gallery, similar, person) -> None:
     """One picture against a gallery, a row for each kind of picture.
 
     Args: probe: its index. pictures: {kind: (n, 3, S, S)}. gallery (g, 3, S, S). similar: {kind:
-        cosines (n, g)}. person: the right one, framed in green; D's choice otherwise in red.
+        cosines (n, g)}. person: the right one, framed in green; a wrong choice by D is red.
     """
     side = gallery.shape[-1]
     _, axes = plt.subplots(2, len(gallery) + 1, figsize=(10, 3))
@@ -47,13 +47,13 @@ def lineup(probe, pictures, gallery, similar, person) -> None:
 
 
 def best_detection(axis, picture, detection, truth) -> None:
-    """A's best detection, green where action and place are right, else red."""
+    """A's best detection: green if action and box are right, else red."""
     if len(detection["boxes"]) == 0:
         lesson.draw(axis, picture, "nothing found")
         return
     label = int(detection["labels"][0])
-    overlap = box_iou(detection["boxes"][:1], truth["boxes"]).item()
-    color = "green" if label == int(truth["labels"][0]) and overlap >= 0.5 else "red"
+    iou = box_iou(detection["boxes"][:1], truth["boxes"]).item()
+    color = "green" if label == int(truth["labels"][0]) and iou >= 0.5 else "red"
     lesson.draw(axis, picture, f"{ACTIONS[label - 1]} {detection['scores'][0]:.2f}", color)
     lesson.outline(axis, detection["boxes"][0], color)
 
@@ -62,7 +62,7 @@ def best_detection(axis, picture, detection, truth) -> None:
 
 
 def boxed(pictures, titles, boxes, columns=5, size=1.8, window=None) -> None:
-    """Pictures side by side, each with boxes [(box, color), ...]; window: x0, x1, y0, y1 shown."""
+    """Pictures side by side, each with [(box, color), ...]; window: the visible x0, x1, y0, y1."""
     rows = -(-len(pictures) // columns)
     _, axes = plt.subplots(
         rows, columns, figsize=(columns * size, rows * size * 1.15), squeeze=False
@@ -175,7 +175,7 @@ def what_is_left(table, rows, columns) -> None:
 
 
 def margin_curves(psi, margin_lambda) -> None:
-    """psi for each m, and the mixture that counts for the true person at m = 4."""
+    """psi for each m, and the mixture for the true person at m = 4."""
     theta = torch.linspace(0, torch.pi, 361, dtype=torch.float64)
     degrees = theta.rad2deg()
     _, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
@@ -197,7 +197,7 @@ def margin_curves(psi, margin_lambda) -> None:
 
 
 def circles(angle, directions, cases) -> None:
-    """Two people on a circle: {title: [correct (n,) bool for person 0, for person 1]}."""
+    """Two people on a circle: {title: [correct (n,) bool of person 0, of person 1]}."""
     _, axes = plt.subplots(1, len(cases), figsize=(8, 3.8))
     for axis, (title, correct) in zip(axes, cases.items()):
         axis.plot(angle.cos(), angle.sin(), color="#cccccc", linewidth=9, solid_capstyle="butt")
@@ -224,7 +224,7 @@ def golden_spiral(count=1000):
 
 
 def caps(points, cases) -> None:
-    """Six people's regions on a sphere: {title: [correct (n,) bool, one a person]}."""
+    """Six people's regions on a sphere: {title: [correct (n,) bool, one per person]}."""
     figure = plt.figure(figsize=(8, 3.8))
     eye = torch.tensor([1.0, 0.8, 0.75], dtype=torch.float64)
     near = (points @ eye > 0).numpy()
@@ -262,7 +262,7 @@ def _globe_axis(figure, place, title):
 
 
 def schedules(steps, curves) -> None:
-    """Lambda over D's updates: {name: values}; the last one dotted."""
+    """Lambda over D's updates: {name: values}; the last curve is dotted."""
     _, axis = plt.subplots(figsize=(9, 2.8))
     for number, (name, values) in enumerate(curves.items()):
         axis.plot(steps, values, ":" if number == len(curves) - 1 else "-", label=name)
@@ -302,7 +302,7 @@ def roc_curves(curves, diagonal, title="") -> None:
 
 
 def attackers_of_rows(rows, kinds) -> None:
-    """Errors of several attackers, a line a row of Table 1: kinds = {attacker: (marker, color)}."""
+    """Attackers' errors, one line per row of Table 1: kinds = {attacker: (marker, color)}."""
     _, axis = plt.subplots(figsize=(9, 3.6))
     names = [row["name"] for row in rows]
     for kind, (marker, color) in kinds.items():
@@ -321,7 +321,7 @@ def attackers_of_rows(rows, kinds) -> None:
 
 
 def anchors_of(frame, truth, anchors, cell, best) -> None:
-    """The anchors of one cell, the centers of all, and the best ones beside the true box."""
+    """The anchors of one cell, the centers of all, and the best anchors with the true box."""
     _, axes = plt.subplots(1, 3, figsize=(9, 3.2))
     lesson.draw(axes[0], frame, "the anchors of one cell")
     for number, i in enumerate(cell):
@@ -361,7 +361,7 @@ def precision_recall(recall, precision, corners, area) -> None:
 
 
 def detections_of_rows(seen, found, truths, shown, labels=None) -> None:
-    """Best detections: {name: frames (n, 3, H, W)}, {name: detections}; one row each."""
+    """Best detections, a row per name: {name: frames (n, 3, H, W)}, {name: detections}."""
     rows = len(seen)
     _, axes = plt.subplots(rows, len(shown), figsize=(9.5, 10.5 / len(shown) * rows), squeeze=False)
     for row, name in zip(axes, seen):
@@ -374,7 +374,7 @@ def detections_of_rows(seen, found, truths, shown, labels=None) -> None:
 
 
 def action_precisions(rows, groups) -> None:
-    """AP of each action (dots) and their mean (bars), a line a row: {title: actions}."""
+    """AP of each action (dots) and mean (bars), a line per row; groups: {title: actions}."""
     _, axes = plt.subplots(1, len(groups), figsize=(9.5, 3.8), sharey=True)
     for axis, (title, actions) in zip(axes, groups.items()):
         for place, row in enumerate(rows):
@@ -391,7 +391,7 @@ def action_precisions(rows, groups) -> None:
 
 
 def feature_maps(stages) -> None:
-    """The five channels that vary most at several places of M: {name: (1, C, h, w)}."""
+    """The five most varied channels after several layers of M: {name: (1, C, h, w)}."""
     _, axes = plt.subplots(len(stages), 5, figsize=(6.2, 1.15 * len(stages)))
     for row, (name, features) in zip(axes, stages.items()):
         channels, height, width = features.shape[1:]
@@ -413,7 +413,7 @@ def footprints(maps) -> None:
 
 
 def checkerboard(counts, pictures) -> None:
-    """How many contributions each pixel gets, and what it looks like: {title: (3, H, W)}."""
+    """The number of contributions to each pixel, and pictures: {title: (3, H, W)}."""
     _, axes = plt.subplots(1, 1 + len(pictures), figsize=(9, 3.1))
     lesson.write_values(axes[0], counts, dark_below=4, text="{:.0f}")
     axes[0].set(title="contributions to each pixel", xticks=[], yticks=[])
@@ -434,7 +434,7 @@ def grid_and_crop(picture, crop, x, y, points, goal) -> None:
 
 
 def gradients(steps, name, loss, box=None) -> None:
-    """Pictures above, the size of a loss's gradient below: {title: (picture, its gradient)}."""
+    """Pictures above, a loss's absolute gradient below: {title: (picture, its gradient)}."""
     _, axes = plt.subplots(2, len(steps), figsize=(1.8 * len(steps), 3.7))
     for (top, bottom), (title, (picture, gradient)) in zip(axes.T, steps.items()):
         lesson.draw(top, picture, title)
@@ -483,7 +483,7 @@ def _probabilities(axis, probabilities, title, cap):
 
 
 def small_games(games) -> None:
-    """The paths of games of two numbers: {name: [(m, d), ...]}, a panel each."""
+    """The paths of games of two numbers: {name: [(m, d), ...]}, one panel per game."""
     size = (3.1 * len(games), 3.4)
     figure, axes = plt.subplots(1, len(games), figsize=size, layout="constrained")
     for axis, (name, path) in zip(axes, games.items()):
@@ -555,7 +555,7 @@ def threshold(scores, same, cut, curves) -> None:
 
 
 def attack(histories, own) -> None:
-    """Attackers' errors over their steps, beside the error of the D each M was trained against.
+    """Attackers' errors over their steps, and the error of the D that M was trained against.
 
     Args: histories: {name of M: [(step, error)]}. own: {name of M: error}.
     """
@@ -585,7 +585,7 @@ def rank_bars(rates, names, guessing) -> None:
 
 
 def landmarks_read(pictures, read, true) -> None:
-    """Where landmarks are (white) and where a reader sees them (red): {title: (3, S, S)}."""
+    """True landmarks (white) and those that a reader predicts (red): {title: (3, S, S)}."""
     _, axes = plt.subplots(1, len(pictures), figsize=(1.6 * len(pictures), 1.9))
     for axis, (title, picture), points, truth in zip(axes, pictures.items(), read, true):
         lesson.draw(axis, picture, title)
@@ -622,7 +622,7 @@ def film_strips(films, shown, missed) -> None:
 
 
 def box_edges(true, found, filled, smoothed) -> None:
-    """Left and right edge of one face's box through a movie.
+    """Left and right edge of one face's box over a movie.
 
     Args: true, smoothed: (1, 4) boxes of all frames. found, filled: {frame: box (4,)}.
     """

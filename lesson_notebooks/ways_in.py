@@ -1,9 +1,9 @@
-"""How a lesson is opened and left: the first cell, the badge, and the links at the end.
+"""Each lesson's first cell, its badge, and the links at its end.
 
     python lesson_notebooks/ways_in.py        # writes them into all lessons
 
-ADDRESS is the one place that names the repository. While it is empty no lesson has a badge, and the
-first cell of a lesson that was opened alone says what to do.
+Only ADDRESS names the repository. While it is empty no lesson has a badge, and if a lesson is
+opened without the repository, its first cell says what to do.
 """
 
 import re
@@ -33,41 +33,41 @@ if not os.path.exists("lesson.py"):
 
 
 def first_cell(address: str = ADDRESS) -> str:
-    """Code that finds the lessons' folder, and fetches the course where it is not there."""
+    """Code that finds the lessons' folder, and fetches the course if it is missing."""
     action = "%system git clone --depth 1 {address} course" if address else MISSING
     return FIRST_CELL.format(action=action.format(address=address))
 
 
 def badge(name: str, address: str = ADDRESS) -> str:
-    """The "Open in Colab" line of a lesson, "" while there is no address."""
+    """The "Open in Colab" line of a lesson; "" without an address."""
     if not address:
         return ""
-    place = address.removeprefix("https://")
-    link = f"https://colab.research.google.com/{place.replace('.com', '', 1)}"
+    path = address.removeprefix("https://")
+    link = f"https://colab.research.google.com/{path.replace('.com', '', 1)}"
     return f"[![Open in Colab]({BADGE})]({link}/blob/main/lesson_notebooks/{name}.ipynb)"
 
 
 def titles(folder: Path = HERE) -> dict[str, str]:
     """{name: first line} of all lessons, in order, as {"00_welcome": "00 · Welcome"}."""
-    found = {}
+    lines = {}
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         top = nbformat.read(path, as_version=4).cells[0].source
-        found[path.stem] = top.splitlines()[0].removeprefix("# ")
-    return found
+        lines[path.stem] = top.splitlines()[0].removeprefix("# ")
+    return lines
 
 
 def navigation(name: str, titles: dict[str, str]) -> str:
-    """The last line of a lesson: links to the lesson before, the course and the next lesson."""
+    """The last line of a lesson: links to the previous lesson, the course and the next lesson."""
     names = list(titles)
-    place = names.index(name)
-    links = [f"[← {titles[other]}]({other}.ipynb)" for other in names[:place][-1:]]
+    index = names.index(name)
+    links = [f"[← {titles[other]}]({other}.ipynb)" for other in names[:index][-1:]]
     links.append(COURSE)
-    links += [f"[{titles[other]} →]({other}.ipynb)" for other in names[place + 1 :][:1]]
+    links += [f"[{titles[other]} →]({other}.ipynb)" for other in names[index + 1 :][:1]]
     return " · ".join(links)
 
 
 def write(path: Path, address: str = ADDRESS) -> None:
-    """Write the badge, `first_cell` and `navigation` into a lesson, in place of what was there."""
+    """Write the badge, `first_cell` and `navigation` into a lesson, replacing the old ones."""
     notebook = nbformat.read(path, as_version=4)
     top = notebook.cells[0]
     kept = re.sub(r"^\[!\[Open in Colab\].*\n+", "", top.source, flags=re.M)

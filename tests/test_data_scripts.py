@@ -586,7 +586,7 @@ def test_an_out_of_another_source_is_refused_and_left_as_it_is(tmp_path, capsys)
     _ = capsys.readouterr()
     other = lay(tmp_path / "other", {f"Eve_E/Eve_E_{i:04d}.jpg": picture(70 + i) for i in (1, 2)})
     said = one_sentence(capsys, prepare_lfw, other, out, *pairs)
-    assert "holds 8 pictures that SOURCE has not" in said and "give another OUT" in said
+    assert "holds 8 pictures that SOURCE lacks" in said and "give another OUT" in said
     assert "such as test/Ann_A/Ann_A_0001.jpg" in said
     changed = lay(
         tmp_path / "changed", {**lfw_files(), "Cid_C/Cid_C_0001.jpg": picture(200, (70, 80))}
@@ -1075,7 +1075,7 @@ def test_why_nothing_can_be_used_is_told(tmp_path, capsys, script):
     assert script.run(script.main, words) == 2
     said = capsys.readouterr().err.splitlines()
     assert "P0/0.jpg: cannot be read as a picture" in said[0]
-    assert said[-1].startswith("no usable") and said[-1].endswith("-h says how it must look")
+    assert said[-1].startswith("no usable") and said[-1].endswith("-h says how to arrange it")
 
 
 def test_one_person_in_two_spellings_is_refused(tmp_path, capsys):
@@ -1179,7 +1179,7 @@ def test_a_picture_changed_without_another_size_is_noticed(tmp_path, capsys, kin
     if kind != "folder":
         source = shutil.make_archive(str(tmp_path / "packed"), kind, source)
     said = one_sentence(capsys, prepare_lfw, source, out, *pairs)
-    assert "holds 1 picture that SOURCE has not, or has with other content" in said
+    assert "holds 1 picture that SOURCE lacks, or has with other content" in said
     assert "such as test/Cid_C/Cid_C_0001.jpg" in said and snapshot(out) == done
 
 

@@ -598,9 +598,7 @@ def test_jhmdb_of_another_source_is_refused(tmp_path, capsys):
         and snapshot(out) == done
     )
     shutil.rmtree(source / "Rename_Images/wave/Hi_c")
-    assert "holds 3 pictures that SOURCE has not" in one_sentence(
-        capsys, prepare_jhmdb, source, out
-    )
+    assert "holds 3 pictures that SOURCE lacks" in one_sentence(capsys, prepare_jhmdb, source, out)
 
 
 @pytest.mark.parametrize("change", ["splits", "mask", "size"])

