@@ -288,8 +288,8 @@ def read_checkpoint(path) -> dict:
                 raise OSError(f"{broken} in it is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        fix = "run ppad.reproduce first (delete row.json if it is there) or name another run"
-        raise LoopError(f"{path} does not exist: {fix}") from None
+        fix = "run ppad.reproduce first (delete the row.json of a row that is done) or name another"
+        raise LoopError(f"{path} does not exist: {fix} run") from None
     except Exception as error:  # damaged files raise many types
         fix = "start over"
         previous = path.with_name("checkpoint.prev.pt")

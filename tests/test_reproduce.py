@@ -653,6 +653,19 @@ def test_corrupt_checkpoint_is_named(copied, tiny_args, capsys):
     assert f"{path} cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["Ours", "Ours/inverting"])
+def test_a_finished_row_without_its_checkpoint_is_trained_again(copied, tiny_args, capsys, place):
+    words = [*tiny_args, "--out", copied, "--rows", "Ours"]
+    path = copied / "seed0" / place / "checkpoint.pt"
+    path.unlink()
+    assert run(*words) == 2
+    said = capsys.readouterr().err
+    assert f"{path} does not exist: " in said and "delete the row.json of a row that is" in said
+    path.with_name("checkpoint.prev.pt").unlink(missing_ok=True)
+    (copied / "seed0/Ours/row.json").unlink()
+    assert run(*words) == 0 and path.exists()
+
+
 def test_a_damaged_log_is_read_up_to_the_damage(copied, tiny_args):
     path = copied / "seed0/Ours/log.jsonl"
     first = path.read_text().splitlines()[0]
