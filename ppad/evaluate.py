@@ -85,42 +85,42 @@ def drawn_test_people(config) -> range:
 def draw_data(config, seed: int) -> Data:
     """Draw the toy world of one seed; training and test share no people and no scenes."""
     people = range(config.train_identities)
-    others = drawn_test_people(config)
+    test_people = drawn_test_people(config)
     side = config.frame_height
-    test_faces = datasets.toy_faces(seed, others, config.test_pictures_each, config.face_size)
+    test_faces = datasets.toy_faces(seed, test_people, config.test_pictures_each, config.face_size)
     per_fold = config.test_pairs // (2 * config.folds)
     return Data(
         datasets.toy_faces(seed, people, config.pictures_each, config.face_size),
         datasets.toy_actions(seed, config.train_frames, side, people),
         test_faces,
-        datasets.toy_actions(seed, config.test_frames, side, others, config.train_frames),
+        datasets.toy_actions(seed, config.test_frames, side, test_people, config.train_frames),
         datasets.toy_pairs(test_faces, config.folds, per_fold, seed),
     )
 
 
 def read_data(config) -> Data:
     """Read the prepared folders. Sets that exceed the rest of `memory_gb` stay in their files."""
-    train, test, marks, pairs, *tables = prepared(config)
-    stills = Path(config.actions)
+    train, test, landmarks, pairs, *tables = prepared(config)
+    root = Path(config.actions)
     frame = (config.frame_height, config.frame_width)
     limits = (config.train_identities, config.pictures_each)
     # a training set may skip bad pictures; a test set must not shrink
     readers = (
-        (datasets.read_faces, "skip", (train, marks, config.face_size, *limits)),
-        (datasets.read_faces, "error", (test, marks, config.face_size)),
-        (datasets.read_actions, "skip", (stills, *tables, "train", frame, config.train_frames)),
-        (datasets.read_actions, "error", (stills, *tables, "test", frame, config.test_frames)),
+        (datasets.read_faces, "skip", (train, landmarks, config.face_size, *limits)),
+        (datasets.read_faces, "error", (test, landmarks, config.face_size)),
+        (datasets.read_actions, "skip", (root, *tables, "train", frame, config.train_frames)),
+        (datasets.read_actions, "error", (root, *tables, "test", frame, config.test_frames)),
     )
     sets = []
     memory_left = config.memory_gb * GIB
     shared = {"face_scale": config.face_scale, "workers": config.workers}
-    for read, on_bad, what in readers:
-        pictures = read(*what, on_bad=on_bad, memory=memory_left, **shared)
+    for read, on_bad, given in readers:
+        pictures = read(*given, on_bad=on_bad, memory=memory_left, **shared)
         for line in pictures.skipped:
             print(f"skipped: {line}", file=sys.stderr)
         if pictures.lazy:
             size = f"{pictures.nbytes / GIB:.1f} GiB of pictures stay in their files"
-            print(f"{what[0]}: {size} (memory_gb is {config.memory_gb:g})", file=sys.stderr)
+            print(f"{given[0]}: {size} (memory_gb is {config.memory_gb:g})", file=sys.stderr)
         else:
             memory_left -= pictures.nbytes
         sets.append(pictures)
@@ -141,7 +141,7 @@ def prepared(config) -> list[Path]:
 
 
 def count_data(config) -> dict[str, int]:
-    """As `Data.counts`, by folders and tables alone; nothing is decoded. Raises DataError."""
+    """Count as `Data.counts` does, without decoding a picture. Raises DataError."""
     if config.drawn:
         return {
             "train_faces": config.train_identities * config.pictures_each,
@@ -152,26 +152,26 @@ def count_data(config) -> dict[str, int]:
             "test_frames": config.test_frames,
             "classes": len(datasets.ACTIONS),
         }
-    train, test, marks, pairs, *tables = prepared(config)
-    folders.landmark_rows(train, marks)
-    rows = folders.landmark_rows(test, marks)
+    train, test, landmarks, pairs, *tables = prepared(config)
+    folders.landmark_rows(train, landmarks)
+    rows = folders.landmark_rows(test, landmarks)
     frames = folders.annotated_frames(*tables)
     tested = [file for file, frame in frames.items() if frame.split == "test"]
-    for table, folder, names in ((tables[0], config.actions, tested), (marks, test, rows)):
+    for table, folder, names in ((tables[0], config.actions, tested), (landmarks, test, rows)):
         if absent := [one for one in names if not files.find_picture(folder, one).is_file()]:
             fault = f"{len(absent)} test pictures, such as {absent[0]}, are not there"
             raise files.DataError(f"{table}: {fault}: restore them, or delete their rows")
     frames = frames.values()
     splits = Counter(frame.split for frame in frames)
     people = Counter(name.split("/")[0] for name in folders.pictures_in(train))
-    most = config.pictures_each or math.inf
-    each = [min(people[name], most) for name in sorted(people)][: config.train_identities or None]
-    shown = [name.rpartition(".")[0] for name in folders.pictures_in(test)]
+    limit = config.pictures_each or math.inf
+    each = [min(people[name], limit) for name in sorted(people)][: config.train_identities or None]
+    names = [name.rpartition(".")[0] for name in folders.pictures_in(test)]
     return {
         "train_faces": sum(each),
         "train_people": len(each),
-        "test_faces": len(shown),
-        "pairs": len(files.find_pairs(pairs, shown)[0]),
+        "test_faces": len(names),
+        "pairs": len(files.find_pairs(pairs, names)[0]),
         "train_frames": min(splits["train"], config.train_frames or math.inf),
         "test_frames": min(splits["test"], config.test_frames or math.inf),
         "classes": len({action for frame in frames for action in frame.actions}),
@@ -179,7 +179,7 @@ def count_data(config) -> dict[str, int]:
 
 
 def needs(config, train_people: int, classes: int, rows: int = 11) -> dict[str, float]:
-    """GiB of memory for `training` and of `disk`, see `optim.needs`; nothing is allocated."""
+    """GiB of `training` memory and of `disk` (`optim.needs`); nothing is allocated."""
     config = replace(config, detector_weights="", recognizer_weights="")
     with torch.device("meta"):
         recognizer = players.make_recognizer(config, train_people)
@@ -238,8 +238,8 @@ def privacy(attackers: dict, data: Data, config, device="cpu", seed: int = 0) ->
 
     Returns for each attacker `both` (both pictures of a pair modified) and `probe` (original
     against modified), each as `attackers.verify`, its error on `originals` and its `rank1` rate.
-    `strongest` is the lowest of all these errors on modified faces, the figure to quote as privacy,
-    with a 95 % interval by bootstrap over identities.
+    `strongest` is the lowest `both` or `probe` error of any attacker, the figure to quote as
+    privacy, with a 95 % interval by bootstrap over identities.
     """
     originals = data.test_faces.floats()
     landmarks = data.test_faces.landmarks
@@ -316,17 +316,17 @@ class Guarded:
     def __call__(self, faces):
         """(B, 3, S, S) in [-1, 1] -> the same. Raises DataError."""
         try:
-            made = self.anonymizer(faces.clone())
-        except (Exception, SystemExit) as error:  # somebody else's code raises anything
+            output = self.anonymizer(faces.clone())
+        except (Exception, SystemExit) as error:  # users' code raises anything
             stack = traceback.extract_tb(error.__traceback__)
-            lines = [f" (line {one.lineno})" for one in stack if one.filename == self.file]
+            lines = [f" (line {frame.lineno})" for frame in stack if frame.filename == self.file]
             self.refuse(f"raised {type(error).__name__}: {error}{''.join(lines[-1:])}")
-        shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
+        shape = tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
         if shape != tuple(faces.shape):
-            self.refuse(f"makes {shape} of {tuple(faces.shape)}: return a tensor of the same shape")
-        if not made.abs().max() <= 1.001:  # nan as well
-            self.refuse(f"returns {made.min():.3g} to {made.max():.3g}: keep values in [-1, 1]")
-        return made.to(faces)
+            self.refuse(f"returns {shape} for {tuple(faces.shape)}: return a tensor of this shape")
+        if not output.abs().max() <= 1.001:  # also refuses nan
+            self.refuse(f"returns {output.min():.3g} to {output.max():.3g}: keep values in [-1, 1]")
+        return output.to(faces)
 
     def refuse(self, fault: str) -> None:
         """Raise DataError."""
@@ -334,9 +334,9 @@ class Guarded:
 
 
 def read_own_row(text: str, size: int) -> OwnRow:
-    """The row that NAME=FILE.py:CLASS names; its anonymizer is tried on faces of `size` px.
+    """Read NAME=FILE.py:CLASS and try the anonymizer on faces of `size` px.
 
-    Raises DataError for what cannot be used or breaks the contract (see `check_contract`).
+    Raises DataError if it cannot be used or breaks the contract (see `check_contract`).
     """
     form = re.fullmatch(r"([^\W_][^=|\n]{0,59})=(.+\.py):(\w+)", text)
     if not form:
@@ -345,7 +345,7 @@ def read_own_row(text: str, size: int) -> OwnRow:
     name, file, class_name = form.groups()
     where = f"--row {name}: {class_name} of {file}"
     content = files.read_text(Path(file), "module")
-    sys.path.append(str(Path(file).resolve().parent))  # for modules beside it
+    sys.path.append(str(Path(file).resolve().parent))  # to let it import its neighbors
 
     def make(device="cpu"):
         anonymizer = names[class_name]()
@@ -358,17 +358,17 @@ def read_own_row(text: str, size: int) -> OwnRow:
         check_contract(make(), size)
     except files.DataError:
         raise
-    except (Exception, SystemExit) as error:  # somebody else's code raises anything
-        fix = f"{class_name}() must give the anonymizer"
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
+        fix = f"{class_name}() must return the anonymizer"
         raise files.DataError(f"{where} raised {type(error).__name__}: {error}; {fix}") from error
     return OwnRow(name, make, datasets.checksum(content, class_name))
 
 
 @torch.no_grad()
 def check_contract(anonymizer: Guarded, size: int) -> None:
-    """Raise DataError unless each face of (B, 3, S, S) is anonymized by itself, in every batch.
+    """Raise DataError unless the result for a face is the same in every batch and call.
 
-    One without a `.size` gets any S on frames; one that draws at each call is `stochastic = True`.
+    Without `.size`, an anonymizer must take any S; with `stochastic = True`, results may differ.
     """
     if getattr(anonymizer, "size", size) != size:
         anonymizer.refuse(
@@ -379,18 +379,18 @@ def check_contract(anonymizer: Guarded, size: int) -> None:
         difference = (anonymizer(faces)[:1] - anonymizer(faces[:1])).abs().max()
         if difference > 1 / 127.5 and not getattr(anonymizer, "stochastic", False):  # a gray level
             anonymizer.refuse(
-                "gives a face another result when it comes again or alone: treat each face by "
-                "itself, or set stochastic = True if it draws at each call"
+                "gives the same face another result in another batch: treat each face by itself, "
+                "or set stochastic = True if each call draws random numbers"
             )
     if hasattr(anonymizer, "state_dict"):  # else the row's checkpoints could not be read
-        kept = io.BytesIO()
+        buffer = io.BytesIO()
         try:
-            torch.save(anonymizer.state_dict(), kept)
-            kept.seek(0)
-            anonymizer.load_state_dict(torch.load(kept, weights_only=True))
-        except Exception:  # somebody else's code raises anything
+            torch.save(anonymizer.state_dict(), buffer)
+            buffer.seek(0)
+            anonymizer.load_state_dict(torch.load(buffer, weights_only=True))
+        except Exception:  # a user's code may raise anything
             fix = "give tensors and plain values, and a load_state_dict that takes them"
-            anonymizer.refuse(f"has a state_dict() that no checkpoint can bring back: {fix}")
+            anonymizer.refuse(f"has a state_dict() that a checkpoint cannot restore: {fix}")
 
 
 @functools.cache
@@ -408,7 +408,7 @@ def judge_row(
 ) -> dict:
     """Evaluate one row of one seed: the content of `row.json`.
 
-    game: `trainer.Game`, played. attacker, inverter: of `attackers`. folder: for temporary files.
+    game: a finished `trainer.Game`. attacker, inverter: trained. folder: for temporary files.
     """
     torch.manual_seed(seed)  # an M that draws gives the same faces at each evaluation
     device = game.device
@@ -449,13 +449,13 @@ def judge_row(
 
 
 def mean_or_none(values: list[float | None]) -> float | None:
-    """Mean without nan and None; None if nothing is left (a class that no frame shows)."""
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return float(np.mean(known)) if known else None
+    """Mean without nan and None; None if no value is left."""
+    valid = [value for value in values if value is not None and not math.isnan(value)]
+    return float(np.mean(valid)) if valid else None
 
 
 def summarize(rows: list[dict]) -> dict:
-    """Combine one row's results of all seeds, as `judge_row` returns them."""
+    """Combine the results of `judge_row` for one row and all seeds."""
     errors = [row["verification_error"] for row in rows]
     looks = [row["structure"] for row in rows]
     kinds = [kind for kind in looks[0] if all(kind in one for one in looks)]

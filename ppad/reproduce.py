@@ -1,4 +1,4 @@
-"""The main job: every player, every row of Table 1, every figure, in order, resumable.
+"""The main job, resumable: all players, all rows of Table 1, all figures.
 
     python -m ppad.reproduce [--preset toy] [--out runs/toy] [--rows Ours Masked ...] [--seed 0 1 2]
 
@@ -61,15 +61,15 @@ def parse(argv):
     parser.add_argument("--preset", default="toy", choices=sorted(presets.PRESETS))
     parser.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
     fewer = "; ".join(f"{preset}: {' '.join(rows)}" for preset, rows in FEWER_ROWS.items())
-    rows_help = f"any of: {', '.join(KNOWN)} (default: all up to Ours; of preset {fewer})"
+    rows_help = f"any of: {', '.join(KNOWN)} (default: all up to Ours; with preset {fewer})"
     parser.add_argument("--rows", nargs="+", metavar="ROW", choices=KNOWN, help=rows_help)
-    own_help = "an anonymizer of your own as one row more (see ppad/README.md); may come again"
+    own_help = "an anonymizer of your own as a row (see ppad/README.md); can be repeated"
     parser.add_argument(
         "--row", action="append", default=[], metavar="NAME=FILE.py:CLASS", help=own_help
     )
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one or more seeds")
     parser.add_argument("--jobs", type=int, help="rows trained at once (default: as many as fit)")
-    parser.add_argument("--check", action="store_true", help="only say what a run needs and takes")
+    parser.add_argument("--check", action="store_true", help="only print what a run needs")
     presets.add_fields(parser)
     args = parser.parse_args(argv)
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(presets.Paper)}
@@ -157,15 +157,15 @@ class SeedRun:
         return evaluate.Judges(self.recognizer(), self.other(), self.landmark_reader())
 
     def controls(self) -> None:
-        """Write start.json, once: the evaluators on originals, and minutes of training so far."""
+        """Write start.json, once: evaluators on originals, and minutes of training before rows."""
         path = self.folder / "start.json"
         if path.exists():
             return
         judges = self.judges()
         places = [place for place, _ in PLAYERS.values() if "/" in place]
-        done = [loop.read_checkpoint(self.folder / place / "checkpoint.pt") for place in places]
+        states = [loop.read_checkpoint(self.folder / place / "checkpoint.pt") for place in places]
         start = {
-            "minutes": sum(one["seconds"] for one in done) / 60,
+            "minutes": sum(state["seconds"] for state in states) / 60,
             "controls": evaluate.controls(judges, self.data, self.config, self.device),
             "counts": self.data.counts(),
         }
@@ -202,7 +202,7 @@ class SeedRun:
         place = path.parent.name
         played = self.loop(place, name, **changes, **file)
         attack = self.loop(f"{place}/retrained", f"{name}: attacker", **changes, **file)
-        undo = self.loop(f"{place}/inverting", f"{name}: inverter", **changes, **file)
+        inverting = self.loop(f"{place}/inverting", f"{name}: inverter", **changes, **file)
         judges = self.judges()
         detector = self.detector()
         anonymizer = self.make_anonymizer(name)
@@ -214,13 +214,13 @@ class SeedRun:
         attacker = attackers.train_attacker(
             judges.never_saw, anonymizer, faces, config, attack, self.device
         )
-        inverter = attackers.train_inverter(anonymizer, faces, self.config, undo, self.device)
+        inverter = attackers.train_inverter(anonymizer, faces, self.config, inverting, self.device)
 
         def judge():
             row = {"name": name, "seed": self.seed, **file} | evaluate.judge_row(
                 game, attacker, inverter, judges, self.data, config, self.seed, path.parent
             )
-            trained = played.seconds + attack.seconds + undo.seconds  # over all calls
+            trained = played.seconds + attack.seconds + inverting.seconds  # of all commands
             row["minutes"] = max(time.monotonic() - began, trained) / 60
             row["peak_memory_gb"] = optim.peak_memory()
             gpu = self.device if torch.device(self.device).type == "cuda" else None
@@ -267,27 +267,27 @@ def collect(args, config, rows: list, device, jobs: int) -> dict:
     """The content of results.json: `rows` of all seeds, from the files in the run folder."""
     folders = [args.out / f"seed{seed}" for seed in args.seed]
     starts = [files.read_json(folder / "start.json", needs=START) for folder in folders]
-    found = {
-        name: [files.read_json(one / files.file_name(name) / "row.json") for one in folders]
+    by_name = {
+        name: [files.read_json(folder / files.file_name(name) / "row.json") for folder in folders]
         for name in rows
     }
-    every_row = [row for per_seed in found.values() for row in per_seed]
+    every_row = [row for per_seed in by_name.values() for row in per_seed]
     minutes = {
         name: round(statistics.mean(row["minutes"] for row in per_seed), 2)
-        for name, per_seed in found.items()
+        for name, per_seed in by_name.items()
     }
     processes = optim.world_size()
     # memory that processes share is counted in each of them
     memory = jobs * processes * max(row["peak_memory_gb"] or 0 for row in every_row)
-    used = {"jobs": jobs, "peak_memory_gb": round(memory, 2)}
+    usage = {"jobs": jobs, "peak_memory_gb": round(memory, 2)}
     if gpu_memory := max(row.get("gpu_peak_gb") or 0 for row in every_row):
-        used["gpu_peak_gb_a_row"] = gpu_memory
+        usage["gpu_peak_gb_a_row"] = gpu_memory
     if processes > 1:
-        used["processes"] = processes
-    fields = presets.as_fields(config)  # of paths only the last name, as results.json is published
+        usage["processes"] = processes
+    fields = presets.as_fields(config)  # results.json is shared: paths keep only their last name
     return {
         "preset": args.preset,
-        "hardware": optim.hardware(device) | used,
+        "hardware": optim.hardware(device) | usage,
         "versions": optim.versions(),
         "minutes": round(files.read_json(args.out / "minutes.json")["minutes"], 2),  # all commands
         "core_minutes": round(sum(one["minutes"] for one in starts + every_row), 2),
@@ -295,7 +295,7 @@ def collect(args, config, rows: list, device, jobs: int) -> dict:
         "seeds": args.seed,
         "budget": presets.budget(config),
         "counts": starts[0]["counts"],
-        "rows": [evaluate.summarize(per_seed) for per_seed in found.values()],
+        "rows": [evaluate.summarize(per_seed) for per_seed in by_name.values()],
         "controls": [start["controls"] for start in starts],
         "config": {name: Path(v).name if name in PATHS else v for name, v in fields.items()},
     }
@@ -306,30 +306,30 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     torch.manual_seed(run.seed)  # an M that draws gives the same faces at each call
     best = "Ours" if "Ours" in rows else rows[-1]
     people = grouped(run.data.test_faces.identities.tolist()).values()
-    shown = [pictures[0] for pictures in eight_of(people)]
+    faces = [pictures[0] for pictures in eight_of(people)]
     groups = [pictures[:6] for pictures in eight_of(p for p in people if len(p) >= 4)]
     actions = run.data.test_actions
     with_face = [i for i, boxes in enumerate(actions.face_boxes) if len(boxes)]
-    clips = [  # folders with four frames, but not those named after an action: stills, many people
+    clips = [  # folders of four or more frames, but not of stills (named after an action)
         [with_face[i] for i in frames[:4]]
         for folder, frames in grouped(Path(actions.names[i]).parent for i in with_face).items()
         if len(frames) >= 4 and folder.name not in ("", *actions.classes)
     ]
     scenes = [clip[i] for i, clip in enumerate(eight_of(clips)[:4])] or eight_of(with_face)[:4]
     columns = {}
-    undone = {}
+    inverted = {}
     for name in rows:
         anonymizer = run.finished(name)
-        columns[name] = run.faces(shown[:4], anonymizer)  # (4, 3, S, S)
+        columns[name] = run.faces(faces[:4], anonymizer)  # (4, 3, S, S)
         modified = columns[name][:2]  # (2, 3, S, S)
         restored = run.inverter(name)(modified.to(run.device)).cpu()
-        undone[name] = torch.stack([modified, restored], dim=1).flatten(0, 1)
+        inverted[name] = torch.stack([modified, restored], dim=1).flatten(0, 1)
     anonymizer = run.finished(best)
     figures.fig3(columns, out / "fig3.png")
-    figures.fig3(undone, out / "inverted.png", sides=["modified", "inverted"] * 2)
+    figures.fig3(inverted, out / "inverted.png", sides=["modified", "inverted"] * 2)
     figures.fig4(results, out / "fig4.png")
     frames = (run.frames(scenes), run.frames(scenes, anonymizer)) if scenes else None
-    figures.fig5(run.faces(shown), run.faces(shown, anonymizer), out / "fig5.png", frames=frames)
+    figures.fig5(run.faces(faces), run.faces(faces, anonymizer), out / "fig5.png", frames=frames)
     (out / "fig6.png").unlink(missing_ok=True)
     if groups:
         figures.fig6(
@@ -342,7 +342,7 @@ def draw(run: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
 
 
 def eight_of(things) -> list:
-    """At most eight of them, the same at each call."""
+    """Choose at most eight of `things`, the same at each call."""
     things = list(things)
     return random.Random(0).sample(things, min(8, len(things)))
 
@@ -359,16 +359,16 @@ def run(args, config) -> None:
     """Train all seeds and rows, then write tables and figures."""
     own = {}
     for row in (evaluate.read_own_row(text, config.face_size) for text in args.row):
-        others = ("start", "judges", "data.json", "start.json", *KNOWN, *own)
-        taken = [files.file_name(name).casefold() for name in others]
+        reserved = ("start", "judges", "data.json", "start.json", *KNOWN, *own)
+        taken = [files.file_name(name).casefold() for name in reserved]
         if files.file_name(row.name).casefold() in taken:  # some systems ignore case
             raise ValueError(f"--row {row.name}: that name is taken: choose another")
         own[row.name] = row
     rows = [name for name in KNOWN if name in args.rows] + list(own)  # the paper's order
-    device, jobs = choose_device_and_jobs(args, config)  # now, as the rows' files may use the GPU
+    device, jobs = choose_device_and_jobs(args, config)  # own rows may have used CUDA
     if args.check:
         if optim.launched_processes() > 1:
-            raise ValueError("--check looks at one process: give the command without torchrun")
+            raise ValueError("--check needs a single process: give the command without torchrun")
         checkup.check(args, config, rows, device, jobs)
         return
     if missing := presets.missing_weights(config):
@@ -391,16 +391,18 @@ def train_rows(args, config, rows: list, own: dict, device, jobs: int) -> SeedRu
     first = None
     for seed in args.seed:
         data = first.data if first and not config.drawn else None  # seeds share data from folders
-        one = SeedRun(config, args.out / f"seed{seed}", seed, device, data, own)
-        first = first or one
-        starts = (one.detector, one.recognizer, one.other, one.landmark_reader)
+        seed_run = SeedRun(config, args.out / f"seed{seed}", seed, device, data, own)
+        first = first or seed_run
+        starts = (seed_run.detector, seed_run.recognizer, seed_run.other, seed_run.landmark_reader)
         loop.side_by_side({f"start: {train.__name__}": train for train in starts}, jobs)
-        loop.side_by_side({"controls": functools.partial(optim.run_on_main, one.controls)}, jobs)
+        loop.side_by_side(
+            {"controls": functools.partial(optim.run_on_main, seed_run.controls)}, jobs
+        )
         # rows with an M take longest, so they start first, beside the others
         order = sorted(rows, key=lambda name: name not in VARIANTS)
         if optim.is_main_process():
             files.print_progress(figures.screen_line(f"Method, seed {seed}"), end=True)
-        loop.side_by_side({name: functools.partial(one.row, name) for name in order}, jobs)
+        loop.side_by_side({name: functools.partial(seed_run.row, name) for name in order}, jobs)
     return first
 
 
@@ -441,8 +443,8 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
     (out / "players.pt").unlink(missing_ok=True)  # an earlier command's, perhaps of other seeds
     if "Ours" in rows:
         done = list(map(files.file_name, rows))
-        found = {name: at for name, at in PLAYERS.items() if "/" in at[0] or at[0] in done}
-        parts = {name: first.trained(*at) for name, at in found.items()}
+        places = {name: at for name, at in PLAYERS.items() if "/" in at[0] or at[0] in done}
+        parts = {name: first.trained(*at) for name, at in places.items()}
         loop.save_players(out / "players.pt", results["config"], parts)
     files.write_file(out / "results.json", json.dumps(results, indent=1))
     written = [name for name in checkup.OUTPUTS if (out / name).exists()]
@@ -450,7 +452,7 @@ def report(first: SeedRun, out: Path, results: dict, rows: list[str]) -> None:
 
 
 def warn_of_changes(path: Path, results: dict) -> None:
-    """Print which rows and seeds of the file at `path` `results` lack, and if versions differ."""
+    """Warn of mixed versions, and of rows and seeds that `path` has and `results` lack."""
     versions = {json.dumps(one) for row in results["rows"] for one in row["made_with"] if one}
     if len(versions) > 1:
         fault = "the rows were made with different versions or on different machines"

@@ -7,7 +7,7 @@
 server and no network. Q1: 12 + 12 pairs of repainted faces, "same person or not". Q2: 16 repainted
 faces, "who is this?" (in a set without names: "which of these four people?"). Q3: a gallery,
 "would you feel protected?". The truth goes to `study/key.json`; the page does not contain it.
-`score` reads the files that the subjects saved, and prints and draws the result beside the paper's.
+`score` reads the subjects' files, and prints and draws the result beside the paper's.
 
 A study with people needs their informed consent and, nearly everywhere, the approval of an ethics
 board. Do not ask children, and do not show pictures of people who have not agreed to it.
@@ -119,7 +119,7 @@ def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, dict]:
     """Question 2 and its truth: the person's name or, in a set without names, the right choice.
 
     With names, the people with most pictures are chosen: the best known (ours). Without, the right
-    choice is another picture, as the same one has the same background.
+    choice is another picture of the person: the same picture would show the same background.
     """
     named = [person for person in pictures_of if has_name(person)]
     by_name = len(named) >= PEOPLE
@@ -173,8 +173,7 @@ def repaint(faces, modifier, indices: list[int]) -> list[str]:
 def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
     """Read the key and every subject's answers; print, draw and write the result to `out`.
 
-    Raises DataError naming the first file that is damaged, incomplete, a duplicate, or from another
-    study.
+    Raises DataError naming the first file that is damaged, incomplete, repeated or foreign.
     """
     paths = []
     for path in answer_paths:  # on Windows the shell does not expand a *
@@ -189,7 +188,7 @@ def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
     for path in paths:
         given = read_answers(path, key)
         if given["subject"] in subjects:
-            raise files.DataError(f"{path} is of a subject whose answers were given: leave it out")
+            raise files.DataError(f"{path} repeats the subject of another file: leave it out")
         subjects[given["subject"]] = given["answers"]
     report = evaluate(list(subjects.values()), key)
     files.write_file(out / "study_results.json", json.dumps(report, indent=1))
@@ -240,7 +239,7 @@ def usable(item: str, answer, kind: str) -> bool:
 
 
 def evaluate(subjects: list[dict], key: dict) -> dict:
-    """The study's figures. subjects: the answers of each.
+    """The study's figures. subjects: each subject's answers.
 
     Q1: share of right answers, with a 95 % interval by bootstrap over subjects (None for one).
     Q2: share of right names among the people a subject knows; without names, of right choices.
@@ -248,16 +247,16 @@ def evaluate(subjects: list[dict], key: dict) -> dict:
     """
     kind = key["q2"]["kind"]
     right = []  # (n, 24)
-    found = []
+    named = []  # True if right
     for answers in subjects:
         pairs = key["q1"].items()
         right.append([(answers[item]["answer"] == "same") == same for item, same in pairs])
         for item, truth in key["q2"]["items"].items():
             given = answers[item]
             if kind == "choice":
-                found.append(given["answer"] == truth)
+                named.append(given["answer"] == truth)
             elif given["known"]:
-                found.append(same_name(given["answer"], truth))
+                named.append(same_name(given["answer"], truth))
     per_subject = np.mean(right, axis=1)  # (n,)
     return {
         "study": key["study"],
@@ -265,8 +264,8 @@ def evaluate(subjects: list[dict], key: dict) -> dict:
         "q1_accuracy": float(per_subject.mean()),
         "q1_interval": interval(per_subject),
         "q2_kind": kind,
-        "q2_answers": len(found),
-        "q2_named": float(np.mean(found)) if found else None,
+        "q2_answers": len(named),
+        "q2_named": float(np.mean(named)) if named else None,
         "q3_protected": sum(answers["q3"]["answer"] for answers in subjects),
         "paper": PAPER,
     }
@@ -285,13 +284,13 @@ def same_name(answer: str | None, truth: str) -> bool:
 def words_of(name: str) -> list[str]:
     """A name's words in lower case, without accents, punctuation and the suffix Jr."""
     letters = unicodedata.normalize("NFKD", name.casefold())
-    letters = "".join(one for one in letters if not unicodedata.combining(one))
+    letters = "".join(c for c in letters if not unicodedata.combining(c))
     letters = re.sub(r"(?<=[aou])e", "", letters)  # LFW writes Schroeder for Schröder
     return [word for word in re.split(r"[\W_]+", letters) if word not in ("", "jr")]
 
 
 def interval(per_subject: np.ndarray) -> list[float] | None:
-    """95 % interval of the mean by bootstrap over subjects; None where there is only one."""
+    """95 % interval of the mean by bootstrap over subjects; None for one subject."""
     if len(per_subject) < 2:
         return None
     draws = np.random.default_rng(0).integers(len(per_subject), size=(RESAMPLES, len(per_subject)))
@@ -351,7 +350,7 @@ def main(argv=None) -> int:
     add = commands.add_parser("make", help="write study.html and key.json from a run").add_argument
     add("--run", type=Path, required=True, help="a finished run with the row Ours")
     add("--out", type=Path, required=True, help="folder for study.html and key.json")
-    add("--seed", type=int, default=0, help="draws people and pictures")
+    add("--seed", type=int, default=0, help="random seed")
     add = commands.add_parser("score", help="evaluate the subjects' files").add_argument
     add("key", type=Path, help="the study's key.json")
     add("answers", type=Path, nargs="+", help="files saved by the page")

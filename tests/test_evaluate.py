@@ -470,8 +470,8 @@ def test_another_class_of_the_same_file_is_another_row(tmp_path):
         ("A=own.py:None_", "--row A: None_ of own.py raised KeyError: 'None_'"),
         ("A=broken.py:Darker", "Darker of broken.py raised SyntaxError"),
         ("A=own.py:Needs", "raised TypeError"),
-        ("A=own.py:Half", r"makes \(3, 3, 16, 16\) of \(3, 3, 32, 32\): return a tensor"),
-        ("A=own.py:Numbers", "makes ndarray of"),
+        ("A=own.py:Half", r"returns \(3, 3, 16, 16\) for \(3, 3, 32, 32\): return a tensor"),
+        ("A=own.py:Numbers", "returns ndarray for"),
         ("A=own.py:Bright", r"returns 0.\d+ to 2: keep values in \[-1, 1\]"),
         ("A=own.py:NotANumber", "returns nan to nan"),
         ("A=own.py:Secretly", "set stochastic = True"),
@@ -479,7 +479,7 @@ def test_another_class_of_the_same_file_is_another_row(tmp_path):
         ("A=own.py:Fixed", "raised IndexError"),  # on frames it meets faces of other sizes
         ("A=own.py:Other", "has .size 64, but faces are 32 px: see --face_size"),
         ("A=own.py:Text", "has .size '32', but faces are 32 px"),
-        ("A=own.py:Functions", r"has a state_dict\(\) that no checkpoint can bring back: give"),
+        ("A=own.py:Functions", r"has a state_dict\(\) that a checkpoint cannot restore: give"),
         ("A=own.py:Forgetful", "and a load_state_dict that takes them"),
     ],
 )

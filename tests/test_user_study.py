@@ -355,7 +355,7 @@ def spoil_kind(folder):
     "spoil, word",
     [
         (spoil_torn, "cannot be read"),
-        (spoil_double, "a subject whose answers were given"),
+        (spoil_double, "repeats the subject of another file"),
         (spoil_foreign, "another study"),
         (spoil_incomplete, "q2-01"),
         (spoil_list, "b.json"),
