@@ -572,7 +572,7 @@ def test_pictures_of_an_anonymizer_that_draws(tiny, tmp_path, drawn):
         (["--adversarial_target", "descent"], "adversarial_target is 'descent'"),
         (["--recognizer_depth", "7"], "recognizer_depth is 7: it must be 4 or 10 or 20"),
         (["--batch_faces", "1000"], "batch_faces is 1000, but there are 24 faces to train on"),
-        (["--test_pairs", "100000"], "of which 36 exist: give more test_identities"),
+        (["--test_pairs", "100000"], "only 36 of one exist: give more test_identities"),
     ],
 )
 def test_wrong_command_lines(words, sentence, tiny_args, tmp_path, capsys):
