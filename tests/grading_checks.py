@@ -339,12 +339,13 @@ def guard(place: str, root: str, file: str, note) -> None:
             asking = False
             if caller == file:
                 refuse("look at the grader's own variables")
-        if event in PROGRAMS and not asking:
+        kills = event in ("os.kill", "os.killpg") and arguments[0] not in (0, os.getpid())
+        if (kills or event in PROGRAMS) and not asking:
             asking = True
             allowed = _by_a_package(sys._getframe(1))
             asking = False
             if not allowed:
-                refuse("start a program")
+                refuse("stop another process" if kills else "start a program")
         writes = event in CHANGES
         if event == "open":
             path, mode, flags = arguments

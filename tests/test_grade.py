@@ -321,6 +321,10 @@ CHEATS = {
         "uses os.popen",
         "start a program",
     ),
+    "the grader's process is stopped": (
+        "import os\ntry:\n    os.kill(os.getppid(), 15)\nexcept Exception:\n    pass\n" + SHAPES,
+        "stop another process",
+    ),
     "the asserts of pytest": (STRIP + NOTHING, "rewrite_asserts", "no test counts"),
     "pytest runs no test": (
         "import _pytest.python as p\np.Function.runtest = lambda self: None\n" + NOTHING,
