@@ -8,7 +8,7 @@ from ppad.losses import modifier_adversarial as our_modifier_adversarial
 from ppad.losses import random_label_targets as our_random_label_targets
 from ppad.optim import frozen as our_frozen
 
-# ------------------------------------------------------------------ ours, one for each exercise
+# ------------------------------------------------------------------ our solutions
 
 
 def our_loss_of_D(L_D, modified, original, identities):
@@ -76,7 +76,7 @@ def check_loss_of_D(loss_of_D):
 
 
 def check_frozen(frozen):
-    """A small D with batch norm and dropout; one of its weights is frozen for good."""
+    """A small D with batch norm and dropout; one of its weights is always frozen."""
     torch.manual_seed(0)
     player = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
     player[0].weight.requires_grad_(False)
