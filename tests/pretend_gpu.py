@@ -1,10 +1,10 @@
 """A GPU for machines without one: its tensors keep their values on the CPU.
 
-Inside `with PretendGPU() as gpu`, what is moved to or made on `gpu.device` becomes an `OnGPU`.
-Mixing one with a tensor of the CPU in one operation raises RuntimeError, as CUDA does, and
-`gpu.waits` lists the places in ppad where the program waited for a result or a copy. The device has
-the name of torch's `meta`, which autograd and modules know on every machine. What it does not show:
-half precision, pinned memory, streams, several GPUs, the kernels themselves.
+Inside `with PretendGPU() as gpu`, a tensor moved to or made on `gpu.device` becomes an `OnGPU`.
+Mixing it with a CPU tensor in one operation raises RuntimeError, as CUDA does, and `gpu.waits`
+lists the places in ppad where the program waited for a result or a copy. The device is named
+`meta`, which autograd and modules know on every machine. It cannot test half precision, pinned
+memory, streams, several GPUs or the kernels themselves.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ BETWEEN = {
     aten.to.device,
     aten.to.dtype_layout,
     aten.to.other,
-}  # devices
+}  # copies between devices
 INDEXED = {
     aten.index.Tensor,
     aten.index_put_.default,
@@ -39,7 +39,7 @@ ANSWERS = {
 
 
 class OnGPU(torch.Tensor):
-    """A tensor whose values lie in `.here`."""
+    """A GPU tensor; the CPU tensor `.here` has its values."""
 
     @staticmethod
     def __new__(cls, here):
@@ -165,7 +165,7 @@ def _run(func, args, kwargs, note):
     ]
     return (
         target if changed else tree_map_only(torch.Tensor, OnGPU, out)
-    )  # in place: the very tensor comes back
+    )  # in place: return the same tensor
 
 
 def _there(device):

@@ -214,8 +214,8 @@ class _OneWeightD(nn.Module):
 def check_one_step(one_step):
     """Two faces with means 1 and 3, an M and a D of one weight each, plain gradient descent.
 
-    First step: D's gradient is 2 m + 2 = 6, so w = 1 - 0.05 * 6 = 0.7. Then M's: the losses are 1.4
-    and 4.2, above the cap of 2.2; -0.7 / 2 of the first, and 0.05 * 2 of L1: m = 2.025.
+    First step: D's gradient is 2 m + 2 = 6, so w = 1 - 0.05 * 6 = 0.7. M's losses are 1.4 and 4.2
+    (above the cap of 2.2): its gradient is -0.7 / 2 + 0.05 * 2 (L1), so m = 2.025.
     """
     M = _OneWeightM()
     D = _OneWeightD()
