@@ -112,9 +112,7 @@ def check_places(source, out, *tables):
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder; check SOURCE")
     if source.is_relative_to(out) or out.is_relative_to(source):
-        raise DataError(
-            f"OUT {out} and SOURCE {source} lie in one another; give a folder of its own as OUT"
-        )
+        raise DataError(f"OUT {out} and SOURCE {source}: one contains the other; give another OUT")
     if out.exists() and not out.is_dir():
         raise DataError(f"OUT {out} is a file; give a folder")
     for table in tables:
