@@ -83,7 +83,7 @@ def arguments(doc, actions=False):
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help="of the face finder",
+        help="device of the face finder",
     )
     return parser
 
@@ -256,7 +256,7 @@ def prepare_faces(out, split, source, pictures, faces, listing="", also=(), skip
     Args:
         source: What `open_source` returns.
         pictures: A list of (name in source, PERSON/PICTURE).
-        listing: Added to the journal's `how`: only the same can resume OUT.
+        listing: Added to the journal's `how`: only a run with the same one can resume OUT.
         also: Other files that the caller writes into OUT.
         skipped: {name in SOURCE: reason} of pictures that the caller leaves out.
 
