@@ -83,7 +83,7 @@ def arguments(doc, actions=False):
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help="of the face finder",
+        help="device of the face finder",
     )
     return parser
 
@@ -112,9 +112,7 @@ def check_places(source, out, *tables):
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder; check SOURCE")
     if source.is_relative_to(out) or out.is_relative_to(source):
-        raise DataError(
-            f"OUT {out} and SOURCE {source} lie in one another; give a folder of its own as OUT"
-        )
+        raise DataError(f"OUT {out} and SOURCE {source}: one contains the other; give another OUT")
     if out.exists() and not out.is_dir():
         raise DataError(f"OUT {out} is a file; give a folder")
     for table in tables:
@@ -258,7 +256,7 @@ def prepare_faces(out, split, source, pictures, faces, listing="", also=(), skip
     Args:
         source: What `open_source` returns.
         pictures: A list of (name in source, PERSON/PICTURE).
-        listing: Added to the journal's `how`: only the same can resume OUT.
+        listing: Added to the journal's `how`: only a run with the same one can resume OUT.
         also: Other files that the caller writes into OUT.
         skipped: {name in SOURCE: reason} of pictures that the caller leaves out.
 

@@ -157,7 +157,7 @@ class _Folder:
 def _refuse(error):
     """Raise DataError for an unreadable folder or a broken or circular link."""
     raise DataError(
-        f"{error.filename}: cannot be read ({error.strerror}); see that it can be, "
+        f"{error.filename}: cannot be read ({error.strerror}); make it readable, "
         "or take it out of SOURCE"
     )
 

@@ -55,7 +55,7 @@ def read_annotations(path):
             video = name.rpartition(".")[0] or name  # "ID.mp4"
             if not re.fullmatch(r"[\w-]{1,64}", video):
                 raise DataError(
-                    f"{path}: names a movie {name!r}, which is no YouTube id; use the official file"
+                    f"{path}: names a movie {name!r}, not a YouTube id; use the official file"
                 )
             frames = {}
             for action, instances in video_annotation["annot"].items():
@@ -114,7 +114,7 @@ def find_movies(source):
             other = movies.setdefault(path.stem, path)
             if other != path:
                 raise DataError(
-                    f"{other} and {path} are two movies of one id; take one of them out of SOURCE"
+                    f"{other} and {path} are movies with the same id; take one out of SOURCE"
                 )
     return movies
 

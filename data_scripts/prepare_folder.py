@@ -232,8 +232,8 @@ def faces_folder(args):
     for name in source.members:
         if PurePosixPath(name).name == "annotations.csv":
             raise DataError(
-                f"{args.source}: holds {name}, of frames and not of faces; unpack it if it is an "
-                "archive, and give the folder in which that table lies as SOURCE"
+                f"{args.source}: holds {name}, a table of frames, not of faces; unpack it if it is "
+                "an archive, and give the folder that holds this table as SOURCE"
             )
     faces = Faces(args)
     rows, skipped = split_people(source.members)

@@ -184,7 +184,7 @@ def by_number(paths):
     for path in paths:
         other = pictures.setdefault(int(path.stem), path)
         if other != path:
-            raise DataError(f"{other} and {path.name} are of one frame; delete one of them")
+            raise DataError(f"{other} and {path.name} have the same number; delete one of them")
     return pictures
 
 

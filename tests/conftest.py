@@ -58,7 +58,7 @@ TINY = {
     "log_every": 1,
     "sample_every": 2,
     "landmark_jitter": 1.0,
-}  # jitter draws from torch's global chance, so its bookkeeping is tried too
+}  # jitter uses torch's global generator, so resuming its state is tested too
 
 
 def pytest_configure(config):
@@ -72,8 +72,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Either the tests that use a GPU run, or all others: they fork, and with a GPU in use that
-    fails (torch's rule)."""
+    """Run either the tests that use a GPU or all others: these fork, which torch forbids once a
+    GPU is in use."""
     wanted = bool(os.environ.get("PPAD_TEST_GPU"))
     reason = "not one for a GPU" if wanted else "needs a GPU and PPAD_TEST_GPU=1"
     for item in items:
@@ -113,7 +113,7 @@ def tiny_actions():
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder as the photo preset reads it, of drawn pictures: 4 + 4 people, 6 + 4 frames."""
+    """A folder of drawn pictures for the photo preset: 4 + 4 people, 6 + 4 frames."""
     root = tmp_path / "photos"
     world = datasets.ToyWorld(0)
     marks = [["file", *folders.POINT_COLUMNS]]
@@ -189,7 +189,7 @@ def frames(tiny_actions):
 
 
 class UseOrder(TorchFunctionMode):
-    """Collects parameters in the order a forward first uses them: no test depends on names."""
+    """Collects parameters in the order of first use in a forward pass, whatever their names."""
 
     def __init__(self):
         super().__init__()
@@ -211,7 +211,7 @@ def use_order():
 
 @pytest.fixture(scope="session")
 def ppad_data():
-    """The folder of real pictures that PPAD_DATA names; skips where there is none."""
+    """The folder of real pictures that PPAD_DATA names; skips the test without one."""
     folder = os.environ.get("PPAD_DATA")
     if not folder:
         pytest.skip(

@@ -1,4 +1,4 @@
-"""Checks that must fail: one that passes has been tampered with, and then no test means anything.
+"""Checks that must fail: if one passes, comparisons were tampered with and no test counts.
 
 `grading_child.py` runs them after every test of a student's file. They use what the graded tests
 use: plain asserts, which pytest rewrites, and comparisons of pytest, torch and numpy.
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-# A component that needs neither is not made to wait for them.
+# Not imported here: a component may need neither.
 np = sys.modules.get("numpy")
 torch = sys.modules.get("torch")
 

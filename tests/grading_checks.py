@@ -1,15 +1,15 @@
-"""What the grader does against plain cheating: seat belts, no sandbox. Used by `grading_child.py`.
+"""The grader's checks against simple cheating; they are no sandbox. Used by `grading_child.py`.
 
-A student's file runs in the same process as the tests, so a determined one can do anything that
-they can. These checks make the known ways cost more than writing the component, or name them:
+A student's file runs in the same process as the tests, so it can do anything that they can. These
+checks make the known tricks cost more than writing the component, or report them:
 
-    noted       the source uses what no component needs (`exec`, frames, `/proc`, ...), puts
-                something in the place of a library's function, or equals the reference but for
-                names; for the instructor, who reads the lines named
+    noted       the source uses what no component needs (`exec`, frames, `/proc`, ...), replaces a
+                library's function, or equals the reference except for names; the instructor gets
+                the line numbers
     refused     reading the solution, writing outside the temporary folder, starting programs
-    not counted tests after which a comparison no longer works (`grading_canaries.py`), a function
-                of torch, numpy or pytest is another, or a class of the file's decides what "equal"
-                means
+    not counted tests after which a check that must fail passes (`grading_canaries.py`), a function
+                of torch, numpy or pytest has been replaced, or a class in the file defines what
+                "equal" means
 """
 
 import ast
@@ -17,7 +17,7 @@ import os
 import sys
 import types
 
-# What gives access to the tests or to the reference; no component needs it.
+# These give access to the tests or the reference; no component needs them.
 FUNCTIONS = frozenset("exec eval compile globals vars __import__".split())
 ATTRIBUTES = frozenset(
     "_getframe _current_frames settrace setprofile addaudithook sys.modules meta_path path_hooks "
@@ -29,16 +29,16 @@ IMPORTS = frozenset(
     "builtins importlib runpy imp pkgutil ctypes cffi gc inspect subprocess multiprocessing "
     "marshal dis pytest _pytest pluggy unittest conftest".split()
 )
-# Special methods by which a value decides what a test sees of it.
+# Special methods that let a value decide what a test sees.
 COMPARING = frozenset(
     "__eq__ __ne__ __lt__ __le__ __gt__ __ge__ __bool__ __contains__ __float__ __int__ __index__ "
     "__abs__ __sub__ __rsub__ __array__ __array_ufunc__ __array_function__ __torch_function__ "
     "__torch_dispatch__ __getattribute__ __instancecheck__ __subclasscheck__".split()
 )
-# Text of which a path, a name for getattr or code for exec is made.
+# Parts of paths, of names for getattr, or of code for exec.
 SUSPICIOUS_TEXT = ("/proc", "ppad/", "__", "_getframe", "grading_", "test_")
-# Where the functions are that tests compare with: modules as a whole, and of torch, its Tensor and
-# numpy these alone, because libraries put others in place themselves.
+# The functions that tests compare with: all those of these modules; of torch, its Tensor and numpy
+# only COMPARING and COMPARISONS, because libraries replace others themselves.
 WATCHED = (
     "builtins math operator torch.testing torch.testing._comparison numpy.testing "
     "numpy.testing._private.utils pytest _pytest.python_api _pytest.raises _pytest.outcomes "
@@ -49,14 +49,14 @@ WATCHED = (
 COMPARISONS = frozenset(
     "equal allclose isclose array_equal gradcheck eq ne all any item tolist abs max min sum".split()
 )
-SMALL = 400  # characters (ours): shorter functions are alike by chance
+SMALL = 400  # characters (ours): shorter functions are equal by chance
 
 
 # ------------------------------------------------------------------ reading the source
 
 
 def notes_on(source: bytes, reference: str) -> list[str]:
-    """What an instructor should look at in a student's file; empty if it is no Python."""
+    """Notes for the instructor on a student's file; empty if it is not valid Python."""
     try:
         tree = ast.parse(source)
         known = ast.parse(reference)
@@ -82,7 +82,7 @@ def notes_on(source: bytes, reference: str) -> list[str]:
 
 
 def _accesses(tree):
-    """Yield (line, name) wherever the source uses a name of ACCESS or suspicious text."""
+    """Yield (line, name) wherever the source uses a listed name or suspicious text."""
     docstrings = {
         id(node.body[0].value)
         for node in ast.walk(tree)
@@ -120,7 +120,7 @@ def _accesses(tree):
 
 
 def _replacements(tree):
-    """Yield (line, name) of assignments into what was imported, `torch.equal = ...` or setattr."""
+    """Yield (line, name) of assignments into imports, by `torch.equal = ...` or setattr."""
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -142,14 +142,14 @@ def _replacements(tree):
 
 
 def _root(node):
-    """The name that an expression like a.b[0].c begins with."""
+    """The first name in an expression like a.b[0].c."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def _normal_forms(tree) -> set[str]:
-    """The functions of a file, long ones only, without names, texts and annotations."""
+    """The long functions of a file, without names, strings and annotations."""
     forms = set()
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
@@ -160,7 +160,7 @@ def _normal_forms(tree) -> set[str]:
 
 
 class _Nameless(ast.NodeTransformer):
-    """Numbers names in the order of their first use; texts, messages and annotations go."""
+    """Replaces names by numbers, in order of first use; drops strings and annotations."""
 
     def __init__(self):
         self.numbers = {}
@@ -190,9 +190,9 @@ class _Nameless(ast.NodeTransformer):
 
 
 def reference_helper(name: str, reference: str):
-    """The function or class `name` of the reference, with what it needs and nothing else.
+    """The function or class `name` of the reference, with only what it needs.
 
-    So that a student's function that gets it cannot reach the rest of the reference.
+    So a student's code that gets it cannot reach the rest of the reference.
     """
     tree = ast.parse(reference)
     made_by = {}  # name -> the statement that defines it
@@ -201,7 +201,7 @@ def reference_helper(name: str, reference: str):
         for made in [getattr(node, "name", None)] + [getattr(one, "id", None) for one in targets]:
             made_by[made] = node
     needed = [name]
-    for one in needed:  # grows while it is read
+    for one in needed:  # the list grows during the loop
         names = [part.id for part in ast.walk(made_by[one]) if isinstance(part, ast.Name)]
         needed += [other for other in {*names} & made_by.keys() if other not in needed]
     statements = [made_by[one] for one in needed]
@@ -220,7 +220,7 @@ def reference_helper(name: str, reference: str):
 
 
 class Snapshot:
-    """The functions by which tests compare, as they were before the student's file was imported."""
+    """The functions that tests compare with, before the student's file was imported."""
 
     def __init__(self):
         self.before = {}  # (owner, name) -> (function, its code)
@@ -229,7 +229,7 @@ class Snapshot:
             for kind in list(vars(module).values()):
                 if isinstance(kind, type) and kind.__module__ == module.__name__:
                     self._keep(kind, vars(kind))
-        if "torch" in sys.modules:  # a component without it is not made to wait for it
+        if "torch" in sys.modules:  # not imported here: a component may not need it
             torch = sys.modules["torch"]
             numpy = sys.modules["numpy"]
             for owner in (torch, torch.autograd, numpy, numpy.ndarray, *torch.Tensor.__mro__[:-1]):
@@ -242,7 +242,7 @@ class Snapshot:
                 self.before[owner, name] = (value, getattr(value, "__code__", None))
 
     def replaced(self) -> str:
-        """The name of a function that is another now, "" if none is."""
+        """The name of a function that has been replaced, or ""."""
         for (owner, name), (value, code) in self.before.items():
             if vars(owner).get(name) is not value or getattr(value, "__code__", None) is not code:
                 return f"{owner.__name__}.{name}"
@@ -250,11 +250,11 @@ class Snapshot:
 
 
 def comparing_class(path: str, module: str) -> str:
-    """A class of the student's that decides itself what "equal" means: "Class.__eq__", else "".
+    """A student's class that defines what "equal" means, as "Class.__eq__"; "" if there is none.
 
-    It is the student's if it is of `module`, if the method stands in the file `path`, or if the
-    class is not where it says it is and takes a ready-made function for the method. What
-    `dataclass` has written does not count.
+    A class is the student's if it is of `module`, if the method's code is in the file `path`, or if
+    the class hides its module and uses a ready-made function as the method. Methods that
+    `dataclass` generated do not count.
     """
     kinds = [object]
     seen = set()
@@ -276,7 +276,7 @@ def comparing_class(path: str, module: str) -> str:
 
 
 def _is_foreign(kind, method) -> bool:
-    """Whether the method is another type's function or a type, in a class that hides its module."""
+    """Whether a class hides its module and the method is a type or another type's function."""
     found = sys.modules.get(kind.__module__)
     for part in kind.__qualname__.split("."):
         found = getattr(found, part, None)
@@ -302,7 +302,7 @@ STANDARD_LIBRARY = os.path.dirname(os.__file__)
 
 
 def _by_a_package(frame) -> bool:
-    """Whether an installed package does it, as matplotlib, which looks for fonts with fc-list."""
+    """Whether an installed package made the call: matplotlib finds fonts with fc-list."""
     while frame is not None:
         file = frame.f_code.co_filename
         installed = "site-packages" in file or "dist-packages" in file
@@ -313,8 +313,8 @@ def _by_a_package(frame) -> bool:
 
 
 def guard(place: str, root: str, file: str, note) -> None:
-    """From here on this process reads no solution, writes in `place` only, starts no program, and
-    `file`, the student's, sees no frames of the grader.
+    """From now on, refuse to read the solution, write outside `place`, start a program, or show
+    `file`, the student's, frames of the grader.
 
     root: the repository. note: called with a sentence when something was refused.
     """

@@ -1,18 +1,17 @@
 """Runs the rubric's tests on a student's module, in a folder of copies; started by `ppad.grade`.
 
-One line of JSON on standard input gives the orders. Events are written to a journal, a row each, as
-they happen, so that the parent knows in which test this process hung or ended. A row is
+Standard input gives the orders as one line of JSON. Each event is written to a journal when it
+happens, so that the parent knows in which test this process hung or ended. A row is
 [token, event, value, reason]:
 
-    phase       value: what is going on, or "your file was imported", when time starts to count
+    phase       value: the present step; time counts from "your file was imported" on
     note        reason: what is wrong with the file as a whole, or what an instructor should see
     collected   value: names of the tests
     start       value: a test
     result      value: a test; reason: why it did not pass, "" if it did
     end         reason: why the tests could not be run, "" if they were
 
-A test has passed if its body ran to its end and the checks of `grading_checks.py` found nothing
-after it.
+A test passes if its body ran to its end and the checks of `grading_checks.py` then find nothing.
 """
 
 import ast
@@ -32,12 +31,12 @@ import grading_checks
 import grading_source
 import pytest
 
-# Bytes (ours): this far above the parent's memory limit, a single huge request fails by itself.
+# Bytes (ours) above the parent's memory limit, at which a huge allocation fails in this process.
 SLACK = 2**31
 
 
 class Journal:
-    """The journal of this process; a fork of the student's cannot write to it."""
+    """The journal of this process; a process that the student's code forks cannot write to it."""
 
     def __init__(self, path: str, token: str):
         self.file = open(path, "a", encoding="utf-8")
@@ -51,7 +50,7 @@ class Journal:
 
     def end(self, reason: str = "") -> None:
         self.write("end", None, reason)
-        os._exit(0)  # no thread of the student's can keep the process
+        os._exit(0)  # a student's thread cannot keep the process alive
 
 
 class Recorder:
@@ -61,8 +60,8 @@ class Recorder:
         self.journal = journal
         self.tests = orders["tests"]
         self.done = orders["done"]
-        self.about = orders["helpers"]  # test -> the helpers that it is about
-        self.watch = watch  # a function: what has been tampered with, or ""
+        self.about = orders["helpers"]  # test -> the helpers that it tests
+        self.watch = watch  # returns what was tampered with, or ""
         self.module = module  # the student's
         self.helpers = helpers  # name -> the reference's function
         self.problems = []  # why files could not be collected
@@ -70,7 +69,7 @@ class Recorder:
         self.finished = False  # whether the present test's body ran to its end
 
     def pytest_collection_modifyitems(self, items):
-        pytest.register_assert_rewrite("grading_canaries")  # as the tests' own asserts are
+        pytest.register_assert_rewrite("grading_canaries")  # as in the tests
         importlib.import_module("grading_canaries")
         items[:] = [item for item in items if item.nodeid.partition("[")[0] in self.tests]
         self.journal.write("collected", [item.nodeid for item in items])
@@ -79,7 +78,7 @@ class Recorder:
             item.obj = self._followed(item, item.obj)
 
     def _followed(self, item, body):
-        """The test `body`, with the reference's helpers and with its end noticed."""
+        """The test `body` with the reference's helpers; sets `finished` at its end."""
 
         @functools.wraps(body)
         def follow(*args, **kwargs):
@@ -198,8 +197,8 @@ def _interface(real: str) -> tuple[list[str], list[str]]:
 
 
 def _tampered(snapshot, path: str, module: str) -> str:
-    """What makes the tests' comparisons worthless, "" if nothing does. path, module: the student's
-    file and its name."""
+    """How the tests' comparisons were tampered with, or "". path, module: the student's file and
+    its name."""
     replaced = snapshot.replaced()
     if replaced:
         return f"your file replaced {replaced}"
@@ -209,7 +208,7 @@ def _tampered(snapshot, path: str, module: str) -> str:
     for canary in sys.modules["grading_canaries"].CANARIES:
         try:
             canary()
-        except BaseException:  # pytest.fail's is no Exception
+        except BaseException:  # pytest.fail raises no Exception
             continue
         return f"a check that must fail passed ({canary.__name__})"
     return ""
@@ -217,7 +216,7 @@ def _tampered(snapshot, path: str, module: str) -> str:
 
 @contextmanager
 def _replaced(given: dict, *modules):
-    """Inside, the modules have the functions `given`, name -> function, where they have such."""
+    """In the block, `given` (name -> function) replaces the modules' functions of these names."""
     before = [(module, name, vars(module)[name]) for module in modules for name in given
               if name in vars(module)]  # fmt: skip
     for module, name, _ in before:
@@ -230,7 +229,7 @@ def _replaced(given: dict, *modules):
 
 
 def _follow(parent: int) -> None:
-    """End when the parent has ended: if it is killed, this process must not keep running."""
+    """Exit after the parent ended: if it is killed, this process must not keep running."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(4)

@@ -1,9 +1,9 @@
-"""A game of 50 steps that must learn, whichever of its modules a student wrote.
+"""A game of 50 steps in which M, D and A must learn, whichever module a student wrote.
 
-Not collected by itself: `ppad.grade` runs it. Drawn people, the smallest networks, and the same
-eight faces and two frames at every step, so that falling and rising are easy to see. First M is
-held while D and A learn; then D is held while M hides the faces. The losses of D are computed here,
-by hand, and not taken from the trainer.
+pytest does not collect it; `ppad.grade` runs it. It uses drawn people, the smallest networks, and
+the same eight faces and two frames at every step, so that trends are easy to see. First M is held
+while D and A learn; then D is held while M hides the faces. D's losses are computed here, not by
+the trainer.
 """
 
 import pytest
@@ -91,7 +91,7 @@ def test_a_short_game_learns(tiny, tiny_faces, tiny_actions):
         f"held M: D's AUC on the faces it learned is {separated:.2f}, it should be above 0.75"
     )
 
-    # D held: M hides the faces, A goes on.
+    # D held: M hides the faces, A keeps learning.
     held = [value.clone() for value in game.recognizer.state_dict().values()]
     for _ in range(STEPS):
         terms = game.update_modifier_and_detector(
@@ -116,7 +116,7 @@ def test_a_short_game_learns(tiny, tiny_faces, tiny_actions):
         f"A's frame-mAP on the two frames it learned is {precision:.2f}, it should be above 0.4"
     )
 
-    # A row of Table 1 that learns nothing: a black box hides everybody from the same D.
+    # A baseline, which learns nothing: a black box hides everybody from the same D.
     masked = trainer.Game(
         config, game.recognizer, game.detector, make_baseline("Masked")
     ).anonymize(pictures)

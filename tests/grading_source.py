@@ -1,7 +1,7 @@
-"""Makes Python of what a student hands in: a notebook, or a text in another encoding than UTF-8.
+"""Converts what a student hands in to Python: a notebook, or text in UTF-16.
 
-Used by `grading_child.py` before it imports the file. There a `StandIn` is in the place of each
-function that only a notebook has.
+`grading_child.py` uses it before it imports the file, and defines each function that only notebooks
+have as a `StandIn`.
 """
 
 import ast
@@ -9,14 +9,14 @@ import codecs
 import json
 import re
 
-# What Jupyter understands and Python does not: %magic, !command, ?name; x = !command; name?.
+# Syntax of Jupyter, not of Python: %magic, !command, ?name; x = !command; name?.
 COMMAND = re.compile(r"\s*([%!?]|[\w.,\[\] ]+=\s*[%!]|[\w.*]+\?\??\s*(#.*)?$)")
-RUN_AS_PYTHON = {"%%time", "%%timeit", "%%capture"}  # all other %% cells are no code of the file
-ONLY_IN_JUPYTER = ("display", "get_ipython")  # functions that a cell has without an import
+RUN_AS_PYTHON = {"%%time", "%%timeit", "%%capture"}  # other %% cells are dropped
+ONLY_IN_JUPYTER = ("display", "get_ipython")  # functions of a cell without an import
 
 
 class StandIn:
-    """Does nothing, whatever it is asked: `display(x)`, `get_ipython().run_line_magic("...")`."""
+    """Accepts any call and does nothing: `display(x)`, `get_ipython().run_line_magic("...")`."""
 
     def __call__(self, *args, **kwargs):
         return self
@@ -26,9 +26,9 @@ class StandIn:
 
 
 def python_of(data: bytes) -> tuple[bytes, list[str]]:
-    """The Python in a file, and notes on what was done to it. ValueError: a broken notebook."""
+    """The Python code of a file, and notes on the conversion. ValueError: a broken notebook."""
     notes = []
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell's > writes
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # PowerShell's >
         data = data.decode("utf-16", errors="replace").encode()
         notes.append("the file was read as UTF-16, which Python does not import: save it as UTF-8")
     try:
@@ -43,9 +43,9 @@ def python_of(data: bytes) -> tuple[bytes, list[str]]:
 
 
 def _python_cell(source: str) -> str:
-    """A cell without what only Jupyter understands; rows keep their numbers.
+    """A cell without Jupyter's syntax; rows keep their numbers.
 
-    A row goes only if Python stumbles over it, because "% x" can also continue an expression.
+    Only rows with a syntax error are removed, because "% x" can also continue an expression.
     """
     first, *rest = source.lstrip().split("\n")
     if first.startswith("%%"):

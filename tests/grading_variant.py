@@ -2,17 +2,17 @@
 
     python tests/grading_variant.py COMPONENT FOLDER
 
-FOLDER gets a copy of `ppad/` and `tests/` in which one constant or convention of the component is
-another, in the module, its docstrings and its tests alike. Hand out the starter from there and
-grade there:
+FOLDER gets a copy of `ppad/` and `tests/` in which one constant or convention of the component
+differs, in the module, its docstrings and its tests. Hand out the starter from there and grade
+there:
 
     cd FOLDER
     python -m ppad.grade --starter COMPONENT
     python -m ppad.grade COMPONENT ann.py
 
-Who reads this file knows the variant: change the numbers in `VARIANTS` to some of your own. Exit
-status 2, with a sentence, for an unknown component, a folder that exists, or a text that the module
-or its test no longer has.
+Anybody who reads this file knows the variant: put your own numbers in `VARIANTS`. Exit status 2,
+with a sentence, for an unknown component, a folder that exists, or a text that the module or its
+test no longer has.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Component -> what is another, and (old, new) texts in the module and in its test; every occurrence
-# is replaced.
+# Component -> what differs, and (old, new) texts in the module and in its test; every occurrence is
+# replaced.
 VARIANTS = {
     "baselines": (
         "the mask is white",
@@ -107,7 +107,7 @@ VARIANTS = {
 
 
 def changed(source: str, replacements, name: str) -> str:
-    """The source with every (old, new) replaced. Raises ValueError for an old that is not there."""
+    """The source with every old text replaced by new. ValueError if an old text is missing."""
     for old, new in replacements:
         if old not in source:
             raise ValueError(f"{name} has no {old!r} any more: adapt VARIANTS in {__file__}")
@@ -116,7 +116,7 @@ def changed(source: str, replacements, name: str) -> str:
 
 
 def write_variant(component: str, folder: Path) -> str:
-    """Write the variant of a component into a new folder. Returns what is another in it."""
+    """Write the variant of a component into a new folder. Returns what differs in it."""
     if component not in VARIANTS:
         raise ValueError(f"{component!r} has no variant: choose one of {', '.join(VARIANTS)}")
     what, *texts = VARIANTS[component]

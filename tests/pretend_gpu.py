@@ -1,10 +1,10 @@
 """A GPU for machines without one: its tensors keep their values on the CPU.
 
-Inside `with PretendGPU() as gpu`, what is moved to or made on `gpu.device` becomes an `OnGPU`.
-Mixing one with a tensor of the CPU in one operation raises RuntimeError, as CUDA does, and
-`gpu.waits` lists the places in ppad where the program waited for a result or a copy. The device has
-the name of torch's `meta`, which autograd and modules know on every machine. What it does not show:
-half precision, pinned memory, streams, several GPUs, the kernels themselves.
+Inside `with PretendGPU() as gpu`, a tensor moved to or made on `gpu.device` becomes an `OnGPU`.
+Mixing it with a CPU tensor in one operation raises RuntimeError, as CUDA does, and `gpu.waits`
+lists the places in ppad where the program waited for a result or a copy. The device is named
+`meta`, which autograd and modules know on every machine. It cannot test half precision, pinned
+memory, streams, several GPUs or the kernels themselves.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ BETWEEN = {
     aten.to.device,
     aten.to.dtype_layout,
     aten.to.other,
-}  # devices
+}  # copies between devices
 INDEXED = {
     aten.index.Tensor,
     aten.index_put_.default,
@@ -38,7 +38,7 @@ ANSWERS = {
 
 
 class OnGPU(torch.Tensor):
-    """A tensor whose values lie in `.here`."""
+    """A GPU tensor; the CPU tensor `.here` has its values."""
 
     @staticmethod
     def __new__(cls, here):
@@ -160,7 +160,7 @@ def _run(func, args, kwargs, note):
         for result in func._schema.returns
         if result.alias_info and result.alias_info.is_write
     ]
-    return target if changed else _changed(out, _on_gpu)  # in place: the very tensor comes back
+    return target if changed else _changed(out, _on_gpu)  # in place: return the same tensor
 
 
 def _leaves(tree):

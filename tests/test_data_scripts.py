@@ -211,8 +211,8 @@ def test_user_mistakes_end_in_one_sentence(tmp_path, capsys, monkeypatch):
     source = lfw(tmp_path)
     out = tmp_path / "out"
     assert "no such file or folder" in one_sentence(capsys, prepare_lfw, tmp_path / "none", out)
-    assert "lie in one another" in one_sentence(capsys, prepare_lfw, source, source / "out")
-    assert "lie in one another" in one_sentence(capsys, prepare_lfw, source, tmp_path)
+    assert "contains the other" in one_sentence(capsys, prepare_lfw, source, source / "out")
+    assert "contains the other" in one_sentence(capsys, prepare_lfw, source, tmp_path)
     assert "is a file" in one_sentence(capsys, prepare_lfw, source, tmp_path / "in" / "pairs.txt")
     assert "no pairs.txt" in one_sentence(
         capsys, prepare_lfw, source, out, "--pairs", tmp_path / "p.txt"

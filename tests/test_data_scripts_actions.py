@@ -554,7 +554,7 @@ def test_frames_whose_table_lies_deeper_are_not_taken_for_people(tmp_path, capsy
     if kind == "zip":
         source = shutil.make_archive(str(tmp_path / "in"), "zip", source)
     said = one_sentence(capsys, prepare_folder, source, tmp_path / "out")
-    assert "holds pack/annotations.csv, of frames and not of faces; unpack it" in said
+    assert "holds pack/annotations.csv, a table of frames, not of faces; unpack it" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -784,7 +784,7 @@ def test_daly_an_endless_frame_number_is_refused(tmp_path):
 
 def test_daly_two_movies_of_one_id_are_refused(tmp_path):
     source = lay(tmp_path / "in", {"videos/a.mp4": b"x", "videos/a.webm": b"y", "b.mkv": b"z"})
-    with pytest.raises(DataError, match="a.mp4 and .*a.webm are two movies of one id"):
+    with pytest.raises(DataError, match="a.mp4 and .*a.webm are movies with the same id"):
         prepare_daly.find_movies(source)
 
 
@@ -802,7 +802,7 @@ def test_jhmdb_names_frames_that_are_missing_in_a_clip(tmp_path, capsys):
 def test_jhmdb_two_pictures_of_one_frame_are_refused(tmp_path, capsys):
     source = lay(jhmdb(tmp_path / "in"), {"Rename_Images/wave/Hi_c/1.png": frame(9)})
     said = one_sentence(capsys, prepare_jhmdb, source, tmp_path / "out")
-    assert "Hi_c/00001.png and 1.png are of one frame; delete one of them" in said
+    assert "Hi_c/00001.png and 1.png have the same number; delete one of them" in said
 
 
 def test_a_table_that_names_no_frame_is_refused(tmp_path, capsys):

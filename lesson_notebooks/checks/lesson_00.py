@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from lesson import call, exercise, expect, expect_close, well_done
 
-# ------------------------------------------------------------------ ours, one for each exercise
+# ------------------------------------------------------------------ our solutions
 
 
 def our_to_network(image):

@@ -1,17 +1,17 @@
-"""Checks of lesson 01: squares about faces, mirrored landmarks, the inverse of a similarity."""
+"""Checks of lesson 01: squares around faces, mirrored landmarks, the inverse of a similarity."""
 
 import torch
 from lesson import call, exercise, expect, expect_close, well_done
 
 from ppad.crop_sampler import face_squares as our_face_squares
 
-# ------------------------------------------------------------------ ours, one for each exercise
+# ------------------------------------------------------------------ our solutions
 
 
 def our_mirror_landmarks(landmarks, width):
     """(5, 2) px in a picture `width` px wide -> (5, 2) px in its mirror image, usual order."""
     flipped = torch.stack([width - landmarks[:, 0], landmarks[:, 1]], 1)  # (5, 2)
-    return flipped[[1, 0, 2, 4, 3]]  # the left eye is the left one again
+    return flipped[[1, 0, 2, 4, 3]]  # eyes and mouth corners swapped
 
 
 def our_invert(matrix):
@@ -128,7 +128,7 @@ def check_mirror_landmarks(mirror_landmarks):
 
 
 def check_invert(invert):
-    """A rotation with a scale, then a rotation alone."""
+    """A rotation with scaling, then a rotation alone."""
     # scaled by 2, rotated by 90 degrees
     quarter = torch.tensor([[0.0, -2.0, 10.0], [2.0, 0.0, 4.0]])
     wanted = torch.tensor([[0.0, 0.5, -2.0], [-0.5, 0.0, 5.0]])
@@ -160,7 +160,7 @@ def check_invert(invert):
         wanted,
         "The inverse of a map must undo it.",
     )
-    # a rotation alone, without a scale
+    # a rotation without scaling
     other = torch.tensor([[0.6, -0.8, 3.0], [0.8, 0.6, -1.0]])
     expect_close(
         "invert([[0.6, -0.8, 3], [0.8, 0.6, -1]])",

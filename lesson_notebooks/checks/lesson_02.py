@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from lesson import call, exercise, expect, expect_close, well_done
 
-# ------------------------------------------------------------------ ours, one for each exercise
+# ------------------------------------------------------------------ our solutions
 
 
 def our_shrink(crops, cells):
@@ -15,9 +15,9 @@ def our_shrink(crops, cells):
 
 
 def our_add_noise(crops, variance, draw):
-    """Crops (B, 3, S, S) in [-1, 1] plus noise; draw: standard normal numbers of their shape.
+    """Add noise to crops (B, 3, S, S) in [-1, 1]; draw: standard normal numbers of that shape.
 
-    The variance is that for pictures in [0, 1].
+    The variance is given for pictures in [0, 1].
     """
     return (crops + 2 * math.sqrt(variance) * draw).clamp(-1, 1)  # (B, 3, S, S)
 
@@ -176,7 +176,7 @@ def check_link(link):
     strong = torch.zeros(5, 7, dtype=torch.bool)
     weak = torch.zeros(5, 7, dtype=torch.bool)
     strong[0, 0] = True
-    # a chain, which goes up again at its end, and two pixels apart
+    # a chain that turns up at its end, and two separate pixels
     chain = ((0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (3, 5), (2, 6), (1, 6))
     for y, x in (*chain, (4, 0), (4, 1)):
         weak[y, x] = True

@@ -10,7 +10,7 @@ from ppad import metrics
 from ppad.losses import psi as our_psi
 from ppad.metrics import tar_at_far as our_tar_at_far
 
-# ------------------------------------------------------------------ ours, one for each exercise
+# ------------------------------------------------------------------ our solutions
 
 
 def our_margin_logits(cosines, norms, labels, margin_lambda, m=4):
@@ -235,7 +235,7 @@ def check_tar_at_far(tar_at_far):
     different = [0.8, 0.5, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1, 0.0, -0.1]
     scores = np.array([0.9, 0.7, 0.6, 0.4] + different)
     same = np.array([True] * 4 + [False] * 10)
-    #                 far: false accepts allowed -> same pairs above the next different one
+    # FAR: TAR, the share of same pairs above the first different pair to be refused
     hand = {0.1: 0.75, 0.0: 0.25, 0.15: 0.75, 0.4: 1.0, 1.0: 1.0}
     for far, wanted in hand.items():
         got = call("tar_at_far", tar_at_far, scores, same, far)

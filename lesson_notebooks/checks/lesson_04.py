@@ -5,7 +5,7 @@ from lesson import Wrong, agrees, call, exercise, expect_close, expect_not, well
 from torchvision.ops import box_iou as our_iou
 from torchvision.ops import nms as our_nms
 
-# ------------------------------------------------------------------ ours, one for each exercise
+# ------------------------------------------------------------------ our solutions
 
 
 def our_match(iou, threshold=0.5):

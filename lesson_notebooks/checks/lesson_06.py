@@ -8,7 +8,7 @@ from ppad.losses import modifier_adversarial as our_modifier_adversarial
 from ppad.losses import random_label_targets as our_random_label_targets
 from ppad.optim import frozen as our_frozen
 
-# ------------------------------------------------------------------ ours, one for each exercise
+# ------------------------------------------------------------------ our solutions
 
 
 def our_loss_of_D(L_D, modified, original, identities):
@@ -76,7 +76,7 @@ def check_loss_of_D(loss_of_D):
 
 
 def check_frozen(frozen):
-    """A small D with batch norm and dropout; one of its weights is frozen for good."""
+    """A small D with batch norm and dropout; one of its weights is always frozen."""
     torch.manual_seed(0)
     player = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
     player[0].weight.requires_grad_(False)
@@ -214,8 +214,8 @@ class _OneWeightD(nn.Module):
 def check_one_step(one_step):
     """Two faces with means 1 and 3, an M and a D of one weight each, plain gradient descent.
 
-    First step: D's gradient is 2 m + 2 = 6, so w = 1 - 0.05 * 6 = 0.7. Then M's: the losses are 1.4
-    and 4.2, above the cap of 2.2; -0.7 / 2 of the first, and 0.05 * 2 of L1: m = 2.025.
+    First step: D's gradient is 2 m + 2 = 6, so w = 1 - 0.05 * 6 = 0.7. M's losses are 1.4 and 4.2
+    (above the cap of 2.2): its gradient is -0.7 / 2 + 0.05 * 2 (L1), so m = 2.025.
     """
     M = _OneWeightM()
     D = _OneWeightD()

@@ -7,11 +7,11 @@ from lesson import call, exercise, expect, expect_close, well_done
 
 from ppad.metrics import rank1 as our_rank1
 
-# ------------------------------------------------------------------ ours, one for each exercise
+# ------------------------------------------------------------------ our solutions
 
 
 def our_strongest(errors):
-    """The lowest error and who reaches it: (error, attacker, kind) of errors[attacker][kind]."""
+    """The lowest error and its attacker: (error, attacker, kind) of errors[attacker][kind]."""
     return min(
         (error, attacker, kind)
         for attacker, kinds in errors.items()
@@ -29,7 +29,7 @@ def our_resampled_error(wrong, people, drawn):
 
 
 def our_landmark_error(read, true):
-    """Mean distance of the five landmarks in eye distances: (B, 5, 2) twice -> (B,)."""
+    """Mean error of five landmarks, in eye distances: two tensors (B, 5, 2) -> (B,)."""
     eyes = (true[:, 0] - true[:, 1]).norm(dim=1)
     return (read - true).norm(dim=2).mean(dim=1) / eyes
 

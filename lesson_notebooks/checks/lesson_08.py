@@ -3,7 +3,7 @@
 import numpy as np
 from lesson import call, exercise, expect, expect_close, well_done
 
-# ------------------------------------------------------------------ ours, one for each exercise
+# ------------------------------------------------------------------ our solutions
 
 
 def our_changed_outside(before, after, boxes):
