@@ -27,7 +27,7 @@ from torchvision.utils import make_grid
 from ppad.files import read_json, write_file
 
 DPI = 110  # ours: sharp in a README, small on disk
-MOST_BYTES = 300_000  # ours: small enough to commit or to mail
+MOST_BYTES = 300_000  # ours: small enough to commit or mail
 RED = "#d62728"
 GRAY = "#8a8a8a"
 # Color and marker of each row. `Ours` and `Ours(...)` are red, as in the paper's Fig. 4.
@@ -44,7 +44,7 @@ STYLES = {
     "Edge": ("#9467bd", "D"),
     "Super-Pixel": ("#e08214", "P"),
 }
-OTHERS = "v<>ph*d"  # markers of a user's own rows, which are gray
+OTHERS = "v<>ph*d"  # markers of a user's own rows, all gray
 # Key in results.json -> heading.
 ERRORS = {
     "own": "error: own D",
@@ -242,7 +242,7 @@ def training_curves(log_lines, path):
     stages = {}  # name -> its lines
     for line in log_lines:
         stages.setdefault(line["stage"], []).append(line)
-    terms = dict.fromkeys(term for line in log_lines for term in line)  # as an ordered set
+    terms = dict.fromkeys(term for line in log_lines for term in line)  # ordered set
     terms = [term for term in terms if term not in ("stage", "step")]
     rows = math.ceil(len(terms) / 3)
     figure = Figure(figsize=(10.2, 2.2 * rows + 0.3), dpi=DPI, layout="constrained")
@@ -428,7 +428,7 @@ def main(argv=None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except (AttributeError, KeyError, TypeError) as error:
-        parser.error(f"a results.json lacks a run's structure ({error!r}): name finished runs")
+        parser.error(f"a results.json is damaged ({error!r}): name finished runs")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ NEW_ENVIRONMENT = {
 }
 HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")
 MB = 2**20
-PATIENCE = 20  # ours: limits are reached after 20 times as long, however long a file has waited
+PATIENCE = 20  # ours: at least 1/20 of the wall time counts, however long a file has waited
 NOT_TRIED = ("not written yet", "your file has no ", ": not run", ": not reached")  # need no hint
 SKIPPED = "not run: another test of this line hung or crashed"
 HEADER = """\

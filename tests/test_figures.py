@@ -294,7 +294,7 @@ def test_fig4_of_run_folders_by_one_command(tmp_path, capsys):
     assert re.search("torn/results.json cannot be read .*name another run", refused("torn"))
     text = '{"preset": "toy", "seeds": [0], "rows": ["Ours"]}'
     (tmp_path / "torn" / "results.json").write_text(text)
-    assert "a results.json lacks a run's structure" in refused("torn")
+    assert "a results.json is damaged" in refused("torn")
     assert "c/results.json does not exist" in refused("c")
     with pytest.raises(SystemExit):
         figures.main([*runs, "--out", str(tmp_path / "f.jpg")])
