@@ -38,9 +38,9 @@ def check(args, config, rows: list, device: str, jobs: int) -> None:
             problems.append(str(error))
 
     disk = shutil.disk_usage(files.existing(args.out)).free / GIB
-    known = optim.hardware(device)
+    machine = optim.hardware(device)
     print(", ".join(f"{name} {version}" for name, version in optim.versions().items()))
-    print(f"processor: {known['cpu']}, {known['cores']} cores; GPU: {known.get('gpu', 'none')}")
+    print("processor: {cpu}, {cores} cores; GPU: {}".format(machine.get("gpu", "none"), **machine))
     print("memory: {:.1f} GiB free of {:.1f}".format(*optim.memory("cpu")))
     print(f"disk: {disk:.1f} GiB free for {args.out}")
     attempt(files.check_writable, args.out)

@@ -317,14 +317,14 @@ class Guarded:
         """(B, 3, S, S) in [-1, 1] -> the same. Raises DataError."""
         try:
             output = self.anonymizer(faces.clone())
-        except (Exception, SystemExit) as error:  # users' code raises anything
+        except (Exception, SystemExit) as error:  # users' code may raise anything
             stack = traceback.extract_tb(error.__traceback__)
             lines = [f" (line {frame.lineno})" for frame in stack if frame.filename == self.file]
             self.refuse(f"raised {type(error).__name__}: {error}{''.join(lines[-1:])}")
         shape = tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
         if shape != tuple(faces.shape):
             self.refuse(f"returns {shape} for {tuple(faces.shape)}: return a tensor of this shape")
-        if not output.abs().max() <= 1.001:  # also refuses nan
+        if not output.abs().max() <= 1.001:  # also for nan
             self.refuse(f"returns {output.min():.3g} to {output.max():.3g}: keep values in [-1, 1]")
         return output.to(faces)
 

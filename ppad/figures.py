@@ -27,7 +27,7 @@ from torchvision.utils import make_grid
 from ppad.files import read_json, write_file
 
 DPI = 110  # ours: sharp in a README, small on disk
-MOST_BYTES = 300_000  # ours: small enough to commit or to mail
+MOST_BYTES = 300_000  # ours: small enough to commit or mail
 RED = "#d62728"
 GRAY = "#8a8a8a"
 # Color and marker of each row. `Ours` and `Ours(...)` are red, as in the paper's Fig. 4.
@@ -44,7 +44,7 @@ STYLES = {
     "Edge": ("#9467bd", "D"),
     "Super-Pixel": ("#e08214", "P"),
 }
-OTHERS = "v<>ph*d"  # markers of a user's own rows, which are gray
+OTHERS = "v<>ph*d"  # markers of a user's own rows, all gray
 # Key in results.json -> heading.
 ERRORS = {
     "own": "error: own D",
@@ -242,7 +242,7 @@ def training_curves(log_lines, path):
     stages = {}  # name -> its lines
     for line in log_lines:
         stages.setdefault(line["stage"], []).append(line)
-    terms = dict.fromkeys(term for line in log_lines for term in line)  # as an ordered set
+    terms = dict.fromkeys(term for line in log_lines for term in line)  # ordered set
     terms = [term for term in terms if term not in ("stage", "step")]
     rows = math.ceil(len(terms) / 3)
     figure = Figure(figsize=(10.2, 2.2 * rows + 0.3), dpi=DPI, layout="constrained")
@@ -257,11 +257,11 @@ def training_curves(log_lines, path):
         for i, (stage, lines) in enumerate(stages.items()):
             if i > 0:
                 axes.axvline(end, color="#cccccc", linewidth=0.8)
-            known = [line for line in lines if math.isfinite(line.get(term, math.nan))]
+            finite = [line for line in lines if math.isfinite(line.get(term, math.nan))]
             last = end + max(line["step"] for line in lines)
-            if known:
-                x = [end + line["step"] for line in known]
-                y = np.array([line[term] for line in known])
+            if finite:
+                x = [end + line["step"] for line in finite]
+                y = np.array([line[term] for line in finite])
                 marker = "." if len(x) < 3 else None
                 axes.plot(x, y, color=f"C{i}", linewidth=0.6, alpha=0.45, marker=marker)
                 drawn[stage] = axes.plot(x, _smooth(y), color=f"C{i}", linewidth=1.8)[0]
@@ -300,8 +300,8 @@ def screen_line(name, row=None):
 
 def _numbers(row, errors):
     """A row's mAP and these verification errors, in %."""
-    found = row.get("verification_error") or {}
-    return [_percent(value) for value in (row.get("mAP"), *map(found.get, errors))]
+    by_attacker = row.get("verification_error") or {}
+    return [_percent(value) for value in (row.get("mAP"), *map(by_attacker.get, errors))]
 
 
 def ablation_markdown(results):
@@ -321,12 +321,12 @@ def ablation_markdown(results):
 
 def looks_markdown(results):
     """How much of the faces each row preserves, as Markdown; "-" = not measured."""
-    found = {row["name"]: row.get("structure") or {} for row in results["rows"]}
-    kinds = [kind for kind in LOOKS if any(kind in values for values in found.values())]
+    looks = {row["name"]: row.get("structure") or {} for row in results["rows"]}
+    kinds = [kind for kind in LOOKS if any(kind in values for values in looks.values())]
     lines = {"Method": kinds}
-    for name, values in found.items():
-        known = map(values.get, kinds)
-        lines[name] = ["-" if value is None else f"{value:.3f}" for value in known]
+    for name, values in looks.items():
+        cells = map(values.get, kinds)
+        lines[name] = ["-" if value is None else f"{value:.3f}" for value in cells]
     return _markdown(lines)
 
 
@@ -339,7 +339,7 @@ TABLES = {
 
 
 def _markdown(lines):
-    """A table of lines, first cell -> the others; the first line is its head."""
+    """A Markdown table. lines: first cell -> other cells; the first line is the head."""
     head, *rows = [[name, *cells] for name, cells in lines.items()]
     table = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
@@ -420,7 +420,7 @@ def main(argv=None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
     args = parser.parse_args(argv)
     if args.out.suffix.lower() != ".png":
-        parser.error(f"argument --out: {args.out} is written as a PNG: give a name in .png")
+        parser.error(f"argument --out: {args.out} is written as a PNG: give a name ending in .png")
     fix = "run ppad.reproduce on it again, or name another run"
     needs = ["preset", "seeds", "rows"]
     try:
@@ -428,7 +428,7 @@ def main(argv=None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except (AttributeError, KeyError, TypeError) as error:
-        parser.error(f"a results.json is no run's ({error!r}): name finished runs")
+        parser.error(f"a results.json is damaged ({error!r}): name finished runs")
 
 
 if __name__ == "__main__":

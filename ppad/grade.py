@@ -51,9 +51,9 @@ NEW_ENVIRONMENT = {
 }
 HOME_FOLDERS = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")
 MB = 2**20
-PATIENCE = 20  # ours: limits are reached after 20 times as long, however long a file has waited
+PATIENCE = 20  # ours: at least 1/20 of the wall time counts, however long a file has waited
 NOT_TRIED = ("not written yet", "your file has no ", ": not run", ": not reached")  # need no hint
-SKIPPED = "not run: another test of this line had taken its process down"
+SKIPPED = "not run: another test of this line hung or crashed"
 HEADER = """\
 # Write every body that says "not written yet". Leave arguments unchanged. A ValueError's message
 # names the argument that is wrong and, for a shape or choice, what is expected: tests look for both
@@ -176,7 +176,7 @@ def grade(
 ) -> Report:
     """Grade the file `student` as `ppad.COMPONENT`; game=False leaves out the game and its points.
 
-    Raises OSError if the file cannot be read; anything else that it does ends in the Report.
+    Raises OSError if the file cannot be read; all its other faults end in the Report.
     """
     began = time.monotonic()
     source = Path(student).read_bytes()
@@ -199,7 +199,7 @@ def grade(
             stop = _run_tests(Path(place), orders, limits, seen)
         if seen.test is None or seen.test in seen.results:  # no test was interrupted
             break
-        seen.results[seen.test] = stop or "the tests were broken off"  # pytest.exit
+        seen.results[seen.test] = stop or "the tests were aborted"  # pytest.exit
         # The line is lost, so its other tests, which might crash too, are skipped.
         lost = next(names for names in map(seen.names, lines) if seen.test in names)
         seen.results = dict.fromkeys(lost, SKIPPED) | seen.results
@@ -409,8 +409,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     args.reports = [path for path in (args.json, args.junit) if path]
     if args.starter == bool(args.files) or (args.reports if args.starter else args.out):
-        fix = "or give --starter alone, which grades nothing"
-        parser.error(f"name the file to grade, {fix}; --out goes with --starter, a report does not")
+        fix = "or give --starter alone, which grades nothing; --out goes with --starter"
+        parser.error(f"name the file to grade, {fix}, --json and --junit with files")
     for path in args.files:
         if not path.is_file():
             parser.error(f"{path} is not there, or a folder: name .py and .ipynb files")
@@ -440,7 +440,7 @@ def main(words: list[str] | None = None) -> int:
             print(f"wrote {out}: write every body that says NotImplementedError")
             return 0
         for path in args.reports:
-            path.open("a").close()  # an error now, not after all the grading
+            path.open("a").close()  # fail now, not after all grading
         memory = int(args.memory * MB)
         limits = Limits(seconds=args.seconds, test_seconds=args.test_seconds, memory=memory)
         reports = []

@@ -294,11 +294,11 @@ def test_fig4_of_run_folders_by_one_command(tmp_path, capsys):
     assert re.search("torn/results.json cannot be read .*name another run", refused("torn"))
     text = '{"preset": "toy", "seeds": [0], "rows": ["Ours"]}'
     (tmp_path / "torn" / "results.json").write_text(text)
-    assert "a results.json is no run's" in refused("torn")
+    assert "a results.json is damaged" in refused("torn")
     assert "c/results.json does not exist" in refused("c")
     with pytest.raises(SystemExit):
         figures.main([*runs, "--out", str(tmp_path / "f.jpg")])
-    assert "f.jpg is written as a PNG: give a name in .png" in capsys.readouterr().err
+    assert "f.jpg is written as a PNG: give a name ending in .png" in capsys.readouterr().err
     assert not (tmp_path / "g.png").exists()
 
 

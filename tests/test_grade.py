@@ -195,7 +195,7 @@ IN_A_FUNCTION = {
     "os._exit": ("import os\ndef double(x): os._exit(0)\n", "ended (status 0"),
     "pytest.exit": (
         "import pytest\ndef double(x): pytest.exit('good', returncode=0)\n",
-        "broken off",
+        "the tests were aborted",
     ),
     "pytest.skip": ("import pytest\ndef double(x): pytest.skip('good')\n", "counts as not passed"),
     "Ctrl-C": ("def double(x): raise KeyboardInterrupt\n", "ended (status"),
