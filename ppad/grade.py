@@ -454,7 +454,8 @@ def main(words: list[str] | None = None) -> int:
         if args.junit:
             args.junit.write_bytes(_junit(reports))
     except OSError as error:
-        print(f"python -m ppad.grade: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        place = error.filename or "a report"  # a full disk does not say which
+        print(f"python -m ppad.grade: error: {place}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("python -m ppad.grade: stopped", file=sys.stderr)

@@ -766,6 +766,16 @@ def test_a_file_name_of_any_bytes_can_be_reported():
     assert suite.get("name") == r"shapes r\udce9mi\x1b\uffff.py"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's full disk")
+def test_a_report_on_a_full_disk_is_named(tmp_path, monkeypatch, capsys):
+    student = tmp_path / "losses.py"
+    student.touch()
+    report = grade.Report("losses", str(student), 0, 1, [], [], 1.0)
+    monkeypatch.setattr(grade, "grade", lambda *given, **more: report)
+    assert grade.main(["losses", str(student), "--json", "/dev/full"]) == 2
+    assert "error: a report: No space left on device" in capsys.readouterr().err
+
+
 def test_an_untouched_starter_is_not_suspected():
     real = "class A:\n    def __init__(self):\n        self.a = 1\n"
     untouched = grade.starter(real)
