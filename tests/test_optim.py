@@ -227,7 +227,7 @@ def test_a_copy_of_a_checkpointed_network_is_checkpointed_by_itself(tiny, faces)
 
 
 def test_checkpointing_and_compile_exclude_each_other(tiny):
-    with pytest.raises(presets.ConfigError, match="checkpointing is True: compile decides"):
+    with pytest.raises(presets.ConfigError, match="checkpointing is True: compile itself decides"):
         tiny(checkpointing=True, compile=True)
 
 
