@@ -410,15 +410,9 @@ def side_by_side(tasks: dict, jobs: int) -> None:
 
 def run_task(task) -> None:
     """The main function of a forked process."""
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    optim.end_with_parent()  # it must not write while a new run does
     torch.set_num_threads(1)
     sys.exit(exit_status(task))
-
-
-def exit_with_parent() -> None:
-    """End this process when its parent ends: it must not write while a new run does."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def stop_once(signum, frame):

@@ -22,6 +22,7 @@ import os
 import platform
 import re
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -437,10 +438,21 @@ def default_jobs(device: str, gpu: float, need: dict) -> int:
 def gpu_memory(device: str = "cuda") -> float:
     """GiB of the GPU `device`, 0.0 without one. A fork asks: this process must stay forkable."""
     if CAN_FORK and not torch.cuda.is_initialized():
-        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fork:
+        context = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(1, context, initializer=end_with_parent) as fork:
             with suppress(RuntimeError):  # if this process asked before (in a notebook)
                 return fork.submit(_gpu_memory, device).result()
     return _gpu_memory(device)
+
+
+def end_with_parent() -> None:
+    """From here on this process, a child of multiprocessing, ends when its parent does."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _gpu_memory(device: str) -> float:

@@ -1,6 +1,7 @@
 """Rows at once, in forks, on a GPU too: the numbers of rows in turn, nothing lost by a stop."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -164,6 +165,27 @@ def test_only_forks_ask_for_the_gpu(tmp_path, tiny_args, monkeypatch):
     assert optim.gpu_memory() == 16
     assert run(*tiny_args, "--jobs", 2, "--device", "cuda", "--out", tmp_path / "run") == 2
     assert len(asked.read_text().split()) >= 2 and str(os.getpid()) not in asked.read_text().split()
+
+
+def test_a_killed_run_leaves_no_fork_that_asks_for_the_gpu(monkeypatch):
+    """Only processes that run hold the pipe's other end."""
+    read_end, write_end = os.pipe()
+
+    def is_available():
+        os.write(write_end, b"1")
+        time.sleep(60)
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    fork = os.fork()
+    if not fork:
+        optim.gpu_memory()
+        os._exit(0)
+    os.close(write_end)
+    assert os.read(read_end, 1) == b"1"
+    os.kill(fork, signal.SIGKILL)
+    os.waitpid(fork, 0)
+    assert select.select([read_end], [], [], 20)[0] and os.read(read_end, 1) == b""
+    os.close(read_end)
 
 
 def test_where_forks_cannot_ask_any_more_this_process_does(monkeypatch):
