@@ -365,7 +365,7 @@ def find_pairs(pairs_txt, names: list[str]):
             dropped.append(f"{first} {second}")
         else:
             kept[fold, same].append((position[first], position[second], same, fold))
-    message = f"{len(dropped)} of {len(pairs)} pairs are dropped, as the set lacks their pictures"
+    message = f"{len(dropped)} of {len(pairs)} pairs are dropped, as the set lacks their picture(s)"
     folds = len(kept) // 2
     surplus = []
     for fold in range(folds):
