@@ -295,7 +295,7 @@ PLAIN = {  # rows with the M of Sec. 4, not an Exchanger
     "Ours(entropy)": {"adversarial_target": "entropy"},
     "Ours(entropy, restarts)": RESTARTS,
     "Ours(entropy, restarts, 3 D)": {**RESTARTS, "warmup_recognizers": 3},
-    # ours: 8 updates of D per step, with SMALL's own two
+    # ours: 8 updates of D per warm-up step, with SMALL's two
     "Ours(strong D)": {"warmup_updates": 6},
 }
 # All rows with an M, and the fields in which each differs from the preset.
