@@ -166,7 +166,7 @@ class SuperPixel:
         """(B, 3, S, S) -> same, in [-1, 1]."""
         label = self.segment(crops)  # (B, S, S)
         offset = self.grid**2 * torch.arange(len(crops), device=crops.device)[:, None, None]
-        label = (label + offset).flatten()  # (B*S*S,), distinct in each picture
+        label = (label + offset).flatten()  # (B*S*S,), unique across pictures
         rgb = crops.transpose(0, 1)  # (3, B, S, S)
         mean, _ = _means(rgb.flatten(1), label, self.grid**2 * len(crops))  # (3, B * grid^2)
         mean = mean.clamp(-1, 1)  # the clamp only removes rounding errors

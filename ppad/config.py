@@ -65,8 +65,8 @@ class Paper:
     modifier_match_color: bool = option(False, "match color statistics of M's input", "Sec. 4: no")
     modifier_exchange: bool = option(False, "give M a person to paint (players.Exchanger)", "ours")
     exchange_steps: int = option(0, "updates of an Exchanger M before the game", "ours")
-    code_weight: float = option(3.5e-4, "loss per nat in its code", "ours: more hides, but blurs")
-    reader_weight: float = option(7.5, "weight of fooling the reader of its code", "ours")
+    code_weight: float = option(3.5e-4, "loss per nat in M's code", "ours: more hides, but blurs")
+    reader_weight: float = option(7.5, "weight of fooling the code's reader", "ours")
     # ---- D, the recognizer
     recognizer_depth: int = option(20, "layers of D: 4, 10 or 20", "Sec. 4: SphereFace-20")
     recognizer_width: int = option(64, "channels of D's first stage", "SphereFace")
@@ -295,7 +295,7 @@ PLAIN = {  # rows with the M of Sec. 4, not an Exchanger
     "Ours(entropy)": {"adversarial_target": "entropy"},
     "Ours(entropy, restarts)": RESTARTS,
     "Ours(entropy, restarts, 3 D)": {**RESTARTS, "warmup_recognizers": 3},
-    # ours: 8 updates of D per step, with SMALL's own two
+    # ours: 8 updates of D per warm-up step, with SMALL's two
     "Ours(strong D)": {"warmup_updates": 6},
 }
 # All rows with an M, and the fields in which each differs from the preset.
@@ -498,7 +498,7 @@ def as_json(config: Paper, preset: str) -> str:
 def differences(config: Paper, preset: str, path: Path) -> list[str]:
     """The fields in which config.json at `path` differs, in the form of `unlike`.
 
-    Raises DataError naming the file if `as_json` did not write it.
+    Raises DataError naming the file if it is missing or damaged.
     """
     there = read_json(path, "restore it, or choose another --out")
     return unlike(deciding(there), {"preset": preset, **deciding(as_fields(config))})

@@ -9,7 +9,7 @@ anonymizers, which take any size and get the frame's own pixels:
 
     picture f -> M -> align_faces (by f's own landmarks) -> recognizer_input -> D            L_adv
     frame v -> crop_faces -> M -> paste_faces -> v' -> A     (repaint does all three)        L_det
-    frame v -> cut_pixels -> one call a face -> write_pixels -> v' -> A     (repaint does this too)
+    frame v -> cut_pixels -> one call per face -> write_pixels -> v' -> A   (repaint does this too)
 
 Coordinates are continuous: pixel i covers [i, i + 1), so its center is i + 0.5 and a whole frame is
 (0, 0, W, H). In torch's terms this is `align_corners=False` for grid_sample and `aligned=True` for
@@ -96,7 +96,7 @@ def align_faces(images, landmarks, out_size=(112, 96)):
     detected on the modified face, M could win by breaking the landmark detector. If f was resized
     for M, scale its landmarks too. Pictures over about twice the crop's scale would alias.
 
-    Raises ValueError as `similarity` does, or when the two batch sizes differ.
+    Raises ValueError as `similarity` does, or if the batch sizes differ.
     """
     if images.ndim != 4 or len(images) != len(landmarks):
         shape = tuple(images.shape)
@@ -315,7 +315,7 @@ def repaint(frames, boxes, anonymizer):
     frames (B, 3, H, W); boxes a list of B tensors (k_i, 4), already enlarged (`face_squares`);
     anonymizer any callable (K, 3, S, S) -> same shape, [-1, 1] both ways. Its `.size` alone decides
     how it is called. M has one: all crops are resampled to S = size, modified in one call, and
-    pasted. A hand-made anonymizer has none: it is called once a face, on the frame's own pixels,
+    pasted. A hand-made anonymizer has none: it is called once per face, on the frame's own pixels,
     and its output is written back pixel by pixel; resampling would average its noise away.
 
     Frames without a face come back unmodified; without any face the anonymizer is not called.

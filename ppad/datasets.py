@@ -184,8 +184,8 @@ class ActionSet(_PictureSet):
     def select(self, indices, mirror):
         """Frames (B, 3, H, W) uint8, targets and regions r_v.
 
-        Targets: B times {"boxes": (n, 4) px, "labels": (n,) int64}. Regions: B times (k, 4) px, the
-        squares about the faces. indices: (B,) int64. mirror: (B,) bool.
+        Targets: B x {"boxes": (n, 4) px, "labels": (n,) int64}. Regions: B x (k, 4) px, the squares
+        around the faces. indices: (B,) int64. mirror: (B,) bool.
         """
         width = self.pictures.shape[3]
         targets = []

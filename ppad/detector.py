@@ -145,7 +145,7 @@ class ActionDetector(nn.Module):
 def _in_full_precision(head, inputs, outputs):
     """A hook on the RPN's head that makes its outputs float32.
 
-    torchvision casts all boxes, true ones too, to their type: in bf16, 300 px could be off by one.
+    torchvision casts all boxes, even true ones, to the outputs' type: bf16 rounds 301 px to 300.
     """
     scores, shifts = outputs  # one map per level each
     return list(map(Tensor.float, scores)), list(map(Tensor.float, shifts))

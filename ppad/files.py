@@ -85,7 +85,7 @@ def atomic_path(path, durable: bool = True):
 
 
 def write_file(path, content: str | bytes, durable: bool = True) -> None:
-    """Write text (as UTF-8) or bytes to `path`, whole or not at all. Raises WriteError."""
+    """Write text (as UTF-8) or bytes to `path` atomically. Raises WriteError."""
     with atomic_path(path, durable) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -365,7 +365,7 @@ def find_pairs(pairs_txt, names: list[str]):
             dropped.append(f"{first} {second}")
         else:
             kept[fold, same].append((position[first], position[second], same, fold))
-    message = f"{len(dropped)} of {len(pairs)} pairs are dropped, as the set lacks their pictures"
+    message = f"{len(dropped)} of {len(pairs)} pairs are dropped, as the set lacks their picture(s)"
     folds = len(kept) // 2
     surplus = []
     for fold in range(folds):
@@ -434,7 +434,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """Any Pillow picture as RGB in 8 bits, ready for the networks.
 
     Turns it upright (EXIF), scales 16 bits to 8, converts its color profile to sRGB, and puts it on
-    white if transparent. Raises ValueError for other gray, whose black and white are unknown.
+    white if transparent. Raises ValueError for other kinds of gray: black and white are unknown.
     """
     picture.load()
     with suppress(Exception):  # damaged EXIF data: the picture stays as it is stored

@@ -175,7 +175,7 @@ def pictures_in(folder) -> list[str]:
 def offered_faces(folder, rows, people: int, pictures_each: int) -> list[str]:
     """Sorted names of the pictures in a folder of faces or in its table's rows.
 
-    people, pictures_each: take only so many, the first ones; 0 = all.
+    people, pictures_each: take only the first ones; 0 = all.
     """
     names = sorted(rows.keys() | pictures_in(folder))
     others = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
@@ -410,10 +410,10 @@ def letterbox(picture, frame_size):
 def checked_boxes(boxes, width, height, where, slack=ROUNDING) -> torch.Tensor:
     """Clip boxes to the picture, (n, 4) float32, and raise DataError for invalid ones.
 
-    An invalid box holds NaN, has no area, or lies outside the picture. boxes: (n, 4) or (4,), px.
-    where: names them in the message. slack: px by which a box may extend beyond the picture. With
+    An invalid box holds NaN or infinity, has no area, or lies outside the picture. boxes: (n, 4) or
+    (4,), px. where: names them in the message. slack: px by which a box may leave the picture. With
     math.inf, for face detectors, no box is clipped; a box is then invalid if it lies fully outside
-    or extends beyond the picture by more than its longer side.
+    or leaves the picture by more than the picture's longer side.
     """
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)  # (n, 4)
     limit = min(slack, max(width, height))

@@ -248,9 +248,8 @@ def modifier_adversarial(per_sample_loss_D: torch.Tensor, cap: float) -> torch.T
     trained on M's outputs learns. A face above the cap gives no gradient.
 
     For log N to mean chance, M needs `margin=False`. With the margin, D's loss can exceed log N
-    even if D is right: with N = 20, |x| = 10, a cosine of 0.3 to the true identity
-    and 0 to the rest, the plain loss is 0.67 and the A-Softmax loss at lambda = 5 is 4.37, above
-    log 20 = 3.00.
+    even if D is right: with N = 20, |x| = 10, a cosine of 0.3 to the true identity and 0 to the
+    rest, the plain loss is 0.67 and the A-Softmax loss at lambda = 5 is 4.37, above log 20 = 3.00.
 
     Raises ValueError if the losses are not (B,) with B >= 1, or the cap is not positive.
     """
@@ -299,10 +298,10 @@ def random_label_targets(
 ) -> torch.Tensor:
     """The paper's ablation (section 5.6): for each face some *other* identity, at random.
 
-    labels: (B,) int64 in 0..N-1, the true ones. identities: N >= 2. generator: random
-    numbers, on its own device; None: torch's global one. Returns (B,) int64 on the labels'
-    device, uniform over the N - 1 others, never the true one. In place of gradient ascent M then
-    *minimizes* L_D(M(f), target); targets are new each step.
+    labels: (B,) int64 in 0..N-1, the true ones. identities: N >= 2. generator: draws on
+    its own device; None: torch's global one. Returns (B,) int64 on the labels' device, uniform
+    over the N - 1 others, never the true one. In place of gradient ascent M then *minimizes*
+    L_D(M(f), target); targets are new each step.
     Raises ValueError for labels outside 0..N-1 or fewer than 2 identities.
     """
     if identities < 2:

@@ -344,7 +344,7 @@ class MTCNN(nn.Module):
         """MTCNN as a binary classifier of given boxes (paper Sec. 4): face or not?
 
         R-net and O-net see the square around each box. P-net is not needed: the box is a proposal.
-        To be fast, only the part of the frames around the boxes is processed.
+        For speed, only the frames' part around the boxes is processed.
 
         frames: as in `find`. boxes: list of B tensors (k, 4), xyxy px. Returns a list of B dicts in
         the order of the boxes: face (k,) bool, true if both R-net's and O-net's scores exceed their
@@ -425,7 +425,7 @@ def chosen(faces, which):
 
 
 def in_batches(frames, pixels_at_once, device):
-    """`checked` frames in batches of at most about `pixels_at_once[device type]` pixels."""
+    """`checked` frames in batches of <= `pixels_at_once[device type]` pixels, or one frame."""
     frames = checked(frames, device)
     budget = pixels_at_once.get(frames.device.type, pixels_at_once["cpu"])
     return frames.split(max(1, budget // (frames.shape[1] * frames.shape[2])))

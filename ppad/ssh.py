@@ -46,7 +46,7 @@ STRIDES = (8, 16, 32)  # SSH Sec. 3.1: M1, M2, M3
 ANCHORS = ((16, 32), (64, 128), (256, 512))  # SSH: sides in px, ratio 1
 TEST_SCORE = 0.05  # SSH: test
 TEST_NMS = 0.3  # SSH: test
-LARGEST_LOG = math.log(1000 / 16)  # Faster R-CNN (torchvision): a side's largest growth
+LARGEST_LOG = math.log(1000 / 16)  # Faster R-CNN (torchvision): log of a side's largest growth
 # Channels of conv4_3, of conv5_3, of their fusion and M1, of M2 and M3.
 WIDTHS = {
     "vgg16": (512, 512, 128, 256),  # SSH
@@ -63,7 +63,7 @@ ABOUT = 1.5  # ours: margin searched around a lost face, in its sides (`tracks.M
 # large, in a third of the time. A lost face is scaled down to this size, as it may have halved.
 LARGER = 2
 CUT = 20  # ours: a larger mean change of pixels (0-255) between frames is a cut
-EVERY = 16  # ours: compare every 16th row and column; a face has several
+EVERY = 16  # ours: compare every 16th row and column; any face covers one
 NOTICED = 8  # ours: a pixel's change (0-255) that exceeds camera noise
 BRIGHT = 0.45  # ours: mean (0-1) to which shadows are lifted
 GAMMA = 0.6
@@ -226,7 +226,7 @@ class SSH(nn.Module):
 
 
 def anchors_for(height, width):
-    """All anchors of a frame padded to a multiple of 32 px, in the order of the network's outputs.
+    """All anchors of a frame padded to a multiple of 32 px, in the network's output order.
 
     Returns xyxy px (N, 4), by module, row, column and side, and the modules (0, 1, 2) (N,).
     """
@@ -319,7 +319,7 @@ class FaceFinder:
 
 @dataclass(eq=False)
 class RecallFinder:
-    """Finds the faces that MTCNN or SSH detects: a tensor (k, 4) a frame, on the CPU."""
+    """Finds the faces that MTCNN or SSH detects: a tensor (k, 4) per frame, on the CPU."""
 
     mtcnn: MTCNN
     ssh: SSH
@@ -430,7 +430,7 @@ def changed(before, frame):
 
 
 def lift_shadows(frame):
-    """Brighten (H, W, 3) uint8 by a gamma <= GAMMA that moves its mean to >= BRIGHT (ours)."""
+    """Brighten (H, W, 3) uint8 by a gamma <= GAMMA that maps its mean value to >= BRIGHT (ours)."""
     gamma = min(GAMMA, np.log(BRIGHT) / np.log(np.clip(frame.mean() / 255, 1e-3, 0.999)))
     curve = (255 * (np.arange(256) / 255) ** gamma).round().astype(np.uint8)
     return curve[frame]
@@ -440,7 +440,7 @@ def default_finder(min_face=SMALLEST_FACE, device="cpu", threshold=THRESHOLD):
     """A finder with few misses, by MTCNN and SSH.
 
     min_face: px. threshold: least face probability; for MTCNN's P-net and SSH 0.1 less.
-    Raises ValueError for a threshold not in (0.1, 1), or if weights are missing.
+    Raises ValueError for a threshold not in (0.1, 1) or missing weights.
     """
     if not 0.1 < threshold < 1:
         raise ValueError(f"threshold is {threshold}: give a number between 0.1 and 1")
