@@ -173,7 +173,7 @@ def repaint(faces, modifier, indices: list[int]) -> list[str]:
 def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
     """Read the key and every subject's answers; print, draw and write the result to `out`.
 
-    Raises DataError naming the first file that is damaged, incomplete, repeated or of another study.
+    Raises DataError naming the first file that is damaged, incomplete, repeated or another study's.
     """
     paths = []
     for path in answer_paths:  # on Windows the shell does not expand a *
