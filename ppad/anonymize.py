@@ -242,7 +242,7 @@ def parse(argv=None):
     add("--out", type=given_path, metavar="FOLDER", help="output folder; needed for several inputs")
     methods = ["ours", *METHODS]
     add("--method", choices=methods, help="default: mask, or ours where --run is given")
-    add("--run", type=given_path, help="finished run of ppad.reproduce whose M to use")
+    add("--run", type=given_path, help="use M of this finished run of ppad.reproduce")
     add("--report", type=given_path, help="write a summary as .json")
     add(
         "--preview",

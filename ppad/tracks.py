@@ -44,9 +44,9 @@ MAX_SIZE_RATIO = 2.0  # ours: boxes whose sides differ by more are two faces
 # detection nothing is added, as interpolation is good enough there.
 GROWTH = 0.02
 MAX_GROWTH = 0.15
-NEIGHBORS = 10  # ours: frames before and after with whose boxes a box is compared
+NEIGHBORS = 10  # ours: frames before and after a box to compare it with
 TOO_LARGE = 1.4  # ours: times their median side; heads approach more slowly
-TUNED_RATE = 30  # frames a second of the movies on which `Steady` was tried
+TUNED_RATE = 30  # frames a second of the movies `Steady` was tried on
 
 
 @dataclass(frozen=True)

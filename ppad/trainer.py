@@ -333,7 +333,7 @@ def mean_embeddings(recognizer, faces, config, device="cpu") -> torch.Tensor:
             crops = aligned_crops(pictures, landmarks, config.crop_size)  # (B, 3, h, w)
             features = recognizer(crops).float()  # (B, E)
             sums.index_add_(0, identities.to(device), F.normalize(features))
-    means = F.normalize(sums)  # (N, E), for any number of pictures each
+    means = F.normalize(sums)  # (N, E): each person counts the same
     means = means - means.mean(dim=0)
     return means / means.std()
 

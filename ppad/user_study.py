@@ -150,7 +150,7 @@ def draw_people(faces, modifier, pictures_of: dict, rng) -> tuple[dict, dict]:
 
 
 def has_name(person: str) -> bool:
-    """Whether a folder name is a person's name, not a number: two or more words without digits."""
+    """Whether a folder name is a person's: two or more words without digits."""
     return bool(re.fullmatch(r"[^\W\d]+([_ .'-]+[^\W\d]+)+\.?", person))
 
 
@@ -173,7 +173,7 @@ def repaint(faces, modifier, indices: list[int]) -> list[str]:
 def score(key_path: Path, answer_paths: list[Path], out: Path) -> dict:
     """Read the key and every subject's answers; print, draw and write the result to `out`.
 
-    Raises DataError naming the first file that is damaged, incomplete, repeated or foreign.
+    Raises DataError naming the first file that is damaged, incomplete, repeated or another study's.
     """
     paths = []
     for path in answer_paths:  # on Windows the shell does not expand a *
@@ -342,7 +342,7 @@ def draw(report: dict, path: Path) -> None:
 
 
 def main(argv=None) -> int:
-    """Run one of the two commands. Returns the exit status."""
+    """Run a command. Returns 0, 2 after an error to fix, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m ppad.user_study", description=__doc__.split("\n")[0]
     )
