@@ -317,6 +317,8 @@ class Guarded:
         """(B, 3, S, S) in [-1, 1] -> the same. Raises DataError."""
         try:
             output = self.anonymizer(faces.clone())
+        except (MemoryError, torch.OutOfMemoryError):  # not the file's fault
+            raise
         except (Exception, SystemExit) as error:  # users' code may raise anything
             stack = traceback.extract_tb(error.__traceback__)
             lines = [f" (line {frame.lineno})" for frame in stack if frame.filename == self.file]

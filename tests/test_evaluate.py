@@ -422,6 +422,14 @@ def test_each_answer_of_an_own_anonymizer_is_checked(tmp_path):
         anonymizer(faces)
 
 
+def test_full_memory_is_not_an_own_anonymizers_fault():
+    def fill(faces):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate.Guarded(fill, "own.py", "--row A: Own of own.py")(torch.zeros(1, 3, 8, 8))
+
+
 def test_an_own_anonymizer_that_ends_the_program_is_refused():
     """With status 0 the run would look like a finished one."""
     anonymizer = evaluate.Guarded(lambda faces: sys.exit(0), "own.py", "--row A: Own of own.py")
