@@ -249,8 +249,8 @@ def parse(argv=None):
         type=given_path,
         help="write finished frames and faces as .png, to spot missed faces",
     )
-    choices = ["stop", "cover"]
-    add("--on_error", choices=choices, default="stop", help="if a frame fails; default: stop")
+    failed = "when a frame fails: stop (default), or cover it in black"
+    add("--on_error", choices=["stop", "cover"], default="stop", help=failed)
     add("--overwrite", action="store_true", help="replace outputs; never the input")
     finds_more = "default %(default)g; lower finds more"
     add("--min_face", type=float, default=SMALLEST_FACE, help=f"px, {finds_more}, more slowly")
@@ -259,7 +259,8 @@ def parse(argv=None):
     add("--quality", type=int, default=movies.QUALITY, metavar="1-100", help=pictures)
     sound = "of a movie; default: keep, though voices identify people"
     add("--sound", choices=["keep", "drop"], default="keep", help=sound)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", default=device, help="cpu, cuda or mps; here %(default)s")
     args = parser.parse_args(argv)
     args.method = args.method or ("ours" if args.run else "mask")
     args.output = args.out
