@@ -88,7 +88,7 @@ def arguments(doc, actions=False):
     return parser
 
 
-def run(main, argv=None, stopped="the same command goes on from here"):
+def run(main, argv=None, stopped="the same command continues from here"):
     """Call main(argv); return 0, 2 for an error (printed in one sentence), or 130 for Ctrl-C.
 
     SIGTERM, SIGHUP and batch systems' signals act as Ctrl-C. stopped: what to do after a stop.

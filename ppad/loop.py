@@ -128,7 +128,7 @@ class Loop:
                     self.save()
                 if stop:
                     place = f"{self.title} {stage} step {step}"
-                    raise Interrupted(f"stopped at {place}; the same command goes on from here")
+                    raise Interrupted(f"stopped at {place}; the same command continues from here")
 
     def log(self, terms: dict) -> None:
         """Record the terms of this step, name -> scalar tensor; the log shows their means."""
@@ -401,10 +401,10 @@ def side_by_side(tasks: dict, jobs: int) -> None:
             if stopped or failed:
                 waiting.clear()
     if stopped or 130 in failed.values():
-        raise Interrupted("stopped; the same command goes on from the last checkpoints")
+        raise Interrupted("stopped; the same command continues from the last checkpoints")
     if failed:
         fault = ", ".join(f"{name} ended with status {code}" for name, code in failed.items())
-        fix = "see above; the same command goes on from the last checkpoints"
+        fix = "see above; the same command continues from the last checkpoints"
         raise LoopError(f"{fault}: {fix}")
 
 
@@ -442,7 +442,7 @@ def exit_status(work) -> int:
         sentence = f"{full}: --check says what would fit; {less}"
     except KeyboardInterrupt as stop:
         print(file=sys.stderr)  # ends a line of progress
-        sentence = str(stop) or "stopped; the same command goes on from the last checkpoint"
+        sentence = str(stop) or "stopped; the same command continues from the last checkpoint"
         status = 130
     print(f"ppad.reproduce: {sentence}", file=sys.stderr)
     return status

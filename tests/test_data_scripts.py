@@ -938,7 +938,7 @@ def test_a_signal_stops_as_ctrl_c_does(tmp_path, capsys, monkeypatch, name):
         os.kill(os.getpid(), number)  # the old handler is back
     finally:
         signal.signal(number, before)
-    assert "stopped; the same command goes on" in capsys.readouterr().err
+    assert "stopped; the same command continues" in capsys.readouterr().err
     assert not list(out.rglob("*.part")) and (out / ".test.jsonl").exists()
     assert len(caught) == 1
 

@@ -99,7 +99,7 @@ def test_a_task_that_fails_is_named_and_the_other_still_ends(tmp_path, capfd, ba
 
     tasks = {"Good": good, "Bad": wrong, "Late": (tmp_path / "late").touch}
     with pytest.raises(
-        LoopError, match=f"^Bad ended with status {status}: see above; the same command goes on"
+        LoopError, match=f"^Bad ended with status {status}: see above; the same command continues"
     ):
         loop.side_by_side(tasks, 2)
     assert (tmp_path / "good").exists() and not (tmp_path / "late").exists()  # nothing new is begun
@@ -107,7 +107,7 @@ def test_a_task_that_fails_is_named_and_the_other_still_ends(tmp_path, capfd, ba
 
 
 def test_a_task_that_was_stopped_stops_the_run():
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(Interrupted, match="the same command continues"):
         loop.side_by_side({"a": lambda: explode(KeyboardInterrupt()), "b": lambda: None}, 2)
 
 
@@ -128,7 +128,7 @@ def test_a_task_that_was_stopped_stops_the_run():
         ),
         (MemoryError(), 2, "ppad.reproduce: the processor's memory is full: --check says"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "memory is full: --check"),
-        (KeyboardInterrupt(), 130, "goes on from the last checkpoint\n"),
+        (KeyboardInterrupt(), 130, "continues from the last checkpoint\n"),
     ],
 )
 def test_one_sentence_for_what_a_user_can_mend(capsys, error, status, sentence):
@@ -296,7 +296,7 @@ def test_a_wrong_value_found_in_a_fork_ends_with_2_and_a_sentence(tiny_args, tmp
     )
     assert (
         "start: recognizer ended with status 2" in error
-        and "see above; the same command goes on" in error
+        and "see above; the same command continues" in error
     )
 
 
@@ -311,7 +311,8 @@ def test_ctrl_c_saves_every_row_ends_with_130_and_goes_on(in_turn, tiny_args, tm
     assert process.exitcode == 130
     assert (
         "stopped at Ours game step" in error
-        and "\nppad.reproduce: stopped; the same command goes on from the last checkpoint" in error
+        and "\nppad.reproduce: stopped; the same command continues from the last checkpoint"
+        in error
     )
     assert "Traceback" not in error and not list(tmp_path.rglob(".*.part"))
     assert not (tmp_path / "seed0/Ours/row.json").exists()
@@ -335,7 +336,7 @@ def test_sigterm_saves_every_row_and_ends_with_130(tiny_args, tmp_path, to_all):
     error = log.read_text()
     assert process.exitcode == 130 and "Traceback" not in error
     assert error.count("stopped at Ours game step") == 1
-    assert "\nppad.reproduce: stopped; the same command goes on from the last checkpoint" in error
+    assert "\nppad.reproduce: stopped; the same command continues from the last checkpoint" in error
     assert not list(tmp_path.rglob(".*.part")) and read(tmp_path / "minutes.json")["minutes"] > 0
 
 

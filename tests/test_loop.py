@@ -352,7 +352,7 @@ def test_ctrl_c_and_the_like_save_and_the_run_goes_on(tmp_path, unbroken, name, 
         pytest.skip(f"{name} is ignored here")
     run = Run(tmp_path / "a")
     run.before = {at: lambda: signal.raise_signal(number)}
-    with pytest.raises(Interrupted, match=f"step {at}; the same command goes on"):
+    with pytest.raises(Interrupted, match=f"step {at}; the same command continues"):
         run.go()
     assert run.seen[-1] == at  # the step under way ended whole
     assert signal.getsignal(number) is handler
@@ -416,7 +416,7 @@ def test_sigterm_between_the_stages_ends_with_130_and_once(capsys):
     before = signal.getsignal(signal.SIGTERM)
     assert exit_status(work) == 130 and cleared == ["all"]
     assert signal.getsignal(signal.SIGTERM) is before
-    assert "stopped; the same command goes on" in capsys.readouterr().err
+    assert "stopped; the same command continues" in capsys.readouterr().err
 
 
 def test_second_ctrl_c_stops_at_once(tmp_path):

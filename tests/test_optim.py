@@ -429,7 +429,7 @@ def test_ctrl_c_at_one_process_stops_both_and_going_on_changes_no_bit(trained):
     """After a step that both have done; each goes on with its own random state."""
     _, two = trained
     assert {(two / f"stopped{number}.txt").read_text() for number in (0, 1)} == {
-        "stopped at Ours game step 1; the same command goes on from here"
+        "stopped at Ours game step 1; the same command continues from here"
     }
     unbroken, broken = (
         read_checkpoint(two / place / "checkpoint.pt") for place in ("unbroken", "broken")
@@ -454,7 +454,7 @@ def test_main_is_stopped_by_ctrl_c_goes_on_and_ends_with_results(trained, tiny_a
         for number in (0, 1)
     ] == ["130", "130", "0", "0"]
     assert (
-        output.count("ppad.reproduce: stopped at Ours game step 1; the same command goes on") == 2
+        output.count("ppad.reproduce: stopped at Ours game step 1; the same command continues") == 2
     )
     assert output.count("| Ours |") == 3  # one process prints the three tables
     assert output.count("Ours game 3/3") == 1

@@ -777,7 +777,7 @@ def test_ctrl_c_ends_with_130_and_a_sentence(tmp_path, tiny_args, capsys, monkey
     monkeypatch.setattr(trainer.Game, "finetune_detector", interrupted)
     assert run(*tiny_args, "--out", tmp_path, "--rows", "Masked") == 130
     assert (
-        "stopped at start: A detector step 1; the same command goes on from here"
+        "stopped at start: A detector step 1; the same command continues from here"
         in capsys.readouterr().err
     )
 
