@@ -22,6 +22,7 @@ from ppad.optim import GIB
 
 FIGURES = ("fig3.png", "fig4.png", "fig5.png", "fig6.png", "inverted.png", "curves.png")
 OUTPUTS = ("results.json", *figures.TABLES, "players.pt", *FIGURES)  # of a run
+NETWORKS = "networks in training"  # how a sentence on their memory begins
 
 
 def check(args, config, rows: list, device: str, jobs: int) -> None:
@@ -62,7 +63,7 @@ def check(args, config, rows: list, device: str, jobs: int) -> None:
     config = dataclasses.replace(config, **dict.fromkeys(missing, ""))
     short = check_space(config, counts, disk, device, jobs, len(rows) * len(args.seed))
     problems += short
-    if not any(sentence.startswith("networks") for sentence in short):  # the dry run fits
+    if not any(sentence.startswith(NETWORKS) for sentence in short):  # the dry run fits
         attempt(rehearse, config, counts, device, jobs, rows, args.seed)
     if problems:
         raise ValueError(f"{args.preset} cannot run here as it is: {'; '.join(problems)}")
@@ -103,7 +104,7 @@ def check_space(config, counts: dict, disk: float, device, jobs: int, rows: int)
     checks = (
         ("files on disk", space, disk, "choose another --out"),
         ("pictures and judging", pictures + judging, optim.memory("cpu")[0], fewer),
-        ("networks in training", training, optim.memory(device)[0], less),
+        (NETWORKS, training, optim.memory(device)[0], less),
     )
     return [
         f"{what} need {needed:.1f} GiB where {free:.1f} are free: {fix}"

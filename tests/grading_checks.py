@@ -6,7 +6,8 @@ checks make the known tricks cost more than writing the component, or report the
     noted       the source uses what no component needs (`exec`, frames, `/proc`, ...), replaces a
                 library's function, or equals the reference except for names; the instructor gets
                 the line numbers
-    refused     reading the solution, writing outside the temporary folder, starting programs
+    refused     reading the solution, writing outside the temporary folder, starting programs,
+                stopping other processes
     not counted tests after which a check that must fail passes (`grading_canaries.py`), a function
                 of torch, numpy or pytest has been replaced, or a class in the file defines what
                 "equal" means
@@ -313,8 +314,8 @@ def _by_a_package(frame) -> bool:
 
 
 def guard(place: str, root: str, file: str, note) -> None:
-    """From now on, refuse to read the solution, write outside `place`, start a program, or show
-    `file`, the student's, frames of the grader.
+    """From now on, refuse to read the solution, write outside `place`, start a program, stop
+    another process, or show `file`, the student's, frames of the grader.
 
     root: the repository. note: called with a sentence when something was refused.
     """
